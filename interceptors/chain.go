@@ -1,0 +1,225 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+)
+
+// maxMethods caps the methods whose parts are kept. A contract has tens of
+// methods; a proxy that forwards whatever it is asked for could meet any number,
+// and puts the parts together anew for each call beyond the cap.
+const maxMethods = 4096
+
+// Chained is one interceptor per kind of call, made of several concerns. It is
+// safe for concurrent use and owns nothing: the concerns are closed by whoever
+// made them.
+type Chained struct {
+	side     Side
+	policies *Policies
+	concerns []Concern
+
+	mu    sync.Mutex // for changing table
+	table atomic.Pointer[table]
+}
+
+// table holds the parts of the methods called so far, under one policy.
+type table struct {
+	under   *layers
+	methods map[string]*parts
+}
+
+// parts are the interceptors that are active for one method.
+type parts struct {
+	unaryClient  []grpc.UnaryClientInterceptor
+	streamClient []grpc.StreamClientInterceptor
+	unaryServer  []grpc.UnaryServerInterceptor
+	streamServer []grpc.StreamServerInterceptor
+}
+
+// Chain joins concerns, outermost first, for one side. An order other than the
+// one of that side, a place taken twice, and a concern that has no part on this
+// side are errors.
+func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error) {
+	if policies == nil {
+		return nil, errors.New("interceptors: Chain needs policies: NewPolicies(nil) has those of the contracts")
+	}
+	if err := checkOrder(side, concerns); err != nil {
+		return nil, err
+	}
+	return &Chained{side: side, policies: policies, concerns: slices.Clone(concerns)}, nil
+}
+
+func checkOrder(side Side, concerns []Concern) error {
+	places := order(side)
+	last := -1
+	for i, c := range concerns {
+		if c == nil {
+			return fmt.Errorf("interceptors: concern %d is nil", i)
+		}
+		at := slices.Index(places, c.Place())
+		switch {
+		case at < 0:
+			return fmt.Errorf("interceptors: %v has no part on the %v side", c.Place(), side)
+		case at == last:
+			return fmt.Errorf("interceptors: %v is given twice", c.Place())
+		case at < last:
+			return fmt.Errorf("interceptors: %v is given after %v: the order on the %v side is %v", c.Place(), places[last], side, places)
+		}
+		last = at
+	}
+	return nil
+}
+
+// DialOptions installs a client chain in a grpc.NewClient. Interceptors given to
+// gRPC beside it run outside of it or inside of it, by the order of the options.
+func (c *Chained) DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(c.UnaryClient()),
+		grpc.WithChainStreamInterceptor(c.StreamClient()),
+	}
+}
+
+// ServerOptions installs a server chain in a grpc.NewServer.
+func (c *Chained) ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(c.UnaryServer()),
+		grpc.ChainStreamInterceptor(c.StreamServer()),
+	}
+}
+
+// UnaryClient is the chain for unary calls on the client.
+func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return nextUnaryClient(c.parts(method).unaryClient, invoker)(ctx, method, req, reply, cc, opts...)
+	}
+}
+
+// StreamClient is the chain for streams on the client.
+func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
+	}
+}
+
+// UnaryServer is the chain for unary calls on the server.
+func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return nextUnaryServer(c.parts(info.FullMethod).unaryServer, info, handler)(ctx, req)
+	}
+}
+
+// StreamServer is the chain for streams on the server.
+func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		return nextStreamServer(c.parts(info.FullMethod).streamServer, info, handler)(srv, stream)
+	}
+}
+
+func nextUnaryClient(parts []grpc.UnaryClientInterceptor, last grpc.UnaryInvoker) grpc.UnaryInvoker {
+	if len(parts) == 0 {
+		return last
+	}
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+		return parts[0](ctx, method, req, reply, cc, nextUnaryClient(parts[1:], last), opts...)
+	}
+}
+
+func nextStreamClient(parts []grpc.StreamClientInterceptor, last grpc.Streamer) grpc.Streamer {
+	if len(parts) == 0 {
+		return last
+	}
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return parts[0](ctx, desc, cc, method, nextStreamClient(parts[1:], last), opts...)
+	}
+}
+
+func nextUnaryServer(parts []grpc.UnaryServerInterceptor, info *grpc.UnaryServerInfo, last grpc.UnaryHandler) grpc.UnaryHandler {
+	if len(parts) == 0 {
+		return last
+	}
+	return func(ctx context.Context, req any) (any, error) {
+		return parts[0](ctx, req, info, nextUnaryServer(parts[1:], info, last))
+	}
+}
+
+func nextStreamServer(parts []grpc.StreamServerInterceptor, info *grpc.StreamServerInfo, last grpc.StreamHandler) grpc.StreamHandler {
+	if len(parts) == 0 {
+		return last
+	}
+	return func(srv any, stream grpc.ServerStream) error {
+		return parts[0](srv, stream, info, nextStreamServer(parts[1:], info, last))
+	}
+}
+
+// parts are those of fullMethod, kept from the first call on until the policy
+// changes.
+func (c *Chained) parts(fullMethod string) *parts {
+	under := c.policies.current.Load()
+	if t := c.table.Load(); t != nil && t.under == under {
+		if p := t.methods[fullMethod]; p != nil {
+			return p
+		}
+	}
+	return c.addParts(under, fullMethod)
+}
+
+func (c *Chained) addParts(under *layers, fullMethod string) *parts {
+	p := c.build(c.policies.call(under, c.side, fullMethod))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := &table{under: under, methods: map[string]*parts{fullMethod: p}}
+	if t := c.table.Load(); t != nil && t.under == under {
+		if len(t.methods) >= maxMethods {
+			return p
+		}
+		maps.Copy(next.methods, t.methods)
+	}
+	c.table.Store(next)
+	return p
+}
+
+// build asks each concern what it does for a method, and leaves out who is idle.
+func (c *Chained) build(meta *CallMeta) *parts {
+	p := &parts{}
+	for _, concern := range c.concerns {
+		if c.side == Client {
+			p.addClient(concern, meta)
+		} else {
+			p.addServer(concern, meta)
+		}
+	}
+	return p
+}
+
+func (p *parts) addClient(concern Concern, meta *CallMeta) {
+	if one, ok := concern.(UnaryClient); ok {
+		if part := one.UnaryClient(meta); part != nil {
+			p.unaryClient = append(p.unaryClient, part)
+		}
+	}
+	if one, ok := concern.(StreamClient); ok {
+		if part := one.StreamClient(meta); part != nil {
+			p.streamClient = append(p.streamClient, part)
+		}
+	}
+}
+
+func (p *parts) addServer(concern Concern, meta *CallMeta) {
+	if one, ok := concern.(UnaryServer); ok {
+		if part := one.UnaryServer(meta); part != nil {
+			p.unaryServer = append(p.unaryServer, part)
+		}
+	}
+	if one, ok := concern.(StreamServer); ok {
+		if part := one.StreamServer(meta); part != nil {
+			p.streamServer = append(p.streamServer, part)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// unenforced lists the fields of the policy that no concern keeps yet. A rule
+// that would silently do nothing is refused instead.
+var unenforced = []protoreflect.FullName{
+	"meshlite.policy.v1.MethodPolicy.hedge",
+	"meshlite.policy.v1.MethodPolicy.concurrency",
+	"meshlite.policy.v1.MethodPolicy.invalidates",
+	"meshlite.policy.v1.CacheRule.stale_while_revalidate",
+	"meshlite.policy.v1.CacheRule.stale_if_error",
+	"meshlite.policy.v1.CacheRule.must_revalidate",
+	"meshlite.policy.v1.CacheRule.negative",
+	"meshlite.policy.v1.CacheRule.tags",
+	"meshlite.policy.v1.CacheRule.early_refresh",
+	"meshlite.policy.v1.CacheRule.max_share",
+	"meshlite.policy.v1.CacheRule.shadow",
+	"meshlite.policy.v1.RateLimitRule.cost_metadata",
+	"meshlite.policy.v1.RateLimitRule.store",
+	"meshlite.policy.v1.RateLimitRule.on_store_failure",
+	"meshlite.policy.v1.RateLimitRule.refund",
+	"meshlite.policy.v1.RateLimitRule.wait",
+	"meshlite.policy.v1.RateLimitRule.shadow",
+	"meshlite.policy.v1.RateLimitRule.per_message",
+	"meshlite.policy.v1.RateLimitRule.warm_up",
+}
+
+func checkServicePolicy(policy *policyv1.ServicePolicy) error {
+	errs := []error{checkMethodPolicy("default", policy.GetDefault())}
+	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
+		errs = append(errs, checkMethodPolicy(fmt.Sprintf("methods[%q]", name), policy.GetMethods()[name]))
+	}
+	return errors.Join(errs...)
+}
+
+// checkMethodPolicy refuses values that mean nothing. Each error begins with
+// the path of the field below where.
+func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
+	if policy == nil {
+		return nil
+	}
+	c := &checker{}
+	c.enforced(where, policy.ProtoReflect())
+	c.duration(where, "timeout", policy.Timeout)
+	c.cache(path(where, "cache"), policy.GetCache())
+	c.retry(path(where, "retry"), policy.GetRetry())
+	for i, rule := range policy.GetRateLimits() {
+		c.rateLimit(path(where, fmt.Sprintf("rate_limits[%d]", i)), rule)
+	}
+	return errors.Join(c.errs...)
+}
+
+// checker collects what is wrong.
+type checker struct{ errs []error }
+
+func (c *checker) wrong(where, field, format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("%s: %s", path(where, field), fmt.Sprintf(format, args...)))
+}
+
+func (c *checker) duration(where, field string, text *string) {
+	if text == nil {
+		return
+	}
+	if _, err := ParseDuration(*text); err != nil {
+		c.wrong(where, field, "%v", err)
+	}
+}
+
+func (c *checker) enforced(where string, message protoreflect.Message) {
+	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		name := string(field.Name())
+		switch {
+		case slices.Contains(unenforced, field.FullName()):
+			c.wrong(where, name, "this version does not enforce it: remove the field")
+		case field.Message() == nil:
+		case field.IsList():
+			for i := range value.List().Len() {
+				c.enforced(path(where, fmt.Sprintf("%s[%d]", name, i)), value.List().Get(i).Message())
+			}
+		default:
+			c.enforced(path(where, name), value.Message())
+		}
+		return true
+	})
+}
+
+func (c *checker) cache(where string, rule *policyv1.CacheRule) {
+	if rule == nil {
+		return
+	}
+	c.duration(where, "ttl", rule.Ttl)
+	for i, key := range rule.GetVary() {
+		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
+	}
+}
+
+func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
+	if rule.Limit != nil && rule.GetLimit() == 0 {
+		c.wrong(where, "limit", "0 admits nothing: write at least 1, or disabled: true for no limit")
+	}
+	if rule.Burst != nil && rule.GetBurst() == 0 {
+		c.wrong(where, "burst", "0 admits nothing: write at least 1")
+	}
+	if rule.Cost != nil && rule.GetCost() == 0 {
+		c.wrong(where, "cost", "0 limits nothing: write at least 1")
+	}
+	c.duration(where, "period", rule.Period)
+	if period, err := ParseDuration(rule.GetPeriod()); rule.Period != nil && err == nil && period == 0 {
+		c.wrong(where, "period", "0 is no period: write \"1s\" or \"15 minutes\"")
+	}
+	switch key := rule.GetKey().GetBy().(type) {
+	case *policyv1.RateLimitKey_Metadata:
+		c.metadataKey(where, "key.metadata", key.Metadata)
+	case *policyv1.RateLimitKey_Peer:
+		if n := key.Peer.GetIpv6Prefix(); n > 128 {
+			c.wrong(where, "key.peer.ipv6_prefix", "%d is longer than an address: write 1 to 128", n)
+		}
+	}
+}
+
+func (c *checker) retry(where string, rule *policyv1.RetryRule) {
+	if rule == nil {
+		return
+	}
+	if n := rule.GetMaxAttempts(); rule.MaxAttempts != nil && (n < 1 || n > 10) {
+		c.wrong(where, "max_attempts", "%d is not in 1 to 10 (1 is no retry)", n)
+	}
+	c.duration(where, "initial_backoff", rule.InitialBackoff)
+	c.duration(where, "max_backoff", rule.MaxBackoff)
+	c.duration(where, "per_attempt_timeout", rule.PerAttemptTimeout)
+	if m := rule.GetBackoffMultiplier(); rule.BackoffMultiplier != nil && !(m >= 1 && m <= 100) {
+		c.wrong(where, "backoff_multiplier", "%v is not in 1 to 100", m)
+	}
+	if b := rule.GetBudget(); rule.Budget != nil && !(b >= 0 && b <= 1) {
+		c.wrong(where, "budget", "%v is not in 0 to 1: 0.2 allows one retry for five calls", b)
+	}
+	for i, name := range rule.GetCodes() {
+		if _, err := ParseCode(name); err != nil {
+			c.wrong(where, fmt.Sprintf("codes[%d]", i), "%v", err)
+		}
+	}
+}
+
+// metadataKey keeps to what gRPC sends: lower case letters, digits, "_-.".
+func (c *checker) metadataKey(where, field, key string) {
+	if key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+		c.wrong(where, field, "%q is not a metadata key: write lower case letters, digits and _-. only", key)
+	}
+}
+
+// checkSideEffects refuses a rule written for this very method that would give
+// an answer again, or ask again, where the contract does not say that it may. A
+// default passes such methods over in silence.
+func checkSideEffects(method protoreflect.MethodDescriptor, policy *policyv1.MethodPolicy) error {
+	meta := &CallMeta{Descriptor: method, Policy: policy}
+	if on, _ := ParseDuration(policy.GetCache().GetTtl()); on > 0 && !meta.Cacheable() {
+		return fmt.Errorf("cache.ttl: %s may have side effects: mark it idempotency_level = %v in the contract, or set allow_side_effects",
+			method.FullName(), descriptorpb.MethodOptions_NO_SIDE_EFFECTS)
+	}
+	if policy.GetRetry().GetMaxAttempts() > 1 && !meta.Retryable() {
+		return fmt.Errorf("retry.max_attempts: %s may not run twice: mark it idempotency_level = %v in the contract, or set allow_side_effects",
+			method.FullName(), descriptorpb.MethodOptions_IDEMPOTENT)
+	}
+	return nil
+}
+
+// checkFields refuses paths that the request of the method does not have, and a
+// limit without a number, which only shows when all layers are merged.
+func checkFields(meta *CallMeta) error {
+	input := meta.Descriptor.Input()
+	for i, field := range meta.Policy.GetCache().GetKeyFields() {
+		if _, err := FieldPath(input, field); err != nil {
+			return fmt.Errorf("cache.key_fields[%d]: %w", i, err)
+		}
+	}
+	for i, rule := range meta.Policy.GetRateLimits() {
+		if rule.GetDisabled() {
+			continue
+		}
+		if rule.Limit == nil {
+			return fmt.Errorf("rate_limits[%d].limit: missing: write how many calls a period are admitted", i)
+		}
+		if key, ok := rule.GetKey().GetBy().(*policyv1.RateLimitKey_Field); ok {
+			if _, err := FieldPath(input, key.Field); err != nil {
+				return fmt.Errorf("rate_limits[%d].key.field: %w", i, err)
+			}
+		}
+	}
+	return nil
+}
+
+// FieldPath resolves a dotted path of singular fields in message: "order.id".
+func FieldPath(message protoreflect.MessageDescriptor, text string) ([]protoreflect.FieldDescriptor, error) {
+	var fields []protoreflect.FieldDescriptor
+	for _, name := range strings.Split(text, ".") {
+		if message == nil {
+			return nil, fmt.Errorf("%q: %s is no message and has no fields", text, fields[len(fields)-1].FullName())
+		}
+		field := message.Fields().ByName(protoreflect.Name(name))
+		if field == nil {
+			return nil, fmt.Errorf("%q: %s has no field %q", text, message.FullName(), name)
+		}
+		fields = append(fields, field)
+		message = field.Message()
+		if field.IsList() || field.IsMap() {
+			message = nil
+		}
+	}
+	return fields, nil
+}
+
+// ParseCode reads a gRPC code by its name in the specification: "UNAVAILABLE".
+func ParseCode(name string) (codes.Code, error) {
+	var code codes.Code
+	if err := code.UnmarshalJSON(fmt.Appendf(nil, "%q", name)); err != nil {
+		return codes.Unknown, fmt.Errorf("%q is not a gRPC code: write UNAVAILABLE, RESOURCE_EXHAUSTED or the like", name)
+	}
+	return code, nil
+}
+
+func path(where, field string) string {
+	if where == "" {
+		return field
+	}
+	return where + "." + field
+}

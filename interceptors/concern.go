@@ -1,0 +1,128 @@
+package interceptors
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc"
+)
+
+// Concern is one part of a chain. It implements some of [UnaryClient],
+// [StreamClient], [UnaryServer], [StreamServer], each of which is asked once per
+// method for an interceptor and answers nil where it has nothing to do.
+type Concern interface {
+	Place() Place
+}
+
+// UnaryClient is a concern with a part in unary calls on the client.
+type UnaryClient interface {
+	UnaryClient(*CallMeta) grpc.UnaryClientInterceptor
+}
+
+// StreamClient is a concern with a part in streams on the client.
+type StreamClient interface {
+	StreamClient(*CallMeta) grpc.StreamClientInterceptor
+}
+
+// UnaryServer is a concern with a part in unary calls on the server.
+type UnaryServer interface {
+	UnaryServer(*CallMeta) grpc.UnaryServerInterceptor
+}
+
+// StreamServer is a concern with a part in streams on the server.
+type StreamServer interface {
+	StreamServer(*CallMeta) grpc.StreamServerInterceptor
+}
+
+// Place is where in the chain a concern stands.
+type Place uint8
+
+// The places, each taken by one concern at most.
+const (
+	Metrics Place = iota + 1
+	Tracing
+	Logging
+	Recovery
+	Authorization
+	Own // the user's own interceptors
+	Deadline
+	Cache
+	Retry
+	RateLimit
+	Breaker
+	Concurrency
+)
+
+// order lists the places from the caller or the wire inwards. The client limits
+// each attempt, so its limit stands inside retry; the server refuses before it
+// works, so its limit stands outside almost everything; and a hit costs no
+// place among the running handlers, so concurrency is innermost.
+func order(side Side) []Place {
+	if side == Client {
+		return []Place{Metrics, Tracing, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
+	}
+	return []Place{Metrics, Tracing, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency}
+}
+
+// String names p as its package is named.
+func (p Place) String() string {
+	switch p {
+	case Metrics:
+		return "metrics"
+	case Tracing:
+		return "tracing"
+	case Logging:
+		return "logging"
+	case Recovery:
+		return "recovery"
+	case Authorization:
+		return "authorization"
+	case Own:
+		return "own"
+	case Deadline:
+		return "deadline"
+	case Cache:
+		return "cache"
+	case Retry:
+		return "retry"
+	case RateLimit:
+		return "ratelimit"
+	case Breaker:
+		return "breaker"
+	case Concurrency:
+		return "concurrency"
+	default:
+		return fmt.Sprintf("place %d", uint8(p))
+	}
+}
+
+// Interceptors is the concern of the user's own interceptors: the one place
+// where any gRPC interceptor may stand. Fields that are nil have no part.
+type Interceptors struct {
+	UnaryClientInterceptor  grpc.UnaryClientInterceptor
+	StreamClientInterceptor grpc.StreamClientInterceptor
+	UnaryServerInterceptor  grpc.UnaryServerInterceptor
+	StreamServerInterceptor grpc.StreamServerInterceptor
+}
+
+// Place is [Own].
+func (i Interceptors) Place() Place { return Own }
+
+// UnaryClient is the user's interceptor, for every method.
+func (i Interceptors) UnaryClient(*CallMeta) grpc.UnaryClientInterceptor {
+	return i.UnaryClientInterceptor
+}
+
+// StreamClient is the user's interceptor, for every method.
+func (i Interceptors) StreamClient(*CallMeta) grpc.StreamClientInterceptor {
+	return i.StreamClientInterceptor
+}
+
+// UnaryServer is the user's interceptor, for every method.
+func (i Interceptors) UnaryServer(*CallMeta) grpc.UnaryServerInterceptor {
+	return i.UnaryServerInterceptor
+}
+
+// StreamServer is the user's interceptor, for every method.
+func (i Interceptors) StreamServer(*CallMeta) grpc.StreamServerInterceptor {
+	return i.StreamServerInterceptor
+}

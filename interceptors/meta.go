@@ -1,0 +1,90 @@
+package interceptors
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// Side is the end of the wire where a chain runs.
+type Side uint8
+
+// The two ends of the wire.
+const (
+	Client Side = iota + 1
+	Server
+)
+
+// String is "client" or "server".
+func (s Side) String() string {
+	if s == Client {
+		return "client"
+	}
+	return "server"
+}
+
+// On reports whether a rule that names side rule, or none and then belongs to
+// preset, is applied on s.
+func (s Side) On(rule policyv1.Side, preset Side) bool {
+	switch rule {
+	case policyv1.Side_SIDE_CLIENT:
+		return s == Client
+	case policyv1.Side_SIDE_SERVER:
+		return s == Server
+	case policyv1.Side_SIDE_BOTH:
+		return true
+	default:
+		return s == preset
+	}
+}
+
+// CallMeta is what is known of a call before it is made. One value serves all
+// calls of a method and must not be changed.
+type CallMeta struct {
+	Side       Side
+	FullMethod string // "/sweetshop.catalog.v1.CatalogService/GetSweet"
+	Service    string // "sweetshop.catalog.v1.CatalogService"
+	Method     string // "GetSweet"
+
+	// Descriptor is the method in the contract, nil when this program is not
+	// linked with the generated code of it.
+	Descriptor protoreflect.MethodDescriptor
+	// Policy is what contract, Go options and operator agree on. Never nil.
+	Policy *policyv1.MethodPolicy
+}
+
+// Cacheable reports whether an answer may be given again: the contract marks the
+// method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
+func (m *CallMeta) Cacheable() bool {
+	return m.idempotency() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS || m.Policy.GetCache().GetAllowSideEffects()
+}
+
+// Retryable reports whether a call may run twice: the contract marks the method
+// IDEMPOTENT or NO_SIDE_EFFECTS, or the retry rule allows others.
+func (m *CallMeta) Retryable() bool {
+	return m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetRetry().GetAllowSideEffects()
+}
+
+func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
+	if m.Descriptor == nil {
+		return descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN
+	}
+	options, _ := m.Descriptor.Options().(*descriptorpb.MethodOptions)
+	return options.GetIdempotencyLevel()
+}
+
+// splitMethod cuts "/service/method"; a name without a slash is all method.
+func splitMethod(fullMethod string) (service, method string) {
+	name := strings.TrimPrefix(fullMethod, "/")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i], name[i+1:]
+	}
+	return "", name
+}
+
+// infrastructure reports whether a service belongs to gRPC itself (health,
+// reflection, channelz): a default policy is not meant for it.
+func infrastructure(service string) bool { return strings.HasPrefix(service, "grpc.") }

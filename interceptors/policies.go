@@ -1,0 +1,175 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// Policies knows the effective policy of every method: what the contract says,
+// changed by what the builder of the program says, changed by what the operator
+// says. It is safe for concurrent use.
+type Policies struct {
+	contracts map[string]contract // by full method
+	current   atomic.Pointer[layers]
+}
+
+// layers are the policies above the contract. A pointer to them is also the
+// version of the policy: what was derived from other layers is out of date.
+type layers struct{ builder, operator *policyv1.ServicePolicy }
+
+// contract is what a linked contract says of a method.
+type contract struct {
+	method  protoreflect.MethodDescriptor
+	service *policyv1.ServicePolicy
+	policy  *policyv1.MethodPolicy
+}
+
+// NewPolicies reads the contracts that this program is linked with and puts
+// builder, the policy written in Go, above them; nil is none. The error names
+// the field that is wrong, the value and the fix.
+func NewPolicies(builder *policyv1.ServicePolicy) (*Policies, error) {
+	contracts, err := readContracts(protoregistry.GlobalFiles)
+	if err != nil {
+		return nil, err
+	}
+	p := &Policies{contracts: contracts}
+	if err := p.set(&layers{builder: clone(builder)}, builder); err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return p, nil
+}
+
+// SetOperator replaces the policy that the operator has written; nil removes
+// it. Chains follow with their next call. On an error nothing changes.
+func (p *Policies) SetOperator(operator *policyv1.ServicePolicy) error {
+	next := &layers{builder: p.current.Load().builder, operator: clone(operator)}
+	if err := p.set(next, operator); err != nil {
+		return fmt.Errorf("operator's policy: %w", err)
+	}
+	return nil
+}
+
+// set makes next the policy if the part of it that is new is right in itself
+// and every known method can do what next asks of it.
+func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
+	if err := p.check(changed); err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.contracts)) {
+		if err := checkFields(p.call(next, Server, name)); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", strings.TrimPrefix(name, "/"), err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	p.current.Store(next)
+	return nil
+}
+
+// Call is what is known of the calls of fullMethod on side. It makes a new
+// value each time: keep it.
+func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
+	return p.call(p.current.Load(), side, fullMethod)
+}
+
+func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
+	service, method := splitMethod(fullMethod)
+	known := p.contracts[fullMethod]
+	meta := &CallMeta{
+		Side: side, FullMethod: fullMethod, Service: service, Method: method,
+		Descriptor: known.method,
+		Policy:     &policyv1.MethodPolicy{},
+	}
+	merge(meta.Policy, known.service.GetDefault())
+	merge(meta.Policy, known.service.GetMethods()[method])
+	merge(meta.Policy, known.policy)
+	for _, layer := range []*policyv1.ServicePolicy{above.builder, above.operator} {
+		if !infrastructure(service) {
+			merge(meta.Policy, layer.GetDefault())
+			merge(meta.Policy, layer.GetMethods()[method])
+		}
+		merge(meta.Policy, layer.GetMethods()[service+"/"+method])
+	}
+	return meta
+}
+
+// check refuses a policy that is wrong in itself or names a method that no
+// linked contract has.
+func (p *Policies) check(policy *policyv1.ServicePolicy) error {
+	if err := checkServicePolicy(policy); err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
+		methods, foreign := p.named(name)
+		if len(methods) == 0 && !foreign {
+			errs = append(errs, fmt.Errorf("methods[%q]: no linked contract has this method: write \"Method\" or \"package.Service/Method\"", name))
+		}
+		for _, method := range methods {
+			if err := checkSideEffects(method, policy.GetMethods()[name]); err != nil {
+				errs = append(errs, fmt.Errorf("methods[%q]: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// named finds the methods of linked contracts that name means. It is foreign
+// when its service is not linked, and so cannot be checked.
+func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
+	service, method := splitMethod(name)
+	foreign = service != ""
+	for _, c := range p.contracts {
+		same := string(c.method.Parent().FullName()) == service
+		if (same || service == "") && string(c.method.Name()) == method {
+			methods = append(methods, c.method)
+		}
+		foreign = foreign && !same
+	}
+	return methods, foreign
+}
+
+// readContracts finds every method of the registered files and its options.
+func readContracts(files *protoregistry.Files) (map[string]contract, error) {
+	contracts := map[string]contract{}
+	var errs []error
+	files.RangeFiles(func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			errs = append(errs, readService(contracts, file.Services().Get(i)))
+		}
+		return true
+	})
+	return contracts, errors.Join(errs...)
+}
+
+func readService(contracts map[string]contract, service protoreflect.ServiceDescriptor) error {
+	policy, _ := proto.GetExtension(service.Options(), policyv1.E_Service).(*policyv1.ServicePolicy)
+	if err := checkServicePolicy(policy); err != nil {
+		return fmt.Errorf("contract of %s: %w", service.FullName(), err)
+	}
+	for i := range service.Methods().Len() {
+		method := service.Methods().Get(i)
+		own, _ := proto.GetExtension(method.Options(), policyv1.E_Method).(*policyv1.MethodPolicy)
+		if err := errors.Join(checkMethodPolicy("", own), checkSideEffects(method, own)); err != nil {
+			return fmt.Errorf("contract of %s: %w", method.FullName(), err)
+		}
+		contracts["/"+string(service.FullName())+"/"+string(method.Name())] = contract{method, policy, own}
+	}
+	return nil
+}
+
+func clone(policy *policyv1.ServicePolicy) *policyv1.ServicePolicy {
+	return proto.Clone(policy).(*policyv1.ServicePolicy)
+}

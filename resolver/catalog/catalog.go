@@ -1,0 +1,124 @@
+// Package catalog is the words of discovery: instances of a service, snapshots
+// of them, and the two things a directory does: watch and register.
+//
+// It knows no directory. [github.com/meshlite-go/meshlite/resolver/consul]
+// speaks these words to Consul; a test can speak them from a slice:
+//
+//	func (d fixed) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
+//		report(catalog.Snapshot{Instances: d.instances}, nil)
+//		<-ctx.Done()
+//	}
+package catalog
+
+import (
+	"context"
+	"time"
+)
+
+// Instance is one running copy of a service, as the directory tells of it.
+type Instance struct {
+	ID         string // unique on its agent
+	Service    string
+	Node       string
+	Datacenter string
+
+	// Address is host:port, ready to dial; an IPv6 host is in brackets.
+	Address string
+
+	Tags     []string          // sorted
+	Metadata map[string]string // the instance's own, not the node's
+
+	// Weight is this instance's part of the traffic relative to the others:
+	// Consul's passing or warning weight, whichever its status asks for. At least 1.
+	Weight uint32
+	Status Status
+	Zone   string // empty when the directory does not tell
+}
+
+// Status is the worst of an instance's health checks.
+type Status uint8
+
+// The states of Consul's health checks.
+const (
+	Passing Status = iota
+	Warning
+	Critical
+)
+
+// String gives Consul's word for s.
+func (s Status) String() string {
+	switch s {
+	case Passing:
+		return "passing"
+	case Warning:
+		return "warning"
+	default:
+		return "critical"
+	}
+}
+
+// Query says which instances to watch. Queries that are equal by [Query.Key]
+// can share one watch.
+type Query struct {
+	Service    string
+	Tags       []string // an instance must carry all of them
+	Datacenter string   // empty is the agent's own
+	Near       string   // node to sort by round trip, "_agent" is the agent's
+	// Warning admits instances in warning state, with Consul's warning weight.
+	Warning bool
+}
+
+// Snapshot is the whole answer to a query at one time. It is shared by its
+// readers and must not be changed.
+type Snapshot struct {
+	Instances []Instance // sorted by address, one per address
+	Index     uint64     // the directory's index of this answer
+	Time      time.Time  // when the directory gave it
+}
+
+// Watcher follows a query.
+type Watcher interface {
+	// Watch reports the answer to q, and again whenever it may have changed,
+	// until ctx ends. An error is reported when the directory cannot answer; the
+	// last snapshot then still stands. Watch returns after its last report, and
+	// soon after ctx has ended; reports come one at a time.
+	Watch(ctx context.Context, q Query, report func(Snapshot, error))
+	// Name says for messages which directory it is: "consul at 127.0.0.1:8500".
+	Name() string
+}
+
+// Registration is what a service tells the directory of itself.
+type Registration struct {
+	Instance
+
+	// WarningWeight is the weight while a check warns. 0 takes the instance out.
+	WarningWeight uint32
+
+	// CheckAddress is host:port where the directory checks the gRPC health of
+	// the service; empty is Address.
+	CheckAddress string
+	// CheckTLS makes the check speak TLS.
+	CheckTLS bool
+	// CheckInterval and CheckTimeout are times between and for checks.
+	CheckInterval, CheckTimeout time.Duration
+	// DeregisterAfter removes an instance that has been critical this long; at
+	// least one minute, and never less is what Consul would silently make of it.
+	DeregisterAfter time.Duration
+}
+
+// Registrar keeps services registered.
+type Registrar interface {
+	// Check answers an error that names the field and the fix when r is not
+	// what the directory accepts. It asks nobody.
+	Check(r Registration) error
+	// Register registers r as passing, or says why it could not.
+	Register(ctx context.Context, r Registration) error
+	// Registered tells whether the directory still knows r.
+	Registered(ctx context.Context, r Registration) (bool, error)
+	// Deregister removes r. An r that is not there is no error.
+	Deregister(ctx context.Context, r Registration) error
+	// NodeAddress is the host under which the directory's node is reached.
+	NodeAddress(ctx context.Context) (string, error)
+	// Name says for messages which directory it is: "consul at 127.0.0.1:8500".
+	Name() string
+}
