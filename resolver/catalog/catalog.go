@@ -74,6 +74,7 @@ type Snapshot struct {
 	Instances []Instance // sorted by address, one per address
 	Index     uint64     // the directory's index of this answer
 	Time      time.Time  // when the directory gave it
+	Hint      string     // why an empty answer might be empty, for messages
 }
 
 // Watcher follows a query.
@@ -95,30 +96,38 @@ type Registration struct {
 	WarningWeight uint32
 
 	// CheckAddress is host:port where the directory checks the gRPC health of
-	// the service; empty is Address.
+	// the service. Empty is Address.
 	CheckAddress string
-	// CheckTLS makes the check speak TLS.
+	// CheckTLS makes that check speak TLS.
 	CheckTLS bool
-	// CheckInterval and CheckTimeout are times between and for checks.
+	// CheckInterval and CheckTimeout are the time between two checks and the
+	// longest one may take. 0 is 5 s and 2 s.
 	CheckInterval, CheckTimeout time.Duration
-	// DeregisterAfter removes an instance that has been critical this long; at
-	// least one minute, and never less is what Consul would silently make of it.
+	// DeregisterAfter removes an instance that has been critical this long: 0 is
+	// never, anything else at least one minute, because Consul silently makes
+	// that of less.
 	DeregisterAfter time.Duration
+
+	// SelfCheck calls the instance at its own address. It runs before each
+	// registration, since that says "passing" and Consul then sends traffic
+	// before it has checked anything. Nil is no check.
+	SelfCheck func(context.Context) error
 }
 
-// Registrar keeps services registered.
+// Registrar puts services into the directory.
 type Registrar interface {
-	// Check answers an error that names the field and the fix when r is not
-	// what the directory accepts. It asks nobody.
-	Check(r Registration) error
-	// Register registers r as passing, or says why it could not.
-	Register(ctx context.Context, r Registration) error
-	// Registered tells whether the directory still knows r.
-	Registered(ctx context.Context, r Registration) (bool, error)
-	// Deregister removes r. An r that is not there is no error.
-	Deregister(ctx context.Context, r Registration) error
-	// NodeAddress is the host under which the directory's node is reached.
+	// Register registers r as passing, or says why it could not. From then on
+	// the lease keeps it registered, whatever the directory forgets.
+	Register(ctx context.Context, r Registration) (Lease, error)
+	// NodeAddress is the host under which the directory's own node is reached.
 	NodeAddress(ctx context.Context) (string, error)
 	// Name says for messages which directory it is: "consul at 127.0.0.1:8500".
 	Name() string
+}
+
+// Lease is a registration that is being kept.
+type Lease interface {
+	// Deregister stops keeping the registration and removes it. Only the first
+	// call has an effect.
+	Deregister(ctx context.Context) error
 }

@@ -1,0 +1,87 @@
+package balancer
+
+import (
+	"cmp"
+	"slices"
+)
+
+// maxTurns caps the length of a schedule, and with it the time to make one.
+// Weights whose sum is larger are rounded, each by less than 1/16384 of the sum.
+const maxTurns = 1 << 14
+
+// Schedule is a round in which each endpoint has as many turns as its weight
+// says, evenly spread. It is never changed once made.
+type Schedule struct {
+	endpoints uint32
+	order     []uint32 // nil is each in turn: all weights are equal
+}
+
+// NewSchedule writes out one round for ready, of which there is at least one:
+// the k-th turn of an endpoint is due at (k + 1/2) / weight of the round. This is
+// earliest deadline first, as in Envoy.
+func NewSchedule(ready []Ready) Schedule {
+	weights := make([]uint32, len(ready))
+	for i := range ready {
+		weights[i] = ready[i].Weight
+	}
+	s := Schedule{endpoints: uint32(len(ready))}
+	if weights = reduce(weights); slices.Max(weights) > 1 {
+		s.order = spread(weights)
+	}
+	return s
+}
+
+// At is the endpoint whose turn is the n-th, for any n.
+func (s Schedule) At(n uint32) int {
+	if s.order == nil {
+		return int(n % s.endpoints)
+	}
+	return int(s.order[n%uint32(len(s.order))])
+}
+
+func spread(weights []uint32) []uint32 {
+	type turn struct {
+		due      float64
+		endpoint uint32
+	}
+	var turns []turn
+	for i, w := range weights {
+		for k := range w {
+			turns = append(turns, turn{(float64(k) + 0.5) / float64(w), uint32(i)})
+		}
+	}
+	slices.SortFunc(turns, func(a, b turn) int {
+		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.endpoint, b.endpoint))
+	})
+	order := make([]uint32, len(turns))
+	for i, t := range turns {
+		order[i] = t.endpoint
+	}
+	return order
+}
+
+// reduce makes weights as small as they can be with the same proportions, and
+// rounds them where the sum would still be too large. Nobody falls to zero.
+func reduce(weights []uint32) []uint32 {
+	divisor, sum := uint32(0), uint64(0)
+	for _, w := range weights {
+		divisor = gcd(divisor, w)
+		sum += uint64(w)
+	}
+	sum /= uint64(divisor)
+	reduced := make([]uint32, len(weights))
+	for i, w := range weights {
+		reduced[i] = w / divisor
+		if sum > maxTurns {
+			reduced[i] = max(1, uint32(uint64(reduced[i])*maxTurns/sum))
+		}
+	}
+	return reduced
+}
+
+func gcd(a, b uint32) uint32 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}

@@ -1,0 +1,161 @@
+// Package consulagent runs a real Consul agent in dev mode on loopback, for the
+// demo and for tests. It looks for the program, it never downloads it.
+package consulagent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Find is the path of a consul program: the one on PATH, else the one that
+// `make consul` has built in .bin of this folder or one above.
+func Find() (string, error) {
+	if path, err := exec.LookPath("consul"); err == nil {
+		return path, nil
+	}
+	dir, err := os.Getwd()
+	for ; err == nil; dir = filepath.Dir(dir) {
+		path := filepath.Join(dir, ".bin", "consul")
+		if info, err := os.Stat(path); err == nil && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	return "", errors.New("no consul on PATH and none in .bin: build one with `make consul`")
+}
+
+// Version is what the program says of itself: "1.22.7".
+func Version(path string) (string, error) {
+	out, err := exec.Command(path, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s version: %w", path, err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimPrefix(strings.TrimPrefix(line, "Consul "), "v"), nil
+}
+
+// Agent is a running agent. Its state is in memory: when it stops it is lost.
+type Agent struct {
+	Address string // of its HTTP API
+
+	path  string
+	ports []int
+	cmd   *exec.Cmd
+	log   *bytes.Buffer
+}
+
+// Start runs the program at path and waits until it answers.
+func Start(ctx context.Context, path string) (*Agent, error) {
+	ports, err := freePorts(4)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])), path: path, ports: ports}
+	return a, a.Start(ctx)
+}
+
+// Start runs a stopped agent again, on the ports it had, with no memory of what
+// was registered.
+func (a *Agent) Start(ctx context.Context) error {
+	a.log = &bytes.Buffer{}
+	a.cmd = exec.Command(a.path, "agent", "-dev", "-log-level=warn",
+		"-bind=127.0.0.1", "-client=127.0.0.1", "-node=meshlite",
+		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
+		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
+		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1")
+	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
+	// Its own group, so that ctrl-C at a terminal reaches it through us only.
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := a.cmd.Start(); err != nil {
+		return fmt.Errorf("consul: %w", err)
+	}
+	if err := a.wait(ctx); err != nil {
+		a.Kill() // and nobody writes the log any more
+		return fmt.Errorf("consul did not get ready at %s: %w\n%s", a.Address, err, a.log)
+	}
+	return nil
+}
+
+// wait polls until the agent has a leader and knows its own node.
+func (a *Agent) wait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		if nodes, err := get(ctx, client, "http://"+a.Address+"/v1/catalog/nodes"); err == nil && strings.Contains(nodes, "meshlite") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func get(ctx context.Context, client *http.Client, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return string(body), err
+}
+
+// Kill ends the agent at once, as a crash would, and waits.
+func (a *Agent) Kill() { a.end(syscall.SIGKILL) }
+
+// Stop ends the agent in order and waits; it is killed when that takes 5 s.
+func (a *Agent) Stop() {
+	timer := time.AfterFunc(5*time.Second, func() { _ = a.cmd.Process.Kill() })
+	defer timer.Stop()
+	a.end(syscall.SIGTERM)
+}
+
+// Freeze stops the agent's process in its tracks; Thaw lets it go on.
+func (a *Agent) Freeze() error { return a.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze.
+func (a *Agent) Thaw() error { return a.cmd.Process.Signal(syscall.SIGCONT) }
+
+func (a *Agent) end(signal syscall.Signal) {
+	if a.cmd.ProcessState != nil {
+		return
+	}
+	_ = a.cmd.Process.Signal(signal)
+	_ = a.cmd.Wait() // a killed process always "fails"
+}
+
+// freePorts finds ports that nobody listens on now, all distinct. Consul also
+// uses the UDP port of the same number.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}

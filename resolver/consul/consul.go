@@ -1,0 +1,157 @@
+// Package consul is the directory of [catalog] spoken to Consul over HTTP:
+// blocking-query watches and registrations that an agent cannot forget.
+//
+// A Directory is configured by the CONSUL_* environment, like Consul's own
+// command line, and by what its Config sets above that:
+//
+//	directory, err := consul.New(consul.Config{})
+//	defer directory.Close()
+//	conn, err := grpc.NewClient("consul:///catalog", append(resolver.DialOptions(directory), creds)...)
+//
+// The rules of blocking queries are those of
+// https://developer.hashicorp.com/consul/api-docs/features/blocking.
+package consul
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// Config says how to reach an agent. Every zero field has a meaning.
+type Config struct {
+	// Address of the agent, "host:port" or a URL. Empty: CONSUL_HTTP_ADDR, then 127.0.0.1:8500.
+	Address string
+	// Token for ACLs. Empty: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.
+	Token string
+	// Transport replaces the HTTP transport, with its TLS settings. Nil: one
+	// made from CONSUL_HTTP_SSL, CONSUL_CACERT and their like.
+	Transport http.RoundTripper
+
+	// Wait is how long the agent may hold a blocking query: 1 s to 10 min.
+	// 0 is one minute, which bounds how long a connection that died in silence
+	// goes unnoticed.
+	Wait time.Duration
+	// Heartbeat is the mean time between two looks whether the agent still knows
+	// a registration: at least 1 s. 0 is 5 s.
+	Heartbeat time.Duration
+
+	// Logger hears of outages and of what the agent forgot. Nil is slog.Default().
+	Logger *slog.Logger
+}
+
+const (
+	defaultWait      = time.Minute
+	maxWait          = 10 * time.Minute // Consul's own limit
+	defaultHeartbeat = 5 * time.Second
+	requestTimeout   = 5 * time.Second // for what does not block
+)
+
+// Directory is one agent. It implements [catalog.Watcher] and
+// [catalog.Registrar] and is safe for concurrent use.
+type Directory struct {
+	client    *api.Client
+	settings  api.Config
+	address   string
+	token     bool // whether requests carry one
+	wait      time.Duration
+	heartbeat time.Duration
+	log       *slog.Logger
+}
+
+var (
+	_ catalog.Watcher   = (*Directory)(nil)
+	_ catalog.Registrar = (*Directory)(nil)
+)
+
+// New checks the configuration. It asks the agent nothing.
+func New(config Config) (*Directory, error) {
+	if config.Wait != 0 && (config.Wait < time.Second || config.Wait > maxWait) {
+		return nil, fmt.Errorf("consul: Wait %v is not in 1s to 10m, which is what Consul holds a query for", config.Wait)
+	}
+	if config.Heartbeat != 0 && config.Heartbeat < time.Second {
+		return nil, fmt.Errorf("consul: Heartbeat %v is below 1s and would burden the agent", config.Heartbeat)
+	}
+	settings := api.DefaultConfig()
+	if config.Address != "" {
+		settings.Address = config.Address
+	}
+	if config.Token != "" {
+		settings.Token, settings.TokenFile = config.Token, ""
+	}
+	if config.Transport != nil {
+		settings.HttpClient = &http.Client{Transport: config.Transport}
+	}
+	d := &Directory{
+		wait:      or(config.Wait, defaultWait),
+		heartbeat: or(config.Heartbeat, defaultHeartbeat),
+		log:       config.Logger,
+	}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	if err := d.connect(*settings); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Directory) connect(settings api.Config) error {
+	address := settings.Address
+	client, err := api.NewClient(&settings)
+	if err != nil {
+		return fmt.Errorf("consul: configuration of the agent at %q: %w", address, err)
+	}
+	d.client, d.settings = client, settings
+	d.address = settings.Address // without the scheme, which NewClient has cut off
+	d.token = settings.Token != ""
+	return nil
+}
+
+// At is the directory of another agent, "host:port", which is asked in the same
+// way and over the same transport.
+func (d *Directory) At(agent string) (catalog.Watcher, error) {
+	other := *d
+	settings := d.settings
+	settings.Address = agent
+	if err := other.connect(settings); err != nil {
+		return nil, err
+	}
+	return &other, nil
+}
+
+// Close gives idle connections back. Watches and leases end by their own means.
+func (d *Directory) Close() { d.settings.HttpClient.CloseIdleConnections() }
+
+// Name is "consul at " and the agent's address.
+func (d *Directory) Name() string { return "consul at " + d.address }
+
+// NodeAddress is the address of the agent's node, which is where a service
+// beside the agent is reached.
+func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	// api.Agent.Self takes no context.
+	var self struct{ Member struct{ Addr string } }
+	if _, err := d.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+		return "", d.explain(err, "agent:read")
+	}
+	if self.Member.Addr == "" {
+		return "", fmt.Errorf("%s did not tell the address of its node", d.Name())
+	}
+	return self.Member.Addr, nil
+}
+
+func or[T comparable](value, preset T) T {
+	var zero T
+	if value == zero {
+		return preset
+	}
+	return value
+}

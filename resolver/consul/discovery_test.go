@@ -1,0 +1,288 @@
+package consul_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
+)
+
+// agent is what the tests of this file need of an agent: the stand-in and a real
+// one must behave alike.
+type agent struct {
+	address string
+	restart func(t *testing.T) // empty, as an agent in dev mode comes back
+}
+
+// onEveryAgent runs test against the stand-in and a real Consul.
+func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
+	t.Run("stand-in", func(t *testing.T) {
+		server := consultest.New()
+		t.Cleanup(server.Close)
+		address, err := server.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, agent{address, func(*testing.T) { server.Restart() }})
+	})
+	t.Run("consul", func(t *testing.T) {
+		real := startConsul(t)
+		test(t, agent{real.Address, func(t *testing.T) {
+			real.Kill()
+			if err := real.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}})
+	})
+}
+
+func startConsul(t *testing.T) *consulagent.Agent {
+	t.Helper()
+	path, err := consulagent.Find()
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skipf("SKIPPED, not tested against a real Consul: %v", err)
+	}
+	real, err := consulagent.Start(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(real.Kill)
+	return real
+}
+
+func dial(t *testing.T, a agent, config consul.Config) *consul.Directory {
+	t.Helper()
+	config.Address, config.Logger = a.address, silent
+	d, err := consul.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+func instance(id, address string) catalog.Registration {
+	return catalog.Registration{Instance: catalog.Instance{ID: id, Service: "catalog", Address: address, Weight: 1}, WarningWeight: 1}
+}
+
+func mustRegister(t *testing.T, d *consul.Directory, r catalog.Registration) catalog.Lease {
+	t.Helper()
+	lease, err := d.Register(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lease.Deregister(context.Background()) })
+	return lease
+}
+
+func TestWatchFollowsRegistrations(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		r := watch(d, catalog.Query{Service: "catalog"})
+		defer r.stop()
+		r.await(t)
+		one, two := serveHealth(t), serveHealth(t)
+		first := mustRegister(t, d, instance("catalog-1", one))
+		r.await(t, one)
+		mustRegister(t, d, instance("catalog-2", two))
+		r.await(t, one, two)
+		if err := first.Deregister(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.await(t, two)
+	})
+}
+
+func TestInstancesTellWhatWasRegistered(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		address := serveHealth(t)
+		registration := instance("catalog-1", address)
+		registration.Tags = []string{"v2", "canary"}
+		registration.Metadata = map[string]string{"zone": "a", "metrics_address": "127.0.0.1:9"}
+		registration.Weight = 7
+		mustRegister(t, d, registration)
+		r := watch(d, catalog.Query{Service: "catalog", Tags: []string{"canary", "v2"}})
+		defer r.stop()
+		got := r.await(t, address).Instances[0]
+		if got.ID != "catalog-1" || got.Weight != 7 || got.Zone != "a" || got.Status != catalog.Passing ||
+			!slices.Equal(got.Tags, []string{"canary", "v2"}) || got.Metadata["metrics_address"] != "127.0.0.1:9" || got.Datacenter != "dc1" {
+			t.Errorf("instance is %+v", got)
+		}
+		other := watch(d, catalog.Query{Service: "catalog", Tags: []string{"v1"}})
+		defer other.stop()
+		other.await(t)
+	})
+}
+
+// R13: IPv6, empty service address (node address is used), port 0, duplicate
+// address:port are handled.
+func TestOddAddresses(t *testing.T) {
+	agent := consultest.New(consultest.WithNode("node", "10.0.0.9"))
+	defer agent.Close()
+	for _, s := range []consultest.Service{
+		{ID: "six", Name: "catalog", Address: "2001:db8::1", Port: 80},
+		{ID: "node", Name: "catalog", Port: 80},
+		{ID: "zero", Name: "catalog", Address: "10.0.0.1", Port: 0},
+		{ID: "twin-b", Name: "catalog", Address: "10.0.0.2", Port: 80},
+		{ID: "twin-a", Name: "catalog", Address: "10.0.0.2", Port: 80},
+	} {
+		if err := agent.Register(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog"})
+	defer r.stop()
+	s := r.await(t, "[2001:db8::1]:80", "10.0.0.9:80", "10.0.0.2:80")
+	for _, i := range s.Instances {
+		if i.Address == "10.0.0.2:80" && i.ID != "twin-a" {
+			t.Errorf("of two registrations of one address %q is taken, want always the first", i.ID)
+		}
+	}
+}
+
+func TestWarningInstancesOnlyByOption(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	for _, s := range []consultest.Service{
+		{ID: "good", Name: "catalog", Address: "10.0.0.1", Port: 80, Weights: consultest.Weights{Passing: 5, Warning: 2}},
+		{ID: "warns", Name: "catalog", Address: "10.0.0.2", Port: 80, Weights: consultest.Weights{Passing: 5, Warning: 2}},
+		{ID: "out", Name: "catalog", Address: "10.0.0.3", Port: 80, Weights: consultest.Weights{Passing: 5, Warning: 0}},
+		{ID: "bad", Name: "catalog", Address: "10.0.0.4", Port: 80},
+	} {
+		if err := agent.Register(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, status := range map[string]string{"warns": consultest.HealthWarning, "out": consultest.HealthWarning, "bad": consultest.HealthCritical} {
+		if err := agent.SetStatus(id, status); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := newDirectory(t, agent, consul.Config{})
+	passing := watch(d, catalog.Query{Service: "catalog"})
+	defer passing.stop()
+	passing.await(t, "10.0.0.1:80")
+	warning := watch(d, catalog.Query{Service: "catalog", Warning: true})
+	defer warning.stop()
+	for _, i := range warning.await(t, "10.0.0.1:80", "10.0.0.2:80").Instances {
+		if want := map[string]uint32{"good": 5, "warns": 2}[i.ID]; i.Weight != want {
+			t.Errorf("%s has weight %d, want %d", i.ID, i.Weight, want)
+		}
+	}
+}
+
+// G1: after the agent restarts empty, the service is back within one heartbeat
+// (5 s, jittered by 20 %).
+func TestForgottenServiceComesBackWithinAHeartbeat(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{Heartbeat: time.Second})
+		address := serveHealth(t)
+		mustRegister(t, d, instance("catalog-1", address))
+		r := watch(d, catalog.Query{Service: "catalog"})
+		defer r.stop()
+		r.await(t, address)
+		a.restart(t)
+		_, before := r.last()
+		// The real agent's client has to reconnect, so this waits on the news, not on time.
+		r.awaitNews(t, before)
+		r.await(t, address)
+	})
+}
+
+// awaitNews waits for a snapshot after the first n.
+func (r *reports) awaitNews(t *testing.T, n int) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		if _, now := r.last(); now > n {
+			return
+		}
+		select {
+		case <-r.news:
+		case <-deadline:
+			t.Fatal("no news of the restarted agent")
+		}
+	}
+}
+
+// A service registers as passing, so it must have been reached at its address.
+func TestNothingRegistersThatCannotBeReached(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	d := newDirectory(t, agent, consul.Config{})
+	r := instance("catalog-1", "10.0.0.1:80")
+	r.SelfCheck = func(context.Context) error { return errors.New("no route to host") }
+	_, err := d.Register(t.Context(), r)
+	if err == nil || !strings.Contains(err.Error(), "10.0.0.1:80") || !strings.Contains(err.Error(), "no route to host") {
+		t.Errorf("error is %v, want one with the address and the reason", err)
+	}
+}
+
+// G3: DeregisterCriticalServiceAfter below one minute is rejected at
+// configuration time (Consul would raise it silently).
+func TestRegistrationIsCheckedBeforeConsulIsAsked(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	agent.SetReachable(false)
+	d := newDirectory(t, agent, consul.Config{})
+	for name, test := range map[string]struct {
+		change func(*catalog.Registration)
+		want   string
+	}{
+		"deregister below a minute": {func(r *catalog.Registration) { r.DeregisterAfter = 59 * time.Second }, "DeregisterAfter 59s"},
+		"no port":                   {func(r *catalog.Registration) { r.Address = "10.0.0.1" }, `Address "10.0.0.1"`},
+		"port 0":                    {func(r *catalog.Registration) { r.Address = "10.0.0.1:0" }, `Address "10.0.0.1:0"`},
+		"no host":                   {func(r *catalog.Registration) { r.Address = ":80" }, `Address ":80"`},
+		"no name":                   {func(r *catalog.Registration) { r.Service = "" }, "Service is empty"},
+		"no id":                     {func(r *catalog.Registration) { r.ID = "" }, "ID is empty"},
+		"check too often":           {func(r *catalog.Registration) { r.CheckInterval = time.Millisecond }, "CheckInterval 1ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := instance("catalog-1", "10.0.0.1:80")
+			test.change(&r)
+			if _, err := d.Register(t.Context(), r); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v, want one that says %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestNodeAddressIsTheAgents(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		address, err := d.NodeAddress(t.Context())
+		if err != nil || !net.ParseIP(address).IsLoopback() {
+			t.Errorf("node address is %q, %v; want loopback", address, err)
+		}
+	})
+}
+
+func TestDeregisterIsDoneOnce(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		lease := mustRegister(t, d, instance("catalog-1", serveHealth(t)))
+		for range 2 {
+			if err := lease.Deregister(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		forgotten := mustRegister(t, d, instance("catalog-2", serveHealth(t)))
+		a.restart(t)
+		if err := forgotten.Deregister(t.Context()); err != nil {
+			t.Errorf("leaving an agent that has forgotten the service: %v", err)
+		}
+	})
+}

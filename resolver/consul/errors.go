@@ -1,0 +1,38 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// explain turns an error of the API into one that says which agent it was, what
+// was wrong and what to do. acl is the permission that the request needs.
+func (d *Directory) explain(err error, acl string) error {
+	var status api.StatusError
+	var dns *net.DNSError
+	var location *url.Error
+	switch {
+	case errors.As(err, &status) && (status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized):
+		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name(), status.Body, acl)
+	case errors.As(err, &status):
+		return fmt.Errorf("%s answered %d: %s", d.Name(), status.Code, status.Body)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%s refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR: %w", d.Name(), syscall.ECONNREFUSED)
+	case errors.As(err, &dns):
+		return fmt.Errorf("%s: there is no such host: set CONSUL_HTTP_ADDR: %w", d.Name(), dns)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s did not answer in time: %w", d.Name(), context.DeadlineExceeded)
+	case errors.As(err, &location):
+		// The URL would only repeat the address and the query.
+		return fmt.Errorf("%s: %w", d.Name(), location.Err)
+	default:
+		return fmt.Errorf("%s: %w", d.Name(), err)
+	}
+}
