@@ -16,9 +16,7 @@ type Schedule struct {
 	order     []uint32 // nil is each in turn: all weights are equal
 }
 
-// NewSchedule writes out one round for ready, of which there is at least one:
-// the k-th turn of an endpoint is due at (k + 1/2) / weight of the round. This is
-// earliest deadline first, as in Envoy.
+// NewSchedule writes out one round for ready, of which there is at least one.
 func NewSchedule(ready []Ready) Schedule {
 	weights := make([]uint32, len(ready))
 	for i := range ready {
@@ -39,15 +37,24 @@ func (s Schedule) At(n uint32) int {
 	return int(s.order[n%uint32(len(s.order))])
 }
 
+// spread orders the turns by when they are due: the k-th of weight w at
+// (k + phase) / w of the round. This is earliest deadline first, as in Envoy. The
+// phases of endpoints of one weight differ, so that they do not come in a row.
 func spread(weights []uint32) []uint32 {
 	type turn struct {
 		due      float64
 		endpoint uint32
 	}
+	alike, before := map[uint32]int{}, map[uint32]int{}
+	for _, w := range weights {
+		alike[w]++
+	}
 	var turns []turn
 	for i, w := range weights {
+		phase := (float64(before[w]) + 0.5) / float64(alike[w])
+		before[w]++
 		for k := range w {
-			turns = append(turns, turn{(float64(k) + 0.5) / float64(w), uint32(i)})
+			turns = append(turns, turn{(float64(k) + phase) / float64(w), uint32(i)})
 		}
 	}
 	slices.SortFunc(turns, func(a, b turn) int {

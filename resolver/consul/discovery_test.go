@@ -32,7 +32,14 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		test(t, agent{address, func(*testing.T) { server.Restart() }})
+		test(t, agent{address, func(*testing.T) {
+			// A real agent is away for a while; this one is back before a query that
+			// is on its way arrives, and would hold it for the whole wait.
+			for q := server.Queries(); len(q) > 0 && q[len(q)-1].Index == 0; q = server.Queries() {
+				time.Sleep(time.Millisecond)
+			}
+			server.Restart()
+		}})
 	})
 	t.Run("consul", func(t *testing.T) {
 		real := startConsul(t)

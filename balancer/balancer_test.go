@@ -1,0 +1,244 @@
+package balancer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	grpcbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/balancer/roundrobin"
+	"github.com/meshlite-go/meshlite/internal/balancertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var policies = []string{roundrobin.Name, leastrequest.Name}
+
+// onEveryPolicy runs test with each policy, over few and over many endpoints.
+func onEveryPolicy(t *testing.T, test func(t *testing.T, c *balancertest.Channel, endpoints int)) {
+	for _, policy := range policies {
+		for _, n := range []int{1, 2, 3, 100} {
+			t.Run(fmt.Sprintf("%s/%d", policy, n), func(t *testing.T) {
+				c := balancertest.New(t, policy)
+				c.Ready("{}", balancertest.Equal(n)...)
+				test(t, c, n)
+			})
+		}
+	}
+}
+
+var call = grpcbalancer.PickInfo{FullMethodName: "/s/m", Ctx: context.Background()}
+
+// P1: Done with no error and no bytes sent changes no latency or success figure,
+// but frees the slot. (These policies have no such figures: the slot is all.)
+func TestDoneFreesTheSlotWhateverItSays(t *testing.T) {
+	for name, info := range map[string]grpcbalancer.DoneInfo{
+		"zero": {}, "success": {BytesSent: true, BytesReceived: true}, "failure": {Err: errors.New("broken"), BytesSent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := balancertest.New(t, leastrequest.Name)
+			c.Ready("{}", 1, 1)
+			first, err := c.Picker().Pick(call)
+			if err != nil {
+				t.Fatal(err)
+			}
+			busy := balancertest.AddressOf(first)
+			for range 100 {
+				if result := pick(t, c); balancertest.AddressOf(result) == busy {
+					t.Fatal("the busy endpoint was picked while the other was idle")
+				} else {
+					result.Done(grpcbalancer.DoneInfo{})
+				}
+			}
+			first.Done(info)
+			seen := map[string]bool{}
+			for range 100 {
+				result := pick(t, c)
+				seen[balancertest.AddressOf(result)] = true
+				result.Done(grpcbalancer.DoneInfo{})
+			}
+			if len(seen) != 2 {
+				t.Errorf("after Done only %v are picked", seen)
+			}
+		})
+	}
+}
+
+// P8: choices are distinct for n >= 2; n = 1 and n = 0 do not panic. (With two
+// endpoints of which one is busy, a policy that draws one twice would pick it.)
+func TestAFewEndpointsDoNotPanic(t *testing.T) {
+	for _, policy := range policies {
+		t.Run(policy, func(t *testing.T) {
+			c := balancertest.New(t, policy)
+			if err := c.Update("{}"); !errors.Is(err, grpcbalancer.ErrBadResolverState) {
+				t.Errorf("an update without endpoints answers %v, want ErrBadResolverState", err)
+			}
+			if _, err := c.Picker().Pick(call); err == nil || c.State() != connectivity.TransientFailure {
+				t.Errorf("without endpoints a pick answers %v in state %v", err, c.State())
+			}
+			c.Ready("{}", 1)
+			pick(t, c)
+		})
+	}
+}
+
+// P10: a picker's error reaches the caller as Unavailable, never Internal: it is
+// no status error, which gRPC would pass on.
+func TestAPickersErrorIsNoStatus(t *testing.T) {
+	for _, policy := range policies {
+		t.Run(policy, func(t *testing.T) {
+			c := balancertest.New(t, policy)
+			c.Policy.ResolverError(errors.New("consul is away"))
+			_, err := c.Picker().Pick(call)
+			if err == nil || !strings.Contains(err.Error(), "consul is away") {
+				t.Fatalf("error is %v, want the resolver's", err)
+			}
+			if _, ok := err.(interface{ GRPCStatus() any }); ok {
+				t.Error("the error is a status")
+			}
+		})
+	}
+}
+
+// P12: on the picker that gRPC received, over READY subchannels: 0 allocations
+// for round robin and least request, Done included. (No lock: see the code.)
+func TestPickAndDoneAllocateNothing(t *testing.T) {
+	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, _ int) {
+		picker := c.Picker()
+		if n := testing.AllocsPerRun(1000, func() {
+			result, _ := picker.Pick(call)
+			result.Done(grpcbalancer.DoneInfo{})
+		}); n != 0 {
+			t.Errorf("%v allocations per pick and done, want 0", n)
+		}
+	})
+}
+
+func TestThePickIsTold(t *testing.T) {
+	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, _ int) {
+		record := attempt.New()
+		result, err := c.Picker().Pick(grpcbalancer.PickInfo{Ctx: attempt.NewContext(context.Background(), record)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := record.Picked(); got == nil || got.Address != balancertest.AddressOf(result) {
+			t.Errorf("the record says %v, the pick went to %s", got, balancertest.AddressOf(result))
+		}
+	})
+}
+
+// P13, in part: equal backends get shares within 10 % of the mean (chi-square).
+func TestEqualEndpointsShareEvenly(t *testing.T) {
+	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, n int) {
+		const picks = 100_000
+		counts := map[string]int{}
+		for range picks {
+			result := pick(t, c)
+			counts[balancertest.AddressOf(result)]++
+			result.Done(grpcbalancer.DoneInfo{})
+		}
+		mean := float64(picks) / float64(n)
+		var chi float64
+		for i := range n {
+			d := float64(counts[balancertest.Address(i)]) - mean
+			chi += d * d / mean
+		}
+		// The mean and six standard deviations of chi-square with n-1 degrees of freedom.
+		if limit := float64(n-1) + 6*math.Sqrt(2*float64(n-1)); chi > limit {
+			t.Errorf("chi-square is %.1f, want at most %.1f", chi, limit)
+		}
+	})
+}
+
+// P3, in part: what is known of an endpoint outlives its connection.
+func TestInFlightOutlivesAReconnect(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", 1, 1)
+	busy := balancertest.AddressOf(pick(t, c)) // stays in flight
+	other := 0
+	if balancertest.Address(0) == busy {
+		other = 1
+	}
+	c.Connect(other, connectivity.Idle)
+	c.Connect(other, connectivity.Ready)
+	for range 100 {
+		result := pick(t, c)
+		if balancertest.AddressOf(result) == busy {
+			t.Fatal("the call in flight was forgotten when the other endpoint reconnected")
+		}
+		result.Done(grpcbalancer.DoneInfo{})
+	}
+}
+
+func TestOnlyReadyEndpointsArePicked(t *testing.T) {
+	for _, policy := range policies {
+		t.Run(policy, func(t *testing.T) {
+			c := balancertest.New(t, policy)
+			c.Ready("{}", 1, 1, 1)
+			c.Connect(1, connectivity.TransientFailure)
+			for range 30 {
+				if result := pick(t, c); balancertest.AddressOf(result) == balancertest.Address(1) {
+					t.Fatal("an endpoint without a connection was picked")
+				}
+			}
+		})
+	}
+}
+
+func TestPolicyNames(t *testing.T) {
+	for _, test := range []struct{ policy, name, err string }{
+		{"round_robin", "meshlite_round_robin", ""},
+		{"meshlite_least_request", "meshlite_least_request", ""},
+		{"grpc:pick_first", "pick_first", ""},
+		{"grpc:nonesuch", "", `no policy "nonesuch"`},
+		{"fastest", "", "least_request, round_robin"},
+	} {
+		name, err := balancer.PolicyName(test.policy)
+		if name != test.name || (err != nil) != (test.err != "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("PolicyName(%q) = %q, %v; want %q, error with %q", test.policy, name, err, test.name, test.err)
+		}
+	}
+}
+
+func pick(t *testing.T, c *balancertest.Channel) grpcbalancer.PickResult {
+	t.Helper()
+	result, err := c.Picker().Pick(call)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// BenchmarkPick compares with gRPC's own policies in one run.
+func BenchmarkPick(b *testing.B) {
+	for _, policy := range append([]string{"round_robin", "least_request_experimental"}, policies...) {
+		for _, n := range []int{3, 10, 1000} {
+			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
+				c := balancertest.New(b, policy)
+				c.Ready("{}", balancertest.Equal(n)...)
+				picker := c.Picker()
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						result, err := picker.Pick(call)
+						if err != nil {
+							b.Fatal(err)
+						}
+						if result.Done != nil {
+							result.Done(grpcbalancer.DoneInfo{})
+						}
+					}
+				})
+			})
+		}
+	}
+}

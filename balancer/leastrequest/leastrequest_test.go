@@ -1,0 +1,196 @@
+package leastrequest_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	grpcbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/internal/balancertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var info = grpcbalancer.PickInfo{Ctx: context.Background()}
+
+// A small set is looked at whole: calls that never end go to each in turn.
+func TestSmallSetTakesTheTrueMinimum(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", balancertest.Equal(16)...)
+	counts := map[string]int{}
+	for i := range 160 {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[balancertest.AddressOf(result)]++
+		if n := counts[balancertest.AddressOf(result)]; n > i/16+1 {
+			t.Fatalf("pick %d: an endpoint has %d calls while another has fewer than %d", i, n, n-1)
+		}
+	}
+}
+
+func TestLoadFollowsTheWeights(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", 1, 2, 5)
+	counts := map[string]int{}
+	for range 800 {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[balancertest.AddressOf(result)]++
+	}
+	for i, want := range []int{100, 200, 500} {
+		if got := counts[balancertest.Address(i)]; got < want-2 || got > want+2 {
+			t.Errorf("endpoint %d has %d calls in flight, want %d", i, got, want)
+		}
+	}
+}
+
+func TestIdleEndpointsShareByWeight(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", 1, 3)
+	counts := map[string]int{}
+	const picks = 40_000
+	for range picks {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[balancertest.AddressOf(result)]++
+		result.Done(grpcbalancer.DoneInfo{})
+	}
+	// Six standard deviations of a binomial with p = 1/4.
+	if got := counts[balancertest.Address(0)]; got < picks/4-520 || got > picks/4+520 {
+		t.Errorf("the endpoint with a quarter of the weight got %d of %d picks", got, picks)
+	}
+}
+
+// P8: choices are distinct for n >= 2. With one idle endpoint among n busy ones
+// and n-1 choices, an endpoint that is not the idle one is picked exactly when
+// the idle one is left out; were a choice drawn twice, more often.
+func TestLargeSetDrawsDistinctEndpoints(t *testing.T) {
+	const n, choices = 4, 3
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready(fmt.Sprintf(`{"fullScan": 1, "choiceCount": %d}`, choices), balancertest.Equal(n)...)
+	idle := ""
+	taken := map[string]int{}
+	for len(taken) < n-1 { // make all but one busy, for good
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken[balancertest.AddressOf(result)]++
+	}
+	for i := range n {
+		if taken[balancertest.Address(i)] == 0 {
+			idle = balancertest.Address(i)
+		}
+	}
+	const picks = 40_000
+	hits := 0
+	for range picks {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if balancertest.AddressOf(result) == idle {
+			hits++
+		}
+		result.Done(grpcbalancer.DoneInfo{})
+	}
+	// Three distinct of four have the idle one 3 times in 4; three draws with
+	// repetition 1 - (3/4)^3 = 0.58. Six standard deviations are 520.
+	if want := picks * choices / n; hits < want-520 || hits > want+520 {
+		t.Errorf("the idle endpoint was picked %d of %d times, want %d", hits, picks, want)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"choiceCount": 1}`:     "choiceCount 1 is not in 2 to 10",
+		`{"choiceCount": 11}`:    "choiceCount 11 is not in 2 to 10",
+		`{"fullScan": 0}`:        "fullScan 0 is not in 1 to 1024",
+		`{"fullScan": 100000}`:   "fullScan 100000 is not in 1 to 1024",
+		`{"choiceCount": "two"}`: "choiceCount",
+		`[]`:                     "cannot unmarshal",
+	} {
+		c := balancertest.New(t, leastrequest.Name)
+		if err := c.Update(config, 1); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), leastrequest.Name) {
+			t.Errorf("config %s: error is %v, want one that names the policy and says %q", config, err, want)
+		}
+	}
+}
+
+// The picker is replaced while it is used: counters neither leak nor go below zero.
+func TestPickerIsReplacedWhileInUse(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", 1, 1, 1)
+	picker := c.Picker()
+	var wait sync.WaitGroup
+	for range 4 {
+		wait.Go(func() {
+			for range 10_000 {
+				result, err := picker.Pick(info)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				result.Done(grpcbalancer.DoneInfo{})
+			}
+		})
+	}
+	for i := range 200 {
+		if err := c.Update("{}", uint32(i%5+1), 1, 1); err != nil {
+			t.Error(err)
+		}
+	}
+	wait.Wait()
+	taken := map[string]bool{}
+	for range 3 {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken[balancertest.AddressOf(result)] = true
+	}
+	if len(taken) != 3 {
+		t.Errorf("three calls went to %v: a counter has not come back to 0", taken)
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{`{}`, `{"choiceCount": 3, "fullScan": 5}`, `{"choiceCount": -1}`, `null`, `[`, `{"fullScan": 1e99}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, config string) {
+		c := balancertest.New(t, leastrequest.Name)
+		if err := c.Update(config, 1, 1, 1); err == nil {
+			c.Ready(config, 1, 1, 1)
+			if _, err := c.Picker().Pick(info); err != nil {
+				t.Errorf("an accepted config does not pick: %v", err)
+			}
+		}
+	})
+}
+
+func Example() {
+	conn, err := grpc.NewClient("dns:///catalog.internal:8080",
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"`+leastrequest.Name+`": {}}]}`),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
+	fmt.Println(conn.Target())
+	// Output: dns:///catalog.internal:8080
+}

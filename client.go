@@ -1,0 +1,167 @@
+package meshlite
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // known by name
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/deadline"
+	"github.com/meshlite-go/meshlite/interceptors/logging"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/interceptors/recovery"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
+	"github.com/meshlite-go/meshlite/resolver"
+)
+
+// NewClient makes a channel to target, which is
+//
+//	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&policy=...]
+//
+// or any other target of gRPC, such as dns:///host:port. tag and dc repeat; the
+// order of dc is the order of failover. It connects with the first call. What is
+// wrong with the target or an option is an error now, not then. Close the channel
+// to end its watch.
+func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
+	c := clientConfig{}
+	for _, o := range opts {
+		o.applyToClient(&c)
+	}
+	if err := c.finish(); err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(target, resolver.Scheme+":") {
+		if _, err := resolver.ParseTarget(target); err != nil {
+			return nil, fmt.Errorf("meshlite: %w", err)
+		}
+	}
+	serviceConfig, err := c.fullServiceConfig()
+	if err != nil {
+		return nil, err
+	}
+	chain, err := c.chain()
+	if err != nil {
+		return nil, err
+	}
+	builder := c.runtime.builder(builderKey{c.directory, c.log, c.warning})
+	options := append(builder.DialOptions(),
+		grpc.WithResolvers(builder.WithServiceConfig(serviceConfig)),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithTransportCredentials(c.creds))
+	options = append(options, chain.DialOptions()...)
+	conn, err := grpc.NewClient(target, append(options, c.dialOptions...)...)
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	return conn, nil
+}
+
+// chain puts the concerns of a client in order.
+func (c *clientConfig) chain() (*interceptors.Chained, error) {
+	concerns, err := c.concerns()
+	if err != nil {
+		return nil, err
+	}
+	measured := c.runtime.metrics
+	again, err := retry.New(retry.WithObserver(func(meta *interceptors.CallMeta, a retry.Attempt) {
+		measured.Attempt(meta, a.Code)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	inner := []interceptors.Concern{concerns.deadline, concerns.cache, again, concerns.limiter}
+	return concerns.join(interceptors.Client, inner)
+}
+
+// fullServiceConfig is the user's service config with a policy in it: the user's
+// own, or the one of the option, or least request.
+func (c *clientConfig) fullServiceConfig() (string, error) {
+	fields := map[string]any{}
+	if c.serviceConfig != "" {
+		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil {
+			return "", optionError("WithServiceConfig", c.serviceConfig, "write a JSON object as in gRPC's service_config.md: "+err.Error())
+		}
+	}
+	policy := leastrequest.Name
+	if c.balancer != "" {
+		name, err := balancer.PolicyName(c.balancer)
+		if err != nil {
+			return "", fmt.Errorf("meshlite: WithBalancer: %w", err)
+		}
+		policy = name
+	}
+	_, named := fields["loadBalancingPolicy"]
+	if _, configured := fields["loadBalancingConfig"]; !configured && !named {
+		fields["loadBalancingConfig"] = []any{map[string]any{policy: struct{}{}}}
+	}
+	text, err := json.Marshal(fields)
+	return string(text), err
+}
+
+// concerns are those that both sides have.
+type concerns struct {
+	policies *interceptors.Policies
+	outer    []interceptors.Concern
+	own      *interceptors.Interceptors
+	deadline *deadline.Deadline
+	cache    interceptors.Concern
+	limiter  *ratelimit.Limiter
+}
+
+func (c *config) concerns() (*concerns, error) {
+	policies, err := interceptors.NewPolicies(c.policy)
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: WithPolicy: %w", err)
+	}
+	measured := c.runtime.metrics
+	logged, err := logging.New(logging.WithLogger(c.log))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	recovered, err := recovery.New(recovery.WithLogger(c.log), recovery.WithObserver(func(meta *interceptors.CallMeta, _ any, _ []byte) {
+		measured.Panic(meta)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	bounded, err := deadline.New()
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	limiter := c.limiter
+	if limiter == nil {
+		if limiter, err = ratelimit.New(ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
+			measured.LimitResult(meta, limit, result.String())
+		})); err != nil {
+			return nil, fmt.Errorf("meshlite: %w", err)
+		}
+	}
+	kept := c.cache
+	if kept == nil {
+		kept = c.runtime.cache
+	}
+	return &concerns{
+		policies: policies,
+		outer:    []interceptors.Concern{measured, logged, recovered},
+		own:      c.own, deadline: bounded, cache: kept, limiter: limiter,
+	}, nil
+}
+
+// join chains the outer concerns, the user's own and inner. On both sides the
+// user's own stand right after what the side puts outermost.
+func (c *concerns) join(side interceptors.Side, inner []interceptors.Concern) (*interceptors.Chained, error) {
+	all := c.outer
+	if c.own != nil {
+		all = append(all, c.own)
+	}
+	chain, err := interceptors.Chain(side, c.policies, append(all, inner...)...)
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	return chain, nil
+}

@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/maypok86/otter/v2"
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// Cache is the concern of kept answers. One value may serve several channels and
+// servers. It is safe for concurrent use.
+type Cache struct {
+	options  options
+	maxEntry uint64
+	entries  *otter.Cache[string, *entry]
+	buffers  sync.Pool // of *[]byte, for keys
+	closed   atomic.Bool
+	counters counters
+}
+
+// New makes an empty cache. It owns memory and no goroutine: an entry whose ttl is
+// over goes when its place is needed. The error names every option that is wrong.
+func New(opts ...Option) (*Cache, error) {
+	o := options{maxBytes: defaultMaxBytes}
+	for _, option := range opts {
+		option(&o)
+	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	entries, err := otter.New(&otter.Options[string, *entry]{
+		MaximumWeight: o.maxBytes,
+		Weigher:       func(_ string, e *entry) uint32 { return e.weight },
+		// In the goroutine that stores: entries are given up before more are taken
+		// in, and no goroutine outlives the call that it works for.
+		Executor: func(task func()) { task() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return &Cache{
+		options:  o,
+		maxEntry: min(o.maxBytes/8, math.MaxUint32),
+		entries:  entries,
+		buffers:  sync.Pool{New: func() any { return new([]byte) }},
+	}, nil
+}
+
+// Close gives the memory back. Calls that follow pass through. It may be called
+// more than once.
+func (c *Cache) Close() {
+	if c.closed.CompareAndSwap(false, true) {
+		c.entries.InvalidateAll()
+	}
+}
+
+// Place is [interceptors.Cache].
+func (c *Cache) Place() interceptors.Place { return interceptors.Cache }
+
+// UnaryClient is the cache's part in calls of one method, nil where the policy
+// caches nothing on the client.
+func (c *Cache) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if r := c.newRule(meta); r != nil {
+		return r.client
+	}
+	return nil
+}
+
+// UnaryServer is the cache's part in handling one method, nil where the policy
+// caches nothing on the server.
+func (c *Cache) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if r := c.newRule(meta); r != nil {
+		return r.server
+	}
+	return nil
+}
+
+// UnaryClientInterceptor is the cache for use alone, without a chain of concerns.
+// It panics without policies.
+func (c *Cache) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
+	return c.alone(interceptors.Client, policies).UnaryClient()
+}
+
+// UnaryServerInterceptor is the cache for use alone, without a chain of concerns.
+// It must run inside of whatever decides who may call. It panics without policies.
+func (c *Cache) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
+	return c.alone(interceptors.Server, policies).UnaryServer()
+}
+
+func (c *Cache) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
+	chain, err := interceptors.Chain(side, policies, c)
+	if err != nil {
+		panic(err)
+	}
+	return chain
+}

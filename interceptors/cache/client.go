@@ -1,0 +1,54 @@
+package cache
+
+import (
+	"context"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+)
+
+// client serves a call from the cache or stores what it is answered.
+func (r *rule) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	answer, ok := reply.(proto.Message)
+	key, known := r.key(ctx, targetOf(cc), req)
+	if !ok || !known {
+		r.finish(Bypass)
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+	if e := r.load(key); e != nil && proto.Unmarshal(e.body, answer) == nil {
+		r.finish(Hit)
+		e.replay(opts)
+		return nil
+	}
+	r.finish(Miss)
+	var header, trailer metadata.MD
+	opts = append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
+	if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+		return err
+	}
+	r.store(key, answer, header, trailer)
+	return nil
+}
+
+func targetOf(cc *grpc.ClientConn) string {
+	if cc == nil {
+		return ""
+	}
+	return cc.CanonicalTarget()
+}
+
+// replay does for a hit what gRPC does at the end of a call.
+func (e *entry) replay(opts []grpc.CallOption) {
+	for _, opt := range opts {
+		switch o := opt.(type) {
+		case grpc.HeaderCallOption:
+			*o.HeaderAddr = e.header.Copy()
+		case grpc.TrailerCallOption:
+			*o.TrailerAddr = e.trailer.Copy()
+		case grpc.OnFinishCallOption:
+			o.OnFinish(nil)
+		}
+	}
+}

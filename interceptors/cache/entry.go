@@ -1,0 +1,93 @@
+package cache
+
+import (
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// overhead is what an entry takes beside its key, body and metadata: the entry
+// itself, the node and the table slot that lead to it.
+const overhead = 256
+
+// entry is a kept answer. It is never changed, so it may be read by anyone.
+type entry struct {
+	stored          time.Time
+	weight          uint32
+	message         protoreflect.MessageType
+	body            []byte
+	header, trailer metadata.MD
+}
+
+// load finds the answer for key if the rule, which may have changed since it was
+// stored, still calls it fresh.
+func (r *rule) load(key string) *entry {
+	e, ok := r.entries.GetIfPresent(key)
+	if !ok || time.Since(e.stored) >= r.ttl {
+		return nil
+	}
+	return e
+}
+
+// store keeps an answer. What it keeps shares nothing with reply, which the
+// caller is free to change.
+func (r *rule) store(key string, reply proto.Message, header, trailer metadata.MD) {
+	body, err := proto.Marshal(reply)
+	if err != nil || r.closed.Load() {
+		return
+	}
+	body = append([]byte(nil), body...) // its cap is what the allocator gives
+	e := &entry{
+		stored:  time.Now(),
+		message: reply.ProtoReflect().Type(),
+		body:    body,
+		header:  endToEnd(header),
+		trailer: endToEnd(trailer),
+	}
+	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(body)) + weigh(e.header) + weigh(e.trailer)
+	if weight > r.maxEntry {
+		return
+	}
+	e.weight = uint32(weight)
+	r.entries.Set(key, e)
+	r.counters.stored.Add(1)
+}
+
+// weigh estimates the memory of md: a map of slices of strings.
+func weigh(md metadata.MD) uint64 {
+	var bytes uint64
+	for key, values := range md {
+		bytes += 64 + uint64(len(key))
+		for _, value := range values {
+			bytes += 16 + uint64(len(value))
+		}
+	}
+	return bytes
+}
+
+// endToEnd copies md without what describes one hop or one moment (RFC 9110, 7.6.1).
+func endToEnd(md metadata.MD) metadata.MD {
+	var kept metadata.MD
+	for key, values := range md {
+		if ofHop(key) {
+			continue
+		}
+		if kept == nil {
+			kept = metadata.MD{}
+		}
+		kept[key] = append([]string(nil), values...)
+	}
+	return kept
+}
+
+func ofHop(key string) bool {
+	switch key {
+	case "content-type", "user-agent", "date", "server", "via",
+		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade":
+		return true
+	}
+	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "proxy-")
+}

@@ -1,0 +1,67 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+const (
+	defaultMaxBytes = 64 << 20
+	minMaxBytes     = 64 << 10
+)
+
+// Option changes what [New] makes.
+type Option func(*options)
+
+type options struct {
+	maxBytes    uint64
+	identity    func(context.Context) (string, bool)
+	identityKey *string
+	observe     func(*interceptors.CallMeta, Result)
+}
+
+// WithMaxBytes bounds the memory that keys, answers and their metadata take: at
+// least 64 KiB, by default 64 MiB. An entry above an eighth of it is not kept.
+func WithMaxBytes(bytes uint64) Option {
+	return func(o *options) { o.maxBytes = bytes }
+}
+
+// WithIdentity declares who makes a call. Callers who may be given different
+// answers need different identities; a call for which identity reports false is
+// neither served from the cache nor stored, unless its answers are public. On the
+// server it takes the place of the peer's certificate. It is called once per call,
+// concurrently, and may panic like a handler.
+func WithIdentity(identity func(context.Context) (string, bool)) Option {
+	return func(o *options) { o.identity = identity }
+}
+
+// WithIdentityMetadata declares that a caller is who the value of a metadata key
+// says: of the outgoing metadata on the client, of the incoming on the server,
+// where that is only as true as whoever sets it. A call without it has no identity.
+func WithIdentityMetadata(key string) Option {
+	return func(o *options) { o.identityKey = &key }
+}
+
+// WithObserver has observe called with the result of every call of a method that
+// has a cache rule on this side. It must be safe for concurrent use and quick.
+func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
+	return func(o *options) { o.observe = observe }
+}
+
+func (o *options) check() error {
+	var errs []error
+	if o.maxBytes < minMaxBytes {
+		errs = append(errs, fmt.Errorf("WithMaxBytes: %d is too little to keep answers: give at least %d (64 KiB)", o.maxBytes, minMaxBytes))
+	}
+	if o.identity != nil && o.identityKey != nil {
+		errs = append(errs, errors.New("WithIdentity and WithIdentityMetadata are both given: choose one"))
+	}
+	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
+		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,48 @@
+package ratelimit_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+)
+
+// Each pair is run side by side with golang.org/x/time/rate, which keeps no keys:
+// over many keys it is given a sync.Map of limiters.
+func BenchmarkDecision(b *testing.B) {
+	keys := make([]string, 10_000)
+	for i := range keys {
+		keys[i] = fmt.Sprint("customer-", i)
+	}
+	for _, keys := range [][]string{keys[:1], keys} {
+		for _, calls := range []uint64{1, 1e9} { // nearly all refused, all admitted
+			name := fmt.Sprintf("keys=%d/limit=%d", len(keys), calls)
+			b.Run(name+"/by=table", func(b *testing.B) {
+				table, limit := newTable(b, 1<<17), ratelimit.Limit{Calls: calls, Period: time.Second}
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for i := 0; pb.Next(); i++ {
+						table.Allow(keys[i%len(keys)], limit, 1)
+					}
+				})
+			})
+			b.Run(name+"/by=xtimerate", func(b *testing.B) {
+				var limiters sync.Map
+				for _, key := range keys {
+					limiters.Store(key, rate.NewLimiter(rate.Limit(calls), int(calls)))
+				}
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for i := 0; pb.Next(); i++ {
+						l, _ := limiters.Load(keys[i%len(keys)])
+						l.(*rate.Limiter).Allow()
+					}
+				})
+			})
+		}
+	}
+}

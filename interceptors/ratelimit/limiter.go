@@ -1,0 +1,108 @@
+package ratelimit
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// Limiter is the concern of rate limits. One value may serve several channels and
+// servers, whose calls are then counted together. It is safe for concurrent use
+// and owns nothing to close.
+type Limiter struct {
+	options options
+	table   *Table
+
+	admitted, refused atomic.Uint64
+}
+
+// New makes a limiter that has counted nothing. The error names every option that
+// is wrong.
+func New(opts ...Option) (*Limiter, error) {
+	o := options{maxKeys: defaultMaxKeys}
+	for _, option := range opts {
+		option(&o)
+	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("ratelimit: %w", err)
+	}
+	table, err := NewTable(o.maxKeys)
+	if err != nil {
+		return nil, err
+	}
+	return &Limiter{options: o, table: table}, nil
+}
+
+// Place is [interceptors.RateLimit].
+func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
+
+// UnaryClient limits the calls of one method, nil where the policy does not limit
+// it on the client.
+func (l *Limiter) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if p := l.newPart(meta, unary); p != nil {
+		return p.unaryClient
+	}
+	return nil
+}
+
+// StreamClient limits the opening of streams of one method, nil where the policy
+// does not limit it on the client.
+func (l *Limiter) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if p := l.newPart(meta, stream); p != nil {
+		return p.streamClient
+	}
+	return nil
+}
+
+// UnaryServer limits the handling of one method, nil where the policy does not
+// limit it on the server.
+func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if p := l.newPart(meta, unary); p != nil {
+		return p.unaryServer
+	}
+	return nil
+}
+
+// StreamServer limits the streams accepted of one method, nil where the policy
+// does not limit it on the server.
+func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	if p := l.newPart(meta, stream); p != nil {
+		return p.streamServer
+	}
+	return nil
+}
+
+// UnaryClientInterceptor is the limiter for use alone, without a chain of
+// concerns. It panics without policies.
+func (l *Limiter) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
+	return l.alone(interceptors.Client, policies).UnaryClient()
+}
+
+// StreamClientInterceptor is the limiter for use alone, without a chain of
+// concerns. It panics without policies.
+func (l *Limiter) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
+	return l.alone(interceptors.Client, policies).StreamClient()
+}
+
+// UnaryServerInterceptor is the limiter for use alone, without a chain of
+// concerns. It panics without policies.
+func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
+	return l.alone(interceptors.Server, policies).UnaryServer()
+}
+
+// StreamServerInterceptor is the limiter for use alone, without a chain of
+// concerns. It panics without policies.
+func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
+	return l.alone(interceptors.Server, policies).StreamServer()
+}
+
+func (l *Limiter) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
+	chain, err := interceptors.Chain(side, policies, l)
+	if err != nil {
+		panic(err)
+	}
+	return chain
+}

@@ -1,0 +1,303 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
+)
+
+// The limit in the contract of the storefront is kept: 50 a second for each customer.
+func TestLimitOfTheContractIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules, err := interceptors.NewPolicies(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := dial(t, []grpc.ServerOption{grpc.UnaryInterceptor(newLimiter(t).UnaryServerInterceptor(rules))}, nil)
+		browse := func(customer string) int {
+			count := 0
+			for range 200 {
+				ctx := metadata.AppendToOutgoingContext(context.Background(), "customer-id", customer)
+				if _, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{}); err == nil {
+					count++
+				}
+			}
+			return count
+		}
+		want(t, "at once", browse("willy"), 50)
+		want(t, "another customer", browse("charlie"), 50)
+		time.Sleep(100 * time.Millisecond)
+		want(t, "100 ms later", browse("willy"), 5)
+		time.Sleep(time.Hour)
+		want(t, "an hour later", browse("willy"), 50)
+	})
+}
+
+// L5: A refusal carries RESOURCE_EXHAUSTED, RetryInfo, QuotaFailure and exactly
+// one grpc-retry-pushback-ms, also with two limiters stacked (grpc-go takes two as "never retry").
+// L6: RetryInfo is never below the true wait, and is jittered upward.
+func TestRefusalTellsLimitAndWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules := policies(t, limit("secretive", 2, byMetadata("token")))
+		conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(
+			newLimiter(t).UnaryServerInterceptor(rules), newLimiter(t).UnaryServerInterceptor(rules))}, nil)
+		call := func() (trailer metadata.MD, err error) {
+			ctx := metadata.AppendToOutgoingContext(context.Background(), "token", "hunter2")
+			_, err = storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{}, grpc.Trailer(&trailer))
+			return trailer, err
+		}
+		for range 2 {
+			if _, err := call(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		trailer, err := call()
+		s := status.Convert(err)
+		want(t, "code", s.Code(), codes.ResourceExhausted)
+		if strings.Contains(s.String(), "hunter2") || !strings.HasPrefix(s.Message(), `rate limit "secretive" reached (2 per 1m0s by metadata token): try again in 3`) {
+			t.Errorf("message: %s", s.Message())
+		}
+		retry, quota := details(t, s)
+		wait := retry.GetRetryDelay().AsDuration()
+		if wait < 30*time.Second || wait > 33*time.Second+time.Millisecond {
+			t.Errorf("told to wait %v, want 30s and up to a tenth more", wait)
+		}
+		violation := quota.GetViolations()[0]
+		want(t, "violation", violation.GetSubject()+": "+violation.GetDescription(), "limit:secretive: 2 per 1m0s by metadata token")
+		pushback := trailer.Get("grpc-retry-pushback-ms")
+		want(t, "pushbacks", len(pushback), 1)
+		want(t, "pushback", pushback[0], strconv.FormatInt(wait.Milliseconds(), 10))
+		time.Sleep(wait)
+		if _, err := call(); err != nil {
+			t.Errorf("after the time told: %v", err)
+		}
+	})
+}
+
+func details(t *testing.T, s *status.Status) (*errdetails.RetryInfo, *errdetails.QuotaFailure) {
+	t.Helper()
+	var retry *errdetails.RetryInfo
+	var quota *errdetails.QuotaFailure
+	for _, detail := range s.Details() {
+		switch d := detail.(type) {
+		case *errdetails.RetryInfo:
+			retry = d
+		case *errdetails.QuotaFailure:
+			quota = d
+		}
+	}
+	if quota == nil {
+		t.Fatalf("details %v lack a QuotaFailure", s.Details())
+	}
+	return retry, quota
+}
+
+// A call that costs more than the burst is told never to come again.
+func TestCallThatCanNeverBeAdmittedIsToldSo(t *testing.T) {
+	rule := limit("small", 10, nil)
+	rule.Cost = proto.Uint64(11)
+	l, p := newLimiter(t), policies(t, rule)
+	var trailer metadata.MD
+	conn := dial(t, []grpc.ServerOption{grpc.UnaryInterceptor(l.UnaryServerInterceptor(p))}, nil)
+	_, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(context.Background(), &storefrontv1.BrowseRequest{}, grpc.Trailer(&trailer))
+	retry, _ := details(t, status.Convert(err))
+	want(t, "has RetryInfo", retry != nil, false)
+	want(t, "pushback", strings.Join(trailer.Get("grpc-retry-pushback-ms"), ","), "-1")
+	want(t, "message", status.Convert(err).Message(), `rate limit "small": one call costs more than its burst (10 per 1m0s): raise the burst or lower the cost`)
+}
+
+// Several limits: all must admit a call, and one that is refused by one costs
+// nothing on the others. The refusal names the one with the longest wait.
+func TestRefusedCallCostsNothingOnOtherLimits(t *testing.T) {
+	l := newLimiter(t)
+	slow := limit("slow", 3, byMetadata("id"))
+	slow.Period = proto.String("1 hour")
+	p := policies(t, limit("all", 5, nil), slow)
+	want(t, "abuser", admitted(t, l, p, from("id", "abuser"), nil, 100), 3)
+	want(t, "the rest of all", admitted(t, l, p, from("id", "other"), nil, 100), 2)
+	want(t, "nobody else", admitted(t, l, p, from("id", "third"), nil, 100), 0)
+	err := handle(l, p, from("id", "abuser"), nil)
+	if message := status.Convert(err).Message(); !strings.HasPrefix(message, `rate limit "slow"`) {
+		t.Errorf("refused by both, told: %s", message)
+	}
+	want(t, "refused", l.Stats().Refused, 296)
+	want(t, "admitted", l.Stats().Admitted, 5)
+}
+
+// The counts outlive a change of the policy, and follow it.
+func TestCountsOutliveAChangeOfPolicy(t *testing.T) {
+	l := newLimiter(t)
+	p := policies(t, limit("customer-minute", 10, byMetadata("id")))
+	part := l.UnaryServerInterceptor(p)
+	call := func() error {
+		_, err := part(from("id", "a"), nil, &grpc.UnaryServerInfo{FullMethod: browse}, func(context.Context, any) (any, error) { return nil, nil })
+		return err
+	}
+	for range 10 {
+		want(t, "call", call(), nil)
+	}
+	timeout := policy(limit("customer-minute", 10, byMetadata("id")))
+	timeout.Methods["Browse"].Timeout = proto.String("1s")
+	for what, change := range map[string]*policyv1.ServicePolicy{
+		"something else":  timeout,
+		"a higher limit":  policy(limit("customer-minute", 20, byMetadata("id"))),
+		"a smaller limit": policy(limit("customer-minute", 5, byMetadata("id"))),
+	} {
+		if err := p.SetOperator(change); err != nil {
+			t.Fatal(err)
+		}
+		if call() == nil {
+			t.Errorf("a change of %s gave a new burst", what)
+		}
+	}
+	if err := p.SetOperator(policy(&policyv1.RateLimitRule{Name: "customer-minute", Disabled: proto.Bool(true)})); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "call without a limit", call(), nil)
+}
+
+// L11, in part: Health and reflection are exempt by default; streams are charged at open.
+func TestStreamsAreChargedWhenTheyOpen(t *testing.T) {
+	watch := func(conn *grpc.ClientConn) error {
+		stream, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})
+		if err != nil {
+			return err
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		want(t, "pushbacks", len(stream.Trailer().Get("grpc-retry-pushback-ms")) <= 1, true)
+		return err
+	}
+	rule := limit("streams", 2, nil)
+	byRequest := limit("request", 1, byField("service"))
+	onClient := proto.Clone(rule).(*policyv1.RateLimitRule)
+	onClient.Side = policyv1.Side_SIDE_CLIENT
+	defaults := &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{RateLimits: []*policyv1.RateLimitRule{rule}}}
+	method := func(rules ...*policyv1.RateLimitRule) *policyv1.ServicePolicy {
+		return &policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{"grpc.health.v1.Health/Watch": {RateLimits: rules}}}
+	}
+	for _, test := range []struct {
+		name   string
+		policy *policyv1.ServicePolicy
+		want   int
+	}{
+		{"health by default", defaults, 10},
+		{"health by name, on the server", method(rule), 2},
+		{"health by name, on the client", method(onClient), 2},
+		{"by a field of the request", method(byRequest), 10},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p, err := interceptors.NewPolicies(test.policy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := newLimiter(t)
+			conn := dial(t, []grpc.ServerOption{grpc.StreamInterceptor(l.StreamServerInterceptor(p))},
+				[]grpc.DialOption{grpc.WithStreamInterceptor(l.StreamClientInterceptor(p))})
+			count := 0
+			for range 10 {
+				switch err := watch(conn); status.Code(err) {
+				case codes.OK:
+					count++
+				case codes.ResourceExhausted:
+				default:
+					t.Fatal(err)
+				}
+			}
+			want(t, "streams admitted", count, test.want)
+		})
+	}
+}
+
+// A client keeps to its own quota without asking the server.
+func TestClientKeepsToItsQuota(t *testing.T) {
+	rule := limit("quota", 3, byMetadata("tenant"))
+	rule.Side = policyv1.Side_SIDE_CLIENT
+	l, p := newLimiter(t), policies(t, rule)
+	if newLimiter(t).UnaryServer(p.Call(interceptors.Server, browse)) != nil {
+		t.Error("a client's limit is kept on the server")
+	}
+	conn := dial(t, nil, []grpc.DialOption{grpc.WithUnaryInterceptor(l.UnaryClientInterceptor(p))})
+	for _, tenant := range []string{"a", "b"} {
+		count := 0
+		for range 10 {
+			ctx := metadata.AppendToOutgoingContext(context.Background(), "tenant", tenant)
+			if _, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{}); err == nil {
+				count++
+			}
+		}
+		want(t, "calls of tenant "+tenant, count, 3)
+	}
+}
+
+// The observer is told every limit that admits a call, and the one that refuses it.
+func TestObserverIsTold(t *testing.T) {
+	var told []string
+	l := newLimiter(t, ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
+		told = append(told, meta.Method+" "+limit+" "+result.String())
+	}))
+	p := policies(t, limit("a", 5, nil), limit("b", 1, nil))
+	admitted(t, l, p, context.Background(), nil, 2)
+	want(t, "told", strings.Join(told, ", "), "Browse a admitted, Browse b admitted, Browse b refused")
+}
+
+// X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.
+func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
+	bad := true
+	l := newLimiter(t, ratelimit.WithIdentity(func(context.Context) (string, bool) {
+		if bad {
+			panic("no identity today")
+		}
+		return "u", true
+	}))
+	p := policies(t, limit("all", 5, nil), limit("each", 5, byIdentity()))
+	for range 100 {
+		func() {
+			defer func() { want(t, "panic", recover(), any("no identity today")) }()
+			_ = handle(l, p, context.Background(), nil)
+		}()
+	}
+	bad = false
+	want(t, "admitted after it", admitted(t, l, p, context.Background(), nil, 100), 5)
+}
+
+func TestNewRefusesBadOptions(t *testing.T) {
+	identity := ratelimit.WithIdentity(func(context.Context) (string, bool) { return "", false })
+	for _, test := range []struct {
+		opts []ratelimit.Option
+		says string
+	}{
+		{[]ratelimit.Option{ratelimit.WithMaxKeys(1)}, "ratelimit: WithMaxKeys: 1 keys: give 64 to 268435456"},
+		{[]ratelimit.Option{identity, ratelimit.WithIdentityMetadata("user")}, "ratelimit: WithIdentity and WithIdentityMetadata are both given: choose one"},
+		{[]ratelimit.Option{ratelimit.WithIdentityMetadata("User")}, `ratelimit: WithIdentityMetadata: "User" is not a metadata key: write lower case letters, digits and _-. only`},
+	} {
+		_, err := ratelimit.New(test.opts...)
+		if err == nil {
+			t.Errorf("no error, want %q", test.says)
+			continue
+		}
+		want(t, "error", err.Error(), test.says)
+	}
+}

@@ -1,0 +1,272 @@
+package meshlite
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// ClientOption changes what [NewClient] makes.
+type ClientOption interface{ applyToClient(*clientConfig) }
+
+// ServerOption changes what [NewServer] makes.
+type ServerOption interface{ applyToServer(*serverConfig) }
+
+// Option changes either side.
+type Option interface {
+	ClientOption
+	ServerOption
+}
+
+// Directory is where services register and are found: a *consul.Directory.
+type Directory interface {
+	catalog.Watcher
+	catalog.Registrar
+}
+
+// config is what both sides have.
+type config struct {
+	plaintext bool
+	creds     credentials.TransportCredentials
+	runtime   *Runtime
+	directory Directory
+	log       *slog.Logger
+	policy    *policyv1.ServicePolicy
+	own       *interceptors.Interceptors
+	cache     *cache.Cache
+	limiter   *ratelimit.Limiter
+}
+
+type clientConfig struct {
+	config
+	balancer      string
+	serviceConfig string
+	warning       bool
+	dialOptions   []grpc.DialOption
+}
+
+type serverConfig struct {
+	config
+	listen, advertised, check, metrics string
+	names                              []string
+	tags                               []string
+	metadata                           map[string]string
+	weight, warningWeight              uint32
+	drain, stopTimeout                 time.Duration
+	deregisterAfter                    time.Duration
+	reflection, channelz               bool
+	serverOptions                      []grpc.ServerOption
+}
+
+type (
+	option       func(*config)
+	clientOption func(*clientConfig)
+	serverOption func(*serverConfig)
+)
+
+func (o option) applyToClient(c *clientConfig)       { o(&c.config) }
+func (o option) applyToServer(c *serverConfig)       { o(&c.config) }
+func (o clientOption) applyToClient(c *clientConfig) { o(c) }
+func (o serverOption) applyToServer(c *serverConfig) { o(c) }
+
+// WithPlaintext asks for connections without TLS. Anybody on the network can
+// then read and change what is sent.
+func WithPlaintext() Option { return option(func(c *config) { c.plaintext = true }) }
+
+// WithTLS asks for TLS. On a client, the name that a server must prove is the
+// name of the service unless settings name another.
+func WithTLS(settings *tls.Config) Option {
+	return WithTransportCredentials(credentials.NewTLS(settings))
+}
+
+// WithTransportCredentials asks for any transport security that gRPC knows.
+func WithTransportCredentials(creds credentials.TransportCredentials) Option {
+	return option(func(c *config) { c.creds = creds })
+}
+
+// WithRuntime shares r instead of the process's default runtime.
+func WithRuntime(r *Runtime) Option { return option(func(c *config) { c.runtime = r }) }
+
+// WithConsul uses directory instead of the agent that the environment names.
+func WithConsul(directory Directory) Option {
+	return option(func(c *config) { c.directory = directory })
+}
+
+// WithLogger logs to log instead of slog.Default().
+func WithLogger(log *slog.Logger) Option { return option(func(c *config) { c.log = log }) }
+
+// WithPolicy changes the policies that the contracts declare, field by field.
+func WithPolicy(policy *policyv1.ServicePolicy) Option {
+	return option(func(c *config) { c.policy = policy })
+}
+
+// WithInterceptors adds interceptors of the user's own. They see every call that
+// was not refused before and, on a client, calls rather than attempts.
+func WithInterceptors(own interceptors.Interceptors) Option {
+	return option(func(c *config) { c.own = &own })
+}
+
+// WithCache keeps answers in cache instead of the runtime's. Its owner closes it.
+func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
+
+// WithRateLimit counts in limiter instead of one of this channel or server alone.
+func WithRateLimit(limiter *ratelimit.Limiter) Option {
+	return option(func(c *config) { c.limiter = limiter })
+}
+
+// WithBalancer chooses the policy of picking where neither the target nor a
+// service config names one: "round_robin", "least_request", or "grpc:NAME" for
+// one that is registered with gRPC. Default: least_request.
+func WithBalancer(policy string) ClientOption {
+	return clientOption(func(c *clientConfig) { c.balancer = policy })
+}
+
+// WithServiceConfig gives the channel a service config of gRPC, as JSON. A policy
+// in the target replaces the policy in it.
+func WithServiceConfig(json string) ClientOption {
+	return clientOption(func(c *clientConfig) { c.serviceConfig = json })
+}
+
+// WithWarning also calls instances in warning state, with Consul's warning weight.
+func WithWarning() ClientOption {
+	return clientOption(func(c *clientConfig) { c.warning = true })
+}
+
+// WithDialOptions passes options on to grpc.NewClient, after all of ours.
+func WithDialOptions(options ...grpc.DialOption) ClientOption {
+	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
+}
+
+// WithListenAddress is where calls are accepted, "host:port". Default: a free
+// port of the advertised host.
+func WithListenAddress(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.listen = address })
+}
+
+// WithAdvertisedAddress is where clients find the server: "host", or "host:port"
+// where the port is not the one listened on. Default: the host listened on, or
+// the address of the agent's node.
+func WithAdvertisedAddress(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.advertised = address })
+}
+
+// WithHealthCheckAddress is where Consul checks the health, "host:port". Default:
+// the advertised address.
+func WithHealthCheckAddress(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.check = address })
+}
+
+// WithMetricsAddress is where /metrics and /healthz are served, and /debug/pprof
+// if it is a loopback address. Default: a free port of 127.0.0.1. "off" is
+// nowhere.
+func WithMetricsAddress(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.metrics = address })
+}
+
+// WithServiceNames registers the server under further names.
+func WithServiceNames(names ...string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.names = append(c.names, names...) })
+}
+
+// WithTags registers the server with Consul tags.
+func WithTags(tags ...string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.tags = append(c.tags, tags...) })
+}
+
+// WithMetadata registers the server with Consul service metadata.
+func WithMetadata(metadata map[string]string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.metadata = metadata })
+}
+
+// WithWeight sets the server's part of the traffic relative to other instances,
+// at least 1, and the part while a check of it warns, 0 for none. Default: 1 and 1.
+func WithWeight(passing, warning uint32) ServerOption {
+	return serverOption(func(c *serverConfig) { c.weight, c.warningWeight = passing, warning })
+}
+
+// WithDeregisterAfter makes Consul forget an instance that died without a word
+// after this time: at least one minute, 0 is never. Default: 1 min.
+func WithDeregisterAfter(d time.Duration) ServerOption {
+	return serverOption(func(c *serverConfig) { c.deregisterAfter = d })
+}
+
+// WithDrain sets how long a server that stops still accepts calls after it has
+// left Consul, so that clients have heard of it, and how long running calls have
+// to end after that before they are cut off. Default: 1 s and 10 s.
+func WithDrain(drain, stopTimeout time.Duration) ServerOption {
+	return serverOption(func(c *serverConfig) { c.drain, c.stopTimeout = drain, stopTimeout })
+}
+
+// WithReflection lets clients such as grpcurl ask for the contracts.
+func WithReflection() ServerOption {
+	return serverOption(func(c *serverConfig) { c.reflection = true })
+}
+
+// WithChannelz serves gRPC's channelz on the server's own port, for grpcdebug.
+func WithChannelz() ServerOption {
+	return serverOption(func(c *serverConfig) { c.channelz = true })
+}
+
+// WithServerOptions passes options on to grpc.NewServer, after all of ours.
+func WithServerOptions(options ...grpc.ServerOption) ServerOption {
+	return serverOption(func(c *serverConfig) { c.serverOptions = append(c.serverOptions, options...) })
+}
+
+// finish checks what both sides have and fills in what was not said.
+func (c *config) finish() error {
+	switch {
+	case c.plaintext && c.creds != nil:
+		return errors.New("meshlite: both WithPlaintext and TLS are given: leave one of them out")
+	case c.plaintext:
+		c.creds = insecure.NewCredentials()
+	case c.creds == nil:
+		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if nobody can listen on the network")
+	}
+	if c.log == nil {
+		c.log = slog.Default()
+	}
+	if c.runtime == nil {
+		c.runtime = DefaultRuntime()
+	}
+	if c.directory == nil {
+		directory, err := c.runtime.consul()
+		if err != nil {
+			return err
+		}
+		c.directory = directory
+	}
+	return nil
+}
+
+func (c *serverConfig) finish() error {
+	if err := c.config.finish(); err != nil {
+		return err
+	}
+	for name, address := range map[string]string{"WithListenAddress": c.listen, "WithHealthCheckAddress": c.check, "WithMetricsAddress": c.metrics} {
+		if address == "" || name == "WithMetricsAddress" && address == metricsOff {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return optionError(name, address, "write host:port")
+		}
+	}
+	if c.weight == 0 {
+		return optionError("WithWeight", "0", "write at least 1; an instance that should get no calls is not registered")
+	}
+	if c.drain < 0 || c.stopTimeout < 0 {
+		return optionError("WithDrain", c.drain.String()+", "+c.stopTimeout.String(), "write durations from 0 on")
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package consultest
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxQueries bounds the memory of Queries in an agent that runs for long.
+const maxQueries = 16384
+
+// Server is one agent. All methods are safe for concurrent use.
+type Server struct {
+	config
+	mux     *http.ServeMux
+	started time.Time
+	work    sync.WaitGroup // handlers, probes, timers, the accept loop
+
+	mu        sync.Mutex // never held while waiting
+	st        *state
+	closed    bool
+	reachable bool
+	intercept func(http.ResponseWriter, *http.Request) bool
+	queries   []Query
+	listeners []*listener
+	life      context.Context // ends when the agent dies or is cut off
+	kill      context.CancelFunc
+}
+
+// New makes an agent that knows no services and listens nowhere. Close it.
+func New(opts ...Option) *Server {
+	s := &Server{config: newConfig(opts), started: time.Now(), reachable: true}
+	s.st = newState(&s.config)
+	s.mux = s.routes()
+	s.life, s.kill = context.WithCancel(context.Background())
+	return s
+}
+
+// Close stops the agent: checks end, listeners close, open queries fail as if
+// the process had been killed. It waits for all of them, and may be called again.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.kill()
+	s.stopAllChecks()
+	listeners := s.listeners
+	s.listeners = nil
+	s.mu.Unlock()
+	for _, l := range listeners {
+		_ = l.server.Close()
+	}
+	s.work.Wait()
+}
+
+// Restart is an agent that was killed and came back with nothing: services,
+// checks and keys are gone, indexes start low again, open queries and
+// connections break.
+func (s *Server) Restart() {
+	s.cut(func() {
+		s.stopAllChecks()
+		s.st = newState(&s.config)
+	})
+}
+
+// SetReachable cuts the agent off, or connects it again. While it is cut off it
+// keeps its state, its checks go on, requests through Transport fail as with
+// nobody listening, and connections to its listeners are dropped.
+func (s *Server) SetReachable(reachable bool) {
+	if !reachable {
+		s.cut(func() { s.reachable = false })
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reachable = true
+}
+
+// cut makes a change, with s.mu held, at which every open request and connection breaks.
+func (s *Server) cut(change func()) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	change()
+	kill, listeners := s.kill, s.listeners
+	s.life, s.kill = context.WithCancel(context.Background())
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.drop() // before the handlers end, who would close connections in their own way
+	}
+	kill()
+}
+
+// Intercept lets answer see every request before the agent does; the agent
+// leaves those alone for which it returns true. Within answer, s.ServeHTTP(w, r)
+// gives the agent's own answer, which may be altered on its way. Nil ends it.
+// answer must return when the request's context ends.
+func (s *Server) Intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.intercept = answer
+}
+
+// Queries returns the latest requests for /v1/health/service, oldest first, up
+// to some ten thousand of them. A blocking query is there once it has arrived.
+func (s *Server) Queries() []Query {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Query(nil), s.queries...)
+}
+
+// record keeps r if it asks for the health of a service. The caller holds s.mu.
+func (s *Server) record(r *http.Request, refused bool) {
+	service, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
+	if !ok {
+		return
+	}
+	if len(s.queries) == maxQueries {
+		s.queries = append(s.queries[:0], s.queries[maxQueries/2:]...)
+	}
+	opts, _ := parseQuery(r) // a bad one is still a query
+	s.queries = append(s.queries, Query{
+		Time: time.Now(), Service: service, Index: opts.index, Wait: opts.wait,
+		RawQuery: r.URL.RawQuery, Refused: refused,
+	})
+}
+
+// own marks the context of a request that Intercept has already seen.
+type own struct{}
+
+// ServeHTTP answers one request of Consul's HTTP API.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Context().Value(own{}) != nil {
+		s.answer(w, r)
+		return
+	}
+	s.mu.Lock()
+	if s.closed || !s.reachable {
+		s.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
+	s.record(r, false)
+	life, intercept := s.life, s.intercept
+	s.work.Add(1)
+	s.mu.Unlock()
+	defer s.work.Done()
+
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{}, true))
+	defer cancel()
+	defer context.AfterFunc(life, cancel)()
+	r = r.WithContext(ctx)
+	if intercept == nil || !intercept(w, r) {
+		s.answer(w, r)
+	}
+	if life.Err() != nil {
+		panic(http.ErrAbortHandler) // a killed agent finishes no answer
+	}
+}

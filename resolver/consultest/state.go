@@ -1,0 +1,246 @@
+package consultest
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+)
+
+// Bounds of memory. Consul has none; a laptop does.
+const (
+	maxServices = 20000
+	maxChecks   = 40000
+)
+
+// Where the indexes of a fresh `consul agent -dev` stand.
+const (
+	bootNode  = 11
+	bootIndex = 14
+)
+
+// state is the catalog and the KV store. It knows no time and starts nothing:
+// the Server that holds it does, and guards it.
+type state struct {
+	cfg     *config
+	index   uint64        // of the last write, shared by everything
+	changed chan struct{} // closed and replaced by every write
+
+	instances map[string]*instance            // by service id
+	byName    map[string]map[string]*instance // by service name, then id
+	checks    map[string]*check               // by check id
+
+	// Indexes as Consul keeps them: of whole tables, of each service that exists,
+	// and of the last time a service lost its last instance, which is the index
+	// of all that do not exist.
+	nodesIndex, servicesIndex, checksIndex uint64
+	serviceIndex                           map[string]uint64
+	extinction                             uint64
+
+	kv kvStore
+}
+
+type instance struct {
+	Service
+	catalogOnly    bool // not the agent's own: Consul itself
+	checks         map[string]*check
+	create, modify uint64
+}
+
+func newState(cfg *config) *state {
+	st := &state{
+		cfg: cfg, index: bootIndex, changed: make(chan struct{}),
+		instances: make(map[string]*instance), byName: make(map[string]map[string]*instance),
+		checks: make(map[string]*check), serviceIndex: make(map[string]uint64),
+		nodesIndex: bootIndex, servicesIndex: bootNode, checksIndex: bootNode,
+		kv: newKVStore(),
+	}
+	st.checks["serfHealth"] = &check{
+		id: "serfHealth", catalogOnly: true, status: HealthPassing, create: bootNode, modify: bootNode,
+		Check: Check{Name: "Serf Health Status"}, catalogOutput: "Agent alive and reachable",
+	}
+	st.insert(&instance{
+		Service: Service{ID: "consul", Name: "consul", Port: 8300, Weights: Weights{1, 1}, Meta: map[string]string{
+			"non_voter": "false", "raft_version": "3", "read_replica": "false", "serf_protocol_current": "2",
+			"serf_protocol_max": "5", "serf_protocol_min": "1", "version": version}},
+		catalogOnly: true, create: bootNode, modify: bootNode, checks: map[string]*check{},
+	})
+	st.serviceIndex["consul"] = bootNode
+	return st
+}
+
+// wake makes waiting queries look again.
+func (st *state) wake() {
+	close(st.changed)
+	st.changed = make(chan struct{})
+}
+
+// next starts a write and returns its index.
+func (st *state) next() uint64 {
+	st.index++
+	return st.index
+}
+
+// touch marks a write to an instance of name, or to one of its checks.
+func (st *state) touch(name string, idx uint64) {
+	if !st.exists(name) {
+		delete(st.serviceIndex, name)
+		st.extinction = idx
+		return
+	}
+	st.serviceIndex[name] = idx
+}
+
+func (st *state) insert(in *instance) {
+	st.instances[in.ID] = in
+	if st.byName[in.Name] == nil {
+		st.byName[in.Name] = make(map[string]*instance)
+	}
+	st.byName[in.Name][in.ID] = in
+}
+
+// put stores svc and reports whether that changed anything.
+func (st *state) put(svc Service, idx uint64) bool {
+	svc.Checks = nil
+	old := st.instances[svc.ID]
+	if old != nil && reflect.DeepEqual(old.Service, svc) {
+		return false
+	}
+	in := &instance{Service: svc, create: idx, modify: idx, checks: make(map[string]*check)}
+	if old != nil {
+		in.create, in.checks = old.create, old.checks
+		if old.Name != svc.Name {
+			st.unlist(old, idx)
+		}
+	}
+	st.insert(in)
+	for _, c := range in.checks {
+		if c.serviceName != svc.Name || !slices.Equal(c.serviceTags, svc.Tags) {
+			c.serviceName, c.serviceTags, c.modify, st.checksIndex = svc.Name, svc.Tags, idx, idx
+		}
+	}
+	st.servicesIndex = idx
+	st.touch(svc.Name, idx)
+	return true
+}
+
+// unlist takes in off its name, which is gone with its last instance.
+func (st *state) unlist(in *instance, idx uint64) {
+	delete(st.byName[in.Name], in.ID)
+	if len(st.byName[in.Name]) == 0 {
+		delete(st.byName, in.Name)
+	}
+	st.touch(in.Name, idx)
+}
+
+// remove deletes an instance with its checks.
+func (st *state) remove(in *instance, idx uint64) {
+	for id := range in.checks {
+		delete(st.checks, id)
+	}
+	delete(st.instances, in.ID)
+	st.servicesIndex, st.checksIndex = idx, idx
+	st.unlist(in, idx)
+}
+
+// putCheck stores c in place of one with the same id.
+func (st *state) putCheck(c *check, idx uint64) bool {
+	old := st.checks[c.id]
+	c.create, c.modify = idx, idx
+	if old != nil {
+		c.create = old.create
+		if sameCheck(c, old) {
+			c.modify = old.modify
+		}
+		if in := st.instances[old.serviceID]; in != nil {
+			delete(in.checks, old.id)
+		}
+	}
+	st.checks[c.id] = c
+	if in := st.instances[c.serviceID]; in != nil {
+		in.checks[c.id] = c
+	}
+	if c.modify != idx {
+		return false
+	}
+	st.touchCheck(c, idx)
+	return true
+}
+
+func (st *state) removeCheck(c *check, idx uint64) {
+	delete(st.checks, c.id)
+	if in := st.instances[c.serviceID]; in != nil {
+		delete(in.checks, c.id)
+	}
+	st.touchCheck(c, idx)
+}
+
+// touchCheck marks a write to a check: a node's check concerns every service on it.
+func (st *state) touchCheck(c *check, idx uint64) {
+	st.checksIndex = idx
+	if c.serviceID != "" {
+		st.touch(c.serviceName, idx)
+		return
+	}
+	for name := range st.byName {
+		st.touch(name, idx)
+	}
+}
+
+// indexOf is the index of the instances of name, which rises with writes to these
+// and their checks only. Whether the asker sees checks matters just until the
+// first service ends.
+func (st *state) indexOf(name string, withChecks bool) uint64 {
+	if idx, ok := st.serviceIndex[name]; ok {
+		return idx
+	}
+	if st.extinction > 0 {
+		return st.extinction
+	}
+	if withChecks {
+		return max(st.nodesIndex, st.servicesIndex, st.checksIndex)
+	}
+	return max(st.nodesIndex, st.servicesIndex)
+}
+
+func (st *state) exists(name string) bool { return len(st.byName[name]) > 0 }
+
+func (st *state) instancesOf(name string) []*instance {
+	return sorted(st.byName[name])
+}
+
+// checksOf lists the checks that decide over in: the node's and its own.
+func (st *state) checksOf(in *instance, nodeChecks []*check) []*check {
+	return append(slices.Clip(nodeChecks), sorted(in.checks)...)
+}
+
+func (st *state) nodeChecks() []*check {
+	var of []*check
+	for _, c := range st.checks {
+		if c.serviceID == "" {
+			of = append(of, c)
+		}
+	}
+	slices.SortFunc(of, func(a, b *check) int { return cmp.Compare(a.id, b.id) })
+	return of
+}
+
+// full names what there is no room for, or is empty.
+func (st *state) full(newServices, newChecks int) string {
+	if len(st.instances)+newServices > maxServices {
+		return "the registry is full: it holds at most " + strconv.Itoa(maxServices) + " services"
+	}
+	if len(st.checks)+newChecks > maxChecks {
+		return "the registry is full: it holds at most " + strconv.Itoa(maxChecks) + " checks"
+	}
+	return ""
+}
+
+func sorted[V any](m map[string]V) []V {
+	values := make([]V, 0, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		values = append(values, m[k])
+	}
+	return values
+}

@@ -1,0 +1,118 @@
+package meshlite
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// Runtime is what the channels and servers of a program share: one watch for each
+// question to Consul, what is learned of endpoints, one cache, one registry of
+// metrics. Watches end with the last channel that needs them; the rest is memory,
+// and bounded. It is safe for concurrent use.
+type Runtime struct {
+	registry *prometheus.Registry
+	metrics  *metrics.Metrics
+	cache    *cache.Cache
+
+	mu        sync.Mutex
+	directory *consul.Directory // of the environment, made when first needed
+	builders  map[builderKey]*resolver.Builder
+}
+
+// builderKey tells builders apart that cannot share their watches.
+type builderKey struct {
+	directory Directory
+	log       *slog.Logger
+	warning   bool
+}
+
+var defaultRuntime = sync.OnceValue(NewRuntime)
+
+// DefaultRuntime is what channels and servers share unless they are given
+// another.
+func DefaultRuntime() *Runtime { return defaultRuntime() }
+
+// NewRuntime makes a runtime of its own, for tests and for programs that keep
+// parts of themselves apart.
+func NewRuntime() *Runtime {
+	r := &Runtime{registry: prometheus.NewRegistry(), builders: map[builderKey]*resolver.Builder{}}
+	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
+	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
+		panic(err) // our own collectors in our own registry cannot conflict
+	}
+	observe := func(meta *interceptors.CallMeta, result cache.Result) { r.metrics.CacheResult(meta, result.String()) }
+	if r.cache, err = cache.New(cache.WithObserver(observe)); err != nil {
+		panic(err) // the defaults are right
+	}
+	return r
+}
+
+// Registry is where the metrics are, and where others can be added.
+func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
+
+// Handler serves /metrics and /healthz, and /debug/pprof if asked for, which
+// belongs on a loopback address. A [Server] serves it by itself; a program that
+// is only a client calls this.
+func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
+	return r.handler(pprof, func() error { return nil })
+}
+
+func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error) {
+	options := []admin.Option{
+		admin.WithGatherer(r.registry),
+		admin.WithHealth(healthy),
+		admin.WithStats("cache", stats(func() any { return r.cache.Stats() })),
+	}
+	if pprof {
+		options = append(options, admin.WithPprof())
+	}
+	return admin.New(options...)
+}
+
+// stats is a function as [admin.Stats].
+type stats func() any
+
+func (s stats) Stats() any { return s() }
+
+// consul is the directory that the environment names.
+func (r *Runtime) consul() (*consul.Directory, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.directory == nil {
+		directory, err := consul.New(consul.Config{})
+		if err != nil {
+			return nil, fmt.Errorf("meshlite: %w", err)
+		}
+		r.directory = directory
+	}
+	return r.directory, nil
+}
+
+// builder is the resolver builder that channels with these settings share.
+func (r *Runtime) builder(key builderKey) *resolver.Builder {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.builders[key]; b != nil {
+		return b
+	}
+	options := []resolver.Option{resolver.WithLogger(key.log)}
+	if key.warning {
+		options = append(options, resolver.WithWarning())
+	}
+	b := resolver.NewBuilder(key.directory, options...)
+	r.builders[key] = b
+	return b
+}
