@@ -74,18 +74,13 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 	options := []admin.Option{
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
-		admin.WithStats("cache", stats(func() any { return r.cache.Stats() })),
+		admin.WithStats("cache", func() any { return r.cache.Stats() }),
 	}
 	if pprof {
 		options = append(options, admin.WithPprof())
 	}
 	return admin.New(options...)
 }
-
-// stats is a function as [admin.Stats].
-type stats func() any
-
-func (s stats) Stats() any { return s() }
 
 // consul is the directory that the environment names.
 func (r *Runtime) consul() (*consul.Directory, error) {

@@ -190,14 +190,33 @@ func checkFields(meta *CallMeta) error {
 		if rule.GetDisabled() {
 			continue
 		}
-		if rule.Limit == nil {
-			return fmt.Errorf("rate_limits[%d].limit: missing: write how many calls a period are admitted", i)
+		if err := checkMergedLimit(meta.Descriptor, rule); err != nil {
+			return fmt.Errorf("rate_limits[%d].%w", i, err)
 		}
-		if key, ok := rule.GetKey().GetBy().(*policyv1.RateLimitKey_Field); ok {
-			if _, err := FieldPath(input, key.Field); err != nil {
-				return fmt.Errorf("rate_limits[%d].key.field: %w", i, err)
-			}
-		}
+	}
+	return nil
+}
+
+func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateLimitRule) error {
+	if rule.Limit == nil {
+		return errors.New("limit: missing: write how many calls a period are admitted")
+	}
+	burst := rule.GetLimit()
+	if rule.Burst != nil {
+		burst = rule.GetBurst()
+	}
+	if rule.GetCost() > burst {
+		return fmt.Errorf("cost: %d is more than the burst of %d, which refuses every call: raise burst", rule.GetCost(), burst)
+	}
+	key, ok := rule.GetKey().GetBy().(*policyv1.RateLimitKey_Field)
+	if !ok {
+		return nil
+	}
+	if method.IsStreamingClient() || method.IsStreamingServer() {
+		return fmt.Errorf("key.field: %s is a stream and has no request when it opens: key by metadata or peer", method.FullName())
+	}
+	if _, err := FieldPath(method.Input(), key.Field); err != nil {
+		return fmt.Errorf("key.field: %w", err)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func ParseDuration(text string) (time.Duration, error) {
 			return 0, durationError(text)
 		}
 		rest = strings.TrimLeft(rest[digits:], " ")
-		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyzµABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyzµμABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 		unit, known := unitOf(strings.ToLower(rest[:letters]))
 		if !known {
 			return 0, durationError(text)
@@ -47,7 +47,7 @@ func unitOf(name string) (time.Duration, bool) {
 	switch name {
 	case "ns", "nanosecond", "nanoseconds":
 		return time.Nanosecond, true
-	case "us", "µs", "microsecond", "microseconds":
+	case "us", "µs", "μs", "microsecond", "microseconds":
 		return time.Microsecond, true
 	case "ms", "msec", "millisecond", "milliseconds":
 		return time.Millisecond, true

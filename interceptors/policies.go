@@ -114,7 +114,9 @@ func (p *Policies) check(policy *policyv1.ServicePolicy) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
 		methods, foreign := p.named(name)
-		if len(methods) == 0 && !foreign {
+		if !wellFormed(name) {
+			errs = append(errs, fmt.Errorf("methods[%q]: write \"Method\" or \"package.Service/Method\"", name))
+		} else if len(methods) == 0 && !foreign {
 			errs = append(errs, fmt.Errorf("methods[%q]: no linked contract has this method: write \"Method\" or \"package.Service/Method\"", name))
 		}
 		for _, method := range methods {
@@ -126,14 +128,22 @@ func (p *Policies) check(policy *policyv1.ServicePolicy) error {
 	return errors.Join(errs...)
 }
 
+// wellFormed reports whether name has one half or two, and none of them empty.
+func wellFormed(name string) bool {
+	halves := strings.Split(name, "/")
+	return len(halves) <= 2 && !slices.Contains(halves, "")
+}
+
 // named finds the methods of linked contracts that name means. It is foreign
 // when its service is not linked, and so cannot be checked.
 func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
 	service, method := splitMethod(name)
 	foreign = service != ""
 	for _, c := range p.contracts {
-		same := string(c.method.Parent().FullName()) == service
-		if (same || service == "") && string(c.method.Name()) == method {
+		parent := string(c.method.Parent().FullName())
+		same := parent == service
+		// A short name does not reach gRPC's own services.
+		if (same || service == "" && !infrastructure(parent)) && string(c.method.Name()) == method {
 			methods = append(methods, c.method)
 		}
 		foreign = foreign && !same

@@ -385,7 +385,6 @@ func TestWithoutPolicyNoServiceConfigIsSent(t *testing.T) {
 type scripted struct {
 	mu  sync.Mutex
 	say func(catalog.Snapshot, error)
-	now catalog.Snapshot
 }
 
 func (d *scripted) Watch(ctx context.Context, _ catalog.Query, report func(catalog.Snapshot, error)) {

@@ -1,0 +1,79 @@
+# `make help` lists the targets. Everything that is built lands in .bin, everything
+# that is needed is pinned: tools in internal/tools, Consul in deploy/consul.
+
+BIN      := $(CURDIR)/.bin
+PROGRAMS := meshlite catalog inventory storefront
+GO       ?= go
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo dev test test-short bench lint fmt generate check-generate breaking tools consul clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build meshlite and the sweet shop into .bin
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
+
+demo: build ## traffic doubles overnight: 20 s of load, a crash and a rolling restart
+	@$(BIN)/meshlite demo
+
+dev: build ## run a registry and the sweet shop until ctrl-C
+	@$(BIN)/meshlite dev
+
+test: consul ## run all tests with the race detector, a real Consul among them
+	$(GO) test -race -timeout 8m ./...
+
+test-short: ## run the tests that take seconds; a real Consul is used if there is one
+	$(GO) test -race -short -timeout 4m ./...
+
+bench: ## measure the hot paths beside those of grpc-go
+	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/...
+
+lint: tools ## gofmt, vet, staticcheck, buf lint
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt-clean, run \`make fmt\`:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(BIN)/staticcheck ./...
+	$(BIN)/buf lint
+
+fmt: ## format Go and proto files
+	gofmt -w $$(git ls-files '*.go' ':!*.pb.go')
+	$(BIN)/buf format -w
+
+generate: tools ## write the Go code of the contracts
+	$(BIN)/buf generate
+
+check-generate: generate breaking ## fail if generated code is not what is committed
+	@dirty=$$(git status --porcelain -- proto); \
+	if [ -n "$$dirty" ]; then echo "proto/ is not what is committed, run \`make generate\` and commit:"; echo "$$dirty"; git diff -- proto | head -50; exit 1; fi
+
+# On main itself, before the first commit and in a shallow clone there is nothing
+# to compare with but the commit before.
+breaking: tools ## fail if a contract breaks one on main
+	@base=$$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true); \
+	if [ "$$base" = "$$(git rev-parse HEAD)" ]; then base=$$(git rev-parse --verify --quiet HEAD~1 || true); fi; \
+	if [ -n "$$base" ] && git cat-file -e "$$base:buf.yaml" 2>/dev/null; then \
+		echo "$(BIN)/buf breaking --against $$base"; $(BIN)/buf breaking --against ".git#ref=$$base"; \
+	else echo "buf breaking: no earlier contracts to compare with"; fi
+
+tools: $(BIN)/.tools ## build buf, its plugins and staticcheck
+
+$(BIN)/.tools: internal/tools/go.mod internal/tools/go.sum
+	@mkdir -p $(BIN)
+	@echo "building buf and staticcheck: about two minutes the first time"
+	cd internal/tools && $(GO) build -o $(BIN)/ tool
+	@touch $@
+
+consul: $(BIN)/consul ## build a real Consul for tests and the demo
+
+# Only its own module builds Consul, because of the versions it replaces. It is
+# licensed under the BUSL: it is run, never linked.
+$(BIN)/consul: deploy/consul/go.mod deploy/consul/go.sum
+	@mkdir -p $(BIN)
+	@echo "building Consul: about five minutes the first time, seconds after that"
+	cd deploy/consul && $(GO) build -o $@ github.com/hashicorp/consul
+	@touch $@
+
+clean: ## remove what was built
+	rm -rf $(BIN)

@@ -1,0 +1,97 @@
+package admin
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// New makes the handler. Options without a value and a name given twice are errors.
+func New(opts ...Option) (http.Handler, error) {
+	c := &config{gatherer: prometheus.DefaultGatherer, health: func() error { return nil }}
+	for _, opt := range opts {
+		opt(c)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c.handler(), nil
+}
+
+// page is one line of the index.
+type page struct {
+	path, about string
+	handler     http.Handler
+}
+
+func (c *config) handler() http.Handler {
+	pages := []page{
+		{"/metrics", "metrics for Prometheus", promhttp.HandlerFor(c.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})},
+		{"/healthz", "200 when healthy, 503 with the reasons when not", http.HandlerFunc(c.healthz)},
+		{"/debug/meshlite", "what each part says of itself, as JSON", http.HandlerFunc(c.stats)},
+	}
+	if c.pprof {
+		pages = append(pages, page{"/debug/pprof/", "profiles: go tool pprof http://ADDRESS/debug/pprof/profile", profiles()})
+	}
+	mux := http.NewServeMux()
+	for _, p := range pages {
+		mux.Handle("GET "+p.path, p.handler)
+	}
+	mux.Handle("GET /{$}", index(pages))
+	return mux
+}
+
+func index(pages []page) http.Handler {
+	var text strings.Builder
+	for _, p := range pages {
+		text.WriteString(p.path + "\t" + p.about + "\n")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		plain(w, http.StatusOK, text.String())
+	})
+}
+
+func (c *config) healthz(w http.ResponseWriter, _ *http.Request) {
+	if err := c.health(); err != nil {
+		plain(w, http.StatusServiceUnavailable, err.Error()+"\n")
+		return
+	}
+	plain(w, http.StatusOK, "ok\n")
+}
+
+func (c *config) stats(w http.ResponseWriter, _ *http.Request) {
+	all := make(map[string]any, len(c.parts))
+	for _, p := range c.parts {
+		all[p.name] = p.stats()
+	}
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		plain(w, http.StatusInternalServerError, err.Error()+"\n")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(text, '\n')) // a client that is gone needs no answer
+}
+
+// profiles is what net/http/pprof registers on the default mux.
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func plain(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text) // a client that is gone needs no answer
+}

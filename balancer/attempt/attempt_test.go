@@ -1,0 +1,52 @@
+package attempt_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestAnAttemptKnowsThoseBefore(t *testing.T) {
+	first := attempt.New()
+	first.Pick(&attempt.Instance{Address: "a"})
+	second := first.Next()
+	if first.Latest() != second || second.Number() != 2 {
+		t.Errorf("latest is attempt %d, want the second", first.Latest().Number())
+	}
+	second.Pick(&attempt.Instance{Address: "b"})
+	third := second.Next()
+	for address, want := range map[string]bool{"a": true, "b": true, "c": false} {
+		if third.Tried(address) != want {
+			t.Errorf("the third attempt says of %s tried = %v, want %v", address, !want, want)
+		}
+	}
+	if second.Tried("b") || first.Tried("a") {
+		t.Error("an attempt counts itself among those before")
+	}
+	if third.Picked() != nil {
+		t.Error("an attempt without a pick tells one")
+	}
+}
+
+func TestContextWithoutARecord(t *testing.T) {
+	if r := attempt.FromContext(context.Background()); r != nil {
+		t.Errorf("record is %v, want none", r)
+	}
+}
+
+func Example() {
+	record := attempt.New()
+	ctx := attempt.NewContext(context.Background(), record)
+
+	// A picker does this.
+	attempt.FromContext(ctx).Pick(&attempt.Instance{ID: "catalog-1", Address: "10.0.0.1:80"})
+
+	fmt.Println(record.Latest().Picked().ID)
+	// Output: catalog-1
+}

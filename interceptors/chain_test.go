@@ -1,0 +1,279 @@
+package interceptors_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// concern writes its place into a trace around each call of the methods that
+// have a timeout, and counts how often it is asked.
+type concern struct {
+	place interceptors.Place
+	trace *[]string
+	asked atomic.Int32
+}
+
+func (c *concern) Place() interceptors.Place { return c.place }
+
+func (c *concern) active(meta *interceptors.CallMeta) bool {
+	c.asked.Add(1)
+	return meta.Policy.Timeout != nil
+}
+
+func (c *concern) note(text string) { *c.trace = append(*c.trace, c.place.String()+" "+text) }
+
+func (c *concern) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if !c.active(meta) {
+		return nil
+	}
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		c.note("in")
+		defer c.note("out")
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+}
+
+func (c *concern) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if !c.active(meta) {
+		return nil
+	}
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		c.note("in")
+		defer c.note("out")
+		return streamer(ctx, desc, cc, method, opts...)
+	}
+}
+
+func (c *concern) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if !c.active(meta) {
+		return nil
+	}
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		c.note("in")
+		defer c.note("out")
+		return handler(ctx, req)
+	}
+}
+
+func (c *concern) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	if !c.active(meta) {
+		return nil
+	}
+	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		c.note("in")
+		defer c.note("out")
+		return handler(srv, stream)
+	}
+}
+
+// idle is a concern that no method needs.
+type idle interceptors.Place
+
+func (i idle) Place() interceptors.Place { return interceptors.Place(i) }
+
+func (i idle) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor { return nil }
+
+func chainOf(t testing.TB, side interceptors.Side, policies *interceptors.Policies, concerns ...interceptors.Concern) *interceptors.Chained {
+	t.Helper()
+	chain, err := interceptors.Chain(side, policies, concerns...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain
+}
+
+var errAnswer = errors.New("answer")
+
+// each makes a call of method through each kind of interceptor of side.
+func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, method string, check func(kind string, err error)) {
+	t.Helper()
+	if side == interceptors.Client {
+		check("unary", chain.UnaryClient()(t.Context(), method, nil, nil, nil,
+			func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return errAnswer }))
+		_, err := chain.StreamClient()(t.Context(), &grpc.StreamDesc{}, nil, method,
+			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+				return nil, errAnswer
+			})
+		check("stream", err)
+		return
+	}
+	_, err := chain.UnaryServer()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: method},
+		func(context.Context, any) (any, error) { return nil, errAnswer })
+	check("unary", err)
+	check("stream", chain.StreamServer()(nil, nil, &grpc.StreamServerInfo{FullMethod: method},
+		func(any, grpc.ServerStream) error { return errAnswer }))
+}
+
+func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
+	for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
+		var trace []string
+		chain := chainOf(t, side, newPolicies(t, nil),
+			&concern{place: interceptors.Metrics, trace: &trace}, &concern{place: interceptors.Recovery, trace: &trace},
+			&concern{place: interceptors.Cache, trace: &trace})
+		each(t, side, chain, getSweet, func(kind string, err error) {
+			if err != errAnswer {
+				t.Errorf("%v %s: %v", side, kind, err)
+			}
+			want := []string{"metrics in", "recovery in", "cache in", "cache out", "recovery out", "metrics out"}
+			if !slices.Equal(trace, want) {
+				t.Errorf("%v %s: %v, want %v", side, kind, trace, want)
+			}
+			trace = nil
+		})
+	}
+}
+
+func TestWrongChainsAreRefused(t *testing.T) {
+	policies := newPolicies(t, nil)
+	at := func(places ...interceptors.Place) []interceptors.Concern {
+		var all []interceptors.Concern
+		for _, place := range places {
+			all = append(all, idle(place))
+		}
+		return all
+	}
+	tests := []struct {
+		side     interceptors.Side
+		policies *interceptors.Policies
+		concerns []interceptors.Concern
+		want     string // "" is accepted
+	}{
+		{interceptors.Client, policies, at(interceptors.Metrics, interceptors.Tracing, interceptors.Logging, interceptors.Recovery, interceptors.Own,
+			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit, interceptors.Breaker), ""},
+		{interceptors.Server, policies, at(interceptors.Metrics, interceptors.Tracing, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
+			interceptors.RateLimit, interceptors.Deadline, interceptors.Own, interceptors.Cache, interceptors.Concurrency), ""},
+		{interceptors.Client, policies, nil, ""},
+		{interceptors.Client, nil, nil, "needs policies"},
+		{interceptors.Client, policies, at(interceptors.Cache, interceptors.Metrics), "metrics is given after cache"},
+		{interceptors.Client, policies, at(interceptors.RateLimit, interceptors.Retry), "retry is given after ratelimit"},
+		// C3: authorization runs before a server-side hit.
+		{interceptors.Server, policies, at(interceptors.Cache, interceptors.Authorization), "authorization is given after cache"},
+		{interceptors.Server, policies, at(interceptors.Cache, interceptors.Cache), "cache is given twice"},
+		{interceptors.Server, policies, at(interceptors.Retry), "retry has no part on the server side"},
+		{interceptors.Client, policies, at(interceptors.Authorization), "authorization has no part on the client side"},
+		{interceptors.Client, policies, at(interceptors.Place(99)), "place 99"},
+		{interceptors.Client, policies, []interceptors.Concern{nil}, "concern 0 is nil"},
+	}
+	for _, tt := range tests {
+		_, err := interceptors.Chain(tt.side, tt.policies, tt.concerns...)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v %v: %v, want %q", tt.side, tt.concerns, err, tt.want)
+		}
+	}
+}
+
+func TestConcernIsAskedOncePerMethodAndPolicy(t *testing.T) {
+	for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
+		var trace []string
+		c := &concern{place: interceptors.Metrics, trace: &trace}
+		policies := newPolicies(t, nil)
+		chain := chainOf(t, side, policies, c)
+		asks := func(want int32, runs int, method string) {
+			t.Helper()
+			c.asked.Store(0)
+			trace = nil
+			each(t, side, chain, method, func(string, error) {})
+			if c.asked.Load() != want || len(trace) != runs {
+				t.Errorf("%v %s: asked %d times, trace %v: want %d times, %d lines", side, method, c.asked.Load(), trace, want, runs)
+			}
+		}
+		asks(2, 4, getSweet) // once for unary calls, once for streams
+		asks(0, 4, getSweet)
+		asks(2, 0, "/unknown.Service/Method") // idle there
+		asks(0, 0, "/unknown.Service/Method")
+		if err := policies.SetOperator(forAll(&policyv1.MethodPolicy{Timeout: ptr("1s")})); err != nil {
+			t.Fatal(err)
+		}
+		asks(2, 4, "/unknown.Service/Method") // no longer
+		asks(0, 4, "/unknown.Service/Method")
+		if err := policies.SetOperator(forAll(&policyv1.MethodPolicy{Timeout: ptr("x")})); err == nil {
+			t.Fatal("accepted")
+		}
+		asks(0, 4, "/unknown.Service/Method")
+	}
+}
+
+// Whoever makes up method names fills no memory.
+func TestMethodsBeyondTheCapAreNotKept(t *testing.T) {
+	var trace []string
+	c := &concern{place: interceptors.Metrics, trace: &trace}
+	chain := chainOf(t, interceptors.Server, newPolicies(t, nil), c)
+	call := func(name string) int32 {
+		c.asked.Store(0)
+		_, _ = chain.UnaryServer()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: name},
+			func(context.Context, any) (any, error) { return nil, nil })
+		return c.asked.Load()
+	}
+	call(getSweet)
+	for i := range 4096 {
+		call(fmt.Sprintf("/made.Up/Method%d", i))
+	}
+	if call("/made.Up/Beyond") == 0 || call("/made.Up/Beyond") == 0 {
+		t.Error("a method beyond the cap is kept")
+	}
+	if call(getSweet) != 0 {
+		t.Error("a method within the cap is not kept")
+	}
+}
+
+func TestChainIsUsedWhileThePolicyChanges(t *testing.T) {
+	policies := newPolicies(t, nil)
+	chain := chainOf(t, interceptors.Client, policies, interceptors.Interceptors{UnaryClientInterceptor: pass})
+	client := chain.UnaryClient()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for n := range 200 {
+				if i == 0 && n%10 == 0 {
+					_ = policies.SetOperator(forAll(&policyv1.MethodPolicy{Timeout: ptr("1s")}))
+				}
+				_ = client(t.Context(), fmt.Sprintf("/made.Up/Method%d", n%20), nil, nil, nil, answer)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestUsersOwnInterceptorsHaveTheirPlace(t *testing.T) {
+	ran := 0
+	own := interceptors.Interceptors{
+		UnaryServerInterceptor: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			ran++
+			return handler(ctx, req)
+		},
+		StreamClientInterceptor: func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			ran++
+			return streamer(ctx, desc, cc, method, opts...)
+		},
+	}
+	for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
+		ran = 0
+		each(t, side, chainOf(t, side, newPolicies(t, nil), own), getSweet, func(kind string, err error) {
+			if err != errAnswer {
+				t.Errorf("%v %s: %v", side, kind, err)
+			}
+		})
+		if ran != 1 {
+			t.Errorf("%v: ran %d times, want 1", side, ran)
+		}
+	}
+}
+
+func pass(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoker(ctx, method, req, reply, cc, opts...)
+}
+
+func answer(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	return nil
+}

@@ -1,0 +1,76 @@
+package deadline
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// Deadline is the concern. It is safe for concurrent use.
+type Deadline struct {
+	observer Observer
+}
+
+// Observer is told of each call that failed when the timeout of its policy was
+// over, and not the deadline of its caller. It must be fast.
+type Observer func(*interceptors.CallMeta)
+
+// Option changes what [New] makes.
+type Option func(*Deadline)
+
+// WithObserver sets who is told of calls that took too long, such as a counter.
+func WithObserver(observer Observer) Option {
+	return func(d *Deadline) { d.observer = observer }
+}
+
+// New makes the concern. A nil observer is an error.
+func New(opts ...Option) (*Deadline, error) {
+	d := &Deadline{observer: func(*interceptors.CallMeta) {}}
+	for _, opt := range opts {
+		opt(d)
+	}
+	if d.observer == nil {
+		return nil, errors.New("deadline: WithObserver(nil): leave the option out for no observer")
+	}
+	return d, nil
+}
+
+// Place is [interceptors.Deadline].
+func (d *Deadline) Place() interceptors.Place { return interceptors.Deadline }
+
+// timeoutOf is the one that this side sets for a method, or 0. Policies have
+// checked the text.
+func timeoutOf(meta *interceptors.CallMeta) time.Duration {
+	if !meta.Side.On(meta.Policy.GetTimeoutSide(), interceptors.Client) {
+		return 0
+	}
+	timeout, _ := interceptors.ParseDuration(meta.Policy.GetTimeout())
+	return timeout
+}
+
+// sooner reports whether ctx ends within timeout anyway, so that it needs no
+// timer of its own.
+func sooner(ctx context.Context, timeout time.Duration) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) <= timeout
+}
+
+// ended gives a call that failed when its time was up a status: an error without
+// one, such as that of a database driver, is DEADLINE_EXCEEDED.
+func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err error) error {
+	if err == nil || !expired(ctx) {
+		return err
+	}
+	d.observer(meta)
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.DeadlineExceeded, err.Error())
+}
+
+func expired(ctx context.Context) bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }

@@ -1,0 +1,213 @@
+package metrics_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors/recovery"
+)
+
+// M2: started = handled + in flight after panic, cancel, abandoned stream,
+// double EOF.
+func TestStartedIsHandledPlusInFlight(t *testing.T) {
+	waits := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	tests := []struct {
+		name    string
+		service service
+		call    func(*testing.T, *world)
+		client  string // code of the client
+		server  string
+	}{
+		{"answer", service{}, unaryCall, "OK", "OK"},
+		{"failure", service{unary: func(context.Context) error { return status.Error(codes.NotFound, "no") }}, unaryCall, "NotFound", "NotFound"},
+		{"error without status", service{unary: func(context.Context) error { return errors.New("no") }}, unaryCall, "Unknown", "Unknown"},
+		{"code that gRPC does not know", service{unary: func(context.Context) error { return status.Error(99, "no") }}, unaryCall, "Unknown", "Unknown"},
+		{"panic", service{unary: func(context.Context) error { panic("no") }}, unaryCall, "Internal", "Internal"},
+		{"cancel", service{unary: waits}, cancelledCall, "Canceled", "Canceled"},
+		{"server stream", service{}, readStream, "OK", "OK"},
+		{"double EOF", service{}, readStreamPastEnd, "OK", "OK"},
+		{"panic in a stream", service{serverStream: func(grpc.ServerStreamingServer[testgrpc.StreamingOutputCallResponse]) error { panic("no") }}, readStream, "Internal", "Internal"},
+		{"client stream", service{}, sendStream, "OK", "OK"},
+		{"abandoned stream, cancelled", service{}, cancelledStream, "Canceled", "OK"},
+		{"abandoned stream, channel closed", service{}, abandonedStream, "Canceled", "OK"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			recovered, err := recovery.New(recovery.WithLogger(slog.New(slog.DiscardHandler)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, &tt.service, recovered)
+			tt.call(t, w)
+			w.settle()
+			for side, code := range map[string]string{"client": tt.client, "server": tt.server} {
+				prefix := "grpc_" + side
+				started, inFlight := sum(t, w.registry, prefix+"_started_total"), sum(t, w.registry, prefix+"_in_flight")
+				handled := sum(t, w.registry, prefix+"_handled_total", "grpc_code", code)
+				if started != 1 || inFlight != 0 || handled != 1 {
+					t.Errorf("%s: started %v, in flight %v, handled with %s %v: want 1, 0, 1", side, started, inFlight, code, handled)
+				}
+				if all := sum(t, w.registry, prefix+"_handled_total"); all != 1 {
+					t.Errorf("%s: handled %v, want 1", side, all)
+				}
+				if timed := sum(t, w.registry, prefix+"_handling_seconds"); timed != 1 {
+					t.Errorf("%s: timed %v, want 1", side, timed)
+				}
+			}
+		})
+	}
+}
+
+func TestStreamUnderWayIsInFlight(t *testing.T) {
+	w := newWorld(t, &service{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := w.client.FullDuplexCall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, stream)
+	for _, side := range []string{"client", "server"} {
+		if got := sum(t, w.registry, "grpc_"+side+"_in_flight", "grpc_type", "bidi_stream"); got != 1 {
+			t.Errorf("%s in flight: %v, want 1", side, got)
+		}
+	}
+}
+
+func TestMessagesAreCounted(t *testing.T) {
+	tests := []struct {
+		name               string
+		call               func(*testing.T, *world)
+		kind               string
+		toServer, toClient float64
+	}{
+		{"unary", unaryCall, "unary", 1, 1},
+		{"server stream", readStream, "server_stream", 1, 3},
+		{"client stream", sendStream, "client_stream", 2, 1},
+		{"bidirectional stream", abandonedStream, "bidi_stream", 1, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, &service{})
+			tt.call(t, w)
+			w.settle()
+			for name, want := range map[string]float64{
+				"grpc_client_msg_sent_total": tt.toServer, "grpc_server_msg_received_total": tt.toServer,
+				"grpc_server_msg_sent_total": tt.toClient, "grpc_client_msg_received_total": tt.toClient,
+			} {
+				if got := sum(t, w.registry, name, "grpc_type", tt.kind); got != want {
+					t.Errorf("%s: %v, want %v", name, got, want)
+				}
+			}
+		})
+	}
+}
+
+// M1, as far as methods go: what a peer makes up reaches the metrics through
+// UnknownServiceHandler.
+func TestMadeUpMethodsOfAPeerAreCountedAsOther(t *testing.T) {
+	w := newWorld(t, &service{})
+	for i := range 300 {
+		_ = w.conn.Invoke(t.Context(), fmt.Sprintf("/made.Up%d/Method", i), &testgrpc.SimpleRequest{}, &testgrpc.SimpleResponse{})
+	}
+	w.settle()
+	all, other := sum(t, w.registry, "grpc_server_handled_total"), sum(t, w.registry, "grpc_server_handled_total", "grpc_method", "other")
+	if all != 300 || other != 300-256 {
+		t.Errorf("handled %v, as other %v: want 300, 44", all, other)
+	}
+}
+
+func unaryCall(t *testing.T, w *world) {
+	_, _ = w.client.UnaryCall(t.Context(), &testgrpc.SimpleRequest{})
+}
+
+func cancelledCall(t *testing.T, w *world) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = w.client.UnaryCall(ctx, &testgrpc.SimpleRequest{})
+	}()
+	for sum(t, w.registry, "grpc_server_in_flight") == 0 {
+	}
+	cancel()
+	<-done
+}
+
+func readStream(t *testing.T, w *world) {
+	stream, err := w.client.StreamingOutputCall(t.Context(), &testgrpc.StreamingOutputCallRequest{})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+}
+
+func readStreamPastEnd(t *testing.T, w *world) {
+	stream, err := w.client.StreamingOutputCall(t.Context(), &testgrpc.StreamingOutputCallRequest{})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	for range 3 {
+		if _, err := stream.Recv(); err != io.EOF {
+			t.Fatalf("after the end: %v, want EOF", err)
+		}
+	}
+}
+
+func sendStream(t *testing.T, w *world) {
+	stream, err := w.client.StreamingInputCall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := stream.Send(&testgrpc.StreamingInputCallRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := stream.CloseAndRecv(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func cancelledStream(t *testing.T, w *world) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := w.client.FullDuplexCall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, stream)
+	cancel()
+	for sum(t, w.registry, "grpc_client_in_flight") != 0 {
+	}
+}
+
+// abandonedStream leaves the stream to the end of the channel.
+func abandonedStream(t *testing.T, w *world) {
+	stream, err := w.client.FullDuplexCall(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, stream)
+	_ = w.conn.Close()
+	for sum(t, w.registry, "grpc_client_in_flight") != 0 {
+	}
+}
+
+func echo(t *testing.T, stream grpc.BidiStreamingClient[testgrpc.StreamingOutputCallRequest, testgrpc.StreamingOutputCallResponse]) {
+	t.Helper()
+	if err := stream.Send(&testgrpc.StreamingOutputCallRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,22 @@
+// Package retry tries a unary call again after a failure that may pass: by the
+// retry rule of the policy, within a budget, and only methods that may run twice.
+//
+//	retrying, err := retry.New()
+//	chain, err := interceptors.Chain(interceptors.Client, policies, retrying)
+//
+// The wait before an attempt is random between 0 and twice the backoff, which
+// grows from 25ms by a factor of 2; no wait is longer than 1s ("full jitter", M.
+// Brooker, Exponential Backoff and Jitter, 2015). A server may say how long to
+// wait instead, or that there is no point in waiting: grpc-retry-pushback-ms
+// (gRFC A6) and google.rpc.RetryInfo are obeyed, and RESOURCE_EXHAUSTED without
+// one of them is final. No attempt is made that the deadline would not outlive.
+//
+// The budget holds for all calls of a method on a channel together: over time no
+// more than 0.2 retries for each call, so that a service that is down is asked
+// 1.2 times as often as usual and not max_attempts times.
+//
+// The retries of grpc-go know neither a timeout of the attempt nor RetryInfo,
+// and those of go-grpc-middleware know no budget, no pushback and no policy; a
+// picker could not tell for either what was tried before. Streams are not retried
+// here.
+package retry

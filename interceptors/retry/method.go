@@ -1,0 +1,123 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// attemptsKey tells the server how many attempts came before (gRFC A6).
+const attemptsKey = "grpc-previous-rpc-attempts"
+
+// method retries the calls of one method.
+type method struct {
+	meta    *interceptors.CallMeta
+	rule    rule
+	budget  *budget
+	observe Observer
+}
+
+// outcome is how an attempt ended.
+type outcome struct {
+	err      error
+	trailer  metadata.MD
+	timedOut bool // by the timeout of the attempt, not of the call
+}
+
+// call makes attempts until the verdict on one is not to make another, and gives
+// the error of the last.
+func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	m.budget.earn()
+	options := newOptions(opts)
+	record := attempt.FromContext(ctx)
+	if record == nil {
+		record = attempt.New()
+	}
+	for {
+		result := m.attempt(ctx, record, func(ctx context.Context, trailer grpc.CallOption) error {
+			return invoker(ctx, name, req, reply, cc, options.with(trailer)...)
+		})
+		verdict, wait := m.judge(ctx, record.Number(), result)
+		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
+		if verdict != Again || !sleep(ctx, wait) {
+			options.finish(result.err)
+			return result.err
+		}
+		record = record.Next()
+		options.reset(reply)
+	}
+}
+
+func (m *method) attempt(ctx context.Context, record *attempt.Record, invoke func(context.Context, grpc.CallOption) error) (result outcome) {
+	call := ctx
+	ctx = attempt.NewContext(ctx, record)
+	if before := record.Number() - 1; before > 0 {
+		ctx = metadata.AppendToOutgoingContext(ctx, attemptsKey, strconv.Itoa(before))
+	}
+	if m.rule.attemptTimeout > 0 {
+		timed, cancel := context.WithTimeout(ctx, m.rule.attemptTimeout)
+		defer cancel()
+		ctx = timed
+	}
+	result.err = invoke(ctx, grpc.Trailer(&result.trailer))
+	result.timedOut = errors.Is(ctx.Err(), context.DeadlineExceeded) && call.Err() == nil &&
+		status.Code(result.err) == codes.DeadlineExceeded
+	return result
+}
+
+// judge says what follows an attempt. It spends from the budget last, when all
+// else speaks for another.
+func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict, time.Duration) {
+	if result.err == nil {
+		return Answered, 0
+	}
+	s := status.Convert(result.err)
+	if !m.rule.codes[s.Code()] && !result.timedOut {
+		return Final, 0
+	}
+	if number >= m.rule.attempts {
+		return Exhausted, 0
+	}
+	advice := adviceOf(s, result.trailer)
+	if advice.never || s.Code() == codes.ResourceExhausted && !advice.given {
+		return Refused, 0
+	}
+	wait := m.rule.wait(number)
+	if advice.given {
+		wait = advice.wait
+	}
+	if ctx.Err() != nil || !outlives(ctx, wait) {
+		return Late, 0
+	}
+	if !m.budget.spend() {
+		return Overspent, 0
+	}
+	return Again, wait
+}
+
+// outlives reports whether ctx lasts longer than wait.
+func outlives(ctx context.Context, wait time.Duration) bool {
+	deadline, ok := ctx.Deadline()
+	return !ok || time.Until(deadline) > wait
+}
+
+// sleep reports whether ctx lasted.
+func sleep(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,310 @@
+// Package house holds the tests that keep the house in order: which room may
+// import which, what every package must have, and how long a file may be.
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/meshlite-go/meshlite"
+
+// rooms says which other rooms of the module each may import, outside of tests. A
+// name with /... stands for all below it. What is not listed may import nothing
+// of the module.
+var rooms = map[string][]string{
+	"proto/...":             {"proto/..."},
+	"balancer/attempt":      {},
+	"resolver/catalog":      {},
+	"balancer":              {"resolver/catalog", "balancer/attempt"},
+	"balancer/roundrobin":   {"balancer", "balancer/attempt"},
+	"balancer/leastrequest": {"balancer", "balancer/attempt"},
+	"resolver/consul":       {"resolver/catalog"},
+	"resolver":              {"resolver/catalog", "balancer"},
+	"resolver/consultest":   {},
+	"interceptors":          {"proto/...", "balancer/attempt"},
+	"interceptors/...":      {"interceptors", "balancer/attempt", "proto/..."},
+	"admin":                 {},
+	"":                      {"admin", "balancer", "balancer/...", "interceptors", "interceptors/...", "proto/...", "resolver", "resolver/catalog", "resolver/consul"},
+	"services/...":          {"", "proto/..."},
+	"cmd/...":               {"..."},
+	"internal/...":          {"..."},
+}
+
+// homes says which rooms may import a third party, outside of tests. What is not
+// listed may be imported anywhere.
+var homes = map[string][]string{
+	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
+	"github.com/maypok86/otter/v2":                    {"interceptors/cache"},
+	"github.com/prometheus/client_golang":             {"interceptors/metrics", "admin", ""},
+	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
+	"google.golang.org/grpc/balancer":                 {"balancer", "balancer/...", "internal/..."},
+	"google.golang.org/grpc/experimental":             {"balancer", "internal/..."},
+	"google.golang.org/grpc/xds":                      {},
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2": {"interceptors/..."},
+}
+
+type pkg struct {
+	ImportPath, Dir, Name string
+	Imports               []string
+	GoFiles, TestGoFiles  []string
+	XTestGoFiles          []string
+	Deps                  []string
+}
+
+// room is the package's path below the module.
+func (p pkg) room() string { return roomOf(p.ImportPath) }
+
+func roomOf(path string) string { return strings.TrimPrefix(strings.TrimPrefix(path, module), "/") }
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps=false", "-json=ImportPath,Dir,Name,Imports,GoFiles,TestGoFiles,XTestGoFiles,Deps", module+"/...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		switch err := d.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func matches(pattern, room string) bool {
+	prefix, all := strings.CutSuffix(pattern, "...")
+	return pattern == room || all && strings.HasPrefix(room, prefix)
+}
+
+// allowed finds the row of room: its own, else the longest pattern.
+func allowed(room string) (imports []string, found bool) {
+	best := -1
+	for pattern, row := range rooms {
+		if pattern == room {
+			return row, true
+		}
+		if matches(pattern, room) && len(pattern) > best {
+			imports, found, best = row, true, len(pattern)
+		}
+	}
+	return imports, found
+}
+
+func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
+	for _, p := range packages(t) {
+		row, found := allowed(p.room())
+		if !found {
+			t.Errorf("%s has no row in the table of rooms", p.room())
+		}
+		for _, i := range p.Imports {
+			if i != module && !strings.HasPrefix(i, module+"/") {
+				continue
+			}
+			if !slices.ContainsFunc(row, func(pattern string) bool { return matches(pattern, roomOf(i)) }) {
+				t.Errorf("room %q imports %q, which it may not", p.room(), roomOf(i))
+			}
+		}
+	}
+}
+
+func TestEachThirdPartyHasItsHome(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, i := range p.Imports {
+			for party, at := range homes {
+				if i != party && !strings.HasPrefix(i, party+"/") {
+					continue
+				}
+				if !slices.ContainsFunc(at, func(pattern string) bool { return matches(pattern, p.room()) }) {
+					t.Errorf("room %q imports %s, whose home is %v", p.room(), i, at)
+				}
+			}
+		}
+	}
+}
+
+// A user who imports one part compiles nothing of the others.
+func TestPartsDoNotDragOthersIn(t *testing.T) {
+	foreign := map[string][]string{
+		"interceptors/ratelimit": {"consul/api", "otter", "client_golang"},
+		"interceptors/cache":     {"consul/api", "client_golang"},
+		"interceptors/retry":     {"consul/api", "client_golang", "otter"},
+		"resolver":               {"consul/api", "client_golang", "otter"},
+		"resolver/consul":        {"client_golang", "otter"},
+		"balancer/leastrequest":  {"consul/api", "client_golang", "otter", "grpc/xds"},
+		"":                       {"redis", "opentelemetry.io/otel/sdk", "grpc/xds", "spf13/cobra", "resolver/consultest"},
+	}
+	for _, p := range packages(t) {
+		for _, party := range foreign[p.room()] {
+			if i := slices.IndexFunc(p.Deps, func(dep string) bool { return strings.Contains(dep, party) }); i >= 0 {
+				t.Errorf("room %q compiles %s", p.room(), p.Deps[i])
+			}
+		}
+	}
+}
+
+// public reports whether users import the package.
+func public(p pkg) bool {
+	return p.Name != "main" && !strings.HasPrefix(p.room(), "internal/") && !strings.HasPrefix(p.room(), "proto/")
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.room(), "proto/") {
+			continue
+		}
+		files := p.GoFiles
+		if len(files) == 0 {
+			files = slices.Concat(p.TestGoFiles, p.XTestGoFiles)
+		}
+		if !slices.ContainsFunc(files, func(name string) bool {
+			file := parse(t, filepath.Join(p.Dir, name), parser.PackageClauseOnly|parser.ParseComments)
+			return file.Doc != nil && len(file.Doc.Text()) > 80
+		}) {
+			t.Errorf("room %q has no package comment of more than 80 letters", p.room())
+		}
+	}
+}
+
+func TestEveryPublicPackageHasAnExample(t *testing.T) {
+	for _, p := range packages(t) {
+		if !public(p) {
+			continue
+		}
+		if !slices.ContainsFunc(slices.Concat(p.TestGoFiles, p.XTestGoFiles), func(name string) bool {
+			return slices.ContainsFunc(parse(t, filepath.Join(p.Dir, name), 0).Decls, isExample)
+		}) {
+			t.Errorf("room %q has no Example", p.room())
+		}
+	}
+}
+
+func isExample(d ast.Decl) bool {
+	f, ok := d.(*ast.FuncDecl)
+	return ok && strings.HasPrefix(f.Name.Name, "Example")
+}
+
+func TestEveryExportIsDocumented(t *testing.T) {
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.room(), "proto/") {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			for _, d := range parse(t, filepath.Join(p.Dir, name), parser.ParseComments).Decls {
+				for _, undocumented := range undocumented(d) {
+					t.Errorf("%s/%s: %s has no comment", p.room(), name, undocumented)
+				}
+			}
+		}
+	}
+}
+
+func undocumented(d ast.Decl) []string {
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Doc == nil && d.Name.IsExported() && (d.Recv == nil || exportedReceiver(d.Recv)) {
+			return []string{d.Name.Name}
+		}
+	case *ast.GenDecl:
+		if d.Doc != nil || d.Tok == token.IMPORT {
+			return nil
+		}
+		var names []string
+		for _, spec := range d.Specs {
+			switch s := spec.(type) {
+			case *ast.TypeSpec:
+				if s.Doc == nil && s.Name.IsExported() {
+					names = append(names, s.Name.Name)
+				}
+			case *ast.ValueSpec:
+				if s.Doc == nil && s.Comment == nil && s.Names[0].IsExported() {
+					names = append(names, s.Names[0].Name)
+				}
+			}
+		}
+		return names
+	}
+	return nil
+}
+
+func exportedReceiver(recv *ast.FieldList) bool {
+	kind := recv.List[0].Type
+	for {
+		switch k := kind.(type) {
+		case *ast.StarExpr:
+			kind = k.X
+		case *ast.IndexExpr:
+			kind = k.X
+		case *ast.Ident:
+			return k.IsExported()
+		default:
+			return false
+		}
+	}
+}
+
+func TestNoFileMakesYouScrollForItsPoint(t *testing.T) {
+	const most = 400
+	for _, p := range packages(t) {
+		for _, name := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := bytes.Count(text, []byte("\n")); n > most && !strings.HasSuffix(name, ".pb.go") {
+				t.Errorf("%s/%s has %d lines, want at most %d", p.room(), name, n, most)
+			}
+		}
+	}
+}
+
+// A goroutine that nobody ends shows where the tests of its package end.
+func TestEveryPackageWithTestsLooksForLeaks(t *testing.T) {
+	for _, p := range packages(t) {
+		tests := slices.Concat(p.TestGoFiles, p.XTestGoFiles)
+		if len(tests) == 0 || strings.HasPrefix(p.room(), "internal/house") {
+			continue
+		}
+		if !slices.ContainsFunc(tests, func(name string) bool {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			return err == nil && bytes.Contains(text, []byte("goleak."))
+		}) {
+			t.Errorf("room %q has tests and no leak check", p.room())
+		}
+	}
+}
+
+// A reader looks for these first.
+func TestFilesBesideTheCode(t *testing.T) {
+	for _, name := range []string{"README.md", "TESTING.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "buf.yaml", "buf.gen.yaml", ".ci/run", "deploy/consul/go.mod"} {
+		if _, err := os.Stat(filepath.Join("..", "..", name)); err != nil {
+			t.Errorf("missing at the top: %v", err)
+		}
+	}
+}
+
+func parse(t *testing.T, path string, mode parser.Mode) *ast.File {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, mode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
