@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/experimental/balancer/weight"
 	"google.golang.org/grpc/experimental/stats"
 	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
 )
 
 // Channel is gRPC's side of a policy.
@@ -101,9 +102,12 @@ func Address(i int) string { return fmt.Sprintf("10.0.%d.%d:80", i/250, i%250) }
 // config as JSON.
 func (c *Channel) Update(config string, weights ...uint32) error {
 	c.t.Helper()
-	parsed, err := balancer.Get(c.name).(balancer.ConfigParser).ParseConfig(json.RawMessage(config))
-	if err != nil {
-		return err
+	var parsed serviceconfig.LoadBalancingConfig
+	if parser, ok := balancer.Get(c.name).(balancer.ConfigParser); ok {
+		var err error
+		if parsed, err = parser.ParseConfig(json.RawMessage(config)); err != nil {
+			return err
+		}
 	}
 	var state resolver.State
 	for i, w := range weights {
