@@ -35,6 +35,7 @@ func Example() {
 	}
 	catalogv1.RegisterCatalogServiceServer(server, sweets{})
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	ended := make(chan error)
 	go func() { ended <- server.Run(ctx) }()
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -60,6 +61,7 @@ type clientConfig struct {
 type serverConfig struct {
 	config
 	listen, advertised, check, metrics string
+	port                               string
 	names                              []string
 	tags                               []string
 	metadata                           map[string]string
@@ -149,8 +151,14 @@ func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }
 
-// WithListenAddress is where calls are accepted, "host:port". Default: a free
-// port of the advertised host.
+// WithPort is the port of the advertised host where calls are accepted: a number,
+// or "" for a free one, so that os.Getenv("PORT") can be given as it is.
+func WithPort(port string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.port = port })
+}
+
+// WithListenAddress is where calls are accepted, "host:port"; ":8080" is every
+// address of the machine. Default: the advertised host and the port of WithPort.
 func WithListenAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.listen = address })
 }
@@ -261,6 +269,12 @@ func (c *serverConfig) finish() error {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return optionError(name, address, "write host:port")
 		}
+	}
+	if _, err := strconv.ParseUint(c.port, 10, 16); c.port != "" && err != nil {
+		return optionError("WithPort", c.port, "write 0 to 65535, or nothing for a free port")
+	}
+	if c.port != "" && c.listen != "" {
+		return optionError("WithPort", c.port, "WithListenAddress tells the port too: leave one of them out")
 	}
 	if c.weight == 0 {
 		return optionError("WithWeight", "0", "write at least 1; an instance that should get no calls is not registered")

@@ -1,11 +1,13 @@
 package meshlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -67,7 +69,8 @@ func (r *run) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.listener, err = listen("WithListenAddress", r.config.listen, net.JoinHostPort(host, "0")); err != nil {
+	preset := net.JoinHostPort(host, cmp.Or(r.config.port, "0"))
+	if r.listener, err = listen("WithListenAddress", r.config.listen, preset); err != nil {
 		return err
 	}
 	if err := r.serveMetrics(); err != nil {
@@ -175,7 +178,7 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		metadata[key] = value
 	}
 	if r.admin != nil {
-		metadata["metrics_address"] = r.admin.Addr().String()
+		metadata["metrics_address"] = reachable(r.admin.Addr(), address)
 	}
 	registration := catalog.Registration{
 		Instance: catalog.Instance{
@@ -203,6 +206,17 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metadata["metrics_address"])
 	}
 	return err
+}
+
+// reachable is where a listener is reached: at the host that is advertised when it
+// listens on all of them.
+func reachable(listener net.Addr, advertised string) string {
+	tcp, ok := listener.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return listener.String()
+	}
+	host, _, _ := net.SplitHostPort(advertised)
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
 
 // hyphenate keeps what Consul's ids and DNS have in common.
@@ -270,9 +284,7 @@ func (r *run) deregister(ctx context.Context) {
 
 // listen opens an address that an option has named, or the preset one.
 func listen(option, address, preset string) (net.Listener, error) {
-	if address == "" {
-		address = preset
-	}
+	address = cmp.Or(address, preset)
 	listener, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

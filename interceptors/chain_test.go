@@ -219,8 +219,10 @@ func TestMethodsBeyondTheCapAreNotKept(t *testing.T) {
 	for i := range 4096 {
 		call(fmt.Sprintf("/made.Up/Method%d", i))
 	}
-	if call("/made.Up/Beyond") == 0 || call("/made.Up/Beyond") == 0 {
-		t.Error("a method beyond the cap is kept")
+	for range 2 {
+		if call("/made.Up/Beyond") == 0 {
+			t.Error("a method beyond the cap is kept")
+		}
 	}
 	if call(getSweet) != 0 {
 		t.Error("a method within the cap is not kept")

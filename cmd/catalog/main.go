@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -18,32 +17,28 @@ import (
 )
 
 func main() {
-	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
-	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
-	flag.Parse()
-	listen, err := listenAddress(os.Getenv("PORT"))
-	if err == nil && flag.NArg() > 0 {
-		err = fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
-	}
-	if err != nil {
-		fail(2, err)
-	}
-	options := []meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithListenAddress(listen), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
-	}
-	if *reflection {
-		options = append(options, meshlite.WithReflection())
-	}
-	if err := run(options); err != nil {
-		fail(1, err)
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "catalog:", err)
+		os.Exit(1)
 	}
 }
 
 // run serves until SIGTERM.
-func run(options []meshlite.ServerOption) error {
+func run() error {
+	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
+	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
+	flag.Parse()
+
 	sweets, err := catalog.New()
 	if err != nil {
 		return err
+	}
+
+	options := []meshlite.ServerOption{
+		meshlite.WithPlaintext(), meshlite.WithPort(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
+	}
+	if *reflection {
+		options = append(options, meshlite.WithReflection())
 	}
 	server, err := meshlite.NewServer("catalog", options...)
 	if err != nil {
@@ -51,20 +46,4 @@ func run(options []meshlite.ServerOption) error {
 	}
 	catalogv1.RegisterCatalogServiceServer(server, sweets)
 	return server.Run(context.Background())
-}
-
-// listenAddress is the port on loopback, or nothing for a free one.
-func listenAddress(port string) (string, error) {
-	if port == "" {
-		return "", nil
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "", fmt.Errorf("PORT is %q: want 0 to 65535, or nothing for a free port", port)
-	}
-	return "127.0.0.1:" + port, nil
-}
-
-func fail(code int, err error) {
-	fmt.Fprintln(os.Stderr, "catalog:", err)
-	os.Exit(code)
 }

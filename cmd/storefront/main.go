@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -21,63 +20,42 @@ import (
 )
 
 func main() {
-	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
-	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
-	catalog := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
-	inventory := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
-	flag.Parse()
-	listen, err := listenAddress(os.Getenv("PORT"))
-	if err == nil && flag.NArg() > 0 {
-		err = fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
-	}
-	if err != nil {
-		fail(2, err)
-	}
-	options := []meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithListenAddress(listen), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
-	}
-	if *reflection {
-		options = append(options, meshlite.WithReflection())
-	}
-	if err := run(*catalog, *inventory, options); err != nil {
-		fail(1, err)
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "storefront:", err)
+		os.Exit(1)
 	}
 }
 
 // run serves until SIGTERM.
-func run(catalogTarget, inventoryTarget string, options []meshlite.ServerOption) error {
-	catalog, err := meshlite.NewClient(catalogTarget, meshlite.WithPlaintext())
+func run() error {
+	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
+	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
+	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
+	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
+	flag.Parse()
+
+	catalog, err := meshlite.NewClient(*catalogTarget, meshlite.WithPlaintext())
 	if err != nil {
 		return err
 	}
 	defer catalog.Close()
-	inventory, err := meshlite.NewClient(inventoryTarget, meshlite.WithPlaintext())
+	inventory, err := meshlite.NewClient(*inventoryTarget, meshlite.WithPlaintext())
 	if err != nil {
 		return err
 	}
 	defer inventory.Close()
+	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
+	options := []meshlite.ServerOption{
+		meshlite.WithPlaintext(), meshlite.WithPort(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
+	}
+	if *reflection {
+		options = append(options, meshlite.WithReflection())
+	}
 	server, err := meshlite.NewServer("storefront", options...)
 	if err != nil {
 		return err
 	}
-	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 	storefrontv1.RegisterStorefrontServiceServer(server, shop)
 	return server.Run(context.Background())
-}
-
-// listenAddress is the port on loopback, or nothing for a free one.
-func listenAddress(port string) (string, error) {
-	if port == "" {
-		return "", nil
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "", fmt.Errorf("PORT is %q: want 0 to 65535, or nothing for a free port", port)
-	}
-	return "127.0.0.1:" + port, nil
-}
-
-func fail(code int, err error) {
-	fmt.Fprintln(os.Stderr, "storefront:", err)
-	os.Exit(code)
 }

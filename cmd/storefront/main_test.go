@@ -26,9 +26,8 @@ func TestRefuses(t *testing.T) {
 		code int
 		says string
 	}{
-		"a port in words":  {"http", nil, 2, `storefront: PORT is "http": want 0 to 65535`},
-		"a port too large": {"65536", nil, 2, `storefront: PORT is "65536"`},
-		"an argument":      {"", []string{"now"}, 2, `storefront: argument "now" is not expected: see storefront -h`},
+		"a port in words":  {"http", nil, 1, `storefront: meshlite: WithPort "http": write 0 to 65535`},
+		"a port too large": {"65536", nil, 1, `storefront: meshlite: WithPort "65536"`},
 		"metrics nowhere":  {"", []string{"--metrics-address", "here"}, 1, `storefront: meshlite: WithMetricsAddress "here"`},
 		"a bad target":     {"", []string{"--catalog", "consul:///catalog?colour=red"}, 1, `colour`},
 	} {
