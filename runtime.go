@@ -3,6 +3,7 @@ package meshlite
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 
@@ -107,6 +108,8 @@ func (r *Runtime) builder(key builderKey) *resolver.Builder {
 	if key.warning {
 		options = append(options, resolver.WithWarning())
 	}
+	// Directories and loggers are the user's: those that nobody uses must not pile up.
+	maps.DeleteFunc(r.builders, func(_ builderKey, b *resolver.Builder) bool { return b.Idle() })
 	b := resolver.NewBuilder(key.directory, options...)
 	r.builders[key] = b
 	return b

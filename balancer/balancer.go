@@ -60,7 +60,7 @@ func (b builder[Config]) ParseConfig(text json.RawMessage) (serviceconfig.LoadBa
 }
 
 func (b builder[Config]) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	p := &petiole[Config]{ClientConn: cc, newPicker: b.newPicker, table: NewTable()}
+	p := &petiole[Config]{ClientConn: cc, newPicker: b.newPicker, target: opts.Target, table: NewTable()}
 	p.children = endpointsharding.NewBalancer(p, opts, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
 	return p
 }
@@ -71,6 +71,7 @@ type petiole[Config any] struct {
 	balancer.ClientConn
 	children  balancer.Balancer
 	newPicker func(Config, []Ready) balancer.Picker
+	target    resolver.Target
 
 	mu     sync.Mutex // gRPC updates from one goroutine, children from others
 	config Config
@@ -90,7 +91,7 @@ func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) 
 	}
 	p.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
-		p.err = reasonOf(state.ResolverState.Attributes)
+		p.err = reasonOf(state.ResolverState.Attributes, p.target)
 	}
 	p.mu.Unlock()
 	// The config is ours: pick_first would not survive it.

@@ -1,7 +1,7 @@
 package balancer
 
 import (
-	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,11 +80,11 @@ func WithReason(state resolver.State, reason error) resolver.State {
 	return state
 }
 
-func reasonOf(a *attributes.Attributes) error {
+func reasonOf(a *attributes.Attributes, target resolver.Target) error {
 	if reason, ok := a.Value(reasonKey{}).(error); ok {
 		return reason
 	}
-	return errors.New("the resolver has found no endpoint")
+	return fmt.Errorf("%s://%s/%s has no address: is the name right?", target.URL.Scheme, target.URL.Host, target.Endpoint())
 }
 
 func tableOf(a *attributes.Attributes) *Table {

@@ -85,6 +85,13 @@ func (b *Builder) DialOptions() []grpc.DialOption {
 	}
 }
 
+// Idle reports whether no channel uses b now: all are closed or idle.
+func (b *Builder) Idle() bool {
+	b.watches.mu.Lock()
+	defer b.watches.mu.Unlock()
+	return len(b.watches.open) == 0
+}
+
 // WithServiceConfig is b for a channel whose owner has a service config of his
 // own. A policy= in the target replaces the policy in it, and nothing else.
 func (b *Builder) WithServiceConfig(config string) resolver.Builder {

@@ -134,7 +134,7 @@ func (w *watcher) absent(hint string) error {
 		err = fmt.Errorf("%w with tags %q", err, w.target.Tags)
 	}
 	if hint != "" {
-		err = fmt.Errorf("%w (%s)", err, hint)
+		err = fmt.Errorf("%w, %s", err, hint)
 	}
 	return err
 }
@@ -147,10 +147,13 @@ func (w *watcher) logOutage(err error) {
 	if failing := err != nil; failing != w.failing {
 		w.failing = failing
 		log := w.builder.log.With("service", w.target.Service, "directory", w.directory)
-		if failing {
-			log.Warn("discovery fails: calls go on with what was known", "instances", len(w.instances), "error", err)
-		} else {
+		switch {
+		case !failing:
 			log.Info("discovery works again")
+		case len(w.instances) > 0:
+			log.Warn("discovery fails: calls go on with what was known", "instances", len(w.instances), "error", err)
+		default:
+			log.Warn("discovery fails, and so do calls until it works", "error", err)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (w *watch) next(ctx context.Context) (catalog.Snapshot, error) {
 		Time:      time.Now(),
 	}
 	if len(snapshot.Instances) == 0 && !w.token {
-		snapshot.Hint = "if Consul uses ACLs, no token was sent and it hides the services it does not show: set CONSUL_HTTP_TOKEN"
+		snapshot.Hint = "or Consul's ACLs hide it: no token was sent, set CONSUL_HTTP_TOKEN"
 	}
 	return snapshot, nil
 }

@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+)
+
+// outcome is how a call ended.
+type outcome struct {
+	instance        attempt.Instance // zero when none was picked
+	status          *status.Status
+	duration        time.Duration
+	header, trailer metadata.MD
+	answer          proto.Message
+}
+
+// tracker gathers an outcome from below the call.
+type tracker struct {
+	outcome
+	record *attempt.Record
+	peer   peer.Peer
+	start  time.Time
+}
+
+func track() *tracker { return &tracker{record: attempt.New(), start: time.Now()} }
+
+func (t *tracker) context(ctx context.Context) context.Context {
+	return attempt.NewContext(ctx, t.record)
+}
+
+func (t *tracker) options() []grpc.CallOption {
+	return []grpc.CallOption{grpc.Header(&t.header), grpc.Trailer(&t.trailer), grpc.Peer(&t.peer)}
+}
+
+// finish fills in the rest. gRPC's own policies write no record, but gRPC knows
+// whom it has reached.
+func (t *tracker) finish(err error) outcome {
+	t.duration = time.Since(t.start)
+	t.status = status.Convert(err)
+	if picked := t.record.Latest().Picked(); picked != nil {
+		t.instance = *picked
+	} else if t.peer.Addr != nil {
+		t.instance = attempt.Instance{ID: t.peer.Addr.String(), Address: t.peer.Addr.String()}
+	}
+	return t.outcome
+}
+
+// attempt makes one unary call.
+func (c *caller) attempt(ctx context.Context) outcome {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	t := track()
+	t.answer = c.method.NewAnswer()
+	err := c.conn.Invoke(t.context(ctx), c.method.FullMethod(), c.request, t.answer, t.options()...)
+	return t.finish(err)
+}
+
+// once prints the answer of one call.
+func (c *caller) once(ctx context.Context) error {
+	o := c.attempt(ctx)
+	var answer []byte
+	if o.status.Code() == codes.OK {
+		var err error
+		if answer, err = c.method.JSON(o.answer); err != nil {
+			return fmt.Errorf("%s: the answer %w", c.method.Name(), err)
+		}
+	}
+	if err := c.print(o, answer); err != nil {
+		return err
+	}
+	return c.failure(o)
+}
+
+func (c *caller) print(o outcome, answer []byte) error {
+	if c.Format == JSON {
+		r := c.report(o)
+		r.Response = answer
+		return WriteJSON(c.streams.Out, r)
+	}
+	if o.status.Code() != codes.OK {
+		return nil
+	}
+	if err := writePretty(c.streams, answer); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.streams.Err, "OK from %s in %s\n", name(o.instance), short(o.duration))
+	return nil
+}
+
+func writePretty(streams Streams, answer []byte) error {
+	var text bytes.Buffer
+	if err := json.Indent(&text, answer, "", "  "); err != nil {
+		return err
+	}
+	text.WriteByte('\n')
+	_, err := text.WriteTo(streams.Out)
+	return err
+}
+
+// report is a call as JSON.
+type report struct {
+	Instance   string              `json:"instance"`
+	Address    string              `json:"address"`
+	Code       string              `json:"code"`
+	Message    string              `json:"message"`
+	Details    []json.RawMessage   `json:"details,omitempty"`
+	DurationMS float64             `json:"duration_ms"`
+	Messages   *int                `json:"messages,omitempty"` // of a stream
+	Response   json.RawMessage     `json:"response,omitempty"`
+	Header     map[string][]string `json:"header,omitempty"`
+	Trailer    map[string][]string `json:"trailer,omitempty"`
+}
+
+func (c *caller) report(o outcome) report {
+	return report{
+		Instance: o.instance.ID, Address: o.instance.Address,
+		Code: o.status.Code().String(), Message: o.status.Message(), Details: c.details(o.status),
+		DurationMS: milliseconds(o.duration),
+		Header:     printable(o.header), Trailer: printable(o.trailer),
+	}
+}
+
+// failure is nil for a call that was answered.
+func (c *caller) failure(o outcome) error {
+	if o.status.Code() == codes.OK {
+		return nil
+	}
+	text := fmt.Sprintf("%s: %s", c.method.Name(), c.explain(o.status))
+	for _, detail := range c.details(o.status) {
+		text += "; detail " + string(detail)
+	}
+	if o.instance.Address != "" {
+		text += "; from " + name(o.instance)
+	}
+	return fmt.Errorf("%s in %s", text, short(o.duration))
+}
+
+// details are those of a status as JSON; one of unknown type stays as it is.
+func (c *caller) details(s *status.Status) []json.RawMessage {
+	var details []json.RawMessage
+	for _, detail := range s.Proto().GetDetails() {
+		text, err := c.method.JSON(detail)
+		if err != nil {
+			text = opaque(detail)
+		}
+		details = append(details, text)
+	}
+	return details
+}
+
+func opaque(detail *anypb.Any) json.RawMessage {
+	text, err := json.Marshal(map[string]string{
+		"@type": detail.GetTypeUrl(),
+		"value": base64.StdEncoding.EncodeToString(detail.GetValue()),
+	})
+	if err != nil {
+		return json.RawMessage("{}") // strings always marshal
+	}
+	return text
+}
+
+// name is an instance for people.
+func name(i attempt.Instance) string {
+	if i.ID == i.Address {
+		return oneLine(i.Address)
+	}
+	return oneLine(i.ID + " (" + i.Address + ")")
+}

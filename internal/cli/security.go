@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"github.com/meshlite-go/meshlite"
+)
+
+// Security is how the connections are protected. The zero value is TLS with the
+// system's roots and no certificate of one's own.
+type Security struct {
+	Plaintext  bool
+	CACert     string // file of roots, PEM
+	Cert, Key  string // files of one's own certificate and its key, PEM
+	ServerName string // that the server must prove; empty is the target's
+}
+
+func (s Security) option() (meshlite.ClientOption, error) {
+	files := Security{CACert: s.CACert, Cert: s.Cert, Key: s.Key, ServerName: s.ServerName}
+	switch {
+	case s.Plaintext && files != Security{}:
+		return nil, Usagef("--plaintext together with --cacert, --cert, --key or --servername: plaintext checks none of them, leave one out")
+	case s.Plaintext:
+		return meshlite.WithPlaintext(), nil
+	case (s.Cert == "") != (s.Key == ""):
+		return nil, Usagef("--cert %q, --key %q: one needs the other", s.Cert, s.Key)
+	}
+	settings := &tls.Config{ServerName: s.ServerName}
+	if s.CACert != "" {
+		roots, err := readRoots(s.CACert)
+		if err != nil {
+			return nil, err
+		}
+		settings.RootCAs = roots
+	}
+	if s.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+		if err != nil {
+			return nil, Usagef("--cert %q, --key %q: %w", s.Cert, s.Key, err)
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return meshlite.WithTLS(settings), nil
+}
+
+func readRoots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, Usagef("--cacert: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, &Error{ExitUsage, fmt.Errorf("--cacert %q holds no certificate: give a PEM file", file)}
+	}
+	return roots, nil
+}
