@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -287,6 +288,33 @@ func TestEveryPackageWithTestsLooksForLeaks(t *testing.T) {
 			return err == nil && bytes.Contains(text, []byte("goleak."))
 		}) {
 			t.Errorf("room %q has tests and no leak check", p.room())
+		}
+	}
+}
+
+// A case whose test was renamed or lost is a case without a test.
+func TestCasesHaveTheirTests(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "TESTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exists := map[string]bool{}
+	for _, p := range packages(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			for _, d := range parse(t, filepath.Join(p.Dir, name), 0).Decls {
+				if f, ok := d.(*ast.FuncDecl); ok {
+					exists[f.Name.Name] = true
+				}
+			}
+		}
+	}
+	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(text), -1)
+	if len(named) < 50 {
+		t.Errorf("TESTING.md names %d tests, want all cases", len(named))
+	}
+	for _, name := range named {
+		if !exists[name] {
+			t.Errorf("TESTING.md names %s, which does not exist", name)
 		}
 	}
 }
