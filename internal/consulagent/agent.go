@@ -3,7 +3,6 @@
 package consulagent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/child"
 )
 
 // Find is the path of a consul program: the one on PATH, else the one that
@@ -55,7 +56,7 @@ type Agent struct {
 	path  string
 	ports []int
 	cmd   *exec.Cmd
-	log   *bytes.Buffer
+	log   *child.Tail
 }
 
 // Start runs the program at path and waits until it answers.
@@ -71,21 +72,20 @@ func Start(ctx context.Context, path string) (*Agent, error) {
 // Start runs a stopped agent again, on the ports it had, with no memory of what
 // was registered.
 func (a *Agent) Start(ctx context.Context) error {
-	a.log = &bytes.Buffer{}
+	a.log = &child.Tail{}
 	a.cmd = exec.Command(a.path, "agent", "-dev", "-log-level=warn",
 		"-bind=127.0.0.1", "-client=127.0.0.1", "-node=meshlite",
 		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
 		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
-	// Its own group, so that ctrl-C at a terminal reaches it through us only.
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.cmd.Start(); err != nil {
 		return fmt.Errorf("consul: %w", err)
 	}
 	if err := a.wait(ctx); err != nil {
-		a.Kill() // and nobody writes the log any more
-		return fmt.Errorf("consul did not get ready at %s: %w\n%s", a.Address, err, a.log)
+		a.Kill()
+		return fmt.Errorf("consul did not get ready at %s: %w\n%s", a.Address, err, a.log.Last(10))
 	}
 	return nil
 }

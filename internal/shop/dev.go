@@ -1,0 +1,145 @@
+package shop
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"text/tabwriter"
+)
+
+// DevOptions say how to keep the shop open.
+type DevOptions struct {
+	Options
+	Registry Choice
+	// Command is how this program is called, for the lines to type.
+	Command string
+	// Out hears where to look and what to type; Progress what happens.
+	Out, Progress io.Writer
+	// JSON makes one object of what Out hears.
+	JSON bool
+}
+
+// Dev opens the shop, tells of it, and keeps it open until ctx ends, which is no
+// error. What ends by itself is told and not restarted.
+func Dev(ctx context.Context, o DevOptions) error {
+	err := dev(ctx, o)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func dev(ctx context.Context, o DevOptions) error {
+	if err := Installed(o.Dir); err != nil {
+		return err
+	}
+	fmt.Fprintln(o.Progress, "starting a registry and the sweet shop")
+	registry, err := StartRegistry(ctx, o.Registry)
+	if err != nil {
+		return err
+	}
+	defer registry.Stop()
+	s, err := Open(registry, o.Options)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	instances, err := s.openForDev(ctx)
+	if err != nil {
+		return err
+	}
+	if err := tell(o, registry, instances); err != nil {
+		return err
+	}
+	watchEnds(ctx, o.Progress, instances)
+	fmt.Fprintln(o.Progress, "closing the shop")
+	return nil
+}
+
+func (s *Shop) openForDev(ctx context.Context) ([]*Instance, error) {
+	var instances []*Instance
+	for _, service := range []string{"catalog", "catalog", "inventory", "inventory", "storefront"} {
+		i, err := s.Start(ctx, service, "--reflection")
+		if err != nil {
+			return nil, err
+		}
+		instances = append(instances, i)
+	}
+	return instances, nil
+}
+
+// watchEnds tells of each instance that ends, until ctx does.
+func watchEnds(ctx context.Context, w io.Writer, instances []*Instance) {
+	var all sync.WaitGroup
+	for _, i := range instances {
+		all.Go(func() {
+			select {
+			case <-ctx.Done():
+			case <-i.Exited():
+				fmt.Fprintf(w, "%s has ended (%s) and is not restarted; it said last:\n%s\n", i.ID, i.State(), i.LastLines(3))
+			}
+		})
+	}
+	all.Wait()
+	<-ctx.Done()
+}
+
+func tell(o DevOptions, registry *Registry, instances []*Instance) error {
+	if o.JSON {
+		return tellJSON(o.Out, registry, instances)
+	}
+	t := tabwriter.NewWriter(o.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\nregistry\t%s at http://%s\n", registry.Name, registry.Address)
+	if registry.Hint == "" {
+		fmt.Fprintf(t, "\tits pages: http://%s/ui\n", registry.Address)
+	} else {
+		fmt.Fprintf(t, "\t%s\n", registry.Hint)
+	}
+	fmt.Fprintf(t, "\ninstance\taddress\tmetrics\n")
+	for _, i := range instances {
+		fmt.Fprintf(t, "%s\t%s\thttp://%s/metrics\n", i.ID, i.Address, i.Metrics)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	storefront := instances[len(instances)-1].Address
+	_, err := fmt.Fprintf(o.Out, `
+call the shop:
+  %[1]s call --plaintext consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{}'
+  grpcurl -plaintext -H 'customer-id: ada' -d '{"sweet_id": "lemon-sherbet", "grams": 100}' %[3]s sweetshop.storefront.v1.StorefrontService/PlaceOrder
+
+ask the registry:
+  curl -s http://%[2]s/v1/catalog/services
+  curl -s 'http://%[2]s/v1/health/service/catalog?passing'
+
+let your own programs find it:
+  export CONSUL_HTTP_ADDR=%[2]s
+
+ctrl-C closes the shop.
+`, o.Command, registry.Address, storefront)
+	return err
+}
+
+// devInstance is an instance in JSON.
+type devInstance struct {
+	ID      string `json:"id"`
+	Service string `json:"service"`
+	Address string `json:"address"`
+	Metrics string `json:"metrics"`
+}
+
+func tellJSON(w io.Writer, registry *Registry, instances []*Instance) error {
+	told := struct {
+		Registry  string        `json:"registry"`
+		Address   string        `json:"address"`
+		Instances []devInstance `json:"instances"`
+	}{Registry: registry.Name, Address: registry.Address}
+	for _, i := range instances {
+		told.Instances = append(told.Instances, devInstance{i.ID, i.Service, i.Address, "http://" + i.Metrics + "/metrics"})
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(told)
+}

@@ -1,0 +1,164 @@
+package shop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+const (
+	startTimeout = 20 * time.Second // of one instance, which itself waits 10 s for the registry
+	stopTimeout  = 5 * time.Second  // after which an instance is killed
+	startTries   = 3                // a free port may be taken before it is used
+)
+
+// Options say how to run the shop. The zero value is what a user wants.
+type Options struct {
+	// Dir has the programs. Empty: beside this program, in .bin, on PATH.
+	Dir string
+	// Logger hears of trouble with the registry. Nil is nobody.
+	Logger *slog.Logger
+}
+
+// Shop are the running instances. It is safe for concurrent use.
+type Shop struct {
+	directory *consul.Directory
+	registry  *Registry
+	programs  programs
+	book      *book
+
+	mu        sync.Mutex
+	processes []*process // all that were started
+	closed    bool
+}
+
+// Open finds the programs and follows the registry. Nothing is started yet.
+func Open(registry *Registry, options Options) (*Shop, error) {
+	found, err := findPrograms(options.Dir)
+	if err != nil {
+		return nil, err
+	}
+	log := options.Logger
+	if log == nil {
+		log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	directory, err := consul.New(consul.Config{Address: registry.Address, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	return &Shop{directory: directory, registry: registry, programs: found, book: openBook(directory, services)}, nil
+}
+
+// Directory is the registry as clients of the shop see it.
+func (s *Shop) Directory() *consul.Directory { return s.directory }
+
+// Close stops every instance and waits for all. The registry is its owner's.
+func (s *Shop) Close() {
+	s.mu.Lock()
+	s.closed = true
+	processes := s.processes
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for _, p := range processes {
+		all.Go(func() { p.stop(stopTimeout) })
+	}
+	all.Wait()
+	s.book.close()
+	s.directory.Close()
+}
+
+// Start runs one more instance of a service and waits until the registry tells
+// of it as passing. The error has the last lines that the process wrote.
+func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		instance, err := s.start(ctx, service, args)
+		if err == nil || try == startTries || !errors.Is(err, errPortTaken) {
+			return instance, err
+		}
+	}
+}
+
+var errPortTaken = errors.New("its port was taken")
+
+func (s *Shop) start(ctx context.Context, service string, args []string) (*Instance, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", service, err)
+	}
+	p, err := s.launch(service, address, args)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", service, err)
+	}
+	e, registered := s.book.await(ctx, address, p.done)
+	if registered {
+		return &Instance{
+			Service: service, ID: e.ID, Address: address, Metrics: e.Metadata["metrics_address"], Registered: e.since,
+			args: args, process: p,
+		}, nil
+	}
+	return nil, s.startError(ctx, service, p)
+}
+
+// startError ends what has not registered and says why it has not.
+func (s *Shop) startError(ctx context.Context, service string, p *process) error {
+	why := errors.New("it ended")
+	if !p.ended() {
+		why = fmt.Errorf("it did not register in %v", startTimeout)
+		p.stop(stopTimeout)
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	output := p.output.Last(5)
+	if strings.Contains(output, "another program listens there") {
+		why = errPortTaken
+	}
+	return fmt.Errorf("%s did not start: %w (%v); it said:\n%s", service, why, p.cmd.ProcessState, output)
+}
+
+func (s *Shop) launch(service, address string, args []string) (*process, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("the shop is closed")
+	}
+	p, err := startProcess(s.programs[service], args, s.environment(port))
+	if err == nil {
+		s.processes = append(slices.DeleteFunc(s.processes, (*process).ended), p)
+	}
+	return p, err
+}
+
+// environment is ours without what the user has said of another Consul.
+func (s *Shop) environment(port string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "CONSUL_") || strings.HasPrefix(variable, "PORT=")
+	})
+	return append(env, "CONSUL_HTTP_ADDR="+s.registry.Address, "PORT="+port)
+}
+
+// freeAddress is one of loopback where nobody listens now.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
