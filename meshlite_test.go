@@ -329,6 +329,9 @@ func TestSeveralNamesAndAddresses(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"}, meshlite.WithServiceNames("sweets"), meshlite.WithAdvertisedAddress("localhost"), meshlite.WithTags("v1"))
 	for _, name := range []string{"catalog", "sweets"} {
+		for len(m.instances(name)) == 0 { // they are registered one after the other
+			time.Sleep(5 * time.Millisecond)
+		}
 		if a := m.instances(name); len(a) != 1 || !strings.HasPrefix(a[0], "localhost:") {
 			t.Errorf("%s is registered at %v, want localhost", name, a)
 		}
