@@ -7,8 +7,8 @@
 //	func init() { balancer.Register(Name, parseConfig, newPicker) }
 //
 // One pick_first per endpoint holds the connection, as gRPC's own policies do
-// (gRFC A61). All experimental balancer API of grpc-go is used here and nowhere
-// else in the module.
+// (gRFC A61). What is experimental in grpc-go's balancer API is used here; the
+// policies see its Picker and no more.
 package balancer
 
 import (
@@ -18,7 +18,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/balancer/base"
 	"google.golang.org/grpc/balancer/endpointsharding"
 	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/connectivity"
@@ -76,7 +75,8 @@ type petiole[Config any] struct {
 	mu     sync.Mutex // gRPC updates from one goroutine, children from others
 	config Config
 	table  *Table
-	err    error // why there is no endpoint
+	held   []*Endpoint // borrowed from table
+	err    error       // why there is no endpoint
 }
 
 func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) error {
@@ -86,8 +86,9 @@ func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) 
 	}
 	p.mu.Lock()
 	p.config = config.config
-	if t := tableOf(state.ResolverState.Attributes); t != nil {
-		p.table = t
+	if t := tableOf(state.ResolverState.Attributes); t != nil && t != p.table {
+		p.table.Exchange(p.held, nil)
+		p.table, p.held = t, nil
 	}
 	p.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
@@ -111,7 +112,13 @@ func (p *petiole[Config]) UpdateSubConnState(balancer.SubConn, balancer.SubConnS
 
 func (p *petiole[Config]) ExitIdle() { p.children.ExitIdle() }
 
-func (p *petiole[Config]) Close() { p.children.Close() }
+func (p *petiole[Config]) Close() {
+	p.children.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.table.Exchange(p.held, nil)
+	p.held = nil
+}
 
 // UpdateState hears of the children, one call at a time, and replaces their
 // picker by the policy's as soon as one of them is ready.
@@ -125,8 +132,7 @@ func (p *petiole[Config]) UpdateState(state balancer.State) {
 		state.Picker = p.newPicker(p.config, ready)
 		state.ConnectivityState = connectivity.Ready
 	case len(children) == 0 && p.err != nil:
-		// Not a status error: gRPC makes Unavailable of it.
-		state.Picker = base.NewErrPicker(errors.New(p.err.Error()))
+		state.Picker = failing{p.err}
 	}
 	p.ClientConn.UpdateState(state)
 }
@@ -143,8 +149,18 @@ func (p *petiole[Config]) ready(children []endpointsharding.ChildState) []Ready 
 		}
 	}
 	ready := make([]Ready, len(endpoints))
-	for i, known := range p.table.Endpoints(instances) {
+	p.held = p.table.Exchange(p.held, instances)
+	for i, known := range p.held {
 		ready[i] = newReady(known, weightOf(endpoints[i]), pickers[i])
 	}
 	return ready
+}
+
+// failing is the picker of a channel without endpoints.
+type failing struct{ reason error }
+
+// Pick fails with the reason as text, whatever it is: gRPC would pass a status on
+// and makes Unavailable of everything else.
+func (f failing) Pick(balancer.PickInfo) (balancer.PickResult, error) {
+	return balancer.PickResult{}, errors.New(f.reason.Error())
 }

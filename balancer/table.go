@@ -31,20 +31,25 @@ type Endpoint struct {
 	// InFlight counts the attempts that were picked and are not done.
 	InFlight atomic.Int64
 
-	used time.Time // when it was last in an update, guarded by Table.mu
-	_    [64]byte  // keeps the counters of two endpoints off one cache line
+	users int       // pickers' sets that it is in, guarded by Table.mu
+	left  time.Time // when it last left one, guarded by Table.mu
+	_     [64]byte  // keeps the counters of two endpoints off one cache line
 }
 
 // NewTable makes an empty table.
 func NewTable() *Table { return &Table{endpoints: map[string]*Endpoint{}} }
 
-// Endpoints finds or adds the entries of instances, in their order, and forgets
-// those not asked for in an hour: the table holds what is alive and what was of
-// late.
-func (t *Table) Endpoints(instances []attempt.Instance) []*Endpoint {
+// Exchange gives the entries in old back and borrows those of instances, in their
+// order. What nobody has borrowed for an hour is forgotten: the table holds what
+// is alive and what was of late.
+func (t *Table) Exchange(old []*Endpoint, instances []attempt.Instance) []*Endpoint {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
+	for _, e := range old {
+		e.users--
+		e.left = now
+	}
 	found := make([]*Endpoint, len(instances))
 	for i, instance := range instances {
 		e := t.endpoints[instance.Address]
@@ -53,11 +58,11 @@ func (t *Table) Endpoints(instances []attempt.Instance) []*Endpoint {
 			e = &Endpoint{Instance: instance}
 			t.endpoints[instance.Address] = e
 		}
-		e.used = now
+		e.users++
 		found[i] = e
 	}
 	for address, e := range t.endpoints {
-		if now.Sub(e.used) > forgetAfter && e.InFlight.Load() == 0 {
+		if e.users == 0 && now.Sub(e.left) > forgetAfter {
 			delete(t.endpoints, address)
 		}
 	}

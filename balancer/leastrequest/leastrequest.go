@@ -72,26 +72,36 @@ type scan struct {
 	schedule balancer.Schedule
 }
 
-// Pick starts at a random endpoint and goes round in a random direction, so that
-// equal ones share evenly, by weight, and a busy one spares both its neighbours.
+// Pick takes the lightest endpoint; of equally light ones, each as often as its
+// weight says. One that is drawn by weight and idle cannot be beaten.
 func (s *scan) Pick(info grpcbalancer.PickInfo) (grpcbalancer.PickResult, error) {
-	random := rand.Uint32()
-	at, step := s.schedule.At(random>>1), 1
-	if random&1 == 0 {
-		step = len(s.ready) - 1
+	random := rand.Uint64()
+	if drawn := &s.ready[s.schedule.At(uint32(random))]; drawn.InFlight.Load() == 0 {
+		return drawn.Pick(info)
 	}
-	best := &s.ready[at]
-	load := best.InFlight.Load()
-	for range len(s.ready) - 1 {
-		if at += step; at >= len(s.ready) {
-			at -= len(s.ready)
-		}
-		r := &s.ready[at]
-		if n := r.InFlight.Load(); lighter(n, r, load, best) {
-			best, load = r, n
+	return s.lightest(random).Pick(info)
+}
+
+// lightest looks at all of them. The k-th of equally light ones replaces those
+// before with the probability of its part in their weight (reservoir sampling).
+func (s *scan) lightest(random uint64) *balancer.Ready {
+	best := &s.ready[0]
+	load, weights := best.InFlight.Load(), uint64(best.Weight)
+	for i := 1; i < len(s.ready); i++ {
+		r := &s.ready[i]
+		n := r.InFlight.Load()
+		switch mine, least := n*int64(best.Weight), load*int64(r.Weight); {
+		case mine < least:
+			best, load, weights = r, n, uint64(r.Weight)
+		case mine == least:
+			weights += uint64(r.Weight)
+			random = random*6364136223846793005 + 1442695040888963407 // Knuth's MMIX generator
+			if (random>>32)*weights>>32 < uint64(r.Weight) {
+				best, load = r, n
+			}
 		}
 	}
-	return best.Pick(info)
+	return best
 }
 
 // sample compares a few distinct endpoints.

@@ -74,6 +74,36 @@ func TestIdleEndpointsShareByWeight(t *testing.T) {
 	}
 }
 
+// P13, in part: what a busy endpoint does not get is spread over all others.
+func TestABusyEndpointBurdensNoNeighbour(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	c.Ready("{}", 1, 1, 1, 1, 1)
+	busy, err := c.Picker().Pick(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const picks = 80_000
+	counts := map[string]int{}
+	for range picks {
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[balancertest.AddressOf(result)]++
+		result.Done(grpcbalancer.DoneInfo{})
+	}
+	for i := range 5 {
+		address := balancertest.Address(i)
+		if address == balancertest.AddressOf(busy) {
+			continue
+		}
+		// Six standard deviations of a binomial with p = 1/4.
+		if n := counts[address]; n < picks/4-740 || n > picks/4+740 {
+			t.Errorf("%s got %d of %d picks, want a quarter", address, n, picks)
+		}
+	}
+}
+
 // P8: choices are distinct for n >= 2. With one idle endpoint among n busy ones
 // and n-1 choices, an endpoint that is not the idle one is picked exactly when
 // the idle one is left out; were a choice drawn twice, more often.
