@@ -1,6 +1,7 @@
 package meshlite
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // known by name
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	"github.com/meshlite-go/meshlite/interceptors/logging"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -35,24 +37,30 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err := c.finish(); err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(target, resolver.Scheme+":") {
-		if _, err := resolver.ParseTarget(target); err != nil {
-			return nil, fmt.Errorf("meshlite: %w", err)
-		}
-	}
 	serviceConfig, err := c.fullServiceConfig()
 	if err != nil {
 		return nil, err
 	}
-	chain, err := c.chain()
+	options := []grpc.DialOption{
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithTransportCredentials(c.creds),
+	}
+	scope := ""
+	if strings.HasPrefix(target, resolver.Scheme+":") {
+		if _, err := resolver.ParseTarget(target); err != nil {
+			return nil, fmt.Errorf("meshlite: %w", err)
+		}
+		if err := c.findConsul(); err != nil {
+			return nil, err
+		}
+		site := c.runtime.site(c.directory)
+		scope = site.scope
+		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
+	}
+	chain, err := c.chain(scope)
 	if err != nil {
 		return nil, err
 	}
-	builder := c.runtime.builder(builderKey{c.directory, c.log, c.warning})
-	options := append(builder.DialOptions(),
-		grpc.WithResolvers(builder.WithServiceConfig(serviceConfig)),
-		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithTransportCredentials(c.creds))
 	options = append(options, chain.DialOptions()...)
 	conn, err := grpc.NewClient(target, append(options, c.dialOptions...)...)
 	if err != nil {
@@ -61,9 +69,17 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
+func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
+	options := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig)}
+	if c.warning {
+		options = append(options, resolver.WithWarning())
+	}
+	return options
+}
+
 // chain puts the concerns of a client in order.
-func (c *clientConfig) chain() (*interceptors.Chained, error) {
-	concerns, err := c.concerns()
+func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
+	concerns, err := c.concerns(scope)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +99,8 @@ func (c *clientConfig) chain() (*interceptors.Chained, error) {
 func (c *clientConfig) fullServiceConfig() (string, error) {
 	fields := map[string]any{}
 	if c.serviceConfig != "" {
-		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil {
-			return "", optionError("WithServiceConfig", c.serviceConfig, "write a JSON object as in gRPC's service_config.md: "+err.Error())
+		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil || fields == nil {
+			return "", optionError("WithServiceConfig", c.serviceConfig, "write a JSON object as in gRPC's service_config.md")
 		}
 	}
 	policy := leastrequest.Name
@@ -109,11 +125,11 @@ type concerns struct {
 	outer    []interceptors.Concern
 	own      *interceptors.Interceptors
 	deadline *deadline.Deadline
-	cache    interceptors.Concern
+	cache    *cache.Scoped
 	limiter  *ratelimit.Limiter
 }
 
-func (c *config) concerns() (*concerns, error) {
+func (c *config) concerns(scope string) (*concerns, error) {
 	policies, err := interceptors.NewPolicies(c.policy)
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: WithPolicy: %w", err)
@@ -141,14 +157,10 @@ func (c *config) concerns() (*concerns, error) {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}
-	kept := c.cache
-	if kept == nil {
-		kept = c.runtime.cache
-	}
 	return &concerns{
 		policies: policies,
 		outer:    []interceptors.Concern{measured, logged, recovered},
-		own:      c.own, deadline: bounded, cache: kept, limiter: limiter,
+		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.cache).In(scope), limiter: limiter,
 	}, nil
 }
 

@@ -3,11 +3,11 @@ package meshlite_test
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
@@ -231,6 +232,118 @@ func TestPolicyPrecedence(t *testing.T) {
 	}
 }
 
+// A policy in the target replaces the policy of the user's service config, and
+// nothing else of it.
+func TestPolicyInTheTargetLeavesTheServiceConfig(t *testing.T) {
+	m := newMesh(t)
+	m.serve(&shop{work: func() { time.Sleep(500 * time.Millisecond) }})
+	const impatient = `{"methodConfig": [{"name": [{}], "timeout": "0.05s"}]}`
+	for _, target := range []string{"consul:///catalog", "consul:///catalog?policy=round_robin"} {
+		client, _ := m.client(target, meshlite.WithServiceConfig(impatient), uncached())
+		if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("%s: a call of half a second answers %v, want the service config's timeout", target, err)
+		}
+	}
+}
+
+// Two servers of one program share its runtime, and not their answers.
+func TestServersDoNotShareAnswers(t *testing.T) {
+	m := newMesh(t)
+	cached, server := "1 minute", policyv1.Side_SIDE_SERVER
+	onServer := meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+		Cache: &policyv1.CacheRule{Ttl: &cached, Side: server},
+	}})
+	shared := meshlite.NewRuntime()
+	for _, name := range []string{"a", "b"} {
+		m.serve(&shop{name: name}, onServer, meshlite.WithRuntime(shared), meshlite.WithTags(name))
+	}
+	for _, name := range []string{"a", "b", "a", "b"} {
+		client, _ := m.client("consul:///catalog?tag="+name, onServer)
+		if got := get(t, client, "x"); got != name {
+			t.Errorf("server %s answers what %s has answered", name, got)
+		}
+	}
+}
+
+// A server that is still warming up registers when it says that it serves.
+func TestServerRegistersWhenItServes(t *testing.T) {
+	m := newMesh(t)
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory),
+		meshlite.WithLogger(silent), meshlite.WithDrain(0, time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.SetServing("", false)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	time.Sleep(300 * time.Millisecond)
+	if a := m.instances("catalog"); len(a) != 0 {
+		t.Errorf("registered at %v while warming up", a)
+	}
+	server.SetServing("", true)
+	for len(m.instances("catalog")) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := server.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "has run already") {
+		t.Errorf("a second run answers %v", err)
+	}
+}
+
+// G2, the order: NOT_SERVING before it leaves Consul, and calls are answered after
+// that, for the drain time.
+func TestStopLeavesConsulBeforeItStops(t *testing.T) {
+	m := newMesh(t)
+	watching := &leaving{Directory: m.directory, left: make(chan struct{})}
+	s := m.serve(&shop{name: "a"}, meshlite.WithConsul(watching), meshlite.WithDrain(300*time.Millisecond, time.Second))
+	client, conn := m.client("consul:///catalog", uncached())
+	get(t, client, "x")
+	watching.before = func() {
+		response, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+		if err != nil || response.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
+			t.Errorf("while it leaves Consul the server says it is %v, %v", response.GetStatus(), err)
+		}
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	<-watching.left
+	if got := get(t, client, "x"); got != "a" {
+		t.Errorf("in the drain time the answer is %q", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// leaving is a directory that tells when a server leaves it.
+type leaving struct {
+	meshlite.Directory
+	before func()
+	left   chan struct{}
+}
+
+type lease struct {
+	catalog.Lease
+	of *leaving
+}
+
+func (l *leaving) Register(ctx context.Context, r catalog.Registration) (catalog.Lease, error) {
+	inner, err := l.Directory.Register(ctx, r)
+	return lease{inner, l}, err
+}
+
+func (l lease) Deregister(ctx context.Context) error {
+	if l.of.before != nil {
+		l.of.before()
+		defer close(l.of.left)
+	}
+	return l.Lease.Deregister(ctx)
+}
+
 // What is wrong is told when something is built, with the value and the fix.
 func TestClientMistakesAreToldAtOnce(t *testing.T) {
 	plain := meshlite.WithPlaintext()
@@ -278,13 +391,19 @@ func TestServerMistakesAreToldAtOnce(t *testing.T) {
 		opts    []meshlite.ServerOption
 		want    []string
 	}{
-		"no security":    {"catalog", nil, []string{"WithTLS", "WithPlaintext"}},
-		"no name":        {"", []meshlite.ServerOption{plain}, []string{`""`}},
-		"odd name":       {"cata/log", []meshlite.ServerOption{plain}, []string{`"cata/log"`, "hyphens"}},
-		"listen address": {"catalog", []meshlite.ServerOption{plain, meshlite.WithListenAddress("8080")}, []string{"WithListenAddress", `"8080"`, "host:port"}},
-		"check address":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithHealthCheckAddress("x")}, []string{"WithHealthCheckAddress", `"x"`}},
-		"weight":         {"catalog", []meshlite.ServerOption{plain, meshlite.WithWeight(0, 1)}, []string{"WithWeight", "at least 1"}},
-		"drain":          {"catalog", []meshlite.ServerOption{plain, meshlite.WithDrain(-1, 0)}, []string{"WithDrain"}},
+		"no security":     {"catalog", nil, []string{"WithTLS", "WithPlaintext"}},
+		"no name":         {"", []meshlite.ServerOption{plain}, []string{`""`}},
+		"odd name":        {"cata/log", []meshlite.ServerOption{plain}, []string{`"cata/log"`, "hyphens"}},
+		"listen address":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithListenAddress("8080")}, []string{"WithListenAddress", `"8080"`, "host:port"}},
+		"check address":   {"catalog", []meshlite.ServerOption{plain, meshlite.WithHealthCheckAddress("x")}, []string{"WithHealthCheckAddress", `"x"`}},
+		"weight":          {"catalog", []meshlite.ServerOption{plain, meshlite.WithWeight(0, 1)}, []string{"WithWeight", "at least 1"}},
+		"deregistration":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithDeregisterAfter(30 * time.Second)}, []string{"WithDeregisterAfter", "30s", "1m"}}, // G3
+		"advertised port": {"catalog", []meshlite.ServerOption{plain, meshlite.WithAdvertisedAddress("127.0.0.1:abc")}, []string{"WithAdvertisedAddress", "abc"}},
+		"advertised host": {"catalog", []meshlite.ServerOption{plain, meshlite.WithAdvertisedAddress(":9000")}, []string{"WithAdvertisedAddress", ":9000"}},
+		"check port":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithHealthCheckAddress("127.0.0.1:0")}, []string{"WithHealthCheckAddress", "127.0.0.1:0"}},
+		"port":            {"catalog", []meshlite.ServerOption{plain, meshlite.WithPort("http")}, []string{"WithPort", `"http"`}},
+		"name twice":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithServiceNames("catalog")}, []string{"WithServiceNames", "twice"}},
+		"drain":           {"catalog", []meshlite.ServerOption{plain, meshlite.WithDrain(-1, 0)}, []string{"WithDrain"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mustExplain(t, test.want, func() error { _, err := meshlite.NewServer(test.service, test.opts...); return err })
@@ -479,8 +598,20 @@ func TestAPanicIsInternalAndCounted(t *testing.T) {
 	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "secret") {
 		t.Errorf("error is %v, want INTERNAL without what the panic said", err)
 	}
-	if text := scrape(t, runtime); !strings.Contains(text, `meshlite_panics_total{`) || !strings.Contains(text, `grpc_code="Internal"`) {
-		t.Errorf("the panic is not counted:\n%s", text)
+	if strings.Contains(err.Error(), "goroutine") {
+		t.Errorf("the stack is on the wire: %v", err)
+	}
+	for _, want := range []string{
+		`meshlite_panics_total{grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService"} 1`,
+		`grpc_server_handled_total{grpc_code="Internal",grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 1`,
+	} {
+		if text := scrape(t, runtime); !strings.Contains(text, want) {
+			t.Errorf("%s is not among\n%s", want, text)
+		}
+	}
+	get := func() error { _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); return err }
+	if err := get(); status.Code(err) != codes.Internal {
+		t.Errorf("after the panic the server answers %v", err)
 	}
 }
 
@@ -559,21 +690,14 @@ func TestChannelsShareOneRuntime(t *testing.T) {
 	}
 }
 
+// scrape is what the metrics page of r says.
 func scrape(t *testing.T, r *meshlite.Runtime) string {
 	t.Helper()
-	families, err := r.Registry().Gather()
+	handler, err := r.Handler(false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var text strings.Builder
-	for _, f := range families {
-		for _, metric := range f.GetMetric() {
-			var labels []string
-			for _, l := range metric.GetLabel() {
-				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-			}
-			fmt.Fprintf(&text, "%s{%s}\n", f.GetName(), strings.Join(labels, ","))
-		}
-	}
-	return text.String()
+	page := httptest.NewRecorder()
+	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return page.Body.String()
 }

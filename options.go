@@ -1,11 +1,16 @@
 package meshlite
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -193,7 +198,8 @@ func WithTags(tags ...string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.tags = append(c.tags, tags...) })
 }
 
-// WithMetadata registers the server with Consul service metadata.
+// WithMetadata registers the server with Consul service metadata. The key
+// "metrics_address" is taken: it tells where /metrics is.
 func WithMetadata(metadata map[string]string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.metadata = metadata })
 }
@@ -248,13 +254,23 @@ func (c *config) finish() error {
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
 	}
-	if c.directory == nil {
-		directory, err := c.runtime.consul()
-		if err != nil {
-			return err
-		}
-		c.directory = directory
+	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
+		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)
 	}
+	return nil
+}
+
+// findConsul takes the agent that the environment names unless an option has
+// named another.
+func (c *config) findConsul() error {
+	if c.directory != nil {
+		return nil
+	}
+	directory, err := c.runtime.consul()
+	if err != nil {
+		return err
+	}
+	c.directory = directory
 	return nil
 }
 
@@ -262,19 +278,11 @@ func (c *serverConfig) finish() error {
 	if err := c.config.finish(); err != nil {
 		return err
 	}
-	for name, address := range map[string]string{"WithListenAddress": c.listen, "WithHealthCheckAddress": c.check, "WithMetricsAddress": c.metrics} {
-		if address == "" || name == "WithMetricsAddress" && address == metricsOff {
-			continue
-		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return optionError(name, address, "write host:port")
-		}
+	if err := c.findConsul(); err != nil {
+		return err
 	}
-	if _, err := strconv.ParseUint(c.port, 10, 16); c.port != "" && err != nil {
-		return optionError("WithPort", c.port, "write 0 to 65535, or nothing for a free port")
-	}
-	if c.port != "" && c.listen != "" {
-		return optionError("WithPort", c.port, "WithListenAddress tells the port too: leave one of them out")
+	if err := c.checkAddresses(); err != nil {
+		return err
 	}
 	if c.weight == 0 {
 		return optionError("WithWeight", "0", "write at least 1; an instance that should get no calls is not registered")
@@ -282,5 +290,61 @@ func (c *serverConfig) finish() error {
 	if c.drain < 0 || c.stopTimeout < 0 {
 		return optionError("WithDrain", c.drain.String()+", "+c.stopTimeout.String(), "write durations from 0 on")
 	}
+	if c.deregisterAfter != 0 && c.deregisterAfter < time.Minute {
+		return optionError("WithDeregisterAfter", c.deregisterAfter.String(), "write at least 1m, which Consul would silently make of it, or 0 for never")
+	}
+	return c.checkNames()
+}
+
+func (c *serverConfig) checkNames() error {
+	for i, name := range c.names {
+		if !serviceName.MatchString(name) {
+			return fmt.Errorf("meshlite: service name %q: write up to 63 letters, digits and hyphens, as DNS allows", name)
+		}
+		if slices.Contains(c.names[:i], name) {
+			return optionError("WithServiceNames", name, "it is given twice: leave one out")
+		}
+	}
 	return nil
+}
+
+func (c *serverConfig) checkAddresses() error {
+	if c.port != "" && c.listen != "" {
+		return optionError("WithPort", c.port, "WithListenAddress tells the port too: leave one of them out")
+	}
+	if _, err := strconv.ParseUint(c.port, 10, 16); c.port != "" && err != nil {
+		return optionError("WithPort", c.port, "write 0 to 65535, or nothing for a free port")
+	}
+	if c.metrics != metricsOff {
+		if err := checkAddress("WithMetricsAddress", c.metrics, false); err != nil {
+			return err
+		}
+	}
+	advertised := c.advertised
+	if _, _, err := net.SplitHostPort(advertised); advertised != "" && err != nil {
+		advertised = net.JoinHostPort(strings.Trim(advertised, "[]"), "1") // a host alone
+	}
+	return cmp.Or(
+		checkAddress("WithListenAddress", c.listen, false),
+		checkAddress("WithAdvertisedAddress", advertised, true),
+		checkAddress("WithHealthCheckAddress", c.check, true))
+}
+
+// checkAddress wants host:port, and both of them where somebody is to dial it.
+func checkAddress(option, address string, dialed bool) error {
+	if address == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(address)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil || dialed && (host == "" || n == 0) {
+		return optionError(option, address, "write host:port")
+	}
+	return nil
+}
+
+// optionError names an option, the value that is wrong with it and what to write
+// instead.
+func optionError(option, value, fix string) error {
+	return fmt.Errorf("meshlite: %s %q: %s", option, value, fix)
 }

@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/admin"
@@ -35,6 +32,9 @@ const (
 // An outage of Consul after the start never ends Run. It answers nil after an
 // orderly stop, even if Consul could not be told, which is logged.
 func (s *Server) Run(ctx context.Context) error {
+	if s.ran.Swap(true) {
+		return errors.New("meshlite: the server has run already: make a new one")
+	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	defer s.grpc.Stop()
@@ -42,7 +42,7 @@ func (s *Server) Run(ctx context.Context) error {
 	err := r.start(ctx)
 	if err == nil {
 		select {
-		case err = <-r.served:
+		case err = <-r.served: // nil when somebody has stopped the gRPC server
 		case <-ctx.Done():
 		}
 	}
@@ -61,10 +61,12 @@ type run struct {
 	listener net.Listener
 	admin    *admin.Server
 	served   chan error // what Serve has answered
+	deadline time.Time  // for Consul to answer
 	leases   []catalog.Lease
 }
 
 func (r *run) start(ctx context.Context) error {
+	r.deadline = time.Now().Add(startTimeout)
 	host, err := r.host(ctx)
 	if err != nil {
 		return err
@@ -77,12 +79,13 @@ func (r *run) start(ctx context.Context) error {
 		r.listener.Close()
 		return err
 	}
-	for _, name := range r.services() {
-		r.health.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
-	}
+	r.serve()
 	go func() { r.served <- r.grpc.Serve(r.listener) }()
 	address, err := r.advertised(host)
 	if err != nil {
+		return err
+	}
+	if err := r.warmUp(ctx); err != nil {
 		return err
 	}
 	for _, name := range r.config.names {
@@ -91,6 +94,33 @@ func (r *run) start(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// warmUp waits until the server says that it can be called, which it says at once
+// unless SetServing has said otherwise. Consul then has its time from here on.
+func (r *run) warmUp(ctx context.Context) error {
+	select {
+	case <-r.warm:
+		return nil
+	default:
+	}
+	defer func() { r.deadline = time.Now().Add(startTimeout) }()
+	select {
+	case <-r.warm:
+		return nil
+	case err := <-r.served:
+		return r.ended(err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ended is why Serve has ended by itself.
+func (r *run) ended(err error) error {
+	if err == nil {
+		err = errors.New("the gRPC server was stopped")
+	}
+	return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
 }
 
 // host is the host part of the advertised address. Consul is asked only when no
@@ -124,13 +154,14 @@ func (r *run) advertised(host string) (string, error) {
 
 // try repeats ask until it succeeds, for as long as Consul has to start.
 func (r *run) try(ctx context.Context, ask func() error) error {
-	deadline := time.Now().Add(startTimeout)
 	for said := false; ; {
 		err := ask()
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, context.Cause(ctx))
-		}
-		if time.Now().Add(startRetry).After(deadline) {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().Add(startRetry).After(r.deadline):
 			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
 		}
 		if !said {
@@ -139,6 +170,8 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 		}
 		select {
 		case <-time.After(startRetry):
+		case err := <-r.served:
+			return r.ended(err)
 		case <-ctx.Done():
 		}
 	}
@@ -171,87 +204,6 @@ func (r *run) healthy() error {
 	return err
 }
 
-// register puts the server into Consul under one of its names.
-func (r *run) register(ctx context.Context, name, address string) error {
-	metadata := map[string]string{}
-	for key, value := range r.config.metadata {
-		metadata[key] = value
-	}
-	if r.admin != nil {
-		metadata["metrics_address"] = reachable(r.admin.Addr(), address)
-	}
-	registration := catalog.Registration{
-		Instance: catalog.Instance{
-			ID:       name + "-" + strings.Map(hyphenate, address),
-			Service:  name,
-			Address:  address,
-			Tags:     r.config.tags,
-			Metadata: metadata,
-			Weight:   r.config.weight,
-		},
-		WarningWeight:   r.config.warningWeight,
-		CheckAddress:    r.config.check,
-		CheckTLS:        !r.config.plaintext,
-		DeregisterAfter: r.config.deregisterAfter,
-		SelfCheck:       func(ctx context.Context) error { return r.selfCheck(ctx, address) },
-	}
-	err := r.try(ctx, func() error {
-		lease, err := r.config.directory.Register(ctx, registration)
-		if err == nil {
-			r.leases = append(r.leases, lease)
-		}
-		return err
-	})
-	if err == nil {
-		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metadata["metrics_address"])
-	}
-	return err
-}
-
-// reachable is where a listener is reached: at the host that is advertised when it
-// listens on all of them.
-func reachable(listener net.Addr, advertised string) string {
-	tcp, ok := listener.(*net.TCPAddr)
-	if !ok || !tcp.IP.IsUnspecified() {
-		return listener.String()
-	}
-	host, _, _ := net.SplitHostPort(advertised)
-	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
-}
-
-// hyphenate keeps what Consul's ids and DNS have in common.
-func hyphenate(c rune) rune {
-	if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
-		return c
-	}
-	return '-'
-}
-
-// selfCheck asks the server for its health at the address that it advertises.
-func (r *run) selfCheck(ctx context.Context, address string) error {
-	if !r.config.plaintext {
-		// A server cannot prove itself to itself without a client's certificate.
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err != nil {
-			return fmt.Errorf("%w: set WithAdvertisedAddress", err)
-		}
-		return conn.Close()
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	response, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
-	if err != nil {
-		return fmt.Errorf("%w: set WithAdvertisedAddress", err)
-	}
-	if response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		return fmt.Errorf("it says it is %v", response.GetStatus())
-	}
-	return nil
-}
-
 // stop leaves Consul first, so that no new client comes, and gives those that
 // have not heard of it yet the drain time.
 func (r *run) stop(ctx context.Context) {
@@ -269,16 +221,6 @@ func (r *run) stop(ctx context.Context) {
 	timer.Stop()
 	if r.admin != nil {
 		r.admin.Close()
-	}
-}
-
-func (r *run) deregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, deregisterTime)
-	defer cancel()
-	for _, lease := range r.leases {
-		if err := lease.Deregister(ctx); err != nil {
-			r.config.log.Warn("could not leave Consul, which will find out by its check", "error", err)
-		}
 	}
 }
 

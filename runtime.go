@@ -2,8 +2,6 @@ package meshlite
 
 import (
 	"fmt"
-	"log/slog"
-	"maps"
 	"net/http"
 	"sync"
 
@@ -29,15 +27,19 @@ type Runtime struct {
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
-	builders  map[builderKey]*resolver.Builder
+	sites     map[Directory]*site
+	lastSite  int
 }
 
-// builderKey tells builders apart that cannot share their watches.
-type builderKey struct {
-	directory Directory
-	log       *slog.Logger
-	warning   bool
+// site is what the channels to one directory share.
+type site struct {
+	builder *resolver.Builder
+	scope   string // keeps its cached answers from those of other directories
 }
+
+// maxSites caps the directories whose channels share. Beyond it, one that no
+// channel uses is given up.
+const maxSites = 64
 
 var defaultRuntime = sync.OnceValue(NewRuntime)
 
@@ -48,7 +50,7 @@ func DefaultRuntime() *Runtime { return defaultRuntime() }
 // NewRuntime makes a runtime of its own, for tests and for programs that keep
 // parts of themselves apart.
 func NewRuntime() *Runtime {
-	r := &Runtime{registry: prometheus.NewRegistry(), builders: map[builderKey]*resolver.Builder{}}
+	r := &Runtime{registry: prometheus.NewRegistry(), sites: map[Directory]*site{}}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
@@ -97,20 +99,30 @@ func (r *Runtime) consul() (*consul.Directory, error) {
 	return r.directory, nil
 }
 
-// builder is the resolver builder that channels with these settings share.
-func (r *Runtime) builder(key builderKey) *resolver.Builder {
+// site is what channels to directory share.
+func (r *Runtime) site(directory Directory) *site {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b := r.builders[key]; b != nil {
-		return b
+	if known := r.sites[directory]; known != nil {
+		return known
 	}
-	options := []resolver.Option{resolver.WithLogger(key.log)}
-	if key.warning {
-		options = append(options, resolver.WithWarning())
+	for other, s := range r.sites {
+		if len(r.sites) >= maxSites && s.builder.Idle() {
+			delete(r.sites, other)
+		}
 	}
-	// Directories and loggers are the user's: those that nobody uses must not pile up.
-	maps.DeleteFunc(r.builders, func(_ builderKey, b *resolver.Builder) bool { return b.Idle() })
-	b := resolver.NewBuilder(key.directory, options...)
-	r.builders[key] = b
-	return b
+	r.lastSite++
+	made := &site{resolver.NewBuilder(directory), fmt.Sprintf("site %d", r.lastSite)}
+	if len(r.sites) < maxSites {
+		r.sites[directory] = made
+	}
+	return made
+}
+
+// newScope is one that no other server or site has.
+func (r *Runtime) newScope() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastSite++
+	return fmt.Sprintf("server %d", r.lastSite)
 }

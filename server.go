@@ -1,9 +1,10 @@
 package meshlite
 
 import (
-	"fmt"
+	"maps"
 	"regexp"
-	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,6 +30,13 @@ type Server struct {
 	config serverConfig
 	grpc   *grpc.Server
 	health *health.Server
+	ran    atomic.Bool
+
+	mu       sync.Mutex
+	running  bool            // the health service tells the truth
+	told     map[string]bool // what SetServing has said
+	warm     chan struct{}   // closed when "" first serves
+	warmOnce sync.Once
 }
 
 var _ grpc.ServiceRegistrar = (*Server)(nil)
@@ -55,17 +63,18 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	if err := c.finish(); err != nil {
 		return nil, err
 	}
-	for _, name := range c.names {
-		if !serviceName.MatchString(name) {
-			return nil, fmt.Errorf("meshlite: service name %q: write up to 63 letters, digits and hyphens, as DNS allows", name)
-		}
-	}
 	chain, err := c.chain()
 	if err != nil {
 		return nil, err
 	}
 	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, chain.ServerOptions()...)
-	s := &Server{config: c, grpc: grpc.NewServer(append(options, c.serverOptions...)...), health: health.NewServer()}
+	s := &Server{
+		config: c,
+		grpc:   grpc.NewServer(append(options, c.serverOptions...)...),
+		health: health.NewServer(),
+		told:   map[string]bool{},
+		warm:   make(chan struct{}),
+	}
 	s.registerOwn()
 	return s, nil
 }
@@ -85,7 +94,7 @@ func (s *Server) registerOwn() {
 
 // chain puts the concerns of a server in order.
 func (c *serverConfig) chain() (*interceptors.Chained, error) {
-	concerns, err := c.concerns()
+	concerns, err := c.concerns(c.runtime.newScope())
 	if err != nil {
 		return nil, err
 	}
@@ -102,21 +111,40 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
 // SetServing says of one service whether it can be called, "" being all of the
-// server, which is what Consul checks.
+// server, which is what Consul checks. Every service can be, from Run on, unless
+// this has said otherwise. A server that is told so of "" before Run, since it is
+// still warming up, registers once it is told that it serves.
 func (s *Server) SetServing(service string, serving bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told[service] = serving
+	if s.running {
+		s.setServing(service, serving)
+	}
+}
+
+func (s *Server) setServing(service string, serving bool) {
 	status := healthv1.HealthCheckResponse_NOT_SERVING
 	if serving {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus(service, status)
+	if service == "" && serving {
+		s.warmOnce.Do(func() { close(s.warm) })
+	}
 }
 
-// services are the names for which the health service answers.
-func (s *Server) services() []string {
-	names := []string{""}
+// serve tells the health of every service for the first time.
+func (s *Server) serve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = true
+	names := map[string]bool{"": true}
 	for name := range s.grpc.GetServiceInfo() {
-		names = append(names, name)
+		names[name] = true
 	}
-	slices.Sort(names)
-	return names
+	maps.Copy(names, s.told)
+	for name, serving := range names {
+		s.setServing(name, serving)
+	}
 }

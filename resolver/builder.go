@@ -22,67 +22,81 @@ import (
 const DefaultServiceConfig = `{"loadBalancingConfig": [{"meshlite_least_request": {}}, {"round_robin": {}}]}`
 
 // DialOptions make a grpc.NewClient resolve consul:/// targets in directory. They
-// are the builder's, a policy for channels whose owner names none, and
-// grpc.WithNoProxy: with HTTPS_PROXY set gRPC would replace all endpoints by the
-// address of the proxy. Options that come after them win.
+// are the builder, a policy for channels whose owner names none (a service config
+// that comes after them wins), and grpc.WithNoProxy: with HTTPS_PROXY set gRPC
+// would replace all endpoints by the address of the proxy.
 func DialOptions(directory catalog.Watcher, opts ...Option) []grpc.DialOption {
-	return NewBuilder(directory, opts...).DialOptions()
+	return []grpc.DialOption{
+		grpc.WithResolvers(NewBuilder(directory, opts...)),
+		grpc.WithNoProxy(),
+		grpc.WithDefaultServiceConfig(DefaultServiceConfig),
+	}
 }
 
 // Option changes a [Builder].
-type Option func(*Builder)
+type Option func(*settings)
+
+// settings are what channels of one builder may differ in.
+type settings struct {
+	warning       bool
+	startTimeout  time.Duration
+	grace         time.Duration
+	serviceConfig string
+	log           *slog.Logger
+}
 
 // WithWarning also calls instances in warning state, with Consul's warning weight.
-func WithWarning() Option { return func(b *Builder) { b.warning = true } }
+func WithWarning() Option { return func(s *settings) { s.warning = true } }
 
 // WithStartTimeout bounds how long the first call waits for an answer of the
 // directory before it fails Unavailable. Default: 5 s.
-func WithStartTimeout(d time.Duration) Option { return func(b *Builder) { b.startTimeout = d } }
+func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.startTimeout = d } }
 
 // WithGrace sets how long an empty answer must stand before the last instances
-// are given up. Default: 15 s, which is more than two heartbeats of a
-// registration, jitter included.
-func WithGrace(d time.Duration) Option { return func(b *Builder) { b.grace = d } }
+// are given up, and an outage of one datacenter before the next one is taken.
+// Default: 15 s, which is more than two heartbeats of a registration, jitter
+// included.
+func WithGrace(d time.Duration) Option { return func(s *settings) { s.grace = d } }
+
+// WithServiceConfig tells the service config of the channel's owner, as JSON. A
+// policy in the target replaces the policy in it, and nothing else.
+func WithServiceConfig(json string) Option { return func(s *settings) { s.serviceConfig = json } }
 
 // WithLogger hears of outages of the directory. Default: slog.Default().
-func WithLogger(log *slog.Logger) Option { return func(b *Builder) { b.log = log } }
+func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
 
 // Builder makes resolvers that share their watches and what is learned of
 // endpoints. It is a [resolver.Builder] of gRPC and safe for concurrent use.
 type Builder struct {
-	directory    catalog.Watcher
-	warning      bool
-	startTimeout time.Duration
-	grace        time.Duration
-	log          *slog.Logger
-
-	watches watches
-	tables  tables
+	settings
+	directory catalog.Watcher
+	watches   *watches
+	tables    *tables
 }
 
 // NewBuilder makes a builder over directory.
 func NewBuilder(directory catalog.Watcher, opts ...Option) *Builder {
 	b := &Builder{
-		directory:    directory,
-		startTimeout: 5 * time.Second,
-		grace:        15 * time.Second,
-		log:          slog.Default(),
-		watches:      watches{open: map[string]*watch{}},
-		tables:       tables{kept: map[string]*kept{}},
+		directory: directory,
+		settings: settings{
+			startTimeout:  5 * time.Second,
+			grace:         15 * time.Second,
+			serviceConfig: "{}",
+			log:           slog.Default(),
+		},
+		watches: &watches{open: map[string]*watch{}, closed: map[string]remembered{}},
+		tables:  &tables{kept: map[string]*kept{}},
 	}
-	for _, o := range opts {
-		o(b)
-	}
-	return b
+	return b.With(opts...)
 }
 
-// DialOptions are the options of [DialOptions] for this builder.
-func (b *Builder) DialOptions() []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithResolvers(b),
-		grpc.WithNoProxy(),
-		grpc.WithDefaultServiceConfig(DefaultServiceConfig),
+// With is b for channels with other settings. Both share their watches.
+func (b *Builder) With(opts ...Option) *Builder {
+	other := *b
+	for _, o := range opts {
+		o(&other.settings)
 	}
+	return &other
 }
 
 // Idle reports whether no channel uses b now: all are closed or idle.
@@ -92,32 +106,11 @@ func (b *Builder) Idle() bool {
 	return len(b.watches.open) == 0
 }
 
-// WithServiceConfig is b for a channel whose owner has a service config of his
-// own. A policy= in the target replaces the policy in it, and nothing else.
-func (b *Builder) WithServiceConfig(config string) resolver.Builder {
-	return channelBuilder{b, config}
-}
-
-// channelBuilder is the builder of one channel.
-type channelBuilder struct {
-	*Builder
-	serviceConfig string
-}
-
-// Build starts a resolver. gRPC calls it.
-func (c channelBuilder) Build(target resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
-	return c.build(target, cc, opts, c.serviceConfig)
-}
-
 // Scheme is [Scheme].
 func (b *Builder) Scheme() string { return Scheme }
 
 // Build starts a resolver. gRPC calls it.
-func (b *Builder) Build(target resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
-	return b.build(target, cc, opts, "{}")
-}
-
-func (b *Builder) build(grpcTarget resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions, serviceConfig string) (resolver.Resolver, error) {
+func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
 	target, err := parseTarget(&grpcTarget.URL)
 	if err != nil {
 		return nil, err
@@ -136,15 +129,14 @@ func (b *Builder) build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 		if opts.DisableServiceConfig {
 			return nil, errors.New("target key \"policy\" needs a service config, which grpc.WithDisableServiceConfig turns off: leave out one of the two")
 		}
-		if r.serviceConfig, err = withPolicy(cc, serviceConfig, target.Policy); err != nil {
+		if r.serviceConfig, err = withPolicy(cc, b.serviceConfig, target.Policy); err != nil {
 			return nil, err
 		}
 	}
-	queries := target.queries(b.warning)
 	key := directory.Name()
-	for _, q := range queries {
+	for _, q := range target.queries(b.warning) {
 		key += "?" + q.Key()
-		r.subscriptions = append(r.subscriptions, b.watches.subscribe(directory, q, r.wake))
+		r.sources = append(r.sources, &source{subscription: b.watches.subscribe(directory, q, r.wake)})
 	}
 	r.table, r.returnTable = b.tables.borrow(key)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -170,8 +162,8 @@ func (b *Builder) directoryOf(target Target) (catalog.Watcher, error) {
 // withPolicy puts policy into a service config, over the one that stands there.
 func withPolicy(cc resolver.ClientConn, config, policy string) (*serviceconfig.ParseResult, error) {
 	fields := map[string]any{}
-	if err := json.Unmarshal([]byte(config), &fields); err != nil {
-		return nil, fmt.Errorf("service config: %w", err)
+	if err := json.Unmarshal([]byte(config), &fields); err != nil || fields == nil {
+		return nil, fmt.Errorf("service config %q: write a JSON object", config)
 	}
 	delete(fields, "loadBalancingPolicy")
 	fields["loadBalancingConfig"] = []any{map[string]any{policy: struct{}{}}}

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_TOKEN_FILE"} {
 		os.Unsetenv(name)
 	}
+	// It is read once a process. Nothing is ever sent there.
+	os.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	goleak.VerifyTestMain(m)
 }
 

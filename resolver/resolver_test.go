@@ -2,6 +2,7 @@ package resolver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	grpcbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	grpcresolver "google.golang.org/grpc/resolver"
@@ -148,10 +150,11 @@ func TestEqualAnswersAreNotPublished(t *testing.T) {
 		two := catalog.Instance{ID: "2", Address: "10.0.0.2:80", Weight: 1}
 		for index := range uint64(10) {
 			d.report(catalog.Snapshot{Index: index, Instances: []catalog.Instance{one, two}})
+			d.report(catalog.Snapshot{Index: index, Instances: []catalog.Instance{two, one}})
 			synctest.Wait()
 		}
 		if n := cc.updates(); n != 1 {
-			t.Errorf("%d updates of ten equal answers, want 1", n)
+			t.Errorf("%d updates of twenty equal answers, want 1", n)
 		}
 	})
 }
@@ -257,8 +260,8 @@ func TestChannelsShareOneWatch(t *testing.T) {
 		builder := resolver.NewBuilder(m.directory(), resolver.WithLogger(silent))
 		var conns []*grpc.ClientConn
 		for range 10 {
-			conn, err := grpc.NewClient("consul:///catalog", append(builder.DialOptions(),
-				grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(m.dial))...)
+			conn, err := grpc.NewClient("consul:///catalog", []grpc.DialOption{grpc.WithResolvers(builder),
+				grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(m.dial)}...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,24 +282,55 @@ func TestChannelsShareOneWatch(t *testing.T) {
 	})
 }
 
-// R14: with HTTPS_PROXY set the policy still sees every endpoint with its
-// attributes.
-func TestProxyOfTheEnvironmentIsLeftAside(t *testing.T) {
-	// gRPC reads the environment through net/http, which does so once a process:
-	// TestMain must not have dialed anything before.
-	t.Setenv("HTTPS_PROXY", "http://10.9.9.9:3128")
-	synctest.Test(t, func(t *testing.T) {
-		m := newMesh(t)
-		m.start(1)
-		m.start(2)
-		conn := m.connect()
-		defer conn.Close()
-		mustCall(t, conn, 100)
-		if counts := m.count(2); counts[0] == 0 || counts[1] == 0 {
-			t.Errorf("the instances got %v calls, want both some", counts)
+// R14: with HTTPS_PROXY set (TestMain does) the policy still sees every endpoint
+// with its attributes. The policy here connects to none of them.
+func TestProxyOfTheEnvironmentHidesNoEndpoint(t *testing.T) {
+	m := newMesh(t)
+	m.register(1, consultest.Service{})
+	m.register(2, consultest.Service{})
+	conn, err := grpc.NewClient("consul:///catalog?policy=grpc:"+onlooker{}.Name(),
+		append(resolver.DialOptions(m.directory(), resolver.WithLogger(silent)), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Connect()
+	endpoints := <-seen
+	if len(endpoints) != 2 {
+		t.Fatalf("the policy sees %d endpoints, want 2", len(endpoints))
+	}
+	for i, e := range endpoints {
+		if instance := balancer.InstanceOf(e); instance == nil || e.Addresses[0].Addr != fmt.Sprintf("10.0.0.%d:80", i+1) {
+			t.Errorf("the policy sees %v with instance %v", e.Addresses, instance)
 		}
-	})
+	}
 }
+
+// seen is what the onlooker was told.
+var seen = make(chan []grpcresolver.Endpoint, 1)
+
+// onlooker is a policy that only looks.
+type onlooker struct{ grpcbalancer.Balancer }
+
+func init() { grpcbalancer.Register(onlooker{}) }
+
+func (onlooker) Name() string { return "onlooker" }
+
+func (o onlooker) Build(grpcbalancer.ClientConn, grpcbalancer.BuildOptions) grpcbalancer.Balancer {
+	return o
+}
+
+func (onlooker) UpdateClientConnState(s grpcbalancer.ClientConnState) error {
+	select {
+	case seen <- s.ResolverState.Endpoints:
+	default:
+	}
+	return nil
+}
+
+func (onlooker) ResolverError(error) {}
+func (onlooker) ExitIdle()           {}
+func (onlooker) Close()              {}
 
 func TestDatacentersFailOverInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -317,9 +351,67 @@ func TestDatacentersFailOverInOrder(t *testing.T) {
 		}
 		near.report(catalog.Snapshot{})
 		synctest.Wait()
-		if got := cc.addresses(); got != "10.2.0.1:80" {
-			t.Errorf("endpoints are %s, want those of the second datacenter", got)
+		if got := cc.addresses(); got != "10.1.0.1:80" {
+			t.Errorf("endpoints are %s, want those of the first datacenter for the grace time", got)
 		}
+		time.Sleep(16 * time.Second)
+		if got := cc.addresses(); got != "10.2.0.1:80" {
+			t.Errorf("endpoints are %s, want those of the second datacenter after it", got)
+		}
+		near.report(catalog.Snapshot{Instances: []catalog.Instance{{ID: "n", Address: "10.1.0.1:80", Weight: 1}}})
+		synctest.Wait()
+		near.fail(errors.New("no path to datacenter"))
+		time.Sleep(16 * time.Second)
+		if got := cc.addresses(); got != "10.2.0.1:80" {
+			t.Errorf("endpoints are %s, want those of the second datacenter while the first is lost", got)
+		}
+		far.fail(errors.New("no path to datacenter"))
+		time.Sleep(time.Hour)
+		if got := cc.addresses(); got != "10.2.0.1:80" && got != "10.1.0.1:80" {
+			t.Errorf("endpoints are %q, want the last known of a datacenter when all are lost", got)
+		}
+	})
+}
+
+// An empty answer before an outage does not shorten the grace time after it: an
+// agent that comes back empty knows nothing yet.
+func TestGraceBeginsAnewAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{}
+		cc := &recorder{}
+		r := build(t, resolver.NewBuilder(d, resolver.WithLogger(silent)), "consul:///catalog", cc)
+		defer r.Close()
+		d.report(catalog.Snapshot{Instances: []catalog.Instance{{ID: "1", Address: "10.0.0.1:80", Weight: 1}}})
+		d.report(catalog.Snapshot{})
+		time.Sleep(2 * time.Second)
+		d.fail(errors.New("connection refused"))
+		time.Sleep(20 * time.Second)
+		d.report(catalog.Snapshot{})
+		time.Sleep(14 * time.Second)
+		if got := cc.addresses(); got != "10.0.0.1:80" {
+			t.Errorf("endpoints are %q within the grace time, want the last known", got)
+		}
+		time.Sleep(2 * time.Second)
+		if got := cc.addresses(); got != "" {
+			t.Errorf("endpoints are %q after the grace time, want none", got)
+		}
+	})
+}
+
+// R4, after idleness: the last good list outlives the channel's sleep.
+func TestIdleChannelComesBackDuringAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		m.start(1)
+		conn, err := grpc.NewClient("consul:///catalog", append(m.options(m.directory()), grpc.WithIdleTimeout(time.Minute))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		mustCall(t, conn, 1)
+		time.Sleep(3 * time.Minute)
+		m.agent.SetReachable(false)
+		mustCall(t, conn, 1)
 	})
 }
 
@@ -349,7 +441,7 @@ func TestPolicyInTheTarget(t *testing.T) {
 func TestPolicyLeavesTheRestOfAServiceConfig(t *testing.T) {
 	d := &scripted{}
 	cc := &recorder{}
-	b := resolver.NewBuilder(d).WithServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "loadBalancingConfig": [{"pick_first": {}}]}`)
+	b := resolver.NewBuilder(d, resolver.WithServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "loadBalancingConfig": [{"pick_first": {}}]}`))
 	r := build(t, b, "consul:///catalog?policy=round_robin", cc)
 	defer r.Close()
 	if !strings.Contains(cc.config, `"timeout":"1s"`) || !strings.Contains(cc.config, "meshlite_round_robin") || strings.Contains(cc.config, "pick_first") {
@@ -401,6 +493,13 @@ func (d *scripted) report(s catalog.Snapshot) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.say(s, nil)
+}
+
+func (d *scripted) fail(err error) {
+	synctest.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.say(catalog.Snapshot{}, err)
 }
 
 type byDatacenter map[string]*scripted

@@ -22,17 +22,16 @@ type watcher struct {
 	serviceConfig *serviceconfig.ParseResult // nil unless the target names a policy
 	directory     string                     // its name, for messages
 
-	subscriptions []*subscription // one for each datacenter, in the order of failover
-	table         *balancer.Table
-	returnTable   func()
-	wake          chan struct{}
-	cancel        context.CancelFunc
-	done          chan struct{}
+	sources     []*source // one for each datacenter, in the order of failover
+	table       *balancer.Table
+	returnTable func()
+	wake        chan struct{}
+	cancel      context.CancelFunc
+	done        chan struct{}
 
-	instances  []*catalog.Instance // what gRPC was told last
-	told       bool                // whether it was told any
-	failing    bool                // whether the directory's outage has been logged
-	emptySince time.Time           // when the directory first answered none, after some
+	instances []*catalog.Instance // what gRPC was told last
+	told      bool                // whether it was told any
+	trouble   string              // what was logged last
 }
 
 // ResolveNow has nothing to do: the answer to a blocking query comes by itself,
@@ -43,7 +42,7 @@ func (w *watcher) ResolveNow(resolver.ResolveNowOptions) {}
 func (w *watcher) Close() {
 	w.cancel()
 	<-w.done
-	for _, s := range w.subscriptions {
+	for _, s := range w.sources {
 		s.close()
 	}
 	w.returnTable()
@@ -71,61 +70,98 @@ func (w *watcher) run(ctx context.Context) {
 // look reads what is known now and tells gRPC what it has to know. It answers
 // after which time it must look again without being woken, if it must.
 func (w *watcher) look(late bool) time.Duration {
-	list, hint, err := w.known(late)
-	w.logOutage(err)
+	now := w.choose(late)
+	if now.pending {
+		return 0
+	}
+	w.log(now)
 	switch {
-	case len(list) > 0:
-		w.emptySince = time.Time{}
-		w.publish(list, nil)
-	case err == errPending:
-	case err != nil && !w.told:
+	case len(now.list) > 0:
+		w.publish(now.list, nil)
+	case now.err == nil:
+		w.publish(nil, w.absent(now.hint))
+	case !w.told:
 		// ReportError closes no connection; an empty state would close them all.
-		w.cc.ReportError(err)
-	case err == nil && len(w.instances) == 0:
-		w.publish(nil, w.absent(hint))
-	case err == nil:
-		return w.holdEmpty(hint)
+		w.cc.ReportError(now.err)
 	}
-	return 0
+	return now.again
 }
 
-// holdEmpty gives the last instances up when the directory has answered that
-// there are none for the whole grace time.
-func (w *watcher) holdEmpty(hint string) time.Duration {
-	if w.emptySince.IsZero() {
-		w.emptySince = time.Now()
-		w.builder.log.Warn("no instance is left: holding the last ones for the grace time",
-			"service", w.target.Service, "directory", w.directory, "instances", len(w.instances), "grace", w.builder.grace)
-	}
-	if left := w.builder.grace - time.Since(w.emptySince); left > 0 {
-		return left
-	}
-	w.publish(nil, w.absent(hint))
-	return 0
+// found is what all datacenters together tell.
+type found struct {
+	list    []catalog.Instance
+	err     error         // of a datacenter that does not answer
+	hint    string        // why an empty list may be empty
+	pending bool          // an answer that decides is still to come
+	again   time.Duration // when a grace time ends; 0 is none
 }
 
-// errPending stands for an answer that may still come.
-var errPending = fmt.Errorf("pending")
-
-// known is the list of the first datacenter that has one. It is empty without an
-// error only if all of them have answered so.
-func (w *watcher) known(late bool) (list []catalog.Instance, hint string, err error) {
-	for _, s := range w.subscriptions {
-		snapshot, answered, failed := s.latest()
+// choose takes the first datacenter that has a list. One that has failed or
+// become empty keeps its last list for the grace time; after that the next one
+// is taken and, if none has any, the last list of one that fails.
+func (w *watcher) choose(late bool) found {
+	var all found
+	var stale []catalog.Instance
+	for _, s := range w.sources {
+		s.look()
+		left := s.graceLeft(w.builder.grace)
 		switch {
-		case len(snapshot.Instances) > 0:
-			return snapshot.Instances, "", failed
-		case answered && failed == nil:
-			hint = snapshot.Hint
-		case failed != nil:
-			err = failed
+		case len(s.list) > 0 && left > 0:
+			return found{list: s.list, err: s.err, again: left}
+		case len(s.list) > 0 && s.trouble.IsZero():
+			return found{list: s.list}
+		case len(s.list) > 0 && s.err != nil:
+			all.err = s.err
+			if stale == nil {
+				stale = s.list
+			}
+		case s.err != nil:
+			all.err = s.err
+		case s.answered:
+			s.list, all.hint = nil, s.hint
 		case late:
-			err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
+			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
 		default:
-			return nil, "", errPending // the next datacenter is not asked before this one has had its time
+			return found{pending: true} // the next datacenter is not asked before this one has had its time
 		}
 	}
-	return nil, hint, err
+	all.list = stale
+	return all
+}
+
+// source is what one datacenter has told of late.
+type source struct {
+	*subscription
+	list     []catalog.Instance // the last that was not empty
+	hint     string
+	answered bool
+	err      error
+	trouble  time.Time // since when it fails, or since when it is empty; zero is neither
+}
+
+// look reads the newest of the watch. An emptiness that was not confirmed before
+// an outage begins anew after it: an agent that was restarted knows nothing yet.
+func (s *source) look() {
+	snapshot, answered, err := s.latest()
+	empty := len(snapshot.Instances) == 0
+	switch {
+	case err == nil && !empty:
+		s.trouble = time.Time{}
+	case s.trouble.IsZero() || (err == nil) != (s.err == nil):
+		s.trouble = time.Now()
+	}
+	s.answered, s.err, s.hint = answered, err, snapshot.Hint
+	if !empty {
+		s.list = snapshot.Instances
+	}
+}
+
+// graceLeft is how long the last list still stands in spite of trouble.
+func (s *source) graceLeft(grace time.Duration) time.Duration {
+	if s.trouble.IsZero() {
+		return 0
+	}
+	return grace - time.Since(s.trouble)
 }
 
 func (w *watcher) absent(hint string) error {
@@ -139,22 +175,26 @@ func (w *watcher) absent(hint string) error {
 	return err
 }
 
-// logOutage says once that the directory fails and once that it answers again.
-func (w *watcher) logOutage(err error) {
-	if err == errPending {
+// log says once when discovery gets into trouble and once when it is out of it.
+func (w *watcher) log(now found) {
+	trouble := ""
+	switch {
+	case now.err != nil && len(now.list) > 0:
+		trouble = "discovery fails: calls go on with what was known"
+	case now.err != nil:
+		trouble = "discovery fails, and so do calls until it works"
+	case now.again > 0:
+		trouble = "no instance is left: the last ones are held for the grace time"
+	}
+	if trouble == w.trouble {
 		return
 	}
-	if failing := err != nil; failing != w.failing {
-		w.failing = failing
-		log := w.builder.log.With("service", w.target.Service, "directory", w.directory)
-		switch {
-		case !failing:
-			log.Info("discovery works again")
-		case len(w.instances) > 0:
-			log.Warn("discovery fails: calls go on with what was known", "instances", len(w.instances), "error", err)
-		default:
-			log.Warn("discovery fails, and so do calls until it works", "error", err)
-		}
+	w.trouble = trouble
+	log := w.builder.log.With("service", w.target.Service, "directory", w.directory, "instances", len(now.list))
+	if trouble == "" {
+		log.Info("discovery works again")
+	} else {
+		log.Warn(trouble, "error", now.err)
 	}
 }
 

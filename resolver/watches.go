@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -10,9 +11,20 @@ import (
 // watches are the open watches of a builder, one for each directory and query,
 // each kept open by its subscriptions.
 type watches struct {
-	mu   sync.Mutex
-	open map[string]*watch
+	mu     sync.Mutex
+	open   map[string]*watch
+	closed map[string]remembered
 }
+
+// remembered is the last answer of a watch that was closed. A channel that comes
+// back from idleness while the directory is away goes on with it.
+type remembered struct {
+	snapshot catalog.Snapshot
+	closed   time.Time
+}
+
+// rememberFor is how long the last answer outlives its watch.
+const rememberFor = time.Hour
 
 // watch follows one query and remembers what it was told last.
 type watch struct {
@@ -23,7 +35,8 @@ type watch struct {
 	subscriptions map[*subscription]struct{}
 	answered      bool
 	last          catalog.Snapshot
-	err           error // of the last query, nil when it was answered
+	before        catalog.Snapshot // of an earlier watch, for when the first query fails
+	err           error            // of the last query, nil when it was answered
 }
 
 // subscription is one reader of a watch.
@@ -39,7 +52,7 @@ func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, wake chan<
 	defer w.mu.Unlock()
 	shared := w.open[key]
 	if shared == nil {
-		shared = startWatch(watcher, q)
+		shared = startWatch(watcher, q, w.closed[key].snapshot)
 		w.open[key] = shared
 	}
 	s := &subscription{watch: shared, wake: wake}
@@ -60,6 +73,7 @@ func (w *watches) unsubscribe(key string, s *subscription) {
 	s.mu.Unlock()
 	if last {
 		delete(w.open, key)
+		w.remember(key, s.watch)
 	}
 	w.mu.Unlock()
 	if last {
@@ -68,9 +82,21 @@ func (w *watches) unsubscribe(key string, s *subscription) {
 	}
 }
 
-func startWatch(watcher catalog.Watcher, q catalog.Query) *watch {
+// remember keeps the last answer of a watch that is closed.
+func (w *watches) remember(key string, closed *watch) {
+	for other, r := range w.closed {
+		if time.Since(r.closed) > rememberFor {
+			delete(w.closed, other)
+		}
+	}
+	if snapshot, answered, _ := closed.latest(); answered {
+		w.closed[key] = remembered{snapshot, time.Now()}
+	}
+}
+
+func startWatch(watcher catalog.Watcher, q catalog.Query, before catalog.Snapshot) *watch {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{cancel: cancel, done: make(chan struct{}), subscriptions: map[*subscription]struct{}{}}
+	w := &watch{cancel: cancel, done: make(chan struct{}), subscriptions: map[*subscription]struct{}{}, before: before}
 	go func() {
 		defer close(w.done)
 		watcher.Watch(ctx, q, w.report)
@@ -81,8 +107,11 @@ func startWatch(watcher catalog.Watcher, q catalog.Query) *watch {
 func (w *watch) report(snapshot catalog.Snapshot, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err = err; err == nil {
+	switch w.err = err; {
+	case err == nil:
 		w.answered, w.last = true, snapshot
+	case !w.answered && len(w.before.Instances) > 0:
+		w.answered, w.last = true, w.before
 	}
 	for s := range w.subscriptions {
 		s.signal()

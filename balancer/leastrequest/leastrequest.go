@@ -122,6 +122,9 @@ func (s *sample) Pick(info grpcbalancer.PickInfo) (grpcbalancer.PickResult, erro
 		if n := r.InFlight.Load(); best == nil || lighter(n, r, load, best) {
 			best, load = r, n
 		}
+		if load == 0 {
+			break // it cannot be beaten
+		}
 	}
 	return best.Pick(info)
 }

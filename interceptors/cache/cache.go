@@ -65,19 +65,13 @@ func (c *Cache) Place() interceptors.Place { return interceptors.Cache }
 // UnaryClient is the cache's part in calls of one method, nil where the policy
 // caches nothing on the client.
 func (c *Cache) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if r := c.newRule(meta); r != nil {
-		return r.client
-	}
-	return nil
+	return c.In("").UnaryClient(meta)
 }
 
 // UnaryServer is the cache's part in handling one method, nil where the policy
 // caches nothing on the server.
 func (c *Cache) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if r := c.newRule(meta); r != nil {
-		return r.server
-	}
-	return nil
+	return c.In("").UnaryServer(meta)
 }
 
 // UnaryClientInterceptor is the cache for use alone, without a chain of concerns.

@@ -24,8 +24,8 @@
 // An interceptor on the client cannot see the credentials that gRPC adds to a
 // call, so it does not know who calls unless it is told by [WithIdentity] or
 // [WithIdentityMetadata], and keeps no private answer before. Channels that share
-// a cache, a target and an identity share their answers. On the server the
-// identity is the verified certificate of the peer where none is declared.
+// a cache, a target and an identity share their answers; [Cache.In] keeps apart what
+// must not be shared, such as two servers. On the server the identity is the verified certificate of the peer where none is declared.
 //
 // A request with fields that this program's contract does not know is never
 // served from the cache, since two such requests may mean different things to the

@@ -39,6 +39,7 @@ func (r *rule) key(ctx context.Context, target string, req any) (string, bool) {
 	}
 	buffer := r.buffers.Get().(*[]byte)
 	b := append((*buffer)[:0], byte(r.meta.Side))
+	b = appendString(b, r.scope)
 	b = appendString(b, target)
 	b = appendString(b, r.meta.FullMethod)
 	b = r.appendCaller(b, caller)

@@ -82,6 +82,23 @@ func TestTargetsDoNotShareAnswers(t *testing.T) {
 	want(t, "length of the answer from the first target", len(again.Value), len(first.Value))
 }
 
+// Two servers may answer one method differently.
+func TestScopesDoNotShareAnswers(t *testing.T) {
+	c := newCache(t)
+	meta := policies(t, onServer(public())).Call(interceptors.Server, catalogv1.CatalogService_GetSweet_FullMethodName)
+	for _, name := range []string{"a", "b", "a", "b"} {
+		answer, err := c.In(name).UnaryServer(meta)(context.Background(), &catalogv1.GetSweetRequest{Id: "fudge"}, &grpc.UnaryServerInfo{},
+			func(context.Context, any) (any, error) {
+				return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: name}}, nil
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "answer", answer.(*catalogv1.GetSweetResponse).GetSweet().GetId(), name)
+	}
+	want(t, "hits", c.Stats().Hits, 2)
+}
+
 // The server tells callers apart by their verified certificate when nothing else is declared.
 func TestServerTellsCallersApartByCertificate(t *testing.T) {
 	verified := func(leaf *x509.Certificate, id *url.URL) credentials.AuthInfo {

@@ -12,6 +12,7 @@ import (
 // rule is what the policy asks of the cache for one method on one side.
 type rule struct {
 	*Cache
+	scope  string
 	meta   *interceptors.CallMeta
 	ttl    time.Duration
 	public bool
@@ -21,7 +22,7 @@ type rule struct {
 }
 
 // newRule is nil where nothing is to be cached.
-func (c *Cache) newRule(meta *interceptors.CallMeta) *rule {
+func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 	policy := meta.Policy.GetCache()
 	ttl, err := interceptors.ParseDuration(policy.GetTtl())
 	if err != nil || ttl <= 0 || !meta.Cacheable() || !meta.Side.On(policy.GetSide(), interceptors.Client) {
@@ -29,6 +30,7 @@ func (c *Cache) newRule(meta *interceptors.CallMeta) *rule {
 	}
 	r := &rule{
 		Cache:  c,
+		scope:  scope,
 		meta:   meta,
 		ttl:    ttl,
 		public: policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,

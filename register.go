@@ -1,0 +1,108 @@
+package meshlite
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// register puts the server into Consul under one of its names.
+func (r *run) register(ctx context.Context, name, address string) error {
+	metadata := map[string]string{}
+	maps.Copy(metadata, r.config.metadata)
+	if r.admin != nil {
+		metadata["metrics_address"] = reachable(r.admin.Addr(), address)
+	}
+	registration := catalog.Registration{
+		Instance: catalog.Instance{
+			ID:       name + "-" + strings.Map(hyphenate, address),
+			Service:  name,
+			Address:  address,
+			Tags:     r.config.tags,
+			Metadata: metadata,
+			Weight:   r.config.weight,
+		},
+		WarningWeight:   r.config.warningWeight,
+		CheckAddress:    r.config.check,
+		CheckTLS:        !r.config.plaintext,
+		DeregisterAfter: r.config.deregisterAfter,
+		SelfCheck:       func(ctx context.Context) error { return r.selfCheck(ctx, address) },
+	}
+	err := r.try(ctx, func() error {
+		lease, err := r.config.directory.Register(ctx, registration)
+		if err == nil {
+			r.leases = append(r.leases, lease)
+		}
+		return err
+	})
+	if err == nil {
+		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metadata["metrics_address"])
+	}
+	return err
+}
+
+// reachable is where a listener is reached: at the host that is advertised when it
+// listens on all of them.
+func reachable(listener net.Addr, advertised string) string {
+	tcp, ok := listener.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return listener.String()
+	}
+	host, _, _ := net.SplitHostPort(advertised)
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
+// hyphenate keeps what Consul's ids and DNS have in common.
+func hyphenate(c rune) rune {
+	if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+		return c
+	}
+	return '-'
+}
+
+// selfCheck asks the server for its health at the address that it advertises.
+func (r *run) selfCheck(ctx context.Context, address string) error {
+	if err := r.healthy(); err != nil {
+		return err
+	}
+	if !r.config.plaintext {
+		// A server cannot prove itself to itself without a client's certificate.
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("%w: set WithAdvertisedAddress", err)
+		}
+		return conn.Close()
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	response, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+	if err != nil {
+		return fmt.Errorf("%w: set WithAdvertisedAddress", err)
+	}
+	if response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		return fmt.Errorf("it says it is %v", response.GetStatus())
+	}
+	return nil
+}
+
+func (r *run) deregister(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, deregisterTime)
+	defer cancel()
+	for _, lease := range r.leases {
+		if err := lease.Deregister(ctx); err != nil {
+			r.config.log.Warn("could not leave Consul, which will find out by its check", "error", err)
+		}
+	}
+}
