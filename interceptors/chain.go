@@ -44,8 +44,8 @@ type parts struct {
 }
 
 // Chain joins concerns, outermost first, for one side. An order other than the
-// one of that side, a place taken twice, and a concern that has no part on this
-// side are errors.
+// one of that side, a place taken twice, and a place that this side does not have
+// are errors.
 func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error) {
 	if policies == nil {
 		return nil, errors.New("interceptors: Chain needs policies: NewPolicies(nil) has those of the contracts")

@@ -43,7 +43,7 @@ func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
 		errs = append(errs, checkMethodPolicy(fmt.Sprintf("methods[%q]", name), policy.GetMethods()[name]))
 	}
-	return errors.Join(errs...)
+	return join(errs)
 }
 
 // checkMethodPolicy refuses values that mean nothing. Each error begins with
@@ -57,10 +57,22 @@ func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 	c.duration(where, "timeout", policy.Timeout)
 	c.cache(path(where, "cache"), policy.GetCache())
 	c.retry(path(where, "retry"), policy.GetRetry())
-	for i, rule := range policy.GetRateLimits() {
-		c.rateLimit(path(where, fmt.Sprintf("rate_limits[%d]", i)), rule)
+	c.rateLimits(where, policy.GetRateLimits())
+	return join(c.errs)
+}
+
+// join is errors.Join on one line.
+func join(errs []error) error {
+	var texts []string
+	for _, err := range errs {
+		if err != nil {
+			texts = append(texts, err.Error())
+		}
 	}
-	return errors.Join(c.errs...)
+	if len(texts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(texts, "; "))
 }
 
 // checker collects what is wrong.
@@ -104,6 +116,20 @@ func (c *checker) cache(where string, rule *policyv1.CacheRule) {
 	c.duration(where, "ttl", rule.Ttl)
 	for i, key := range rule.GetVary() {
 		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
+	}
+}
+
+// rateLimits wants a name of its own for each: limits are merged by name, and two
+// of one name would become one.
+func (c *checker) rateLimits(where string, rules []*policyv1.RateLimitRule) {
+	seen := map[string]bool{}
+	for i, rule := range rules {
+		at := fmt.Sprintf("rate_limits[%d]", i)
+		if seen[rule.GetName()] {
+			c.wrong(where, at+".name", "%q is given twice: limits of one method need different names", rule.GetName())
+		}
+		seen[rule.GetName()] = true
+		c.rateLimit(path(where, at), rule)
 	}
 }
 

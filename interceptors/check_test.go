@@ -93,6 +93,7 @@ func TestRulesThatTheContractContradictsAreRefused(t *testing.T) {
 	}{
 		{"NoSuch", &policyv1.MethodPolicy{}, []string{`methods["NoSuch"]`}},
 		{"sweetshop.catalog.v1.CatalogService/NoSuch", &policyv1.MethodPolicy{}, []string{"CatalogService/NoSuch"}},
+		{"GetSweet", &policyv1.MethodPolicy{RateLimits: []*policyv1.RateLimitRule{{Limit: ptr(uint64(5))}, {Limit: ptr(uint64(1000))}}}, []string{"rate_limits[1].name", "twice"}},
 		{"/GetSweet", &policyv1.MethodPolicy{}, []string{`methods["/GetSweet"]`}},
 		{"GetSweet/", &policyv1.MethodPolicy{}, []string{`methods["GetSweet/"]`}},
 		{"/sweetshop.catalog.v1.CatalogService/GetSweet", &policyv1.MethodPolicy{}, []string{"package.Service/Method"}},
@@ -123,6 +124,16 @@ func TestRulesThatAreRightAreTaken(t *testing.T) {
 		if _, err := interceptors.NewPolicies(policy); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestDefaultsMakeNothingPublicThatIsPrivate(t *testing.T) {
+	policies := newPolicies(t, forMethod("GetSweet", caches(&policyv1.CacheRule{Scope: policyv1.CacheScope_CACHE_SCOPE_PRIVATE})))
+	if err := policies.SetOperator(forAll(caches(&policyv1.CacheRule{Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC}))); err != nil {
+		t.Fatal(err)
+	}
+	if got := policies.Call(interceptors.Client, "/sweetshop.catalog.v1.CatalogService/GetSweet").Policy.GetCache().GetScope(); got != policyv1.CacheScope_CACHE_SCOPE_PRIVATE {
+		t.Errorf("a default makes private answers %v", got)
 	}
 }
 

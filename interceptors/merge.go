@@ -19,6 +19,16 @@ func merge(dst, src *policyv1.MethodPolicy) {
 	dst.RateLimits = limits
 }
 
+// mergeDefault is merge for a rule about all methods. It does not make the answers
+// of a method public that has been called private.
+func mergeDefault(dst, src *policyv1.MethodPolicy) {
+	private := dst.GetCache().GetScope() == policyv1.CacheScope_CACHE_SCOPE_PRIVATE
+	merge(dst, src)
+	if private {
+		dst.Cache.Scope = policyv1.CacheScope_CACHE_SCOPE_PRIVATE
+	}
+}
+
 func mergeLimits(dst, src []*policyv1.RateLimitRule) []*policyv1.RateLimitRule {
 	for _, rule := range src {
 		at := -1

@@ -1,7 +1,6 @@
 package interceptors
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -71,7 +70,7 @@ func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 			errs = append(errs, fmt.Errorf("%s: %w", strings.TrimPrefix(name, "/"), err))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := join(errs); err != nil {
 		return err
 	}
 	p.current.Store(next)
@@ -86,23 +85,40 @@ func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
 
 func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	service, method := splitMethod(fullMethod)
-	known := p.contracts[fullMethod]
+	known := p.contract(fullMethod)
 	meta := &CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Descriptor: known.method,
 		Policy:     &policyv1.MethodPolicy{},
 	}
-	merge(meta.Policy, known.service.GetDefault())
+	mergeDefault(meta.Policy, known.service.GetDefault())
 	merge(meta.Policy, known.service.GetMethods()[method])
 	merge(meta.Policy, known.policy)
 	for _, layer := range []*policyv1.ServicePolicy{above.builder, above.operator} {
 		if !infrastructure(service) {
-			merge(meta.Policy, layer.GetDefault())
+			mergeDefault(meta.Policy, layer.GetDefault())
 			merge(meta.Policy, layer.GetMethods()[method])
 		}
 		merge(meta.Policy, layer.GetMethods()[service+"/"+method])
 	}
 	return meta
+}
+
+// contract is what the contract says of a method. One that was registered after
+// the policies were made (by a plugin, or after a package variable) is read when
+// it is first met; what is wrong in it is then left out.
+func (p *Policies) contract(fullMethod string) contract {
+	if known, ok := p.contracts[fullMethod]; ok {
+		return known
+	}
+	service, _ := splitMethod(fullMethod)
+	late := map[string]contract{}
+	if found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service)); err == nil {
+		if descriptor, ok := found.(protoreflect.ServiceDescriptor); ok {
+			_ = readService(late, descriptor)
+		}
+	}
+	return late[fullMethod]
 }
 
 // check refuses a policy that is wrong in itself or names a method that no
@@ -125,7 +141,7 @@ func (p *Policies) check(policy *policyv1.ServicePolicy) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return join(errs)
 }
 
 // wellFormed reports whether name has one half or two, and none of them empty.
@@ -161,7 +177,7 @@ func readContracts(files *protoregistry.Files) (map[string]contract, error) {
 		}
 		return true
 	})
-	return contracts, errors.Join(errs...)
+	return contracts, join(errs)
 }
 
 func readService(contracts map[string]contract, service protoreflect.ServiceDescriptor) error {
@@ -172,7 +188,7 @@ func readService(contracts map[string]contract, service protoreflect.ServiceDesc
 	for i := range service.Methods().Len() {
 		method := service.Methods().Get(i)
 		own, _ := proto.GetExtension(method.Options(), policyv1.E_Method).(*policyv1.MethodPolicy)
-		if err := errors.Join(checkMethodPolicy("", own), checkSideEffects(method, own)); err != nil {
+		if err := join([]error{checkMethodPolicy("", own), checkSideEffects(method, own)}); err != nil {
 			return fmt.Errorf("contract of %s: %w", method.FullName(), err)
 		}
 		contracts["/"+string(service.FullName())+"/"+string(method.Name())] = contract{method, policy, own}

@@ -47,9 +47,9 @@ func parseTarget(u *url.URL) (Target, error) {
 	case u.User != nil:
 		return t, errors.New("target has user information before its host: a token does not belong into a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
 	case u.Opaque != "" || t.Service == "" || strings.Contains(t.Service, "/"):
-		return t, fmt.Errorf("target names no service in %q: write %s", u.Opaque+u.Path, form)
+		return t, fmt.Errorf("target names no service, or more than one: write %s", form)
 	case u.Fragment != "":
-		return t, fmt.Errorf("target has a fragment %q: write %s", u.Fragment, form)
+		return t, fmt.Errorf("target has a fragment: write %s", form)
 	}
 	if t.Agent != "" {
 		if host, port, err := net.SplitHostPort(t.Agent); err != nil || host == "" || port == "" {

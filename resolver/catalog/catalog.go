@@ -63,7 +63,7 @@ type Query struct {
 	Service    string
 	Tags       []string // an instance must carry all of them
 	Datacenter string   // empty is the agent's own
-	Near       string   // node to sort by round trip, "_agent" is the agent's
+	Near       string   // node to sort by round trip for policies that keep the order, such as pick_first; "_agent" is the agent's
 	// Warning admits instances in warning state, with Consul's warning weight.
 	Warning bool
 }
@@ -71,7 +71,7 @@ type Query struct {
 // Snapshot is the whole answer to a query at one time. It is shared by its
 // readers and must not be changed.
 type Snapshot struct {
-	Instances []Instance // sorted by address, one per address
+	Instances []Instance // one per address, sorted by it or, with Near, by round trip
 	Index     uint64     // the directory's index of this answer
 	Time      time.Time  // when the directory gave it
 	Hint      string     // why an empty answer might be empty, for messages

@@ -13,10 +13,13 @@
 package consul
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -59,6 +62,7 @@ type Directory struct {
 	client    *api.Client
 	settings  api.Config
 	address   string
+	socket    bool // whether the address is a unix socket
 	token     bool // whether requests carry one
 	wait      time.Duration
 	heartbeat time.Duration
@@ -89,8 +93,8 @@ func New(config Config) (*Directory, error) {
 		settings.HttpClient = &http.Client{Transport: config.Transport}
 	}
 	d := &Directory{
-		wait:      or(config.Wait, defaultWait),
-		heartbeat: or(config.Heartbeat, defaultHeartbeat),
+		wait:      cmp.Or(config.Wait, defaultWait),
+		heartbeat: cmp.Or(config.Heartbeat, defaultHeartbeat),
 		log:       config.Logger,
 	}
 	if d.log == nil {
@@ -104,9 +108,13 @@ func New(config Config) (*Directory, error) {
 
 func (d *Directory) connect(settings api.Config) error {
 	address := settings.Address
+	if strings.Contains(address, "@") {
+		return errors.New("consul: the address of the agent has user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN instead")
+	}
+	d.socket = strings.HasPrefix(address, "unix://")
 	client, err := api.NewClient(&settings)
 	if err != nil {
-		return fmt.Errorf("consul: configuration of the agent at %q: %w", address, err)
+		return fmt.Errorf("consul: the address of the agent is %q, set CONSUL_HTTP_ADDR to host:port: %w", address, err)
 	}
 	d.client, d.settings = client, settings
 	d.address = settings.Address // without the scheme, which NewClient has cut off
@@ -119,7 +127,10 @@ func (d *Directory) connect(settings api.Config) error {
 func (d *Directory) At(agent string) (catalog.Watcher, error) {
 	other := *d
 	settings := d.settings
-	settings.Address = agent
+	settings.Address, settings.PathPrefix = agent, ""
+	if d.socket {
+		settings.HttpClient = nil // it dials the socket, whatever it is asked for
+	}
 	if err := other.connect(settings); err != nil {
 		return nil, err
 	}
@@ -146,12 +157,4 @@ func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s did not tell the address of its node", d.Name())
 	}
 	return self.Member.Addr, nil
-}
-
-func or[T comparable](value, preset T) T {
-	var zero T
-	if value == zero {
-		return preset
-	}
-	return value
 }

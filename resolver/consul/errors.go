@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/consul/api"
@@ -20,9 +21,9 @@ func (d *Directory) explain(err error, acl string) error {
 	var location *url.Error
 	switch {
 	case errors.As(err, &status) && (status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized):
-		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name(), status.Body, acl)
+		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name(), brief(status.Body), acl)
 	case errors.As(err, &status):
-		return fmt.Errorf("%s answered %d: %s", d.Name(), status.Code, status.Body)
+		return fmt.Errorf("%s answered %d: %s", d.Name(), status.Code, brief(status.Body))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR: %w", d.Name(), syscall.ECONNREFUSED)
 	case errors.As(err, &dns):
@@ -35,4 +36,14 @@ func (d *Directory) explain(err error, acl string) error {
 	default:
 		return fmt.Errorf("%s: %w", d.Name(), err)
 	}
+}
+
+// brief makes one line of what an agent, or what else listens there, has answered.
+func brief(body string) string {
+	const most = 200
+	line := strings.Join(strings.Fields(body), " ")
+	if len(line) > most {
+		line = strings.ToValidUTF8(line[:most], "") + "..."
+	}
+	return line
 }

@@ -5,29 +5,36 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// instances turns Consul's entries into what can be dialed: one per address,
-// sorted, so that equal answers are equal slices.
-func instances(entries []*api.ServiceEntry, warning bool) []catalog.Instance {
+// instances turns Consul's entries into what can be dialed, one per address. They
+// are sorted by address, or left in Consul's order where that means something.
+func instances(entries []*api.ServiceEntry, q catalog.Query) []catalog.Instance {
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e *api.ServiceEntry) bool { return e == nil || e.Service == nil })
+	if q.Near == "" {
+		slices.SortFunc(entries, func(a, b *api.ServiceEntry) int { return cmp.Compare(a.Service.ID, b.Service.ID) })
+	}
 	var list []catalog.Instance
+	taken := map[string]bool{}
 	for _, entry := range entries {
 		i := instance(entry)
-		callable := i.Status == catalog.Passing || warning && i.Status == catalog.Warning
-		if callable && i.Weight > 0 && entry.Service.Port > 0 {
+		callable := i.Status == catalog.Passing || q.Warning && i.Status == catalog.Warning
+		// Two registrations of one address are one process: calling it twice as
+		// often would be wrong.
+		if callable && i.Weight > 0 && i.Address != "" && !taken[i.Address] {
+			taken[i.Address] = true
 			list = append(list, i)
 		}
 	}
-	slices.SortFunc(list, func(a, b catalog.Instance) int {
-		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Node, b.Node))
-	})
-	// Two registrations of one address are one process: calling it twice as
-	// often would be wrong.
-	return slices.CompactFunc(list, func(a, b catalog.Instance) bool { return a.Address == b.Address })
+	if q.Near == "" {
+		slices.SortFunc(list, func(a, b catalog.Instance) int { return cmp.Compare(a.Address, b.Address) })
+	}
+	return list
 }
 
 func instance(entry *api.ServiceEntry) catalog.Instance {
@@ -50,7 +57,9 @@ func instance(entry *api.ServiceEntry) catalog.Instance {
 		host = cmp.Or(host, entry.Node.Address)
 		i.Node, i.Datacenter = entry.Node.Node, entry.Node.Datacenter
 	}
-	i.Address = net.JoinHostPort(host, strconv.Itoa(service.Port))
+	if host != "" && service.Port > 0 {
+		i.Address = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(service.Port))
+	}
 	return i
 }
 

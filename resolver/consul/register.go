@@ -66,8 +66,8 @@ func registration(r catalog.Registration) (*api.AgentServiceRegistration, error)
 		Name:       "gRPC health",
 		GRPC:       cmp.Or(r.CheckAddress, r.Address),
 		GRPCUseTLS: r.CheckTLS,
-		Interval:   or(r.CheckInterval, defaultCheckInterval).String(),
-		Timeout:    or(r.CheckTimeout, defaultCheckTimeout).String(),
+		Interval:   cmp.Or(r.CheckInterval, defaultCheckInterval).String(),
+		Timeout:    cmp.Or(r.CheckTimeout, defaultCheckTimeout).String(),
 		// Otherwise the check starts critical and runs first after a random part
 		// of its interval; the self-check has already said that all is well.
 		Status: api.HealthPassing,
@@ -93,6 +93,10 @@ func (d *Directory) register(ctx context.Context, r catalog.Registration, servic
 	}
 	options := api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(ctx)
 	if err := d.client.Agent().ServiceRegisterOpts(service, options); err != nil {
+		// The agent may have taken it although the answer did not come.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = d.client.Agent().ServiceDeregisterOpts(service.ID, (&api.QueryOptions{}).WithContext(ctx))
 		return d.explain(err, fmt.Sprintf("service:write on %q", r.Service))
 	}
 	return nil

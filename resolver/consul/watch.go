@@ -23,6 +23,7 @@ type watch struct {
 	index uint64 // to wait beyond; 0 asks for an answer at once
 
 	failures int       // since the last answer
+	repeated bool      // the last answer did not move the index
 	asked    time.Time // when the last query was sent
 	reset    time.Time // when the index last went backwards
 }
@@ -30,7 +31,7 @@ type watch struct {
 // Watch follows q with blocking queries until ctx ends. It reports every answer
 // that Consul gives, also one that is like the last.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
-	defer d.Close() // nobody may ask again for long
+	defer d.Close() // nobody else may ask for long
 	w := &watch{Directory: d, query: q}
 	for ctx.Err() == nil {
 		snapshot, err := w.next(ctx)
@@ -63,7 +64,7 @@ func (w *watch) next(ctx context.Context) (catalog.Snapshot, error) {
 		return catalog.Snapshot{}, fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", w.Name(), w.query.Service)
 	}
 	snapshot := catalog.Snapshot{
-		Instances: instances(entries, w.query.Warning),
+		Instances: instances(entries, w.query),
 		Index:     meta.LastIndex,
 		Time:      time.Now(),
 	}
@@ -87,6 +88,10 @@ func (w *watch) pace(snapshot catalog.Snapshot, err error) time.Duration {
 	w.index = max(snapshot.Index, 1)
 	switch {
 	case w.index > before:
+		w.repeated = false
+		return 0
+	case w.index == before && snapshot.Index > 0 && !w.repeated:
+		w.repeated = true // Consul may answer early once
 		return 0
 	case w.index == before:
 		return w.stuckPeriod() - time.Since(w.asked)

@@ -3,6 +3,7 @@ package consul_test
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -190,6 +191,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"wait too short":  {consul.Config{Wait: time.Millisecond}, "Wait 1ms"},
 		"heartbeat":       {consul.Config{Heartbeat: time.Millisecond}, "Heartbeat 1ms"},
 		"address scheme":  {consul.Config{Address: "ftp://x"}, `"ftp://x"`},
+		"user in address": {consul.Config{Address: "http://user:hunter2@127.0.0.1:8500"}, "user information"},
 		"missing CA file": {consul.Config{Address: "https://x:1"}, "CONSUL_CACERT"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,8 +201,103 @@ func TestConfigurationIsChecked(t *testing.T) {
 			}
 			if _, err := consul.New(test.config); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error is %v, want one that says %q", err, test.want)
+			} else if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("error %v tells the password", err)
 			}
 		})
+	}
+}
+
+// R8, the directory's half: answers that differ only in order, check output or
+// index are equal snapshots.
+func TestOrderAndOutputDoNotMatter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		entry := func(id, output string) string {
+			return `{"Node": {"Node": "n", "Address": "10.0.0.1", "Datacenter": "dc1"}, "Service": {"ID": "` + id + `", "Service": "catalog", "Port": ` + id +
+				`, "Weights": {"Passing": 1, "Warning": 1}}, "Checks": [{"Status": "passing", "Output": "` + output + `"}]}`
+		}
+		bodies := []string{
+			"[" + entry("1", "fine") + "," + entry("2", "fine") + "]",
+			"[" + entry("2", "fine") + "," + entry("1", "fine") + "]",
+			"[" + entry("1", "still fine") + "," + entry("2", "") + "]",
+		}
+		agent := consultest.New()
+		defer agent.Close()
+		var index atomic.Uint64
+		agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			n := index.Add(1)
+			if n > uint64(len(bodies)) {
+				<-r.Context().Done()
+				return true
+			}
+			answer(w, n, bodies[n-1])
+			return true
+		})
+		r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog"})
+		defer r.stop()
+		synctest.Wait()
+		if len(r.snapshots) != len(bodies) {
+			t.Fatalf("%d snapshots, want %d", len(r.snapshots), len(bodies))
+		}
+		for _, s := range r.snapshots[1:] {
+			if !reflect.DeepEqual(s.Instances, r.snapshots[0].Instances) {
+				t.Errorf("%+v differs from %+v", s.Instances, r.snapshots[0].Instances)
+			}
+		}
+	})
+}
+
+// G1: after the agent restarts empty, the service is back within one heartbeat (5
+// s, jittered by 20 %), and not always after the same time.
+func TestHeartbeatIsFiveSecondsAndJittered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New(consultest.WithProbe(func(context.Context, consultest.Check) (string, string) {
+			return consultest.HealthPassing, ""
+		}))
+		defer agent.Close()
+		var looks []time.Time
+		agent.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasPrefix(r.URL.Path, "/v1/agent/service/catalog-1") {
+				looks = append(looks, time.Now())
+			}
+			return false
+		})
+		d := newDirectory(t, agent, consul.Config{})
+		mustRegister(t, d, instance("catalog-1", "10.0.0.1:80"))
+		for range 20 {
+			agent.Restart()
+			time.Sleep(6*time.Second + time.Millisecond)
+			r := watch(d, catalog.Query{Service: "catalog"})
+			synctest.Wait()
+			if s, _ := r.last(); len(s.Instances) != 1 {
+				t.Fatal("6 s after the agent was restarted empty the service is not back")
+			}
+			r.stop()
+		}
+		gaps := map[time.Duration]bool{}
+		for i := 1; i < len(looks); i++ {
+			gap := looks[i].Sub(looks[i-1])
+			if gaps[gap] = true; gap < 4*time.Second || gap > 6*time.Second {
+				t.Errorf("a heartbeat came %v after the one before, want 4s to 6s", gap)
+			}
+		}
+		if len(gaps) < 10 {
+			t.Errorf("the heartbeats of 20 restarts have %d different distances", len(gaps))
+		}
+	})
+}
+
+func TestWhatElseListensThereIsToldInOneLine(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	agent.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(strings.Repeat("<p>not here</p>\n", 1000)))
+		return true
+	})
+	_, err := newDirectory(t, agent, consul.Config{}).NodeAddress(t.Context())
+	if err == nil || len(err.Error()) > 300 || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "404") {
+		t.Errorf("error is %v, want one short line", err)
 	}
 }
 

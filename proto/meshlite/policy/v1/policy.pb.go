@@ -318,7 +318,9 @@ func (Refund) EnumDescriptor() ([]byte, []int) {
 // ServicePolicy is a default for all methods and what single methods change of it.
 type ServicePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// For every method that has no field of its own.
+	// For every method, below what the same place says of the method itself. A
+	// default that is written later goes before a method that is written earlier,
+	// but makes no answers public that were called private.
 	Default *MethodPolicy `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
 	// By method: "GetSweet", or "sweetshop.catalog.v1.CatalogService/GetSweet"
 	// where two services of one server share a method name.
