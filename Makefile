@@ -13,6 +13,7 @@ help: ## list the targets
 
 build: ## build meshlite and the sweet shop into .bin
 	@mkdir -p $(BIN)
+	@echo "building the tool and the sweet shop: about a minute the first time"
 	$(GO) build -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
 
 demo: build ## traffic doubles overnight: 20 s of load, a crash and a rolling restart
@@ -27,8 +28,8 @@ test: consul ## run all tests with the race detector, a real Consul among them
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
 
-bench: ## measure the hot paths beside those of grpc-go
-	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/...
+bench: ## measure picks, the chain and whole calls beside grpc-go, in one run
+	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./internal/e2e
 
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
