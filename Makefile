@@ -22,7 +22,7 @@ demo: build ## traffic doubles overnight: 20 s of load, a crash and a rolling re
 dev: build ## run a registry and the sweet shop until ctrl-C
 	@$(BIN)/meshlite dev
 
-test: consul ## run all tests with the race detector, a real Consul among them
+test: consul tools ## run all tests with the race detector, a real Consul among them
 	$(GO) test -race -timeout 8m ./...
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one

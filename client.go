@@ -57,12 +57,15 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		scope = site.scope
 		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
 	}
+	if len(c.dialOptions) > 0 {
+		scope = c.runtime.newScope() // a dialer or an authority may lead elsewhere than the target says
+	}
 	chain, err := c.chain(scope)
 	if err != nil {
 		return nil, err
 	}
-	options = append(options, chain.DialOptions()...)
-	conn, err := grpc.NewClient(target, append(options, c.dialOptions...)...)
+	options = append(options, c.dialOptions...)
+	conn, err := grpc.NewClient(target, append(options, chain.DialOptions()...)...)
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -132,7 +135,7 @@ type concerns struct {
 func (c *config) concerns(scope string) (*concerns, error) {
 	policies, err := interceptors.NewPolicies(c.policy)
 	if err != nil {
-		return nil, fmt.Errorf("meshlite: WithPolicy: %w", err)
+		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	measured := c.runtime.metrics
 	logged, err := logging.New(logging.WithLogger(c.log))

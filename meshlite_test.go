@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
@@ -261,6 +262,34 @@ func TestServersDoNotShareAnswers(t *testing.T) {
 		client, _ := m.client("consul:///catalog?tag="+name, onServer)
 		if got := get(t, client, "x"); got != name {
 			t.Errorf("server %s answers what %s has answered", name, got)
+		}
+	}
+}
+
+// C3, for interceptors that gRPC is given beside the chain: they may authorize, so
+// they stand outside of the cache.
+func TestInterceptorsOfGRPCStandOutsideOfTheCache(t *testing.T) {
+	m := newMesh(t)
+	cached, server := "1 minute", policyv1.Side_SIDE_SERVER
+	refuse := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("token")) == 0 && strings.HasSuffix(info.FullMethod, "GetSweet") {
+			return nil, status.Error(codes.Unauthenticated, "no token")
+		}
+		return next(ctx, req)
+	}
+	m.serve(&shop{name: "a"}, meshlite.WithServerOptions(grpc.ChainUnaryInterceptor(refuse)),
+		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &cached, Side: server}}}))
+	client, _ := m.client("consul:///catalog", uncached())
+	for _, test := range []struct {
+		ctx  context.Context
+		want codes.Code
+	}{
+		{t.Context(), codes.Unauthenticated},
+		{metadata.AppendToOutgoingContext(t.Context(), "token", "x"), codes.OK},
+		{t.Context(), codes.Unauthenticated},
+	} {
+		if _, err := client.GetSweet(test.ctx, &catalogv1.GetSweetRequest{Id: "x"}); status.Code(err) != test.want {
+			t.Errorf("the answer is %v, want %v", err, test.want)
 		}
 	}
 }

@@ -125,10 +125,12 @@ func WithInterceptors(own interceptors.Interceptors) Option {
 	return option(func(c *config) { c.own = &own })
 }
 
-// WithCache keeps answers in cache instead of the runtime's. Its owner closes it.
+// WithCache keeps answers in cache instead of the runtime's, for instance because it
+// knows who calls. Its owner closes it, and counts its results by an observer.
 func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
 
 // WithRateLimit counts in limiter instead of one of this channel or server alone.
+// Its owner counts its verdicts by an observer.
 func WithRateLimit(limiter *ratelimit.Limiter) Option {
 	return option(func(c *config) { c.limiter = limiter })
 }
@@ -151,7 +153,9 @@ func WithWarning() ClientOption {
 	return clientOption(func(c *clientConfig) { c.warning = true })
 }
 
-// WithDialOptions passes options on to grpc.NewClient, after all of ours.
+// WithDialOptions passes options on to grpc.NewClient. They win over ours.
+// Interceptors among them run outside of all concerns, the cache and the metrics
+// too; those of [WithInterceptors] have their place inside.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }
@@ -170,7 +174,8 @@ func WithListenAddress(address string) ServerOption {
 
 // WithAdvertisedAddress is where clients find the server: "host", or "host:port"
 // where the port is not the one listened on. Default: the host listened on, or
-// the address of the agent's node.
+// the address of the agent's node. The host is also listened on unless
+// WithListenAddress says where.
 func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }
@@ -181,8 +186,8 @@ func WithHealthCheckAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.check = address })
 }
 
-// WithMetricsAddress is where /metrics and /healthz are served, and /debug/pprof
-// if it is a loopback address. Default: a free port of 127.0.0.1. "off" is
+// WithMetricsAddress is where /metrics, /healthz and /debug/meshlite are served, and
+// /debug/pprof if it is a loopback address. Default: a free port of 127.0.0.1. "off" is
 // nowhere.
 func WithMetricsAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.metrics = address })
@@ -233,7 +238,9 @@ func WithChannelz() ServerOption {
 	return serverOption(func(c *serverConfig) { c.channelz = true })
 }
 
-// WithServerOptions passes options on to grpc.NewServer, after all of ours.
+// WithServerOptions passes options on to grpc.NewServer. They win over ours.
+// Interceptors among them run outside of all concerns, the cache and the metrics
+// too; those of [WithInterceptors] have their place inside.
 func WithServerOptions(options ...grpc.ServerOption) ServerOption {
 	return serverOption(func(c *serverConfig) { c.serverOptions = append(c.serverOptions, options...) })
 }
@@ -246,7 +253,7 @@ func (c *config) finish() error {
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
 	case c.creds == nil:
-		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if nobody can listen on the network")
+		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if nobody can eavesdrop on the network")
 	}
 	if c.log == nil {
 		c.log = slog.Default()

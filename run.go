@@ -24,7 +24,7 @@ const (
 )
 
 // Run serves until ctx ends or the process gets SIGTERM or SIGINT. It listens,
-// checks that it can be called at the address it advertises, registers in
+// checks that it is reached at the address it advertises, registers in
 // Consul, which it keeps trying for 10 s, and serves. Then it leaves Consul,
 // accepts calls a little longer, lets running ones end, and stops. A server runs
 // once.
@@ -72,7 +72,7 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	preset := net.JoinHostPort(host, cmp.Or(r.config.port, "0"))
-	if r.listener, err = listen("WithListenAddress", r.config.listen, preset); err != nil {
+	if r.listener, err = listen(r.listenOption(), cmp.Or(r.config.listen, preset)); err != nil {
 		return err
 	}
 	if err := r.serveMetrics(); err != nil {
@@ -181,7 +181,7 @@ func (r *run) serveMetrics() error {
 	if r.config.metrics == metricsOff {
 		return nil
 	}
-	listener, err := listen("WithMetricsAddress", r.config.metrics, defaultMetricsAddress)
+	listener, err := listen("WithMetricsAddress", cmp.Or(r.config.metrics, defaultMetricsAddress))
 	if err != nil {
 		return err
 	}
@@ -224,15 +224,28 @@ func (r *run) stop(ctx context.Context) {
 	}
 }
 
-// listen opens an address that an option has named, or the preset one.
-func listen(option, address, preset string) (net.Listener, error) {
-	address = cmp.Or(address, preset)
+// listenOption is the option that has told where to listen.
+func (r *run) listenOption() string {
+	switch {
+	case r.config.listen != "":
+		return "WithListenAddress"
+	case r.config.port != "":
+		return "WithPort"
+	case r.config.advertised != "":
+		return "WithAdvertisedAddress"
+	default:
+		return "the address of Consul's node"
+	}
+}
+
+// listen opens an address; option is what named it.
+func listen(option, address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, optionError(option, address, "another program listens there: stop it, or take port 0 for a free one")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, optionError(option, address, "this machine has no such address: tell which one to listen on by WithListenAddress")
+		return nil, optionError(option, address, "this machine has no such address: write one that it has, or, to advertise another than is listened on, add WithListenAddress(\":0\")")
 	case err != nil:
 		return nil, optionError(option, address, err.Error())
 	}

@@ -67,10 +67,12 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, chain.ServerOptions()...)
+	// Interceptors among the user's options may authorize: they belong outside the
+	// cache, and so outside the chain.
+	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, c.serverOptions...)
 	s := &Server{
 		config: c,
-		grpc:   grpc.NewServer(append(options, c.serverOptions...)...),
+		grpc:   grpc.NewServer(append(options, chain.ServerOptions()...)...),
 		health: health.NewServer(),
 		told:   map[string]bool{},
 		warm:   make(chan struct{}),

@@ -7,6 +7,6 @@
 //	defer server.Close()
 //
 // It has no authentication: serve it on loopback, or where only the operator can
-// reach it, and the profiles of net/http/pprof on loopback only. Only GET is
+// reach it, and the profiles of net/http/pprof on loopback only. Only GET and HEAD are
 // answered. [http.DefaultServeMux] is not served.
 package admin

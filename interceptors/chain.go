@@ -17,6 +17,10 @@ import (
 // and puts the parts together anew for each call beyond the cap.
 const maxMethods = 4096
 
+// maxName is the longest method name whose parts are kept. No contract has a
+// longer one, so a peer made it up.
+const maxName = 1024
+
 // Chained is one interceptor per kind of call, made of several concerns. It is
 // safe for concurrent use and owns nothing: the concerns are closed by whoever
 // made them.
@@ -172,6 +176,9 @@ func (c *Chained) parts(fullMethod string) *parts {
 
 func (c *Chained) addParts(under *layers, fullMethod string) *parts {
 	p := c.build(c.policies.call(under, c.side, fullMethod))
+	if len(fullMethod) > maxName {
+		return p
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := &table{under: under, methods: map[string]*parts{fullMethod: p}}

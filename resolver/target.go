@@ -45,7 +45,7 @@ func parseTarget(u *url.URL) (Target, error) {
 	case u.Scheme != Scheme:
 		return t, fmt.Errorf("target scheme %q: write %s", u.Scheme, form)
 	case u.User != nil:
-		return t, errors.New("target has user information before its host: a token does not belong into a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
+		return t, errors.New("target has user information before its host: a token does not belong in a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
 	case u.Opaque != "" || t.Service == "" || strings.Contains(t.Service, "/"):
 		return t, fmt.Errorf("target names no service, or more than one: write %s", form)
 	case u.Fragment != "":
@@ -83,7 +83,7 @@ func (t *Target) parseQuery(raw string) error {
 				return fmt.Errorf("target: %w", err)
 			}
 		case "token":
-			return errors.New("target key \"token\": a token does not belong into a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
+			return errors.New("target key \"token\": a token does not belong in a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
 		default:
 			return fmt.Errorf("target key %q is not known: write tag, dc, near or policy", key)
 		}

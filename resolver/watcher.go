@@ -170,7 +170,7 @@ func (w *watcher) absent(hint string) error {
 		err = fmt.Errorf("%w with tags %q", err, w.target.Tags)
 	}
 	if hint != "" {
-		err = fmt.Errorf("%w, %s", err, hint)
+		err = fmt.Errorf("%w: %s", err, hint)
 	}
 	return err
 }

@@ -28,6 +28,9 @@ func run() error {
 	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
 	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
+	}
 
 	sweets, err := catalog.New()
 	if err != nil {

@@ -30,6 +30,9 @@ func run() error {
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("argument %q is not expected: see inventory -h", flag.Arg(0))
+	}
 
 	stock, err := inventory.New(inventory.Options{Latency: *latency, Jitter: *jitter})
 	if err != nil {

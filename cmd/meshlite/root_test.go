@@ -52,7 +52,7 @@ func TestCommandLine(t *testing.T) {
 		{"call consul://a:1 " + m, 2, "", `target names no service`},
 		{"call consul:///catalog?policy=junk " + m, 2, "", `policy "junk" is not known: write least_request, round_robin`},
 		{"call consul:///catalog?tog=a " + m, 2, "", `target key "tog" is not known: write tag, dc, near or policy`},
-		{"call consul://secret@a:1/catalog " + m, 2, "", "a token does not belong into a target: set CONSUL_HTTP_TOKEN"},
+		{"call consul://secret@a:1/catalog " + m, 2, "", "a token does not belong in a target: set CONSUL_HTTP_TOKEN"},
 		{"call a:1 GetSweet", 2, "", `method "GetSweet": write package.Service/Method`},
 		{"call a:1 " + m + " -n 0", 2, "", "-n 0: write 1 to 1000000"},
 		{"call a:1 " + m + " -n many", 2, "", `--repeat "many": write a whole number`},

@@ -33,6 +33,9 @@ func run() error {
 	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
 	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
+	}
 
 	catalog, err := meshlite.NewClient(*catalogTarget, meshlite.WithPlaintext())
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 func (r *rule) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	answer, ok := reply.(proto.Message)
 	key, known := r.key(ctx, targetOf(cc), req)
-	if !ok || !known {
+	if !ok || !known || r.hides(opts) {
 		r.finish(Bypass)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
@@ -30,6 +30,20 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 	}
 	r.store(key, answer, header, trailer)
 	return nil
+}
+
+// hides reports whether an option makes the call another caller's, or sends it
+// to another virtual host, than the key tells.
+func (r *rule) hides(opts []grpc.CallOption) bool {
+	return slices.ContainsFunc(opts, func(opt grpc.CallOption) bool {
+		switch opt.(type) {
+		case grpc.PerRPCCredsCallOption:
+			return !r.public
+		case grpc.AuthorityOverrideCallOption:
+			return true
+		}
+		return false
+	})
 }
 
 func targetOf(cc *grpc.ClientConn) string {

@@ -21,8 +21,8 @@
 // and, unless the rule says that the answer is public, the caller: its identity
 // and the value of its authorization metadata.
 //
-// An interceptor on the client cannot see the credentials that gRPC adds to a
-// call, so it does not know who calls unless it is told by [WithIdentity] or
+// An interceptor on the client cannot see the credentials that the channel adds to
+// a call, so it does not know who calls unless it is told by [WithIdentity] or
 // [WithIdentityMetadata], and keeps no private answer before. Channels that share
 // a cache, a target and an identity share their answers; [Cache.In] keeps apart what
 // must not be shared, such as two servers. On the server the identity is the verified certificate of the peer where none is declared.

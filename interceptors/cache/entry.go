@@ -54,6 +54,9 @@ func (r *rule) store(key string, reply proto.Message, header, trailer metadata.M
 	e.weight = uint32(weight)
 	r.entries.Set(key, e)
 	r.counters.stored.Add(1)
+	if r.closed.Load() {
+		r.entries.InvalidateAll() // it was closed meanwhile
+	}
 }
 
 // weigh estimates the memory of md: a map of slices of strings.
@@ -86,7 +89,8 @@ func endToEnd(md metadata.MD) metadata.MD {
 func ofHop(key string) bool {
 	switch key {
 	case "content-type", "user-agent", "date", "server", "via",
-		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade":
+		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+		"set-cookie", "traceparent", "tracestate", "x-request-id", "retry-after":
 		return true
 	}
 	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "proxy-")

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -24,19 +23,44 @@ func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, han
 		}
 	}
 	r.finish(Miss)
-	sent := &recorder{ServerTransportStream: grpc.ServerTransportStreamFromContext(ctx)}
-	if sent.ServerTransportStream != nil {
-		ctx = grpc.NewContextWithServerTransportStream(ctx, sent)
-	}
+	sent, _ := grpc.ServerTransportStreamFromContext(ctx).(sentMetadata)
+	header, trailer := metadataOf(sent)
 	reply, err := handler(ctx, req)
 	if err != nil {
 		return reply, err
 	}
 	if answer, ok := reply.(proto.Message); ok {
-		header, trailer := sent.recorded()
-		r.store(key, answer, header, trailer)
+		allHeader, allTrailer := metadataOf(sent)
+		r.store(key, answer, added(header, allHeader), added(trailer, allTrailer))
 	}
 	return reply, nil
+}
+
+// sentMetadata is what gRPC's own stream tells. It is not wrapped to listen in:
+// grpc.SetSendCompressor wants that very type.
+type sentMetadata interface {
+	Header() (metadata.MD, error)
+	Trailer() metadata.MD
+}
+
+func metadataOf(s sentMetadata) (header, trailer metadata.MD) {
+	if s == nil {
+		return nil, nil
+	}
+	header, _ = s.Header()
+	return header, s.Trailer()
+}
+
+// added is what of after was not in before, to which values are only appended.
+func added(before, after metadata.MD) metadata.MD {
+	for key, values := range after {
+		if values = values[len(before[key]):]; len(values) == 0 {
+			delete(after, key)
+		} else {
+			after[key] = values
+		}
+	}
+	return after
 }
 
 // send gives the caller the metadata that the answer came with. Without a
@@ -49,39 +73,4 @@ func (e *entry) send(ctx context.Context) {
 	if len(e.trailer) > 0 {
 		_ = grpc.SetTrailer(ctx, e.trailer)
 	}
-}
-
-// recorder notes the metadata that a handler sends.
-type recorder struct {
-	grpc.ServerTransportStream
-
-	mu              sync.Mutex
-	header, trailer metadata.MD
-}
-
-func (s *recorder) SetHeader(md metadata.MD) error {
-	return s.record(&s.header, md, s.ServerTransportStream.SetHeader(md))
-}
-
-func (s *recorder) SendHeader(md metadata.MD) error {
-	return s.record(&s.header, md, s.ServerTransportStream.SendHeader(md))
-}
-
-func (s *recorder) SetTrailer(md metadata.MD) error {
-	return s.record(&s.trailer, md, s.ServerTransportStream.SetTrailer(md))
-}
-
-func (s *recorder) record(to *metadata.MD, md metadata.MD, err error) error {
-	if err == nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		*to = metadata.Join(*to, md)
-	}
-	return err
-}
-
-func (s *recorder) recorded() (header, trailer metadata.MD) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.header, s.trailer
 }

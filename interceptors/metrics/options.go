@@ -84,6 +84,9 @@ func (c *config) check() error {
 		}
 	}
 	for _, l := range c.labels {
+		if l.name == "le" {
+			return errors.New(`metrics: WithLabel("le"): histograms keep their bounds there: choose another name`)
+		}
 		if l.value == nil {
 			return fmt.Errorf("metrics: WithLabel(%q, nil): give the function that tells its value", l.name)
 		}

@@ -11,6 +11,7 @@ import (
 type bucket struct {
 	key  key
 	rate rate         // under which it was charged
+	cost int64        // of a call: what must be left for one more
 	tat  atomic.Int64 // theoretical arrival time: when the bucket will be full
 }
 

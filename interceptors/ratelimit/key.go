@@ -93,7 +93,13 @@ func (l *Limiter) identityKeyer(side interceptors.Side) keyer {
 			return key{}
 		}
 	case l.options.identityKey != nil:
-		return l.metadataKeyer(side, *l.options.identityKey)
+		return func(ctx context.Context, _ any) key {
+			named := valuesOf(ctx, side, *l.options.identityKey)
+			if len(named) != 1 || named[0] == "" {
+				return key{} // two names are no name
+			}
+			return l.table.seeds.hash(named[0])
+		}
 	case side == interceptors.Server:
 		return func(ctx context.Context, _ any) key { return l.table.seeds.hashPeerNames(ctx) }
 	default:
@@ -120,15 +126,15 @@ func (s *seeds) hashPeerNames(ctx context.Context) key {
 }
 
 func (l *Limiter) metadataKeyer(side interceptors.Side, name string) keyer {
+	return func(ctx context.Context, _ any) key { return l.table.seeds.hashAll(valuesOf(ctx, side, name)) }
+}
+
+func valuesOf(ctx context.Context, side interceptors.Side, name string) []string {
 	if side == interceptors.Server {
-		return func(ctx context.Context, _ any) key {
-			return l.table.seeds.hashAll(metadata.ValueFromIncomingContext(ctx, name))
-		}
+		return metadata.ValueFromIncomingContext(ctx, name)
 	}
-	return func(ctx context.Context, _ any) key {
-		md, _ := metadata.FromOutgoingContext(ctx)
-		return l.table.seeds.hashAll(md.Get(name))
-	}
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return md.Get(name)
 }
 
 // fieldKeyer is nil where the request's type is not known.

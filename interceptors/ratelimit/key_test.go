@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -161,4 +163,21 @@ func TestAdmittedCallAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { part(ctx, nil, nil, handler) }); n != 0 {
 		t.Errorf("an admitted call allocates %v times", n)
 	}
+}
+
+// A caller that adds a second name to the one a gateway has proven is nobody, and
+// shares one bucket with everybody like it.
+func TestTwoIdentitiesAreNone(t *testing.T) {
+	rule := limit("caller", 1, &policyv1.RateLimitKey{By: &policyv1.RateLimitKey_Identity{Identity: &policyv1.IdentityKey{}}})
+	l := newLimiter(t, ratelimit.WithIdentityMetadata("customer-id"))
+	part := l.UnaryServerInterceptor(policies(t, rule))
+	admitted := 0
+	for i := range 100 {
+		ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("customer-id", "alice", "customer-id", fmt.Sprint(i)))
+		if _, err := part(ctx, &storefrontv1.BrowseRequest{}, &grpc.UnaryServerInfo{FullMethod: storefrontv1.StorefrontService_Browse_FullMethodName},
+			func(context.Context, any) (any, error) { return &storefrontv1.BrowseResponse{}, nil }); err == nil {
+			admitted++
+		}
+	}
+	want(t, "calls admitted", admitted, 1)
 }

@@ -91,7 +91,7 @@ func (t *Table) take(now int64, k key, r rate, cost int64) (Decision, *bucket) {
 	for {
 		_, b := t.find(k)
 		if b == nil || b.rate != r {
-			b = t.add(now, k, r)
+			b = t.add(now, k, r, cost)
 		}
 		if decision, ok := b.take(now, r, cost); ok {
 			return decision, b
@@ -134,12 +134,12 @@ func (t *Table) find(k key) (*slot, *bucket) {
 // add makes a bucket for a key that is not there or was counted under another
 // rate, whose used share it then keeps. It takes the slot of a bucket only after
 // that is retired, so a slot has one writer at a time.
-func (t *Table) add(now int64, k key, r rate) *bucket {
+func (t *Table) add(now int64, k key, r rate, cost int64) *bucket {
 	lock := &t.locks[k.lo%stripes]
 	lock.Lock()
 	defer lock.Unlock()
 	for {
-		fresh := &bucket{key: k, rate: r}
+		fresh := &bucket{key: k, rate: r, cost: cost}
 		fresh.tat.Store(now)
 		at, old := t.find(k)
 		if old != nil && old.rate == r {
@@ -191,7 +191,7 @@ func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
 				return &s[i], nil
 			}
 			tat := b.tat.Load()
-			if tat == retired || tat+b.rate.every-now > b.rate.burst {
+			if tat == retired || tat+b.cost-now > b.rate.burst {
 				continue
 			}
 			if load := float64(tat-now) / float64(b.rate.burst); load < least {

@@ -66,10 +66,23 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 	r.logger.LogAttrs(ctx, slog.LevelError, "panic",
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
-		slog.String("panic", fmt.Sprint(value)),
+		slog.String("panic", describe(value)),
 		slog.String("stack", string(stack)))
 	r.observer(meta, value, stack)
 	return status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side)
+}
+
+// describe is what a panic said, if it was made to be read: other values, such as
+// a request, could be anything.
+func describe(value any) string {
+	const most = 1024
+	switch value.(type) {
+	case string, error:
+		text := fmt.Sprint(value)
+		return strings.ToValidUTF8(text[:min(len(text), most)], "")
+	default:
+		return fmt.Sprintf("a value of type %T", value)
+	}
 }
 
 // metaOf is what is known of a method outside of a chain.

@@ -18,6 +18,9 @@ import (
 // attemptsKey tells the server how many attempts came before (gRFC A6).
 const attemptsKey = "grpc-previous-rpc-attempts"
 
+// longestAdvice is how long a call without a deadline waits because a server says so.
+const longestAdvice = time.Minute
+
 // method retries the calls of one method.
 type method struct {
 	meta    *interceptors.CallMeta
@@ -94,6 +97,9 @@ func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict
 	wait := m.rule.wait(number)
 	if advice.given {
 		wait = advice.wait
+	}
+	if _, bounded := ctx.Deadline(); !bounded && wait > longestAdvice {
+		return Late, 0
 	}
 	if ctx.Err() != nil || !outlives(ctx, wait) {
 		return Late, 0

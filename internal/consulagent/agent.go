@@ -36,7 +36,7 @@ func Find() (string, error) {
 			break
 		}
 	}
-	return "", errors.New("no consul on PATH and none in .bin: build one with `make consul`")
+	return "", errors.New("no consul on PATH and none in .bin: install one, or in a checkout run `make consul`")
 }
 
 // Version is what the program says of itself: "1.22.7".

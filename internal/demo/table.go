@@ -49,7 +49,7 @@ func (r *Result) writeInstances(w io.Writer) {
 	}
 	fmt.Fprintf(w, "the mean is that of the instances that lived, over times of %v and more in which none came or went\n", minWindow)
 	if untold {
-		fmt.Fprintf(w, "- is too few calls to tell: less than %d were due\n", minExpected)
+		fmt.Fprintf(w, "- is no second in which none came or went, or fewer than %d calls due in it\n", minExpected)
 	}
 }
 

@@ -104,11 +104,15 @@ func tell(o DevOptions, registry *Registry, instances []*Instance) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	storefront := instances[len(instances)-1].Address
+	storefront := instances[len(instances)-1].Metrics
 	_, err := fmt.Fprintf(o.Out, `
 call the shop:
   %[1]s call --plaintext consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{}'
-  grpcurl -plaintext -H 'customer-id: ada' -d '{"sweet_id": "lemon-sherbet", "grams": 100}' %[3]s sweetshop.storefront.v1.StorefrontService/PlaceOrder
+  %[1]s call --plaintext -H 'customer-id: ada' consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/PlaceOrder -d '{"sweetId": "lemon-sherbet", "grams": 100}'
+  %[1]s call --plaintext consul://%[2]s/catalog sweetshop.catalog.v1.CatalogService/ListSections -n 100
+
+see what it counts:
+  curl -s http://%[3]s/metrics | grep ^grpc_server_handled_total
 
 ask the registry:
   curl -s http://%[2]s/v1/catalog/services

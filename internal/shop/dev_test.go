@@ -62,7 +62,8 @@ func TestDevTellsWhatToType(t *testing.T) {
 		`registry +embedded at http://127\.0\.0\.1:\d+`,
 		`catalog-\d+ +127\.0\.0\.1:\d+ +http://127\.0\.0\.1:1/metrics`,
 		`\./meshlite call --plaintext consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/Browse -d '\{\}'`,
-		`grpcurl -plaintext -H 'customer-id: ada' .* 127\.0\.0\.1:\d+ sweetshop\.storefront\.v1\.StorefrontService/PlaceOrder`,
+		`\./meshlite call --plaintext -H 'customer-id: ada' consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/PlaceOrder -d `,
+		`\./meshlite call .*/ListSections -n 100`,
 		`curl -s http://127\.0\.0\.1:\d+/v1/catalog/services`,
 		`export CONSUL_HTTP_ADDR=127\.0\.0\.1:\d+`,
 	} {

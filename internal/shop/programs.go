@@ -43,7 +43,7 @@ func findPrograms(dir string) (programs, error) {
 	if onPath {
 		dirs = append(dirs, "PATH")
 	}
-	return nil, fmt.Errorf("the programs %s of the sweet shop are not in %s: build them with `make build` or `go install github.com/meshlite-go/meshlite/cmd/...`",
+	return nil, fmt.Errorf("the programs %s of the sweet shop are not in %s: build them with `make build` or `go install github.com/meshlite-go/meshlite/cmd/...@latest`",
 		strings.Join(missing, ", "), strings.Join(dirs, ", "))
 }
 

@@ -18,7 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,7 +31,7 @@ import (
 
 // Config says how to reach an agent. Every zero field has a meaning.
 type Config struct {
-	// Address of the agent, "host:port" or a URL. Empty: CONSUL_HTTP_ADDR, then 127.0.0.1:8500.
+	// Address of the agent, "host:port" or a URL. Empty: CONSUL_HTTP_ADDR, then localhost:8500.
 	Address string
 	// Token for ACLs. Empty: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.
 	Token string
@@ -111,6 +113,11 @@ func (d *Directory) connect(settings api.Config) error {
 	if strings.Contains(address, "@") {
 		return errors.New("consul: the address of the agent has user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN instead")
 	}
+	if !strings.Contains(address, "://") {
+		if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
+			return fmt.Errorf("consul: the address of the agent is %q: set CONSUL_HTTP_ADDR to host:port, such as 127.0.0.1:8500", address)
+		}
+	}
 	d.socket = strings.HasPrefix(address, "unix://")
 	client, err := api.NewClient(&settings)
 	if err != nil {
@@ -120,6 +127,11 @@ func (d *Directory) connect(settings api.Config) error {
 	d.address = settings.Address // without the scheme, which NewClient has cut off
 	d.token = settings.Token != ""
 	return nil
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // At is the directory of another agent, "host:port", which is asked in the same

@@ -23,7 +23,9 @@ func (d *Directory) explain(err error, acl string) error {
 	case errors.As(err, &status) && (status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized):
 		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name(), brief(status.Body), acl)
 	case errors.As(err, &status):
-		return fmt.Errorf("%s answered %d: %s", d.Name(), status.Code, brief(status.Body))
+		return fmt.Errorf("%s answered %d %q: is that a Consul agent? set CONSUL_HTTP_ADDR", d.Name(), status.Code, brief(status.Body))
+	case strings.Contains(err.Error(), "HTTP response to HTTPS client"):
+		return fmt.Errorf("%s speaks plain HTTP: set CONSUL_HTTP_ADDR to http://host:port, or unset CONSUL_HTTP_SSL", d.Name())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR: %w", d.Name(), syscall.ECONNREFUSED)
 	case errors.As(err, &dns):

@@ -22,6 +22,7 @@ type watch struct {
 	query catalog.Query
 	index uint64 // to wait beyond; 0 asks for an answer at once
 
+	hint     string    // why the last answer was empty
 	failures int       // since the last answer
 	repeated bool      // the last answer did not move the index
 	asked    time.Time // when the last query was sent
@@ -68,10 +69,36 @@ func (w *watch) next(ctx context.Context) (catalog.Snapshot, error) {
 		Index:     meta.LastIndex,
 		Time:      time.Now(),
 	}
-	if len(snapshot.Instances) == 0 && !w.token {
-		snapshot.Hint = "or Consul's ACLs hide it: no token was sent, set CONSUL_HTTP_TOKEN"
+	if len(snapshot.Instances) == 0 && meta.LastIndex > 0 {
+		if w.hint == "" {
+			w.hint = w.whyEmpty(ctx)
+		}
+		snapshot.Hint = w.hint
+	} else {
+		w.hint = ""
 	}
 	return snapshot, nil
+}
+
+// whyEmpty asks, once for each time that the service becomes empty, whether it is
+// unhealthy or unknown.
+func (w *watch) whyEmpty(ctx context.Context) string {
+	options := (&api.QueryOptions{Datacenter: w.query.Datacenter, AllowStale: true}).WithContext(ctx)
+	checks, _, err := w.client.Health().Checks(w.query.Service, options)
+	registered := map[string]bool{}
+	for _, check := range checks {
+		registered[check.Node+"/"+check.ServiceID] = true
+	}
+	switch {
+	case err == nil && len(registered) > 0 && len(w.query.Tags) > 0:
+		return fmt.Sprintf("Consul knows %d: are they passing, and have they the tags?", len(registered))
+	case err == nil && len(registered) > 0:
+		return fmt.Sprintf("Consul knows %d, none of them passing: see /v1/health/checks/%s", len(registered), w.query.Service)
+	case w.token:
+		return "is the name right, and the service running?"
+	default:
+		return "is the name right, and the service running? If Consul has ACLs, set CONSUL_HTTP_TOKEN"
+	}
 }
 
 // pace moves the index and says how long to wait before the next query.

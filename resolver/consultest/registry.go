@@ -67,6 +67,11 @@ func (s *Server) register(svc Service, replace bool) error {
 	if old != nil && old.catalogOnly {
 		return badRequest("service ID %q is Consul's own: take another", svc.ID)
 	}
+	for i, def := range svc.Checks {
+		if old := s.st.checks[checkID(def, svc, i)]; old != nil && old.catalogOnly {
+			return badRequest("check ID %q is Consul's own: take another", old.id)
+		}
+	}
 	added := 0
 	if old == nil {
 		added = 1

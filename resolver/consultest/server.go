@@ -129,11 +129,11 @@ func (s *Server) record(r *http.Request, refused bool) {
 }
 
 // own marks the context of a request that Intercept has already seen.
-type own struct{}
+type own struct{ *Server }
 
 // ServeHTTP answers one request of Consul's HTTP API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Context().Value(own{}) != nil {
+	if r.Context().Value(own{s}) != nil {
 		s.answer(w, r)
 		return
 	}
@@ -148,7 +148,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.work.Done()
 
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{}, true))
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{s}, true))
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
 	r = r.WithContext(ctx)

@@ -1,9 +1,10 @@
 // Call policy: what a method gets besides its handler.
 //
 // A policy is written in three places: here, beside the rpc, by the author of
-// the contract; as Go options by whoever builds the binary; as JSON in Consul KV
-// by the operator. They are merged field by field and the later one wins, so
-// every scalar has presence: an operator can set a ttl to "0s".
+// the contract; as Go options by whoever builds the binary; by an operator while
+// it runs (SetOperator of Go package interceptors). They are merged field by field
+// and the later one wins, so every scalar has presence: an operator can set a ttl
+// to "0s".
 //
 // Durations are strings as people write them: "90s", "5 minutes", "1 day".
 // Nothing is cached, retried or hedged unless the method is marked
@@ -388,10 +389,13 @@ type MethodPolicy struct {
 	// Further attempts after a failure. Client side.
 	Retry *RetryRule `protobuf:"bytes,5,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Further attempts before a failure, against slow instances. Client side.
+	// Not enforced yet: refused.
 	Hedge *HedgeRule `protobuf:"bytes,6,opt,name=hedge,proto3" json:"hedge,omitempty"`
 	// How many handlers run at once. Server side.
+	// Not enforced yet: refused.
 	Concurrency *ConcurrencyRule `protobuf:"bytes,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	// What an answered call of this method makes stale in caches.
+	// Not enforced yet: refused.
 	Invalidates   *Invalidation `protobuf:"bytes,8,opt,name=invalidates,proto3" json:"invalidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -498,20 +502,28 @@ type CacheRule struct {
 	// Request fields that make up the key, by path ("filter.section"). Default: all.
 	KeyFields []string `protobuf:"bytes,5,rep,name=key_fields,json=keyFields,proto3" json:"key_fields,omitempty"`
 	// How long past its ttl an answer may be served while a fresh one is fetched (RFC 5861).
+	// Not enforced yet: refused.
 	StaleWhileRevalidate *string `protobuf:"bytes,6,opt,name=stale_while_revalidate,json=staleWhileRevalidate,proto3,oneof" json:"stale_while_revalidate,omitempty"`
 	// How long past its ttl an answer may be served when the call fails (RFC 5861).
+	// Not enforced yet: refused.
 	StaleIfError *string `protobuf:"bytes,7,opt,name=stale_if_error,json=staleIfError,proto3,oneof" json:"stale_if_error,omitempty"`
 	// Never serve past the ttl, whatever a caller asks for (RFC 9111, 5.2.2.2).
+	// Not enforced yet: refused.
 	MustRevalidate *bool `protobuf:"varint,8,opt,name=must_revalidate,json=mustRevalidate,proto3,oneof" json:"must_revalidate,omitempty"`
 	// Failures that are kept too.
+	// Not enforced yet: refused.
 	Negative []*NegativeRule `protobuf:"bytes,9,rep,name=negative,proto3" json:"negative,omitempty"`
 	// Names by which answers are invalidated together.
+	// Not enforced yet: refused.
 	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
 	// How eagerly answers are refreshed before they expire (XFetch's beta). 0 is not at all.
+	// Not enforced yet: refused.
 	EarlyRefresh *float64 `protobuf:"fixed64,11,opt,name=early_refresh,json=earlyRefresh,proto3,oneof" json:"early_refresh,omitempty"`
 	// The largest part of the cache's memory that this method may take, above 0 up to 1.
+	// Not enforced yet: refused.
 	MaxShare *float64 `protobuf:"fixed64,12,opt,name=max_share,json=maxShare,proto3,oneof" json:"max_share,omitempty"`
 	// Serve fresh, and only count how often the cache would have been wrong.
+	// Not enforced yet: refused.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
 	// Cache although the method is not marked NO_SIDE_EFFECTS.
 	AllowSideEffects *bool `protobuf:"varint,14,opt,name=allow_side_effects,json=allowSideEffects,proto3,oneof" json:"allow_side_effects,omitempty"`
@@ -720,20 +732,28 @@ type RateLimitRule struct {
 	// What one call costs. Default: 1.
 	Cost *uint64 `protobuf:"varint,7,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
 	// A metadata key with the cost of the call; counts only from trusted peers.
+	// Not enforced yet: refused.
 	CostMetadata *string `protobuf:"bytes,8,opt,name=cost_metadata,json=costMetadata,proto3,oneof" json:"cost_metadata,omitempty"`
 	// Where the counts are kept. Default: this process.
+	// Not enforced yet: refused.
 	Store RateLimitStore `protobuf:"varint,9,opt,name=store,proto3,enum=meshlite.policy.v1.RateLimitStore" json:"store,omitempty"`
 	// What happens when a shared store does not answer. Default: the share.
+	// Not enforced yet: refused.
 	OnStoreFailure StoreFailure `protobuf:"varint,10,opt,name=on_store_failure,json=onStoreFailure,proto3,enum=meshlite.policy.v1.StoreFailure" json:"on_store_failure,omitempty"`
 	// Which finished calls are given back.
+	// Not enforced yet: refused.
 	Refund Refund `protobuf:"varint,11,opt,name=refund,proto3,enum=meshlite.policy.v1.Refund" json:"refund,omitempty"`
 	// Wait for a free place as long as the caller's deadline allows, instead of refusing.
+	// Not enforced yet: refused.
 	Wait *bool `protobuf:"varint,12,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
 	// Count and report, refuse nothing.
+	// Not enforced yet: refused.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
 	// Charge each message of a stream, not only its opening.
+	// Not enforced yet: refused.
 	PerMessage *bool `protobuf:"varint,14,opt,name=per_message,json=perMessage,proto3,oneof" json:"per_message,omitempty"`
 	// How long a new key takes to reach the full limit.
+	// Not enforced yet: refused.
 	WarmUp *string `protobuf:"bytes,15,opt,name=warm_up,json=warmUp,proto3,oneof" json:"warm_up,omitempty"`
 	// Drop a limit that was set elsewhere.
 	Disabled      *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`

@@ -1,0 +1,88 @@
+package house
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// What the README tells users to write works as it stands: the contract with a
+// policy, the buf.gen.yaml, the server and the client.
+func TestTheReadmeWorksAsItStands(t *testing.T) {
+	top, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(top, ".bin")
+	if _, err := os.Stat(filepath.Join(bin, "buf")); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIPPED, the README is not tried: no .bin/buf: run `make tools`")
+	}
+	text, err := os.ReadFile(filepath.Join(top, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	put := func(name, content string) {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	programs := blocks(string(text), "go")
+	put("buf.gen.yaml", blocks(string(text), "yaml")[0])
+	put("proto/meshlite/policy/v1/policy.proto", policyv1.Source)
+	put("proto/greet/v1/greet.proto", "syntax = \"proto3\";\npackage greet.v1;\n"+blocks(string(text), "proto")[0]+
+		"message GreetRequest { string name = 1; }\nmessage GreetResponse { string text = 1; }\n")
+	put("server/main.go", programs[0])
+	put("server/greeter.go", "package main\n\nimport greetv1 \"example.com/shop/gen/greet/v1\"\n\ntype greeter struct{ greetv1.UnimplementedGreetServiceServer }\n")
+	put("client/main.go", strings.Replace(programs[1], "greet :=", "_ =", 1))
+	for i, most := range []int{15, 12} {
+		if n := len(regexp.MustCompile(`(?m)^.*\S.*$`).FindAllString(programs[i], -1)); n > most {
+			t.Errorf("program %d of the README has %d lines, want at most %d", i+1, n, most)
+		}
+	}
+	// The module's own go.mod and go.sum serve, so that nothing is downloaded.
+	for _, name := range []string{"go.mod", "go.sum"} {
+		content, err := os.ReadFile(filepath.Join(top, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(name, strings.Replace(string(content), "module "+module, "module example.com/shop", 1))
+	}
+	for _, command := range [][]string{
+		{"buf", "generate"},
+		{"go", "mod", "edit", "-require=" + module + "@v0.0.0", "-replace=" + module + "=" + top},
+		{"go", "build", "-mod=mod", "-o", t.TempDir(), "./server", "./client"},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		if command[0] == "buf" {
+			cmd.Path = filepath.Join(bin, "buf")
+			cmd.Err = nil
+		}
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+		}
+	}
+}
+
+// blocks are the fenced blocks of one language.
+func blocks(text, language string) []string {
+	var all []string
+	for _, match := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		all = append(all, match[1])
+	}
+	return all
+}
