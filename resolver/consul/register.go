@@ -168,16 +168,25 @@ func (l *lease) Deregister(ctx context.Context) error {
 	l.deregister.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
-		options := (&api.QueryOptions{}).WithContext(ctx)
-		err = l.directory.client.Agent().ServiceDeregisterOpts(l.registration.ID, options)
-		var status api.StatusError
-		if errors.As(err, &status) && status.Code == http.StatusNotFound {
-			err = nil // what the agent has forgotten is gone
+		if err = l.leave(ctx); err != nil && ctx.Err() == nil {
+			// A connection that was kept from before a restart of the agent breaks
+			// with the first request on it.
+			err = l.leave(ctx)
 		}
 		if err != nil {
 			err = l.directory.explain(err, fmt.Sprintf("service:write on %q", l.registration.Service))
 		}
 	})
+	return err
+}
+
+// leave deregisters. What the agent has forgotten is gone.
+func (l *lease) leave(ctx context.Context) error {
+	err := l.directory.client.Agent().ServiceDeregisterOpts(l.registration.ID, (&api.QueryOptions{}).WithContext(ctx))
+	var status api.StatusError
+	if errors.As(err, &status) && status.Code == http.StatusNotFound {
+		return nil
+	}
 	return err
 }
 
