@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open builds the services and opens an empty shop with the stand-in registry.
-func open(t *testing.T) *shop.Shop {
+// build builds the services and tells where they are.
+func build(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds and runs the services")
@@ -37,6 +37,13 @@ func open(t *testing.T) *shop.Shop {
 	if err := build.Run(); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// open opens an empty shop with the stand-in registry.
+func open(t *testing.T) *shop.Shop {
+	t.Helper()
+	dir := build(t)
 	registry, err := shop.StartRegistry(t.Context(), shop.Embedded)
 	if err != nil {
 		t.Fatal(err)

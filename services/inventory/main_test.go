@@ -1,15 +1,12 @@
 package inventory_test
 
 import (
-	"context"
-	"net"
 	"testing"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/meshlite-go/meshlite/internal/memory"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
 )
 
@@ -18,18 +15,5 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // dial serves impl in memory and gives a client of it.
 func dial(t *testing.T, impl inventoryv1.InventoryServiceServer) inventoryv1.InventoryServiceClient {
 	t.Helper()
-	listener := bufconn.Listen(64 << 10)
-	server := grpc.NewServer()
-	inventoryv1.RegisterInventoryServiceServer(server, impl)
-	go server.Serve(listener)
-	t.Cleanup(server.Stop)
-
-	conn, err := grpc.NewClient("passthrough:///memory",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return inventoryv1.NewInventoryServiceClient(conn)
+	return inventoryv1.NewInventoryServiceClient(memory.Dial(t, func(s *grpc.Server) { inventoryv1.RegisterInventoryServiceServer(s, impl) }))
 }
