@@ -32,7 +32,9 @@ type Instance struct {
 	// Consul's passing or warning weight, whichever its status asks for. At least 1.
 	Weight uint32
 	Status Status
-	Zone   string // empty when the directory does not tell
+
+	// Region and Zone are where it runs, empty when the directory does not tell.
+	Region, Zone string
 }
 
 // Status is the worst of an instance's health checks.
@@ -64,8 +66,33 @@ type Query struct {
 	Tags       []string // an instance must carry all of them
 	Datacenter string   // empty is the agent's own
 	Near       string   // node to sort by round trip for policies that keep the order, such as pick_first; "_agent" is the agent's
+	Filter     string   // expression of Consul's that an instance must match: `Service.Meta.version == "2"`
 	// Warning admits instances in warning state, with Consul's warning weight.
-	Warning bool
+	Warning     bool
+	Consistency Consistency
+}
+
+// Consistency is how new an answer must be, and what it may cost.
+type Consistency uint8
+
+// Consul's modes of reading, see
+// https://developer.hashicorp.com/consul/api-docs/features/consistency.
+const (
+	Stale      Consistency = iota // any server may answer: the default, it goes on without a leader
+	Consistent                    // the leader answers, having asked its followers whether it is the leader
+	Cached                        // the agent may answer from its cache, which one watch of its own keeps fresh
+)
+
+// String gives Consul's word for c.
+func (c Consistency) String() string {
+	switch c {
+	case Stale:
+		return "stale"
+	case Consistent:
+		return "consistent"
+	default:
+		return "cached"
+	}
 }
 
 // Snapshot is the whole answer to a query at one time. It is shared by its
@@ -95,6 +122,12 @@ type Registration struct {
 	// WarningWeight is the weight while a check warns. 0 takes the instance out.
 	WarningWeight uint32
 
+	// TTL replaces the directory's check of the gRPC health: the lease runs
+	// SelfCheck and tells what it found three times in each TTL, and an instance
+	// that has told nothing for a whole one is critical. 0 is the gRPC check,
+	// anything else at least 3 s.
+	TTL time.Duration
+
 	// CheckAddress is host:port where the directory checks the gRPC health of
 	// the service. Empty is Address.
 	CheckAddress string
@@ -110,7 +143,7 @@ type Registration struct {
 
 	// SelfCheck calls the instance at its own address. It runs before each
 	// registration, since that says "passing" and Consul then sends traffic
-	// before it has checked anything. Nil is no check.
+	// before it has checked anything, and for each heartbeat of a TTL. Nil is no check.
 	SelfCheck func(context.Context) error
 }
 

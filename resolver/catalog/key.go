@@ -15,6 +15,8 @@ func (q Query) Key() string {
 		"tag":     slices.Compact(tags),
 		"dc":      {q.Datacenter},
 		"near":    {q.Near},
+		"filter":  {q.Filter},
 		"warning": {strconv.FormatBool(q.Warning)},
+		"read":    {q.Consistency.String()},
 	}.Encode()
 }

@@ -46,7 +46,10 @@ func instance(entry *api.ServiceEntry) catalog.Instance {
 		Tags:     slices.Sorted(slices.Values(service.Tags)),
 		Status:   status(entry.Checks),
 		Weight:   uint32(max(service.Weights.Passing, 0)),
-		Zone:     zone(service),
+		Zone:     service.Meta["zone"], // for agents too old to know a locality
+	}
+	if l := service.Locality; l != nil {
+		i.Region, i.Zone = l.Region, cmp.Or(l.Zone, i.Zone)
 	}
 	if i.Status == catalog.Warning {
 		i.Weight = uint32(max(service.Weights.Warning, 0))
@@ -72,12 +75,4 @@ func status(checks api.HealthChecks) catalog.Status {
 	default:
 		return catalog.Critical
 	}
-}
-
-// zone is Consul's locality, or the metadata key "zone" where there is none.
-func zone(service *api.AgentService) string {
-	if service.Locality != nil && service.Locality.Zone != "" {
-		return service.Locality.Zone
-	}
-	return service.Meta["zone"]
 }
