@@ -5,15 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
 
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -33,38 +29,6 @@ func DialOptions(directory catalog.Watcher, opts ...Option) []grpc.DialOption {
 	}
 }
 
-// Option changes a [Builder].
-type Option func(*settings)
-
-// settings are what channels of one builder may differ in.
-type settings struct {
-	warning       bool
-	startTimeout  time.Duration
-	grace         time.Duration
-	serviceConfig string
-	log           *slog.Logger
-}
-
-// WithWarning also calls instances in warning state, with Consul's warning weight.
-func WithWarning() Option { return func(s *settings) { s.warning = true } }
-
-// WithStartTimeout bounds how long the first call waits for an answer of the
-// directory before it fails Unavailable. Default: 5 s.
-func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.startTimeout = d } }
-
-// WithGrace sets how long an empty answer must stand before the last instances
-// are given up, and an outage of one datacenter before the next one is taken.
-// Default: 15 s, which is more than two heartbeats of a registration, jitter
-// included.
-func WithGrace(d time.Duration) Option { return func(s *settings) { s.grace = d } }
-
-// WithServiceConfig tells the service config of the channel's owner, as JSON. A
-// policy in the target replaces the policy in it, and nothing else.
-func WithServiceConfig(json string) Option { return func(s *settings) { s.serviceConfig = json } }
-
-// WithLogger hears of outages of the directory. Default: slog.Default().
-func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
-
 // Builder makes resolvers that share their watches and what is learned of
 // endpoints. It is a [resolver.Builder] of gRPC and safe for concurrent use.
 type Builder struct {
@@ -78,14 +42,9 @@ type Builder struct {
 func NewBuilder(directory catalog.Watcher, opts ...Option) *Builder {
 	b := &Builder{
 		directory: directory,
-		settings: settings{
-			startTimeout:  5 * time.Second,
-			grace:         15 * time.Second,
-			serviceConfig: "{}",
-			log:           slog.Default(),
-		},
-		watches: &watches{open: map[string]*watch{}, closed: map[string]remembered{}},
-		tables:  &tables{kept: map[string]*kept{}},
+		settings:  defaults(),
+		watches:   newWatches(),
+		tables:    &tables{kept: map[string]*kept{}},
 	}
 	return b.With(opts...)
 }
@@ -111,6 +70,9 @@ func (b *Builder) Scheme() string { return Scheme }
 
 // Build starts a resolver. gRPC calls it.
 func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
+	if err := b.check(); err != nil {
+		return nil, err
+	}
 	target, err := parseTarget(&grpcTarget.URL)
 	if err != nil {
 		return nil, err
@@ -136,7 +98,7 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	key := directory.Name()
 	for _, q := range target.queries(b.warning) {
 		key += "?" + q.Key()
-		r.sources = append(r.sources, &source{subscription: b.watches.subscribe(directory, q, r.wake)})
+		r.sources = append(r.sources, b.watches.subscribe(directory, q, b.settings, r.wake))
 	}
 	r.table, r.returnTable = b.tables.borrow(key)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -173,42 +135,4 @@ func withPolicy(cc resolver.ClientConn, config, policy string) (*serviceconfig.P
 	}
 	result := cc.ParseServiceConfig(string(text))
 	return result, result.Err
-}
-
-// tables keeps the endpoint tables by target, so that a channel which comes back
-// from idleness finds its own.
-type tables struct {
-	mu   sync.Mutex
-	kept map[string]*kept
-}
-
-type kept struct {
-	table    *balancer.Table
-	users    int
-	returned time.Time
-}
-
-// keepTable is how long a table outlives its last channel.
-const keepTable = time.Hour
-
-func (t *tables) borrow(key string) (table *balancer.Table, giveBack func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for other, k := range t.kept {
-		if k.users == 0 && time.Since(k.returned) > keepTable {
-			delete(t.kept, other)
-		}
-	}
-	k := t.kept[key]
-	if k == nil {
-		k = &kept{table: balancer.NewTable()}
-		t.kept[key] = k
-	}
-	k.users++
-	return k.table, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		k.users--
-		k.returned = time.Now()
-	}
 }

@@ -1,11 +1,12 @@
 // Package resolver is the gRPC resolver for targets of the form
 //
-//	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&policy=...]
+//	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&filter=...&consistency=...&policy=...]
 //
 // It watches the instances of the service and tells gRPC of every change. What
-// Consul told last stays in force while Consul cannot be asked, and an answer
-// without instances is believed only after a grace time: an agent that was
-// restarted empty knows nothing for a heartbeat or two.
+// the directory told last stays in force while it cannot be asked. An answer that
+// has lost all instances, or most of them, is believed only after a grace time: an
+// agent that was restarted empty knows nothing for a heartbeat or two. Of many
+// endpoints a channel connects to a part.
 //
 // With plain grpc-go it is used like this; the policy is least request, if its
 // package is imported, and gRPC's round robin otherwise:

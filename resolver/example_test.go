@@ -37,5 +37,5 @@ func ExampleParseTarget() {
 	fmt.Println(err)
 	// Output:
 	// catalog [near far] meshlite_round_robin <nil>
-	// target key "colour" is not known: write tag, dc, near or policy
+	// target key "colour" is not known: write tag, dc, near, filter, consistency or policy
 }

@@ -159,3 +159,16 @@ func (m *mesh) dialed() int {
 	defer m.mu.Unlock()
 	return m.dials
 }
+
+// connections is how many were ever made to backend n.
+func (m *mesh) connections(n int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.backends["10.0.0."+strconv.Itoa(n)+":80"].conns
+}
+
+// dialLazily makes a channel over b. Its owner closes it.
+func dialLazily(b *resolver.Builder) (*grpc.ClientConn, error) {
+	return grpc.NewClient("consul:///catalog", grpc.WithResolvers(b), grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+}

@@ -555,7 +555,7 @@ func (r *recorder) addresses() string {
 	return strings.Join(all, " ")
 }
 
-func build(t *testing.T, b grpcresolver.Builder, target string, cc grpcresolver.ClientConn) grpcresolver.Resolver {
+func build(t testing.TB, b grpcresolver.Builder, target string, cc grpcresolver.ClientConn) grpcresolver.Resolver {
 	t.Helper()
 	u, err := url.Parse(target)
 	if err != nil {

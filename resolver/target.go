@@ -16,7 +16,7 @@ import (
 const Scheme = "consul"
 
 // form is how a target is written, for messages.
-const form = "consul://[agent-host:port]/service[?tag=...&dc=...&near=...&policy=...]"
+const form = "consul://[agent-host:port]/service[?tag=...&dc=...&near=...&filter=...&consistency=...&policy=...]"
 
 // Target is a parsed target.
 type Target struct {
@@ -25,6 +25,8 @@ type Target struct {
 	Tags        []string // an instance must carry all of them
 	Datacenters []string // in the order of failover; empty is the agent's own
 	Near        string
+	Filter      string // expression of Consul's
+	Consistency catalog.Consistency
 	Policy      string // name of the policy in a service config; empty is not told
 }
 
@@ -78,6 +80,12 @@ func (t *Target) parseQuery(raw string) error {
 			t.Datacenters = values
 		case "near":
 			t.Near = values[0]
+		case "filter":
+			t.Filter = values[0]
+		case "consistency":
+			if t.Consistency, err = catalog.ParseConsistency(values[0]); err != nil {
+				return fmt.Errorf("target: %w", err)
+			}
 		case "policy":
 			if t.Policy, err = balancer.PolicyName(values[0]); err != nil {
 				return fmt.Errorf("target: %w", err)
@@ -85,7 +93,7 @@ func (t *Target) parseQuery(raw string) error {
 		case "token":
 			return errors.New("target key \"token\": a token does not belong in a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
 		default:
-			return fmt.Errorf("target key %q is not known: write tag, dc, near or policy", key)
+			return fmt.Errorf("target key %q is not known: write tag, dc, near, filter, consistency or policy", key)
 		}
 	}
 	return nil
@@ -99,7 +107,10 @@ func (t Target) queries(warning bool) []catalog.Query {
 	}
 	var queries []catalog.Query
 	for _, dc := range datacenters {
-		queries = append(queries, catalog.Query{Service: t.Service, Tags: t.Tags, Datacenter: dc, Near: t.Near, Warning: warning})
+		queries = append(queries, catalog.Query{
+			Service: t.Service, Tags: t.Tags, Datacenter: dc, Near: t.Near,
+			Filter: t.Filter, Warning: warning, Consistency: t.Consistency,
+		})
 	}
 	return queries
 }

@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"time"
 
 	"google.golang.org/grpc/resolver"
@@ -22,7 +21,7 @@ type watcher struct {
 	serviceConfig *serviceconfig.ParseResult // nil unless the target names a policy
 	directory     string                     // its name, for messages
 
-	sources     []*source // one for each datacenter, in the order of failover
+	sources     []*subscription // one for each datacenter, in the order of failover
 	table       *balancer.Table
 	returnTable func()
 	wake        chan struct{}
@@ -77,7 +76,8 @@ func (w *watcher) look(late bool) time.Duration {
 	w.log(now)
 	switch {
 	case len(now.list) > 0:
-		w.publish(now.list, nil)
+		list := subset(now.list, w.builder.subset, w.builder.watches.seed, w.target.Near != "")
+		w.publish(list, nil)
 	case now.err == nil:
 		w.publish(nil, w.absent(now.hint))
 	case !w.told:
@@ -92,76 +92,38 @@ type found struct {
 	list    []catalog.Instance
 	err     error         // of a datacenter that does not answer
 	hint    string        // why an empty list may be empty
+	holding int           // how many of the list are there only by the guard
 	pending bool          // an answer that decides is still to come
 	again   time.Duration // when a grace time ends; 0 is none
 }
 
-// choose takes the first datacenter that has a list. One that has failed or
-// become empty keeps its last list for the grace time; after that the next one
-// is taken and, if none has any, the last list of one that fails.
+// choose takes the first datacenter that has a list. One that fails keeps its
+// list for the grace time; after that the next one is taken and, if none has any,
+// the last list of one that fails.
 func (w *watcher) choose(late bool) found {
 	var all found
-	var stale []catalog.Instance
 	for _, s := range w.sources {
-		s.look()
-		left := s.graceLeft(w.builder.grace)
+		now := s.look()
+		left := w.builder.grace - time.Since(now.failing)
 		switch {
-		case len(s.list) > 0 && left > 0:
-			return found{list: s.list, err: s.err, again: left}
-		case len(s.list) > 0 && s.trouble.IsZero():
-			return found{list: s.list}
-		case len(s.list) > 0 && s.err != nil:
-			all.err = s.err
-			if stale == nil {
-				stale = s.list
+		case len(now.list) > 0 && now.err == nil:
+			return found{list: now.list, holding: now.holding, again: now.again}
+		case len(now.list) > 0 && left > 0:
+			return found{list: now.list, err: now.err, again: left}
+		case now.err != nil:
+			all.err = now.err
+			if all.list == nil {
+				all.list = now.list
 			}
-		case s.err != nil:
-			all.err = s.err
-		case s.answered:
-			s.list, all.hint = nil, s.hint
+		case now.known:
+			all.hint = now.hint
 		case late:
 			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
 		default:
 			return found{pending: true} // the next datacenter is not asked before this one has had its time
 		}
 	}
-	all.list = stale
 	return all
-}
-
-// source is what one datacenter has told of late.
-type source struct {
-	*subscription
-	list     []catalog.Instance // the last that was not empty
-	hint     string
-	answered bool
-	err      error
-	trouble  time.Time // since when it fails, or since when it is empty; zero is neither
-}
-
-// look reads the newest of the watch. An emptiness that was not confirmed before
-// an outage begins anew after it: an agent that was restarted knows nothing yet.
-func (s *source) look() {
-	snapshot, answered, err := s.latest()
-	empty := len(snapshot.Instances) == 0
-	switch {
-	case err == nil && !empty:
-		s.trouble = time.Time{}
-	case s.trouble.IsZero() || (err == nil) != (s.err == nil):
-		s.trouble = time.Now()
-	}
-	s.answered, s.err, s.hint = answered, err, snapshot.Hint
-	if !empty {
-		s.list = snapshot.Instances
-	}
-}
-
-// graceLeft is how long the last list still stands in spite of trouble.
-func (s *source) graceLeft(grace time.Duration) time.Duration {
-	if s.trouble.IsZero() {
-		return 0
-	}
-	return grace - time.Since(s.trouble)
 }
 
 func (w *watcher) absent(hint string) error {
@@ -183,8 +145,8 @@ func (w *watcher) log(now found) {
 		trouble = "discovery fails: calls go on with what was known"
 	case now.err != nil:
 		trouble = "discovery fails, and so do calls until it works"
-	case now.again > 0:
-		trouble = "no instance is left: the last ones are held for the grace time"
+	case now.holding > 0:
+		trouble = "too many instances vanished at once: the last ones are held for the grace time"
 	}
 	if trouble == w.trouble {
 		return
@@ -209,7 +171,7 @@ func (w *watcher) publish(list []catalog.Instance, absent error) {
 	instances := make([]*catalog.Instance, len(list))
 	for i := range list {
 		instances[i] = &list[i]
-		if old := before[list[i].Address]; old != nil && reflect.DeepEqual(*old, list[i]) {
+		if old := before[list[i].Address]; old != nil && old.Equal(list[i]) {
 			instances[i] = old
 			continue
 		}

@@ -1,42 +1,36 @@
 package resolver
 
 import (
-	"context"
+	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// watches are the open watches of a builder, one for each directory and query,
-// each kept open by its subscriptions.
+// watches are the open watches of a builder, one for each directory, query and
+// guard, each kept open by its subscriptions.
 type watches struct {
+	seed maphash.Seed // which instances of many this process connects to
+
 	mu     sync.Mutex
 	open   map[string]*watch
 	closed map[string]remembered
 }
 
-// remembered is the last answer of a watch that was closed. A channel that comes
-// back from idleness while the directory is away goes on with it.
+// remembered is what a watch knew that was closed. A channel that comes back from
+// idleness while the directory is away goes on with it.
 type remembered struct {
-	snapshot catalog.Snapshot
-	closed   time.Time
+	list   []catalog.Instance
+	closed time.Time
 }
 
-// rememberFor is how long the last answer outlives its watch.
+// rememberFor is how long that outlives the watch.
 const rememberFor = time.Hour
 
-// watch follows one query and remembers what it was told last.
-type watch struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu            sync.Mutex
-	subscriptions map[*subscription]struct{}
-	answered      bool
-	last          catalog.Snapshot
-	before        catalog.Snapshot // of an earlier watch, for when the first query fails
-	err           error            // of the last query, nil when it was answered
+func newWatches() *watches {
+	return &watches{seed: maphash.MakeSeed(), open: map[string]*watch{}, closed: map[string]remembered{}}
 }
 
 // subscription is one reader of a watch.
@@ -46,14 +40,22 @@ type subscription struct {
 	close func()
 }
 
-func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, wake chan<- struct{}) *subscription {
-	key := watcher.Name() + "?" + q.Key()
+func (s *subscription) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is awake already and will read the newest
+	}
+}
+
+func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings settings, wake chan<- struct{}) *subscription {
+	key := fmt.Sprintf("%s?%s#%v,%v", watcher.Name(), q.Key(), settings.grace, settings.maxRemoval)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	shared := w.open[key]
 	if shared == nil {
-		shared = startWatch(watcher, q, w.closed[key].snapshot)
+		shared = newWatch(watcher, q, settings, w.closed[key].list)
 		w.open[key] = shared
+		shared.start(watcher)
 	}
 	s := &subscription{watch: shared, wake: wake}
 	s.close = func() { w.unsubscribe(key, s) }
@@ -77,57 +79,42 @@ func (w *watches) unsubscribe(key string, s *subscription) {
 	}
 	w.mu.Unlock()
 	if last {
-		s.cancel()
-		<-s.done
+		s.stop()
 	}
 }
 
-// remember keeps the last answer of a watch that is closed.
+// remember keeps what a watch knew that is closed.
 func (w *watches) remember(key string, closed *watch) {
 	for other, r := range w.closed {
 		if time.Since(r.closed) > rememberFor {
 			delete(w.closed, other)
 		}
 	}
-	if snapshot, answered, _ := closed.latest(); answered {
-		w.closed[key] = remembered{snapshot, time.Now()}
+	if now := closed.look(); len(now.list) > 0 {
+		w.closed[key] = remembered{now.list, time.Now()}
 	}
 }
 
-func startWatch(watcher catalog.Watcher, q catalog.Query, before catalog.Snapshot) *watch {
-	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{cancel: cancel, done: make(chan struct{}), subscriptions: map[*subscription]struct{}{}, before: before}
-	go func() {
-		defer close(w.done)
-		watcher.Watch(ctx, q, w.report)
-	}()
+// newWatch knows at first what an earlier one knew or, if there was none in this
+// process, what one of an earlier process has left on disk.
+func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, before []catalog.Instance) *watch {
+	w := &watch{
+		query: q, directory: watcher.Name(),
+		done:          make(chan struct{}),
+		subscriptions: map[*subscription]struct{}{},
+		before:        before,
+		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
+	}
+	if disk := settings.snapshots; disk != nil {
+		log := settings.log.With("service", q.Service, "directory", w.directory)
+		w.saver = newSaver(func(s catalog.Snapshot) error { return disk.Save(w.directory, q, s) }, log)
+		if len(before) == 0 {
+			saved, err := disk.Load(w.directory, q)
+			if err != nil {
+				log.Warn("the snapshot on disk is not used", "error", err)
+			}
+			w.before = saved.Instances
+		}
+	}
 	return w
-}
-
-func (w *watch) report(snapshot catalog.Snapshot, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch w.err = err; {
-	case err == nil:
-		w.answered, w.last = true, snapshot
-	case !w.answered && len(w.before.Instances) > 0:
-		w.answered, w.last = true, w.before
-	}
-	for s := range w.subscriptions {
-		s.signal()
-	}
-}
-
-func (s *subscription) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // it is awake already and will read the newest
-	}
-}
-
-// latest is the last answer, if there was one, and the error of the last query.
-func (w *watch) latest() (snapshot catalog.Snapshot, answered bool, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.last, w.answered, w.err
 }

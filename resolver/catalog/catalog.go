@@ -12,6 +12,7 @@ package catalog
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -93,6 +94,16 @@ func (c Consistency) String() string {
 	default:
 		return "cached"
 	}
+}
+
+// ParseConsistency reads Consul's word.
+func ParseConsistency(word string) (Consistency, error) {
+	for c := Stale; c <= Cached; c++ {
+		if c.String() == word {
+			return c, nil
+		}
+	}
+	return 0, fmt.Errorf("consistency %q: write stale, consistent or cached", word)
 }
 
 // Snapshot is the whole answer to a query at one time. It is shared by its

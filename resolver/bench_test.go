@@ -1,0 +1,164 @@
+package resolver_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	grpcresolver "google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// direct is a directory that reports to the first watch from the test itself.
+type direct struct {
+	report chan func(catalog.Snapshot, error)
+}
+
+func (d direct) Watch(ctx context.Context, _ catalog.Query, report func(catalog.Snapshot, error)) {
+	d.report <- report
+	<-ctx.Done()
+}
+
+func (d direct) Name() string { return "direct" }
+
+// crowd is one backend that stands at every address.
+type crowd struct {
+	listener *bufconn.Listener
+	options  []grpc.DialOption
+}
+
+func newCrowd(b *testing.B) *crowd {
+	c := &crowd{listener: bufconn.Listen(1 << 16)}
+	server := grpc.NewServer()
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	go func() { _ = server.Serve(c.listener) }()
+	b.Cleanup(server.Stop)
+	c.options = []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.listener.DialContext(ctx) }),
+	}
+	return c
+}
+
+// told is a resolver.Builder that says when gRPC has taken in a state, pickers
+// included.
+type told struct {
+	*resolver.Builder
+	done chan struct{}
+}
+
+func (b told) Build(target grpcresolver.Target, cc grpcresolver.ClientConn, opts grpcresolver.BuildOptions) (grpcresolver.Resolver, error) {
+	return b.Builder.Build(target, telling{cc, b.done}, opts)
+}
+
+type telling struct {
+	grpcresolver.ClientConn
+	done chan struct{}
+}
+
+func (t telling) UpdateState(state grpcresolver.State) error {
+	defer func() { t.done <- struct{}{} }()
+	return t.ClientConn.UpdateState(state)
+}
+
+// channel is one to a crowd, with the directory in the hands of the test.
+type channel struct {
+	*grpc.ClientConn
+	report func(catalog.Snapshot, error)
+	done   chan struct{}
+}
+
+// connect makes a ready channel to n endpoints.
+func (c *crowd) connect(b *testing.B, n int, opts ...resolver.Option) channel {
+	d := direct{make(chan func(catalog.Snapshot, error), 1)}
+	builder := told{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
+	conn, err := grpc.NewClient("consul:///catalog", append(c.options,
+		grpc.WithResolvers(builder), grpc.WithDefaultServiceConfig(resolver.DefaultServiceConfig))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	conn.Connect()
+	ready := channel{conn, <-d.report, builder.done}
+	ready.change(crowdOf(n))
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		conn.WaitForStateChange(context.Background(), state)
+	}
+	if err := call(conn); err != nil {
+		b.Fatal(err)
+	}
+	return ready
+}
+
+// change reports list and waits until gRPC has taken it in.
+func (c channel) change(list []catalog.Instance) {
+	c.report(catalog.Snapshot{Instances: list, Time: time.Now()}, nil)
+	<-c.done
+}
+
+// crowdOf is a snapshot with what Consul tells of each instance.
+func crowdOf(n int) []catalog.Instance {
+	list := instances(upTo(n)...)
+	for i := range list {
+		list[i].Node, list[i].Datacenter, list[i].Zone = fmt.Sprint("node-", i%100), "dc1", "zone-a"
+		list[i].Tags = []string{"canary", "v2"}
+		list[i].Metadata = map[string]string{"version": "1.2.3", "metrics_address": "127.0.0.1:9090"}
+	}
+	return list
+}
+
+// R22: 10,000 endpoints, from the snapshot on: ready in 1 s, one change costs
+// 25 ms at most, 64 MiB at most.
+func BenchmarkReadyWithManyEndpoints(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := newCrowd(b)
+			for b.Loop() {
+				before := heap()
+				conn := c.connect(b, n)
+				b.ReportMetric((heap()-before)/(1<<20), "MiB")
+				conn.Close()
+			}
+		})
+	}
+}
+
+// BenchmarkChangeOfManyEndpoints is R22's one change, and R21: from the answer to
+// the picker. All weights change, so that every endpoint has to be told.
+func BenchmarkChangeOfManyEndpoints(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkChange(b, n) })
+	}
+	b.Run("1000 without subset", func(b *testing.B) { benchmarkChange(b, 1000, resolver.WithSubset(0)) })
+}
+
+func benchmarkChange(b *testing.B, n int, opts ...resolver.Option) {
+	conn := newCrowd(b).connect(b, n, opts...)
+	defer conn.Close()
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		list := crowdOf(n)
+		for at := range list {
+			list[at].Weight = uint32(i%100) + 2
+		}
+		b.StartTimer()
+		conn.change(list)
+	}
+}
+
+func heap() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}

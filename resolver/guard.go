@@ -1,0 +1,112 @@
+package resolver
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// guard decides how much of a removal is believed. A directory that was restarted
+// empty, or whose servers disagree, answers with far too few instances, and for
+// that moment what was known before is nearer to the truth.
+//
+// It is not safe for concurrent use.
+type guard struct {
+	grace      time.Duration
+	maxRemoval float64 // the share that may vanish in one answer
+
+	list    []catalog.Instance   // what is believed; never changed in place
+	missing map[string]time.Time // of these, by address: not in the last answer, and since when
+	doubt   bool                 // the directory has failed since its last answer
+}
+
+// answer takes in what the directory has answered. At most maxRemoval of the
+// instances vanish at once, and never all of them; the others are missing until
+// the grace time is over. After an outage that begins anew: an agent that was
+// restarted knows nothing yet.
+func (g *guard) answer(answer []catalog.Instance, now time.Time) {
+	present := make(map[string]struct{}, len(answer))
+	for i := range answer {
+		present[answer[i].Address] = struct{}{}
+	}
+	var gone, held []catalog.Instance
+	known := 0 // were in the last answer
+	missing := map[string]time.Time{}
+	for _, i := range g.list {
+		since, missed := g.missing[i.Address]
+		if !missed {
+			known++
+		}
+		switch _, here := present[i.Address]; {
+		case here:
+		case !missed:
+			gone = append(gone, i)
+		default:
+			if g.doubt {
+				since = now
+			}
+			missing[i.Address] = since
+			held = append(held, i)
+		}
+	}
+	for _, i := range gone[g.removable(len(gone), known, len(answer)):] {
+		missing[i.Address] = now
+		held = append(held, i)
+	}
+	g.missing, g.doubt = missing, false
+	g.list = merge(answer, held)
+}
+
+// removable is how many of those that are gone may go at once.
+func (g *guard) removable(gone, known, answered int) int {
+	most := int(g.maxRemoval * float64(known))
+	switch {
+	case answered == 0:
+		return 0
+	case gone > most:
+		return most
+	default:
+		return gone
+	}
+}
+
+// fail says that the directory could not be asked. Nothing is given up meanwhile.
+func (g *guard) fail() { g.doubt = true }
+
+// expire gives up what has been missing for the grace time, and says when it has
+// to be called again: 0 is never.
+func (g *guard) expire(now time.Time) (again time.Duration) {
+	if g.doubt || len(g.missing) == 0 {
+		return 0
+	}
+	for address, since := range g.missing {
+		switch left := g.grace - now.Sub(since); {
+		case left <= 0:
+			delete(g.missing, address)
+			g.list = slices.DeleteFunc(slices.Clone(g.list), func(i catalog.Instance) bool { return i.Address == address })
+		case again == 0 || left < again:
+			again = left
+		}
+	}
+	return again
+}
+
+// holding is how many instances are believed in spite of the last answer.
+func (g *guard) holding() int { return len(g.missing) }
+
+// merge adds held to list, which keeps its order when it is not by address: then
+// it is by distance, and nobody knows that of the held ones.
+func merge(list, held []catalog.Instance) []catalog.Instance {
+	if len(held) == 0 {
+		return list
+	}
+	byAddress := func(a, b catalog.Instance) int { return cmp.Compare(a.Address, b.Address) }
+	sorted := slices.IsSortedFunc(list, byAddress)
+	all := slices.Concat(list, held)
+	if sorted {
+		slices.SortFunc(all, byAddress)
+	}
+	return all
+}

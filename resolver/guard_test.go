@@ -1,0 +1,286 @@
+package resolver_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
+)
+
+// instances are numbered by their address.
+func instances(numbers ...int) []catalog.Instance {
+	var list []catalog.Instance
+	for _, n := range numbers {
+		list = append(list, catalog.Instance{ID: fmt.Sprint(n), Address: address(n), Weight: 1})
+	}
+	slices.SortFunc(list, func(a, b catalog.Instance) int { return strings.Compare(a.Address, b.Address) })
+	return list
+}
+
+func address(n int) string { return fmt.Sprintf("10.0.%d.%d:80", n/256, n%256) }
+
+func upTo(n int) []int {
+	var all []int
+	for i := range n {
+		all = append(all, i)
+	}
+	return all
+}
+
+// scene is a resolver between a scripted directory and a recording channel.
+type scene struct {
+	directory *scripted
+	channel   *recorder
+	builder   *resolver.Builder
+}
+
+func newScene(t *testing.T, target string, opts ...resolver.Option) *scene {
+	s := &scene{directory: &scripted{}, channel: &recorder{}}
+	s.builder = resolver.NewBuilder(s.directory, append([]resolver.Option{resolver.WithLogger(silent)}, opts...)...)
+	r := build(t, s.builder, target, s.channel)
+	t.Cleanup(r.Close)
+	return s
+}
+
+// answer lets the directory answer, and says what the channel knows then.
+func (s *scene) answer(numbers ...int) []string {
+	s.directory.report(catalog.Snapshot{Instances: instances(numbers...), Time: time.Now()})
+	return s.endpoints()
+}
+
+func (s *scene) endpoints() []string {
+	synctest.Wait()
+	return strings.Fields(s.channel.addresses())
+}
+
+// R7: if more than a configured share of instances vanish in one answer, the rest
+// of the removal waits for the grace time.
+func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(upTo(10)...)
+		if n := len(s.answer(3, 4)); n != 5 {
+			t.Errorf("%d endpoints after 8 of 10 have vanished, want 5: one answer may take half of them", n)
+		}
+		if n := s.builder.Stats()[0].Held; n != 3 {
+			t.Errorf("the statistics tell of %d held instances, want 3", n)
+		}
+		time.Sleep(14 * time.Second)
+		if n := len(s.answer(3, 4)); n != 5 {
+			t.Errorf("%d endpoints within the grace time, want 5", n)
+		}
+		time.Sleep(2 * time.Second)
+		if got := s.endpoints(); !slices.Equal(got, []string{address(3), address(4)}) {
+			t.Errorf("after the grace time the endpoints are %v, want what the directory knows", got)
+		}
+		if n := s.builder.Stats()[0].Held; n != 0 {
+			t.Errorf("the statistics tell of %d held instances, want none", n)
+		}
+	})
+}
+
+func TestHeldInstancesThatComeBackStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(0))
+		s.answer(1, 2, 3, 4)
+		s.answer(1)
+		time.Sleep(10 * time.Second)
+		s.answer(1, 2)
+		time.Sleep(6 * time.Second)
+		if got := s.endpoints(); !slices.Equal(got, []string{address(1), address(2)}) {
+			t.Errorf("endpoints are %v, want the one that stayed and the one that came back", got)
+		}
+	})
+}
+
+func TestSmallRemovalsAreBelievedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(upTo(10)...)
+		if n := len(s.answer(upTo(5)...)); n != 5 {
+			t.Errorf("%d endpoints after half of ten have left, want 5", n)
+		}
+		s.answer(1, 2)
+		s.answer(1, 2)
+		time.Sleep(time.Minute)
+		if got := s.answer(1); !slices.Equal(got, []string{address(1)}) {
+			t.Errorf("endpoints are %v after one of two has left, want the other", got)
+		}
+	})
+}
+
+func TestMaxRemovalOfOneBelievesAllButEmptiness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(1))
+		s.answer(upTo(10)...)
+		if n := len(s.answer(7)); n != 1 {
+			t.Errorf("%d endpoints, want the one of the answer", n)
+		}
+		if n := len(s.answer()); n != 1 {
+			t.Errorf("%d endpoints after an empty answer, want the last one held", n)
+		}
+	})
+}
+
+func TestWrongSettingsAreErrorsOfBuild(t *testing.T) {
+	for want, option := range map[string]resolver.Option{
+		"WithMaxRemoval": resolver.WithMaxRemoval(1.5), "WithGrace": resolver.WithGrace(-1),
+		"WithSubset": resolver.WithSubset(-1), "WithStartTimeout": resolver.WithStartTimeout(0),
+	} {
+		conn, err := dialLazily(resolver.NewBuilder(&scripted{}, option))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := call(conn); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: the first call answers %v, want an error that names the option", want, err)
+		}
+		conn.Close()
+	}
+}
+
+// The guard under many sequences of answers, failures and pauses.
+func TestGuardNeverLies(t *testing.T) {
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{random: rand.New(rand.NewPCG(seed, 0)), vanished: map[string]time.Time{}}
+			w.scene = newScene(t, "consul:///catalog", resolver.WithGrace(worldGrace), resolver.WithMaxRemoval(0.5))
+			for step := range 40 {
+				if wrong := w.step(); wrong != "" {
+					t.Fatalf("seed %d, step %d: %s", seed, step, wrong)
+				}
+			}
+		})
+	}
+}
+
+const worldGrace = 10 * time.Second
+
+// world is a scene with what a guard must keep to.
+type world struct {
+	*scene
+	random   *rand.Rand
+	last     []string             // of the last answer
+	doubt    bool                 // it has failed since
+	vanished map[string]time.Time // since when the answers lack an address
+}
+
+// step lets something happen, and says what is wrong then.
+func (w *world) step() string {
+	switch w.random.IntN(5) {
+	case 0:
+		time.Sleep(time.Duration(1+w.random.IntN(12)) * time.Second)
+	case 1:
+		w.directory.fail(errors.New("refused"))
+		w.doubt = true
+	default:
+		if wrong := w.hear(w.random.Perm(12)[:w.random.IntN(13)]); wrong != "" {
+			return wrong
+		}
+	}
+	after := w.endpoints()
+	for _, a := range w.last {
+		if !slices.Contains(after, a) {
+			return fmt.Sprintf("%s is in the last answer and not in %v", a, after)
+		}
+	}
+	for _, a := range after {
+		since, gone := w.vanished[a]
+		if gone && !w.doubt && time.Since(since) >= worldGrace {
+			return fmt.Sprintf("%s has been gone for %v and is still called", a, time.Since(since))
+		}
+	}
+	return ""
+}
+
+// hear takes an answer: it may remove half of the last one, and never everything.
+func (w *world) hear(numbers []int) string {
+	before := w.endpoints()
+	after := w.answer(numbers...)
+	now := addressesOf(instances(numbers...))
+	lost := 0
+	for _, a := range w.last {
+		if slices.Contains(before, a) && !slices.Contains(after, a) {
+			lost++
+		}
+	}
+	switch {
+	case 2*lost > len(w.last):
+		return fmt.Sprintf("one answer took %d of %d", lost, len(w.last))
+	case len(before) > 0 && len(after) == 0:
+		return fmt.Sprintf("one answer took all of %v", before)
+	}
+	for _, a := range before {
+		if _, known := w.vanished[a]; !known || w.doubt {
+			w.vanished[a] = time.Now()
+		}
+	}
+	for _, a := range now {
+		delete(w.vanished, a)
+	}
+	w.last, w.doubt = now, false
+	return ""
+}
+
+func addressesOf(list []catalog.Instance) []string {
+	var all []string
+	for _, i := range list {
+		all = append(all, i.Address)
+	}
+	return all
+}
+
+// F7: health flapping every 100 ms for 60 s: 0 failed, no reconnect of unchanged
+// endpoints.
+func TestFlappingHealthFailsNoCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		for n := range 3 {
+			m.start(n + 1)
+		}
+		conn := m.connect()
+		defer conn.Close()
+		mustCall(t, conn, 30)
+		for turn := range 600 {
+			status := consultest.HealthCritical
+			if turn%2 == 1 {
+				status = consultest.HealthPassing
+			}
+			if err := m.agent.SetStatus("catalog-2", status); err != nil {
+				t.Fatal(err)
+			}
+			for range 10 {
+				time.Sleep(10 * time.Millisecond)
+				mustCall(t, conn, 1)
+			}
+		}
+		for _, n := range []int{1, 3} {
+			if conns := m.connections(n); conns != 1 {
+				t.Errorf("backend %d had %d connections, want the one from the start", n, conns)
+			}
+		}
+		if n := len(m.agent.Queries()); n > 700 {
+			t.Errorf("%d queries in a minute of flapping", n)
+		}
+	})
+}
+
+// R21: from Consul's answer to the picker nothing waits, here with 1,000 instances.
+// What it costs is told by BenchmarkChangeOfManyEndpoints.
+func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog", resolver.WithSubset(0))
+		s.answer(upTo(1000)...)
+		start := time.Now()
+		if n := len(s.answer(upTo(1001)...)); n != 1001 || !time.Now().Equal(start) {
+			t.Errorf("the channel knows %d endpoints after %v, want 1001 at once", n, time.Since(start))
+		}
+	})
+}

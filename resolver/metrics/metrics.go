@@ -1,0 +1,139 @@
+// Package metrics tells Prometheus how discovery is doing: how old the data is,
+// which instances there are, what the guard holds, and what was asked of the
+// agents.
+//
+// The numbers are read when they are collected; nothing is counted twice for it:
+//
+//	builder := resolver.NewBuilder(directory)
+//	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
+//
+// A meshlite.Runtime does so by itself.
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// collector is a [prometheus.Collector].
+type collector struct {
+	watches func() []resolver.Stats
+	agents  func() []consul.Stats
+}
+
+// New makes a collector of what both functions answer, which must be safe for
+// concurrent use. Either may be nil.
+func New(watches func() []resolver.Stats, agents func() []consul.Stats) prometheus.Collector {
+	if watches == nil {
+		watches = func() []resolver.Stats { return nil }
+	}
+	if agents == nil {
+		agents = func() []consul.Stats { return nil }
+	}
+	return collector{watches, agents}
+}
+
+// ofWatch are the labels of a watch: query tells what a service of the same name
+// is asked for beside the name, such as "tag=fast".
+var ofWatch = []string{"directory", "service", "query"}
+
+var (
+	age = prometheus.NewDesc("meshlite_discovery_data_age_seconds",
+		"Time since the directory last answered, changed or not. A blocking query answers each minute.", ofWatch, nil)
+	failing = prometheus.NewDesc("meshlite_discovery_failing",
+		"1 while the last query has failed and calls go on with what was known.", ofWatch, nil)
+	instances = prometheus.NewDesc("meshlite_discovery_instances",
+		"Instances that calls may go to, by what the directory says of them.", append(ofWatch, "state"), nil)
+	held = prometheus.NewDesc("meshlite_discovery_held_instances",
+		"Instances that have vanished from the directory and are held for the grace time.", ofWatch, nil)
+	answers = prometheus.NewDesc("meshlite_discovery_answers_total",
+		"Answers of the directory.", ofWatch, nil)
+	failures = prometheus.NewDesc("meshlite_discovery_failures_total",
+		"Queries that the directory has not answered, or with an error.", ofWatch, nil)
+
+	requests = prometheus.NewDesc("meshlite_consul_requests_total",
+		"Requests to the agent.", []string{"agent"}, nil)
+	requestFailures = prometheus.NewDesc("meshlite_consul_request_failures_total",
+		"Requests that the agent has not answered, or with an error.", []string{"agent"}, nil)
+	reregistrations = prometheus.NewDesc("meshlite_consul_reregistrations_total",
+		"Registrations that the agent had forgotten or changed, and that were made anew.", []string{"agent"}, nil)
+	registrations = prometheus.NewDesc("meshlite_consul_registrations",
+		"Registrations that are kept.", []string{"agent"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (c collector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		age, failing, instances, held, answers, failures,
+		requests, requestFailures, reregistrations, registrations,
+	} {
+		to <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	seen := map[[3]string]bool{}
+	for _, s := range c.watches() {
+		labels := labelsOf(s)
+		if !seen[labels] { // channels with another grace time have a watch of their own
+			seen[labels] = true
+			collectWatch(to, s, labels[:])
+		}
+	}
+	for agent, s := range byAgent(c.agents()) {
+		count(to, requests, s.Requests, agent)
+		count(to, requestFailures, s.Failures, agent)
+		count(to, reregistrations, s.Reregistrations, agent)
+		gauge(to, registrations, float64(s.Registrations), agent)
+	}
+}
+
+func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string) {
+	if !s.Answered.IsZero() {
+		gauge(to, age, time.Since(s.Answered).Seconds(), labels...)
+	}
+	failed := 0.0
+	if s.Error != "" {
+		failed = 1
+	}
+	gauge(to, failing, failed, labels...)
+	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
+	gauge(to, instances, float64(s.Warning), append(labels, catalog.Warning.String())...)
+	gauge(to, held, float64(s.Held), labels...)
+	count(to, answers, s.Answers, labels...)
+	count(to, failures, s.Failures, labels...)
+}
+
+func labelsOf(s resolver.Stats) [3]string {
+	q := s.Query
+	q.Service = ""
+	return [3]string{s.Directory, s.Query.Service, q.Key()}
+}
+
+// byAgent adds up what several directories have asked of one agent.
+func byAgent(all []consul.Stats) map[string]consul.Stats {
+	sums := map[string]consul.Stats{}
+	for _, s := range all {
+		sum := sums[s.Agent]
+		sum.Requests += s.Requests
+		sum.Failures += s.Failures
+		sum.Reregistrations += s.Reregistrations
+		sum.Registrations += s.Registrations
+		sums[s.Agent] = sum
+	}
+	return sums
+}
+
+func gauge(to chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
+
+func count(to chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
+	to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+}

@@ -1,0 +1,67 @@
+package resolver
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// Stats is what one watch of a builder knows and has done since it was opened.
+type Stats struct {
+	Directory string // the name of the one asked
+	Query     catalog.Query
+	Channels  int // that share the watch
+
+	// Answered is when the directory gave the last answer; zero is never. An
+	// answer that has not changed comes at each end of a blocking query too.
+	Answered time.Time
+	Error    string // of the last query; empty is none
+	Answers  uint64
+	Failures uint64
+
+	// Passing and Warning are the instances that calls may go to; Held, of these,
+	// those that are not in the last answer and wait for the grace time.
+	Passing, Warning, Held int
+}
+
+// Stats tells of all open watches, sorted by directory and service.
+func (b *Builder) Stats() []Stats {
+	b.watches.mu.Lock()
+	open := make([]*watch, 0, len(b.watches.open))
+	for _, w := range b.watches.open {
+		open = append(open, w)
+	}
+	b.watches.mu.Unlock()
+	all := make([]Stats, len(open))
+	for i, w := range open {
+		all[i] = w.stats()
+	}
+	slices.SortFunc(all, func(a, b Stats) int {
+		return cmp.Or(cmp.Compare(a.Directory, b.Directory), cmp.Compare(a.Query.Service, b.Query.Service), cmp.Compare(a.Query.Key(), b.Query.Key()))
+	})
+	return all
+}
+
+func (w *watch) stats() Stats {
+	now := w.look()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := Stats{
+		Directory: w.directory, Query: w.query, Channels: len(w.subscriptions),
+		Answered: w.answered, Answers: w.answers, Failures: w.failures,
+		Held: now.holding,
+	}
+	if now.err != nil {
+		s.Error = now.err.Error()
+	}
+	for i := range now.list {
+		if now.list[i].Status == catalog.Warning {
+			s.Warning++
+		} else {
+			s.Passing++
+		}
+	}
+	return s
+}

@@ -1,0 +1,115 @@
+package resolver_test
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/resolver"
+)
+
+// P14: a subset changes by at most one entry when one backend changes.
+func TestSubsetChangesByOneEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog", resolver.WithSubset(20))
+		members := rand.Perm(1000)
+		before := s.answer(members[:500]...)
+		if len(before) != 20 {
+			t.Fatalf("%d endpoints, want a subset of 20", len(before))
+		}
+		for n := range 200 {
+			if n%2 == 0 { // one leaves, one comes
+				members = slices.Delete(members, n, n+1)
+			} else {
+				members[n], members[500+n] = members[500+n], members[n]
+				members = slices.Delete(members, 500+n, 501+n)
+			}
+			after := s.answer(members[:499]...)
+			members = append(members, 1000+n)
+			left := 0
+			for _, a := range before {
+				if !slices.Contains(after, a) {
+					left++
+				}
+			}
+			if left > 2 { // two instances have changed
+				t.Fatalf("step %d: %d of 20 endpoints were replaced for two that changed", n, left)
+			}
+			before = after
+		}
+	})
+}
+
+// P14: a subset survives an idle cycle.
+func TestSubsetSurvivesAnIdleCycle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		for n := range 30 {
+			m.start(n + 1)
+		}
+		conn, err := grpc.NewClient("consul:///catalog",
+			append(m.options(m.directory(), resolver.WithSubset(3)), grpc.WithIdleTimeout(time.Minute))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		mustCall(t, conn, 60)
+		before := used(m.count(30))
+		if len(before) != 3 {
+			t.Fatalf("calls went to %v, want 3 backends", before)
+		}
+		time.Sleep(10 * time.Minute)
+		mustCall(t, conn, 60)
+		if after := used(m.count(30)); !slices.Equal(before, after) {
+			t.Errorf("calls went to %v and after idleness also to others: %v", before, after)
+		}
+	})
+}
+
+// used are the backends that were called.
+func used(counts []int) []int {
+	var numbers []int
+	for n, calls := range counts {
+		if calls > 0 {
+			numbers = append(numbers, n+1)
+		}
+	}
+	return numbers
+}
+
+// Clients that each take 10 of 100 endpoints burden all of them alike: chi-square
+// at 99 degrees of freedom is above 149 once in a thousand times.
+func TestSubsetsOfManyClientsCoverAllEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients, size, endpoints = 500, 10, 100
+		counts := map[string]float64{}
+		for range clients {
+			s := newScene(t, "consul:///catalog", resolver.WithSubset(size))
+			for _, a := range s.answer(upTo(endpoints)...) {
+				counts[a]++
+			}
+		}
+		const expected = clients * size / float64(endpoints)
+		sum := 0.0
+		for n := range endpoints {
+			d := counts[address(n)] - expected
+			sum += d * d / expected
+		}
+		if sum > 149 {
+			t.Errorf("chi-square is %.0f: some endpoints are in too many subsets", sum)
+		}
+	})
+}
+
+func TestSubsetOfNearEndpointsIsTheNearest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog?near=_agent", resolver.WithSubset(2))
+		if got := s.answer(1, 2, 3, 4); !slices.Equal(got, []string{address(1), address(2)}) {
+			t.Errorf("endpoints are %v, want the first two of the answer", got)
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package resolver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// watch follows one query and knows what is to be believed of the answers. Its
+// readers find out what has become of a grace time when they look.
+type watch struct {
+	query     catalog.Query
+	directory string
+	saver     *saver // nil without snapshots on disk
+	cancel    context.CancelFunc
+	done      chan struct{}
+
+	mu            sync.Mutex
+	subscriptions map[*subscription]struct{}
+	before        []catalog.Instance // of an earlier watch, until the first answer
+	guard         guard
+	answered      time.Time // zero: never
+	known         bool      // there is something to go on with, if only from before
+	hint          string
+	failing       time.Time // since when; zero is not
+	err           error
+	answers       uint64
+	failures      uint64
+}
+
+// known is what a watch knows at one time.
+type known struct {
+	list    []catalog.Instance // shared, never changed
+	known   bool               // the list can be believed, empty or not
+	hint    string             // why an empty list may be empty
+	failing time.Time          // since when the directory fails; zero is not
+	err     error              // of the last query
+	holding int                // how many of the list were not in the last answer
+	again   time.Duration      // when to look again without being woken; 0 is never
+}
+
+func (w *watch) start(watcher catalog.Watcher) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	go func() {
+		defer close(w.done)
+		watcher.Watch(ctx, w.query, w.report)
+	}()
+}
+
+// stop ends the watch and waits for it.
+func (w *watch) stop() {
+	w.cancel()
+	<-w.done
+	w.saver.close()
+}
+
+func (w *watch) report(snapshot catalog.Snapshot, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.fail(err)
+	} else {
+		w.answer(snapshot)
+	}
+	for s := range w.subscriptions {
+		s.signal()
+	}
+}
+
+// answer believes snapshot as far as the guard lets it. What an earlier watch has
+// known stands in for an answer that is missing or empty, and for no other: it
+// may be old.
+func (w *watch) answer(snapshot catalog.Snapshot) {
+	now := time.Now()
+	if w.answered.IsZero() && len(snapshot.Instances) == 0 && len(w.guard.list) == 0 {
+		w.guard.list = w.before
+	}
+	if w.answered.IsZero() && len(snapshot.Instances) > 0 {
+		w.guard.list = nil
+	}
+	w.before = nil
+	w.guard.answer(snapshot.Instances, now)
+	w.known, w.answered, w.hint = true, snapshot.Time, snapshot.Hint
+	if w.answered.IsZero() {
+		w.answered = now
+	}
+	w.failing, w.err = time.Time{}, nil
+	w.answers++
+	w.save()
+}
+
+func (w *watch) fail(err error) {
+	w.guard.fail()
+	w.err = err
+	w.failures++
+	if w.failing.IsZero() {
+		w.failing = time.Now()
+	}
+	if len(w.before) > 0 {
+		w.known, w.guard.list, w.before = true, w.before, nil
+	}
+}
+
+// save keeps what is believed for a start without the directory.
+func (w *watch) save() {
+	if w.answered.IsZero() || len(w.guard.list) == 0 {
+		return
+	}
+	w.saver.save(catalog.Snapshot{Instances: w.guard.list, Time: w.answered})
+}
+
+// look is what is known now.
+func (w *watch) look() known {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := w.guard.holding()
+	again := w.guard.expire(time.Now())
+	if w.guard.holding() != held {
+		w.save()
+	}
+	return known{
+		list: w.guard.list, known: w.known, hint: w.hint,
+		failing: w.failing, err: w.err,
+		holding: w.guard.holding(), again: again,
+	}
+}
