@@ -23,10 +23,11 @@ import (
 
 // NewClient makes a channel to target, which is
 //
-//	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&policy=...]
+//	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&filter=...&consistency=...&policy=...]
 //
 // or any other target of gRPC, such as dns:///host:port. tag and dc repeat; the
-// order of dc is the order of failover. It connects with the first call. What is
+// order of dc is the order of failover; filter is an expression of Consul's;
+// consistency is stale, consistent or cached. It connects with the first call. What is
 // wrong with the target or an option is an error now, not then. Close the channel
 // to end its watch.
 func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
@@ -73,11 +74,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 }
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
-	options := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig)}
-	if c.warning {
-		options = append(options, resolver.WithWarning())
-	}
-	return options
+	return append(c.resolver, resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig))
 }
 
 // chain puts the concerns of a client in order.

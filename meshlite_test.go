@@ -391,6 +391,9 @@ func TestClientMistakesAreToldAtOnce(t *testing.T) {
 		"agent without port": {"consul://agent/catalog", []meshlite.ClientOption{plain}, []string{`"agent"`, "host:port"}},
 		"repeated near":      {"consul:///catalog?near=a&near=b", []meshlite.ClientOption{plain}, []string{`"near"`, "2 times"}},
 		"empty tag":          {"consul:///catalog?tag=", []meshlite.ClientOption{plain}, []string{`"tag"`, "no value"}},
+		"consistency":        {"consul:///catalog?consistency=strong", []meshlite.ClientOption{plain}, []string{`"strong"`, "stale, consistent or cached"}},
+		"negative subset":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSubset(-1)}, []string{"WithSubset", `"-1"`}},
+		"empty folder":       {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSnapshots("")}, []string{"WithSnapshots", "folder"}},
 		"service config":     {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithServiceConfig("{")}, []string{"WithServiceConfig", `"{"`}},
 		"bad ttl": {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithPolicy(&policyv1.ServicePolicy{
 			Default: &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &negative}}})}, []string{"default.cache.ttl", `"-5s"`, "90s"}},

@@ -14,6 +14,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
 )
 
 // Runtime is what the channels and servers of a program share: one watch for each
@@ -51,7 +52,10 @@ func DefaultRuntime() *Runtime { return defaultRuntime() }
 // parts of themselves apart.
 func NewRuntime() *Runtime {
 	r := &Runtime{registry: prometheus.NewRegistry(), sites: map[Directory]*site{}}
-	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		discovery.New(r.watches, r.agents))
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
@@ -78,6 +82,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.cache.Stats() }),
+		admin.WithStats("discovery", func() any { return r.watches() }),
 	}
 	if pprof {
 		options = append(options, admin.WithPprof())
@@ -117,6 +122,30 @@ func (r *Runtime) site(directory Directory) *site {
 		r.sites[directory] = made
 	}
 	return made
+}
+
+// watches tells what is watched.
+func (r *Runtime) watches() []resolver.Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []resolver.Stats
+	for _, s := range r.sites {
+		all = append(all, s.builder.Stats()...)
+	}
+	return all
+}
+
+// agents tells what was asked of them.
+func (r *Runtime) agents() []consul.Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []consul.Stats
+	for directory := range r.sites {
+		if asked, ok := directory.(interface{ Stats() []consul.Stats }); ok {
+			all = append(all, asked.Stats()...)
+		}
+	}
+	return all
 }
 
 // newScope is one that no other server or site has.

@@ -67,6 +67,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.runtime.site(c.directory) // from now on the metrics tell of it
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, c.serverOptions...)

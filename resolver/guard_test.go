@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -281,6 +282,22 @@ func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
 		start := time.Now()
 		if n := len(s.answer(upTo(1001)...)); n != 1001 || !time.Now().Equal(start) {
 			t.Errorf("the channel knows %d endpoints after %v, want 1001 at once", n, time.Since(start))
+		}
+	})
+}
+
+// Tags, metadata and locality reach the policies as attributes of the endpoint.
+func TestPoliciesSeeWhatIsToldOfAnInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		told := catalog.Instance{
+			ID: "1", Address: address(1), Weight: 7, Node: "n", Datacenter: "dc1", Status: catalog.Warning,
+			Tags: []string{"fast"}, Metadata: map[string]string{"version": "2"}, Region: "r", Zone: "z",
+		}
+		s.directory.report(catalog.Snapshot{Instances: []catalog.Instance{told}})
+		synctest.Wait()
+		if got := balancer.InstanceOf(s.channel.last().Endpoints[0]); got == nil || !got.Equal(told) {
+			t.Errorf("the endpoint tells %+v, want %+v", got, told)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package resolver
 import (
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 )
 
@@ -43,6 +44,8 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithMaxRemoval %v: write a share from 0 to 1", s.maxRemoval)
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
+	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
+		return fmt.Errorf("resolver: WithSnapshots: a %T cannot be told from another: give a pointer", s.snapshots)
 	default:
 		return nil
 	}
@@ -73,7 +76,8 @@ func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemo
 func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = endpoints } }
 
 // WithSnapshots keeps the last good answers over the end of the program, so that
-// it starts while the directory is away. Default: nowhere.
+// it starts while the directory is away. Channels with equal snapshots share
+// watches. Default: nowhere.
 func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.snapshots = snapshots } }
 
 // WithServiceConfig tells the service config of the channel's owner, as JSON. A

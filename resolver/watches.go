@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"fmt"
 	"hash/maphash"
 	"sync"
 	"time"
@@ -9,14 +8,22 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// watches are the open watches of a builder, one for each directory, query and
-// guard, each kept open by its subscriptions.
+// watches are the open watches of a builder, one for each question and way to
+// believe the answers, each kept open by its subscriptions.
 type watches struct {
 	seed maphash.Seed // which instances of many this process connects to
 
 	mu     sync.Mutex
-	open   map[string]*watch
-	closed map[string]remembered
+	open   map[watchKey]*watch
+	closed map[watchKey]remembered
+}
+
+// watchKey is what channels must have in common to share a watch.
+type watchKey struct {
+	directory, query string
+	grace            time.Duration
+	maxRemoval       float64
+	snapshots        Snapshots
 }
 
 // remembered is what a watch knew that was closed. A channel that comes back from
@@ -30,7 +37,7 @@ type remembered struct {
 const rememberFor = time.Hour
 
 func newWatches() *watches {
-	return &watches{seed: maphash.MakeSeed(), open: map[string]*watch{}, closed: map[string]remembered{}}
+	return &watches{seed: maphash.MakeSeed(), open: map[watchKey]*watch{}, closed: map[watchKey]remembered{}}
 }
 
 // subscription is one reader of a watch.
@@ -48,7 +55,7 @@ func (s *subscription) signal() {
 }
 
 func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings settings, wake chan<- struct{}) *subscription {
-	key := fmt.Sprintf("%s?%s#%v,%v", watcher.Name(), q.Key(), settings.grace, settings.maxRemoval)
+	key := watchKey{watcher.Name(), q.Key(), settings.grace, settings.maxRemoval, settings.snapshots}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	shared := w.open[key]
@@ -67,7 +74,7 @@ func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings s
 }
 
 // unsubscribe ends a watch with its last reader and waits for it.
-func (w *watches) unsubscribe(key string, s *subscription) {
+func (w *watches) unsubscribe(key watchKey, s *subscription) {
 	w.mu.Lock()
 	s.mu.Lock()
 	delete(s.subscriptions, s)
@@ -84,7 +91,7 @@ func (w *watches) unsubscribe(key string, s *subscription) {
 }
 
 // remember keeps what a watch knew that is closed.
-func (w *watches) remember(key string, closed *watch) {
+func (w *watches) remember(key watchKey, closed *watch) {
 	for other, r := range w.closed {
 		if time.Since(r.closed) > rememberFor {
 			delete(w.closed, other)

@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -28,6 +29,8 @@ func TestKeysTellDifferentQuestionsApart(t *testing.T) {
 		{Service: "catalog", Tags: base.Tags, Datacenter: "dc2"},
 		{Service: "catalog", Tags: base.Tags, Near: "_agent"},
 		{Service: "catalog", Tags: base.Tags, Warning: true},
+		{Service: "catalog", Tags: base.Tags, Filter: "Node.Node == a"},
+		{Service: "catalog", Tags: base.Tags, Consistency: catalog.Cached},
 	} {
 		if other.Key() == base.Key() {
 			t.Errorf("%+v has the key of %+v", other, base)
@@ -45,4 +48,37 @@ func ExampleQuery_Key() {
 func ExampleStatus() {
 	fmt.Println(catalog.Passing, catalog.Warning, catalog.Critical)
 	// Output: passing warning critical
+}
+
+// A field that Equal forgets would never reach a channel when it changes.
+func TestEqualSeesEveryField(t *testing.T) {
+	base := catalog.Instance{Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}}
+	if !base.Equal(catalog.Instance{Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}}) {
+		t.Error("equal instances differ")
+	}
+	for i := range reflect.TypeFor[catalog.Instance]().NumField() {
+		other := base
+		switch field := reflect.ValueOf(&other).Elem().Field(i); field.Kind() {
+		case reflect.String:
+			field.SetString("other")
+		case reflect.Slice, reflect.Map:
+			field.SetZero()
+		default:
+			field.Set(reflect.ValueOf(7).Convert(field.Type()))
+		}
+		if base.Equal(other) {
+			t.Errorf("instances with another %s are equal", reflect.TypeFor[catalog.Instance]().Field(i).Name)
+		}
+	}
+}
+
+func TestConsistencyIsReadAsItIsWritten(t *testing.T) {
+	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+		if got, err := catalog.ParseConsistency(c.String()); err != nil || got != c {
+			t.Errorf("%v is read as %v, %v", c, got, err)
+		}
+	}
+	if _, err := catalog.ParseConsistency("strong"); err == nil {
+		t.Error("an unknown consistency is taken")
+	}
 }

@@ -1,0 +1,44 @@
+package meshlite
+
+import (
+	"strconv"
+
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/snapshot"
+)
+
+// WithSubset bounds the endpoints that a channel connects to. Of more, each
+// process takes a part of its own, which changes by one endpoint at most when one
+// instance comes or goes. 0 is all of them, which grpc:ring_hash needs. Default: 100.
+func WithSubset(endpoints int) ClientOption {
+	return clientOption(func(c *clientConfig) {
+		c.resolver = append(c.resolver, resolver.WithSubset(endpoints))
+		c.subset = endpoints
+	})
+}
+
+// WithSnapshots keeps what Consul told last in dir, which is made if it is not
+// there, so that a program starts while Consul is down. Programs may share it.
+// Default: nowhere.
+func WithSnapshots(dir string) ClientOption {
+	return clientOption(func(c *clientConfig) { c.snapshots = &dir })
+}
+
+// finish opens and checks what only channels have.
+func (c *clientConfig) finish() error {
+	if err := c.config.finish(); err != nil {
+		return err
+	}
+	if c.subset < 0 {
+		return optionError("WithSubset", strconv.Itoa(c.subset), "write 1 or more, or 0 for all endpoints")
+	}
+	if c.snapshots == nil {
+		return nil
+	}
+	disk, err := snapshot.Open(*c.snapshots)
+	if err != nil {
+		return optionError("WithSnapshots", *c.snapshots, err.Error())
+	}
+	c.resolver = append(c.resolver, resolver.WithSnapshots(disk))
+	return nil
+}

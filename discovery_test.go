@@ -1,0 +1,92 @@
+package meshlite_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// R19, through the front door: a client of a later process, which another runtime
+// stands for, starts while Consul is down.
+func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
+	m := newMesh(t)
+	m.serve(&shop{name: "a"})
+	dir := filepath.Join(t.TempDir(), "snapshots")
+	client, conn := m.client("consul:///catalog", meshlite.WithSnapshots(dir), uncached())
+	get(t, client, "x")
+	conn.Close() // writes what is left
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Fatalf("the folder has %v, %v, want one snapshot", files, err)
+	}
+	m.agent.SetReachable(false)
+	m.runtime = meshlite.NewRuntime()
+	client, _ = m.client("consul:///catalog", meshlite.WithSnapshots(dir), uncached())
+	for range 20 {
+		if got := get(t, client, "x"); got != "a" {
+			t.Fatalf("the call was answered by %q", got)
+		}
+	}
+}
+
+func TestMetricsTellOfDiscovery(t *testing.T) {
+	m := newMesh(t)
+	runtime := meshlite.NewRuntime()
+	m.serve(&shop{name: "a"}, meshlite.WithRuntime(runtime))
+	m.runtime = runtime
+	client, _ := m.client("consul:///catalog")
+	get(t, client, "x")
+	page := scrape(t, runtime)
+	for _, want := range []string{
+		`meshlite_discovery_instances{directory="` + m.directory.Name() + `",query="",service="catalog",state="passing"} 1`,
+		`meshlite_discovery_held_instances{`, `meshlite_discovery_data_age_seconds{`,
+		`meshlite_consul_registrations{agent="`, `meshlite_consul_requests_total{agent="`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	handler, err := runtime.Handler(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats := httptest.NewRecorder()
+	handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	if text := stats.Body.String(); !strings.Contains(text, `"discovery"`) || !strings.Contains(text, `"Service": "catalog"`) {
+		t.Errorf("/debug/meshlite does not tell of discovery: %s", text)
+	}
+}
+
+func TestFilterAndConsistencyOfTheTargetReachTheDirectory(t *testing.T) {
+	asked := make(chan catalog.Query, 1)
+	_, conn := newMesh(t).client("consul:///catalog?filter=Service.Meta.v+%3D%3D+2&consistency=cached", meshlite.WithConsul(curious{asked}))
+	conn.Connect()
+	select {
+	case q := <-asked:
+		if q.Filter != "Service.Meta.v == 2" || q.Consistency != catalog.Cached {
+			t.Errorf("asked for %+v", q)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the directory was not asked")
+	}
+}
+
+// curious is a directory that tells what it is asked.
+type curious struct{ asked chan catalog.Query }
+
+func (c curious) Watch(ctx context.Context, q catalog.Query, _ func(catalog.Snapshot, error)) {
+	c.asked <- q
+	<-ctx.Done()
+}
+func (curious) Name() string { return "curious" }
+func (curious) Register(context.Context, catalog.Registration) (catalog.Lease, error) {
+	return nil, nil
+}
+func (curious) NodeAddress(context.Context) (string, error) { return "127.0.0.1", nil }

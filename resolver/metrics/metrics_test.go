@@ -1,0 +1,123 @@
+package metrics_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
+	"github.com/meshlite-go/meshlite/resolver/metrics"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func Example() {
+	agent := consultest.New()
+	defer agent.Close()
+	directory, err := consul.New(consul.Config{Address: "127.0.0.1:8500", Transport: agent.Transport()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer directory.Close()
+	builder := resolver.NewBuilder(directory)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
+	if _, err := directory.NodeAddress(context.Background()); err != nil {
+		fmt.Println(err)
+	}
+	n, err := testutil.GatherAndCount(registry, "meshlite_consul_requests_total")
+	fmt.Println(n, err)
+	// Output: 1 <nil>
+}
+
+func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
+	plain := catalog.Query{Service: "catalog"}
+	tagged := catalog.Query{Service: "catalog", Tags: []string{"fast"}}
+	watches := func() []resolver.Stats {
+		return []resolver.Stats{
+			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Answered: time.Now()},
+			{Directory: "consul at a", Query: plain, Answers: 1}, // with another grace time
+			{Directory: "consul at a", Query: tagged, Error: "refused", Failures: 4},
+		}
+	}
+	want := `
+# HELP meshlite_discovery_answers_total Answers of the directory.
+# TYPE meshlite_discovery_answers_total counter
+meshlite_discovery_answers_total{directory="consul at a",query="",service="catalog"} 7
+meshlite_discovery_answers_total{directory="consul at a",query="tag=fast",service="catalog"} 0
+# HELP meshlite_discovery_failing 1 while the last query has failed and calls go on with what was known.
+# TYPE meshlite_discovery_failing gauge
+meshlite_discovery_failing{directory="consul at a",query="",service="catalog"} 0
+meshlite_discovery_failing{directory="consul at a",query="tag=fast",service="catalog"} 1
+# HELP meshlite_discovery_failures_total Queries that the directory has not answered, or with an error.
+# TYPE meshlite_discovery_failures_total counter
+meshlite_discovery_failures_total{directory="consul at a",query="",service="catalog"} 2
+meshlite_discovery_failures_total{directory="consul at a",query="tag=fast",service="catalog"} 4
+# HELP meshlite_discovery_held_instances Instances that have vanished from the directory and are held for the grace time.
+# TYPE meshlite_discovery_held_instances gauge
+meshlite_discovery_held_instances{directory="consul at a",query="",service="catalog"} 2
+meshlite_discovery_held_instances{directory="consul at a",query="tag=fast",service="catalog"} 0
+# HELP meshlite_discovery_instances Instances that calls may go to, by what the directory says of them.
+# TYPE meshlite_discovery_instances gauge
+meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="passing"} 3
+meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="warning"} 1
+meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="passing"} 0
+meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="warning"} 0
+`
+	err := testutil.CollectAndCompare(metrics.New(watches, nil), strings.NewReader(want),
+		"meshlite_discovery_answers_total", "meshlite_discovery_failing", "meshlite_discovery_failures_total",
+		"meshlite_discovery_held_instances", "meshlite_discovery_instances")
+	if err != nil {
+		t.Error(err)
+	}
+	// Never answered is no age.
+	if n := testutil.CollectAndCount(metrics.New(watches, nil), "meshlite_discovery_data_age_seconds"); n != 1 {
+		t.Errorf("%d ages of two watches of which one was answered, want 1", n)
+	}
+}
+
+func TestDirectoriesOfOneAgentAreAddedUp(t *testing.T) {
+	agents := func() []consul.Stats {
+		return []consul.Stats{
+			{Agent: "127.0.0.1:8500", Requests: 3, Failures: 1, Reregistrations: 1, Registrations: 2},
+			{Agent: "127.0.0.1:8500", Requests: 4},
+		}
+	}
+	want := `
+# HELP meshlite_consul_registrations Registrations that are kept.
+# TYPE meshlite_consul_registrations gauge
+meshlite_consul_registrations{agent="127.0.0.1:8500"} 2
+# HELP meshlite_consul_request_failures_total Requests that the agent has not answered, or with an error.
+# TYPE meshlite_consul_request_failures_total counter
+meshlite_consul_request_failures_total{agent="127.0.0.1:8500"} 1
+# HELP meshlite_consul_requests_total Requests to the agent.
+# TYPE meshlite_consul_requests_total counter
+meshlite_consul_requests_total{agent="127.0.0.1:8500"} 7
+# HELP meshlite_consul_reregistrations_total Registrations that the agent had forgotten or changed, and that were made anew.
+# TYPE meshlite_consul_reregistrations_total counter
+meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
+`
+	if err := testutil.CollectAndCompare(metrics.New(nil, agents), strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMetricsAreWellNamed(t *testing.T) {
+	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", Answered: time.Now()}} }
+	agents := func() []consul.Stats { return []consul.Stats{{Agent: net.JoinHostPort("127.0.0.1", "8500")}} }
+	problems, err := testutil.CollectAndLint(metrics.New(watches, agents))
+	if err != nil || len(problems) > 0 {
+		t.Errorf("the linter of Prometheus says %v %v", problems, err)
+	}
+}
