@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dev test test-short bench lint fmt generate check-generate breaking tools consul clean
+.PHONY: help build demo chaos dev test test-short bench lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ build: ## build meshlite and the sweet shop into .bin
 
 demo: build ## traffic doubles overnight: 20 s of load, a crash and a rolling restart
 	@$(BIN)/meshlite demo
+
+chaos: build consul ## break a mesh on a real Consul, fault by fault, and measure what callers notice
+	@$(BIN)/meshlite chaos
 
 dev: build ## run a registry and the sweet shop until ctrl-C
 	@$(BIN)/meshlite dev

@@ -21,6 +21,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -59,7 +60,9 @@ type clientConfig struct {
 	config
 	balancer      string
 	serviceConfig string
-	warning       bool
+	subset        int
+	snapshots     *string // directory
+	resolver      []resolver.Option
 	dialOptions   []grpc.DialOption
 }
 
@@ -72,7 +75,9 @@ type serverConfig struct {
 	metadata                           map[string]string
 	weight, warningWeight              uint32
 	drain, stopTimeout                 time.Duration
-	deregisterAfter                    time.Duration
+	deregisterAfter, ttl               time.Duration
+	ttlGiven                           bool
+	region, zone                       string
 	reflection, channelz               bool
 	serverOptions                      []grpc.ServerOption
 }
@@ -150,7 +155,7 @@ func WithServiceConfig(json string) ClientOption {
 
 // WithWarning also calls instances in warning state, with Consul's warning weight.
 func WithWarning() ClientOption {
-	return clientOption(func(c *clientConfig) { c.warning = true })
+	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarning()) })
 }
 
 // WithDialOptions passes options on to grpc.NewClient. They win over ours.
@@ -300,7 +305,7 @@ func (c *serverConfig) finish() error {
 	if c.deregisterAfter != 0 && c.deregisterAfter < time.Minute {
 		return optionError("WithDeregisterAfter", c.deregisterAfter.String(), "write at least 1m, which Consul would silently make of it, or 0 for never")
 	}
-	return c.checkNames()
+	return cmp.Or(c.checkNames(), c.checkRegistration())
 }
 
 func (c *serverConfig) checkNames() error {

@@ -15,28 +15,40 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// register puts the server into Consul under one of its names.
-func (r *run) register(ctx context.Context, name, address string) error {
+// registration is what Consul is told of the server under one of its names.
+func (c *serverConfig) registration(name, address, metrics string) catalog.Registration {
 	metadata := map[string]string{}
-	maps.Copy(metadata, r.config.metadata)
-	if r.admin != nil {
-		metadata["metrics_address"] = reachable(r.admin.Addr(), address)
+	maps.Copy(metadata, c.metadata)
+	if metrics != "" {
+		metadata["metrics_address"] = metrics
 	}
-	registration := catalog.Registration{
+	return catalog.Registration{
 		Instance: catalog.Instance{
 			ID:       name + "-" + strings.Map(hyphenate, address),
 			Service:  name,
 			Address:  address,
-			Tags:     r.config.tags,
+			Tags:     c.tags,
 			Metadata: metadata,
-			Weight:   r.config.weight,
+			Weight:   c.weight,
+			Region:   c.region,
+			Zone:     c.zone,
 		},
-		WarningWeight:   r.config.warningWeight,
-		CheckAddress:    r.config.check,
-		CheckTLS:        !r.config.plaintext,
-		DeregisterAfter: r.config.deregisterAfter,
-		SelfCheck:       func(ctx context.Context) error { return r.selfCheck(ctx, address) },
+		WarningWeight:   c.warningWeight,
+		CheckAddress:    c.check,
+		CheckTLS:        !c.plaintext,
+		DeregisterAfter: c.deregisterAfter,
+		TTL:             c.ttl,
 	}
+}
+
+// register puts the server into Consul under one of its names.
+func (r *run) register(ctx context.Context, name, address string) error {
+	metrics := ""
+	if r.admin != nil {
+		metrics = reachable(r.admin.Addr(), address)
+	}
+	registration := r.config.registration(name, address, metrics)
+	registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, address) }
 	err := r.try(ctx, func() error {
 		lease, err := r.config.directory.Register(ctx, registration)
 		if err == nil {
@@ -45,7 +57,7 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		return err
 	})
 	if err == nil {
-		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metadata["metrics_address"])
+		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics)
 	}
 	return err
 }

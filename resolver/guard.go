@@ -15,30 +15,29 @@ import (
 // It is not safe for concurrent use.
 type guard struct {
 	grace      time.Duration
-	maxRemoval float64 // the share that may vanish in one answer
+	maxRemoval float64 // the share that may vanish at once
 
 	list    []catalog.Instance   // what is believed; never changed in place
 	missing map[string]time.Time // of these, by address: not in the last answer, and since when
 	doubt   bool                 // the directory has failed since its last answer
+	peak    int                  // the most that one answer had within the grace time
+	peaked  time.Time
 }
 
 // answer takes in what the directory has answered. At most maxRemoval of the
-// instances vanish at once, and never all of them; the others are missing until
-// the grace time is over. After an outage that begins anew: an agent that was
-// restarted knows nothing yet.
+// instances vanish at once, whether in one answer or one after the other, and
+// never all of them; the others are missing until the grace time is over. After
+// an outage none vanishes at once, and the grace time begins anew: an agent that
+// was restarted knows nothing yet.
 func (g *guard) answer(answer []catalog.Instance, now time.Time) {
 	present := make(map[string]struct{}, len(answer))
 	for i := range answer {
 		present[answer[i].Address] = struct{}{}
 	}
 	var gone, held []catalog.Instance
-	known := 0 // were in the last answer
 	missing := map[string]time.Time{}
 	for _, i := range g.list {
 		since, missed := g.missing[i.Address]
-		if !missed {
-			known++
-		}
 		switch _, here := present[i.Address]; {
 		case here:
 		case !missed:
@@ -51,7 +50,9 @@ func (g *guard) answer(answer []catalog.Instance, now time.Time) {
 			held = append(held, i)
 		}
 	}
-	for _, i := range gone[g.removable(len(gone), known, len(answer)):] {
+	known := len(g.list) - len(g.missing) // were in the last answer
+	kept := g.keep(len(gone), known, len(answer), len(held), now)
+	for _, i := range gone[len(gone)-kept:] {
 		missing[i.Address] = now
 		held = append(held, i)
 	}
@@ -59,17 +60,16 @@ func (g *guard) answer(answer []catalog.Instance, now time.Time) {
 	g.list = merge(answer, held)
 }
 
-// removable is how many of those that are gone may go at once.
-func (g *guard) removable(gone, known, answered int) int {
-	most := int(g.maxRemoval * float64(known))
-	switch {
-	case answered == 0:
-		return 0
-	case gone > most:
-		return most
-	default:
+// keep is how many of those that are gone must not go at once.
+func (g *guard) keep(gone, known, answered, held int, now time.Time) int {
+	if now.Sub(g.peaked) > g.grace || known >= g.peak {
+		g.peak, g.peaked = known, now
+	}
+	if answered == 0 || g.doubt {
 		return gone
 	}
+	least := g.peak - int(g.maxRemoval*float64(g.peak))
+	return min(gone, max(0, gone-int(g.maxRemoval*float64(known)), least-answered-held))
 }
 
 // fail says that the directory could not be asked. Nothing is given up meanwhile.

@@ -88,6 +88,55 @@ func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
 	})
 }
 
+// Deregistrations that come one at a time are a mass removal, too.
+func TestRemovalsOneAfterTheOtherAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(1, 2, 3, 4)
+		s.answer(1, 2, 3)
+		s.answer(1, 2)
+		if n := len(s.answer(1)); n != 2 {
+			t.Errorf("%d endpoints after three of four have left one by one, want half of them", n)
+		}
+		time.Sleep(16 * time.Second)
+		if n := len(s.endpoints()); n != 1 {
+			t.Errorf("%d endpoints after the grace time, want the one that is left", n)
+		}
+	})
+}
+
+// A rolling restart is no mass removal: what leaves is replaced.
+func TestRollingRestartHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(1, 2, 3)
+		for _, list := range [][]int{{2, 3}, {2, 3, 4}, {3, 4}, {3, 4, 5}, {4, 5}, {4, 5, 6}} {
+			if n := len(s.answer(list...)); n != len(list) {
+				t.Errorf("%d endpoints after the answer %v", n, list)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// An agent that was restarted empty hears of the instances one by one.
+func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(1, 2, 3)
+		s.directory.fail(errors.New("refused"))
+		for _, list := range [][]int{{1}, {1, 3}, {1, 2, 3}} {
+			if n := len(s.answer(list...)); n != 3 {
+				t.Errorf("%d endpoints after the answer %v, want all three", n, list)
+			}
+			time.Sleep(2 * time.Second)
+		}
+		if n := s.channel.updates(); n != 1 {
+			t.Errorf("the channel was told %d times, want once: nothing has changed", n)
+		}
+	})
+}
+
 func TestHeldInstancesThatComeBackStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(0))
@@ -203,7 +252,7 @@ func (w *world) step() string {
 
 // hear takes an answer: it may remove half of the last one, and never everything.
 func (w *world) hear(numbers []int) string {
-	before := w.endpoints()
+	before, doubt := w.endpoints(), w.doubt
 	after := w.answer(numbers...)
 	now := addressesOf(instances(numbers...))
 	lost := 0
@@ -213,7 +262,7 @@ func (w *world) hear(numbers []int) string {
 		}
 	}
 	switch {
-	case 2*lost > len(w.last):
+	case 2*lost > len(w.last), doubt && lost > 0:
 		return fmt.Sprintf("one answer took %d of %d", lost, len(w.last))
 	case len(before) > 0 && len(after) == 0:
 		return fmt.Sprintf("one answer took all of %v", before)

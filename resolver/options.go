@@ -64,9 +64,10 @@ func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.sta
 // registration, jitter included.
 func WithGrace(d time.Duration) Option { return func(s *settings) { s.grace = d } }
 
-// WithMaxRemoval sets which share of the instances may vanish in one answer. What
-// is beyond waits for the grace time; connections that break are not used
-// meanwhile. 1 believes every answer that has an instance. Default: 0.5.
+// WithMaxRemoval sets which share of the instances may vanish at once, in one
+// answer or within the grace time. What is beyond waits for the grace time;
+// connections that break are not used meanwhile. 1 believes every answer that has
+// an instance and does not follow an outage. Default: 0.5.
 func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemoval = share } }
 
 // WithSubset bounds the endpoints that a channel connects to. Of more, each

@@ -37,7 +37,7 @@ Exit codes:
 	root.SetErr(streams.Err)
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newCallCommand(), newDemoCommand(), newDevCommand(),
+	root.AddCommand(newCallCommand(), newChaosCommand(), newDemoCommand(), newDevCommand(),
 		newProtoCommand(), newRegistryCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root

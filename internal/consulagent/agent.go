@@ -90,6 +90,12 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
+// Restart kills the agent and runs it again, empty.
+func (a *Agent) Restart(ctx context.Context) error {
+	a.Kill()
+	return a.Start(ctx)
+}
+
 // wait polls until the agent has a leader and knows its own node.
 func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -2,11 +2,11 @@ package demo
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/internal/openloop"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
@@ -28,16 +28,13 @@ type load struct {
 	slower int // rates are divided by this, for slow programs
 
 	start time.Time
-	over  chan struct{} // closed when no call is to be sent any more
-	work  sync.WaitGroup
-	slots chan struct{} // one for each call in flight
+	loop  *openloop.Loop
 }
 
 func newLoad(shop storefrontv1.StorefrontServiceClient, customerKey string) *load {
 	return &load{
 		shop: shop, customerKey: customerKey, tally: newTally(), slower: 1,
-		over:  make(chan struct{}),
-		slots: make(chan struct{}, maxInFlight),
+		loop: openloop.New(maxInFlight),
 	}
 }
 
@@ -45,53 +42,19 @@ func newLoad(shop storefrontv1.StorefrontServiceClient, customerKey string) *loa
 func (l *load) begin(ctx context.Context, goods wares, length time.Duration) {
 	l.start = time.Now()
 	wanted := newWishes(goods)
-	l.work.Go(func() {
-		l.loop(ctx, schedule{rate: ordinaryRate / l.slower, doubles: length / 3}, func(n int, due time.Time) func() {
-			wish := wanted.nth(n)
-			return func() { l.ordinary(ctx, wish, due, length) }
-		})
+	rising := schedule{rate: ordinaryRate / l.slower, doubles: length / 3}
+	l.loop.Go(ctx, l.start, rising.after, func(n int, due time.Time) func() {
+		wish := wanted.nth(n)
+		return func() { l.ordinary(ctx, wish, due, length) }
 	})
 	popular := wish{customer: abuser, page: goods.pages[0]}
-	l.work.Go(func() {
-		l.loop(ctx, schedule{rate: abusiveRate / l.slower}, func(int, time.Time) func() {
-			return func() { l.abusive(ctx, popular) }
-		})
+	l.loop.Go(ctx, l.start, openloop.Rate(abusiveRate/l.slower), func(int, time.Time) func() {
+		return func() { l.abusive(ctx, popular) }
 	})
 }
 
 // finish lets the calls in flight end. They have a deadline.
-func (l *load) finish() {
-	close(l.over)
-	l.work.Wait()
-}
-
-// loop is an open loop: a call that could not be sent when it was due is sent as
-// soon as it can be, and none is left out.
-func (l *load) loop(ctx context.Context, s schedule, call func(n int, due time.Time) func()) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for n, at := 0, time.Duration(0); ; n, at = n+1, s.after(at) {
-		due := l.start.Add(at)
-		timer.Reset(time.Until(due))
-		select {
-		case <-timer.C:
-		case <-l.over:
-			return
-		case <-ctx.Done():
-			return
-		}
-		do := call(n, due)
-		select {
-		case l.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		l.work.Go(func() {
-			defer func() { <-l.slots }()
-			do()
-		})
-	}
-}
+func (l *load) finish() { l.loop.Finish() }
 
 // ordinary makes one call of an ordinary customer. It belongs to the phase in
 // which it was sent; its latency counts from when it was due.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/internal/openloop"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
@@ -95,7 +96,7 @@ func TestLoadIsOpenLoopAndBounded(t *testing.T) {
 		f := &fakeShop{}
 		f.takes.Store(int64(callTimeout - time.Millisecond))
 		l := newLoad(f, "who")
-		l.slots = make(chan struct{}, places)
+		l.loop = openloop.New(places)
 		l.begin(t.Context(), fewWares, length)
 		time.Sleep(18 * time.Second)
 		f.takes.Store(0)

@@ -8,7 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
+
+	"github.com/meshlite-go/meshlite/internal/screen"
 )
 
 func TestTable(t *testing.T) {
@@ -68,30 +69,11 @@ func TestPlainView(t *testing.T) {
 
 func TestLiveView(t *testing.T) {
 	var out bytes.Buffer
-	v := &liveView{out: &out, size: func() (int, int) { return 80, 24 }}
+	v := &liveView{screen.New(&out, func() (int, int) { return 80, 24 })}
 	v.show(someScene())
 	v.event("catalog-1 is killed")
 	v.show(someScene())
 	v.close()
 	v.show(someScene()) // what comes late is not drawn
 	golden(t, "live.txt", out.String())
-}
-
-// A line that wraps, or a frame higher than the window, could not be drawn over.
-func TestLiveViewKeepsToTheWindow(t *testing.T) {
-	for _, size := range [][2]int{{80, 24}, {20, 5}, {1, 1}} {
-		var out bytes.Buffer
-		v := &liveView{out: &out, size: func() (int, int) { return size[0], size[1] }}
-		v.show(someScene())
-		lines := strings.Split(strings.TrimSuffix(out.String(), clearBelow), "\n")
-		if len(lines) > size[1] {
-			t.Errorf("in %v it draws %d lines", size, len(lines))
-		}
-		for _, line := range lines {
-			line = strings.NewReplacer(hideCursor, "", clearLine, "").Replace(line)
-			if n := utf8.RuneCountInString(line); n >= size[0]+1 {
-				t.Errorf("in %v there is a line of %d: %q", size, n, line)
-			}
-		}
-	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/screen"
 )
 
 // view is what people look at while the story goes on. Its methods may be called
@@ -20,8 +22,8 @@ type view interface {
 
 // newView is a live view on a terminal and plain lines elsewhere.
 func newView(w io.Writer) view {
-	if t, ok := terminalOf(w); ok {
-		return &liveView{out: w, size: t.size}
+	if s, ok := screen.Of(w); ok {
+		return &liveView{s}
 	}
 	return &plainView{out: w}
 }

@@ -33,8 +33,12 @@ import (
 type Config struct {
 	// Address of the agent, "host:port" or a URL. Empty: CONSUL_HTTP_ADDR, then localhost:8500.
 	Address string
-	// Token for ACLs. Empty: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.
+	// Token for ACLs. Empty: that of TokenFile, then CONSUL_HTTP_TOKEN.
 	Token string
+	// TokenFile holds a token that may change: every request takes the one of its
+	// time, or the last good one while the file is missing or empty. Empty:
+	// CONSUL_HTTP_TOKEN_FILE.
+	TokenFile string
 	// Transport replaces the HTTP transport, with its TLS settings. Nil: one
 	// made from CONSUL_HTTP_SSL, CONSUL_CACERT and their like.
 	Transport http.RoundTripper
@@ -66,6 +70,11 @@ type Directory struct {
 	address   string
 	socket    bool // whether the address is a unix socket
 	token     bool // whether requests carry one
+	tokenNow  func() string
+	base      http.RoundTripper // below what is ours
+	crowd     *crowd
+	counters  *counters
+	agents    *agents // other than this one
 	wait      time.Duration
 	heartbeat time.Duration
 	log       *slog.Logger
@@ -85,11 +94,9 @@ func New(config Config) (*Directory, error) {
 		return nil, fmt.Errorf("consul: Heartbeat %v is below 1s and would burden the agent", config.Heartbeat)
 	}
 	settings := api.DefaultConfig()
+	prepare(settings.Transport)
 	if config.Address != "" {
 		settings.Address = config.Address
-	}
-	if config.Token != "" {
-		settings.Token, settings.TokenFile = config.Token, ""
 	}
 	if config.Transport != nil {
 		settings.HttpClient = &http.Client{Transport: config.Transport}
@@ -98,9 +105,17 @@ func New(config Config) (*Directory, error) {
 		wait:      cmp.Or(config.Wait, defaultWait),
 		heartbeat: cmp.Or(config.Heartbeat, defaultHeartbeat),
 		log:       config.Logger,
+		agents:    &agents{known: map[string]*Directory{}},
 	}
 	if d.log == nil {
 		d.log = slog.Default()
+	}
+	var err error
+	if d.tokenNow, err = tokenOf(config, settings, d.log); err != nil {
+		return nil, err
+	}
+	if d.tokenNow != nil {
+		settings.Token, settings.TokenFile = d.tokenNow(), ""
 	}
 	if err := d.connect(*settings); err != nil {
 		return nil, err
@@ -123,30 +138,27 @@ func (d *Directory) connect(settings api.Config) error {
 	if err != nil {
 		return fmt.Errorf("consul: the address of the agent is %q, set CONSUL_HTTP_ADDR to host:port: %w", address, err)
 	}
+	d.crowd, d.counters = newCrowd(), &counters{}
+	d.base = settings.HttpClient.Transport
+	settings.HttpClient.Transport = d.transport()
 	d.client, d.settings = client, settings
 	d.address = settings.Address // without the scheme, which NewClient has cut off
 	d.token = settings.Token != ""
 	return nil
 }
 
+// transport is the base with what is ours around it.
+func (d *Directory) transport() http.RoundTripper {
+	next := http.RoundTripper(counted{d.base, d.counters})
+	if d.tokenNow != nil {
+		next = authorized{next, d.tokenNow}
+	}
+	return next
+}
+
 func isPort(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return err == nil && n > 0
-}
-
-// At is the directory of another agent, "host:port", which is asked in the same
-// way and over the same transport.
-func (d *Directory) At(agent string) (catalog.Watcher, error) {
-	other := *d
-	settings := d.settings
-	settings.Address, settings.PathPrefix = agent, ""
-	if d.socket {
-		settings.HttpClient = nil // it dials the socket, whatever it is asked for
-	}
-	if err := other.connect(settings); err != nil {
-		return nil, err
-	}
-	return &other, nil
 }
 
 // Close gives idle connections back. Watches and leases end by their own means.

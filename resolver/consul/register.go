@@ -1,15 +1,13 @@
 package consul
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
+	"maps"
 	"net/http"
-	"strconv"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -17,180 +15,141 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-const (
-	defaultCheckInterval = 5 * time.Second
-	defaultCheckTimeout  = 2 * time.Second
-	minDeregisterAfter   = time.Minute
-)
-
-// Register registers r with a gRPC health check and keeps it registered until
-// the lease is given back. Every 5 s, give or take 20 %, it asks the agent
-// whether it still knows r, and registers again when not: an agent that was
-// restarted empty has forgotten everything.
+// Register registers r with a check of its gRPC health, or one that the lease
+// renews if r has a TTL, and keeps it registered until the lease is given back.
+// Every 5 s, give or take 20 %, it asks the agent what it knows of r, and registers
+// again when that is nothing, as after a restart of the agent, or something else
+// than was registered. An operator's maintenance mode and the state of the check
+// are left as they are.
 func (d *Directory) Register(ctx context.Context, r catalog.Registration) (catalog.Lease, error) {
 	service, err := registration(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.register(ctx, r, service); err != nil {
+	if err := d.checkItself(ctx, r); err != nil {
 		return nil, err
 	}
-	l := &lease{directory: d, registration: r, service: service, done: make(chan struct{})}
-	keeping, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	l.stop = sync.OnceFunc(func() { cancel(); <-l.done })
-	go l.keep(keeping)
-	return l, nil
+	token := d.currentToken()
+	if err := d.announce(ctx, r, service); err != nil {
+		d.withdraw(ctx, r.ID)
+		return nil, err
+	}
+	return d.lease(ctx, r, service, token), nil
 }
 
-// registration checks r and puts it into Consul's words.
-func registration(r catalog.Registration) (*api.AgentServiceRegistration, error) {
-	if r.Service == "" {
-		return nil, errors.New("consul: Service is empty: name the service to register")
-	}
-	if r.ID == "" {
-		return nil, errors.New("consul: ID is empty: give each instance its own")
-	}
-	host, portText, err := net.SplitHostPort(r.Address)
-	port, portErr := strconv.Atoi(portText)
-	if err != nil || portErr != nil || host == "" || port < 1 || port > 65535 {
-		return nil, fmt.Errorf("consul: Address %q: write host:port with the port that is listened on", r.Address)
-	}
-	if r.DeregisterAfter != 0 && r.DeregisterAfter < minDeregisterAfter {
-		return nil, fmt.Errorf("consul: DeregisterAfter %v is below %v, which Consul would silently make of it: write at least %v",
-			r.DeregisterAfter, minDeregisterAfter, minDeregisterAfter)
-	}
-	if r.CheckInterval != 0 && r.CheckInterval < time.Second {
-		return nil, fmt.Errorf("consul: CheckInterval %v: Consul checks at most once a second: write at least 1s", r.CheckInterval)
-	}
-	check := &api.AgentServiceCheck{
-		Name:       "gRPC health",
-		GRPC:       cmp.Or(r.CheckAddress, r.Address),
-		GRPCUseTLS: r.CheckTLS,
-		Interval:   cmp.Or(r.CheckInterval, defaultCheckInterval).String(),
-		Timeout:    cmp.Or(r.CheckTimeout, defaultCheckTimeout).String(),
-		// Otherwise the check starts critical and runs first after a random part
-		// of its interval; the self-check has already said that all is well.
-		Status: api.HealthPassing,
-	}
-	if r.DeregisterAfter != 0 {
-		check.DeregisterCriticalServiceAfter = r.DeregisterAfter.String()
-	}
-	return &api.AgentServiceRegistration{
-		ID: r.ID, Name: r.Service, Address: host, Port: port,
-		Tags: r.Tags, Meta: r.Metadata,
-		Weights: &api.AgentWeights{Passing: int(max(r.Weight, 1)), Warning: int(r.WarningWeight)},
-		Check:   check,
-	}, nil
-}
-
-func (d *Directory) register(ctx context.Context, r catalog.Registration, service *api.AgentServiceRegistration) error {
+// checkItself calls r where others will call it.
+func (d *Directory) checkItself(ctx context.Context, r catalog.Registration) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if r.SelfCheck != nil {
-		if err := r.SelfCheck(ctx); err != nil {
-			return fmt.Errorf("%s cannot be reached at the address it would advertise, %s: %w", r.Service, r.Address, err)
-		}
+	if err := selfCheck(ctx, r); err != nil {
+		return fmt.Errorf("%s cannot be reached at the address it would advertise, %s: %w", r.Service, r.Address, err)
 	}
-	options := api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(ctx)
-	if err := d.client.Agent().ServiceRegisterOpts(service, options); err != nil {
-		// The agent may have taken it although the answer did not come.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = d.client.Agent().ServiceDeregisterOpts(service.ID, (&api.QueryOptions{}).WithContext(ctx))
+	return nil
+}
+
+func selfCheck(ctx context.Context, r catalog.Registration) error {
+	if r.SelfCheck == nil {
+		return nil
+	}
+	return r.SelfCheck(ctx)
+}
+
+// announce registers r, which has checked itself, as passing.
+func (d *Directory) announce(ctx context.Context, r catalog.Registration, service *api.AgentServiceRegistration) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := d.write(ctx, service); err != nil || r.TTL == 0 {
+		return err
+	}
+	// A check that was left by one that crashed has kept the state it had.
+	if err := d.tell(ctx, r, nil); err != nil {
 		return d.explain(err, fmt.Sprintf("service:write on %q", r.Service))
 	}
 	return nil
 }
 
-// lease keeps one registration.
-type lease struct {
-	directory    *Directory
-	registration catalog.Registration
-	service      *api.AgentServiceRegistration
-	done         chan struct{}
-	stop         func() // ends keep and waits for it
-
-	deregister sync.Once
-}
-
-// keep looks after the registration until ctx ends.
-func (l *lease) keep(ctx context.Context) {
-	defer close(l.done)
-	log := l.directory.log.With("service", l.registration.Service, "id", l.registration.ID)
-	healthy := true
-	for {
-		pause(ctx, jitter(l.directory.heartbeat))
-		if ctx.Err() != nil {
-			return
-		}
-		again, err := l.renew(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && healthy:
-			log.Warn("registration cannot be kept for now", "error", err)
-		case err == nil && again:
-			log.Warn("the agent had forgotten the service: registered again", "agent", l.directory.address)
-		case err == nil && !healthy:
-			log.Info("registration is kept again")
-		}
-		healthy = err == nil
-	}
-}
-
-// renew registers again what the agent no longer knows.
-func (l *lease) renew(ctx context.Context) (again bool, err error) {
-	known, err := l.directory.knows(ctx, l.registration.ID)
-	if err != nil || known {
-		return false, err
-	}
-	return true, l.directory.register(ctx, l.registration, l.service)
-}
-
-func (d *Directory) knows(ctx context.Context, id string) (bool, error) {
+// write registers service. Checks of others, such as an operator's maintenance mode,
+// stay; ours keeps the state it had, if it had one.
+func (d *Directory) write(ctx context.Context, service *api.AgentServiceRegistration) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, _, err := d.client.Agent().Service(id, (&api.QueryOptions{}).WithContext(ctx))
-	var status api.StatusError
-	if errors.As(err, &status) && status.Code == http.StatusNotFound {
-		return false, nil
+	if err := d.client.Agent().ServiceRegisterOpts(service, api.ServiceRegisterOpts{}.WithContext(ctx)); err != nil {
+		return d.explain(err, fmt.Sprintf("service:write on %q", service.Name))
 	}
-	if err != nil {
-		return false, d.explain(err, "service:read")
-	}
-	return true, nil
+	return nil
 }
 
-// Deregister stops the heartbeat, which would undo it, then deregisters.
-func (l *lease) Deregister(ctx context.Context) error {
-	l.stop()
-	var err error
-	l.deregister.Do(func() {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		if err = l.leave(ctx); err != nil && ctx.Err() == nil {
-			// A connection that was kept from before a restart of the agent breaks
-			// with the first request on it.
-			err = l.leave(ctx)
-		}
-		if err != nil {
-			err = l.directory.explain(err, fmt.Sprintf("service:write on %q", l.registration.Service))
-		}
+// withdraw undoes a registration that the agent may have taken although its
+// answer did not come.
+func (d *Directory) withdraw(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = d.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
+}
+
+// tell renews the TTL of r's check with what a self-check has found.
+func (d *Directory) tell(ctx context.Context, r catalog.Registration, found error) error {
+	status, output := api.HealthPassing, "the self-check passed"
+	if found != nil {
+		status, output = api.HealthCritical, brief(found.Error())
+	}
+	return d.client.Agent().UpdateTTLOpts("service:"+r.ID, output, status, (&api.QueryOptions{}).WithContext(ctx))
+}
+
+// look is what the agent itself, not the catalog, knows of an instance; nil is nothing.
+func (d *Directory) look(ctx context.Context, id string) (*api.AgentServiceChecksInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var info api.AgentServiceChecksInfo
+	// api.Agent.AgentHealthServiceByIDOpts loses the reason of a refusal.
+	_, err := d.client.Raw().Query("/v1/agent/health/service/id/"+id, &info, (&api.QueryOptions{}).WithContext(ctx))
+	var status api.StatusError
+	switch {
+	case err == nil:
+		return &info, nil
+	case statusOf(err) == http.StatusNotFound:
+		return nil, nil
+	case errors.As(err, &status) && json.Unmarshal([]byte(status.Body), &info) == nil && info.Service != nil:
+		return &info, nil // the codes of a warning and of a critical service, with the answer
+	default:
+		return nil, d.explain(err, "service:read")
+	}
+}
+
+// drift names what the agent has otherwise than it was registered; nothing is "".
+// Neither the state of our check nor checks of others, such as the maintenance
+// mode, are ours to decide.
+func drift(want *api.AgentServiceRegistration, has *api.AgentServiceChecksInfo) string {
+	if has == nil || has.Service == nil {
+		return "the service"
+	}
+	service := has.Service
+	switch {
+	case service.Service != want.Name:
+		return "the name"
+	case service.Address != want.Address || service.Port != want.Port:
+		return "the address"
+	case !slices.Equal(service.Tags, want.Tags) || service.EnableTagOverride:
+		return "the tags"
+	case !maps.Equal(service.Meta, want.Meta):
+		return "the metadata"
+	case service.Weights != *want.Weights:
+		return "the weights"
+	case !sameLocality(service.Locality, want.Locality):
+		return "the locality"
+	case !hasCheck(has, want.Check):
+		return "the check"
+	}
+	return ""
+}
+
+func hasCheck(has *api.AgentServiceChecksInfo, want *api.AgentServiceCheck) bool {
+	return has != nil && slices.ContainsFunc(has.Checks, func(c *api.HealthCheck) bool {
+		return c.CheckID == want.CheckID && c.Name == want.Name
 	})
-	return err
 }
 
-// leave deregisters. What the agent has forgotten is gone.
-func (l *lease) leave(ctx context.Context) error {
-	err := l.directory.client.Agent().ServiceDeregisterOpts(l.registration.ID, (&api.QueryOptions{}).WithContext(ctx))
-	var status api.StatusError
-	if errors.As(err, &status) && status.Code == http.StatusNotFound {
-		return nil
-	}
-	return err
-}
-
-// jitter spreads d by 20 % either way.
-func jitter(d time.Duration) time.Duration {
-	return d - d/5 + rand.N(2*d/5)
+// sameLocality forgives agents that are too old to know one.
+func sameLocality(has, want *api.Locality) bool {
+	return has == nil || want != nil && *has == *want
 }

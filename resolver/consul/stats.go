@@ -1,7 +1,8 @@
 package consul
 
-// Stats counts what a directory has done since it was made. Directories of other
-// agents that were made by [Directory.At] count for themselves.
+import "sync/atomic"
+
+// Stats counts what was asked of one agent since the directory was made.
 type Stats struct {
 	Agent           string // its address
 	Requests        uint64 // sent to the agent, blocking queries among them
@@ -9,4 +10,30 @@ type Stats struct {
 	Reregistrations uint64 // what the agent had forgotten or changed, and was told anew
 	Watches         int    // open now
 	Registrations   int    // kept now
+}
+
+type counters struct {
+	requests, failures, reregistrations atomic.Uint64
+	registrations                       atomic.Int64
+}
+
+// Stats tells of the directory's own agent first, then of those that
+// [Directory.At] was asked for.
+func (d *Directory) Stats() []Stats {
+	all := []Stats{d.stats()}
+	for _, other := range d.agents.all() {
+		all = append(all, other.stats())
+	}
+	return all
+}
+
+func (d *Directory) stats() Stats {
+	return Stats{
+		Agent:           d.address,
+		Requests:        d.counters.requests.Load(),
+		Failures:        d.counters.failures.Load(),
+		Reregistrations: d.counters.reregistrations.Load(),
+		Watches:         d.crowd.size(),
+		Registrations:   int(d.counters.registrations.Load()),
+	}
 }

@@ -2,11 +2,13 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -14,70 +16,157 @@ import (
 const (
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 15 * time.Second
+	// stuckPeriod is the pace of answers that come at once and do not move the
+	// index forward, which is a fault: index 0 for ever, an index to and fro.
+	stuckPeriod = 15 * time.Second
+
+	// A service that changes all the time is read twice a second; the first
+	// changes after a quiet time are read as they come.
+	queryRate  = 2 // each second
+	queryBurst = 10
 )
+
+// errCrowded ends a query early so that others get their turn.
+var errCrowded = errors.New("there are more watches than connections")
 
 // watch is one loop of blocking queries.
 type watch struct {
 	*Directory
-	query catalog.Query
-	index uint64 // to wait beyond; 0 asks for an answer at once
+	query  catalog.Query
+	bucket *rate.Limiter
+	index  uint64             // to wait beyond; 0 asks for an answer at once
+	last   []catalog.Instance // of the last answer
 
 	hint     string    // why the last answer was empty
 	failures int       // since the last answer
-	repeated bool      // the last answer did not move the index
-	asked    time.Time // when the last query was sent
+	repeated bool      // the last answer did not move the index, and came early
 	reset    time.Time // when the index last went backwards
 }
 
+// answer is what came of one blocking query.
+type answer struct {
+	catalog.Snapshot
+	early bool // before the end of the time that it might have blocked
+	back  bool // with a lower index than asked for
+	fresh bool // it was confirmed by another read
+}
+
 // Watch follows q with blocking queries until ctx ends. It reports every answer
-// that Consul gives, also one that is like the last.
+// that Consul gives, also one that is like the last. An answer that has lost more
+// than half of the instances, or all of them, is read again from the leader before
+// it is reported.
+//
+// Up to 60 watches of one agent hear of a change at once. Of more, each takes its
+// turn, and hears of it within a second for each 60 watches.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
-	defer d.Close() // nobody else may ask for long
-	w := &watch{Directory: d, query: q}
-	for ctx.Err() == nil {
-		snapshot, err := w.next(ctx)
-		if ctx.Err() != nil {
-			return
+	d.crowd.join()
+	defer func() {
+		if d.crowd.leave() {
+			d.Close() // nobody else may ask for long
 		}
-		report(snapshot, err)
-		pause(ctx, w.pace(snapshot, err))
+	}()
+	w := &watch{Directory: d, query: q, bucket: rate.NewLimiter(queryRate, queryBurst)}
+	for w.bucket.Wait(ctx) == nil {
+		answer, err := w.next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errCrowded):
+			continue
+		}
+		report(answer.Snapshot, err)
+		pause(ctx, w.pace(answer, err))
 	}
 }
 
-// next waits for an answer. Consul adds up to a sixteenth to the wait, and an
-// agent that has hung must not hold the watch for ever.
-func (w *watch) next(ctx context.Context) (catalog.Snapshot, error) {
-	w.asked = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, w.wait+w.wait/16+requestTimeout)
-	defer cancel()
-	options := (&api.QueryOptions{
-		Datacenter: w.query.Datacenter,
-		Near:       w.query.Near,
-		WaitIndex:  w.index,
-		WaitTime:   w.wait,
-		AllowStale: true,
-	}).WithContext(ctx)
-	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, !w.query.Warning, options)
+// next waits for an answer, in the watch's turn.
+func (w *watch) next(ctx context.Context) (answer, error) {
+	place, wait, leave, err := w.crowd.enter(ctx, w.wait)
 	if err != nil {
-		return catalog.Snapshot{}, w.explain(err, fmt.Sprintf("service:read on %q and node:read", w.query.Service))
+		return answer{}, err
 	}
-	if len(entries) == 0 && meta.ResultsFilteredByACLs {
-		return catalog.Snapshot{}, fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", w.Name(), w.query.Service)
+	defer leave()
+	asked := time.Now()
+	a, err := w.ask(place, w.blocking(wait))
+	if err != nil {
+		return answer{}, err
 	}
-	snapshot := catalog.Snapshot{
-		Instances: instances(entries, w.query),
-		Index:     meta.LastIndex,
-		Time:      time.Now(),
+	a.early = time.Since(asked) < wait
+	a.back = max(a.Index, 1) < w.index
+	if w.doubtful(a) {
+		back := a.back
+		if a, err = w.ask(ctx, w.leaders()); err != nil {
+			return answer{}, err
+		}
+		a.back, a.early, a.fresh = back, true, true
 	}
-	if len(snapshot.Instances) == 0 && meta.LastIndex > 0 {
+	w.last = a.Instances
+	if len(a.Instances) == 0 && a.Index > 0 {
 		if w.hint == "" {
 			w.hint = w.whyEmpty(ctx)
 		}
-		snapshot.Hint = w.hint
+		a.Hint = w.hint
 	} else {
 		w.hint = ""
 	}
-	return snapshot, nil
+	return a, nil
+}
+
+// doubtful says whether an answer must be confirmed: Consul has been seen to
+// answer an empty list with an old index (hashicorp/consul#20790), and a server
+// that was restored or lags behind may know too little.
+func (w *watch) doubtful(a answer) bool {
+	present := map[string]bool{}
+	for i := range a.Instances {
+		present[a.Instances[i].Address] = true
+	}
+	lost := 0
+	for i := range w.last {
+		if !present[w.last[i].Address] {
+			lost++
+		}
+	}
+	return 2*lost > len(w.last)
+}
+
+// blocking asks for what comes after the last answer.
+func (w *watch) blocking(wait time.Duration) *api.QueryOptions {
+	return &api.QueryOptions{
+		Datacenter: w.query.Datacenter, Near: w.query.Near, Filter: w.query.Filter,
+		WaitIndex: w.index, WaitTime: wait,
+		AllowStale:        w.query.Consistency == catalog.Stale,
+		RequireConsistent: w.query.Consistency == catalog.Consistent,
+		UseCache:          w.query.Consistency == catalog.Cached,
+	}
+}
+
+// leaders asks for an answer at once, and for one that is no older than the
+// leader's.
+func (w *watch) leaders() *api.QueryOptions {
+	options := w.blocking(0)
+	options.WaitIndex, options.AllowStale, options.UseCache = 0, false, false
+	return options
+}
+
+// ask sends one query. Consul adds up to a sixteenth to the wait, and an agent
+// that has hung must not hold the watch for ever.
+func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, error) {
+	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
+	defer cancel()
+	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, !w.query.Warning, options.WithContext(bounded))
+	switch {
+	case errors.Is(context.Cause(ctx), errCrowded):
+		return answer{}, errCrowded
+	case err != nil:
+		return answer{}, w.explainQuery(err)
+	case len(entries) == 0 && meta.ResultsFilteredByACLs:
+		return answer{}, fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", w.Name(), w.query.Service)
+	}
+	return answer{Snapshot: catalog.Snapshot{
+		Instances: instances(entries, w.query),
+		Index:     meta.LastIndex,
+		Time:      time.Now(),
+	}}, nil
 }
 
 // whyEmpty asks, once for each time that the service becomes empty, whether it is
@@ -90,6 +179,8 @@ func (w *watch) whyEmpty(ctx context.Context) string {
 		registered[check.Node+"/"+check.ServiceID] = true
 	}
 	switch {
+	case err == nil && len(registered) > 0 && w.query.Filter != "":
+		return fmt.Sprintf("Consul knows %d: are they passing, and do they match %s?", len(registered), w.query.Filter)
 	case err == nil && len(registered) > 0 && len(w.query.Tags) > 0:
 		return fmt.Sprintf("Consul knows %d: are they passing, and have they the tags?", len(registered))
 	case err == nil && len(registered) > 0:
@@ -102,7 +193,7 @@ func (w *watch) whyEmpty(ctx context.Context) string {
 }
 
 // pace moves the index and says how long to wait before the next query.
-func (w *watch) pace(snapshot catalog.Snapshot, err error) time.Duration {
+func (w *watch) pace(a answer, err error) time.Duration {
 	if err != nil {
 		// The agent may come back with another history: ask afresh.
 		w.index = 0
@@ -112,28 +203,26 @@ func (w *watch) pace(snapshot catalog.Snapshot, err error) time.Duration {
 	w.failures = 0
 	before := w.index
 	// "An index of 0 means that the query does not block": wait beyond 1 instead.
-	w.index = max(snapshot.Index, 1)
+	w.index = max(a.Index, 1)
 	switch {
-	case w.index > before:
-		w.repeated = false
-		return 0
-	case w.index == before && snapshot.Index > 0 && !w.repeated:
-		w.repeated = true // Consul may answer early once
-		return 0
-	case w.index == before:
-		return w.stuckPeriod() - time.Since(w.asked)
-	default:
+	case a.back:
 		// "Reset the index to 0 if it goes backwards", at once unless it keeps on.
-		w.index = 0
+		if !a.fresh {
+			w.index = 0
+		}
 		last := w.reset
 		w.reset = time.Now()
-		return w.stuckPeriod() - time.Since(last)
+		return stuckPeriod - time.Since(last)
+	case w.index != before || !a.early:
+		w.repeated = false
+		return 0
+	case a.Index > 0 && !w.repeated:
+		w.repeated = true // Consul may answer early once
+		return 0
+	default:
+		return stuckPeriod
 	}
 }
-
-// stuckPeriod is the pace of answers that come at once and do not move the index
-// forward, which is a fault: index 0 for ever, an index to and fro.
-func (w *watch) stuckPeriod() time.Duration { return min(15*time.Second, w.wait) }
 
 // backoff doubles with each failure, up to a cap, and is spread over its upper
 // half so that the clients of one agent do not come back in step.

@@ -260,7 +260,7 @@ func TestHeartbeatIsFiveSecondsAndJittered(t *testing.T) {
 		defer agent.Close()
 		var looks []time.Time
 		agent.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
-			if strings.HasPrefix(r.URL.Path, "/v1/agent/service/catalog-1") {
+			if strings.HasPrefix(r.URL.Path, "/v1/agent/health/service/id/catalog-1") {
 				looks = append(looks, time.Now())
 			}
 			return false

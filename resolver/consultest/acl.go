@@ -1,9 +1,11 @@
 package consultest
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 )
 
 var errTokenUnknown = httpError{http.StatusForbidden, "ACL not found"}
@@ -70,4 +72,42 @@ func (s *Server) filter(w http.ResponseWriter, r *http.Request, n int) bool {
 		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
 	}
 	return true
+}
+
+// tokenJSON is a token as its holder sees it.
+type tokenJSON struct {
+	AccessorID  string
+	SecretID    string
+	Description string
+	Policies    []policyJSON `json:",omitempty"`
+	Local       bool
+	CreateTime  time.Time
+	Hash        string
+	CreateIndex uint64
+	ModifyIndex uint64
+}
+
+type policyJSON struct {
+	ID   string
+	Name string
+}
+
+// aclTokenSelf shows the token of the request. The anonymous token cannot read itself.
+func (s *Server) aclTokenSelf(w http.ResponseWriter, r *http.Request) (any, error) {
+	if !s.aclEnabled {
+		return nil, httpError{http.StatusUnauthorized, "ACL support disabled"}
+	}
+	token := tokenOf(r)
+	all, err := s.allowed(r)
+	if err != nil || token == "" {
+		return nil, httpError{http.StatusForbidden, "token does not exist: ACL not found"}
+	}
+	s.writeMeta(w, r, bootIndex, queryOptions{})
+	shown := tokenJSON{AccessorID: uuidOf("token " + token), SecretID: token, CreateTime: s.started.UTC(),
+		Hash: base64.StdEncoding.EncodeToString([]byte(uuidOf("hash " + token))), CreateIndex: bootIndex, ModifyIndex: bootIndex}
+	if all {
+		shown.Description = "Initial Management Token"
+		shown.Policies = []policyJSON{{"00000000-0000-0000-0000-000000000001", "global-management"}}
+	}
+	return shown, nil
 }

@@ -117,11 +117,11 @@ func (s *Server) agentService(w http.ResponseWriter, r *http.Request) (any, erro
 		timeout = opts.timeout()
 	}
 	var shown *agentServiceJSON
-	s.block(r.Context(), timeout, func(*state) bool {
+	again := s.block(r.Context(), timeout, func(*state) bool {
 		shown, err = s.showService(r, id)
 		return err != nil || shown.ContentHash != hash
 	})
-	if err != nil {
+	if err := firstError(again, err); err != nil {
 		return nil, err
 	}
 	w.Header().Set("X-Consul-ContentHash", shown.ContentHash)

@@ -74,25 +74,26 @@ func (o queryOptions) timeout() time.Duration {
 
 // block calls look, with the state locked, until it reports that it has seen
 // enough, the timeout passes, or ctx ends. The first call decides at once if
-// timeout is zero.
-func (s *Server) block(ctx context.Context, timeout time.Duration, look func(*state) bool) {
-	var expired <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
-		defer timer.Stop()
-		expired = timer.C
-	}
+// timeout is zero. The error is errAgain.
+func (s *Server) block(ctx context.Context, timeout time.Duration, look func(*state) bool) error {
+	v := s.visitOf(ctx)
+	expired, stop := v.timer(timeout)
+	defer stop()
 	for {
 		s.mu.Lock()
 		enough, changed := look(s.st), s.st.changed
 		s.mu.Unlock()
-		if enough || timeout <= 0 {
-			return
+		if v.turned() { // comes first: what was seen may be what a fault has stirred
+			return errAgain
+		}
+		if enough || expired == nil {
+			return nil
 		}
 		select {
 		case <-changed:
+		case <-v.changed.Done():
 		case <-expired:
-			return
+			return nil
 		case <-ctx.Done():
 			panic(http.ErrAbortHandler) // nobody is left to answer, or the agent died
 		}
@@ -122,27 +123,26 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 	}
 	var index uint64
 	var missed bool
-	after := opts.index
-	s.block(r.Context(), timeout, func(st *state) bool {
+	after, v := opts.index, s.visitOf(r.Context())
+	err = s.block(r.Context(), timeout, func(st *state) bool {
 		var found bool
 		index, found = look(st)
+		index = v.index(index)
 		if !found && missed {
 			after = index
 		}
 		missed = !found
-		return index > after
+		return v.isNews(index, after)
 	})
+	if err != nil {
+		return err
+	}
 	s.writeMeta(w, r, index, opts)
 	return nil
 }
 
 func (s *Server) checkDatacenter(r *http.Request) error {
-	q := r.URL.Query()
-	dc := q.Get("datacenter")
-	if dc == "" {
-		dc = q.Get("dc")
-	}
-	if dc != "" && dc != s.datacenter {
+	if dc := datacenterOf(r.URL.Query()); dc != "" && dc != s.datacenter {
 		return httpError{http.StatusInternalServerError, "No path to datacenter"}
 	}
 	return nil

@@ -97,7 +97,7 @@ func (s *Server) catalogNode(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) catalogDatacenters(http.ResponseWriter, *http.Request) (any, error) {
-	return []string{s.datacenter}, nil
+	return s.datacenters(), nil
 }
 
 func (s *Server) statusLeader(http.ResponseWriter, *http.Request) (any, error) {

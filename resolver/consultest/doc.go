@@ -14,8 +14,68 @@
 //	client := &http.Client{Transport: agent.Transport()}
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
-// [Server.SetReachable] and [Server.Restart], look at what clients asked with
-// [Server.Queries], and answer in its stead with [Server.Intercept].
+// [Server.Flap], [Server.SetReachable] and [Server.Restart], connect it to agents
+// of other datacenters with [Server.Join], look at what clients asked with
+// [Server.Queries] and [Server.Connections], and answer in its stead with
+// [Server.Intercept].
+//
+// # When Consul misbehaves
+//
+// A [Fault] is ordered with [Server.Inject], until it is lifted, or with
+// [Server.Script], as one step of a sequence:
+//
+//	lift := agent.Inject(consultest.NoLeader())
+//	defer lift()
+//	done := agent.Script(consultest.Reset().Times(3), consultest.Pass(), consultest.Empty())
+//
+// It meets reads of health, which is what resolvers ask, unless [Fault.On],
+// [Fault.Service] and [Fault.When] aim it elsewhere. [Fault.Times] bounds it,
+// [Fault.And] makes one of several:
+//
+//	consultest.Forbidden().On(consultest.Registrations).Times(2)
+//	consultest.Empty().And(consultest.IndexBackwards()).Service("catalog")
+//
+// The faults, with what a client sees and where it comes from:
+//
+//	IndexZero        X-Consul-Index: 0, at once                 bugs of Consul
+//	IndexBackwards   lower indexes than before                  servers restored or started anew
+//	IndexKept        another list, but the same index           with the faults below
+//	Stale            an old answer that says so                 a server that lost its leader
+//	Empty            an empty list                              mass deregistration; bugs of Consul
+//	ACLFiltered      an empty list that says it was filtered    a token that lost its rights
+//	Without          a share of the list is missing             agents on the other side of a partition
+//	WithoutFirst     the first n entries are missing            the same
+//	Duplicates       every entry twice                          one instance registered at two agents
+//	Edit             anything
+//	ServerError      any status with any text                   502 to 504 of a load balancer
+//	NoLeader         500 "No cluster leader"                    an election
+//	Forbidden        403 "ACL not found"                        a deleted token
+//	Garbage          200 with HTML                              a captive portal; a wrong port
+//	Delay            the answer comes late                      load
+//	Hang             no answer                                  a frozen process
+//	Reset            the connection breaks                      a killed process, a firewall
+//	SlowBody         the header at once, the body in drips      a thin line
+//	Truncate         the body breaks off                        a proxy that was stopped
+//
+// Whoever is blocked in a query when a fault comes meets it then: the query is
+// answered or broken off at once. Faults that change lists are changes like any
+// other, so that indexes rise when they come and go and no client misses them, and
+// queries block in between; only IndexZero and steps of a script never let them
+// block. [Server.Heal] lifts everything. Flap and SetReachable are not faults of
+// answers but of what they tell about, and go with all of the above.
+//
+// An outage of ten minutes takes no time in a bubble:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		agent := consultest.New()
+//		defer agent.Close()
+//		... // a client over agent.Transport() has its first list
+//		agent.SetReachable(false)
+//		time.AfterFunc(10*time.Minute, func() { agent.SetReachable(true) })
+//		... // and must keep it
+//	})
+//
+// # What it is not
 //
 // It is not a Consul: it has one node, keeps everything in memory, and knows no
 // sessions, intentions, Connect proxies, filter expressions, scripts or gossip.

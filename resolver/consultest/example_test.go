@@ -3,6 +3,9 @@ package consultest_test
 import (
 	"fmt"
 	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -67,4 +70,138 @@ func ExampleServer_Intercept() {
 	_ = res.Body.Close()
 	fmt.Println(res.Status)
 	// Output: 500 Internal Server Error
+}
+
+// addresses is the code under test: it keeps the last list it had.
+type addresses struct {
+	client *api.Client
+	index  uint64
+	last   []string
+}
+
+func (a *addresses) refresh() error {
+	entries, meta, err := a.client.Health().Service("catalog", "", true, &api.QueryOptions{WaitIndex: a.index})
+	if err != nil {
+		return err
+	}
+	a.index, a.last = meta.LastIndex, nil
+	for _, entry := range entries {
+		a.last = append(a.last, entry.Service.Address)
+	}
+	return nil
+}
+
+func newAddresses(agent *consultest.Server) *addresses {
+	_ = agent.Register(consultest.Service{ID: "catalog-1", Name: "catalog", Address: "10.0.0.1", Port: 8080})
+	_ = agent.Register(consultest.Service{ID: "catalog-2", Name: "catalog", Address: "10.0.0.2", Port: 8080})
+	client, err := api.NewClient(&api.Config{HttpClient: &http.Client{Transport: agent.Transport()}})
+	if err != nil {
+		panic(err)
+	}
+	return &addresses{client: client}
+}
+
+// What is left of a service's list while Consul has no leader?
+func ExampleServer_Inject() {
+	agent := consultest.New()
+	defer agent.Close()
+	catalog := newAddresses(agent)
+	fmt.Println(catalog.refresh(), catalog.last)
+
+	lift := agent.Inject(consultest.NoLeader())
+	fmt.Println(catalog.refresh() != nil, catalog.last)
+	lift()
+
+	defer agent.Inject(consultest.Without(0.5).Service("catalog"))()
+	fmt.Println(catalog.refresh(), catalog.last)
+	// Output:
+	// <nil> [10.0.0.1 10.0.0.2]
+	// true [10.0.0.1 10.0.0.2]
+	// <nil> [10.0.0.2]
+}
+
+// The first request meets the first step, the second the next.
+func ExampleServer_Script() {
+	agent := consultest.New()
+	defer agent.Close()
+	catalog := newAddresses(agent)
+
+	done := agent.Script(consultest.NoLeader().Times(2), consultest.Pass(), consultest.Empty())
+	for range 5 {
+		err := catalog.refresh()
+		fmt.Println(err != nil, catalog.last)
+	}
+	<-done
+	// Output:
+	// true []
+	// true []
+	// false [10.0.0.1 10.0.0.2]
+	// false []
+	// false [10.0.0.1 10.0.0.2]
+}
+
+// An instance that cannot make up its mind, watched with blocking queries.
+func ExampleServer_Flap() {
+	agent := consultest.New()
+	defer agent.Close()
+	catalog := newAddresses(agent)
+	stop := agent.Flap("catalog-2", 10*time.Millisecond)
+	for range 3 {
+		_ = catalog.refresh()
+		fmt.Println(catalog.last)
+	}
+	stop()
+	// Output:
+	// [10.0.0.1]
+	// [10.0.0.1 10.0.0.2]
+	// [10.0.0.1]
+}
+
+// The test that the package comment shows: ten minutes of outage take no time.
+func TestOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		defer agent.Close()
+		catalog, start := newAddresses(agent), time.Now()
+		must(t, catalog.refresh())
+
+		agent.SetReachable(false)
+		time.AfterFunc(10*time.Minute, func() { agent.SetReachable(true) })
+		for catalog.refresh() != nil {
+			if len(catalog.last) != 2 {
+				t.Fatalf("after %v there is only %v", time.Since(start), catalog.last)
+			}
+			time.Sleep(time.Second)
+		}
+		if outage := time.Since(start); outage < 10*time.Minute {
+			t.Errorf("it was over after %v", outage)
+		}
+	})
+}
+
+// Two datacenters, of which one goes away.
+func ExampleServer_Join() {
+	east := consultest.New(consultest.WithDatacenter("east"))
+	defer east.Close()
+	west := consultest.New(consultest.WithDatacenter("west"))
+	defer west.Close()
+	if err := east.Join(west); err != nil {
+		fmt.Println(err)
+		return
+	}
+	_ = west.Register(consultest.Service{Name: "catalog"})
+	client := &http.Client{Transport: east.Transport()}
+	for _, reachable := range []bool{true, false} {
+		west.SetReachable(reachable)
+		res, err := client.Get("http://consul/v1/health/service/catalog?dc=west")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		_ = res.Body.Close()
+		fmt.Println(res.Status)
+	}
+	// Output:
+	// 200 OK
+	// 500 Internal Server Error
 }

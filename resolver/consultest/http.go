@@ -74,6 +74,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle("GET", "/v1/catalog/nodes", s.catalogNodes)
 	handle("GET", "/v1/catalog/node/", s.catalogNode)
 	handle("GET", "/v1/catalog/datacenters", s.catalogDatacenters)
+	handle("GET", "/v1/acl/token/self", s.aclTokenSelf)
 	handle("GET", "/v1/status/leader", s.statusLeader)
 	handle("GET", "/v1/status/peers", s.statusPeers)
 
@@ -88,6 +89,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	if strings.ContainsFunc(r.URL.Path, unprintable) {
 		w.Header().Set("Content-Length", "0")
 		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if other := s.elsewhere(r); other != nil {
+		s.forward(other, w, r)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
@@ -109,8 +114,7 @@ func (s *Server) wrap(fn endpoint, methods ...string) http.Handler {
 	allow := "OPTIONS," + strings.Join(methods, ",")
 	known := "," + allow + ","
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Vary", "Accept-Encoding")
-		w.Header().Set("X-Consul-Default-ACL-Policy", s.defaultPolicy())
+		s.writeCommon(w.Header())
 		if r.Method == http.MethodOptions {
 			w.Header().Set("Allow", allow)
 			write(w, http.StatusOK, typeEmpty, nil)
@@ -134,7 +138,7 @@ func (s *Server) wrap(fn endpoint, methods ...string) http.Handler {
 func respond(w http.ResponseWriter, r *http.Request, obj any, err error) {
 	var refusal httpError
 	switch {
-	case errors.Is(err, errAnswered):
+	case errors.Is(err, errAnswered), errors.Is(err, errAgain):
 	case errors.As(err, &refusal):
 		write(w, refusal.status, typeText, []byte(refusal.text))
 	case err != nil:
@@ -166,14 +170,20 @@ func write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	_, _ = w.Write(body) // a client that has gone is no error of ours
 }
 
+// writeCommon sets the headers of every answer.
+func (s *Server) writeCommon(h http.Header) {
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("X-Consul-Default-ACL-Policy", s.defaultPolicy())
+}
+
 // writeMeta sets the headers of a read.
 func (s *Server) writeMeta(w http.ResponseWriter, r *http.Request, index uint64, opts queryOptions) {
 	h := w.Header()
-	h.Set("X-Consul-Index", strconv.FormatUint(max(index, 1), 10)) // 0 would make clients spin
+	h.Set("X-Consul-Index", strconv.FormatUint(index, 10))
 	h.Set("X-Consul-KnownLeader", "true")
 	h.Set("X-Consul-LastContact", "0")
 	h.Set("X-Consul-Query-Backend", "blocking-query")
-	if !strings.HasPrefix(r.URL.Path, "/v1/kv/") {
+	if !strings.HasPrefix(r.URL.Path, "/v1/kv/") && !strings.HasPrefix(r.URL.Path, "/v1/acl/") {
 		h.Set("X-Consul-Effective-Consistency", opts.consistency)
 	}
 	if opts.cached && strings.HasPrefix(r.URL.Path, "/v1/health/service/") {

@@ -1,6 +1,7 @@
 package consultest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -38,9 +39,10 @@ func (s *Server) Listen(address string) (string, error) {
 	}
 	l := &listener{Listener: inner, owner: s, conns: make(map[*conn]struct{})}
 	// No WriteTimeout: a blocking query may rightly take ten minutes.
-	l.server = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second,
+	l.server = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout: 15 * time.Minute, IdleTimeout: 2 * time.Minute,
-		ConnState: func(c net.Conn, state http.ConnState) { c.(*conn).answering.Store(state == http.StateActive) }}
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnState:   func(c net.Conn, state http.ConnState) { c.(*conn).answering.Store(state == http.StateActive) }}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +62,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: inner, owner: l}
+		c := &conn{Conn: inner, owner: l, over: l.owner.conns.add(clientOf(inner))}
 		l.mu.Lock()
 		l.conns[c] = struct{}{}
 		l.mu.Unlock()
@@ -77,7 +79,7 @@ func (l *listener) drop() {
 	conns := slices.Collect(maps.Keys(l.conns))
 	l.mu.Unlock()
 	for _, c := range conns {
-		c.breakOff()
+		c.breakOff("HTTP/1.1 ", func(c *conn) { _ = c.Close() })
 	}
 }
 
@@ -87,23 +89,27 @@ func (s *Server) isReachable() bool {
 	return s.reachable
 }
 
+// connKey leads from the context of a request to its *conn.
+type connKey struct{}
+
 type conn struct {
 	net.Conn
 	owner     *listener
+	over      bool // the limit of its client
 	answering atomic.Bool
 }
 
 // breakOff ends a connection so that its client hears of it: net/http quietly
 // repeats a GET whose connection broke before the first byte of an answer, and
 // would ask an agent that has restarted in between with an index of the old one.
-func (c *conn) breakOff() {
+func (c *conn) breakOff(words string, end func(*conn)) {
 	if !c.answering.Load() {
 		c.reset()
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	_, _ = c.Write([]byte("HTTP/1.1 "))
-	_ = c.Close()
+	_, _ = c.Write([]byte(words))
+	end(c)
 }
 
 // reset closes without the courtesy of a FIN, as the kernel does for a killed process.
@@ -116,7 +122,11 @@ func (c *conn) reset() {
 
 func (c *conn) Close() error {
 	c.owner.mu.Lock()
+	_, open := c.owner.conns[c]
 	delete(c.owner.conns, c)
 	c.owner.mu.Unlock()
+	if open {
+		c.owner.owner.conns.remove(clientOf(c))
+	}
 	return c.Conn.Close()
 }

@@ -21,6 +21,7 @@ type config struct {
 	managementToken               string
 	otherTokens                   map[string]bool
 	probe                         Probe
+	maxConnections                int
 }
 
 // WithNode sets the name and the address of the agent's node.
@@ -30,7 +31,8 @@ func WithNode(name, address string) Option {
 }
 
 // WithDatacenter sets the datacenter of the agent. Without it it is dc1.
-// Asking for another one answers "No path to datacenter".
+// Asking for another one that was not joined with [Server.Join] answers "No path
+// to datacenter".
 func WithDatacenter(name string) Option {
 	return func(c *config) { c.datacenter = name }
 }
@@ -55,6 +57,13 @@ func WithACL(managementToken string, powerless ...string) Option {
 // virtual time and for tests that decide the state themselves.
 func WithProbe(probe Probe) Option {
 	return func(c *config) { c.probe = probe }
+}
+
+// WithMaxConnections limits the connections that one client address may have open
+// to the listeners, as Consul's http_max_conns_per_client does, whose default is
+// 200: further ones are answered 429 and closed. Without it there is no limit.
+func WithMaxConnections(n int) Option {
+	return func(c *config) { c.maxConnections = n }
 }
 
 func newConfig(opts []Option) config {

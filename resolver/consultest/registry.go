@@ -27,6 +27,11 @@ func (s *Server) Deregister(serviceID string) error {
 func (s *Server) SetStatus(serviceID, status string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.setServiceStatus(serviceID, status)
+}
+
+// setServiceStatus is SetStatus with s.mu held.
+func (s *Server) setServiceStatus(serviceID, status string) error {
 	in := s.st.instances[serviceID]
 	if in == nil {
 		return unknownService(serviceID)

@@ -24,17 +24,24 @@ type Server struct {
 	reachable bool
 	intercept func(http.ResponseWriter, *http.Request) bool
 	queries   []Query
+	peers     map[string]*Server // of other datacenters, by name
 	listeners []*listener
 	life      context.Context // ends when the agent dies or is cut off
 	kill      context.CancelFunc
+
+	faults faultSet
+	conns  connections
+	ended  chan struct{} // closed by Close
 }
 
 // New makes an agent that knows no services and listens nowhere. Close it.
 func New(opts ...Option) *Server {
-	s := &Server{config: newConfig(opts), started: time.Now(), reachable: true}
+	s := &Server{config: newConfig(opts), started: time.Now(), reachable: true, ended: make(chan struct{})}
 	s.st = newState(&s.config)
+	s.conns = connections{limit: s.maxConnections, from: make(map[string]int)}
 	s.mux = s.routes()
 	s.life, s.kill = context.WithCancel(context.Background())
+	s.faults.turn()
 	return s
 }
 
@@ -42,12 +49,16 @@ func New(opts ...Option) *Server {
 // the process had been killed. It waits for all of them, and may be called again.
 func (s *Server) Close() {
 	s.mu.Lock()
+	if !s.closed {
+		close(s.ended)
+	}
 	s.closed = true
 	s.kill()
 	s.stopAllChecks()
 	listeners := s.listeners
 	s.listeners = nil
 	s.mu.Unlock()
+	s.faults.end()
 	for _, l := range listeners {
 		_ = l.server.Close()
 	}
@@ -97,7 +108,9 @@ func (s *Server) cut(change func()) {
 // Intercept lets answer see every request before the agent does; the agent
 // leaves those alone for which it returns true. Within answer, s.ServeHTTP(w, r)
 // gives the agent's own answer, which may be altered on its way. Nil ends it.
-// answer must return when the request's context ends.
+// answer must return when the request's context ends. Faults that are injected
+// meet a request before answer does, and alter what it writes; a query that waits
+// in s.ServeHTTP comes by again when they change.
 func (s *Server) Intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,16 +137,13 @@ func (s *Server) record(r *http.Request, refused bool) {
 	opts, _ := parseQuery(r) // a bad one is still a query
 	s.queries = append(s.queries, Query{
 		Time: time.Now(), Service: service, Index: opts.index, Wait: opts.wait,
-		RawQuery: r.URL.RawQuery, Refused: refused,
+		RawQuery: r.URL.RawQuery, HasToken: tokenOf(r) != "", Refused: refused,
 	})
 }
 
-// own marks the context of a request that Intercept has already seen.
-type own struct{ *Server }
-
 // ServeHTTP answers one request of Consul's HTTP API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Context().Value(own{s}) != nil {
+	if s.visitOf(r.Context()) != nil {
 		s.answer(w, r)
 		return
 	}
@@ -148,13 +158,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.work.Done()
 
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{s}, true))
+	v := &visit{server: s, client: w}
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{s}, v))
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
-	r = r.WithContext(ctx)
-	if intercept == nil || !intercept(w, r) {
-		s.answer(w, r)
-	}
+	v.request = r.WithContext(ctx)
+	v.serve(func(w http.ResponseWriter) {
+		if intercept == nil || !intercept(w, v.request) {
+			s.answer(w, v.request)
+		}
+	})
 	if life.Err() != nil {
 		panic(http.ErrAbortHandler) // a killed agent finishes no answer
 	}

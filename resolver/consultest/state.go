@@ -76,6 +76,21 @@ func (st *state) wake() {
 	st.changed = make(chan struct{})
 }
 
+// stir lets the index of a service rise, or all of them, with nothing written.
+func (st *state) stir(name string) {
+	idx := st.next()
+	if name != "" {
+		st.touch(name, idx)
+	} else {
+		for name := range st.byName {
+			st.touch(name, idx)
+		}
+		st.extinction = idx
+	}
+	st.nodesIndex, st.servicesIndex, st.checksIndex = idx, idx, idx
+	st.wake()
+}
+
 // next starts a write and returns its index.
 func (st *state) next() uint64 {
 	st.index++

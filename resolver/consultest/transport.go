@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Transport returns a round tripper that reaches the agent, whatever the host
@@ -137,6 +138,9 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.once.Do(func() {
+		if w.header.Get("Date") == "" {
+			w.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		}
 		if n, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil && w.request.Method != http.MethodHead {
 			w.left = n
 		}

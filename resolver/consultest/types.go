@@ -89,6 +89,7 @@ type Query struct {
 	Index    uint64        // zero: not a blocking query
 	Wait     time.Duration // as asked for; zero if the default was left to the agent
 	RawQuery string
+	HasToken bool // whichever it was
 	Refused  bool // made through Transport while the agent was unreachable
 }
 

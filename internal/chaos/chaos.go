@@ -1,0 +1,88 @@
+package chaos
+
+import (
+	"context"
+	"io"
+	"sync"
+)
+
+// Options say what to break. The zero value is everything, at full length, and
+// silently.
+type Options struct {
+	// Short leaves out some faults and shortens others, to less than a minute.
+	Short bool
+	// Only names the faults to make, in their order, whatever Short leaves out.
+	Only []string
+	// Programs is the folder of the service programs. Empty: they are looked for.
+	Programs string
+	// Progress is where to tell what happens. Nil is nowhere.
+	Progress io.Writer
+}
+
+// Check says what is wrong with the options.
+func (o Options) Check() error {
+	_, err := choose(o.Short, o.Only)
+	return err
+}
+
+// Description is a fault in words.
+type Description struct{ Name, Does, Healed, Aim string }
+
+// Faults are all that can be made.
+func Faults() []Description {
+	var all []Description
+	for _, r := range rows() {
+		all = append(all, Description{r.name, r.does, r.wanted, r.aim.String()})
+	}
+	return all
+}
+
+// Run makes the faults, one after the other. The error says why one could not be
+// made; it is that of ctx when ctx has ended. Whether the aims were reached is in
+// the result. Everything that was started has ended when Run returns.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	chosen, err := choose(o.Short, o.Only)
+	if err != nil {
+		return nil, err
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	shown := newBoard(o.Progress)
+	defer shown.close()
+	defer context.AfterFunc(ctx, func() { shown.say("stopping what was started") })()
+	result, err := run(ctx, o, chosen, shown)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return result, err
+}
+
+func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, error) {
+	m, err := openMesh(ctx, o.Programs, shown.say)
+	if err != nil {
+		return nil, err
+	}
+	defer m.close()
+	looking, cancel := context.WithCancel(ctx)
+	var side sync.WaitGroup
+	defer side.Wait()
+	defer cancel()
+	side.Go(func() { shown.watch(looking) })
+
+	result := &Result{Registry: m.registry, Rate: rate}
+	for _, r := range chosen {
+		f, err := m.play(ctx, r, o.Short, shown)
+		if f.Name == "" {
+			return nil, err
+		}
+		result.Faults = append(result.Faults, f)
+		if err != nil {
+			break // what comes after would tell nothing
+		}
+	}
+	result.trouble = m.trouble.Last(maxTrouble)
+	return result, nil
+}
+
+const maxTrouble = 10 // lines

@@ -1,0 +1,158 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestEveryRowIsComplete(t *testing.T) {
+	seen := map[string]bool{}
+	for _, r := range rows() {
+		if r.name == "" || r.does == "" || r.wanted == "" || r.inject == nil || r.healed == nil || r.aim.heal <= 0 || seen[r.name] {
+			t.Errorf("row %q lacks something or is there twice", r.name)
+		}
+		if r.lastsShort > r.lasts || (r.lasts > 0) != (r.lastsShort > 0) {
+			t.Errorf("row %q lasts %v, and %v when short", r.name, r.lasts, r.lastsShort)
+		}
+		seen[r.name] = true
+	}
+}
+
+func TestWhichFaultsAreMade(t *testing.T) {
+	all, _ := choose(false, nil)
+	short, _ := choose(true, nil)
+	if len(all) != len(rows()) || len(short) == 0 || len(short) >= len(all) {
+		t.Errorf("%d of %d faults are made, and %d in short", len(all), len(rows()), len(short))
+	}
+	named, err := choose(true, []string{"rolling-restart", "consul-frozen"})
+	if err != nil || len(named) != 2 || named[0].name != "rolling-restart" {
+		t.Errorf("got %v, %v, want the two in their order", named, err)
+	}
+}
+
+func TestUnknownFaultIsRefusedBeforeAnythingStarts(t *testing.T) {
+	_, err := Run(t.Context(), Options{Only: []string{"consul-forzen"}})
+	if err == nil || !strings.HasPrefix(err.Error(), `fault "consul-forzen" is not known: write consul-restarted, `) {
+		t.Errorf("got %v, want the names of the faults", err)
+	}
+}
+
+// A call that was sent to an instance before it ended could not be saved; one that
+// was sent later could.
+func TestWhatWasInFlightIsToldApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tally := newTally()
+		before := time.Now()
+		time.Sleep(time.Second)
+		ended := time.Now()
+		time.Sleep(time.Second)
+		gone := status.Error(codes.Unavailable, "gone")
+		tally.done(call{due: before, sent: before, instance: "victim", err: gone})
+		tally.done(call{due: before, sent: before, instance: "other", err: gone})
+		tally.done(call{due: ended, sent: time.Now(), instance: "victim", err: gone})
+		tally.done(call{due: time.Now(), sent: time.Now(), instance: "other"})
+		if n := tally.inFlight("victim", ended); n != 1 {
+			t.Errorf("%d failed calls were in flight, want 1", n)
+		}
+		if got, want := tally.read(), (figures{calls: 4, failed: 3, late: 1, worst: 2 * time.Second}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		if tally.answers("victim", time.Time{}) || !tally.answers("other", ended) || tally.answers("other", time.Now()) {
+			t.Error("the tally does not know who has answered since when")
+		}
+	})
+}
+
+func TestMemoryOfFailuresIsBounded(t *testing.T) {
+	tally := newTally()
+	for i := range 2 * maxFailures {
+		tally.done(call{err: status.Errorf(codes.Internal, "reason %d", i)})
+	}
+	if len(tally.reasons) != maxReasons || len(tally.failures) != maxFailures {
+		t.Errorf("%d reasons and %d failures are kept", len(tally.reasons), len(tally.failures))
+	}
+}
+
+// judged is what a scene with these figures is judged to be.
+func judged(a aim, f figures, took time.Duration, err error) Fault {
+	s := &scene{mesh: &mesh{}, row: row{name: "one", does: "something", wanted: "all is well", aim: a}}
+	seen := newTally()
+	seen.figures = f
+	return s.judge(seen, took, err, nil)
+}
+
+func TestAimsAreJudged(t *testing.T) {
+	for name, test := range map[string]struct {
+		aim     aim
+		figures figures
+		took    time.Duration
+		err     error
+		missed  string // joined
+	}{
+		"all well":      {aim{heal: time.Second}, figures{calls: 100}, time.Second, nil, ""},
+		"failed":        {aim{heal: time.Second}, figures{calls: 100, failed: 2}, 0, nil, "2 calls failed"},
+		"not in flight": {aim{heal: time.Second, inFlight: true}, figures{calls: 100, failed: 2}, 0, nil, "2 calls failed that were not in flight there"},
+		"slow":          {aim{heal: time.Second}, figures{calls: 100}, 2 * time.Second, nil, "it took 2.0s until: all is well"},
+		"error":         {aim{heal: time.Second}, figures{calls: 100}, 0, errors.New("it broke"), "it broke"},
+		"no calls":      {aim{heal: time.Second}, figures{}, 0, nil, "nobody was called"},
+		"busy": {aim{heal: time.Second}, figures{calls: 100, failed: 1, late: 50}, 0, nil,
+			"1 calls failed; this machine was too busy: 50 of 100 calls could not be sent when they were due"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := judged(test.aim, test.figures, test.took, test.err)
+			if got := strings.Join(f.Missed, "; "); got != test.missed {
+				t.Errorf("missed is %q, want %q", got, test.missed)
+			}
+		})
+	}
+}
+
+func TestTableNamesWhatWasMissed(t *testing.T) {
+	good := judged(aim{heal: time.Second}, figures{calls: 100, worst: 5 * time.Millisecond}, 500*time.Millisecond, nil)
+	bad := judged(aim{heal: 3 * time.Second, inFlight: true}, figures{calls: 100, failed: 1}, 0, nil)
+	bad.Failed, bad.InFlight, bad.Name, bad.reasons = 3, 2, "two", map[string]uint64{"Unavailable: gone": 3}
+	result := &Result{Registry: "consul 1.2.3", Rate: 300, Faults: []Fault{good, bad}, trouble: "level=WARN"}
+	var table strings.Builder
+	if err := result.WriteTable(&table); err != nil {
+		t.Fatal(err)
+	}
+	const want = `
+consul 1.2.3, 3 instances, 300 calls a second, no retries
+
+  FAULT  CALLS  FAILED           WORST CALL  TIME TO HEAL  AIM
+✓ one    100    0                5 ms        0.5 s         0 failed, healed within 1s
+✗ two    100    3 (2 in flight)  0 ms        0.0 s         only what was in flight there failed, healed within 3s
+
+two: something
+  missed: 1 calls failed that were not in flight there
+  failed 3 times: Unavailable: gone
+
+the client library has logged:
+level=WARN
+`
+	if table.String() != want {
+		t.Errorf("got %s\nwant %s", table.String(), want)
+	}
+	if missed := result.Missed(); len(missed) != 1 || missed[0] != "two: 1 calls failed that were not in flight there" {
+		t.Errorf("missed is %q", missed)
+	}
+}
+
+func ExampleFaults() {
+	for _, f := range Faults()[:2] {
+		fmt.Printf("%s: %s\n", f.Name, f.Does)
+	}
+	// Output:
+	// consul-restarted: Consul is killed and started empty, twice
+	// consul-frozen: Consul is stopped in its tracks by SIGSTOP, and goes on
+}

@@ -1,0 +1,108 @@
+package chaos
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/openloop"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+const (
+	service     = "catalog"
+	rate        = 300 // calls a second
+	callTimeout = time.Second
+	maxInFlight = 2000
+)
+
+// customer is a client of the mesh and its calls. It has a runtime of its own, as
+// a program has that was just started.
+type customer struct {
+	tally     *tally
+	loop      *openloop.Loop
+	directory *consul.Directory
+	conn      *grpc.ClientConn
+	client    catalogv1.CatalogServiceClient
+}
+
+// needs are what a row asks of its customer.
+type needs struct {
+	proxy     bool          // a fault proxy stands between it and Consul
+	wait      time.Duration // of its blocking queries, 0 for the default
+	snapshots bool          // it keeps what Consul told on disk
+}
+
+// newCustomer makes a client over the agent at address that calls nobody yet.
+// Folder is where it keeps snapshots, empty for nowhere.
+func newCustomer(address string, wait time.Duration, folder string, log *slog.Logger) (*customer, error) {
+	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
+	var err error
+	if c.directory, err = consul.New(consul.Config{Address: address, Wait: wait, Logger: log}); err != nil {
+		return nil, err
+	}
+	options := []meshlite.ClientOption{
+		meshlite.WithPlaintext(), meshlite.WithConsul(c.directory), meshlite.WithLogger(log),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare()),
+		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
+	}
+	if folder != "" {
+		options = append(options, meshlite.WithSnapshots(folder))
+	}
+	if c.conn, err = meshlite.NewClient("consul:///"+service, options...); err != nil {
+		c.directory.Close()
+		return nil, err
+	}
+	c.client = catalogv1.NewCatalogServiceClient(c.conn)
+	return c, nil
+}
+
+// bare takes out of the contract what hides a fault: retries and the cache.
+func bare() *policyv1.ServicePolicy {
+	once, never := uint32(1), "0s"
+	return &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+		Retry: &policyv1.RetryRule{MaxAttempts: &once},
+		Cache: &policyv1.CacheRule{Ttl: &never},
+	}}
+}
+
+func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {
+	c.tally.dial(address)
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
+// begin calls until end, or until ctx ends.
+func (c *customer) begin(ctx context.Context) {
+	c.loop.Go(ctx, time.Now(), openloop.Rate(rate), func(_ int, due time.Time) func() {
+		return func() { c.call(ctx, due) }
+	})
+}
+
+func (c *customer) call(ctx context.Context, due time.Time) {
+	record := attempt.New()
+	timed, cancel := context.WithTimeout(attempt.NewContext(ctx, record), callTimeout)
+	defer cancel()
+	done := call{due: due, sent: time.Now()}
+	_, done.err = c.client.GetSweet(timed, &catalogv1.GetSweetRequest{Id: "lemon-sherbet"})
+	if picked := record.Latest().Picked(); picked != nil {
+		done.instance = picked.Address
+	}
+	if ctx.Err() == nil { // a stop is nobody's failure
+		c.tally.done(done)
+	}
+}
+
+// end waits for the calls in flight and closes the client.
+func (c *customer) end() {
+	c.loop.Finish()
+	c.conn.Close()
+	c.directory.Close()
+}

@@ -1,0 +1,148 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/shop"
+)
+
+const (
+	size         = 3                // instances of a whole mesh
+	stopPatience = 15 * time.Second // an instance drains before it ends
+	pollEvery    = 50 * time.Millisecond
+)
+
+// mesh is what is broken: a Consul and instances of one service. One goroutine
+// uses it.
+type mesh struct {
+	registry string // "consul 1.22.7"
+	consul   *consulagent.Agent
+	agent    agent
+	shop     *shop.Shop
+	living   []*shop.Instance // oldest first
+	log      *slog.Logger
+	trouble  *child.Tail // what the client library has logged
+	say      func(format string, args ...any)
+}
+
+// openMesh starts Consul and the instances. Programs is the folder of the service
+// programs.
+func openMesh(ctx context.Context, programs string, say func(string, ...any)) (*mesh, error) {
+	path, err := consulagent.Find()
+	if err != nil {
+		return nil, fmt.Errorf("chaos needs a real Consul to break: %w", err)
+	}
+	version, err := consulagent.Version(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := shop.Installed(programs); err != nil {
+		return nil, err
+	}
+	say("starting consul %s and %d catalogs", version, size)
+	m := &mesh{registry: "consul " + version, trouble: &child.Tail{}, say: say}
+	m.log = slog.New(slog.NewTextHandler(m.trouble, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if m.consul, err = consulagent.Start(ctx, path); err != nil {
+		return nil, err
+	}
+	m.agent = newAgent(m.consul.Address)
+	registry := &shop.Registry{Name: m.registry, Address: m.consul.Address}
+	if m.shop, err = shop.Open(registry, shop.Options{Dir: programs}); err != nil {
+		m.consul.Kill()
+		return nil, err
+	}
+	for err == nil && len(m.living) < size {
+		_, err = m.start(ctx)
+	}
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// close ends all processes and waits.
+func (m *mesh) close() {
+	_ = m.consul.Thaw() // a fault may have been interrupted
+	m.shop.Close()
+	m.consul.Kill()
+}
+
+// start adds an instance, and returns when Consul tells of it.
+func (m *mesh) start(ctx context.Context) (*shop.Instance, error) {
+	i, err := m.shop.Start(ctx, service)
+	if err == nil {
+		m.living = append(m.living, i)
+		m.say("%s is started", i.ID)
+	}
+	return i, err
+}
+
+// oldest is taken out of the living, to be stopped or killed.
+func (m *mesh) oldest() *shop.Instance {
+	i := m.living[0]
+	m.living = m.living[1:]
+	return i
+}
+
+// retire stops the oldest instance in order.
+func (m *mesh) retire(ctx context.Context) error {
+	i := m.oldest()
+	i.Stop(stopPatience)
+	m.say("%s is stopped in order", i.ID)
+	return ctx.Err()
+}
+
+// registered reports whether Consul tells of all that live, and of no others.
+func (m *mesh) registered(ctx context.Context) bool {
+	passing, err := m.agent.passing(ctx, service)
+	if err != nil || len(passing) != len(m.living) {
+		return false
+	}
+	for _, i := range m.living {
+		if !passing[i.Address] {
+			return false
+		}
+	}
+	return true
+}
+
+var errPatience = errors.New("patience has ended")
+
+// await polls until reached, and says how long it took.
+func await(ctx context.Context, patience time.Duration, reached func(context.Context) bool) (time.Duration, error) {
+	begin := time.Now()
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		if reached(ctx) {
+			return time.Since(begin), nil
+		}
+		if time.Since(begin) > patience {
+			return time.Since(begin), errPatience
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return time.Since(begin), ctx.Err()
+		}
+	}
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,262 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// twoHeartbeats is twice the longest time between two looks of an instance
+	// whether Consul still knows it.
+	twoHeartbeats = 12 * time.Second
+	// shortWait is what a client may wait for on a connection that has died in
+	// silence: with it, the query on it is given up after 7.1 s.
+	shortWait = 2 * time.Second
+
+	resetEvery = 300 * time.Millisecond
+	flapEvery  = 100 * time.Millisecond
+	slowBy     = 500 * time.Millisecond
+)
+
+// rows are the faults in the order in which they are played.
+func rows() []row {
+	return []row{{
+		name: "consul-restarted", short: true, times: 2,
+		does:   "Consul is killed and started empty, twice",
+		inject: restartConsul,
+		wanted: "all registered again", healed: allRegistered,
+		aim: aim{heal: twoHeartbeats},
+	}, {
+		name: "consul-frozen", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
+		does:   "Consul is stopped in its tracks by SIGSTOP, and goes on",
+		inject: freezeConsul, heal: thawConsul,
+		wanted: "all registered, and Consul says so", healed: allRegistered,
+		aim: aim{heal: twoHeartbeats},
+	}, {
+		name: "consul-slow", lasts: 8 * time.Second, lastsShort: 3 * time.Second,
+		does:   "what Consul and the client say to each other takes 0.5 s each way, and goes on so",
+		needs:  needs{proxy: true},
+		inject: slowConsul,
+		wanted: "a new instance is called while Consul is slow", healed: newestCalled,
+		aim: aim{heal: 5 * time.Second},
+	}, {
+		name: "consul-silent", short: true, lasts: 10 * time.Second, lastsShort: 2 * time.Second,
+		does:   "the client's connections to Consul swallow all and stay open; an instance is started meanwhile",
+		needs:  needs{proxy: true, wait: shortWait},
+		inject: silenceConsul, heal: healProxy,
+		wanted: "the new instance is called", healed: newestCalled,
+		aim: aim{heal: 10 * time.Second},
+	}, {
+		name: "consul-resets", lasts: 8 * time.Second, lastsShort: 3 * time.Second,
+		does:   "the client's connections to Consul are reset every 300 ms; an instance is started meanwhile",
+		needs:  needs{proxy: true},
+		inject: resetConnections,
+		wanted: "the new instance is called", healed: newestCalled,
+		aim: aim{heal: 5 * time.Second},
+	}, {
+		name: "health-flaps", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
+		does:   "the health of one instance changes every 100 ms",
+		inject: flapHealth, heal: steadyHealth,
+		wanted: "all registered", healed: allRegistered,
+		aim: aim{heal: 2 * time.Second},
+	}, {
+		name: "all-deregistered", short: true,
+		does:   "all instances are deregistered through Consul's API",
+		inject: deregisterAll,
+		wanted: "all registered again", healed: allRegistered,
+		aim: aim{heal: twoHeartbeats},
+	}, {
+		name: "instance-killed", short: true,
+		does:   "one instance is killed with SIGKILL",
+		inject: killInstance,
+		wanted: "Consul no longer says that it passes", healed: killedIsOut,
+		aim: aim{heal: 10 * time.Second, inFlight: true},
+	}, {
+		name:   "rolling-restart",
+		does:   "every instance is stopped in order and another started in its place",
+		inject: restartInstances,
+		wanted: "all new ones are called", healed: allCalled,
+		aim: aim{heal: 2 * time.Second},
+	}, {
+		name: "start-without-consul", short: true, lasts: 4 * time.Second, lastsShort: 2 * time.Second,
+		does:    "a client with a snapshot on disk starts while Consul is down",
+		needs:   needs{snapshots: true},
+		prepare: leaveSnapshot,
+		inject:  startWithoutConsul, heal: startConsul,
+		wanted: "all registered again", healed: allRegistered,
+		aim: aim{heal: twoHeartbeats},
+	}}
+}
+
+func names() string {
+	var all []string
+	for _, r := range rows() {
+		all = append(all, r.name)
+	}
+	return strings.Join(all, ", ")
+}
+
+// The states that are wanted.
+
+func allRegistered(ctx context.Context, s *scene) bool { return s.registered(ctx) }
+
+func newestCalled(_ context.Context, s *scene) bool {
+	return s.customer.tally.answers(s.newest.Address, time.Time{})
+}
+
+func allCalled(_ context.Context, s *scene) bool { return s.called(time.Time{}) }
+
+func killedIsOut(ctx context.Context, s *scene) bool {
+	passing, err := s.agent.passing(ctx, service)
+	return err == nil && !passing[s.killed.Address]
+}
+
+// The faults.
+
+func restartConsul(ctx context.Context, s *scene) error {
+	s.say("consul is killed and started empty")
+	s.touchAll()
+	return s.consul.Restart(ctx)
+}
+
+func startConsul(ctx context.Context, s *scene) error { return s.consul.Start(ctx) }
+
+func freezeConsul(ctx context.Context, s *scene) error {
+	s.say("consul is frozen for %v", s.lasts)
+	if err := s.consul.Freeze(); err != nil {
+		return err
+	}
+	return pause(ctx, s.lasts)
+}
+
+func thawConsul(_ context.Context, s *scene) error { return s.consul.Thaw() }
+
+func healProxy(_ context.Context, s *scene) error {
+	s.proxy.Heal()
+	return nil
+}
+
+func slowConsul(ctx context.Context, s *scene) error {
+	s.say("consul is slow by %v each way", slowBy)
+	s.proxy.Slow(slowBy, 0)
+	if err := pause(ctx, s.lasts); err != nil {
+		return err
+	}
+	return startNewest(ctx, s)
+}
+
+func silenceConsul(ctx context.Context, s *scene) error {
+	s.say("the connections to consul are silent for %v or more", s.lasts)
+	s.proxy.Blackhole()
+	return whileItLasts(ctx, s, func() error { return startNewest(ctx, s) })
+}
+
+func resetConnections(ctx context.Context, s *scene) error {
+	s.say("the connections to consul are reset every %v for %v", resetEvery, s.lasts)
+	var started sync.WaitGroup
+	var err error
+	started.Go(func() { err = startNewest(ctx, s) })
+	again := every(ctx, resetEvery, s.lasts, func(int) error { s.proxy.Reset(); return nil })
+	started.Wait()
+	if again != nil {
+		return again
+	}
+	return err
+}
+
+func startNewest(ctx context.Context, s *scene) (err error) {
+	s.newest, err = s.start(ctx)
+	return err
+}
+
+func flapHealth(ctx context.Context, s *scene) error {
+	victim := s.living[0]
+	s.touched[victim.Address] = true
+	s.say("%s is well and ill every %v for %v", victim.ID, flapEvery, s.lasts)
+	return every(ctx, flapEvery, s.lasts, func(n int) error { return s.agent.maintain(ctx, victim.ID, n%2 == 0) })
+}
+
+func steadyHealth(ctx context.Context, s *scene) error {
+	victim := s.living[0]
+	s.say("%s was connected %d times", victim.ID, s.customer.tally.dials(victim.Address))
+	return s.agent.maintain(ctx, victim.ID, false)
+}
+
+func deregisterAll(ctx context.Context, s *scene) error {
+	s.say("all instances are deregistered")
+	s.touchAll()
+	for _, i := range s.living {
+		if err := s.agent.deregister(ctx, i.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func killInstance(_ context.Context, s *scene) error {
+	s.killed = s.oldest()
+	s.touched[s.killed.Address] = true
+	if err := s.killed.Kill(); err != nil {
+		return fmt.Errorf("kill %s: %w", s.killed.ID, err)
+	}
+	s.ended = time.Now()
+	s.say("%s is killed", s.killed.ID)
+	return nil
+}
+
+func restartInstances(ctx context.Context, s *scene) error {
+	for range size {
+		if err := s.replaceOldest(ctx); err != nil {
+			return err
+		}
+		if _, err := s.start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveSnapshot lets a first client learn of the mesh and end.
+func leaveSnapshot(ctx context.Context, s *scene) error {
+	if err := steady(ctx, s); err != nil {
+		return err
+	}
+	return s.renew()
+}
+
+func startWithoutConsul(ctx context.Context, s *scene) error {
+	s.consul.Kill()
+	s.touchAll()
+	s.say("consul is killed, and a new client starts")
+	s.customer.begin(ctx)
+	return pause(ctx, s.lasts)
+}
+
+// whileItLasts does something within the length of the fault, or makes it longer.
+func whileItLasts(ctx context.Context, s *scene, do func() error) error {
+	begin := time.Now()
+	if err := do(); err != nil {
+		return err
+	}
+	return pause(ctx, s.lasts-time.Since(begin))
+}
+
+// every does something again and again for a time, and stops when it fails.
+func every(ctx context.Context, interval, lasts time.Duration, do func(n int) error) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for n := range int(lasts / interval) {
+		if err := do(n); err != nil {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/chaos"
+	"github.com/meshlite-go/meshlite/internal/consulagent"
+)
+
+// needConsul skips, loudly, where there is no real Consul.
+func needConsul(t *testing.T) {
+	t.Helper()
+	if _, err := consulagent.Find(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("NOT TESTED AGAINST A REAL CONSUL: ", err)
+	}
+}
+
+// R4: A Consul outage fails no call and closes no connection: frozen, and with
+// connections that were dropped without a word.
+//
+// F7: Health flapping every 100 ms: 0 failed, no reconnect of unchanged endpoints.
+//
+// F8: The real Consul agent killed and restarted empty, twice, under load: 0 failed
+// calls, all services registered again.
+//
+// G4: A crash without deregistration: out of rotation at once by connection state,
+// out of Consul's passing instances after the check's time.
+//
+// Each is a row of `make chaos`, in its short form.
+func TestRealFaults(t *testing.T) {
+	dir := build(t)
+	needConsul(t)
+	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed"} {
+		t.Run(name, func(t *testing.T) {
+			result := makeFault(t, dir, name)
+			// A machine that stalls fails calls by their own deadline.
+			if missed := strings.Join(result.Missed(), "; "); strings.Contains(missed, "too busy") {
+				t.Log("once more: ", missed)
+				result = makeFault(t, dir, name)
+			}
+			var table strings.Builder
+			if err := result.WriteTable(&table); err != nil {
+				t.Fatal(err)
+			}
+			t.Log(table.String())
+			for _, missed := range result.Missed() {
+				t.Error(missed)
+			}
+		})
+	}
+	t.Run("stopped", func(t *testing.T) { stopChaos(t, dir) })
+}
+
+func makeFault(t *testing.T, dir, name string) *chaos.Result {
+	t.Helper()
+	result, err := chaos.Run(t.Context(), chaos.Options{Short: true, Only: []string{name}, Programs: dir, Progress: logger{t, "", nil}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// stopChaos stops while Consul is frozen, which leaves no process behind.
+func stopChaos(t *testing.T, dir string) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	_, err := chaos.Run(ctx, chaos.Options{Only: []string{"consul-frozen"}, Programs: dir, Progress: logger{t, "is frozen", stop}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was stopped", err)
+	}
+	if left, _ := exec.Command("pgrep", "-l", "-P", strconv.Itoa(os.Getpid())).Output(); len(left) > 0 {
+		t.Errorf("processes are left: %s", left)
+	}
+}
+
+// logger logs what is written, and calls then when it has said something.
+type logger struct {
+	t    *testing.T
+	said string
+	then func()
+}
+
+func (l logger) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimRight(string(p), "\n"))
+	if l.then != nil && strings.Contains(string(p), l.said) {
+		l.then()
+	}
+	return len(p), nil
+}

@@ -1,0 +1,85 @@
+package meshlite_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshlite-go/meshlite"
+)
+
+func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		opt  meshlite.ServerOption
+		want []string
+	}{
+		"zone alone":       {meshlite.WithLocality("", "eu-a"), []string{"WithLocality", `"eu-a"`, "region"}},
+		"short TTL":        {meshlite.WithTTLCheck(time.Second), []string{"WithTTLCheck", `"1s"`, "3s"}},
+		"no TTL":           {meshlite.WithTTLCheck(0), []string{"WithTTLCheck", `"0s"`}},
+		"metadata key":     {meshlite.WithMetadata(map[string]string{"a.b": "c"}), []string{"Metadata", `"a.b"`}},
+		"empty tag":        {meshlite.WithTags("v1", ""), []string{"Tags", "empty"}},
+		"weight of Consul": {meshlite.WithWeight(70000, 1), []string{"Weight", "65535"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mustExplain(t, test.want, func() error {
+				_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), test.opt)
+				return err
+			})
+		})
+	}
+	mustExplain(t, []string{"WithHealthCheckAddress", "WithTTLCheck"}, func() error {
+		_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithTTLCheck(time.Minute), meshlite.WithHealthCheckAddress("127.0.0.1:80"))
+		return err
+	})
+}
+
+func TestLocalityIsToldToClients(t *testing.T) {
+	m := newMesh(t)
+	m.serve(&shop{name: "a"}, meshlite.WithLocality("eu-west-1", "eu-west-1a"))
+	entries, err := m.directory.Entries(t.Context(), catalogQuery("catalog"))
+	if err != nil || len(entries) != 1 || entries[0].Region != "eu-west-1" || entries[0].Zone != "eu-west-1a" {
+		t.Errorf("the entries are %+v, %v", entries, err)
+	}
+}
+
+// With a TTL, Consul hears from the server itself what SetServing says.
+func TestTTLCheckFollowsSetServing(t *testing.T) {
+	m := newMesh(t)
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithTTLCheck(3*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	await := func(n int) {
+		t.Helper()
+		deadline := time.Now().Add(20 * time.Second)
+		for len(m.instances("catalog")) != n {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d instances are passing, want %d", len(m.instances("catalog")), n)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	await(1)
+	server.SetServing("", false)
+	await(0)
+	entries, err := m.directory.Entries(t.Context(), catalogQuery("catalog"))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("the entries are %+v, %v", entries, err)
+	}
+	for _, c := range entries[0].Checks {
+		if c.Name == "TTL" && !strings.Contains(c.Output, "NOT_SERVING") {
+			t.Errorf("the check says %q, want the reason", c.Output)
+		}
+	}
+	server.SetServing("", true)
+	await(1)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

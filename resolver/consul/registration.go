@@ -1,0 +1,144 @@
+package consul
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+const (
+	defaultCheckInterval = 5 * time.Second
+	defaultCheckTimeout  = 2 * time.Second
+	minDeregisterAfter   = time.Minute
+	minTTL               = 3 * time.Second
+
+	// Limits of Consul's own.
+	maxWeight        = 65535
+	maxMetadata      = 64
+	maxMetadataValue = 512
+	reservedMetadata = "consul-"
+)
+
+var metadataKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+// Validate says what is wrong with r, and which limit of Consul's it breaks, without
+// asking an agent. [Directory.Register] does the same first.
+func Validate(r catalog.Registration) error {
+	_, err := registration(r)
+	return err
+}
+
+// registration checks r and puts it into Consul's words.
+func registration(r catalog.Registration) (*api.AgentServiceRegistration, error) {
+	host, port, addressErr := splitAddress(r.Address)
+	if err := cmp.Or(checkNames(r), addressErr, checkTimes(r), checkWeights(r), checkMetadata(r.Metadata)); err != nil {
+		return nil, err
+	}
+	service := &api.AgentServiceRegistration{
+		ID: r.ID, Name: r.Service, Address: host, Port: port,
+		Tags: slices.Clone(r.Tags), Meta: maps.Clone(r.Metadata),
+		Weights: &api.AgentWeights{Passing: int(max(r.Weight, 1)), Warning: int(r.WarningWeight)},
+		Check:   check(r),
+	}
+	if r.Region != "" {
+		service.Locality = &api.Locality{Region: r.Region, Zone: r.Zone}
+	}
+	return service, nil
+}
+
+func check(r catalog.Registration) *api.AgentServiceCheck {
+	check := &api.AgentServiceCheck{
+		CheckID: "service:" + r.ID,
+		// Otherwise the check starts critical and a gRPC check runs first after a
+		// random part of its interval; the self-check has already said that all is well.
+		Status: api.HealthPassing,
+	}
+	if r.TTL > 0 {
+		check.Name, check.TTL = "TTL", r.TTL.String()
+	} else {
+		interval := cmp.Or(r.CheckInterval, defaultCheckInterval)
+		check.Name = "gRPC health"
+		check.GRPC, check.GRPCUseTLS = cmp.Or(r.CheckAddress, r.Address), r.CheckTLS
+		check.Interval = interval.String()
+		check.Timeout = cmp.Or(r.CheckTimeout, min(defaultCheckTimeout, interval)).String()
+	}
+	if r.DeregisterAfter > 0 {
+		check.DeregisterCriticalServiceAfter = r.DeregisterAfter.String()
+	}
+	return check
+}
+
+func splitAddress(address string) (host string, port int, err error) {
+	host, portText, err := net.SplitHostPort(address)
+	port, portErr := strconv.Atoi(portText)
+	if err != nil || portErr != nil || host == "" || port < 1 || port > 65535 || net.ParseIP(host).IsUnspecified() {
+		return "", 0, fmt.Errorf("consul: Address %q: write host:port that others can dial, with the port that is listened on", address)
+	}
+	return host, port, nil
+}
+
+func checkNames(r catalog.Registration) error {
+	switch {
+	case r.Service == "":
+		return errors.New("consul: Service is empty: name the service to register")
+	case r.ID == "":
+		return errors.New("consul: ID is empty: give each instance its own")
+	case slices.Contains(r.Tags, ""):
+		return fmt.Errorf("consul: Tags %q: one of them is empty: leave it out", r.Tags)
+	case r.Zone != "" && r.Region == "":
+		return fmt.Errorf("consul: Zone %q without a Region: Consul takes a zone only within its region: set Region too", r.Zone)
+	}
+	return nil
+}
+
+func checkTimes(r catalog.Registration) error {
+	interval := cmp.Or(r.CheckInterval, defaultCheckInterval)
+	switch {
+	case r.DeregisterAfter != 0 && r.DeregisterAfter < minDeregisterAfter:
+		return fmt.Errorf("consul: DeregisterAfter %v is below %v, which Consul would silently make of it: write at least %v",
+			r.DeregisterAfter, minDeregisterAfter, minDeregisterAfter)
+	case interval < time.Second:
+		return fmt.Errorf("consul: CheckInterval %v: Consul checks at most once a second: write at least 1s", r.CheckInterval)
+	case r.CheckTimeout < 0 || r.CheckTimeout > interval:
+		return fmt.Errorf("consul: CheckTimeout %v: write more than 0 and at most the interval, %v, or a dead instance is noticed late", r.CheckTimeout, interval)
+	case r.TTL != 0 && r.TTL < minTTL:
+		return fmt.Errorf("consul: TTL %v is below %v: the health is told three times in each, and at most once a second: write at least %v",
+			r.TTL, minTTL, minTTL)
+	}
+	return nil
+}
+
+func checkWeights(r catalog.Registration) error {
+	if w := max(r.Weight, r.WarningWeight); w > maxWeight {
+		return fmt.Errorf("consul: Weight %d: Consul knows weights up to %d: write less", w, maxWeight)
+	}
+	return nil
+}
+
+func checkMetadata(metadata map[string]string) error {
+	if len(metadata) > maxMetadata {
+		return fmt.Errorf("consul: Metadata has %d keys: Consul takes at most %d: leave some out", len(metadata), maxMetadata)
+	}
+	for _, key := range slices.Sorted(maps.Keys(metadata)) {
+		switch value := metadata[key]; {
+		case !metadataKey.MatchString(key):
+			return fmt.Errorf("consul: Metadata key %q: write 1 to 128 letters, digits, hyphens and underscores", key)
+		case strings.HasPrefix(key, reservedMetadata):
+			return fmt.Errorf("consul: Metadata key %q: Consul keeps the prefix %q for itself: write another", key, reservedMetadata)
+		case len(value) > maxMetadataValue:
+			return fmt.Errorf("consul: Metadata %q has a value of %d bytes: Consul takes at most %d: shorten it", key, len(value), maxMetadataValue)
+		}
+	}
+	return nil
+}
