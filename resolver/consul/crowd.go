@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // machine share, and each blocking query holds one.
 // https://developer.hashicorp.com/consul/docs/agent/config/config-files#http_max_conns_per_client
 const (
-	maxConnections = 64
+	maxConnections = 62 // and some that are just being closed
 	maxBlocking    = 60 // the others are for what does not block
 	turn           = time.Second
 )
@@ -71,7 +72,10 @@ func (c *crowd) enter(ctx context.Context, wait time.Duration) (_ context.Contex
 		return ctx, min(wait, turn), func() { c.places.Release(1) }, nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(calm, func() { cancel(errCrowded) })
+	stop := context.AfterFunc(calm, func() {
+		pause(ctx, rand.N(turn)) // a query that ends early takes its connection with it: not all at once
+		cancel(errCrowded)
+	})
 	return ctx, wait, func() { stop(); cancel(nil); c.places.Release(1) }, nil
 }
 

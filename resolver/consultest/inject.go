@@ -161,7 +161,7 @@ func (s *Server) leave(m meeting) {
 		return
 	}
 	s.mu.Lock()
-
+	s.stir(m.fault)
 	s.mu.Unlock()
 	if m.rule.open == 0 && len(m.rule.steps) == 0 {
 		s.faults.remove(m.rule)

@@ -361,3 +361,38 @@ func TestFaultsComeAndGoUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// A fault that keeps the index keeps it when it goes, too, and yet nobody who waits
+// is left with what it told.
+func TestAKeptIndexIsNoTrap(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *consultest.Server, client *api.Client, index uint64, waiting <-chan asked) {
+		lift := s.Inject(consultest.Empty().And(consultest.IndexKept()))
+		<-waiting
+		again := ask(client, "web", &api.QueryOptions{WaitIndex: index})
+		if !pending(again) {
+			t.Fatalf("got %+v", <-again)
+		}
+		lift()
+		if got := <-again; got.shown != all || got.index != index || got.took != 0 {
+			t.Errorf("got %+v, the index was %d", got, index)
+		}
+	})
+}
+
+// A query that goes round again is neither delayed twice nor allowed to wait anew.
+func TestGoingRoundAgainCostsNoTime(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *consultest.Server, client *api.Client, index uint64, waiting <-chan asked) {
+		time.Sleep(4 * time.Minute)
+		s.Script(consultest.Pass())
+		if got := <-waiting; got.took < 5*time.Minute || got.took > 5*time.Minute*17/16 {
+			t.Errorf("got %+v", got)
+		}
+		s.Inject(consultest.Delay(time.Minute))
+		delayed := ask(client, "web", &api.QueryOptions{WaitIndex: index})
+		time.Sleep(2 * time.Minute)
+		s.Inject(consultest.Empty())
+		if got := <-delayed; got.shown != "" || got.took != 2*time.Minute {
+			t.Errorf("got %+v", got)
+		}
+	})
+}

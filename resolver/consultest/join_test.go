@@ -161,3 +161,15 @@ func TestOneDatacenterCannotJoinItself(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A connection that breaks between datacenters is not the client's.
+func TestABreakBetweenDatacentersLeavesTheClientsConnection(t *testing.T) {
+	eachWay(t, func(t *testing.T, east *consultest.Server, c *http.Client) {
+		west, _ := newAgent(t, consultest.WithDatacenter("west"))
+		must(t, east.Join(west))
+		west.Inject(consultest.Reset())
+		if got := do(t, c, "GET", "/v1/health/service/web?dc=west", ""); got.code != 503 || got.body != "error reading from server: EOF" {
+			t.Errorf("got %+v", got)
+		}
+	}, consultest.WithDatacenter("east"))
+}
