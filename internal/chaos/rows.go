@@ -118,7 +118,6 @@ func killedIsOut(ctx context.Context, s *scene) bool {
 
 func restartConsul(ctx context.Context, s *scene) error {
 	s.say("consul is killed and started empty")
-	s.touchAll()
 	return s.consul.Restart(ctx)
 }
 
@@ -229,7 +228,6 @@ func leaveSnapshot(ctx context.Context, s *scene) error {
 
 func startWithoutConsul(ctx context.Context, s *scene) error {
 	s.consul.Kill()
-	s.touchAll()
 	s.say("consul is killed, and a new client starts")
 	s.customer.begin(ctx)
 	return pause(ctx, s.lasts)
