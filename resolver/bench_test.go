@@ -38,7 +38,7 @@ type crowd struct {
 	options  []grpc.DialOption
 }
 
-func newCrowd(b *testing.B) *crowd {
+func newCrowd(b testing.TB) *crowd {
 	c := &crowd{listener: bufconn.Listen(1 << 16)}
 	server := grpc.NewServer()
 	healthv1.RegisterHealthServer(server, health.NewServer())
@@ -80,7 +80,7 @@ type channel struct {
 }
 
 // connect makes a ready channel to n endpoints.
-func (c *crowd) connect(b *testing.B, n int, opts ...resolver.Option) channel {
+func (c *crowd) connect(b testing.TB, n int, opts ...resolver.Option) channel {
 	d := direct{make(chan func(catalog.Snapshot, error), 1)}
 	builder := told{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
 	conn, err := grpc.NewClient("consul:///catalog", append(c.options,
@@ -153,6 +153,17 @@ func benchmarkChange(b *testing.B, n int, opts ...resolver.Option) {
 		}
 		b.StartTimer()
 		conn.change(list)
+	}
+}
+
+// R22: 64 MiB at most, with the connections and the servers' side of them.
+func TestTenThousandEndpointsTakeLittleMemory(t *testing.T) {
+	c := newCrowd(t)
+	before := heap()
+	conn := c.connect(t, 10000)
+	defer conn.Close()
+	if mib := (heap() - before) / (1 << 20); mib > 64 {
+		t.Errorf("10,000 endpoints take %.0f MiB", mib)
 	}
 }
 

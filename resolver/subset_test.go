@@ -113,3 +113,31 @@ func TestSubsetOfNearEndpointsIsTheNearest(t *testing.T) {
 		}
 	})
 }
+
+// R22, in what can be counted: of 10,000 endpoints a channel is told of a hundred,
+// and of a change only when it concerns one of them.
+func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		all := upTo(10000)
+		before := s.answer(all...)
+		if len(before) != 100 {
+			t.Fatalf("the channel is told of %d endpoints, want 100", len(before))
+		}
+		told := 0
+		for n := range 12 {
+			left := address(all[n])
+			updates := s.channel.updates()
+			s.answer(all[n+1:]...)
+			if changed := s.channel.updates() != updates; changed != slices.Contains(before, left) {
+				t.Fatalf("%s has left and the channel was told: %v, it had it: %v", left, changed, !changed)
+			} else if changed {
+				told++
+			}
+			before = s.endpoints()
+		}
+		if told > 6 {
+			t.Errorf("12 changes among 10,000 were told %d times to a channel of 100", told)
+		}
+	})
+}

@@ -29,8 +29,12 @@ func (a *agents) all() []*Directory {
 }
 
 // At is the directory of another agent, "host:port", which is asked in the same
-// way and over the same transport.
+// way and over the same transport. Asked for its own agent it is d itself, so that
+// two crowds do not fight over the connections to one.
 func (d *Directory) At(agent string) (catalog.Watcher, error) {
+	if agent == d.address && d.settings.PathPrefix == "" {
+		return d, nil
+	}
 	d.agents.mu.Lock()
 	defer d.agents.mu.Unlock()
 	if known := d.agents.known[agent]; known != nil {

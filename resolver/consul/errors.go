@@ -44,7 +44,7 @@ func (d *Directory) explain(err error, acl string) error {
 func (w *watch) explainQuery(err error) error {
 	var status api.StatusError
 	if w.query.Filter != "" && errors.As(err, &status) && strings.Contains(status.Body, "expression") {
-		return fmt.Errorf("%s does not take the filter %q (%s): write one as Service.Meta.version == \"2\"", w.Name(), w.query.Filter, brief(status.Body))
+		return fmt.Errorf("%s does not take the filter %#q (%s): write one such as `Service.Meta.version == \"2\"`", w.Name(), w.query.Filter, brief(status.Body))
 	}
 	return w.explain(err, fmt.Sprintf("service:read on %q and node:read", w.query.Service))
 }

@@ -54,7 +54,7 @@ type answer struct {
 // Watch follows q with blocking queries until ctx ends. It reports every answer
 // that Consul gives, also one that is like the last. An answer that has lost more
 // than half of the instances, or all of them, is read again from the leader before
-// it is reported.
+// it is reported. A service that changes all the time is read twice a second.
 //
 // Up to 60 watches of one agent hear of a change at once. Of more, each takes its
 // turn, and hears of it within a second for each 60 watches.
@@ -95,6 +95,7 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 	a.back = max(a.Index, 1) < w.index
 	if w.doubtful(a) {
 		back := a.back
+		w.bucket.Reserve() // taken off the next query: this one does not wait
 		if a, err = w.ask(ctx, w.leaders()); err != nil {
 			return answer{}, err
 		}
@@ -155,7 +156,7 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 	defer cancel()
 	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, !w.query.Warning, options.WithContext(bounded))
 	switch {
-	case errors.Is(context.Cause(ctx), errCrowded):
+	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
 		return answer{}, errCrowded
 	case err != nil:
 		return answer{}, w.explainQuery(err)
@@ -172,6 +173,9 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 // whyEmpty asks, once for each time that the service becomes empty, whether it is
 // unhealthy or unknown.
 func (w *watch) whyEmpty(ctx context.Context) string {
+	w.bucket.Reserve()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	options := (&api.QueryOptions{Datacenter: w.query.Datacenter, AllowStale: true}).WithContext(ctx)
 	checks, _, err := w.client.Health().Checks(w.query.Service, options)
 	registered := map[string]bool{}
