@@ -60,6 +60,20 @@ func (s Status) String() string {
 	}
 }
 
+// MarshalText gives Consul's word for s.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads Consul's word.
+func (s *Status) UnmarshalText(text []byte) error {
+	for known := Passing; known <= Critical; known++ {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("status %.80q: write passing, warning or critical", text)
+}
+
 // Query says which instances to watch. Queries that are equal by [Query.Key]
 // can share one watch.
 type Query struct {

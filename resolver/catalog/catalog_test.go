@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"testing"
@@ -69,6 +70,22 @@ func TestEqualSeesEveryField(t *testing.T) {
 		if base.Equal(other) {
 			t.Errorf("instances with another %s are equal", reflect.TypeFor[catalog.Instance]().Field(i).Name)
 		}
+	}
+}
+
+func TestStatusIsReadAsItIsWritten(t *testing.T) {
+	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical} {
+		text, err := json.Marshal(s)
+		if err != nil || string(text) != `"`+s.String()+`"` {
+			t.Errorf("%v is written as %s, %v", s, text, err)
+		}
+		got := catalog.Status(7)
+		if err := json.Unmarshal(text, &got); err != nil || got != s {
+			t.Errorf("%s is read as %v, %v", text, got, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`"fine"`), new(catalog.Status)); err == nil {
+		t.Error("an unknown status is taken")
 	}
 }
 
