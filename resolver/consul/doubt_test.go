@@ -103,6 +103,23 @@ func TestMassRemovalIsConfirmedFirst(t *testing.T) {
 	})
 }
 
+func TestSmallRemovalIsReportedAsItComes(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, agent *consultest.Server, r *reports) {
+		before := len(agent.Queries())
+		lift := agent.Inject(consultest.WithoutFirst(2))
+		defer lift()
+		synctest.Wait()
+		if s, _ := r.last(); len(s.Instances) != 2 {
+			t.Errorf("the watch tells %v, want two", addressesOf(s))
+		}
+		for _, q := range agent.Queries()[before:] {
+			if q.Index == 0 {
+				t.Errorf("half of the instances are gone and %q was asked", q.RawQuery)
+			}
+		}
+	})
+}
+
 func TestUnconfirmedRemovalIsAnErrorAndNotAnAnswer(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		agent.Script(consultest.Empty(), consultest.NoLeader())
@@ -117,7 +134,28 @@ func TestUnconfirmedRemovalIsAnErrorAndNotAnAnswer(t *testing.T) {
 	})
 }
 
-// R1 and R3 together: doubt that never ends costs two queries in 15 s.
+// R6, with an agent that fails every other request: a removal is confirmed at last.
+func TestRemovalIsConfirmedByAnAgentThatKeepsFailing(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
+		var count atomic.Int32
+		agent.Intercept(func(w http.ResponseWriter, q *http.Request) bool {
+			if !strings.HasPrefix(q.URL.Path, "/v1/health/service/") || count.Add(1)%2 == 0 {
+				return false
+			}
+			w.WriteHeader(http.StatusBadGateway)
+			return true
+		})
+		lift := agent.Inject(consultest.Empty())
+		defer lift()
+		time.Sleep(time.Minute)
+		if s, _ := r.last(); len(s.Instances) != 0 {
+			t.Errorf("after a minute the watch still tells %v", addressesOf(s))
+		}
+	})
+}
+
+// R1 and R3 together: doubt that never ends costs two queries in 15 s: the doubtful
+// one, and the one that does not confirm it.
 func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		var count atomic.Int32
@@ -132,7 +170,7 @@ func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 		register(t, agent, "catalog-z", 99)
 		const seconds = 600
 		time.Sleep(seconds * time.Second)
-		if n := count.Load(); n > 2+2*seconds/15 {
+		if n := count.Load(); n > 2+seconds/15 {
 			t.Errorf("%d stale reads in %d s", n, seconds)
 		}
 		if n := r.fewest(); n != 3 {
@@ -141,11 +179,43 @@ func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 	})
 }
 
+// The same of an index that goes to and fro, whether the list goes with it or not.
+func TestIndexToAndFroIsAskedSlowly(t *testing.T) {
+	const one = `[{"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"ID": "1", "Service": "catalog", "Port": 1, "Weights": {"Passing": 1}}, "Checks": []}]`
+	for name, other := range map[string]string{"the list stays": one, "the list goes": "[]"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := consultest.New()
+				defer agent.Close()
+				var count atomic.Int32
+				agent.Intercept(func(w http.ResponseWriter, q *http.Request) bool {
+					if count.Add(1)%2 == 1 {
+						answer(w, 1000, one)
+					} else {
+						answer(w, 3, other)
+					}
+					return true
+				})
+				r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog"})
+				defer r.stop()
+				const seconds = 600
+				time.Sleep(seconds * time.Second)
+				if n := count.Load(); n > 6+2*seconds/15 {
+					t.Errorf("%d queries in %d s", n, seconds)
+				}
+				if n := r.fewest(); n != 1 {
+					t.Errorf("a list of %d was reported, which no second read confirms", n)
+				}
+			})
+		})
+	}
+}
+
 // A service that changes all the time neither floods the agent nor is its first
 // change late.
 func TestFlappingServiceIsReadTwiceASecond(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
-		time.Sleep(10 * time.Second)
+		time.Sleep(20 * time.Second)
 		before := len(agent.Queries())
 		_, reported := r.last()
 		if err := agent.SetStatus("catalog-a", consultest.HealthCritical); err != nil {
@@ -159,8 +229,101 @@ func TestFlappingServiceIsReadTwiceASecond(t *testing.T) {
 		const seconds = 60
 		time.Sleep(seconds * time.Second)
 		stop()
-		if n := len(agent.Queries()) - before; n > 10+2*seconds+2 {
-			t.Errorf("%d queries in %d s of flapping, want two a second after the first ten", n, seconds)
+		if n := len(agent.Queries()) - before; n > 20+2*seconds+2 {
+			t.Errorf("%d queries in %d s of flapping, want two a second after the first twenty", n, seconds)
+		}
+	})
+}
+
+// The second reads are paid for, too: a lone instance that flaps makes each removal
+// cost three requests.
+func TestFlappingLoneInstanceFloodsNobody(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, agent *consultest.Server, r *reports) {
+		var count atomic.Int32
+		agent.Intercept(func(http.ResponseWriter, *http.Request) bool { count.Add(1); return false })
+		defer agent.Flap("catalog-a", 100*time.Millisecond)()
+		const seconds = 60
+		time.Sleep(seconds * time.Second)
+		if n := count.Load(); n < seconds || n > 20+2*seconds+3 {
+			t.Errorf("%d requests in %d s of flapping, want two a second after the first twenty", n, seconds)
+		}
+	})
+}
+
+// The second read is the leader's, whatever the first was.
+func TestDoubtfulAnswersAreReadFromTheLeader(t *testing.T) {
+	for c, parameters := range map[catalog.Consistency]string{catalog.Stale: "", catalog.Cached: "", catalog.Consistent: "consistent"} {
+		t.Run(c.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := consultest.New()
+				defer agent.Close()
+				register(t, agent, "catalog-a", 1)
+				r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog", Consistency: c})
+				defer r.stop()
+				synctest.Wait()
+				before := len(agent.Queries())
+				agent.Script(consultest.Empty())
+				synctest.Wait()
+				if r.fewest() != 1 || r.lastError() != nil {
+					t.Errorf("the watch tells lists of %d and the error %v", r.fewest(), r.lastError())
+				}
+				query := agent.Queries()[before]
+				got := ""
+				for _, mode := range []string{"stale", "cached", "consistent"} {
+					if strings.Contains(query.RawQuery, mode) {
+						got += mode
+					}
+				}
+				if query.Index != 0 || got != parameters {
+					t.Errorf("the second read is %q, want index 0 and the mode %q", query.RawQuery, parameters)
+				}
+			})
+		})
+	}
+}
+
+// An agent's cache that has heard of nothing yet answers index 1 and an empty list
+// when the time is over: that is not what a service without instances looks like.
+func TestEmptyCacheIsNoEmptyService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		defer agent.Close()
+		register(t, agent, "catalog-a", 1)
+		agent.Intercept(func(w http.ResponseWriter, q *http.Request) bool {
+			if !q.URL.Query().Has("cached") {
+				return false
+			}
+			answer(w, 1, "[]")
+			return true
+		})
+		r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog", Consistency: catalog.Cached})
+		defer r.stop()
+		time.Sleep(10 * time.Minute)
+		if r.fewest() != 1 || r.lastError() != nil {
+			t.Errorf("the watch tells lists of %d and the error %v", r.fewest(), r.lastError())
+		}
+		if n := len(agent.Queries()); n > 2*(3+600/15) {
+			t.Errorf("%d queries in ten minutes", n)
+		}
+	})
+}
+
+// Why a service is empty is worth 5 s, not the watch.
+func TestHintDoesNotHoldTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		defer agent.Close()
+		defer agent.Inject(consultest.Hang().On("/v1/health/checks/"))()
+		r := watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog"})
+		defer r.stop()
+		time.Sleep(5*time.Second + time.Millisecond)
+		if s, n := r.last(); n != 1 || s.Hint == "" {
+			t.Fatalf("%d answers with the hint %q after 5 s, want one", n, s.Hint)
+		}
+		register(t, agent, "catalog-a", 1)
+		synctest.Wait()
+		if s, _ := r.last(); len(s.Instances) != 1 {
+			t.Errorf("the watch tells %v", addressesOf(s))
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -40,10 +41,14 @@ func (d *Directory) explain(err error, acl string) error {
 	}
 }
 
+// filterFault is what Consul says of a wrong filter: a sentence, or what its parser
+// says and where.
+var filterFault = regexp.MustCompile(`(?i)expression|selector|^\d+:\d+ \(\d+\): `)
+
 // explainQuery is explain for a watch.
 func (w *watch) explainQuery(err error) error {
 	var status api.StatusError
-	if w.query.Filter != "" && errors.As(err, &status) && strings.Contains(status.Body, "expression") {
+	if w.query.Filter != "" && errors.As(err, &status) && filterFault.MatchString(status.Body) {
 		return fmt.Errorf("%s does not take the filter %#q (%s): write one such as `Service.Meta.version == \"2\"`", w.Name(), w.query.Filter, brief(status.Body))
 	}
 	return w.explain(err, fmt.Sprintf("service:read on %q and node:read", w.query.Service))

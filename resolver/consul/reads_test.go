@@ -1,11 +1,14 @@
 package consul_test
 
 import (
-	"slices"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/meshlite-go/meshlite/internal/faultproxy"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -14,43 +17,47 @@ import (
 )
 
 // R15: stale, cached, streaming and filtered reads lead to the same final state.
-// Cached reads are streaming ones where the agent knows these, as it does by
-// default.
+// A real agent streams what blocks, unless it is asked to be consistent.
 func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
-	queries := map[string]catalog.Query{
-		"stale":      {Service: "catalog"},
-		"consistent": {Service: "catalog", Consistency: catalog.Consistent},
-		"cached":     {Service: "catalog", Consistency: catalog.Cached},
-	}
 	onEveryAgent(t, func(t *testing.T, a agent) {
-		d := asked{dial(t, a, consul.Config{})}
+		d := dial(t, a, consul.Config{})
 		all := map[string]*reports{}
-		for name, q := range queries {
-			all[name] = watch(d, q)
-			defer all[name].stop()
+		for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+			all[c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c})
+			if !strings.HasSuffix(t.Name(), "stand-in") { // which knows no filters
+				all["filtered "+c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c, Filter: `Service.Meta.version == "2"`})
+			}
 		}
-		if !strings.HasSuffix(t.Name(), "stand-in") { // which knows no filters
-			all["filtered"] = watch(d, catalog.Query{Service: "catalog", Filter: `Service.Meta.version == "2"`})
-			defer all["filtered"].stop()
+		for _, r := range all {
+			defer r.stop()
 		}
-		var leases []catalog.Lease
-		register := func(id, version string) {
+		versions := map[string]string{}
+		register := func(id, version string) catalog.Lease {
 			r := instance(id, serveHealth(t))
 			r.Metadata = map[string]string{"version": version}
-			leases = append(leases, mustRegister(t, d.Directory, r))
+			versions[r.Address] = version
+			return mustRegister(t, d, r)
 		}
-		for _, id := range []string{"catalog-1", "catalog-2", "catalog-3"} {
-			register(id, "2")
-		}
-		if err := leases[1].Deregister(t.Context()); err != nil {
+		register("catalog-1", "1")
+		register("catalog-2", "2")
+		gone := register("catalog-3", "2")
+		register("catalog-4", "2")
+		if err := gone.Deregister(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		register("catalog-4", "2")
-		want := d.mustEntries(t)
+		entries, err := d.Entries(t.Context(), catalog.Query{Service: "catalog"})
+		if err != nil || len(entries) != 3 {
+			t.Fatalf("%v, %v", entries, err)
+		}
 		for name, r := range all {
-			s := r.await(t, want...)
-			for _, i := range s.Instances {
-				if i.Metadata["version"] != "2" || i.Weight != 1 || i.Status != catalog.Passing {
+			var want []string
+			for _, e := range entries {
+				if versions[e.Address] == "2" || !strings.HasPrefix(name, "filtered") {
+					want = append(want, e.Address)
+				}
+			}
+			for _, i := range r.await(t, want...).Instances {
+				if i.Metadata["version"] != versions[i.Address] || i.Weight != 1 || i.Status != catalog.Passing {
 					t.Errorf("%s: the instance is %+v", name, i)
 				}
 			}
@@ -58,22 +65,39 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 	})
 }
 
-// asked is a directory that also lists.
-type asked struct{ *consul.Directory }
+// backends notes how a real agent has come by its answers.
+type backends struct {
+	http.RoundTripper
+	mu   sync.Mutex
+	seen map[string]bool
+}
 
-// mustEntries are the addresses of all instances of catalog.
-func (d asked) mustEntries(t *testing.T) []string {
-	t.Helper()
-	entries, err := d.Entries(t.Context(), catalog.Query{Service: "catalog"})
-	if err != nil {
-		t.Fatal(err)
+func (b *backends) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := b.RoundTripper.RoundTrip(request)
+	if err == nil && strings.HasPrefix(request.URL.Path, "/v1/health/service/") {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.seen[response.Header.Get("X-Consul-Query-Backend")] = true
 	}
-	var addresses []string
-	for _, e := range entries {
-		addresses = append(addresses, e.Address)
+	return response, err
+}
+
+// Consul answers from a stream, whose age nobody knows, also when it is asked to
+// be consistent, and calls the answer consistent.
+func TestOnlyConsistentReadsAreNotStreamed(t *testing.T) {
+	address := startConsul(t).Address
+	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+		transport := &http.Transport{}
+		b := &backends{RoundTripper: transport, seen: map[string]bool{}}
+		d := dial(t, agent{address: address}, consul.Config{Transport: b, Wait: time.Second})
+		r := watch(d, catalog.Query{Service: "catalog", Consistency: c})
+		r.awaitNews(t, 1) // the first that may block
+		r.stop()
+		transport.CloseIdleConnections()
+		if b.seen["streaming"] == (c == catalog.Consistent) {
+			t.Errorf("%v reads come from %v", c, b.seen)
+		}
 	}
-	slices.Sort(addresses)
-	return addresses
 }
 
 func TestConsistencyIsAskedFor(t *testing.T) {
@@ -81,6 +105,7 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			agent := consultest.New()
 			defer agent.Close()
+			register(t, agent, "catalog-1", 1)
 			defer watch(newDirectory(t, agent, consul.Config{}), catalog.Query{Service: "catalog", Consistency: c}).stop()
 			synctest.Wait()
 			for _, q := range agent.Queries() {
@@ -93,18 +118,38 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 }
 
 func TestAWrongFilterIsToldWithTheFix(t *testing.T) {
-	d, err := consul.New(consul.Config{Address: startConsul(t).Address, Logger: silent})
+	d := dial(t, agent{address: startConsul(t).Address}, consul.Config{})
+	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+		for _, filter := range []string{"Nope == 1", "Service.Meta.version ==", `Service.Port == "x"`, "((", `Service.Tags == "x"`} {
+			r := watch(d, catalog.Query{Service: "catalog", Filter: filter, Consistency: c})
+			<-r.news
+			r.stop()
+			err := r.lastError()
+			if err == nil || !strings.Contains(err.Error(), "filter `"+filter+"`") || !strings.Contains(err.Error(), "Service.Meta.version ==") {
+				t.Errorf("the filter %q is answered to %v reads by %v", filter, c, err)
+			}
+		}
+	}
+}
+
+// R16, from a cache, which hides that something is hidden.
+func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
+	address, client := startGuardedConsul(t)
+	if err := client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: "catalog", Port: 1}); err != nil {
+		t.Fatal(err)
+	}
+	weak, _, err := client.ACL().TokenCreate(&api.ACLToken{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
-	for _, filter := range []string{"Nope == 1", "Service.Meta.version =="} {
-		r := watch(d, catalog.Query{Service: "catalog", Filter: filter})
+	d := dial(t, agent{address: address}, consul.Config{Token: weak.SecretID})
+	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+		r := watch(d, catalog.Query{Service: "catalog", Consistency: c})
 		<-r.news
 		r.stop()
-		err := r.lastError()
-		if err == nil || !strings.Contains(err.Error(), filter) || !strings.Contains(err.Error(), "Service.Meta.version ==") {
-			t.Errorf("the filter %q is answered by %v", filter, err)
+		if err := r.lastError(); err == nil || !strings.Contains(err.Error(), "service:read") {
+			s, _ := r.last()
+			t.Errorf("%v reads tell %v and the error %v, want one that says what the token lacks", c, addressesOf(s), err)
 		}
 	}
 }

@@ -20,10 +20,10 @@ const (
 	// index forward, which is a fault: index 0 for ever, an index to and fro.
 	stuckPeriod = 15 * time.Second
 
-	// A service that changes all the time is read twice a second; the first
-	// changes after a quiet time are read as they come.
+	// A service that changes all the time is read twice a second; the first ten
+	// changes after a quiet time, with a second read of each, as they come.
 	queryRate  = 2 // each second
-	queryBurst = 10
+	queryBurst = 20
 )
 
 // errCrowded ends a query early so that others get their turn.
@@ -37,10 +37,12 @@ type watch struct {
 	index  uint64             // to wait beyond; 0 asks for an answer at once
 	last   []catalog.Instance // of the last answer
 
-	hint     string    // why the last answer was empty
-	failures int       // since the last answer
-	repeated bool      // the last answer did not move the index, and came early
-	reset    time.Time // when the index last went backwards
+	empty       bool      // the last answer was
+	hint        string    // and why
+	failures    int       // since the last answer
+	unconfirmed bool      // the last answer was doubtful, and is to be confirmed
+	repeated    bool      // the last answer did not move the index, and came early
+	reset       time.Time // when the last answer with a lower index was followed up
 }
 
 // answer is what came of one blocking query.
@@ -86,6 +88,28 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 		return answer{}, err
 	}
 	defer leave()
+	a, err := w.read(ctx, place, wait)
+	if err != nil {
+		return answer{}, err
+	}
+	w.last, w.empty = a.Instances, len(a.Instances) == 0
+	switch {
+	case !w.empty:
+		w.hint = ""
+	case w.hint == "" && a.Index > 0:
+		w.hint = w.whyEmpty(ctx)
+	}
+	a.Hint = w.hint
+	return a, nil
+}
+
+// read asks in place and, of a doubtful answer, once more. It begins with that where
+// it has failed the last time: an agent that fails every other time would never
+// confirm anything.
+func (w *watch) read(ctx, place context.Context, wait time.Duration) (answer, error) {
+	if w.unconfirmed {
+		return w.confirm(ctx)
+	}
 	asked := time.Now()
 	a, err := w.ask(place, w.blocking(wait))
 	if err != nil {
@@ -93,30 +117,31 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 	}
 	a.early = time.Since(asked) < wait
 	a.back = max(a.Index, 1) < w.index
-	if w.doubtful(a) {
-		back := a.back
-		w.bucket.Reserve() // taken off the next query: this one does not wait
-		if a, err = w.ask(ctx, w.leaders()); err != nil {
-			return answer{}, err
-		}
-		a.back, a.early, a.fresh = back, true, true
+	if !w.doubtful(a) {
+		return a, nil
 	}
-	w.last = a.Instances
-	if len(a.Instances) == 0 && a.Index > 0 {
-		if w.hint == "" {
-			w.hint = w.whyEmpty(ctx)
-		}
-		a.Hint = w.hint
-	} else {
-		w.hint = ""
-	}
-	return a, nil
+	w.bucket.Reserve() // taken off the next query: this one does not wait
+	confirmed, err := w.confirm(ctx)
+	confirmed.back = a.back
+	return confirmed, err
+}
+
+// confirm asks the leader.
+func (w *watch) confirm(ctx context.Context) (answer, error) {
+	a, err := w.ask(ctx, w.leaders())
+	w.unconfirmed = err != nil && !w.unconfirmed // without a leader, others are asked in turn
+	a.early, a.fresh = true, true
+	return a, err
 }
 
 // doubtful says whether an answer must be confirmed: Consul has been seen to
 // answer an empty list with an old index (hashicorp/consul#20790), and a server
-// that was restored or lags behind may know too little.
+// that was restored or lags behind may know too little. A cache does not tell
+// emptiness from what ACLs hide and from what it has not heard of yet.
 func (w *watch) doubtful(a answer) bool {
+	if w.query.Consistency == catalog.Cached && len(a.Instances) == 0 && !w.empty {
+		return true
+	}
 	present := map[string]bool{}
 	for i := range a.Instances {
 		present[a.Instances[i].Address] = true
@@ -138,6 +163,9 @@ func (w *watch) blocking(wait time.Duration) *api.QueryOptions {
 		AllowStale:        w.query.Consistency == catalog.Stale,
 		RequireConsistent: w.query.Consistency == catalog.Consistent,
 		UseCache:          w.query.Consistency == catalog.Cached,
+		// An agent answers what blocks from a stream of its own, however consistent
+		// it is asked to be, but for this, which changes nothing in what is read here.
+		MergeCentralConfig: w.query.Consistency == catalog.Consistent,
 	}
 }
 
@@ -214,9 +242,9 @@ func (w *watch) pace(a answer, err error) time.Duration {
 		if !a.fresh {
 			w.index = 0
 		}
-		last := w.reset
-		w.reset = time.Now()
-		return stuckPeriod - time.Since(last)
+		wait := max(stuckPeriod-time.Since(w.reset), 0)
+		w.reset = time.Now().Add(wait)
+		return wait
 	case w.index != before || !a.early:
 		w.repeated = false
 		return 0
