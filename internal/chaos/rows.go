@@ -16,6 +16,9 @@ const (
 	// silence: with it, the query on it is given up after 7.1 s.
 	shortWait = 2 * time.Second
 
+	// noticeable is when Consul tells of what was asked of it at the latest.
+	noticeable = 2 * time.Second
+
 	resetEvery = 300 * time.Millisecond
 	flapEvery  = 100 * time.Millisecond
 	slowBy     = 500 * time.Millisecond
@@ -150,7 +153,13 @@ func slowConsul(ctx context.Context, s *scene) error {
 func silenceConsul(ctx context.Context, s *scene) error {
 	s.say("the connections to consul are silent for %v or more", s.lasts)
 	s.proxy.Blackhole()
-	return whileItLasts(ctx, s, func() error { return startNewest(ctx, s) })
+	if err := whileItLasts(ctx, s, func() error { return startNewest(ctx, s) }); err != nil {
+		return err
+	}
+	if newestCalled(ctx, s) {
+		return fmt.Errorf("the client has heard of %s, and so its connections were not silent", s.newest.ID)
+	}
+	return nil
 }
 
 func resetConnections(ctx context.Context, s *scene) error {
@@ -191,6 +200,10 @@ func deregisterAll(ctx context.Context, s *scene) error {
 		if err := s.agent.deregister(ctx, i.ID); err != nil {
 			return err
 		}
+	}
+	// The agent answers before its catalog has changed, and would seem to have healed.
+	if _, err := await(ctx, noticeable, func(ctx context.Context) bool { return !s.registered(ctx) }); err != nil {
+		return fmt.Errorf("all instances were deregistered, and Consul still tells of them: %w", err)
 	}
 	return nil
 }

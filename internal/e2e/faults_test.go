@@ -77,8 +77,9 @@ func stopChaos(t *testing.T, dir string) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was stopped", err)
 	}
-	if left, _ := exec.Command("pgrep", "-l", "-P", strconv.Itoa(os.Getpid())).Output(); len(left) > 0 {
-		t.Errorf("processes are left: %s", left)
+	left, err := exec.Command("pgrep", "-l", "-P", strconv.Itoa(os.Getpid())).Output()
+	if none := (*exec.ExitError)(nil); !errors.As(err, &none) || none.ExitCode() != 1 {
+		t.Errorf("processes are left: %s (%v)", left, err)
 	}
 }
 

@@ -112,24 +112,24 @@ func (p *Proxy) accept() {
 			return
 		}
 		l := &link{client: client.(*net.TCPConn), ended: make(chan struct{})}
-		f := p.fault()
-		if f.refuses || !p.add(l) {
+		if !p.add(l) {
 			l.reset()
 			continue
-		}
-		if f.swallows {
-			l.kill()
 		}
 		p.work.Go(func() { p.serve(l) })
 	}
 }
 
-// add remembers a link, unless the proxy is closed.
+// add remembers a link, unless the proxy refuses it or is closed. No fault can come
+// between: it meets the link here or among those that are open.
 func (p *Proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ctx.Err() != nil {
+	if p.now.refuses || p.ctx.Err() != nil {
 		return false
+	}
+	if p.now.swallows {
+		l.kill()
 	}
 	p.links[l] = struct{}{}
 	return true

@@ -143,6 +143,34 @@ func TestSlowDelaysUntilHealed(t *testing.T) {
 	wantEcho(t, dial(t, proxy))
 }
 
+// What is under way when the network goes silent does not arrive.
+func TestBlackholeSwallowsWhatIsSlow(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	proxy, err := faultproxy.Listen(server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	c := dial(t, proxy)
+	other, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	proxy.Slow(500*time.Millisecond, 0)
+	if _, err := fmt.Fprintln(other, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // it is at the proxy; if not, it meets a dead link
+	proxy.Blackhole()
+	time.Sleep(500 * time.Millisecond)
+	wantSilence(t, c)
+}
+
 // A server that is gone resets its clients, and Close leaves nobody behind.
 func TestWhoCannotBeConnectedIsReset(t *testing.T) {
 	proxy, err := faultproxy.Listen("127.0.0.1:1")

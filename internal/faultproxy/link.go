@@ -57,8 +57,10 @@ func (l *link) pass(p *Proxy, from, to net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 && !l.dead.Load() {
+		if n > 0 {
 			l.wait(p.fault(), n)
+		}
+		if n > 0 && !l.dead.Load() { // it may have died while it was slow
 			_, _ = to.Write(buffer[:n]) // the other direction hears of an end
 		}
 		if err != nil {

@@ -63,3 +63,20 @@ func TestConnectionsAreCountedAndLimited(t *testing.T) {
 		t.Errorf("closed, with %d connections open, %d at most", open, most)
 	}
 }
+
+// A client that has its answer hears nothing more when the connection is broken: words
+// without a question are a bug to net/http, and it logs them.
+func TestNothingIsSaidAfterAnAnswer(t *testing.T) {
+	s := consultest.New()
+	defer s.Close()
+	addr, err := s.Listen("127.0.0.1:0")
+	must(t, err)
+	for range 300 {
+		c := dial(t, addr)
+		request(t, c)
+		s.Restart()
+		if rest, _ := io.ReadAll(c); len(rest) > 0 {
+			t.Fatalf("after its answer a client reads %q", rest)
+		}
+	}
+}

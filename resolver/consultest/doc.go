@@ -11,7 +11,8 @@
 //	agent := consultest.New()
 //	defer agent.Close()
 //	err := agent.Register(consultest.Service{Name: "catalog", Port: 8080})
-//	client := &http.Client{Transport: agent.Transport()}
+//	client, err := api.NewClient(&api.Config{HttpClient: &http.Client{Transport: agent.Transport()}})
+//	directory, err := consul.New(consul.Config{Transport: agent.Transport()}) // the mesh's own
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
 // [Server.Flap], [Server.SetReachable] and [Server.Restart], connect it to agents

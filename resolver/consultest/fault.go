@@ -79,7 +79,8 @@ func (f Fault) Times(n int) Fault {
 	return f
 }
 
-// And adds what others do, in the order given; it is aimed as f is.
+// And adds what others do, in the order given; it is aimed as f is. What holds a
+// request back goes before what answers or breaks it off: Delay(d).And(NoLeader()).
 func (f Fault) And(others ...Fault) Fault {
 	f.effects = slices.Clone(f.effects)
 	for _, other := range others {

@@ -2,6 +2,7 @@ package consultest
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -9,8 +10,12 @@ import (
 // Flap puts the checks of an instance into HealthCritical, after every into
 // HealthPassing, and so on, until stop is called, which leaves it passing, or
 // Close. An instance that does not exist, or no longer, flaps when it is
-// registered. stop may be called more than once.
+// registered; an id that was mistyped is not told apart from that. stop may be
+// called more than once.
 func (s *Server) Flap(serviceID string, every time.Duration) (stop func()) {
+	if every <= 0 {
+		panic(fmt.Sprintf("consultest: an instance cannot flap every %v: want more than 0", every))
+	}
 	ticker := time.NewTicker(every)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.mu.Lock()

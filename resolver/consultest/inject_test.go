@@ -3,6 +3,7 @@ package consultest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -277,6 +278,16 @@ func TestFaultsAlterWhatInterceptAnswers(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+func TestFlapNeedsATime(t *testing.T) {
+	defer func() {
+		if got := fmt.Sprint(recover()); !strings.Contains(got, "flap every 0s") {
+			t.Errorf("panicked with %q", got)
+		}
+	}()
+	s, _ := newAgent(t)
+	s.Flap("web", 0)
 }
 
 func TestFlap(t *testing.T) {

@@ -12,9 +12,9 @@ import (
 
 // Join connects datacenters, each with each: a request to one of the agents with
 // ?dc= naming another is answered there, with that one's catalog, keys, indexes,
-// tokens and faults. Faults that alter indexes act there only. One that is unreachable or closed answers 500, as Consul
-// does when the servers of a datacenter do not respond. Two agents of the same
-// datacenter cannot be joined.
+// tokens and faults. Faults that alter indexes act there only. One that is
+// unreachable or closed answers 500, as Consul does when the servers of a datacenter
+// do not respond. Two agents of the same datacenter cannot be joined.
 func (s *Server) Join(others ...*Server) error {
 	all := append([]*Server{s}, others...)
 	names := make(map[string]bool)

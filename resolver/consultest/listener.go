@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -42,7 +41,7 @@ func (s *Server) Listen(address string) (string, error) {
 	l.server = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout: 15 * time.Minute, IdleTimeout: 2 * time.Minute,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
-		ConnState:   func(c net.Conn, state http.ConnState) { c.(*conn).answering.Store(state == http.StateActive) }}
+		ConnState:   func(c net.Conn, state http.ConnState) { c.(*conn).owe(state == http.StateActive) }}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,21 +93,47 @@ type connKey struct{}
 
 type conn struct {
 	net.Conn
-	owner     *listener
-	over      bool // the limit of its client
-	answering atomic.Bool
+	owner *listener
+	over  bool // the limit of its client
+
+	mu     sync.Mutex
+	owes   bool // an answer of which not a byte was written
+	broken bool
+}
+
+func (c *conn) owe(answer bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owes = answer
+}
+
+// Write sends nothing after the words of breakOff.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	broken := c.broken
+	c.owes = false
+	c.mu.Unlock()
+	if broken {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
 }
 
 // breakOff ends a connection so that its client hears of it: net/http quietly
 // repeats a GET whose connection broke before the first byte of an answer, and
 // would ask an agent that has restarted in between with an index of the old one.
+// Words that answer nothing would be worse: it complains of them in the log.
 func (c *conn) breakOff(words string, end func(*conn)) {
-	if !c.answering.Load() {
+	c.mu.Lock()
+	owes := c.owes
+	c.owes, c.broken = false, true
+	c.mu.Unlock()
+	if !owes {
 		c.reset()
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	_, _ = c.Write([]byte(words))
+	_, _ = c.Conn.Write([]byte(words))
 	end(c)
 }
 

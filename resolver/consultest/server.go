@@ -67,7 +67,7 @@ func (s *Server) Close() {
 
 // Restart is an agent that was killed and came back with nothing: services,
 // checks and keys are gone, indexes start low again, open queries and
-// connections break.
+// connections break. Faults, Queries and joined agents stay.
 func (s *Server) Restart() {
 	s.cut(func() {
 		s.stopAllChecks()
@@ -109,8 +109,9 @@ func (s *Server) cut(change func()) {
 // leaves those alone for which it returns true. Within answer, s.ServeHTTP(w, r)
 // gives the agent's own answer, which may be altered on its way. Nil ends it.
 // answer must return when the request's context ends. Faults that are injected
-// meet a request before answer does, and alter what it writes; a query that waits
-// in s.ServeHTTP comes by again when they change.
+// meet a request before answer does, and alter what it writes. When they change, a
+// query that waits in s.ServeHTTP comes by again: answer is left by a panic, as with
+// [http.ErrAbortHandler], and called anew.
 func (s *Server) Intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,8 +144,10 @@ func (s *Server) record(r *http.Request, refused bool) {
 
 // ServeHTTP answers one request of Consul's HTTP API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.visitOf(r.Context()) != nil {
-		s.answer(w, r)
+	if v := s.visitOf(r.Context()); v != nil {
+		if s.answer(w, r); v.again {
+			panic(errAgain) // whoever intercepts must not take nothing for the answer
+		}
 		return
 	}
 	s.mu.Lock()

@@ -45,7 +45,7 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		defer cancel(context.Canceled)
 		defer release()
 		defer stop()
-		err := serve(s, w, serverRequest(ctx, req))
+		err := serve(s, w, serverRequest(s.newcomer(ctx), req))
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -75,6 +75,11 @@ func serve(h http.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	}()
 	h.ServeHTTP(w, r)
 	return nil
+}
+
+// newcomer hides the request that ctx may be of already, as a socket would.
+func (s *Server) newcomer(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, connKey{}, nil), own{s}, nil)
 }
 
 func serverRequest(ctx context.Context, req *http.Request) *http.Request {

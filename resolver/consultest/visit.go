@@ -123,18 +123,28 @@ func (m *meeting) gone() bool {
 // round is one try to answer.
 func (v *visit) round(answer func(http.ResponseWriter)) {
 	if len(v.met) == 0 {
-		answer(v.client)
+		answered(answer, v.client)
 		return
 	}
 	v.readBody()
 	rec := &recorder{header: make(http.Header), status: http.StatusOK}
 	if !v.arrive(rec) {
-		if answer(rec); v.again {
+		if answered(answer, rec); v.again {
 			return
 		}
 		rec.alter(v.effects())
 	}
 	v.deliver(rec)
+}
+
+// answered calls answer, which a query that goes round again may leave in the middle.
+func answered(answer func(http.ResponseWriter), w http.ResponseWriter) {
+	defer func() {
+		if p := recover(); p != nil && p != errAgain {
+			panic(p)
+		}
+	}()
+	answer(w)
 }
 
 // arrive lets the faults act that come before the agent; each acts once.

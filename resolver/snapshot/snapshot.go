@@ -25,8 +25,7 @@ import (
 )
 
 // Dir is a folder of snapshots; of one folder it is always the same value. It is
-// safe for concurrent use, also by several
-// processes, and needs no closing.
+// safe for concurrent use, also by several processes, and needs no closing.
 type Dir struct {
 	path string // absolute, so that it stays when the process changes its folder
 }
