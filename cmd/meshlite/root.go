@@ -37,8 +37,8 @@ Exit codes:
 	root.SetErr(streams.Err)
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newCallCommand(), newChaosCommand(), newDemoCommand(), newDevCommand(),
-		newProtoCommand(), newRegistryCommand(), newVersionCommand())
+	root.AddCommand(newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(),
+		newProtoCommand(), newRegistryCommand(), newServicesCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root
 }

@@ -19,12 +19,25 @@ type Security struct {
 }
 
 func (s Security) option() (meshlite.ClientOption, error) {
+	settings, err := s.settings()
+	switch {
+	case err != nil:
+		return nil, err
+	case settings == nil:
+		return meshlite.WithPlaintext(), nil
+	default:
+		return meshlite.WithTLS(settings), nil
+	}
+}
+
+// settings are those of TLS, nil for plaintext.
+func (s Security) settings() (*tls.Config, error) {
 	files := Security{CACert: s.CACert, Cert: s.Cert, Key: s.Key, ServerName: s.ServerName}
 	switch {
 	case s.Plaintext && files != Security{}:
 		return nil, Usagef("--plaintext together with --cacert, --cert, --key or --servername: plaintext checks none of them, leave one out")
 	case s.Plaintext:
-		return meshlite.WithPlaintext(), nil
+		return nil, nil
 	case (s.Cert == "") != (s.Key == ""):
 		return nil, Usagef("--cert %q, --key %q: one needs the other", s.Cert, s.Key)
 	}
@@ -43,7 +56,7 @@ func (s Security) option() (meshlite.ClientOption, error) {
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
-	return meshlite.WithTLS(settings), nil
+	return settings, nil
 }
 
 func readRoots(file string) (*x509.CertPool, error) {

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"math"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshlite-go/meshlite/internal/cli"
+)
+
+func newCheckCommand() *cobra.Command {
+	var o cli.CheckOptions
+	cmd := &cobra.Command{
+		Use:   "check [SERVICE...]",
+		Short: "Find out what is wrong with Consul, the clock and the instances of services",
+		Long: `Look at Consul (is it reached, has it a leader, is the token good), at the clock, and
+at all instances of the named services, or of all that are registered: is their
+address reachable, what do they answer to grpc.health.v1, what does Consul say of
+them, do two claim one address. What is wrong is told with what to do about it.
+
+  ✓  is well
+  !  is perhaps not what you want
+  ✗  is wrong; one is enough for exit code 1
+
+Instances are asked in plaintext unless --tls or a flag about certificates is given,
+16 at once, each for 2 s at most.
+
+With -o json there is one object: passed, warnings, failed (how many), checks, a list
+of group (consul, clock, service), service, instance, address, name (what was looked
+at), result (passed, warning, failed), text, fix.`,
+		Example: `  meshlite check
+  meshlite check catalog inventory --cacert ca.pem
+  meshlite check -o json | jq -r '.checks[] | select(.result == "failed") | .text'`,
+		ValidArgsFunction: completeService(&o.Agent, math.MaxInt),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Services = args
+			o.Format = outputOf(cmd)
+			return cli.Check(cmd.Context(), o, streamsOf(cmd))
+		},
+	}
+	addAgent(cmd, &o.Agent)
+	f := cmd.Flags()
+	f.DurationVar(&o.Timeout, "timeout", time.Minute, "how long all of it may take")
+	f.BoolVar(&o.TLS, "tls", false, "the instances speak TLS")
+	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's; TLS")
+	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show; TLS")
+	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the instances must prove, instead of the service's; TLS")
+	return cmd
+}

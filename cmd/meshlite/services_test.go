@@ -1,0 +1,59 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/meshlite-go/meshlite/resolver/consultest"
+)
+
+func TestServices(t *testing.T) {
+	agent := openAgent(t)
+	runTool(t, "services").want(t, 0, "NAME", " knows no service: start one")
+	runTool(t, "services", "-o", "json").want(t, 0, `"services": []`, " knows no service")
+
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	enlist(t, agent, "catalog", "catalog-2", "10.0.0.2:80", "warning")
+	enlist(t, agent, "catalog", "catalog-3", "10.0.0.3:80", "critical")
+	if err := agent.Register(consultest.Service{Name: "prices", Tags: []string{"v2", "canary\x1b[2J"}}); err != nil {
+		t.Fatal(err)
+	}
+	r := runTool(t, "services")
+	r.want(t, 0, "NAME     PASSING  WARNING  CRITICAL  TAGS\n"+
+		"catalog  1        1        1         -\n"+
+		"prices   1        0        0         canary\ufffd[2J,v2\n", "")
+	if r.err != "" {
+		t.Errorf("stderr %q", r.err)
+	}
+	var told struct {
+		Services []struct {
+			Name                       string
+			Passing, Warning, Critical int
+			Tags                       []string
+		}
+	}
+	r = runTool(t, "services", "-o", "json")
+	if err := json.Unmarshal([]byte(r.out), &told); err != nil || len(told.Services) != 2 ||
+		told.Services[0].Name != "catalog" || told.Services[0].Warning != 1 || told.Services[0].Tags == nil || len(told.Services[1].Tags) != 2 {
+		t.Errorf("got %s (%v)", r.out, err)
+	}
+	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", "No path to datacenter")
+	runTool(t, "services", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
+	runTool(t, "services", "--http-addr", "here").want(t, 2, "", `--http-addr "here": write host:port`)
+}
+
+func TestServiceNamesAreCompleted(t *testing.T) {
+	agent := openAgent(t)
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	enlist(t, agent, "inventory", "inventory-1", "10.0.0.2:80", "passing")
+	runTool(t, "__complete", "endpoints", "").want(t, 0, "catalog\ninventory\n:4\n", "")
+	if r := runTool(t, "__complete", "endpoints", "catalog", ""); r.out != ":4\n" {
+		t.Errorf("after a service, %q is offered", r.out)
+	}
+	if r := runTool(t, "__complete", "check", "catalog", ""); r.out != "inventory\n:4\n" {
+		t.Errorf("after one of two services, %q is offered", r.out)
+	}
+	if r := runTool(t, "__complete", "check", "--http-addr", closedPort(t), ""); r.out != ":4\n" {
+		t.Errorf("without Consul, %q is offered", r.out)
+	}
+}

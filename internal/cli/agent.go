@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// dialAgent is the agent at address, or the one that the environment names.
+func dialAgent(address string) (*consul.Directory, error) {
+	// An address with a password in it is refused below, which does not repeat it.
+	if address != "" && !strings.Contains(address, "://") && !strings.Contains(address, "@") {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return nil, Usagef("--http-addr %q: write host:port, such as 127.0.0.1:8500", address)
+		}
+	}
+	// What goes wrong comes back with the answer, in one line.
+	return consul.New(consul.Config{Address: address, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// completionTimeout is as long as somebody waits who has pressed a key.
+const completionTimeout = time.Second
+
+// ServiceNames are the services that are registered, for completion: none when the
+// agent does not tell within a second.
+func ServiceNames(ctx context.Context, address string) []string {
+	directory, err := dialAgent(address)
+	if err != nil {
+		return nil
+	}
+	defer directory.Close()
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	services, err := directory.Services(ctx, "")
+	if err != nil {
+		return nil
+	}
+	names := make([]string, len(services))
+	for i, s := range services {
+		names[i] = s.Name
+	}
+	return names
+}
+
+// cell is text in a table, which comes from who registered something.
+func cell(text string) string { return cmp.Or(oneLine(text), "-") }

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/meshlite-go/meshlite/internal/doctor"
+)
+
+// CheckOptions are those of [Check].
+type CheckOptions struct {
+	Services []string // empty is all
+	Agent    string   // host:port; empty is the one that the environment names
+	Timeout  time.Duration
+	TLS      bool // as Security says, which without it means TLS only if it names anything
+	Security Security
+	Format   Format
+}
+
+// Check looks at Consul, the clock and the instances of services, and fails if
+// anything is wrong.
+func Check(ctx context.Context, o CheckOptions, streams Streams) error {
+	if o.Timeout <= 0 {
+		return Usagef("--timeout %v: write a duration above 0, such as 1m", o.Timeout)
+	}
+	o.Security.Plaintext = !o.TLS && o.Security == Security{}
+	settings, err := o.Security.settings()
+	if err != nil {
+		return err
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	bounded, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	report := doctor.Run(bounded, directory, doctor.Options{Services: o.Services, TLS: settings})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := writeReport(streams.Out, o.Format, report); err != nil {
+		return err
+	}
+	if report.Failed > 0 {
+		return fmt.Errorf("%d of %d checks failed", report.Failed, len(report.Checks))
+	}
+	return nil
+}
+
+func writeReport(out io.Writer, format Format, report *doctor.Report) error {
+	if format == JSON {
+		return WriteJSON(out, report)
+	}
+	var text strings.Builder
+	for rest := report.Checks; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && title(rest[n]) == title(rest[0]) {
+			n++
+		}
+		writeGroup(&text, rest[:n])
+		rest = rest[n:]
+	}
+	warnings := "warnings"
+	if report.Warnings == 1 {
+		warnings = "warning"
+	}
+	fmt.Fprintf(&text, "\n%d passed, %d %s, %d failed\n", report.Passed, report.Warnings, warnings, report.Failed)
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+// title is what stands above a group.
+func title(c doctor.Check) string {
+	if c.Group == doctor.Service {
+		return "service " + oneLine(c.Service)
+	}
+	return c.Group
+}
+
+func writeGroup(text *strings.Builder, checks []doctor.Check) {
+	if text.Len() > 0 {
+		text.WriteByte('\n')
+	}
+	text.WriteString(title(checks[0]) + "\n")
+	var ids, addresses int
+	for _, c := range checks {
+		ids = max(ids, utf8.RuneCountInString(oneLine(c.Instance)))
+		addresses = max(addresses, utf8.RuneCountInString(oneLine(c.Address)))
+	}
+	for _, c := range checks {
+		fmt.Fprintf(text, "  %s ", mark(c.Result))
+		if c.Instance != "" {
+			fmt.Fprintf(text, "%-*s  %-*s  ", ids, oneLine(c.Instance), addresses, cell(c.Address))
+		}
+		text.WriteString(oneLine(c.Text) + "\n")
+		if c.Fix != "" {
+			text.WriteString("      " + oneLine(c.Fix) + "\n")
+		}
+	}
+}
+
+func mark(result string) string {
+	switch result {
+	case doctor.Passed:
+		return "✓"
+	case doctor.Warning:
+		return "!"
+	default:
+		return "✗"
+	}
+}

@@ -1,0 +1,204 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/meshlite-go/meshlite/internal/nearest"
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// EndpointsOptions are those of [Endpoints].
+type EndpointsOptions struct {
+	Service     string // its name, or a target
+	Agent       string // host:port; empty is the one that the environment names
+	Tags        []string
+	Datacenters []string // in the order of failover; empty is the agent's own
+	Near        string
+	Filter      string
+	Consistency string
+	Warning     bool // clients call instances in warning state
+	Watch       bool
+	Format      Format
+}
+
+// Endpoints lists the instances of a service, and with Watch follows them until ctx
+// ends, which is no error.
+func Endpoints(ctx context.Context, o EndpointsOptions, streams Streams) error {
+	queries, err := o.queries()
+	if err != nil {
+		return err
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	if o.Watch {
+		return follow(ctx, directory, queries, o.Format, streams)
+	}
+	var list []endpoint
+	for _, q := range queries {
+		some, err := endpoints(ctx, directory, q)
+		if err != nil {
+			return err
+		}
+		list = append(list, some...)
+	}
+	if len(list) == 0 {
+		if err := whyNone(ctx, directory, queries[0], streams.Err); err != nil {
+			return err
+		}
+	}
+	return writeEndpoints(streams, o.Format, queries[0].Service, list)
+}
+
+// queries are what is asked for, and the agent of a target.
+func (o *EndpointsOptions) queries() ([]catalog.Query, error) {
+	if strings.Contains(o.Service, "://") {
+		if err := o.readTarget(); err != nil {
+			return nil, err
+		}
+	}
+	if o.Service == "" || strings.Contains(o.Service, "/") {
+		return nil, Usagef("service %q: write the name of a service, or consul:///service", o.Service)
+	}
+	consistency, err := catalog.ParseConsistency(cmp.Or(o.Consistency, catalog.Stale.String()))
+	if err != nil {
+		return nil, Usagef("--%w", err)
+	}
+	datacenters := o.Datacenters
+	if len(datacenters) == 0 {
+		datacenters = []string{""}
+	}
+	var queries []catalog.Query
+	for _, dc := range datacenters {
+		queries = append(queries, catalog.Query{Service: o.Service, Tags: o.Tags, Datacenter: dc, Near: o.Near,
+			Filter: o.Filter, Warning: o.Warning, Consistency: consistency})
+	}
+	return queries, nil
+}
+
+// readTarget takes a target apart. A flag beside it could only contradict it.
+func (o *EndpointsOptions) readTarget() error {
+	t, err := resolver.ParseTarget(o.Service)
+	if err != nil {
+		return &Error{ExitUsage, err}
+	}
+	if o.Agent != "" && t.Agent != "" || len(o.Tags)+len(o.Datacenters) > 0 || o.Near+o.Filter+o.Consistency != "" {
+		return Usagef("a target together with flags that say the same: write all in the target, as in consul://127.0.0.1:8500/%s?tag=fast&dc=dc2", t.Service)
+	}
+	o.Service, o.Agent = t.Service, cmp.Or(t.Agent, o.Agent)
+	o.Tags, o.Datacenters, o.Near, o.Filter, o.Consistency = t.Tags, t.Datacenters, t.Near, t.Filter, t.Consistency.String()
+	return nil
+}
+
+// endpoint is an instance as JSON.
+type endpoint struct {
+	Address    string            `json:"address"` // host:port, empty when it has none
+	ID         string            `json:"id"`
+	Service    string            `json:"service"`
+	Node       string            `json:"node"`
+	Datacenter string            `json:"datacenter"`
+	Region     string            `json:"region"`
+	Zone       string            `json:"zone"`
+	Weight     uint32            `json:"weight"`
+	Status     catalog.Status    `json:"status"`
+	Callable   bool              `json:"callable"` // whether clients call it
+	Tags       []string          `json:"tags"`
+	Metadata   map[string]string `json:"metadata"`
+	Checks     []consul.Check    `json:"checks"`
+}
+
+// endpoints are all instances, in the order of their addresses or, with Near, of
+// their distance.
+func endpoints(ctx context.Context, directory *consul.Directory, q catalog.Query) ([]endpoint, error) {
+	entries, err := directory.Entries(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	taken := map[string]bool{}
+	list := make([]endpoint, 0, len(entries))
+	for _, e := range entries {
+		// Of those that share an address, clients call the first.
+		callable := e.Address != "" && e.Weight > 0 && !taken[e.Address] &&
+			(e.Status == catalog.Passing || q.Warning && e.Status == catalog.Warning)
+		taken[e.Address] = taken[e.Address] || callable
+		list = append(list, endpoint{
+			Address: e.Address, ID: e.ID, Service: e.Service, Node: e.Node, Datacenter: e.Datacenter,
+			Region: e.Region, Zone: e.Zone, Weight: e.Weight, Status: e.Status, Callable: callable,
+			Tags: append([]string{}, e.Tags...), Metadata: metadataOf(e), Checks: e.Checks,
+		})
+	}
+	return list, nil
+}
+
+// metadataOf is never nil, which would be null as JSON.
+func metadataOf(e consul.Entry) map[string]string {
+	if e.Metadata == nil {
+		return map[string]string{}
+	}
+	return e.Metadata
+}
+
+// whyNone fails when there is no such service, and says so when none of its instances
+// is asked for.
+func whyNone(ctx context.Context, directory *consul.Directory, q catalog.Query, stderr io.Writer) error {
+	services, err := directory.Services(ctx, q.Datacenter)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, s := range services {
+		names = append(names, s.Name)
+	}
+	if slices.Contains(names, q.Service) {
+		fmt.Fprintf(stderr, "%s knows %q, but no instance that was asked for: are tags and filter right?\n", directory.Name(), q.Service)
+		return nil
+	}
+	text := fmt.Sprintf("%s knows no service %q", directory.Name(), q.Service)
+	if likely := nearest.Names(q.Service, names); len(likely) > 0 {
+		return fmt.Errorf("%s: is it %s?", text, strings.Join(likely, ", "))
+	}
+	return errors.New(text + ": is the name right, and is it running? `meshlite services` lists what is there")
+}
+
+func writeEndpoints(streams Streams, format Format, service string, list []endpoint) error {
+	if format == JSON {
+		return WriteJSON(streams.Out, struct {
+			Service   string     `json:"service"`
+			Endpoints []endpoint `json:"endpoints"`
+		}{service, append([]endpoint{}, list...)})
+	}
+	if err := writeTable(streams.Out, list); err != nil {
+		return err
+	}
+	callable := 0
+	for _, e := range list {
+		if e.Callable {
+			callable++
+		}
+	}
+	if callable < len(list) {
+		fmt.Fprintf(streams.Err, "clients call %d of %d: `meshlite check %s` says why\n", callable, len(list), oneLine(service))
+	}
+	return nil
+}
+
+func writeTable(out io.Writer, list []endpoint) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ADDRESS\tID\tNODE\tDC\tZONE\tWEIGHT\tSTATUS\tTAGS")
+	for _, e := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cell(e.Address), cell(e.ID), cell(e.Node), cell(e.Datacenter),
+			cell(e.Zone), e.Weight, e.Status, cell(strings.Join(e.Tags, ",")))
+	}
+	return w.Flush()
+}

@@ -1,0 +1,39 @@
+package nearest_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/meshlite-go/meshlite/internal/nearest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestNames(t *testing.T) {
+	names := []string{"catalog", "catalog-admin", "inventory", "storefront", strings.Repeat("x", 1<<20)}
+	for wanted, want := range map[string][]string{
+		"catalogue": {"catalog", "catalog-admin"},
+		"CATALOG":   {"catalog", "catalog-admin"},
+		"invntory":  {"inventory"},
+		"front":     {"storefront"},
+		"payments":  nil,
+		"":          nil,
+	} {
+		got := nearest.Names(wanted, names)
+		if wanted == "catalogue" {
+			got, want = got[:1], want[:1] // whether the admin is like it is a matter of taste
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q is like %q, want %q", wanted, got, want)
+		}
+	}
+}
+
+func ExampleNames() {
+	fmt.Println(nearest.Names("catalogue", []string{"inventory", "catalog"}))
+	// Output: [catalog]
+}
