@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,9 +21,14 @@ func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "snapshots")
 	client, conn := m.client("consul:///catalog", meshlite.WithSnapshots(dir), uncached())
 	get(t, client, "x")
-	conn.Close() // writes what is left
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
-		t.Fatalf("the folder has %v, %v, want one snapshot", files, err)
+	for deadline := time.Now().Add(10 * time.Second); len(snapshots(t, dir)) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no snapshot was written")
+		}
+	}
+	conn.Close()
+	if files := snapshots(t, dir); len(files) != 1 {
+		t.Fatalf("the folder has %v, want one snapshot", files)
 	}
 	m.agent.SetReachable(false)
 	m.runtime = meshlite.NewRuntime()
@@ -34,6 +38,15 @@ func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 			t.Fatalf("the call was answered by %q", got)
 		}
 	}
+}
+
+func snapshots(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 func TestMetricsTellOfDiscovery(t *testing.T) {

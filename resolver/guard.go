@@ -17,43 +17,53 @@ type guard struct {
 	grace      time.Duration
 	maxRemoval float64 // the share that may vanish at once
 
-	list    []catalog.Instance   // what is believed; never changed in place
-	missing map[string]time.Time // of these, by address: not in the last answer, and since when
-	doubt   bool                 // the directory has failed since its last answer
-	peak    int                  // the most that one answer had within the grace time
+	list    []catalog.Instance // what is believed; never changed in place
+	missing map[string]absence // of these, by address: not in the last answer
+	doubt   bool               // the directory has failed since its last answer
+	peak    int                // the most that one answer had within the grace time
 	peaked  time.Time
 }
+
+// absence tells how long an instance has been missing.
+type absence struct {
+	since   time.Time
+	renewed int // how often the grace time has begun anew
+}
+
+// maxRenewals lets what is in no answer be given up although the directory fails
+// between any two.
+const maxRenewals = 3
 
 // answer takes in what the directory has answered. At most maxRemoval of the
 // instances vanish at once, whether in one answer or one after the other, and
 // never all of them; the others are missing until the grace time is over. After
-// an outage none vanishes at once, and the grace time begins anew: an agent that
-// was restarted knows nothing yet.
+// an outage none vanishes at once, and the grace time begins anew, though not after
+// each of many: an agent that was restarted knows nothing yet.
 func (g *guard) answer(answer []catalog.Instance, now time.Time) {
 	present := make(map[string]struct{}, len(answer))
 	for i := range answer {
 		present[answer[i].Address] = struct{}{}
 	}
 	var gone, held []catalog.Instance
-	missing := map[string]time.Time{}
+	missing := map[string]absence{}
 	for _, i := range g.list {
-		since, missed := g.missing[i.Address]
+		absent, missed := g.missing[i.Address]
 		switch _, here := present[i.Address]; {
 		case here:
 		case !missed:
 			gone = append(gone, i)
 		default:
-			if g.doubt {
-				since = now
+			if g.doubt && absent.renewed < maxRenewals {
+				absent = absence{now, absent.renewed + 1}
 			}
-			missing[i.Address] = since
+			missing[i.Address] = absent
 			held = append(held, i)
 		}
 	}
 	known := len(g.list) - len(g.missing) // were in the last answer
 	kept := g.keep(len(gone), known, len(answer), len(held), now)
 	for _, i := range gone[len(gone)-kept:] {
-		missing[i.Address] = now
+		missing[i.Address] = absence{since: now}
 		held = append(held, i)
 	}
 	g.missing, g.doubt = missing, false
@@ -81,14 +91,18 @@ func (g *guard) expire(now time.Time) (again time.Duration) {
 	if g.doubt || len(g.missing) == 0 {
 		return 0
 	}
-	for address, since := range g.missing {
-		switch left := g.grace - now.Sub(since); {
+	over := map[string]bool{}
+	for address, absent := range g.missing {
+		switch left := g.grace - now.Sub(absent.since); {
 		case left <= 0:
+			over[address] = true
 			delete(g.missing, address)
-			g.list = slices.DeleteFunc(slices.Clone(g.list), func(i catalog.Instance) bool { return i.Address == address })
 		case again == 0 || left < again:
 			again = left
 		}
+	}
+	if len(over) > 0 {
+		g.list = slices.DeleteFunc(slices.Clone(g.list), func(i catalog.Instance) bool { return over[i.Address] })
 	}
 	return again
 }

@@ -137,6 +137,24 @@ func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
 	})
 }
 
+// R6, with an agent that fails every other query: what is removed is believed at
+// last, though the grace time begins anew after a failure.
+func TestRemovalIsBelievedOfAnAgentThatKeepsFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(1, 2)
+		for range 12 { // a minute
+			s.directory.fail(errors.New("reset"))
+			time.Sleep(2 * time.Second)
+			s.answer(1)
+			time.Sleep(3 * time.Second)
+		}
+		if got := s.endpoints(); !slices.Equal(got, []string{address(1)}) {
+			t.Errorf("endpoints are %v after twelve answers without the other", got)
+		}
+	})
+}
+
 func TestHeldInstancesThatComeBackStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(0))
@@ -184,6 +202,7 @@ func TestWrongSettingsAreErrorsOfBuild(t *testing.T) {
 	for want, option := range map[string]resolver.Option{
 		"WithMaxRemoval": resolver.WithMaxRemoval(1.5), "WithGrace": resolver.WithGrace(-1),
 		"WithSubset": resolver.WithSubset(-1), "WithStartTimeout": resolver.WithStartTimeout(0),
+		"WithLogger": resolver.WithLogger(nil),
 	} {
 		conn, err := dialLazily(resolver.NewBuilder(&scripted{}, option))
 		if err != nil {

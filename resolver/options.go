@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -46,6 +47,8 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
 		return fmt.Errorf("resolver: WithSnapshots: a %T cannot be told from another: give a pointer", s.snapshots)
+	case s.log == nil:
+		return errors.New("resolver: WithLogger: the logger is nil: leave the option out")
 	default:
 		return nil
 	}

@@ -37,6 +37,7 @@ func TestOutageFailsNoCall(t *testing.T) {
 		conn := m.connect()
 		defer conn.Close()
 		mustCall(t, conn, 10)
+		synctest.Wait() // for both connections
 		dialed, asked := m.dialed(), len(m.agent.Queries())
 		m.agent.SetReachable(false)
 		for range 600 {
@@ -412,6 +413,25 @@ func TestIdleChannelComesBackDuringAnOutage(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		m.agent.SetReachable(false)
 		mustCall(t, conn, 1)
+	})
+}
+
+// R6, after idleness: what was believed to be gone does not come back.
+func TestConfirmedRemovalIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{}
+		builder := resolver.NewBuilder(d, resolver.WithLogger(silent))
+		for turn, list := range [][]catalog.Instance{instances(1), nil, nil} {
+			cc := &recorder{}
+			r := build(t, builder, "consul:///catalog", cc)
+			d.report(catalog.Snapshot{Instances: list})
+			synctest.Wait()
+			if got := cc.addresses(); turn == 2 && got != "" {
+				t.Errorf("endpoints are %q of a service that was empty before, too", got)
+			}
+			time.Sleep(time.Minute)
+			r.Close()
+		}
 	})
 }
 

@@ -23,8 +23,12 @@ type Snapshots interface {
 // savePause is the shortest time between two snapshots of one watch.
 const savePause = time.Second
 
+// closeTime is how long the end of a watch waits for the disk.
+const closeTime = 50 * time.Millisecond
+
 // saver writes the snapshots of one watch in a goroutine of its own: a disk that
-// hangs must not hold up discovery. A nil saver does nothing.
+// hangs must hold up neither discovery nor the end of a channel. A nil saver does
+// nothing.
 type saver struct {
 	write  func(catalog.Snapshot) error
 	log    *slog.Logger
@@ -70,20 +74,19 @@ func (s *saver) run(ctx context.Context) {
 				s.log.Warn("the snapshot cannot be kept on disk", "error", err)
 			}
 			failed = err != nil
-			pause(ctx, savePause)
+			select {
+			case <-time.After(savePause):
+			case <-ctx.Done():
+			}
 		case <-ctx.Done():
+			s.finish()
 			return
 		}
 	}
 }
 
-// close writes what is left and ends.
-func (s *saver) close() {
-	if s == nil {
-		return
-	}
-	s.cancel()
-	<-s.done
+// finish writes what is left.
+func (s *saver) finish() {
 	select {
 	case snapshot := <-s.newest:
 		_ = s.write(snapshot) // the last failure was logged
@@ -91,12 +94,16 @@ func (s *saver) close() {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+// close has what is left written, and waits for that unless the disk is slow: then
+// the saver ends with its last write.
+func (s *saver) close() {
+	if s == nil {
+		return
+	}
+	s.cancel()
 	select {
-	case <-timer.C:
-	case <-ctx.Done():
+	case <-s.done:
+	case <-time.After(closeTime):
 	}
 }
 

@@ -83,6 +83,30 @@ func TestClientStartsFromASnapshotWhileConsulIsDown(t *testing.T) {
 	})
 }
 
+// R19, with an agent that neither answers nor refuses: the snapshot is used when
+// the start timeout is over.
+func TestClientStartsFromASnapshotWhileConsulHangs(t *testing.T) {
+	dir, err := snapshot.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		m.start(1)
+		first := m.connect(resolver.WithSnapshots(dir))
+		mustCall(t, first, 1)
+		first.Close()
+		m.agent.Intercept(hang)
+		second := m.connect(resolver.WithSnapshots(dir))
+		defer second.Close()
+		start := time.Now()
+		mustCall(t, second, 10)
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("the first calls took %v, want the start timeout of 5s at most", took)
+		}
+	})
+}
+
 // R19: a damaged or foreign snapshot is ignored with a warning.
 func TestSnapshotThatCannotBeUsedIsIgnoredWithAWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -196,6 +220,58 @@ func TestChannelsWithEqualSnapshotsShareAWatch(t *testing.T) {
 		synctest.Wait()
 		if n := len(builder.Stats()); n != 2 {
 			t.Errorf("%d watches for channels with two folders of snapshots, want 2", n)
+		}
+	})
+}
+
+// stuck is a disk that hangs until it is released.
+type stuck struct {
+	shelf
+	release chan struct{}
+}
+
+func (s *stuck) Save(string, catalog.Query, catalog.Snapshot) error {
+	<-s.release
+	return nil
+}
+
+// R10, with a disk that hangs: Close returns within 100 ms, and what is left ends
+// with the disk.
+func TestCloseIsQuickWhileTheDiskHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := byDatacenter{"a": {}, "b": {}, "c": {}}
+		disk := &stuck{release: make(chan struct{})}
+		target := "consul:///catalog?dc=a&dc=b&dc=c"
+		r := build(t, resolver.NewBuilder(d, resolver.WithLogger(silent), resolver.WithSnapshots(disk)), target, &recorder{})
+		time.AfterFunc(time.Minute, func() { close(disk.release) })
+		for _, dc := range d {
+			dc.report(catalog.Snapshot{Instances: instances(1)})
+		}
+		synctest.Wait()
+		start := time.Now()
+		r.Close()
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("closing took %v", took)
+		}
+		<-disk.release
+	})
+}
+
+// A client that has lived off its snapshot through an outage holds what it knows
+// as any other does when the agent comes back and hears of the instances one by one.
+func TestSnapshotInUseIsGuardedAfterTheOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := &shelf{}
+		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3)}); err != nil {
+			t.Fatal(err)
+		}
+		s := newScene(t, "consul:///catalog", resolver.WithSnapshots(kept))
+		s.directory.fail(errors.New("refused"))
+		for _, list := range [][]int{{1}, {1, 3}, {1, 2, 3}} {
+			if n := len(s.answer(list...)); n != 3 {
+				t.Errorf("%d endpoints after the answer %v, want all three", n, list)
+			}
+			time.Sleep(2 * time.Second)
 		}
 	})
 }

@@ -1,15 +1,19 @@
 package resolver_test
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	grpcresolver "google.golang.org/grpc/resolver"
 
 	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // P14: a subset changes by at most one entry when one backend changes.
@@ -138,6 +142,76 @@ func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 		}
 		if told > 6 {
 			t.Errorf("12 changes among 10,000 were told %d times to a channel of 100", told)
+		}
+	})
+}
+
+// forgetful keeps only the state that a channel was told last.
+type forgetful struct{ recorder }
+
+func (f *forgetful) UpdateState(s grpcresolver.State) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.states = []grpcresolver.State{s}
+	return nil
+}
+
+// R22: what is told of an instance keeps nothing alive of the answer that it came
+// with, whether all have changed since or this one alone has not.
+func TestAnswersOfThePastTakeNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1000
+		d, cc := &scripted{}, &forgetful{}
+		r := build(t, resolver.NewBuilder(d, resolver.WithLogger(silent), resolver.WithSubset(0)), "consul:///catalog", cc)
+		defer r.Close()
+		list := instances(upTo(n)...)
+		d.report(catalog.Snapshot{Instances: list})
+		before := heap()
+		for i := range n {
+			list = slices.Clone(list)
+			list[i].Weight = 2
+			d.report(catalog.Snapshot{Instances: list})
+			synctest.Wait()
+		}
+		if mib := (heap() - before) / (1 << 20); mib > 8 {
+			t.Errorf("%d changes of one instance each have left %.0f MiB behind", n, mib)
+		}
+	})
+}
+
+// A program that makes channels to ever other targets is remembered in part.
+func TestClosedWatchesTakeBoundedMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{}
+		builder := resolver.NewBuilder(d, resolver.WithLogger(silent))
+		list := instances(upTo(300)...)
+		before := heap()
+		for n := range 3000 {
+			r := build(t, builder, fmt.Sprint("consul:///catalog?tag=", n), &recorder{})
+			d.report(catalog.Snapshot{Instances: slices.Clone(list)})
+			synctest.Wait()
+			r.Close()
+		}
+		if mib := (heap() - before) / (1 << 20); mib > 80 {
+			t.Errorf("3,000 closed watches of 300 instances have left %.0f MiB behind", mib)
+		}
+		runtime.KeepAlive(builder)
+	})
+}
+
+// R22, when half of 10,000 vanish for good.
+func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(0))
+		s.answer(upTo(10000)...)
+		s.answer(upTo(5000)...)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		time.Sleep(16 * time.Second)
+		s.endpoints()
+		runtime.ReadMemStats(&after)
+		if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 64 {
+			t.Errorf("giving up 5,000 instances allocates %d MiB", mib)
 		}
 	})
 }

@@ -20,14 +20,18 @@ type kept struct {
 	returned time.Time
 }
 
-// keepTable is how long a table outlives its last channel.
-const keepTable = time.Hour
+// keepTable is how long a table outlives its last channel, and maxTables how many
+// there are before one without a channel goes for each that comes.
+const (
+	keepTable = time.Hour
+	maxTables = 1024
+)
 
 func (t *tables) borrow(key string) (table *balancer.Table, giveBack func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for other, k := range t.kept {
-		if k.users == 0 && time.Since(k.returned) > keepTable {
+		if other != key && k.users == 0 && (time.Since(k.returned) > keepTable || len(t.kept) >= maxTables) {
 			delete(t.kept, other)
 		}
 	}

@@ -13,7 +13,8 @@ import (
 type watch struct {
 	query     catalog.Query
 	directory string
-	saver     *saver // nil without snapshots on disk
+	snapshots Snapshots // on disk; may be nil
+	saver     *saver    // of them
 	cancel    context.CancelFunc
 	done      chan struct{}
 
@@ -34,6 +35,8 @@ type watch struct {
 type known struct {
 	list    []catalog.Instance // shared, never changed
 	known   bool               // the list can be believed, empty or not
+	own     bool               // it is from answers to this watch
+	before  []catalog.Instance // of an earlier one, while there is neither answer nor error
 	hint    string             // why an empty list may be empty
 	failing time.Time          // since when the directory fails; zero is not
 	err     error              // of the last query
@@ -46,8 +49,23 @@ func (w *watch) start(watcher catalog.Watcher) {
 	w.cancel = cancel
 	go func() {
 		defer close(w.done)
+		w.recall()
 		watcher.Watch(ctx, w.query, w.report)
 	}()
+}
+
+// recall reads what an earlier process has left on disk, if this one knows nothing.
+func (w *watch) recall() {
+	if w.snapshots == nil || len(w.before) > 0 {
+		return
+	}
+	saved, err := w.snapshots.Load(w.directory, w.query)
+	if err != nil {
+		w.saver.log.Warn("the snapshot on disk is not used", "error", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = saved.Instances
 }
 
 // stop ends the watch and waits for it.
@@ -71,15 +89,11 @@ func (w *watch) report(snapshot catalog.Snapshot, err error) {
 }
 
 // answer believes snapshot as far as the guard lets it. What an earlier watch has
-// known stands in for an answer that is missing or empty, and for no other: it
-// may be old.
+// known is believed only where the first answer is missing or empty: it may be old.
 func (w *watch) answer(snapshot catalog.Snapshot) {
 	now := time.Now()
-	if w.answered.IsZero() && len(snapshot.Instances) == 0 && len(w.guard.list) == 0 {
+	if len(snapshot.Instances) == 0 && len(w.before) > 0 {
 		w.guard.list = w.before
-	}
-	if w.answered.IsZero() && len(snapshot.Instances) > 0 {
-		w.guard.list = nil
 	}
 	w.before = nil
 	w.guard.answer(snapshot.Instances, now)
@@ -122,7 +136,7 @@ func (w *watch) look() known {
 		w.save()
 	}
 	return known{
-		list: w.guard.list, known: w.known, hint: w.hint,
+		list: w.guard.list, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
 		failing: w.failing, err: w.err,
 		holding: w.guard.holding(), again: again,
 	}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/resolver"
@@ -41,9 +42,11 @@ func (w *watcher) ResolveNow(resolver.ResolveNowOptions) {}
 func (w *watcher) Close() {
 	w.cancel()
 	<-w.done
+	var sources sync.WaitGroup
 	for _, s := range w.sources {
-		s.close()
+		sources.Go(s.close)
 	}
+	sources.Wait()
 	w.returnTable()
 }
 
@@ -59,19 +62,19 @@ func (w *watcher) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C:
 		}
-		late := time.Since(started) >= w.builder.startTimeout
-		if again := w.look(late); again > 0 {
+		if again := w.look(w.builder.startTimeout - time.Since(started)); again > 0 {
 			timer.Reset(again)
 		}
 	}
 }
 
 // look reads what is known now and tells gRPC what it has to know. It answers
-// after which time it must look again without being woken, if it must.
-func (w *watcher) look(late bool) time.Duration {
-	now := w.choose(late)
+// after which time it must look again without being woken, if it must; starting is
+// what is left of the start timeout.
+func (w *watcher) look(starting time.Duration) time.Duration {
+	now := w.choose(starting)
 	if now.pending {
-		return 0
+		return now.again
 	}
 	w.log(now)
 	switch {
@@ -80,8 +83,9 @@ func (w *watcher) look(late bool) time.Duration {
 		w.publish(list, nil)
 	case now.err == nil:
 		w.publish(nil, w.absent(now.hint))
-	case !w.told:
-		// ReportError closes no connection; an empty state would close them all.
+	case w.told:
+		w.publish(nil, now.err) // what gRPC was told of is known to be gone
+	default:
 		w.cc.ReportError(now.err)
 	}
 	return now.again
@@ -94,13 +98,13 @@ type found struct {
 	hint    string        // why an empty list may be empty
 	holding int           // how many of the list are there only by the guard
 	pending bool          // an answer that decides is still to come
-	again   time.Duration // when a grace time ends; 0 is none
+	again   time.Duration // when a grace time, or the start timeout, ends; 0 is none
 }
 
-// choose takes the first datacenter that has a list. One that fails keeps its
-// list for the grace time; after that the next one is taken and, if none has any,
-// the last list of one that fails.
-func (w *watcher) choose(late bool) found {
+// choose takes the first datacenter that has a list. One that fails keeps what it
+// has answered for the grace time; after that the next one is taken and, if none has
+// any, the last list of one that fails or has not answered, be it from before.
+func (w *watcher) choose(starting time.Duration) found {
 	var all found
 	for _, s := range w.sources {
 		now := s.look()
@@ -108,7 +112,7 @@ func (w *watcher) choose(late bool) found {
 		switch {
 		case len(now.list) > 0 && now.err == nil:
 			return found{list: now.list, holding: now.holding, again: now.again}
-		case len(now.list) > 0 && left > 0:
+		case len(now.list) > 0 && now.own && left > 0:
 			return found{list: now.list, err: now.err, again: left}
 		case now.err != nil:
 			all.err = now.err
@@ -117,10 +121,13 @@ func (w *watcher) choose(late bool) found {
 			}
 		case now.known:
 			all.hint = now.hint
-		case late:
-			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
+		case starting > 0: // the next datacenter is not asked before this one has had its time
+			return found{pending: true, again: starting}
 		default:
-			return found{pending: true} // the next datacenter is not asked before this one has had its time
+			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
+			if all.list == nil {
+				all.list = now.before
+			}
 		}
 	}
 	return all
@@ -170,11 +177,12 @@ func (w *watcher) publish(list []catalog.Instance, absent error) {
 	same := w.told && len(list) == len(w.instances)
 	instances := make([]*catalog.Instance, len(list))
 	for i := range list {
-		instances[i] = &list[i]
 		if old := before[list[i].Address]; old != nil && old.Equal(list[i]) {
 			instances[i] = old
 			continue
 		}
+		own := list[i] // a pointer into the list would keep all of it
+		instances[i] = &own
 		same = false
 	}
 	if same {

@@ -33,8 +33,12 @@ type remembered struct {
 	closed time.Time
 }
 
-// rememberFor is how long that outlives the watch.
-const rememberFor = time.Hour
+// rememberFor is how long that outlives the watch, and maxRemembered of how many
+// watches it is kept.
+const (
+	rememberFor   = time.Hour
+	maxRemembered = 1024
+)
 
 func newWatches() *watches {
 	return &watches{seed: maphash.MakeSeed(), open: map[watchKey]*watch{}, closed: map[watchKey]remembered{}}
@@ -93,35 +97,31 @@ func (w *watches) unsubscribe(key watchKey, s *subscription) {
 // remember keeps what a watch knew that is closed.
 func (w *watches) remember(key watchKey, closed *watch) {
 	for other, r := range w.closed {
-		if time.Since(r.closed) > rememberFor {
+		if time.Since(r.closed) > rememberFor || len(w.closed) >= maxRemembered {
 			delete(w.closed, other)
 		}
 	}
-	if now := closed.look(); len(now.list) > 0 {
+	switch now := closed.look(); {
+	case len(now.list) > 0:
 		w.closed[key] = remembered{now.list, time.Now()}
+	case now.known:
+		delete(w.closed, key)
 	}
 }
 
-// newWatch knows at first what an earlier one knew or, if there was none in this
-// process, what one of an earlier process has left on disk.
+// newWatch knows at first what an earlier one of this process knew.
 func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, before []catalog.Instance) *watch {
 	w := &watch{
 		query: q, directory: watcher.Name(),
 		done:          make(chan struct{}),
 		subscriptions: map[*subscription]struct{}{},
 		before:        before,
+		snapshots:     settings.snapshots,
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}
-	if disk := settings.snapshots; disk != nil {
+	if w.snapshots != nil {
 		log := settings.log.With("service", q.Service, "directory", w.directory)
-		w.saver = newSaver(func(s catalog.Snapshot) error { return disk.Save(w.directory, q, s) }, log)
-		if len(before) == 0 {
-			saved, err := disk.Load(w.directory, q)
-			if err != nil {
-				log.Warn("the snapshot on disk is not used", "error", err)
-			}
-			w.before = saved.Instances
-		}
+		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, log)
 	}
 	return w
 }

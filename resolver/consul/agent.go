@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// Agent asks the agent about itself. Leader and Clock, which need no permission, are
-// told even when the token may not read the rest and the error says so.
+// Agent asks the agent about itself. Reached, Leader and Clock, which need no
+// permission, are told even when the rest cannot be read and the error says so.
 func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -21,6 +21,7 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 	if told.Leader, told.Clock, err = d.leader(ctx); err != nil {
 		return told, d.explain(err, "agent:read")
 	}
+	told.Reached = true
 	var self struct {
 		Config      struct{ Version, NodeName, Datacenter string }
 		DebugConfig struct{ ACLsEnabled bool }
@@ -87,7 +88,7 @@ func (d *Directory) CheckToken(ctx context.Context) error {
 	case statusOf(err) != http.StatusForbidden:
 		return d.explain(err, "acl:read")
 	case !d.token:
-		return fmt.Errorf("%s has access control and no token is given: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name())
+		return fmt.Errorf("%s has ACLs and no token is given: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name())
 	default:
 		return fmt.Errorf("%s does not know the token: it was deleted, has expired or is of another datacenter: set another in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name())
 	}

@@ -32,7 +32,7 @@ func (a *agents) all() []*Directory {
 // way and over the same transport. Asked for its own agent it is d itself, so that
 // two crowds do not fight over the connections to one.
 func (d *Directory) At(agent string) (catalog.Watcher, error) {
-	if agent == d.address && d.settings.PathPrefix == "" {
+	if agent == d.address {
 		return d, nil
 	}
 	d.agents.mu.Lock()

@@ -142,7 +142,7 @@ func (d *Directory) connect(settings api.Config) error {
 	d.base = settings.HttpClient.Transport
 	settings.HttpClient.Transport = d.transport()
 	d.client, d.settings = client, settings
-	d.address = settings.Address // without the scheme, which NewClient has cut off
+	d.address = settings.Address + settings.PathPrefix // without the scheme, which NewClient has cut off
 	d.token = settings.Token != ""
 	return nil
 }
@@ -174,7 +174,7 @@ func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 	defer cancel()
 	// api.Agent.Self takes no context.
 	var self struct{ Member struct{ Addr string } }
-	if _, err := d.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+	if err := d.ask(ctx, "/v1/agent/self", &self); err != nil {
 		return "", d.explain(err, "agent:read")
 	}
 	if self.Member.Addr == "" {

@@ -268,6 +268,21 @@ func TestEachDatacenterKeepsItsOwnIndex(t *testing.T) {
 	})
 }
 
+// Two agents behind one host are not told apart by the host alone.
+func TestAgentBehindAPrefixHasANameOfItsOwn(t *testing.T) {
+	d, err := consul.New(consul.Config{Address: "http://127.0.0.1:8500/consul", Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := d.At("127.0.0.1:8500")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Name() != "consul at 127.0.0.1:8500/consul" || other.Name() != "consul at 127.0.0.1:8500" {
+		t.Errorf("the names are %q and %q", d.Name(), other.Name())
+	}
+}
+
 func TestStatsCountWhatIsAskedAndWhatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()

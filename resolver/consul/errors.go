@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // explain turns an error of the API into one that says which agent it was, what
@@ -23,6 +25,8 @@ func (d *Directory) explain(err error, acl string) error {
 	switch {
 	case errors.As(err, &status) && (status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized):
 		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", d.Name(), brief(status.Body), acl)
+	case errors.As(err, &status) && leaderless.MatchString(status.Body):
+		return fmt.Errorf("%s answered %q: start servers until most of them are up, see `consul operator raft list-peers -stale`", d.Name(), brief(status.Body))
 	case errors.As(err, &status):
 		return fmt.Errorf("%s answered %d %q: is that a Consul agent? set CONSUL_HTTP_ADDR", d.Name(), status.Code, brief(status.Body))
 	case strings.Contains(err.Error(), "HTTP response to HTTPS client"):
@@ -45,13 +49,31 @@ func (d *Directory) explain(err error, acl string) error {
 // says and where.
 var filterFault = regexp.MustCompile(`(?i)expression|selector|^\d+:\d+ \(\d+\): `)
 
-// explainQuery is explain for a watch.
-func (w *watch) explainQuery(err error) error {
+// leaderless is what agents say that have no leader, or know no server.
+var leaderless = regexp.MustCompile(`No cluster leader|No known Consul servers`)
+
+// explainQuery is explain for what q asks. Without a service that is the list of all.
+func (d *Directory) explainQuery(err error, q catalog.Query) error {
 	var status api.StatusError
-	if w.query.Filter != "" && errors.As(err, &status) && filterFault.MatchString(status.Body) {
-		return fmt.Errorf("%s does not take the filter %#q (%s): write one such as `Service.Meta.version == \"2\"`", w.Name(), w.query.Filter, brief(status.Body))
+	told := errors.As(err, &status)
+	switch {
+	case told && q.Filter != "" && filterFault.MatchString(status.Body):
+		return fmt.Errorf("%s does not take the filter %#q (%s): write one such as `Service.Meta.version == \"2\"`", d.Name(), q.Filter, brief(status.Body))
+	case told && strings.Contains(status.Body, "No path to datacenter"):
+		return fmt.Errorf("%s knows no datacenter %q (%s): see `consul catalog datacenters`", d.Name(), q.Datacenter, brief(status.Body))
+	case q.Service == "":
+		return d.explain(err, "service:read and node:read")
+	default:
+		return d.explain(err, fmt.Sprintf("service:read on %q and node:read", q.Service))
 	}
-	return w.explain(err, fmt.Sprintf("service:read on %q and node:read", w.query.Service))
+}
+
+// hidden is what an answer to q means that ACLs have emptied.
+func (d *Directory) hidden(q catalog.Query) error {
+	if q.Service == "" {
+		return fmt.Errorf("%s hid all services: the token needs service:read and node:read", d.Name())
+	}
+	return fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", d.Name(), q.Service)
 }
 
 // brief makes one line of what an agent, or what else listens there, has answered.

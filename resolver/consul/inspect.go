@@ -3,9 +3,9 @@ package consul
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +17,7 @@ import (
 
 // Agent is what an agent says of itself.
 type Agent struct {
+	Reached     bool          `json:"reached"` // whether it answered at all
 	Version     string        `json:"version"`
 	Node        string        `json:"node"`
 	NodeAddress string        `json:"node_address"`
@@ -30,7 +31,8 @@ type Agent struct {
 type Check struct {
 	Name   string         `json:"name"`
 	Status catalog.Status `json:"status"`
-	Output string         `json:"output"` // one line of what the check said
+	Output string         `json:"output"` // one line of what the check said, or why there is maintenance
+	Node   bool           `json:"node"`   // it is a check of the node, which all services there share
 }
 
 // Entry is an instance as it is registered, callable or not.
@@ -46,6 +48,7 @@ type Service struct {
 	Passing  int      `json:"passing"`
 	Warning  int      `json:"warning"`
 	Critical int      `json:"critical"`
+	Error    string   `json:"error,omitempty"` // why its instances could not be read
 }
 
 // maxReads bounds the requests of one listing that are under way at once.
@@ -53,61 +56,61 @@ const maxReads = 8
 
 // Services lists what is registered in a datacenter, sorted by name; empty is the
 // agent's own. Consul's own service, "consul", is left out. The numbers come by one
-// request for each service, of which eight are under way at once.
+// request for each service, of which eight are under way at once. A service that
+// cannot be read says so itself, and it is an error if none can.
 func (d *Directory) Services(ctx context.Context, datacenter string) ([]Service, error) {
-	names, err := d.names(ctx, datacenter)
+	names, err := d.Names(ctx, datacenter)
 	if err != nil {
 		return nil, err
 	}
-	services := make([]Service, len(names))
-	err = each(ctx, len(names), func(ctx context.Context, i int) error {
-		entries, err := d.health(ctx, catalog.Query{Service: names[i], Datacenter: datacenter})
-		services[i] = sum(names[i], entries)
-		return err
+	services, errs := make([]Service, len(names)), make([]error, len(names))
+	each(len(names), func(i int) {
+		var entries []*api.ServiceEntry
+		entries, errs[i] = d.health(ctx, catalog.Query{Service: names[i], Datacenter: datacenter})
+		services[i] = sum(names[i], entries, errs[i])
 	})
-	if err != nil {
-		return nil, err
+	if len(names) > 0 && !slices.Contains(errs, nil) {
+		return nil, errs[0]
 	}
-	return services, nil
+	return services, context.Cause(ctx)
 }
 
-// names are the services of a datacenter but Consul's own, sorted.
-func (d *Directory) names(ctx context.Context, datacenter string) ([]string, error) {
+// Names are the services that are registered in a datacenter, as Services lists
+// them, by one request.
+func (d *Directory) Names(ctx context.Context, datacenter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	options := (&api.QueryOptions{Datacenter: datacenter, AllowStale: true}).WithContext(ctx)
 	tags, meta, err := d.client.Catalog().Services(options)
 	if err != nil {
-		return nil, d.explain(err, "service:read")
+		return nil, d.explainQuery(err, catalog.Query{Datacenter: datacenter})
 	}
 	if len(tags) == 0 && meta.ResultsFilteredByACLs {
-		return nil, fmt.Errorf("%s hid all services: the token needs service:read and node:read", d.Name())
+		return nil, d.hidden(catalog.Query{})
 	}
 	delete(tags, "consul")
 	return slices.Sorted(maps.Keys(tags)), nil
 }
 
-// each does work for 0 to n-1, some at once, and ends with the first error.
-func each(ctx context.Context, n int, work func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// each does work for 0 to n-1, some at once.
+func each(n int, work func(i int)) {
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for range min(n, maxReads) {
 		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := work(ctx, i); err != nil {
-					cancel(err)
-				}
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				work(i)
 			}
 		})
 	}
 	workers.Wait()
-	return context.Cause(ctx)
 }
 
-func sum(name string, entries []*api.ServiceEntry) Service {
+func sum(name string, entries []*api.ServiceEntry, err error) Service {
 	s := Service{Name: name, Tags: []string{}}
+	if err != nil {
+		s.Error = err.Error()
+	}
 	for _, entry := range entries {
 		s.Tags = append(s.Tags, entry.Service.Tags...)
 		switch status(entry.Checks) {
@@ -147,25 +150,30 @@ func (d *Directory) Entries(ctx context.Context, q catalog.Query) ([]Entry, erro
 func checks(list api.HealthChecks) []Check {
 	told := make([]Check, 0, len(list))
 	for _, c := range list {
-		told = append(told, Check{c.Name, status(api.HealthChecks{c}), brief(c.Output)})
+		told = append(told, Check{Name: c.Name, Status: status(api.HealthChecks{c}), Output: brief(said(c)), Node: c.ServiceID == ""})
 	}
 	return told
+}
+
+// said is what a check has put out. Consul writes an operator's reason for
+// maintenance into the notes.
+func said(c *api.HealthCheck) string {
+	if c.CheckID == api.NodeMaint || strings.HasPrefix(c.CheckID, api.ServiceMaintPrefix) {
+		return cmp.Or(c.Output, c.Notes)
+	}
+	return c.Output
 }
 
 // health reads the instances of one service in every state.
 func (d *Directory) health(ctx context.Context, q catalog.Query) ([]*api.ServiceEntry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	options := (&api.QueryOptions{
-		Datacenter: q.Datacenter, Near: q.Near, Filter: q.Filter,
-		AllowStale: q.Consistency == catalog.Stale, RequireConsistent: q.Consistency == catalog.Consistent, UseCache: q.Consistency == catalog.Cached,
-	}).WithContext(ctx)
-	entries, meta, err := d.client.Health().ServiceMultipleTags(q.Service, q.Tags, false, options)
+	entries, meta, err := d.client.Health().ServiceMultipleTags(q.Service, q.Tags, false, optionsOf(q).WithContext(ctx))
 	if err != nil {
-		return nil, d.explain(err, fmt.Sprintf("service:read on %q and node:read", q.Service))
+		return nil, d.explainQuery(err, q)
 	}
 	if len(entries) == 0 && meta.ResultsFilteredByACLs {
-		return nil, fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", d.Name(), q.Service)
+		return nil, d.hidden(q)
 	}
 	return slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool { return e == nil || e.Service == nil }), nil
 }

@@ -157,15 +157,21 @@ func (w *watch) doubtful(a answer) bool {
 
 // blocking asks for what comes after the last answer.
 func (w *watch) blocking(wait time.Duration) *api.QueryOptions {
+	options := optionsOf(w.query)
+	options.WaitIndex, options.WaitTime = w.index, wait
+	// An agent answers what blocks from a stream of its own, however consistent it
+	// is asked to be, but for this, which changes nothing in what is read here.
+	options.MergeCentralConfig = options.RequireConsistent
+	return options
+}
+
+// optionsOf asks for what q does, at once.
+func optionsOf(q catalog.Query) *api.QueryOptions {
 	return &api.QueryOptions{
-		Datacenter: w.query.Datacenter, Near: w.query.Near, Filter: w.query.Filter,
-		WaitIndex: w.index, WaitTime: wait,
-		AllowStale:        w.query.Consistency == catalog.Stale,
-		RequireConsistent: w.query.Consistency == catalog.Consistent,
-		UseCache:          w.query.Consistency == catalog.Cached,
-		// An agent answers what blocks from a stream of its own, however consistent
-		// it is asked to be, but for this, which changes nothing in what is read here.
-		MergeCentralConfig: w.query.Consistency == catalog.Consistent,
+		Datacenter: q.Datacenter, Near: q.Near, Filter: q.Filter,
+		AllowStale:        q.Consistency == catalog.Stale,
+		RequireConsistent: q.Consistency == catalog.Consistent,
+		UseCache:          q.Consistency == catalog.Cached,
 	}
 }
 
@@ -187,9 +193,9 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
 		return answer{}, errCrowded
 	case err != nil:
-		return answer{}, w.explainQuery(err)
+		return answer{}, w.explainQuery(err, w.query)
 	case len(entries) == 0 && meta.ResultsFilteredByACLs:
-		return answer{}, fmt.Errorf("%s hid the instances of %q: the token needs service:read on it and node:read", w.Name(), w.query.Service)
+		return answer{}, w.hidden(w.query)
 	}
 	return answer{Snapshot: catalog.Snapshot{
 		Instances: instances(entries, w.query),

@@ -11,6 +11,8 @@
 package metrics
 
 import (
+	"cmp"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,13 +80,8 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	seen := map[[3]string]bool{}
-	for _, s := range c.watches() {
-		labels := labelsOf(s)
-		if !seen[labels] { // channels with another grace time have a watch of their own
-			seen[labels] = true
-			collectWatch(to, s, labels[:])
-		}
+	for labels, s := range byWatch(c.watches()) {
+		collectWatch(to, s, labels[:])
 	}
 	for agent, s := range byAgent(c.agents()) {
 		count(to, requests, s.Requests, agent)
@@ -110,22 +107,43 @@ func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string
 	count(to, failures, s.Failures, labels...)
 }
 
+// byWatch puts together the watches that ask one agent the same: channels with
+// another grace time, or another directory, have one of their own.
+func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
+	sums := map[[3]string]resolver.Stats{}
+	for _, s := range all {
+		sum := sums[labelsOf(s)]
+		sum.Answers += s.Answers
+		sum.Failures += s.Failures
+		sum.Error = cmp.Or(sum.Error, s.Error)
+		if s.Answered.After(sum.Answered) {
+			sum.Answered = s.Answered
+		}
+		sum.Passing, sum.Warning, sum.Held = max(sum.Passing, s.Passing), max(sum.Warning, s.Warning), max(sum.Held, s.Held)
+		sums[labelsOf(s)] = sum
+	}
+	return sums
+}
+
 func labelsOf(s resolver.Stats) [3]string {
 	q := s.Query
 	q.Service = ""
-	return [3]string{s.Directory, s.Query.Service, q.Key()}
+	return [3]string{text(s.Directory), text(s.Query.Service), q.Key()}
 }
+
+// text is what Prometheus takes for a label: anything else would fail the scrape.
+func text(s string) string { return strings.ToValidUTF8(s, "?") }
 
 // byAgent adds up what several directories have asked of one agent.
 func byAgent(all []consul.Stats) map[string]consul.Stats {
 	sums := map[string]consul.Stats{}
 	for _, s := range all {
-		sum := sums[s.Agent]
+		sum := sums[text(s.Agent)]
 		sum.Requests += s.Requests
 		sum.Failures += s.Failures
 		sum.Reregistrations += s.Reregistrations
 		sum.Registrations += s.Registrations
-		sums[s.Agent] = sum
+		sums[text(s.Agent)] = sum
 	}
 	return sums
 }

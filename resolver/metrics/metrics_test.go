@@ -54,7 +54,7 @@ func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
 	want := `
 # HELP meshlite_discovery_answers_total Answers of the directory.
 # TYPE meshlite_discovery_answers_total counter
-meshlite_discovery_answers_total{directory="consul at a",query="",service="catalog"} 7
+meshlite_discovery_answers_total{directory="consul at a",query="",service="catalog"} 8
 meshlite_discovery_answers_total{directory="consul at a",query="tag=fast",service="catalog"} 0
 # HELP meshlite_discovery_failing 1 while the last query has failed and calls go on with what was known.
 # TYPE meshlite_discovery_failing gauge
@@ -84,6 +84,21 @@ meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="c
 	// Never answered is no age.
 	if n := testutil.CollectAndCount(metrics.New(watches, nil), "meshlite_discovery_data_age_seconds"); n != 1 {
 		t.Errorf("%d ages of two watches of which one was answered, want 1", n)
+	}
+}
+
+// A target can name anything, and no scrape may fail for it.
+func TestNamesThatAreNoTextAreToldAsWell(t *testing.T) {
+	watches := func() []resolver.Stats {
+		return []resolver.Stats{{Directory: "consul at \xff", Query: catalog.Query{Service: "cat\xff"}}}
+	}
+	agents := func() []consul.Stats { return []consul.Stats{{Agent: "\xff:8500"}} }
+	if err := testutil.CollectAndCompare(metrics.New(watches, agents), strings.NewReader(`
+# HELP meshlite_discovery_answers_total Answers of the directory.
+# TYPE meshlite_discovery_answers_total counter
+meshlite_discovery_answers_total{directory="consul at ?",query="",service="cat?"} 0
+`), "meshlite_discovery_answers_total"); err != nil {
+		t.Error(err)
 	}
 }
 
