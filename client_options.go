@@ -3,9 +3,46 @@ package meshlite
 import (
 	"strconv"
 
+	"google.golang.org/grpc"
+
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/snapshot"
 )
+
+type clientConfig struct {
+	config
+	balancer      string
+	serviceConfig string
+	subset        int
+	snapshots     *string // directory
+	resolver      []resolver.Option
+	dialOptions   []grpc.DialOption
+}
+
+// WithBalancer chooses the policy of picking where neither the target nor a
+// service config names one: "round_robin", "least_request", or "grpc:NAME" for
+// one that is registered with gRPC. Default: least_request.
+func WithBalancer(policy string) ClientOption {
+	return clientOption(func(c *clientConfig) { c.balancer = policy })
+}
+
+// WithServiceConfig gives the channel a service config of gRPC, as JSON. A policy
+// in the target replaces the policy in it.
+func WithServiceConfig(json string) ClientOption {
+	return clientOption(func(c *clientConfig) { c.serviceConfig = json })
+}
+
+// WithWarning also calls instances in warning state, with Consul's warning weight.
+func WithWarning() ClientOption {
+	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarning()) })
+}
+
+// WithDialOptions passes options on to grpc.NewClient. They win over ours.
+// Interceptors among them run outside of all concerns, the cache and the metrics
+// too; those of [WithInterceptors] have their place inside.
+func WithDialOptions(options ...grpc.DialOption) ClientOption {
+	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
+}
 
 // WithSubset bounds the endpoints that a channel connects to. Of more, each
 // process takes a part of its own, which changes by one endpoint at most when one

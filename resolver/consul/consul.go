@@ -141,6 +141,7 @@ func (d *Directory) connect(settings api.Config) error {
 	d.crowd, d.counters = newCrowd(), &counters{}
 	d.base = settings.HttpClient.Transport
 	settings.HttpClient.Transport = d.transport()
+	settings.HttpClient.CheckRedirect = sameHost
 	d.client, d.settings = client, settings
 	d.address = settings.Address + settings.PathPrefix // without the scheme, which NewClient has cut off
 	d.token = settings.Token != ""

@@ -3,10 +3,12 @@ package consul_test
 import (
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,5 +176,27 @@ func TestATokenFileIsCheckedWhenTheDirectoryIsMade(t *testing.T) {
 		_, err := consul.New(consul.Config{TokenFile: path})
 		expect(t, name, err, want)
 		expect(t, name, err, path)
+	}
+}
+
+// X12: an agent that redirects elsewhere does not get the token sent there.
+func TestATokenIsNotSentToWhereTheAgentRedirects(t *testing.T) {
+	var asked atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer other.Close()
+	elsewhere := strings.Replace(other.URL, "127.0.0.1", "localhost", 1)
+	agent := httptest.NewServer(http.RedirectHandler(elsewhere, http.StatusFound))
+	defer agent.Close()
+	d, err := consul.New(consul.Config{Address: agent.Listener.Addr().String(), Token: "hunter2", Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	_, err = d.NodeAddress(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "redirects to localhost") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the redirect is answered by %v", err)
+	}
+	if asked.Load() != 0 {
+		t.Error("the other host was asked")
 	}
 }

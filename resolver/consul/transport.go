@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -48,4 +49,15 @@ func prepare(transport *http.Transport) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 2},
 	}
 	transport.DialContext = dialer.DialContext
+}
+
+// sameHost follows redirects within a host, as to TLS. Another one would get the token.
+func sameHost(request *http.Request, via []*http.Request) error {
+	if request.URL.Hostname() != via[0].URL.Hostname() {
+		return fmt.Errorf("it redirects to %s: if that is the agent, set CONSUL_HTTP_ADDR to it", request.URL.Host)
+	}
+	if len(via) > 10 {
+		return errors.New("it redirects without end")
+	}
+	return nil
 }
