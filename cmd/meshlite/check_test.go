@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -21,6 +23,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
@@ -90,10 +93,9 @@ func splitAddress(t *testing.T, address string) (host string, port int) {
 func TestCheckOfAMeshThatIsWell(t *testing.T) {
 	agent := openAgent(t)
 	openShop(t, "catalog", 2)
-	// One server may serve several services, each under the same address.
 	address := openHealth(t, healthv1.HealthCheckResponse_SERVING, nil)
 	enlist(t, agent, "inventory", "inventory-1", address, "passing")
-	enlist(t, agent, "prices", "prices-1", address, "passing")
+	enlist(t, agent, "prices", "prices-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), "passing")
 	r := runTool(t, "check")
 	r.want(t, 0, "10 passed, 0 warnings, 0 failed", "")
 	for _, line := range []string{
@@ -161,19 +163,26 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 }
 
 func TestCheckOverTLS(t *testing.T) {
-	cert, _, pair := selfSigned(t) // which proves the name "catalog"
+	cert, key, pair := selfSigned(t) // which proves the name "catalog"
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "passing")
 	enlist(t, agent, "prices", "prices-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "passing")
+	enlist(t, agent, "mutual", "mutual-1", openHealth(t, healthv1.HealthCheckResponse_SERVING,
+		&tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert}), "passing")
+	enlist(t, agent, "strict", "strict-1", openHealth(t, healthv1.HealthCheckResponse_SERVING,
+		&tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}), "passing")
 	enlist(t, agent, "plain", "plain-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), "passing")
 	for args, want := range map[string]result{
 		"catalog --cacert " + cert:                     {0, "SERVING in ", ""},
 		"catalog --tls":                                {1, "shows a certificate of an unknown authority", "1 of 7"},
-		"prices --cacert " + cert:                      {1, "shows a certificate of another name", "1 of 7"},
+		"prices --cacert " + cert:                      {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
 		"prices --servername catalog --cacert " + cert: {0, "SERVING in ", ""},
-		"plain --tls":                                  {1, "speaks plaintext, not TLS", "1 of 7"},
-		"plain --cert " + cert:                         {2, "", "one needs the other"},
-		"plain --cacert /nowhere":                      {2, "", "--cacert: open /nowhere"},
+		"mutual --servername catalog --cacert " + cert: {1, "wants a certificate of us, Consul says passing\n      show one by --cert and --key\n", "1 of 7"},
+		"mutual --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {0, "SERVING in ", ""},
+		"strict --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {1, "", "1 of 7"},
+		"plain --tls":             {1, "speaks plaintext, not TLS", "1 of 7"},
+		"plain --cert " + cert:    {2, "", "one needs the other"},
+		"plain --cacert /nowhere": {2, "", "--cacert: open /nowhere"},
 	} {
 		t.Run(args, func(t *testing.T) {
 			runTool(t, append([]string{"check"}, strings.Fields(args)...)...).want(t, want.code, want.out, want.err)
@@ -191,6 +200,68 @@ func TestCheckOfTwoAtOneAddress(t *testing.T) {
 	r := runTool(t, "check", "catalog")
 	r.want(t, 1, "✗ catalog-new         "+address+"  is at the same address as catalog-old (node consultest), catalog's $(older) (node consultest): clients call one of them only\n", "2 of ")
 	r.want(t, 1, "      remove what is stale, likely: `consul services deregister -id=catalog-old` on node consultest, `consul services deregister -id='catalog'\\''s $(older)'` on node consultest\n", "")
+}
+
+// One server may have several names. Else all but one are likely stale, and clients of
+// their services call the wrong server.
+func TestCheckOfTwoServicesAtOneAddress(t *testing.T) {
+	agent := openAgent(t)
+	address := openHealth(t, healthv1.HealthCheckResponse_SERVING, nil)
+	host, port := splitAddress(t, address)
+	for name, test := range map[string]struct {
+		catalog, prices string // where the metrics are
+		code            int
+		out             string
+	}{
+		"one process":   {"10.0.0.1:9", "10.0.0.1:9", 0, "8 passed, 0 warnings, 0 failed"},
+		"nobody knows":  {"", "", 0, "! catalog-1  " + address + "  is at the same address as prices-1 of service prices (node consultest)\n      that is well if one server has both names; if not, remove what is stale: `consul"},
+		"two processes": {"10.0.0.1:9", "10.0.0.1:10", 1, "✗ catalog-1  " + address + "  is at the same address as prices-1 of service prices (node consultest), with other metrics: they are not one process\n      remove what is stale: `consul services deregister -id=catalog-1` on node consultest or `consul services deregister -id=prices-1` on node consultest\n"},
+		"one is other":  {"", "10.0.0.1:10", 1, "with other metrics: they are not one process"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for service, metrics := range map[string]string{"catalog": test.catalog, "prices": test.prices} {
+				s := consultest.Service{ID: service + "-1", Name: service, Address: host, Port: port, Meta: map[string]string{"metrics_address": metrics},
+					Checks: []consultest.Check{{Name: "lease", TTL: time.Hour, Status: "passing"}}}
+				if err := agent.Register(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			runTool(t, "check").want(t, test.code, test.out, "")
+		})
+	}
+}
+
+func TestCheckOfAServerWithTwoNames(t *testing.T) {
+	openAgent(t)
+	openShop(t, "catalog", 1, meshlite.WithServiceNames("sweets"), meshlite.WithMetricsAddress("127.0.0.1:0"))
+	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
+}
+
+// Built WithWarning or not, clients never call what has no weight.
+func TestCheckOfNoWeight(t *testing.T) {
+	agent := openAgent(t)
+	host, port := splitAddress(t, openHealth(t, healthv1.HealthCheckResponse_SERVING, nil))
+	s := consultest.Service{ID: "x-1", Name: "x", Address: host, Port: port, Weights: consultest.Weights{Passing: 1, Warning: 0},
+		Checks: []consultest.Check{{Name: "lease", TTL: time.Hour, Status: "warning"}}}
+	if err := agent.Register(s); err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []string{"warning", "passing"} {
+		t.Run(status, func(t *testing.T) {
+			if status == "passing" { // for which an agent takes no weight of 0, as the catalog does
+				agent.Inject(consultest.Edit(func(body []byte) []byte {
+					body = bytes.ReplaceAll(body, []byte(`"Status":"warning"`), []byte(`"Status":"passing"`))
+					return bytes.ReplaceAll(body, []byte(`"Weights":{"Passing":1`), []byte(`"Weights":{"Passing":0`))
+				}))
+			}
+			r := runTool(t, "check")
+			r.want(t, 0, ", Consul says "+status+" with weight 0", "")
+			r.want(t, 0, "\n      clients never call it: register it with a weight above 0 for the state "+status+"\n", "")
+			if strings.Contains(r.out, "WithWarning") {
+				t.Errorf("it advises what does not help: %s", r.out)
+			}
+		})
+	}
 }
 
 func TestCheckOfUnknownServices(t *testing.T) {
@@ -236,6 +307,38 @@ func TestCheckOfConsul(t *testing.T) {
 			r.want(t, test.code, "✓ our clock is within 1s", "")
 			if strings.Contains(r.out+r.err, "secret") {
 				t.Errorf("it tells the token: %s%s", r.out, r.err)
+			}
+		})
+	}
+	// An agent that is reached is looked at further, whatever it says of itself.
+	for name, test := range map[string]struct {
+		refusals map[string]string // by path
+		status   int
+		code     int
+		out      []string
+	}{
+		"itself broken": {map[string]string{"/v1/agent/self": "rpc error"}, 500, 1,
+			[]string{"✓ consul at ", "✓ the leader is", `✗ consul at `, `answered 500 "rpc error"`, "✓ services: 1", "✓ catalog-1"}},
+		"itself secret": {map[string]string{"/v1/agent/self": "Permission denied"}, 403, 0,
+			[]string{"✓ consul at ", "! the token may not ask for the node", "✓ services: 1", "✓ catalog-1"}},
+		"read by everybody": {map[string]string{"/v1/agent/self": "Permission denied", "/v1/acl/token/self": "ACL not found"}, 403, 0,
+			[]string{"! consul at ", "has ACLs and no token is given: set CONSUL_HTTP_TOKEN", "✓ services: 1", "✓ catalog-1"}},
+		"read by nobody": {map[string]string{"/v1/agent/self": "Permission denied", "/v1/acl/token/self": "ACL not found", "/v1/catalog/services": "Permission denied"}, 403, 1,
+			[]string{"✗ consul at ", "has ACLs and no token is given: set CONSUL_HTTP_TOKEN", "3 passed, 0 warnings, 1 failed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent := openAgent(t)
+			enlist(t, agent, "catalog", "catalog-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), "passing")
+			agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+				text, refused := test.refusals[r.URL.Path]
+				if refused {
+					http.Error(w, text, test.status)
+				}
+				return refused
+			})
+			r := runTool(t, "check")
+			for _, part := range test.out {
+				r.want(t, test.code, part, "")
 			}
 		})
 	}

@@ -19,9 +19,10 @@ With --watch, what changes is written line by line until ctrl-C: + an instance c
 
 With -o json there is one object: service, endpoints, a list of address, id, service,
 node, datacenter, region, zone, weight, status, callable (whether clients call it),
-tags, metadata, checks (name, status, output). With --watch there is one object a
-line: time, event (added, removed, changed, unavailable, available), instance (as
-above), error; what is there at first is added.`,
+reason (why not), tags, metadata, checks (name, status, output, node: whether it is
+one of the node). With --watch there is one object a line: time, event (added,
+removed, changed, unavailable, available), instance (as above), error; what is there
+at first is added.`,
 		Example: `  meshlite endpoints catalog
   meshlite endpoints catalog --watch
   meshlite endpoints 'consul:///catalog?tag=canary' -o json | jq '.endpoints[] | select(.callable) | .address'`,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -23,11 +24,11 @@ func TestEndpoints(t *testing.T) {
 	enlist(t, agent, "catalog", "catalog-2", "10.0.0.2:80", "critical")
 	enlist(t, agent, "catalog", "zero", "", "passing")
 	enlist(t, agent, "catalog", "catalog-3", "10.0.0.3:80", "warning")
-	const table = `ADDRESS      ID         NODE        DC   ZONE  WEIGHT  STATUS    TAGS
--            zero       consultest  dc1  -     1       passing   -
-10.0.0.2:80  catalog-2  consultest  dc1  -     1       critical  -
-10.0.0.3:80  catalog-3  consultest  dc1  -     1       warning   -
-[::1]:80     catalog-1  consultest  dc1  a     3       passing   canary,v2
+	const table = `ADDRESS      ID         NODE        DC   ZONE  WEIGHT  STATUS                           TAGS
+-            zero       consultest  dc1  -     1       passing, not called: no address  -
+10.0.0.2:80  catalog-2  consultest  dc1  -     1       critical                         -
+10.0.0.3:80  catalog-3  consultest  dc1  -     1       warning                          -
+[::1]:80     catalog-1  consultest  dc1  a     3       passing                          canary,v2
 `
 	address := os.Getenv("CONSUL_HTTP_ADDR")
 	for args, want := range map[string]result{
@@ -41,7 +42,7 @@ func TestEndpoints(t *testing.T) {
 		"catalog --tag nobody":                                {0, "ADDRESS", `knows "catalog", but no instance that was asked for: are tags and filter right?`},
 		"catalogue":                                           {1, "", `knows no service "catalogue": is it catalog?`},
 		"payments":                                            {1, "", "knows no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
-		"catalog --dc nowhere":                                {1, "", "No path to datacenter"},
+		"catalog --dc nowhere":                                {1, "", `knows no datacenter "nowhere" (No path to datacenter)`},
 		"catalog --http-addr " + closedPort(t):                {1, "", "refused the connection"},
 	} {
 		t.Run(args, func(t *testing.T) {
@@ -98,32 +99,92 @@ func TestEndpointsAsJSON(t *testing.T) {
 	for _, test := range []struct {
 		flag     string
 		callable []bool
-	}{{"--warning=false", []bool{true, false, false}}, {"--warning", []bool{true, false, true}}} {
+		reasons  []string
+	}{
+		{"--warning=false", []bool{true, false, false}, []string{"", "same address as catalog-1", "warning"}},
+		{"--warning", []bool{true, false, true}, []string{"", "same address as catalog-1", ""}},
+	} {
 		r := runTool(t, "endpoints", "catalog", "-o", "json", test.flag)
 		r.want(t, 0, `"metadata": {}`, "")
 		var told struct {
 			Service   string
 			Endpoints []struct {
-				Address, ID, Service, Node, Datacenter, Region, Zone, Status string
-				Weight                                                       int
-				Callable                                                     bool
-				Tags                                                         []string
-				Checks                                                       []struct{ Name, Status, Output string }
+				Address, ID, Service, Node, Datacenter, Region, Zone, Status, Reason string
+				Weight                                                               int
+				Callable                                                             bool
+				Tags                                                                 []string
+				Checks                                                               []struct {
+					Name, Status, Output string
+					Node                 bool
+				}
 			}
 		}
 		if err := json.Unmarshal([]byte(r.out), &told); err != nil || told.Service != "catalog" || len(told.Endpoints) != 3 {
 			t.Fatalf("got %s (%v)", r.out, err)
 		}
 		for i, e := range told.Endpoints {
-			if e.Callable != test.callable[i] {
-				t.Errorf("with %s the callable of %s is %v", test.flag, e.ID, e.Callable)
+			if e.Callable != test.callable[i] || e.Reason != test.reasons[i] {
+				t.Errorf("with %s the callable of %s is %v, %q", test.flag, e.ID, e.Callable, e.Reason)
 			}
 		}
 		last := told.Endpoints[2]
 		if last.Address != "10.0.0.3:80" || last.Node != "consultest" || last.Datacenter != "dc1" || last.Status != "warning" || last.Weight != 1 ||
-			last.Tags == nil || len(last.Checks) != 2 || last.Checks[1].Name != "lease" || last.Checks[1].Status != "warning" {
+			last.Tags == nil || len(last.Checks) != 2 || last.Checks[1].Name != "lease" || last.Checks[1].Status != "warning" ||
+			!last.Checks[0].Node || last.Checks[1].Node {
 			t.Errorf("the last is %+v", last)
 		}
+	}
+}
+
+// The status alone would say of these that they are called.
+func TestEndpointsThatPassAndAreNotCalled(t *testing.T) {
+	agent := openAgent(t)
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	enlist(t, agent, "catalog", "catalog-2", "10.0.0.1:80", "passing")
+	if err := agent.Register(consultest.Service{ID: "catalog-3", Name: "catalog", Address: "10.0.0.3", Port: 80, Weights: consultest.Weights{Passing: 1},
+		Checks: []consultest.Check{{Name: "lease", TTL: time.Hour, Status: "warning"}}}); err != nil {
+		t.Fatal(err)
+	}
+	runTool(t, "endpoints", "catalog", "--warning").want(t, 0, `WEIGHT  STATUS                                          TAGS
+10.0.0.1:80  catalog-1  consultest  dc1  -     1       passing                                         -
+10.0.0.1:80  catalog-2  consultest  dc1  -     1       passing, not called: same address as catalog-1  -
+10.0.0.3:80  catalog-3  consultest  dc1  -     0       warning, not called: weight 0                   -
+`, "clients call 1 of 3")
+	w := watchEndpoints(t, "catalog")
+	for range 4 {
+		w.line(t)
+	}
+	if err := agent.Deregister("catalog-1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.line(t); got != "- 10.0.0.1:80  catalog-1" {
+		t.Errorf("it says %q", got)
+	}
+	if got := w.line(t); got != "~ 10.0.0.1:80  catalog-2  status passing, not called: same address as catalog-1 -> passing" {
+		t.Errorf("it says %q", got)
+	}
+	if code := w.stop(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+// R16: without a token Consul hides that it hides something.
+func TestEndpointsThatACLsHide(t *testing.T) {
+	agent := consultest.New(consultest.WithACL("right", "weak"))
+	t.Cleanup(agent.Close)
+	address, err := agent.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	runTool(t, "endpoints", "catalog", "--http-addr", address).want(t, 1, "", `knows no service "catalog", perhaps since consul at `+address+" has ACLs and no token is given: set CONSUL_HTTP_TOKEN")
+	runTool(t, "services", "--http-addr", address).want(t, 0, "NAME", "knows no service, perhaps since consul at "+address+" has ACLs and no token is given")
+	w := watchEndpoints(t, "catalog", "--http-addr", address)
+	if got := w.line(t); !strings.HasPrefix(got, "no instance of catalog yet: ") || !strings.Contains(got, "If Consul has ACLs, set CONSUL_HTTP_TOKEN") {
+		t.Errorf("it says %q", got)
+	}
+	if code := w.stop(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
 	}
 }
 
@@ -191,11 +252,7 @@ func TestWatchTellsWhatChanges(t *testing.T) {
 		t.Errorf("it says %q", got)
 	}
 	agent.SetReachable(true)
-	for got := w.line(t); got != "! consul at "+os.Getenv("CONSUL_HTTP_ADDR")+" answers again"; got = w.line(t) {
-		if !strings.HasPrefix(got, "! consul at ") { // which may fail in more than one way
-			t.Fatalf("it says %q", got)
-		}
-	}
+	expect("! consul at " + os.Getenv("CONSUL_HTTP_ADDR") + " answers again")
 	if err := agent.Deregister("catalog-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -266,6 +323,40 @@ func TestWatchLooksAgain(t *testing.T) {
 	}
 }
 
+// One outage fails in many ways: refused, reset, without a leader.
+func TestWatchTellsOfAnOutageOnce(t *testing.T) {
+	agent := openAgent(t)
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	w := watchEndpoints(t, "catalog", "-o", "json")
+	w.line(t)
+	asked := make(chan struct{}, 100)
+	lift := agent.Inject(consultest.ServerError(http.StatusInternalServerError, "one way").When(func(*http.Request) bool {
+		asked <- struct{}{}
+		return len(asked) == 1
+	}))
+	other := agent.Inject(consultest.NoLeader())
+	if err := agent.SetStatus("catalog-1", consultest.HealthCritical); err != nil { // which ends the query under way
+		t.Fatal(err)
+	}
+	if got := w.line(t); !strings.Contains(got, `"event":"unavailable"`) || strings.Contains(got, "out of date") {
+		t.Errorf("it says %q", got)
+	}
+	for range 3 {
+		<-asked
+	}
+	other()
+	lift()
+	if got := w.line(t); !strings.Contains(got, `"event":"available"`) {
+		t.Errorf("it says %q", got)
+	}
+	if got := w.line(t); !strings.Contains(got, `"event":"changed"`) {
+		t.Errorf("it says %q", got)
+	}
+	if code := w.stop(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
 // A watch can begin before Consul and before the service.
 func TestWatchWaitsForConsulAndTheService(t *testing.T) {
 	agent := openAgent(t)
@@ -275,10 +366,11 @@ func TestWatchWaitsForConsulAndTheService(t *testing.T) {
 		t.Errorf("it says %q", got)
 	}
 	agent.SetReachable(true)
-	for got := w.line(t); got != "no instance of catalog yet"; got = w.line(t) {
-		if !strings.HasPrefix(got, "! consul at ") {
-			t.Fatalf("it says %q", got)
-		}
+	if got := w.line(t); !strings.HasSuffix(got, " answers again") {
+		t.Errorf("it says %q", got)
+	}
+	if got := w.line(t); !strings.HasPrefix(got, "no instance of catalog yet") {
+		t.Errorf("it says %q", got)
 	}
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	if got := w.line(t); got != "+ 10.0.0.1:80  catalog-1  passing, weight 1, node consultest" {

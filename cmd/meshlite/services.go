@@ -14,10 +14,11 @@ func newServicesCommand() *cobra.Command {
 		Use:   "services",
 		Short: "List the services in Consul and how their instances are",
 		Long: `List the services that are registered in Consul, and how many of their instances are
-passing, warning and critical. Consul itself is left out.
+passing, warning and critical. Consul itself is left out. Where they cannot be read,
+stderr says why.
 
 With -o json there is one object: services, a list of name, tags (of all instances),
-passing, warning, critical.`,
+passing, warning, critical, error (why its instances cannot be read).`,
 		Example: `  meshlite services
   meshlite services --dc dc2
   meshlite services -o json | jq -r '.services[] | select(.passing == 0) | .name'`,

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -37,9 +39,48 @@ func TestServices(t *testing.T) {
 		told.Services[0].Name != "catalog" || told.Services[0].Warning != 1 || told.Services[0].Tags == nil || len(told.Services[1].Tags) != 2 {
 		t.Errorf("got %s (%v)", r.out, err)
 	}
-	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", "No path to datacenter")
+	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere" (No path to datacenter): see `+"`consul catalog datacenters`")
 	runTool(t, "services", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 	runTool(t, "services", "--http-addr", "here").want(t, 2, "", `--http-addr "here": write host:port`)
+}
+
+// X12: what is wrong with an address is told without the secret in it, and blamed on
+// nothing else.
+func TestAnAgentThatCannotBeUsed(t *testing.T) {
+	for _, command := range []string{"services", "check", "endpoints"} {
+		args := []string{command}
+		if command == "endpoints" {
+			args = append(args, "catalog")
+		}
+		for _, address := range []string{"http://user:secret@127.0.0.1:8500", "user:secret@127.0.0.1:8500", "user:secret@127.0.0.1", "https://secret@127.0.0.1"} {
+			r := runTool(t, append(args, "--http-addr", address)...)
+			r.want(t, 1, "", "user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN")
+			if strings.Contains(r.out+r.err, "secret") {
+				t.Errorf("%s --http-addr %s tells the secret: %s%s", command, address, r.out, r.err)
+			}
+		}
+	}
+	t.Setenv("CONSUL_CACERT", "/nowhere")
+	r := runTool(t, "services")
+	r.want(t, 1, "", "/nowhere")
+	if strings.Contains(r.err, "--http-addr") {
+		t.Errorf("it blames a flag that was not given: %s", r.err)
+	}
+}
+
+func TestServicesOfWhichOneCannotBeRead(t *testing.T) {
+	agent := openAgent(t)
+	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
+	enlist(t, agent, "prices", "prices-1", "10.0.0.2:80", "passing")
+	agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		refused := r.URL.Path == "/v1/health/service/prices"
+		if refused {
+			http.Error(w, "Permission denied", http.StatusForbidden)
+		}
+		return refused
+	})
+	runTool(t, "services").want(t, 0, "catalog  1        0        0         -\nprices   ?        ?        ?         ?\n", `denied the request (Permission denied): give a token with service:read on "prices"`)
+	runTool(t, "services", "-o", "json").want(t, 0, `"error": "consul at `, "denied")
 }
 
 func TestServiceNamesAreCompleted(t *testing.T) {

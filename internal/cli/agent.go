@@ -36,14 +36,7 @@ func ServiceNames(ctx context.Context, address string) []string {
 	defer directory.Close()
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	services, err := directory.Services(ctx, "")
-	if err != nil {
-		return nil
-	}
-	names := make([]string, len(services))
-	for i, s := range services {
-		names[i] = s.Name
-	}
+	names, _ := directory.Names(ctx, "")
 	return names
 }
 

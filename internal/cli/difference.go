@@ -48,7 +48,7 @@ func who(e endpoint) string { return cell(e.Address) + "  " + cell(e.ID) }
 
 // what says all that a table tells of it beside that.
 func what(e endpoint) string {
-	text := fmt.Sprintf("%s, weight %d, node %s", e.Status, e.Weight, cell(e.Node))
+	text := fmt.Sprintf("%s, weight %d, node %s", oneLine(state(e)), e.Weight, cell(e.Node))
 	if e.Zone != "" {
 		text += ", zone " + oneLine(e.Zone)
 	}
@@ -68,8 +68,8 @@ func changes(was, is endpoint) string {
 			all = append(all, fmt.Sprintf("%s %s -> %s", what, from, to))
 		}
 	}
-	if was.Status != is.Status { // what a check says is no change
-		differ("status", was.Status.String(), is.Status.String()+trouble(is))
+	if state(was) != state(is) { // what a check says is no change
+		differ("status", oneLine(state(was)), oneLine(state(is))+trouble(is))
 	}
 	differ("address", cell(was.Address), cell(is.Address))
 	differ("weight", fmt.Sprint(was.Weight), fmt.Sprint(is.Weight))
@@ -78,9 +78,6 @@ func changes(was, is endpoint) string {
 	differ("tags", tags(was), tags(is))
 	if !maps.Equal(was.Metadata, is.Metadata) {
 		all = append(all, "metadata")
-	}
-	if was.Callable != is.Callable && was.Status == is.Status {
-		differ("callable", fmt.Sprint(was.Callable), fmt.Sprint(is.Callable))
 	}
 	return strings.Join(all, ", ")
 }

@@ -112,7 +112,8 @@ type endpoint struct {
 	Zone       string            `json:"zone"`
 	Weight     uint32            `json:"weight"`
 	Status     catalog.Status    `json:"status"`
-	Callable   bool              `json:"callable"` // whether clients call it
+	Callable   bool              `json:"callable"`         // whether clients call it
+	Reason     string            `json:"reason,omitempty"` // why not
 	Tags       []string          `json:"tags"`
 	Metadata   map[string]string `json:"metadata"`
 	Checks     []consul.Check    `json:"checks"`
@@ -125,20 +126,38 @@ func endpoints(ctx context.Context, directory *consul.Directory, q catalog.Query
 	if err != nil {
 		return nil, err
 	}
-	taken := map[string]bool{}
+	taken := map[string]string{} // addresses, and whose they are
 	list := make([]endpoint, 0, len(entries))
 	for _, e := range entries {
-		// Of those that share an address, clients call the first.
-		callable := e.Address != "" && e.Weight > 0 && !taken[e.Address] &&
-			(e.Status == catalog.Passing || q.Warning && e.Status == catalog.Warning)
-		taken[e.Address] = taken[e.Address] || callable
+		reason := whyNot(e, q, taken)
+		if reason == "" {
+			taken[e.Address] = e.ID
+		}
 		list = append(list, endpoint{
 			Address: e.Address, ID: e.ID, Service: e.Service, Node: e.Node, Datacenter: e.Datacenter,
-			Region: e.Region, Zone: e.Zone, Weight: e.Weight, Status: e.Status, Callable: callable,
+			Region: e.Region, Zone: e.Zone, Weight: e.Weight, Status: e.Status, Callable: reason == "", Reason: reason,
 			Tags: append([]string{}, e.Tags...), Metadata: metadataOf(e), Checks: e.Checks,
 		})
 	}
 	return list, nil
+}
+
+// whyNot says why clients do not call an instance, nothing if they do. Of those that
+// share an address, they call the first.
+func whyNot(e consul.Entry, q catalog.Query, taken map[string]string) string {
+	first, known := taken[e.Address]
+	switch {
+	case e.Status == catalog.Critical, e.Status == catalog.Warning && !q.Warning:
+		return e.Status.String()
+	case e.Address == "":
+		return "no address"
+	case e.Weight == 0:
+		return "weight 0"
+	case known:
+		return "same address as " + first
+	default:
+		return ""
+	}
 }
 
 // metadataOf is never nil, which would be null as JSON.
@@ -152,13 +171,9 @@ func metadataOf(e consul.Entry) map[string]string {
 // whyNone fails when there is no such service, and says so when none of its instances
 // is asked for.
 func whyNone(ctx context.Context, directory *consul.Directory, q catalog.Query, stderr io.Writer) error {
-	services, err := directory.Services(ctx, q.Datacenter)
+	names, err := directory.Names(ctx, q.Datacenter)
 	if err != nil {
 		return err
-	}
-	var names []string
-	for _, s := range services {
-		names = append(names, s.Name)
 	}
 	if slices.Contains(names, q.Service) {
 		fmt.Fprintf(stderr, "%s knows %q, but no instance that was asked for: are tags and filter right?\n", directory.Name(), q.Service)
@@ -167,6 +182,9 @@ func whyNone(ctx context.Context, directory *consul.Directory, q catalog.Query, 
 	text := fmt.Sprintf("%s knows no service %q", directory.Name(), q.Service)
 	if likely := nearest.Names(q.Service, names); len(likely) > 0 {
 		return fmt.Errorf("%s: is it %s?", text, strings.Join(likely, ", "))
+	}
+	if err := directory.CheckToken(ctx); err != nil {
+		return fmt.Errorf("%s, perhaps since %w", text, err)
 	}
 	return errors.New(text + ": is the name right, and is it running? `meshlite services` lists what is there")
 }
@@ -198,7 +216,16 @@ func writeTable(out io.Writer, list []endpoint) error {
 	fmt.Fprintln(w, "ADDRESS\tID\tNODE\tDC\tZONE\tWEIGHT\tSTATUS\tTAGS")
 	for _, e := range list {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cell(e.Address), cell(e.ID), cell(e.Node), cell(e.Datacenter),
-			cell(e.Zone), e.Weight, e.Status, cell(strings.Join(e.Tags, ",")))
+			cell(e.Zone), e.Weight, cell(state(e)), cell(strings.Join(e.Tags, ",")))
 	}
 	return w.Flush()
+}
+
+// state is the status, and why clients do not call an instance if that does not say it.
+func state(e endpoint) string {
+	text := e.Status.String()
+	if e.Callable || e.Reason == text {
+		return text
+	}
+	return text + ", not called: " + e.Reason
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,15 +15,16 @@ import (
 type news struct {
 	query int
 	err   error
-	again bool // it is a second try
+	hint  string // why the answer is empty
+	again bool   // it is a second try
 }
 
 // view is what is known of the answer to a query.
 type view struct {
 	list  []endpoint
-	read  bool   // whether there was an answer
-	again bool   // whether another try is under way
-	error string // why there is none now
+	read  bool // whether there was an answer
+	again bool // whether another try is under way
+	lost  bool // whether there is none now
 }
 
 type follower struct {
@@ -60,7 +62,7 @@ func follow(ctx context.Context, directory *consul.Directory, queries []catalog.
 func (f *follower) watch(ctx context.Context, query int) {
 	q := f.queries[query]
 	q.Warning = true // else Consul would tell of passing instances only
-	f.directory.Watch(ctx, q, func(_ catalog.Snapshot, err error) { f.tell(ctx, news{query: query, err: err}) })
+	f.directory.Watch(ctx, q, func(s catalog.Snapshot, err error) { f.tell(ctx, news{query: query, err: err, hint: s.Hint}) })
 }
 
 func (f *follower) tell(ctx context.Context, n news) {
@@ -88,7 +90,7 @@ func (f *follower) take(ctx context.Context, n news) error {
 	case err != nil:
 		return f.lost(v, err)
 	default:
-		return f.show(n.query, list)
+		return f.show(n, list)
 	}
 }
 
@@ -112,35 +114,36 @@ func (f *follower) retry(ctx context.Context, query int) {
 }
 
 // show writes what is new in an answer.
-func (f *follower) show(query int, list []endpoint) error {
-	v := &f.views[query]
+func (f *follower) show(n news, list []endpoint) error {
+	v := &f.views[n.query]
 	if err := f.found(v); err != nil {
 		return err
 	}
 	before, first := v.list, !v.read
 	v.list, v.read = list, true
 	if first && f.format == Text {
-		return f.begin(f.queries[query], list)
+		return f.begin(n, list)
 	}
 	return f.write(difference(before, list)...)
 }
 
 // begin shows people what there is.
-func (f *follower) begin(q catalog.Query, list []endpoint) error {
+func (f *follower) begin(n news, list []endpoint) error {
 	if len(list) == 0 {
-		_, err := fmt.Fprintf(f.streams.Out, "%s  no instance of %s yet\n", clock(time.Now()), oneLine(q.Service))
+		text := strings.TrimSuffix("no instance of "+f.queries[n.query].Service+" yet: "+n.hint, ": ")
+		_, err := fmt.Fprintf(f.streams.Out, "%s  %s\n", clock(time.Now()), oneLine(text))
 		return err
 	}
 	return writeTable(f.streams.Out, list)
 }
 
-// lost says once that Consul cannot be asked, and why.
+// lost says once for an outage that Consul cannot be asked, and why at first.
 func (f *follower) lost(v *view, err error) error {
-	text := oneLine(err.Error())
-	if v.error == text {
+	if v.lost {
 		return nil
 	}
-	v.error = text
+	v.lost = true
+	text := oneLine(err.Error())
 	if v.read && f.format == Text {
 		text += "; what stands above may be out of date"
 	}
@@ -148,9 +151,9 @@ func (f *follower) lost(v *view, err error) error {
 }
 
 func (f *follower) found(v *view) error {
-	if v.error == "" {
+	if !v.lost {
 		return nil
 	}
-	v.error = ""
+	v.lost = false
 	return f.write(event{Event: available})
 }

@@ -29,7 +29,12 @@ func Services(ctx context.Context, o ServicesOptions, streams Streams) error {
 		return err
 	}
 	if len(services) == 0 {
-		fmt.Fprintf(streams.Err, "%s knows no service: start one, or if there should be some: may the token read them (service:read, node:read)?\n", directory.Name())
+		fmt.Fprintln(streams.Err, whyNoServices(ctx, directory))
+	}
+	for _, s := range services {
+		if s.Error != "" {
+			fmt.Fprintln(streams.Err, oneLine(s.Error))
+		}
 	}
 	if o.Format == JSON {
 		return WriteJSON(streams.Out, map[string][]consul.Service{"services": services})
@@ -37,10 +42,21 @@ func Services(ctx context.Context, o ServicesOptions, streams Streams) error {
 	return writeServices(streams.Out, services)
 }
 
+func whyNoServices(ctx context.Context, directory *consul.Directory) string {
+	if err := directory.CheckToken(ctx); err != nil {
+		return fmt.Sprintf("%s knows no service, perhaps since %v", directory.Name(), err)
+	}
+	return directory.Name() + " knows no service: start one, or if there should be some: may the token read them (service:read, node:read)?"
+}
+
 func writeServices(out io.Writer, services []consul.Service) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tPASSING\tWARNING\tCRITICAL\tTAGS")
 	for _, s := range services {
+		if s.Error != "" {
+			fmt.Fprintf(w, "%s\t?\t?\t?\t?\n", cell(s.Name))
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\n", cell(s.Name), s.Passing, s.Warning, s.Critical, cell(strings.Join(s.Tags, ",")))
 	}
 	return w.Flush()

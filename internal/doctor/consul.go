@@ -18,44 +18,50 @@ const maxClock = 5 * time.Second
 // they can be listed.
 func (r *Report) consul(ctx context.Context, directory *consul.Directory) (names []string, listed bool) {
 	agent, err := directory.Agent(ctx)
-	// Access control is told only by an agent that has answered.
-	if err != nil && !agent.ACLs {
+	if !agent.Reached {
 		r.add(Check{Group: Consul, Name: "reachable", Result: Failed, Text: err.Error()})
 		return nil, false
 	}
 	asked := time.Now()
 	badToken := directory.CheckToken(ctx)
-	r.add(reachable(directory.Name(), agent, time.Since(asked)), leader(agent), token(agent, badToken))
-	if err == nil {
-		r.add(Check{Group: Consul, Name: "datacenter", Result: Passed, Text: fmt.Sprintf("datacenter %s, node %s (%s)", agent.Datacenter, agent.Node, agent.NodeAddress)})
-	} else if badToken == nil {
-		r.add(Check{Group: Consul, Name: "datacenter", Result: Warning, Text: "the token may not ask for the node and its datacenter",
-			Fix: "give it agent:read, which servers need to find out their address"})
+	answered := time.Since(asked)
+	names, hidden := directory.Names(ctx, "") // without a token there may be some that everybody sees
+	r.add(reachable(directory.Name(), agent, answered), leader(agent), token(agent, badToken, len(names)))
+	if err == nil || badToken == nil {
+		r.add(datacenter(agent, err))
 	}
-	if badToken == nil {
-		names, listed = r.list(ctx, directory)
+	listed = badToken == nil || len(names) > 0
+	if listed {
+		r.add(registered(names, hidden))
 	}
 	r.add(clock(agent.Clock))
-	return names, listed
+	return names, listed && hidden == nil
 }
 
-// list looks at what is registered.
-func (r *Report) list(ctx context.Context, directory *consul.Directory) (names []string, listed bool) {
-	services, err := directory.Services(ctx, "")
-	if err != nil {
-		r.add(Check{Group: Consul, Name: "services", Result: Failed, Text: err.Error()})
-		return nil, false
+// datacenter tells where the agent is, unless that cannot be read.
+func datacenter(agent consul.Agent, err error) Check {
+	switch {
+	case err == nil:
+		return Check{Group: Consul, Name: "datacenter", Result: Passed, Text: fmt.Sprintf("datacenter %s, node %s (%s)", agent.Datacenter, agent.Node, agent.NodeAddress)}
+	case agent.ACLs:
+		return Check{Group: Consul, Name: "datacenter", Result: Warning, Text: "the token may not ask for the node and its datacenter",
+			Fix: "give it agent:read, which servers need to find out their address"}
+	default:
+		return Check{Group: Consul, Name: "datacenter", Result: Failed, Text: err.Error()}
 	}
-	for _, s := range services {
-		names = append(names, s.Name)
+}
+
+// registered looks at the list of services, unless it cannot be read.
+func registered(names []string, err error) Check {
+	switch {
+	case err != nil:
+		return Check{Group: Consul, Name: "services", Result: Failed, Text: err.Error()}
+	case len(names) == 0:
+		return Check{Group: Consul, Name: "services", Result: Warning, Text: "no service is registered",
+			Fix: "start one; if there should be some: may the token read them (service:read and node:read)?"}
+	default:
+		return Check{Group: Consul, Name: "services", Result: Passed, Text: "services: " + strconv.Itoa(len(names))}
 	}
-	if len(names) == 0 {
-		r.add(Check{Group: Consul, Name: "services", Result: Warning, Text: "no service is registered",
-			Fix: "start one; if there should be some: may the token read them (service:read and node:read)?"})
-		return nil, true
-	}
-	r.add(Check{Group: Consul, Name: "services", Result: Passed, Text: "services: " + strconv.Itoa(len(names))})
-	return names, true
 }
 
 func reachable(name string, agent consul.Agent, took time.Duration) Check {
@@ -69,19 +75,22 @@ func reachable(name string, agent consul.Agent, took time.Duration) Check {
 func leader(agent consul.Agent) Check {
 	if agent.Leader == "" {
 		return Check{Group: Consul, Name: "leader", Result: Failed, Text: "there is no leader: nothing can be registered, and answers grow old",
-			Fix: "start more servers until most of them are up: see `consul operator raft list-peers`"}
+			Fix: "start more servers until most of them are up: see `consul operator raft list-peers -stale`"}
 	}
 	return Check{Group: Consul, Name: "leader", Result: Passed, Text: "the leader is " + agent.Leader}
 }
 
-func token(agent consul.Agent, bad error) Check {
+// token is not wrong where everybody may read some services.
+func token(agent consul.Agent, bad error, services int) Check {
 	switch {
+	case bad != nil && services > 0:
+		return Check{Group: Consul, Name: "token", Result: Warning, Text: bad.Error(), Fix: "there may be services that only a token shows"}
 	case bad != nil:
 		return Check{Group: Consul, Name: "token", Result: Failed, Text: bad.Error()}
 	case agent.ACLs:
 		return Check{Group: Consul, Name: "token", Result: Passed, Text: "the token is good"}
 	default:
-		return Check{Group: Consul, Name: "token", Result: Passed, Text: "no token is needed: access control is off"}
+		return Check{Group: Consul, Name: "token", Result: Passed, Text: "no token is needed: ACLs are off"}
 	}
 }
 

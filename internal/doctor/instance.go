@@ -9,12 +9,9 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// nodeCheck is the name of the check of its own that Consul has for each node.
-const nodeCheck = "Serf Health Status"
-
-// checked says whether an instance has a check but that of its node.
+// checked says whether an instance has a check but those of its node.
 func checked(e consul.Entry) bool {
-	return slices.ContainsFunc(e.Checks, func(c consul.Check) bool { return c.Name != nodeCheck })
+	return slices.ContainsFunc(e.Checks, func(c consul.Check) bool { return !c.Node && c.Name != serviceMaintenance })
 }
 
 // examined compares what Consul says of an instance with what it says of itself.
@@ -28,9 +25,9 @@ func examined(e consul.Entry, a answer) []Check {
 	}
 	c.Result, c.Fix = judge(e, a)
 	c.Text = a.text + ", Consul says " + opinion(e)
-	if maintained(e) {
-		c.Result, c.Fix = Warning, "when it is over: `consul maint -disable -service="+quoted(e.ID)+"`"
-		c.Text = a.text + ", in maintenance"
+	if m := maintenance(e); m != nil {
+		c.Result, c.Fix = Warning, "when it is over: "+endMaintenance(e, m.Node)
+		c.Text = strings.TrimSuffix(a.text+", in maintenance: "+m.Output, ": ")
 	}
 	if checked(e) {
 		return []Check{c}
@@ -45,6 +42,8 @@ func examined(e consul.Entry, a answer) []Check {
 // judge is the result of both opinions, and what to do.
 func judge(e consul.Entry, a answer) (result, fix string) {
 	switch {
+	case a.state == serving && e.Status != catalog.Critical && e.Weight == 0:
+		return Warning, fmt.Sprintf("clients never call it: register it with a weight above 0 for the state %v", e.Status)
 	case a.state == serving && e.Status == catalog.Passing:
 		return Passed, ""
 	case a.state == serving && e.Status == catalog.Warning:
@@ -65,6 +64,9 @@ func judge(e consul.Entry, a answer) (result, fix string) {
 // opinion is Consul's status, with what the checks said that are not passing.
 func opinion(e consul.Entry) string {
 	text := e.Status.String()
+	if e.Weight == 0 && e.Status != catalog.Critical {
+		text += " with weight 0"
+	}
 	var outputs []string
 	for _, c := range e.Checks {
 		if c.Status != catalog.Passing {
@@ -77,9 +79,28 @@ func opinion(e consul.Entry) string {
 	return text
 }
 
-// maintained says whether an operator has taken the instance or its node out.
-func maintained(e consul.Entry) bool {
-	return slices.ContainsFunc(e.Checks, func(c consul.Check) bool {
-		return c.Name == "Service Maintenance Mode" || c.Name == "Node Maintenance Mode"
-	})
+// The names of the checks by which Consul keeps a maintenance.
+const (
+	serviceMaintenance = "Service Maintenance Mode"
+	nodeMaintenance    = "Node Maintenance Mode"
+)
+
+// maintenance is the check by which an operator has taken the node or the instance
+// out, or nil.
+func maintenance(e consul.Entry) *consul.Check {
+	for i, c := range e.Checks {
+		if c.Node && c.Name == nodeMaintenance || !c.Node && c.Name == serviceMaintenance {
+			return &e.Checks[i]
+		}
+	}
+	return nil
+}
+
+// endMaintenance is the command for it.
+func endMaintenance(e consul.Entry, node bool) string {
+	command := "`consul maint -disable`"
+	if !node {
+		command = "`consul maint -disable -service=" + quoted(e.ID) + "`"
+	}
+	return command + onNode(e)
 }

@@ -123,24 +123,64 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) a
 	case has("certificate required"):
 		return answer{odd, "wants a certificate of us", "show one by --cert and --key"}
 	case has("x509: certificate is"):
-		return answer{odd, "shows a certificate of another name (" + s.Message() + ")", "name what it proves by --servername"}
+		return answer{odd, "shows a certificate of another name (" + gist(s.Message()) + ")", "name what it proves by --servername"}
+	case p.tls != nil && s.Code() == codes.Unavailable && wantsCertificate(ctx, address):
+		return p.unproven()
 	case p.tls == nil && speaksTLS(ctx, address):
 		return answer{odd, "speaks TLS, and was asked in plaintext", "add --tls, or --cacert with the file of its authority"}
 	case s.Code() == codes.DeadlineExceeded:
 		return answer{odd, "takes connections and does not answer in time", "is the process frozen, or too busy?"}
 	default:
-		return answer{odd, fmt.Sprintf("answers %v: %s", s.Code(), s.Message()), "see its log"}
+		return answer{odd, fmt.Sprintf("answers %v: %s", s.Code(), gist(s.Message())), "see its log"}
 	}
+}
+
+// gist is what a message says without the layers that it came through.
+func gist(message string) string {
+	if _, inner, found := strings.Cut(message, `desc = "`); found {
+		message = strings.TrimSuffix(inner, `"`)
+	}
+	for _, layer := range []string{"transport: ", "authentication handshake failed: ", "tls: failed to verify certificate: ", "x509: "} {
+		message = strings.TrimPrefix(message, layer)
+	}
+	return message
+}
+
+// unproven is for a server that has hung up and asks for certificates. A client of
+// TLS 1.3 writes before it learns why, so that the reason is often lost.
+func (p prober) unproven() answer {
+	if len(p.tls.Certificates) == 0 {
+		return answer{odd, "wants a certificate of us", "show one by --cert and --key"}
+	}
+	return answer{odd, "wants a certificate of us, and hangs up on the one of --cert", "is it valid, and of an authority that the server trusts?"}
+}
+
+// wantsCertificate says whether a server asks for a certificate in a TLS handshake.
+func wantsCertificate(ctx context.Context, address string) (asked bool) {
+	handshake(ctx, address, func() { asked = true })
+	return asked
 }
 
 // speaksTLS says whether a server answers a TLS handshake, well or not.
 func speaksTLS(ctx context.Context, address string) bool {
-	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}} // nothing is told to it
-	conn, err := dialer.DialContext(ctx, "tcp", address)
-	if err == nil {
-		_ = conn.Close()
-		return true
-	}
+	err := handshake(ctx, address, func() {})
 	var refusal *net.OpError
-	return errors.As(err, &refusal) && refusal.Op == "remote error" // an alert
+	return err == nil || errors.As(err, &refusal) && refusal.Op == "remote error" // an alert
+}
+
+// handshake is one of TLS with any server, which calls asked if that wants a certificate.
+func handshake(ctx context.Context, address string, asked func()) error {
+	dialer := tls.Dialer{Config: &tls.Config{
+		InsecureSkipVerify: true, // nothing is told to it
+		NextProtos:         []string{"h2"},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked()
+			return &tls.Certificate{}, nil // none
+		},
+	}}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }

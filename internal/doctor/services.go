@@ -21,8 +21,11 @@ type service struct {
 
 // services looks at those that are wanted, or at all.
 func (r *Report) services(ctx context.Context, directory *consul.Directory, options Options, names []string) {
-	for _, s := range examine(ctx, directory, options, known(names, options.Services)) {
+	services := examine(ctx, directory, options, known(names, options.Services))
+	claims := rivals(services)
+	for _, s := range services {
 		r.add(s.checks()...)
+		r.add(claims[s.name]...)
 	}
 	for i, name := range options.Services {
 		if !slices.Contains(names, name) && !slices.Contains(options.Services[:i], name) {

@@ -11,8 +11,17 @@ import (
 )
 
 // twins are instances of one service that claim one address. Clients call one of
-// them only. A server that is registered under several names is no twin of itself.
-func twins(entries []consul.Entry) []Check {
+// them only.
+func twins(entries []consul.Entry) (checks []Check) {
+	for _, same := range shared(entries) {
+		checks = append(checks, twin(same))
+	}
+	return checks
+}
+
+// shared are the entries of each address that several claim, the least doubtful
+// first.
+func shared(entries []consul.Entry) (groups [][]consul.Entry) {
 	byAddress := map[string][]consul.Entry{}
 	var order []string
 	for _, e := range entries {
@@ -24,17 +33,16 @@ func twins(entries []consul.Entry) []Check {
 		}
 		byAddress[e.Address] = append(byAddress[e.Address], e)
 	}
-	var checks []Check
 	for _, address := range order {
 		if same := byAddress[address]; len(same) > 1 {
-			checks = append(checks, twin(same))
+			slices.SortStableFunc(same, func(a, b consul.Entry) int { return cmp.Compare(doubt(a), doubt(b)) })
+			groups = append(groups, same)
 		}
 	}
-	return checks
+	return groups
 }
 
 func twin(same []consul.Entry) Check {
-	slices.SortStableFunc(same, func(a, b consul.Entry) int { return cmp.Compare(doubt(a), doubt(b)) })
 	var names, commands []string
 	for _, e := range same[1:] {
 		names = append(names, fmt.Sprintf("%s (node %s)", e.ID, orNone(e.Node)))
@@ -64,10 +72,15 @@ func doubt(e consul.Entry) int {
 // deregister is the command that removes an instance.
 func deregister(e consul.Entry) string {
 	command := "`consul services deregister -id=" + quoted(e.ID) + "`"
-	if e.Node != "" {
-		command += " on node " + e.Node
+	return command + onNode(e)
+}
+
+// onNode says where a command about an instance must run.
+func onNode(e consul.Entry) string {
+	if e.Node == "" {
+		return ""
 	}
-	return command
+	return " on node " + e.Node
 }
 
 // quoted is an id for a shell.

@@ -19,19 +19,26 @@ const (
 // Names are up to three of names that are like wanted, the most alike first: no more
 // than a third of the letters differ, or wanted is a part of it.
 func Names(wanted string, names []string) []string {
-	wanted = fold(wanted)
-	distances := map[string]int{}
-	var likely []string
-	for _, name := range names[:min(len(names), maxSeen)] {
-		folded := fold(name)
-		d := distance(wanted, folded)
-		if 3*d <= max(len(wanted), len(folded)) || wanted != "" && strings.Contains(folded, wanted) {
-			distances[name] = d
-			likely = append(likely, name)
-		}
-	}
-	slices.SortStableFunc(likely, func(a, b string) int { return cmp.Compare(distances[a], distances[b]) })
+	likely := Sorted(wanted, slices.DeleteFunc(seen(names), func(name string) bool { return !alike(fold(wanted), fold(name)) }))
 	return likely[:min(len(likely), most)]
+}
+
+// Sorted are the first thousand names, the most like wanted first.
+func Sorted(wanted string, names []string) []string {
+	names = seen(names)
+	distances := make(map[string]int, len(names))
+	for _, name := range names {
+		distances[name] = distance(fold(wanted), fold(name))
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(distances[a], distances[b]) })
+	return names
+}
+
+// seen are the names that are compared.
+func seen(names []string) []string { return slices.Clone(names[:min(len(names), maxSeen)]) }
+
+func alike(wanted, name string) bool {
+	return 3*distance(wanted, name) <= max(len(wanted), len(name)) || wanted != "" && strings.Contains(name, wanted)
 }
 
 // fold makes names comparable, and short enough to be compared.

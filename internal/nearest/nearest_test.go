@@ -33,6 +33,22 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestNamesAreSortedByTheLettersThatDiffer(t *testing.T) {
+	names := []string{"xyz", "abcd", "abc", "ABD", "", strings.Repeat("x", 1<<20)}
+	if got := nearest.Sorted("abc", names); !slices.Equal(got[:5], []string{"abc", "abcd", "ABD", "xyz", ""}) {
+		t.Errorf("the names are sorted %q", got[:5])
+	}
+	if names[0] != "xyz" {
+		t.Error("the caller's names are sorted")
+	}
+	if got := nearest.Sorted("kitten", []string{"mutton!!", "sitting"}); got[0] != "sitting" {
+		t.Errorf("the names are sorted %q", got)
+	}
+	if got := len(nearest.Sorted("a", make([]string, 5000))); got != 1000 {
+		t.Errorf("%d names are compared, want 1000", got)
+	}
+}
+
 func ExampleNames() {
 	fmt.Println(nearest.Names("catalogue", []string{"inventory", "catalog"}))
 	// Output: [catalog]

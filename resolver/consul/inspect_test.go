@@ -123,9 +123,15 @@ func TestServicesAreCounted(t *testing.T) {
 		if last := services[11]; last.Passing != 2 || last.Critical != 1 || fmt.Sprint(last.Tags) != "[all v0 v1 v2]" {
 			t.Errorf("the last is %+v", last)
 		}
-		if _, err := d.Services(t.Context(), "nowhere"); err == nil {
-			t.Error("a datacenter that does not exist has services")
+		names, err := d.Names(t.Context(), "")
+		if err != nil || len(names) != 12 || names[0] != "shop-00" || names[11] != "shop-11" {
+			t.Errorf("the names are %v, %v", names, err)
 		}
+		const fix = `knows no datacenter "nowhere" (No path to datacenter): see `
+		_, err = d.Services(t.Context(), "nowhere")
+		expect(t, "Services", err, fix)
+		_, err = d.Entries(t.Context(), catalog.Query{Service: "shop-11", Datacenter: "nowhere"})
+		expect(t, "Entries", err, fix)
 	})
 }
 
@@ -174,10 +180,11 @@ func TestEntriesByFilterAndNear(t *testing.T) {
 		t.Errorf("the entries are %+v, %v", entries, err)
 	}
 	_, err = d.Entries(t.Context(), catalog.Query{Service: "catalog", Filter: "=="})
-	expect(t, "Entries", err, "expression")
+	expect(t, "Entries", err, "does not take the filter `==`")
 }
 
-// What hides behind ACLs is not an empty list, and a listing ends with its first error.
+// What hides behind ACLs is not an empty list, and where nothing can be read that is
+// an error.
 func TestListingsTellWhatIsHidden(t *testing.T) {
 	agent := consultest.New(consultest.WithACL("right", "weak"))
 	defer agent.Close()
@@ -197,6 +204,89 @@ func TestListingsTellWhatIsHidden(t *testing.T) {
 	})
 	_, err = newDirectory(t, agent, consul.Config{Token: "right"}).Services(t.Context(), "")
 	expect(t, "Services", err, "500")
+}
+
+func TestOneServiceThatCannotBeReadDoesNotHideTheOthers(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	for _, name := range []string{"catalog", "prices"} {
+		if err := agent.Register(consultest.Service{ID: name, Name: name, Address: "10.0.0.1", Port: 80}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent.Inject(consultest.NoLeader().When(func(r *http.Request) bool { return r.URL.Path == "/v1/health/service/prices" }))
+	services, err := newDirectory(t, agent, consul.Config{}).Services(t.Context(), "")
+	if err != nil || len(services) != 2 || services[0].Passing != 1 || services[0].Error != "" || !strings.Contains(services[1].Error, "No cluster leader") {
+		t.Errorf("the services are %+v, %v", services, err)
+	}
+}
+
+// What an agent lacks is not blamed on its address.
+func TestAnAgentWithoutALeaderIsToldApart(t *testing.T) {
+	for _, text := range []string{"No cluster leader", "rpc error making call: No cluster leader", "No known Consul servers"} {
+		agent := consultest.New()
+		defer agent.Close()
+		agent.Inject(consultest.ServerError(http.StatusInternalServerError, text))
+		_, err := newDirectory(t, agent, consul.Config{}).Entries(t.Context(), catalog.Query{Service: "catalog"})
+		expect(t, "Entries", err, fmt.Sprintf("answered %q: start servers until most of them are up", text))
+		if strings.Contains(err.Error(), "CONSUL_HTTP_ADDR") {
+			t.Errorf("it blames the address: %v", err)
+		}
+	}
+}
+
+// Leader, clock and token are worth a look though the agent does not tell of itself.
+func TestAnAgentThatDoesNotTellOfItselfIsReached(t *testing.T) {
+	for _, status := range []int{http.StatusInternalServerError, http.StatusForbidden} {
+		agent := consultest.New()
+		defer agent.Close()
+		agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			refused := r.URL.Path == "/v1/agent/self"
+			if refused {
+				w.WriteHeader(status)
+			}
+			return refused
+		})
+		if got, err := newDirectory(t, agent, consul.Config{}).Agent(t.Context()); err == nil || !got.Reached || got.Leader == "" {
+			t.Errorf("the agent is %+v, %v", got, err)
+		}
+		agent.SetReachable(false)
+		if got, err := newDirectory(t, agent, consul.Config{}).Agent(t.Context()); err == nil || got.Reached {
+			t.Errorf("the agent is %+v, %v", got, err)
+		}
+	}
+}
+
+// A check of the node is not one of the service, and an operator's reason is shown.
+func TestChecksTellOfNodesAndMaintenance(t *testing.T) {
+	a := agent{address: startConsul(t).Address}
+	d := dial(t, a, consul.Config{})
+	mustRegister(t, d, instance("catalog-1", serveHealth(t)))
+	operator := apiOf(t, a.address, nil).Agent()
+	if err := operator.EnableServiceMaintenance("catalog-1", "new paint"); err != nil {
+		t.Fatal(err)
+	}
+	if err := operator.EnableNodeMaintenance("new disks"); err != nil {
+		t.Fatal(err)
+	}
+	w := watch(d, catalog.Query{Service: "catalog", Warning: true})
+	defer w.stop()
+	for told := map[string]consul.Check{}; told["Node Maintenance Mode"].Output == "" || told["Service Maintenance Mode"].Output == ""; {
+		<-w.news
+		entries, err := d.Entries(t.Context(), catalog.Query{Service: "catalog"})
+		if err != nil || len(entries) != 1 {
+			t.Fatalf("the entries are %+v, %v", entries, err)
+		}
+		for _, c := range entries[0].Checks {
+			told[c.Name] = c
+			if node := c.Name == "Serf Health Status" || c.Name == "Node Maintenance Mode"; c.Node != node {
+				t.Errorf("the check %q is one of the node: %v", c.Name, c.Node)
+			}
+			if c.Name == "Node Maintenance Mode" && c.Output != "new disks" || c.Name == "Service Maintenance Mode" && c.Output != "new paint" {
+				t.Errorf("the check %q says %q", c.Name, c.Output)
+			}
+		}
+	}
 }
 
 func TestNotAConsulIsToldByCheckToken(t *testing.T) {
