@@ -125,18 +125,13 @@ func New(config Config) (*Directory, error) {
 
 func (d *Directory) connect(settings api.Config) error {
 	address := settings.Address
-	if strings.Contains(address, "@") {
-		return errors.New("consul: the address of the agent has user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN instead")
-	}
-	if !strings.Contains(address, "://") {
-		if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
-			return fmt.Errorf("consul: the address of the agent is %q: set CONSUL_HTTP_ADDR to host:port, such as 127.0.0.1:8500", address)
-		}
+	if err := checkAgentAddress(address); err != nil {
+		return err
 	}
 	d.socket = strings.HasPrefix(address, "unix://")
 	client, err := api.NewClient(&settings)
 	if err != nil {
-		return fmt.Errorf("consul: the address of the agent is %q, set CONSUL_HTTP_ADDR to host:port: %w", address, err)
+		return fmt.Errorf("consul: no client for the agent at %q can be made of the CONSUL_* settings: %w", address, err)
 	}
 	d.crowd, d.counters = newCrowd(), &counters{}
 	d.base = settings.HttpClient.Transport
@@ -155,6 +150,25 @@ func (d *Directory) transport() http.RoundTripper {
 		next = authorized{next, d.tokenNow}
 	}
 	return next
+}
+
+// checkAgentAddress repeats no address that may hold a secret.
+func checkAgentAddress(address string) error {
+	if strings.Contains(address, "@") {
+		return errors.New("consul: the address of the agent has user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN instead")
+	}
+	if strings.ContainsAny(address, "?#") {
+		return errors.New("consul: the address of the agent has a query: leave it out, a token belongs in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
+	}
+	for _, scheme := range []string{"http://", "https://", "unix://"} {
+		if strings.HasPrefix(address, scheme) {
+			return nil // these have ports of their own
+		}
+	}
+	if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
+		return fmt.Errorf("consul: the address of the agent is %q: set CONSUL_HTTP_ADDR to host:port, such as 127.0.0.1:8500", address)
+	}
+	return nil
 }
 
 func isPort(text string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -35,6 +36,8 @@ func (d *Directory) explain(err error, acl string) error {
 		return fmt.Errorf("%s refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR: %w", d.Name(), syscall.ECONNREFUSED)
 	case errors.As(err, &dns):
 		return fmt.Errorf("%s: there is no such host: set CONSUL_HTTP_ADDR: %w", d.Name(), dns)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("%s closed the connection: was it stopped? %w", d.Name(), io.ErrUnexpectedEOF)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s did not answer in time: %w", d.Name(), context.DeadlineExceeded)
 	case errors.As(err, &location):

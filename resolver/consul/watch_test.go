@@ -190,17 +190,18 @@ func TestConfigurationIsChecked(t *testing.T) {
 		config consul.Config
 		want   string
 	}{
-		"wait too long":   {consul.Config{Wait: 11 * time.Minute}, "Wait 11m0s"},
-		"wait too short":  {consul.Config{Wait: time.Millisecond}, "Wait 1ms"},
-		"heartbeat":       {consul.Config{Heartbeat: time.Millisecond}, "Heartbeat 1ms"},
-		"address scheme":  {consul.Config{Address: "ftp://x"}, `"ftp://x"`},
-		"user in address": {consul.Config{Address: "http://user:hunter2@127.0.0.1:8500"}, "user information"},
-		"missing CA file": {consul.Config{Address: "https://x:1"}, "CONSUL_CACERT"},
+		"wait too long":    {consul.Config{Wait: 11 * time.Minute}, "Wait 11m0s"},
+		"wait too short":   {consul.Config{Wait: time.Millisecond}, "Wait 1ms"},
+		"heartbeat":        {consul.Config{Heartbeat: time.Millisecond}, "Heartbeat 1ms"},
+		"address scheme":   {consul.Config{Address: "ftp://x"}, `"ftp://x"`},
+		"user in address":  {consul.Config{Address: "http://user:hunter2@127.0.0.1:8500"}, "user information"},
+		"token in a query": {consul.Config{Address: "127.0.0.1:8500?token=hunter2"}, "has a query"},
+		"missing CA file":  {consul.Config{Address: "https://x:1"}, "CONSUL_CACERT"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "missing CA file" {
 				t.Setenv("CONSUL_CACERT", "/does/not/exist.pem")
-				test.want = "/does/not/exist.pem"
+				test.want = "CONSUL_* settings: Error loading CA File: open /does/not/exist.pem"
 			}
 			if _, err := consul.New(test.config); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error is %v, want one that says %q", err, test.want)
