@@ -80,8 +80,9 @@ func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemo
 func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = endpoints } }
 
 // WithSnapshots keeps the last good answers over the end of the program, so that
-// it starts while the directory is away. Channels with equal snapshots share
-// watches. Default: nowhere.
+// it starts while the directory is away. One serves who asks the same directory,
+// by its name, the same question. Channels with equal snapshots share watches.
+// Default: nowhere.
 func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.snapshots = snapshots } }
 
 // WithServiceConfig tells the service config of the channel's owner, as JSON. A

@@ -14,15 +14,17 @@ type Stats struct {
 	Query     catalog.Query
 	Channels  int // that share the watch
 
-	// Answered is when the directory gave the last answer; zero is never. An
-	// answer that has not changed comes at each end of a blocking query too.
+	// Answered is when the directory gave the last answer; zero is never, also
+	// where calls go on with a snapshot. An answer that has not changed comes at
+	// each end of a blocking query too.
 	Answered time.Time
 	Error    string // of the last query; empty is none
 	Answers  uint64
 	Failures uint64
 
-	// Passing and Warning are the instances that calls may go to; Held, of these,
-	// those that are not in the last answer and wait for the grace time.
+	// Passing and Warning are the instances that calls may go to, of which
+	// WithSubset takes a part for each channel; Held, of these, those that are not
+	// in the last answer and wait for the grace time.
 	Passing, Warning, Held int
 }
 

@@ -24,8 +24,8 @@ type Target struct {
 	Service     string
 	Tags        []string // an instance must carry all of them
 	Datacenters []string // in the order of failover; empty is the agent's own
-	Near        string
-	Filter      string // expression of Consul's
+	Near        string   // node to sort by round trip, for policies that keep the order
+	Filter      string   // expression of Consul's
 	Consistency catalog.Consistency
 	Policy      string // name of the policy in a service config; empty is not told
 }

@@ -8,6 +8,10 @@
 //	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
 //
 // A meshlite.Runtime does so by itself.
+//
+// A program that has started from a snapshot, or without an answer, has no
+// meshlite_discovery_data_age_seconds before the first one: an alert needs
+// meshlite_discovery_failing as well.
 package metrics
 
 import (
