@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	grpcresolver "google.golang.org/grpc/resolver"
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
@@ -26,8 +27,9 @@ import (
 //	consul://[agent-host:port]/service[?tag=...&dc=...&near=...&filter=...&consistency=...&policy=...]
 //
 // or any other target of gRPC, such as dns:///host:port. tag and dc repeat; the
-// order of dc is the order of failover; filter is an expression of Consul's;
-// consistency is stale, consistent or cached. It connects with the first call. What is
+// order of dc is the order of failover; near is a node to sort by for policies that
+// keep the order; filter is an expression of Consul's; consistency is stale,
+// consistent or cached; policy is as in [WithBalancer]. It connects with the first call. What is
 // wrong with the target or an option is an error now, not then. Close the channel
 // to end its watch.
 func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
@@ -47,6 +49,9 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(c.creds),
 	}
 	scope := ""
+	if err := c.checkTarget(target); err != nil {
+		return nil, err
+	}
 	if strings.HasPrefix(target, resolver.Scheme+":") {
 		if _, err := resolver.ParseTarget(target); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
@@ -71,6 +76,17 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	return conn, nil
+}
+
+// checkTarget refuses what gRPC would take for the name of a host, unless a dial
+// option may have brought a resolver for it.
+func (c *clientConfig) checkTarget(target string) error {
+	scheme, _, found := strings.Cut(target, "://")
+	known := scheme == resolver.Scheme || grpcresolver.Get(scheme) != nil || len(c.dialOptions) > 0
+	if target == "" || found && !known {
+		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another scheme that gRPC knows", target)
+	}
+	return nil
 }
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {

@@ -55,7 +55,9 @@ func WithSubset(endpoints int) ClientOption {
 }
 
 // WithSnapshots keeps what Consul told last in dir, which is made if it is not
-// there, so that a program starts while Consul is down. Programs may share it.
+// there, so that a program starts while Consul is down. Programs may share it; what
+// one agent has told is not used for another. Calls go where the files say: nobody
+// else may write there.
 // Default: nowhere.
 func WithSnapshots(dir string) ClientOption {
 	return clientOption(func(c *clientConfig) { c.snapshots = &dir })

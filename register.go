@@ -114,7 +114,7 @@ func (r *run) deregister(ctx context.Context) {
 	defer cancel()
 	for _, lease := range r.leases {
 		if err := lease.Deregister(ctx); err != nil {
-			r.config.log.Warn("could not leave Consul, which will find out by its check", "error", err)
+			r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
 		}
 	}
 }

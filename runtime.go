@@ -70,7 +70,7 @@ func NewRuntime() *Runtime {
 // Registry is where the metrics are, and where others can be added.
 func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 
-// Handler serves /metrics and /healthz, and /debug/pprof if asked for, which
+// Handler serves /metrics, /healthz and /debug/meshlite, and /debug/pprof if asked for, which
 // belongs on a loopback address. A [Server] serves it by itself; a program that
 // is only a client calls this.
 func (r *Runtime) Handler(pprof bool) (http.Handler, error) {

@@ -92,8 +92,8 @@ func WithWeight(passing, warning uint32) ServerOption {
 	return serverOption(func(c *serverConfig) { c.weight, c.warningWeight = passing, warning })
 }
 
-// WithLocality tells where the server runs, so that clients can prefer what is
-// near: a region and, within it, a zone, which may be empty. Both empty is
+// WithLocality tells clients where the server runs: a region and, within it, a zone,
+// which may be empty. Policies see both with each endpoint. Both empty is
 // nowhere, so that variables of the environment can be given as they are.
 func WithLocality(region, zone string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.region, c.zone = region, zone })

@@ -261,12 +261,16 @@ func TestCloseIsQuickWhileTheDiskHangs(t *testing.T) {
 // as any other does when the agent comes back and hears of the instances one by one.
 func TestSnapshotInUseIsGuardedAfterTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kept := &shelf{}
-		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3)}); err != nil {
+		kept, told := &shelf{}, time.Now().Add(-time.Hour)
+		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3), Time: told}); err != nil {
 			t.Fatal(err)
 		}
 		s := newScene(t, "consul:///catalog", resolver.WithSnapshots(kept))
 		s.directory.fail(errors.New("refused"))
+		synctest.Wait()
+		if got := s.builder.Stats()[0].Answered; !got.Equal(told) {
+			t.Errorf("the statistics say told at %v, want %v as the snapshot does", got, told)
+		}
 		for _, list := range [][]int{{1}, {1, 3}, {1, 2, 3}} {
 			if n := len(s.answer(list...)); n != 3 {
 				t.Errorf("%d endpoints after the answer %v, want all three", n, list)

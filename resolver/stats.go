@@ -10,22 +10,24 @@ import (
 
 // Stats is what one watch of a builder knows and has done since it was opened.
 type Stats struct {
-	Directory string // the name of the one asked
-	Query     catalog.Query
-	Channels  int // that share the watch
+	Directory string        `json:"directory"` // the name of the one asked
+	Query     catalog.Query `json:"query"`
+	Channels  int           `json:"channels"` // that share the watch
 
-	// Answered is when the directory gave the last answer; zero is never, also
-	// where calls go on with a snapshot. An answer that has not changed comes at
-	// each end of a blocking query too.
-	Answered time.Time
-	Error    string // of the last query; empty is none
-	Answers  uint64
-	Failures uint64
+	// Answered is when the directory told what is known; zero is never. An answer
+	// that has not changed comes at each end of a blocking query too; a snapshot
+	// or an earlier watch may have been told long ago.
+	Answered time.Time `json:"answered,omitzero"`
+	Error    string    `json:"error,omitempty"` // of the last query; empty is none
+	Answers  uint64    `json:"answers"`
+	Failures uint64    `json:"failures"`
 
 	// Passing and Warning are the instances that calls may go to, of which
 	// WithSubset takes a part for each channel; Held, of these, those that are not
 	// in the last answer and wait for the grace time.
-	Passing, Warning, Held int
+	Passing int `json:"passing"`
+	Warning int `json:"warning"`
+	Held    int `json:"held"`
 }
 
 // Stats tells of all open watches, sorted by directory and service.
@@ -52,7 +54,7 @@ func (w *watch) stats() Stats {
 	defer w.mu.Unlock()
 	s := Stats{
 		Directory: w.directory, Query: w.query, Channels: len(w.subscriptions),
-		Answered: w.answered, Answers: w.answers, Failures: w.failures,
+		Answered: now.told, Answers: w.answers, Failures: w.failures,
 		Held: now.holding,
 	}
 	if now.err != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer"
@@ -54,7 +55,8 @@ func parseTarget(u *url.URL) (Target, error) {
 		return t, fmt.Errorf("target has a fragment: write %s", form)
 	}
 	if t.Agent != "" {
-		if host, port, err := net.SplitHostPort(t.Agent); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(t.Agent)
+		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || portErr != nil || n == 0 {
 			return t, fmt.Errorf("target agent %q: write host:port, such as consul://127.0.0.1:8500/%s", t.Agent, t.Service)
 		}
 	}
@@ -78,6 +80,9 @@ func (t *Target) parseQuery(raw string) error {
 			t.Tags = values
 		case "dc":
 			t.Datacenters = values
+			if len(slices.Compact(slices.Sorted(slices.Values(values)))) < len(values) {
+				return fmt.Errorf("target key \"dc\" names a datacenter twice in %q: write each once, in the order of failover", values)
+			}
 		case "near":
 			t.Near = values[0]
 		case "filter":

@@ -21,6 +21,7 @@ type watch struct {
 	mu            sync.Mutex
 	subscriptions map[*subscription]struct{}
 	before        []catalog.Instance // of an earlier watch, until the first answer
+	told          time.Time          // when the directory told that one
 	guard         guard
 	answered      time.Time // zero: never
 	known         bool      // there is something to go on with, if only from before
@@ -40,6 +41,7 @@ type known struct {
 	hint    string             // why an empty list may be empty
 	failing time.Time          // since when the directory fails; zero is not
 	err     error              // of the last query
+	told    time.Time          // when the directory told it; zero is never
 	holding int                // how many of the list were not in the last answer
 	again   time.Duration      // when to look again without being woken; 0 is never
 }
@@ -65,7 +67,7 @@ func (w *watch) recall() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.before = saved.Instances
+	w.before, w.told = saved.Instances, saved.Time
 }
 
 // stop ends the watch and waits for it.
@@ -137,7 +139,15 @@ func (w *watch) look() known {
 	}
 	return known{
 		list: w.guard.list, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
-		failing: w.failing, err: w.err,
+		failing: w.failing, err: w.err, told: w.lastTold(),
 		holding: w.guard.holding(), again: again,
 	}
+}
+
+// lastTold is when the directory told what is believed.
+func (w *watch) lastTold() time.Time {
+	if w.answered.IsZero() {
+		return w.told
+	}
+	return w.answered
 }

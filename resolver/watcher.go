@@ -96,6 +96,7 @@ type found struct {
 	list    []catalog.Instance
 	err     error         // of a datacenter that does not answer
 	hint    string        // why an empty list may be empty
+	told    time.Time     // when a list was told that is used in spite of err
 	holding int           // how many of the list are there only by the guard
 	pending bool          // an answer that decides is still to come
 	again   time.Duration // when a grace time, or the start timeout, ends; 0 is none
@@ -113,11 +114,11 @@ func (w *watcher) choose(starting time.Duration) found {
 		case len(now.list) > 0 && now.err == nil:
 			return found{list: now.list, holding: now.holding, again: now.again}
 		case len(now.list) > 0 && now.own && left > 0:
-			return found{list: now.list, err: now.err, again: left}
+			return found{list: now.list, err: now.err, told: now.told, again: left}
 		case now.err != nil:
 			all.err = now.err
 			if all.list == nil {
-				all.list = now.list
+				all.list, all.told = now.list, now.told
 			}
 		case now.known:
 			all.hint = now.hint
@@ -126,7 +127,7 @@ func (w *watcher) choose(starting time.Duration) found {
 		default:
 			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
 			if all.list == nil {
-				all.list = now.before
+				all.list, all.told = now.before, now.told
 			}
 		}
 	}
@@ -160,10 +161,15 @@ func (w *watcher) log(now found) {
 	}
 	w.trouble = trouble
 	log := w.builder.log.With("service", w.target.Service, "directory", w.directory, "instances", len(now.list))
-	if trouble == "" {
-		log.Info("discovery works again")
-	} else {
+	switch {
+	case trouble == "":
+		log.Info("discovery works again, and nothing is held")
+	case now.err != nil && !now.told.IsZero():
+		log.Warn(trouble, "told", now.told, "error", now.err)
+	case now.err != nil:
 		log.Warn(trouble, "error", now.err)
+	default:
+		log.Warn(trouble, "held", now.holding)
 	}
 }
 

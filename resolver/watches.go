@@ -30,6 +30,7 @@ type watchKey struct {
 // idleness while the directory is away goes on with it.
 type remembered struct {
 	list   []catalog.Instance
+	told   time.Time // by the directory
 	closed time.Time
 }
 
@@ -64,7 +65,7 @@ func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings s
 	defer w.mu.Unlock()
 	shared := w.open[key]
 	if shared == nil {
-		shared = newWatch(watcher, q, settings, w.closed[key].list)
+		shared = newWatch(watcher, q, settings, w.closed[key])
 		w.open[key] = shared
 		shared.start(watcher)
 	}
@@ -103,19 +104,20 @@ func (w *watches) remember(key watchKey, closed *watch) {
 	}
 	switch now := closed.look(); {
 	case len(now.list) > 0:
-		w.closed[key] = remembered{now.list, time.Now()}
+		w.closed[key] = remembered{now.list, now.told, time.Now()}
 	case now.known:
 		delete(w.closed, key)
 	}
 }
 
 // newWatch knows at first what an earlier one of this process knew.
-func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, before []catalog.Instance) *watch {
+func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, before remembered) *watch {
 	w := &watch{
 		query: q, directory: watcher.Name(),
 		done:          make(chan struct{}),
 		subscriptions: map[*subscription]struct{}{},
-		before:        before,
+		before:        before.list,
+		told:          before.told,
 		snapshots:     settings.snapshots,
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}

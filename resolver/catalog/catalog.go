@@ -77,14 +77,18 @@ func (s *Status) UnmarshalText(text []byte) error {
 // Query says which instances to watch. Queries that are equal by [Query.Key]
 // can share one watch.
 type Query struct {
-	Service    string
-	Tags       []string // an instance must carry all of them
-	Datacenter string   // empty is the agent's own
-	Near       string   // node to sort by round trip for policies that keep the order, such as pick_first; "_agent" is the agent's
-	Filter     string   // expression of Consul's that an instance must match: `Service.Meta.version == "2"`
+	Service    string   `json:"service"`
+	Tags       []string `json:"tags,omitempty"`       // an instance must carry all of them
+	Datacenter string   `json:"datacenter,omitempty"` // empty is the agent's own
+	// Near is the node to sort by round trip for policies that keep the order, such
+	// as pick_first; "_agent" is the agent's.
+	Near string `json:"near,omitempty"`
+	// Filter is an expression of Consul's that an instance must match:
+	// `Service.Meta.version == "2"`.
+	Filter string `json:"filter,omitempty"`
 	// Warning admits instances in warning state, with Consul's warning weight.
-	Warning     bool
-	Consistency Consistency
+	Warning     bool        `json:"warning,omitempty"`
+	Consistency Consistency `json:"consistency"`
 }
 
 // Consistency is how new an answer must be, and what it may cost.
@@ -109,6 +113,9 @@ func (c Consistency) String() string {
 		return "cached"
 	}
 }
+
+// MarshalText gives Consul's word for c.
+func (c Consistency) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // ParseConsistency reads Consul's word.
 func ParseConsistency(word string) (Consistency, error) {

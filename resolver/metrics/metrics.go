@@ -54,7 +54,7 @@ var (
 	failing = prometheus.NewDesc("meshlite_discovery_failing",
 		"1 while the last query has failed and calls go on with what was known.", ofWatch, nil)
 	instances = prometheus.NewDesc("meshlite_discovery_instances",
-		"Instances that calls may go to, by what the directory says of them.", append(ofWatch, "state"), nil)
+		"Instances that are known, by what the directory says of them. Of many, a channel calls a part.", append(ofWatch, "state"), nil)
 	held = prometheus.NewDesc("meshlite_discovery_held_instances",
 		"Instances that have vanished from the directory and are held for the grace time.", ofWatch, nil)
 	answers = prometheus.NewDesc("meshlite_discovery_answers_total",

@@ -68,7 +68,7 @@ meshlite_discovery_failures_total{directory="consul at a",query="tag=fast",servi
 # TYPE meshlite_discovery_held_instances gauge
 meshlite_discovery_held_instances{directory="consul at a",query="",service="catalog"} 2
 meshlite_discovery_held_instances{directory="consul at a",query="tag=fast",service="catalog"} 0
-# HELP meshlite_discovery_instances Instances that calls may go to, by what the directory says of them.
+# HELP meshlite_discovery_instances Instances that are known, by what the directory says of them. Of many, a channel calls a part.
 # TYPE meshlite_discovery_instances gauge
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="passing"} 3
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="warning"} 1
