@@ -64,6 +64,8 @@ func TestDevTellsWhatToType(t *testing.T) {
 		`\./meshlite call --plaintext consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/Browse -d '\{\}'`,
 		`\./meshlite call --plaintext -H 'customer-id: ada' consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/PlaceOrder -d `,
 		`\./meshlite call .*/ListSections -n 100`,
+		`\./meshlite check --http-addr 127\.0\.0\.1:\d+`,
+		`\./meshlite endpoints catalog --watch --http-addr 127\.0\.0\.1:\d+`,
 		`curl -s http://127\.0\.0\.1:\d+/v1/catalog/services`,
 		`export CONSUL_HTTP_ADDR=127\.0\.0\.1:\d+`,
 	} {
