@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -10,23 +9,13 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 )
 
 // openConsul is a real Consul, which the environment names.
 func openConsul(t *testing.T) *consulagent.Agent {
 	t.Helper()
-	path, err := consulagent.Find()
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, not tested against a real Consul: %v", err)
-	}
-	agent, err := consulagent.Start(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(agent.Kill)
+	agent := agenttest.Start(t)
 	t.Setenv("CONSUL_HTTP_ADDR", agent.Address)
 	return agent
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/internal/shop"
 )
 
@@ -36,12 +36,7 @@ func TestDemo(t *testing.T) {
 	dir := programs(t)
 	t.Run("embedded", func(t *testing.T) { checkStory(t, dir, "embedded", "embedded") })
 	t.Run("consul", func(t *testing.T) {
-		if _, err := consulagent.Find(); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip("NOT TESTED AGAINST A REAL CONSUL: ", err)
-		}
+		agenttest.Path(t)
 		checkStory(t, dir, "consul", "consul 1.")
 	})
 	t.Run("stopped", func(t *testing.T) { stopStory(t, dir) })

@@ -10,19 +10,8 @@ import (
 	"testing"
 
 	"github.com/meshlite-go/meshlite/internal/chaos"
-	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 )
-
-// needConsul skips, loudly, where there is no real Consul.
-func needConsul(t *testing.T) {
-	t.Helper()
-	if _, err := consulagent.Find(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("NOT TESTED AGAINST A REAL CONSUL: ", err)
-	}
-}
 
 // R4: A Consul outage fails no call and closes no connection: frozen, and with
 // connections that were dropped without a word.
@@ -38,7 +27,7 @@ func needConsul(t *testing.T) {
 // Each is a row of `make chaos`, in its short form.
 func TestRealFaults(t *testing.T) {
 	dir := build(t)
-	needConsul(t)
+	agenttest.Path(t)
 	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed"} {
 		t.Run(name, func(t *testing.T) {
 			result := makeFault(t, dir, name)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -22,10 +22,7 @@ const master = "11111111-2222-3333-4444-555555555555"
 // startGuardedConsul runs a real Consul that enforces access control.
 func startGuardedConsul(t *testing.T) (address string, client *api.Client) {
 	t.Helper()
-	path, err := consulagent.Find()
-	if err != nil {
-		startConsul(t) // says why not
-	}
+	path := agenttest.Path(t)
 	ports := freePorts(t, 4)
 	cmd := exec.Command(path, "agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
 		"-http-port="+ports[0], "-server-port="+ports[1], "-serf-lan-port="+ports[2], "-serf-wan-port="+ports[3],

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -42,7 +41,7 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 		}})
 	})
 	t.Run("consul", func(t *testing.T) {
-		real := startConsul(t)
+		real := agenttest.Start(t)
 		test(t, agent{real.Address, func(t *testing.T) {
 			real.Kill()
 			if err := real.Start(t.Context()); err != nil {
@@ -50,23 +49,6 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 			}
 		}})
 	})
-}
-
-func startConsul(t *testing.T) *consulagent.Agent {
-	t.Helper()
-	path, err := consulagent.Find()
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, not tested against a real Consul: %v", err)
-	}
-	real, err := consulagent.Start(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(real.Kill)
-	return real
 }
 
 func dial(t *testing.T, a agent, config consul.Config) *consul.Directory {

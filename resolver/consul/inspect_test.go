@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -169,7 +170,7 @@ func TestEntriesAreAllThatIsRegistered(t *testing.T) {
 }
 
 func TestEntriesByFilterAndNear(t *testing.T) {
-	d := dial(t, agent{address: startConsul(t).Address}, consul.Config{})
+	d := dial(t, agent{address: agenttest.Start(t).Address}, consul.Config{})
 	for id, version := range map[string]string{"catalog-1": "1", "catalog-2": "2"} {
 		r := instance(id, serveHealth(t))
 		r.Metadata = map[string]string{"version": version}
@@ -259,7 +260,7 @@ func TestAnAgentThatDoesNotTellOfItselfIsReached(t *testing.T) {
 
 // A check of the node is not one of the service, and an operator's reason is shown.
 func TestChecksTellOfNodesAndMaintenance(t *testing.T) {
-	a := agent{address: startConsul(t).Address}
+	a := agent{address: agenttest.Start(t).Address}
 	d := dial(t, a, consul.Config{})
 	mustRegister(t, d, instance("catalog-1", serveHealth(t)))
 	operator := apiOf(t, a.address, nil).Agent()

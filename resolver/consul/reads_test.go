@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/internal/faultproxy"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -85,7 +86,7 @@ func (b *backends) RoundTrip(request *http.Request) (*http.Response, error) {
 // Consul answers from a stream, whose age nobody knows, also when it is asked to
 // be consistent, and calls the answer consistent.
 func TestOnlyConsistentReadsAreNotStreamed(t *testing.T) {
-	address := startConsul(t).Address
+	address := agenttest.Start(t).Address
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 		transport := &http.Transport{}
 		b := &backends{RoundTripper: transport, seen: map[string]bool{}}
@@ -118,7 +119,7 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 }
 
 func TestAWrongFilterIsToldWithTheFix(t *testing.T) {
-	d := dial(t, agent{address: startConsul(t).Address}, consul.Config{})
+	d := dial(t, agent{address: agenttest.Start(t).Address}, consul.Config{})
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 		for _, filter := range []string{"Nope == 1", "Service.Meta.version ==", `Service.Port == "x"`, "((", `Service.Tags == "x"`} {
 			r := watch(d, catalog.Query{Service: "catalog", Filter: filter, Consistency: c})
@@ -171,7 +172,7 @@ func TestWatchOutlivesARestart(t *testing.T) {
 
 // An agent that is frozen accepts connections and answers nothing.
 func TestWatchOutlivesAFrozenAgent(t *testing.T) {
-	real := startConsul(t)
+	real := agenttest.Start(t)
 	d := dial(t, agent{address: real.Address}, consul.Config{Wait: time.Second})
 	r := watch(d, catalog.Query{Service: "catalog"})
 	defer r.stop()

@@ -3,27 +3,17 @@ package consultest_test
 import (
 	"encoding/json"
 	"net/http"
-	"os"
 	"slices"
 	"testing"
 
-	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 // The stand-in and a real Consul answer alike: status, text, and the names of
 // headers.
 func TestAnswersAsTheRealConsulDoes(t *testing.T) {
-	path, err := consulagent.Find()
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED, not compared with a real Consul: %v", err)
-	}
-	agent, err := consulagent.Start(t.Context(), path)
-	must(t, err)
-	t.Cleanup(agent.Kill)
+	agent := agenttest.Start(t)
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	real := &http.Client{Transport: redirect{agent.Address, transport}}
