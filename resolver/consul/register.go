@@ -30,6 +30,9 @@ func (d *Directory) Register(ctx context.Context, r catalog.Registration) (catal
 		return nil, err
 	}
 	token := d.currentToken()
+	if d.leftCritical(ctx, service) {
+		d.withdraw(ctx, r.ID)
+	}
 	if err := d.announce(ctx, r, service); err != nil {
 		d.withdraw(ctx, r.ID)
 		return nil, err
@@ -52,6 +55,18 @@ func selfCheck(ctx context.Context, r catalog.Registration) error {
 		return nil
 	}
 	return r.SelfCheck(ctx)
+}
+
+// leftCritical says whether a process that has crashed has left the registration
+// behind, critical by our check and with no other: Consul would keep that state
+// until it has checked again.
+func (d *Directory) leftCritical(ctx context.Context, service *api.AgentServiceRegistration) bool {
+	has, err := d.look(ctx, service.ID)
+	if err != nil || has == nil {
+		return false
+	}
+	own := slices.DeleteFunc(has.Checks, func(c *api.HealthCheck) bool { return c.ServiceID == "" })
+	return len(own) == 1 && own[0].CheckID == service.Check.CheckID && own[0].Status == api.HealthCritical
 }
 
 // announce registers r, which has checked itself, as passing.

@@ -1,0 +1,65 @@
+package consul_test
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// G1: a service registers as passing after it has checked itself, also under the
+// id of one that has crashed and was found critical.
+func TestWhoComesBackAfterACrashPasses(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		dead := dial(t, a, consul.Config{Heartbeat: time.Hour})
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer() // without a health service
+		served := make(chan struct{})
+		go func() { defer close(served); _ = server.Serve(listener) }()
+		defer func() { server.Stop(); <-served }()
+		crashed := instance("catalog-1", listener.Addr().String())
+		crashed.CheckInterval = time.Second
+		mustRegister(t, dead, crashed)
+		w := watch(dead, catalog.Query{Service: "catalog"})
+		defer w.stop()
+		w.await(t)
+
+		r := instance("catalog-1", serveHealth(t))
+		r.CheckInterval = time.Hour // no check of Consul's makes it passing
+		mustRegister(t, dial(t, a, consul.Config{}), r)
+		w.await(t, r.Address)
+	})
+}
+
+// An operator's maintenance outlives a crash.
+func TestWhoComesBackIntoMaintenanceStaysThere(t *testing.T) {
+	onEveryAgent(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		r := instance("catalog-1", serveHealth(t))
+		mustRegister(t, d, r)
+		client := apiOf(t, a.address, nil)
+		if err := client.Agent().EnableServiceMaintenance("catalog-1", "repainting"); err != nil {
+			t.Fatal(err)
+		}
+		mustRegister(t, d, r)
+		checks, err := client.Agent().ChecksWithFilterOpts("", &api.QueryOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id := range checks {
+			if strings.HasPrefix(id, api.ServiceMaintPrefix) {
+				return
+			}
+		}
+		t.Errorf("the maintenance is gone, what is left: %v", checks)
+	})
+}
