@@ -183,8 +183,8 @@ func TestForgottenServiceComesBackWithinAHeartbeat(t *testing.T) {
 		r := watch(d, catalog.Query{Service: "catalog"})
 		defer r.stop()
 		r.await(t, address)
-		a.restart(t)
 		_, before := r.last()
+		a.restart(t)
 		// The real agent's client has to reconnect, so this waits on the news, not on time.
 		r.awaitNews(t, before)
 		r.await(t, address)
