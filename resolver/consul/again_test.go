@@ -1,13 +1,11 @@
 package consul_test
 
 import (
-	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -18,19 +16,14 @@ import (
 func TestWhoComesBackAfterACrashPasses(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		dead := dial(t, a, consul.Config{Heartbeat: time.Hour})
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := grpc.NewServer() // without a health service
-		served := make(chan struct{})
-		go func() { defer close(served); _ = server.Serve(listener) }()
-		defer func() { server.Stop(); <-served }()
-		crashed := instance("catalog-1", listener.Addr().String())
+		address, crash := serveHealthUntil(t)
+		crashed := instance("catalog-1", address)
 		crashed.CheckInterval = time.Second
 		mustRegister(t, dead, crashed)
 		w := watch(dead, catalog.Query{Service: "catalog"})
 		defer w.stop()
+		w.await(t, address)
+		crash()
 		w.await(t)
 
 		r := instance("catalog-1", serveHealth(t))

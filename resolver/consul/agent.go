@@ -41,7 +41,9 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 func (d *Directory) leader(ctx context.Context) (leader string, ahead time.Duration, err error) {
 	settings := d.settings
 	watch := &clockReader{RoundTripper: d.settings.HttpClient.Transport}
-	settings.HttpClient = &http.Client{Transport: watch} // api.QueryMeta keeps no Date
+	asking := *d.settings.HttpClient
+	asking.Transport = watch // api.QueryMeta keeps no Date
+	settings.HttpClient = &asking
 	client, err := api.NewClient(&settings)
 	if err != nil {
 		return "", 0, err

@@ -123,6 +123,12 @@ func addressesOf(s catalog.Snapshot) []string {
 
 // serveHealth runs a gRPC server that says it is healthy.
 func serveHealth(t *testing.T) string {
+	address, _ := serveHealthUntil(t)
+	return address
+}
+
+// serveHealthUntil is serveHealth until crash is called.
+func serveHealthUntil(t *testing.T) (address string, crash func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -132,6 +138,7 @@ func serveHealth(t *testing.T) string {
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(listener) }()
-	t.Cleanup(func() { server.Stop(); <-done })
-	return listener.Addr().String()
+	crash = func() { server.Stop(); <-done }
+	t.Cleanup(crash)
+	return listener.Addr().String(), crash
 }

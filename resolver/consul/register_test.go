@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -538,23 +535,14 @@ func TestACrashLeavesConsulAfterTheChecksTime(t *testing.T) {
 func TestADeadServerIsToldAsGone(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := grpc.NewServer()
-		healthv1.RegisterHealthServer(server, health.NewServer())
-		served := make(chan struct{})
-		go func() { defer close(served); _ = server.Serve(listener) }()
-		defer func() { server.Stop(); <-served }()
-
-		r := instance("catalog-1", listener.Addr().String())
+		address, crash := serveHealthUntil(t)
+		r := instance("catalog-1", address)
 		r.CheckInterval = time.Second
 		mustRegister(t, d, r)
 		w := watch(d, catalog.Query{Service: "catalog"})
 		defer w.stop()
 		w.await(t, r.Address)
-		server.Stop()
+		crash()
 		w.await(t)
 	})
 }

@@ -196,6 +196,9 @@ func TestATokenIsNotSentToWhereTheAgentRedirects(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "redirects to localhost") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("the redirect is answered by %v", err)
 	}
+	if _, err = d.Agent(t.Context()); err == nil {
+		t.Error("the agent tells of itself in spite of the redirect")
+	}
 	if asked.Load() != 0 {
 		t.Error("the other host was asked")
 	}
