@@ -234,6 +234,7 @@ func TestCheckOfTwoServicesAtOneAddress(t *testing.T) {
 func TestCheckOfAServerWithTwoNames(t *testing.T) {
 	openAgent(t)
 	openShop(t, "catalog", 1, meshlite.WithServiceNames("sweets"), meshlite.WithMetricsAddress("127.0.0.1:0"))
+	awaitPassing(t, "sweets", 1)
 	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
 }
 

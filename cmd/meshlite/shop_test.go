@@ -107,12 +107,19 @@ func openShop(t *testing.T, service string, n int, opts ...meshlite.ServerOption
 			}
 		})
 	}
+	awaitPassing(t, service, n)
+	return impl
+}
+
+// awaitPassing waits until n instances of service pass. A server registers its names
+// one after the other.
+func awaitPassing(t *testing.T, service string, n int) {
+	t.Helper()
 	client := consulClient(t)
 	eventually(t, func() bool {
 		entries, _, err := client.Health().Service(service, "", true, nil)
 		return err == nil && len(entries) == n
 	})
-	return impl
 }
 
 // openTLS runs one catalog that is in no directory, behind TLS.
