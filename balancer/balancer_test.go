@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
 	grpcbalancer "google.golang.org/grpc/balancer"
 	_ "google.golang.org/grpc/balancer/leastrequest" // to compare with
 	_ "google.golang.org/grpc/balancer/roundrobin"
@@ -19,13 +18,12 @@ import (
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/balancer/peakewma"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
 	"github.com/meshlite-go/meshlite/internal/balancertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var policies = []string{roundrobin.Name, leastrequest.Name}
+var policies = []string{roundrobin.Name, leastrequest.Name, peakewma.Name}
 
 // onEveryPolicy runs test with each policy, over few and over many endpoints.
 func onEveryPolicy(t *testing.T, test func(t *testing.T, c *balancertest.Channel, endpoints int)) {
@@ -40,39 +38,39 @@ func onEveryPolicy(t *testing.T, test func(t *testing.T, c *balancertest.Channel
 	}
 }
 
-var call = grpcbalancer.PickInfo{FullMethodName: "/s/m", Ctx: context.Background()}
+var call = grpcbalancer.PickInfo{FullMethodName: unaryMethod, Ctx: context.Background()}
 
 // P1: Done with no error and no bytes sent changes no latency or success figure,
-// but frees the slot. (These policies have no such figures: the slot is all.)
+// but frees the slot.
 func TestDoneFreesTheSlotWhateverItSays(t *testing.T) {
 	for name, info := range map[string]grpcbalancer.DoneInfo{
-		"zero": {}, "success": {BytesSent: true, BytesReceived: true}, "failure": {Err: errors.New("broken"), BytesSent: true},
+		"zero": {}, "success": success, "failure": {Err: status.Error(codes.Unavailable, ""), BytesSent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := balancertest.New(t, leastrequest.Name)
-			c.Ready("{}", 1, 1)
-			first, err := c.Picker().Pick(call)
-			if err != nil {
-				t.Fatal(err)
-			}
-			busy := balancertest.AddressOf(first)
-			for range 100 {
-				if result := pick(t, c); balancertest.AddressOf(result) == busy {
-					t.Fatal("the busy endpoint was picked while the other was idle")
-				} else {
-					result.Done(grpcbalancer.DoneInfo{})
+			onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, n int) {
+				ctx := attempt.NewContext(context.Background(), attempt.New())
+				for range 40 {
+					result, err := c.Picker().Pick(grpcbalancer.PickInfo{Ctx: ctx})
+					if err != nil {
+						t.Fatal(err)
+					}
+					result.Done(info)
 				}
-			}
-			first.Done(info)
-			seen := map[string]bool{}
-			for range 100 {
-				result := pick(t, c)
-				seen[balancertest.AddressOf(result)] = true
-				result.Done(grpcbalancer.DoneInfo{})
-			}
-			if len(seen) != 2 {
-				t.Errorf("after Done only %v are picked", seen)
-			}
+				measured, failing := false, false
+				for _, e := range c.Table.Stats().Endpoints {
+					measured = measured || e.Latency > 0
+					failing = failing || e.Failing > 0
+					if e.InFlight != 0 {
+						t.Errorf("%s has %d in flight", e.Address, e.InFlight)
+					}
+				}
+				if want := name == "failure"; failing != want {
+					t.Errorf("failing: %v, want %v", failing, want)
+				}
+				if want := name == "success"; measured != want && n < 3 { // one in sixteen is measured
+					t.Errorf("latency is known: %v, want %v", measured, want)
+				}
+			})
 		})
 	}
 }
@@ -201,7 +199,7 @@ func TestPolicyNames(t *testing.T) {
 		{"meshlite_least_request", "meshlite_least_request", ""},
 		{"grpc:pick_first", "pick_first", ""},
 		{"grpc:nonesuch", "", `no policy "nonesuch"`},
-		{"fastest", "", "least_request, round_robin"},
+		{"fastest", "", "least_request, peak_ewma, round_robin"},
 	} {
 		name, err := balancer.PolicyName(test.policy)
 		if name != test.name || (err != nil) != (test.err != "") || err != nil && !strings.Contains(err.Error(), test.err) {
@@ -234,7 +232,7 @@ func BenchmarkPick(b *testing.B) {
 						b.Fatal(err)
 					}
 					if result.Done != nil {
-						result.Done(grpcbalancer.DoneInfo{})
+						result.Done(success)
 					}
 				}
 			})

@@ -1,58 +1,50 @@
 package balancer
 
 import (
-	"google.golang.org/grpc/attributes"
-	"google.golang.org/grpc/experimental/balancer/weight"
-	"google.golang.org/grpc/resolver"
+	"sync/atomic"
+	"time"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-type instanceKey struct{}
+// Endpoint is what is known of one endpoint, by all channels that share its table.
+type Endpoint struct {
+	attempt.Instance
+	table *Table
 
-// held wraps an instance so that attributes can compare it: pick_first and gRPC
-// ask whether an endpoint has changed.
-type held struct{ *catalog.Instance }
+	// What every pick touches, on a cache line of its own.
+	_       [64]byte
+	picked  atomic.Uint64 // attempts sent here
+	ended   atomic.Uint64 // of them, those that are over
+	failing failing
+	latency latency
+	stalled atomic.Bool // calls are under way and none ends
+	alert   atomic.Bool // a success matters, too: there were failures
+	_       [64]byte
 
-// Equal reports whether both are the same instance as of one snapshot.
-func (h held) Equal(other any) bool {
-	o, ok := other.(held)
-	return ok && h.Instance == o.Instance
+	ignored atomic.Uint64 // ended attempts that tell nothing of the endpoint
+
+	// The rest is guarded by Table.mu.
+
+	users int           // channels that list it
+	left  time.Duration // when it was last left by one
+	seen  uint64        // what ended was at the last checkup
+	moved time.Duration // when it was another number last
+	cold  bool          // it starts slowly when it is next ready
+	slow  bool          // it is in slow start
+	owed  bool          // and has not had a call since it began
+	began time.Duration // when that was, since the table was made
+	warm  float64       // how much of it is over
+
+	ejection ejection
+	shown    shown // as of the newest view
 }
 
-// NewEndpoint is what gRPC is told of an instance: one address, and the rest as
-// attributes of the endpoint. Attributes of the address would make gRPC reconnect
-// whenever a tag changes. The weight is also where gRPC's own policies look for it.
-// serverName is what the instance must prove to be under TLS.
-func NewEndpoint(instance *catalog.Instance, serverName string) resolver.Endpoint {
-	endpoint := resolver.Endpoint{
-		Addresses:  []resolver.Address{{Addr: instance.Address, ServerName: serverName}},
-		Attributes: attributes.New(instanceKey{}, held{instance}),
-	}
-	return weight.Set(endpoint, weight.EndpointInfo{Weight: instance.Weight})
+// InFlight counts the attempts that were sent here and are not over.
+func (e *Endpoint) InFlight() int64 {
+	ended := e.ended.Load() // first: what ends in between must not count twice
+	return int64(e.picked.Load() - ended)
 }
 
-// InstanceOf is the instance behind endpoint, or nil when another resolver than
-// ours has made it.
-func InstanceOf(endpoint resolver.Endpoint) *catalog.Instance {
-	h, _ := endpoint.Attributes.Value(instanceKey{}).(held)
-	return h.Instance
-}
-
-// weightOf is at least 1: resolvers that know no weight leave it out.
-func weightOf(endpoint resolver.Endpoint) uint32 {
-	return max(weight.FromEndpoint(endpoint).Weight, 1)
-}
-
-// identify names endpoint for the table: a plain address names itself.
-func identify(endpoint resolver.Endpoint) attempt.Instance {
-	var address string
-	if len(endpoint.Addresses) > 0 {
-		address = endpoint.Addresses[0].Addr
-	}
-	if i := InstanceOf(endpoint); i != nil {
-		return attempt.Instance{ID: i.ID, Address: address}
-	}
-	return attempt.Instance{ID: address, Address: address}
-}
+// Picks counts the attempts that were ever sent here.
+func (e *Endpoint) Picks() uint64 { return e.picked.Load() }

@@ -17,12 +17,19 @@ const (
 // Register, which runs in init functions, changes it.
 var registered []string
 
+// experimental is what gRPC writes behind the names of policies that are not of the
+// first ones: "ring_hash_experimental".
+const experimental = "_experimental"
+
 // PolicyName turns a policy as people write it into its name in a service
 // config: "round_robin" into "meshlite_round_robin", "grpc:ring_hash" into
-// "ring_hash". A policy that is not registered is an error that lists those that
-// are.
+// "ring_hash_experimental". A policy that is not registered is an error that lists
+// those that are.
 func PolicyName(policy string) (string, error) {
 	if name, foreign := strings.CutPrefix(policy, theirs); foreign {
+		if balancer.Get(name) == nil && balancer.Get(name+experimental) != nil {
+			name += experimental
+		}
 		if balancer.Get(name) == nil {
 			return "", fmt.Errorf("policy %q: gRPC has no policy %q: import the package that registers it", policy, name)
 		}

@@ -6,38 +6,36 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
-// Ready is an endpoint with a connection, as a picker chooses it. Pickers keep
-// it in their own slice and never change it.
+// Ready is an endpoint with a connection, as a policy chooses it. Policies keep it
+// in their own slice and never change it.
 type Ready struct {
 	*Endpoint
 	Weight uint32 // at least 1
 
-	child balancer.Picker
-	done  func(balancer.DoneInfo) // made once, so that a pick allocates nothing
+	member *member
+	child  balancer.Picker
+	probe  bool // it is ejected, and a call finds out whether it is well
 }
 
-func newReady(e *Endpoint, weight uint32, child balancer.Picker) Ready {
-	return Ready{
-		Endpoint: e, Weight: weight, child: child,
-		done: func(balancer.DoneInfo) { e.InFlight.Add(-1) },
-	}
-}
+// oneIn is how many attempts there are for each that is measured where the policy does
+// not need them all: looking at the clock twice costs more than the pick.
+const oneIn = 16
 
-// Pick sends the attempt to r: it counts as in flight until gRPC says that it is
-// done. It allocates nothing.
-func (r *Ready) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
+// pick sends the attempt to r: it counts as in flight until gRPC says that it is
+// done. It allocates nothing, but for streams.
+func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bool) (balancer.PickResult, error) {
 	result, err := r.child.Pick(info)
 	if err != nil {
 		return result, err
 	}
-	r.InFlight.Add(1)
-	if record := attempt.FromContext(info.Ctx); record != nil {
+	n := r.picked.Add(1)
+	if record != nil {
 		record.Pick(&r.Endpoint.Instance)
 	}
-	if inner := result.Done; inner != nil {
-		result.Done = func(d balancer.DoneInfo) { inner(d); r.done(d) }
+	if measured || n%oneIn == 0 || r.probe || result.Done != nil {
+		result.Done = measure(r, info.FullMethodName, record, result.Done)
 	} else {
-		result.Done = r.done
+		result.Done = r.member.done
 	}
 	return result, nil
 }

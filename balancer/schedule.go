@@ -37,6 +37,26 @@ func (s Schedule) At(n uint32) int {
 	return int(s.order[n%uint32(len(s.order))])
 }
 
+// maxDraws bounds the search for an endpoint not drawn before, which one weight
+// above all others could make long.
+const maxDraws = 16
+
+// Draw is an endpoint at random, by weight, that is not among taken, which are fewer
+// than there are.
+func (s Schedule) Draw(taken []int, random func() uint64) int {
+	i := s.At(uint32(random()))
+	for range maxDraws {
+		if !slices.Contains(taken, i) {
+			return i
+		}
+		i = s.At(uint32(random()))
+	}
+	for slices.Contains(taken, i) {
+		i = (i + 1) % int(s.endpoints)
+	}
+	return i
+}
+
 // spread orders the turns by when they are due: the k-th of weight w at
 // (k + phase) / w of the round. This is earliest deadline first, as in Envoy. The
 // phases of endpoints of one weight differ, so that they do not come in a row.

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
 // maxMethods caps the methods whose parts are kept. A contract has tens of
@@ -105,10 +107,17 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 	}
 }
 
-// StreamClient is the chain for streams on the client.
+// StreamClient is the chain for streams on the client. It tells the picker when the
+// first response comes.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		return nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
+		ctx, record := attempt.Of(ctx)
+		record.SetStream()
+		stream, err := nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
+		if err != nil {
+			return nil, err
+		}
+		return responding{stream, record}, nil
 	}
 }
 

@@ -50,3 +50,23 @@ func Example() {
 	fmt.Println(record.Latest().Picked().ID)
 	// Output: catalog-1
 }
+
+func TestTheFirstResponseIsToldOnce(t *testing.T) {
+	ctx, record := attempt.Of(context.Background())
+	if _, again := attempt.Of(ctx); again != record {
+		t.Error("a context with a record got another one")
+	}
+	record.Respond() // nobody waits for it
+	record.SetStream()
+	var told []string
+	record.Await(func() { told = append(told, "first pick") })
+	record.Await(func() { told = append(told, "second pick") })
+	record.Respond()
+	record.Respond()
+	if len(told) != 1 || told[0] != "second pick" {
+		t.Errorf("told %q, want the second pick once", told)
+	}
+	if !record.Next().Stream() {
+		t.Error("the next attempt of a stream is none")
+	}
+}

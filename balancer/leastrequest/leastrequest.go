@@ -1,6 +1,6 @@
 // Package leastrequest is the policy meshlite_least_request: the endpoint with
-// the fewest attempts in flight for its weight. It is the policy of a channel
-// that names no other.
+// the fewest attempts in flight for its weight, where one that has failed of late
+// counts as busier than it is. It is the policy of a channel that names no other.
 //
 // Up to fullScan endpoints are all looked at, from a random one on, so the
 // choice is the true minimum. Among more, choiceCount distinct ones are drawn
@@ -14,10 +14,6 @@ package leastrequest
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"slices"
-
-	grpcbalancer "google.golang.org/grpc/balancer"
 
 	"github.com/meshlite-go/meshlite/balancer"
 )
@@ -42,7 +38,9 @@ type Config struct {
 	ChoiceCount int `json:"choiceCount"`
 }
 
-func init() { balancer.Register(Name, parseConfig, newPicker) }
+func init() {
+	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newChooser})
+}
 
 func parseConfig(text json.RawMessage) (Config, error) {
 	config := Config{FullScan: defaultFullScan, ChoiceCount: defaultChoiceCount}
@@ -58,38 +56,38 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	return config, nil
 }
 
-func newPicker(config Config, ready []balancer.Ready) grpcbalancer.Picker {
-	schedule := balancer.NewSchedule(ready)
-	if len(ready) <= max(config.FullScan, config.ChoiceCount) {
-		return &scan{ready, schedule}
+func newChooser(config Config, view balancer.View) balancer.Chooser {
+	schedule := balancer.NewSchedule(view.Ready)
+	if len(view.Ready) <= max(config.FullScan, config.ChoiceCount) {
+		return &scan{view, schedule}
 	}
-	return &sample{ready, schedule, config.ChoiceCount}
+	return &sample{view, schedule, config.ChoiceCount}
 }
 
 // scan compares all endpoints.
 type scan struct {
-	ready    []balancer.Ready
+	balancer.View
 	schedule balancer.Schedule
 }
 
-// Pick takes the lightest endpoint; of equally light ones, each as often as its
+// Choose takes the lightest endpoint; of equally light ones, each as often as its
 // weight says. One that is drawn by weight and idle cannot be beaten.
-func (s *scan) Pick(info grpcbalancer.PickInfo) (grpcbalancer.PickResult, error) {
-	random := rand.Uint64()
-	if drawn := &s.ready[s.schedule.At(uint32(random))]; drawn.InFlight.Load() == 0 {
-		return drawn.Pick(info)
+func (s *scan) Choose() *balancer.Ready {
+	random := s.Random()
+	if drawn := &s.Ready[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
+		return drawn
 	}
-	return s.lightest(random).Pick(info)
+	return s.lightest(random)
 }
 
 // lightest looks at all of them. The k-th of equally light ones replaces those
 // before with the probability of its part in their weight (reservoir sampling).
 func (s *scan) lightest(random uint64) *balancer.Ready {
-	best := &s.ready[0]
-	load, weights := best.InFlight.Load(), uint64(best.Weight)
-	for i := 1; i < len(s.ready); i++ {
-		r := &s.ready[i]
-		n := r.InFlight.Load()
+	best := &s.Ready[0]
+	load, weights := best.Load(), uint64(best.Weight)
+	for i := 1; i < len(s.Ready); i++ {
+		r := &s.Ready[i]
+		n := r.Load()
 		switch mine, least := n*int64(best.Weight), load*int64(r.Weight); {
 		case mine < least:
 			best, load, weights = r, n, uint64(r.Weight)
@@ -106,49 +104,25 @@ func (s *scan) lightest(random uint64) *balancer.Ready {
 
 // sample compares a few distinct endpoints.
 type sample struct {
-	ready    []balancer.Ready
+	balancer.View
 	schedule balancer.Schedule
 	count    int
 }
 
-// Pick compares endpoints drawn by weight; of equal ones the first drawn wins.
-func (s *sample) Pick(info grpcbalancer.PickInfo) (grpcbalancer.PickResult, error) {
+// Choose compares endpoints drawn by weight; of equal ones the first drawn wins.
+func (s *sample) Choose() *balancer.Ready {
 	var drawn [maxChoiceCount]int
 	var best *balancer.Ready
 	var load int64
 	for k := range s.count {
-		drawn[k] = s.draw(drawn[:k])
-		r := &s.ready[drawn[k]]
-		if n := r.InFlight.Load(); best == nil || lighter(n, r, load, best) {
+		drawn[k] = s.schedule.Draw(drawn[:k], s.Random)
+		r := &s.Ready[drawn[k]]
+		if n := r.Load(); best == nil || n*int64(best.Weight) < load*int64(r.Weight) {
 			best, load = r, n
 		}
 		if load == 0 {
 			break // it cannot be beaten
 		}
 	}
-	return best.Pick(info)
-}
-
-// maxDraws bounds the search for an endpoint not drawn before, which one weight
-// above all others could make long.
-const maxDraws = 16
-
-// draw is an endpoint that is not among taken.
-func (s *sample) draw(taken []int) int {
-	i := s.schedule.At(rand.Uint32())
-	for range maxDraws {
-		if !slices.Contains(taken, i) {
-			return i
-		}
-		i = s.schedule.At(rand.Uint32())
-	}
-	for slices.Contains(taken, i) {
-		i = (i + 1) % len(s.ready)
-	}
-	return i
-}
-
-// lighter compares attempts in flight over weight.
-func lighter(inFlightA int64, a *balancer.Ready, inFlightB int64, b *balancer.Ready) bool {
-	return inFlightA*int64(b.Weight) < inFlightB*int64(a.Weight)
+	return best
 }

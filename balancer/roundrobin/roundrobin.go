@@ -10,10 +10,7 @@ package roundrobin
 
 import (
 	"encoding/json"
-	"math/rand/v2"
 	"sync/atomic"
-
-	grpcbalancer "google.golang.org/grpc/balancer"
 
 	"github.com/meshlite-go/meshlite/balancer"
 )
@@ -24,7 +21,9 @@ const Name = "meshlite_round_robin"
 // Config has no fields: the weights come with the endpoints.
 type Config struct{}
 
-func init() { balancer.Register(Name, parseConfig, newPicker) }
+func init() {
+	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newChooser})
+}
 
 func parseConfig(text json.RawMessage) (Config, error) {
 	var config Config
@@ -32,21 +31,21 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	return config, err
 }
 
-// picker walks through a schedule that is made once, so a pick is one atomic
+// turns walks through a schedule that is made once, so a choice is one atomic
 // addition.
-type picker struct {
+type turns struct {
 	ready    []balancer.Ready
 	schedule balancer.Schedule
 	next     atomic.Uint32
 }
 
-func newPicker(_ Config, ready []balancer.Ready) grpcbalancer.Picker {
-	p := &picker{ready: ready, schedule: balancer.NewSchedule(ready)}
-	p.next.Store(rand.Uint32()) // so that clients started together do not walk in step
-	return p
+func newChooser(_ Config, view balancer.View) balancer.Chooser {
+	t := &turns{ready: view.Ready, schedule: balancer.NewSchedule(view.Ready)}
+	t.next.Store(uint32(view.Random())) // so that clients started together do not walk in step
+	return t
 }
 
-// Pick takes the next endpoint of the schedule.
-func (p *picker) Pick(info grpcbalancer.PickInfo) (grpcbalancer.PickResult, error) {
-	return p.ready[p.schedule.At(p.next.Add(1))].Pick(info)
+// Choose takes the next endpoint of the schedule.
+func (t *turns) Choose() *balancer.Ready {
+	return &t.ready[t.schedule.At(t.next.Add(1))]
 }

@@ -38,7 +38,7 @@ func (l *Logging) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		if !l.logger.Enabled(ctx, l.highest) {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
-		ctx, record := recorded(ctx)
+		ctx, record := attempt.Of(ctx) // a failure must name its instance, and is not known beforehand
 		start := time.Now()
 		err := invoker(ctx, method, req, reply, cc, opts...)
 		l.called(ctx, method, record, start, err)
@@ -52,7 +52,7 @@ func (l *Logging) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		if !l.logger.Enabled(ctx, l.highest) {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		ctx, record := recorded(ctx)
+		ctx, record := attempt.Of(ctx)
 		start := time.Now()
 		var once sync.Once
 		finished := func(err error) {
@@ -91,14 +91,4 @@ func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		l.served(ctx, info.FullMethod, start, err)
 		return err
 	}
-}
-
-// recorded gives ctx a record of the attempts unless it has one. A failure must
-// name its instance, and that it will fail is not known beforehand.
-func recorded(ctx context.Context) (context.Context, *attempt.Record) {
-	if record := attempt.FromContext(ctx); record != nil {
-		return ctx, record
-	}
-	record := attempt.New()
-	return attempt.NewContext(ctx, record), record
 }

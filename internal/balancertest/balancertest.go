@@ -10,31 +10,41 @@ import (
 
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/experimental/balancer/weight"
 	"google.golang.org/grpc/experimental/stats"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
+
+	meshbalancer "github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // Channel is gRPC's side of a policy.
 type Channel struct {
 	balancer.ClientConn
 	Policy balancer.Balancer
+	// Table is what the policy learns. Channels may share one: set it before Update.
+	Table *meshbalancer.Table
+	// Region and Zone are where the channel runs.
+	Region, Zone string
 
 	t    testing.TB
 	name string
-	subs map[string]*subConn
 
-	mu    sync.Mutex // policies also update from goroutines of their own
+	mu    sync.Mutex          // policies also update from goroutines of their own
+	subs  map[string]*subConn // by address
 	state balancer.State
+	asked func(*subConn) // hears of every wish for a connection, if not nil
 }
 
 type subConn struct {
 	balancer.SubConn
+	channel  *Channel
 	address  string
+	index    int
 	listener func(balancer.SubConnState)
 	health   func(balancer.SubConnState)
 	asked    chan struct{} // holds one while the policy wants a connection
+	ready    bool
 }
 
 // Connect is how the policy asks for a connection.
@@ -42,6 +52,9 @@ func (s *subConn) Connect() {
 	select {
 	case s.asked <- struct{}{}:
 	default:
+	}
+	if heard := s.channel.listener(); heard != nil {
+		heard(s)
 	}
 }
 
@@ -54,19 +67,35 @@ func (s *subConn) RegisterHealthListener(listener func(balancer.SubConnState)) {
 // New builds the policy called name.
 func New(t testing.TB, name string) *Channel {
 	t.Helper()
-	c := &Channel{t: t, name: name, subs: map[string]*subConn{}}
-	builder := balancer.Get(name)
-	if builder == nil {
+	c := &Channel{Table: meshbalancer.NewTable(), t: t, name: name}
+	if balancer.Get(name) == nil {
 		t.Fatalf("policy %q is not registered", name)
 	}
-	c.Policy = builder.Build(c, balancer.BuildOptions{})
-	t.Cleanup(c.Policy.Close)
+	c.Reopen()
 	return c
+}
+
+// Reopen builds the policy anew, as a channel does that leaves idleness. Close the
+// one before.
+func (c *Channel) Reopen() {
+	c.mu.Lock()
+	c.subs = map[string]*subConn{}
+	c.mu.Unlock()
+	policy := balancer.Get(c.name).Build(c, balancer.BuildOptions{})
+	c.Policy = policy
+	c.t.Cleanup(policy.Close)
 }
 
 // NewSubConn, UpdateState and the others are called by the policy.
 func (c *Channel) NewSubConn(addresses []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
-	s := &subConn{address: addresses[0].Addr, listener: opts.StateListener, asked: make(chan struct{}, 1)}
+	s := &subConn{channel: c, address: addresses[0].Addr, listener: opts.StateListener, asked: make(chan struct{}, 1)}
+	var block, i int
+	if _, err := fmt.Sscanf(s.address, "10.0.%d.%d:80", &block, &i); err != nil {
+		return nil, fmt.Errorf("%s is no Address: %w", s.address, err)
+	}
+	s.index = block*250 + i
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.subs[s.address] = s
 	return s, nil
 }
@@ -94,13 +123,29 @@ type recorder struct{ stats.MetricsRecorder }
 
 func (recorder) RecordInt64Count(*stats.Int64CountHandle, int64, ...string)             {}
 func (recorder) RecordInt64UpDownCount(*stats.Int64UpDownCountHandle, int64, ...string) {}
+func (recorder) RecordFloat64Histo(*stats.Float64HistoHandle, float64, ...string)       {}
 
 // Address is the address of the i-th endpoint.
 func Address(i int) string { return fmt.Sprintf("10.0.%d.%d:80", i/250, i%250) }
 
+// Instances are one instance for each weight, at Address(0) and so on.
+func Instances(weights ...uint32) []*catalog.Instance {
+	instances := make([]*catalog.Instance, len(weights))
+	for i, w := range weights {
+		instances[i] = &catalog.Instance{ID: fmt.Sprintf("backend-%d", i), Address: Address(i), Weight: w}
+	}
+	return instances
+}
+
 // Update tells the policy of one endpoint for each weight, and the policy's
 // config as JSON.
 func (c *Channel) Update(config string, weights ...uint32) error {
+	c.t.Helper()
+	return c.UpdateInstances(config, Instances(weights...)...)
+}
+
+// UpdateInstances tells the policy of instances.
+func (c *Channel) UpdateInstances(config string, instances ...*catalog.Instance) error {
 	c.t.Helper()
 	var parsed serviceconfig.LoadBalancingConfig
 	if parser, ok := balancer.Get(c.name).(balancer.ConfigParser); ok {
@@ -110,17 +155,41 @@ func (c *Channel) Update(config string, weights ...uint32) error {
 		}
 	}
 	var state resolver.State
-	for i, w := range weights {
-		endpoint := resolver.Endpoint{Addresses: []resolver.Address{{Addr: Address(i)}}}
-		state.Endpoints = append(state.Endpoints, weight.Set(endpoint, weight.EndpointInfo{Weight: w}))
+	for _, i := range instances {
+		state.Endpoints = append(state.Endpoints, meshbalancer.NewEndpoint(i, ""))
 	}
+	state = meshbalancer.WithZone(meshbalancer.WithTable(state, c.Table), c.Region, c.Zone)
 	return c.Policy.UpdateClientConnState(balancer.ClientConnState{ResolverState: state, BalancerConfig: parsed})
 }
 
 // Connect puts the i-th endpoint's connection into a state: ready as soon as the
 // policy has asked for a connection.
-func (c *Channel) Connect(i int, state connectivity.State) {
-	s := c.subs[Address(i)]
+func (c *Channel) Connect(i int, state connectivity.State) { c.sub(Address(i)).connect(state) }
+
+// Break ends the i-th endpoint's connection, and the attempt to make another.
+func (c *Channel) Break(i int) {
+	c.Connect(i, connectivity.Idle)
+	s := c.sub(Address(i))
+	<-s.asked
+	s.connect(connectivity.Connecting)
+	s.connect(connectivity.TransientFailure)
+}
+
+// Reconnect makes another connection to the i-th endpoint, which has none.
+func (c *Channel) Reconnect(i int) {
+	c.Connect(i, connectivity.Idle)
+	c.Connect(i, connectivity.Ready)
+}
+
+// sub is the newest connection to address.
+func (c *Channel) sub(address string) *subConn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.subs[address]
+}
+
+func (s *subConn) connect(state connectivity.State) {
+	s.ready = state == connectivity.Ready
 	if state == connectivity.Ready {
 		<-s.asked
 		s.listener(balancer.SubConnState{ConnectivityState: connectivity.Connecting})
@@ -135,11 +204,20 @@ func (c *Channel) Connect(i int, state connectivity.State) {
 // ready.
 func (c *Channel) Ready(config string, weights ...uint32) {
 	c.t.Helper()
-	if err := c.Update(config, weights...); err != nil {
+	c.ReadyInstances(config, Instances(weights...)...)
+}
+
+// ReadyInstances tells the policy of instances and makes all that are not ready
+// already.
+func (c *Channel) ReadyInstances(config string, instances ...*catalog.Instance) {
+	c.t.Helper()
+	if err := c.UpdateInstances(config, instances...); err != nil {
 		c.t.Fatal(err)
 	}
-	for i := range weights {
-		c.Connect(i, connectivity.Ready)
+	for _, i := range instances {
+		if s := c.sub(i.Address); !s.ready {
+			s.connect(connectivity.Ready)
+		}
 	}
 }
 
@@ -157,6 +235,9 @@ func Equal(n int) []uint32 {
 	}
 	return weights
 }
+
+// IndexOf is the i of the Address where a pick went.
+func IndexOf(result balancer.PickResult) int { return result.SubConn.(*subConn).index }
 
 // AddressOf is where a pick went.
 func AddressOf(result balancer.PickResult) string { return result.SubConn.(*subConn).address }

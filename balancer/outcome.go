@@ -1,0 +1,45 @@
+package balancer
+
+import (
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// outcome is what the end of an attempt tells of its endpoint.
+type outcome uint8
+
+const (
+	silent   outcome = iota // nothing: the caller gave up, or nothing was sent
+	answered                // it works, whatever it has answered
+	overload                // it works, and asks for less
+	failed                  // it does not work
+)
+
+// outcomeOf sorts by whose fault a code is. That a caller has asked for what is not
+// there, or may not have it, says nothing against the endpoint.
+func outcomeOf(info balancer.DoneInfo) outcome {
+	if info.Err == nil {
+		if !info.BytesSent && !info.BytesReceived {
+			return silent // gRPC has found the connection not ready, and picks again
+		}
+		return answered
+	}
+	switch codeOf(info.Err) {
+	case codes.Canceled:
+		return silent
+	case codes.ResourceExhausted:
+		return overload
+	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
+		return failed
+	default:
+		return answered
+	}
+}
+
+func codeOf(err error) codes.Code {
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return status.FromContextError(err).Code()
+}

@@ -1,0 +1,79 @@
+package balancer
+
+import (
+	"sync/atomic"
+
+	"google.golang.org/grpc/balancer"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+)
+
+// picker is what gRPC picks from: the policy's choice, and before it what no policy
+// needs to know of.
+type picker struct {
+	view     View
+	chooser  Chooser
+	measures bool         // every attempt is measured, as the policy needs it
+	paid     atomic.Int32 // how many of view.due had their call
+}
+
+// Pick takes no lock but for a probe, and allocates nothing.
+func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
+	record := attempt.FromContext(info.Ctx)
+	if record != nil && record.Number() > 1 {
+		if r := p.untried(record); r != nil {
+			return r.pick(info, record, p.measures)
+		}
+	}
+	if len(p.view.due) > 0 {
+		if r := p.nextDue(); r != nil {
+			return r.pick(info, record, p.measures)
+		}
+	}
+	return p.chooser.Choose().pick(info, record, p.measures)
+}
+
+// nextDue is an endpoint that must have a call now, or nil.
+func (p *picker) nextDue() *Ready {
+	for int(p.paid.Load()) < len(p.view.due) {
+		n := int(p.paid.Add(1))
+		if n > len(p.view.due) {
+			return nil
+		}
+		if r := &p.view.due[n-1]; r.table.owes(r.Endpoint) {
+			return r
+		}
+	}
+	return nil
+}
+
+// maxLook bounds the endpoints that are compared for a retry.
+const maxLook = 16
+
+// untried is the least loaded endpoint that no earlier attempt of the call went to:
+// in rotation, else of another zone, else an ejected one. Nil is none.
+func (p *picker) untried(record *attempt.Record) *Ready {
+	if best := leastOf(p.view.Ready, record, p.view.Random); best != nil {
+		return best
+	}
+	for i := range p.view.spare { // those of other zones come first
+		if r := &p.view.spare[i]; !record.Tried(r.Address) {
+			return r
+		}
+	}
+	return nil
+}
+
+func leastOf(ready []Ready, record *attempt.Record, random func() uint64) (best *Ready) {
+	start := int(random() % uint64(len(ready)))
+	for looked, i := 0, 0; i < len(ready) && looked < maxLook; i++ {
+		r := &ready[(start+i)%len(ready)]
+		if record.Tried(r.Address) {
+			continue
+		}
+		if looked++; best == nil || r.Load()*int64(best.Weight) < best.Load()*int64(r.Weight) {
+			best = r
+		}
+	}
+	return best
+}

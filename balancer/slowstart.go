@@ -1,0 +1,36 @@
+package balancer
+
+import (
+	"math"
+	"time"
+)
+
+// begin starts e slowly if it is cold: it has come to a service that was running, or
+// back to it. The caller holds Table.mu.
+func (s SlowStart) begin(e *Endpoint, now time.Duration) {
+	if !e.cold {
+		return
+	}
+	e.cold = false
+	if s.Window > 0 {
+		e.slow, e.owed, e.began = true, true, now
+	}
+}
+
+// part is how much of its weight e has by now, and when it must be asked again: 0 is
+// never. The curve is Envoy's, see its documentation of slow start mode.
+func (s SlowStart) part(e *Endpoint, now time.Duration) (part float64, again time.Duration) {
+	window := time.Duration(s.Window)
+	since := now - e.began
+	if !e.slow || since >= window {
+		e.slow, e.owed = false, false
+		return 1, 0
+	}
+	e.warm = float64(since) / float64(window)
+	part = math.Pow(e.warm, 1/s.Aggression)
+	return max(part, s.MinWeightPercent/100), min(window/steps, window-since)
+}
+
+// steps is how many weights an endpoint has on its way to the whole. A picker is
+// never changed, so it has the weight of when it was made.
+const steps = 20
