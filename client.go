@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	_ "github.com/meshlite-go/meshlite/balancer/peakewma"   // known by name
 	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // known by name
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
@@ -90,7 +91,7 @@ func (c *clientConfig) checkTarget(target string) error {
 }
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
-	return append(c.resolver, resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig))
+	return append(c.resolver, resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig), resolver.WithLocality(c.region, c.zone))
 }
 
 // chain puts the concerns of a client in order.

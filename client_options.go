@@ -20,8 +20,9 @@ type clientConfig struct {
 }
 
 // WithBalancer chooses the policy of picking where neither the target nor a
-// service config names one: "round_robin", "least_request", or "grpc:NAME" for
-// one that is registered with gRPC. Default: least_request.
+// service config names one: "round_robin", "least_request", "peak_ewma", or
+// "grpc:NAME" for one that is registered with gRPC. What can be set of ours
+// ([balancer.Settings]) is written in [WithServiceConfig]. Default: least_request.
 func WithBalancer(policy string) ClientOption {
 	return clientOption(func(c *clientConfig) { c.balancer = policy })
 }

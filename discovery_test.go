@@ -103,3 +103,33 @@ func (curious) Register(context.Context, catalog.Registration) (catalog.Lease, e
 	return nil, nil
 }
 func (curious) NodeAddress(context.Context) (string, error) { return "127.0.0.1", nil }
+
+// Calls stay in the caller's zone while its instances can carry them.
+func TestCallsStayInTheClientsZone(t *testing.T) {
+	m := newMesh(t)
+	m.serve(&shop{name: "near"}, meshlite.WithLocality("eu-1", "eu-1a"))
+	m.serve(&shop{name: "far"}, meshlite.WithLocality("eu-1", "eu-1b"))
+	client, _ := m.client("consul:///catalog", meshlite.WithLocality("eu-1", "eu-1a"), uncached())
+	for get(t, client, "x") == "far" { // while the near one is not connected
+		time.Sleep(time.Millisecond)
+	}
+	for range 100 {
+		if got := get(t, client, "x"); got == "far" {
+			t.Fatal("a call left its zone")
+		}
+	}
+}
+
+// X10: What is wrong with a policy's config is told when the client is made.
+func TestAWrongPolicyConfigIsToldAtOnce(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"meshlite_least_request": {"ejection": {"maxEjectionPercent": 150}}}`: "ejection.maxEjectionPercent 150 is not in 0 to 100",
+		`{"meshlite_peak_ewma": {"slowStart": {"window": "soon"}}}`:             `"soon"`,
+		`{"meshlite_round_robin": {"zone": {"callers": -1}}}`:                   "zone.callers -1",
+	} {
+		_, err := meshlite.NewClient("dns:///127.0.0.1:1", meshlite.WithPlaintext(), meshlite.WithServiceConfig(`{"loadBalancingConfig": [`+config+`]}`))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v, want one with %s", config, err, want)
+		}
+	}
+}

@@ -43,6 +43,8 @@ type config struct {
 	directory Directory
 	log       *slog.Logger
 	policy    *policyv1.ServicePolicy
+	region    string
+	zone      string
 	own       *interceptors.Interceptors
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
@@ -85,6 +87,14 @@ func WithConsul(directory Directory) Option {
 // WithLogger logs to log instead of slog.Default().
 func WithLogger(log *slog.Logger) Option { return option(func(c *config) { c.log = log }) }
 
+// WithLocality tells where the process runs: a region and, within it, a zone, such as
+// "eu-west-1" and "eu-west-1a". Of a server, clients learn it through the directory;
+// a client's calls stay in its zone while the instances there can carry them. Both
+// empty is nowhere, so that variables of the environment can be given as they are.
+func WithLocality(region, zone string) Option {
+	return option(func(c *config) { c.region, c.zone = region, zone })
+}
+
 // WithPolicy changes the policies that the contracts declare, field by field.
 func WithPolicy(policy *policyv1.ServicePolicy) Option {
 	return option(func(c *config) { c.policy = policy })
@@ -124,6 +134,9 @@ func (c *config) finish() error {
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)
+	}
+	if c.zone != "" && c.region == "" {
+		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
 	}
 	return nil
 }

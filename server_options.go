@@ -32,7 +32,6 @@ type serverConfig struct {
 	drain, stopTimeout                 time.Duration
 	deregisterAfter, ttl               time.Duration
 	ttlGiven                           bool
-	region, zone                       string
 	reflection, channelz               bool
 	serverOptions                      []grpc.ServerOption
 }
@@ -90,13 +89,6 @@ func WithMetadata(metadata map[string]string) ServerOption {
 // at least 1, and the part while a check of it warns, 0 for none. Default: 1 and 1.
 func WithWeight(passing, warning uint32) ServerOption {
 	return serverOption(func(c *serverConfig) { c.weight, c.warningWeight = passing, warning })
-}
-
-// WithLocality tells clients where the server runs: a region and, within it, a zone,
-// which may be empty. Policies see both with each endpoint. Both empty is
-// nowhere, so that variables of the environment can be given as they are.
-func WithLocality(region, zone string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.region, c.zone = region, zone })
 }
 
 // WithTTLCheck makes the server tell Consul of its health three times in each ttl,
@@ -211,8 +203,6 @@ func checkAddress(option, address string, dialed bool) error {
 // checkRegistration wants what Consul will take, before anything is listened on.
 func (c *serverConfig) checkRegistration() error {
 	switch {
-	case c.zone != "" && c.region == "":
-		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
 	case c.ttlGiven && c.ttl < minTTL:
 		return optionError("WithTTLCheck", c.ttl.String(), "write at least 3s, or leave it out if Consul can call the server")
 	case c.ttlGiven && c.check != "":

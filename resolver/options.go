@@ -21,6 +21,7 @@ type settings struct {
 	subset        int
 	snapshots     Snapshots
 	serviceConfig string
+	region, zone  string
 	log           *slog.Logger
 }
 
@@ -88,6 +89,12 @@ func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.sn
 // WithServiceConfig tells the service config of the channel's owner, as JSON. A
 // policy in the target replaces the policy in it, and nothing else.
 func WithServiceConfig(json string) Option { return func(s *settings) { s.serviceConfig = json } }
+
+// WithLocality tells where the channel runs, for policies that keep calls in their
+// zone. An empty zone is not known.
+func WithLocality(region, zone string) Option {
+	return func(s *settings) { s.region, s.zone = region, zone }
+}
 
 // WithLogger hears of outages of the directory. Default: slog.Default().
 func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }

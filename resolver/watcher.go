@@ -209,5 +209,6 @@ func (w *watcher) state(absent error) resolver.State {
 	if absent != nil {
 		state = balancer.WithReason(state, absent)
 	}
+	state = balancer.WithZone(state, w.builder.region, w.builder.zone)
 	return balancer.WithTable(state, w.table)
 }
