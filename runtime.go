@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meshlite-go/meshlite/admin"
+	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -55,7 +56,8 @@ func NewRuntime() *Runtime {
 	r.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		discovery.New(r.watches, r.agents))
+		discovery.New(r.watches, r.agents),
+		endpoints.New(r.picks))
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
@@ -83,6 +85,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.cache.Stats() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
+		admin.WithStats("endpoints", func() any { return r.picks() }),
 	}
 	if pprof {
 		options = append(options, admin.WithPprof())
@@ -131,6 +134,17 @@ func (r *Runtime) watches() []resolver.Stats {
 	var all []resolver.Stats
 	for _, s := range r.sites {
 		all = append(all, s.builder.Stats()...)
+	}
+	return all
+}
+
+// picks tells how calls are picked.
+func (r *Runtime) picks() []resolver.Picks {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := []resolver.Picks{}
+	for _, s := range r.sites {
+		all = append(all, s.builder.Picks()...)
 	}
 	return all
 }

@@ -95,12 +95,11 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 			return nil, err
 		}
 	}
-	key := directory.Name()
-	for _, q := range target.queries(b.warning) {
-		key += "?" + q.Key()
+	queries := target.queries(b.warning)
+	for _, q := range queries {
 		r.sources = append(r.sources, b.watches.subscribe(directory, q, b.settings, r.wake))
 	}
-	r.table, r.returnTable = b.tables.borrow(key)
+	r.table, r.returnTable = b.tables.borrow(directory.Name(), queries)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go r.run(ctx)

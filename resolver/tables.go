@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // tables keeps the endpoint tables by target, so that a channel which comes back
@@ -15,9 +16,11 @@ type tables struct {
 }
 
 type kept struct {
-	table    *balancer.Table
-	users    int
-	returned time.Time
+	directory string // the name of the one asked
+	queries   []catalog.Query
+	table     *balancer.Table
+	users     int
+	returned  time.Time
 }
 
 // keepTable is how long a table outlives its last channel, and maxTables how many
@@ -27,7 +30,8 @@ const (
 	maxTables = 1024
 )
 
-func (t *tables) borrow(key string) (table *balancer.Table, giveBack func()) {
+func (t *tables) borrow(directory string, queries []catalog.Query) (table *balancer.Table, giveBack func()) {
+	key := tableKey(directory, queries)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for other, k := range t.kept {
@@ -37,7 +41,7 @@ func (t *tables) borrow(key string) (table *balancer.Table, giveBack func()) {
 	}
 	k := t.kept[key]
 	if k == nil {
-		k = &kept{table: balancer.NewTable()}
+		k = &kept{directory: directory, queries: queries, table: balancer.NewTable()}
 		t.kept[key] = k
 	}
 	k.users++
@@ -47,4 +51,13 @@ func (t *tables) borrow(key string) (table *balancer.Table, giveBack func()) {
 		k.users--
 		k.returned = time.Now()
 	}
+}
+
+// tableKey is what channels must have in common to share a table.
+func tableKey(directory string, queries []catalog.Query) string {
+	key := directory
+	for _, q := range queries {
+		key += "?" + q.Key()
+	}
+	return key
 }

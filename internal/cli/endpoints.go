@@ -27,15 +27,23 @@ type EndpointsOptions struct {
 	Consistency string
 	Warning     bool // clients call instances in warning state
 	Watch       bool
+	Picks       bool     // show how clients pick, instead of what Consul knows
+	Clients     []string // host:port of their admin pages; empty is those that Consul knows
 	Format      Format
 }
 
 // Endpoints lists the instances of a service, and with Watch follows them until ctx
-// ends, which is no error.
+// ends, which is no error. With Picks it shows how clients see them.
 func Endpoints(ctx context.Context, o EndpointsOptions, streams Streams) error {
 	queries, err := o.queries()
 	if err != nil {
 		return err
+	}
+	if err := o.checkPicks(); err != nil {
+		return err
+	}
+	if o.Picks {
+		return picks(ctx, o, queries, streams)
 	}
 	directory, err := dialAgent(o.Agent)
 	if err != nil {

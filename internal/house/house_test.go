@@ -31,6 +31,8 @@ var rooms = map[string][]string{
 	"balancer":              {"resolver/catalog", "balancer/attempt"},
 	"balancer/roundrobin":   {"balancer", "balancer/attempt"},
 	"balancer/leastrequest": {"balancer", "balancer/attempt"},
+	"balancer/peakewma":     {"balancer", "balancer/attempt"},
+	"balancer/metrics":      {"balancer", "resolver"},
 	"resolver/consul":       {"resolver/catalog"},
 	"resolver":              {"resolver/catalog", "balancer"},
 	"resolver/metrics":      {"resolver", "resolver/catalog", "resolver/consul"},
@@ -50,7 +52,7 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
 	"github.com/maypok86/otter/v2":                    {"interceptors/cache"},
-	"github.com/prometheus/client_golang":             {"interceptors/metrics", "resolver/metrics", "admin", ""},
+	"github.com/prometheus/client_golang":             {"interceptors/metrics", "resolver/metrics", "balancer/metrics", "admin", ""},
 	"golang.org/x/time":                               {"resolver/consul"},
 	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
 	"google.golang.org/grpc/balancer":                 {"balancer", "balancer/...", "internal/..."},

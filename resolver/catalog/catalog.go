@@ -117,6 +117,12 @@ func (c Consistency) String() string {
 // MarshalText gives Consul's word for c.
 func (c Consistency) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
+// UnmarshalText reads Consul's word.
+func (c *Consistency) UnmarshalText(text []byte) (err error) {
+	*c, err = ParseConsistency(string(text))
+	return err
+}
+
 // ParseConsistency reads Consul's word.
 func ParseConsistency(word string) (Consistency, error) {
 	for c := Stale; c <= Cached; c++ {

@@ -94,8 +94,19 @@ func TestConsistencyIsReadAsItIsWritten(t *testing.T) {
 		if got, err := catalog.ParseConsistency(c.String()); err != nil || got != c {
 			t.Errorf("%v is read as %v, %v", c, got, err)
 		}
+		text, err := json.Marshal(c)
+		if err != nil || string(text) != `"`+c.String()+`"` {
+			t.Errorf("%v is written as %s, %v", c, text, err)
+		}
+		got := catalog.Consistency(7)
+		if err := json.Unmarshal(text, &got); err != nil || got != c {
+			t.Errorf("%s is read as %v, %v", text, got, err)
+		}
 	}
 	if _, err := catalog.ParseConsistency("strong"); err == nil {
 		t.Error("an unknown consistency is taken")
+	}
+	if err := json.Unmarshal([]byte(`"strong"`), new(catalog.Consistency)); err == nil {
+		t.Error("an unknown consistency is taken from JSON")
 	}
 }

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
+)
+
+// writePicks writes the clients that call service. As JSON those that could not be
+// asked are among them.
+func writePicks(out io.Writer, format Format, service string, clients []client) error {
+	var shown []client
+	for _, c := range clients {
+		if len(c.Targets) > 0 || c.Error != "" && format == JSON {
+			c.Targets = append([]resolver.Picks{}, c.Targets...)
+			shown = append(shown, c)
+		}
+	}
+	if format == JSON {
+		return WriteJSON(out, struct {
+			Service string   `json:"service"`
+			Clients []client `json:"clients"`
+		}{service, shown})
+	}
+	first := true
+	for _, c := range shown {
+		for _, p := range c.Targets {
+			if !first {
+				fmt.Fprintln(out)
+			}
+			first = false
+			if err := writeTarget(out, c, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeTarget(out io.Writer, c client, p resolver.Picks) error {
+	fmt.Fprintln(out, c.name()+", "+oneLine(p.Directory+questions(p)))
+	if p.Panic {
+		fmt.Fprintln(out, "panic: so few can be used that the ejected are used, too")
+	}
+	if len(p.Endpoints) == 0 {
+		_, err := fmt.Fprintln(out, "no endpoints: it knows no instance, or a policy of gRPC's own picks")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ADDRESS\tZONE\tWEIGHT\tIN FLIGHT\tLATENCY\tPICKS\tFAILS\tSTATE")
+	for _, e := range p.Endpoints {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d %s\t%s\t%s\n", cell(e.Address), cell(e.Zone), orDash(strconv.Itoa(int(e.Weight))), e.InFlight,
+			latency(e), e.Picks, percent(e.Share), percent(e.Failing), cell(stateOf(e)))
+	}
+	return w.Flush()
+}
+
+// questions is what a target asks for beside the service.
+func questions(p resolver.Picks) string {
+	var all []string
+	for _, q := range p.Queries {
+		q.Service = ""
+		if key := q.Key(); key != "" {
+			all = append(all, key)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return ", " + strings.Join(all, ", then ")
+}
+
+// stateOf is what the client does with an instance, in words.
+func stateOf(e balancer.EndpointStats) string {
+	text := strings.ReplaceAll(string(e.State), "_", " ")
+	switch {
+	case e.State == balancer.SlowStarted:
+		text += " " + percent(e.Warm)
+	case e.State == balancer.Ejected:
+		text += ": " + reason(e.Reason) + ", " + probe(e.Probe)
+	case e.Reason != "":
+		text += ", ejected: " + reason(e.Reason)
+	}
+	return text
+}
+
+func reason(r balancer.Reason) string {
+	switch r {
+	case balancer.SuccessRate:
+		return "fails more than the others"
+	case balancer.Probe:
+		return "the probe has failed"
+	default:
+		return strings.ReplaceAll(string(r), "_", " ")
+	}
+}
+
+// probe says when the next call finds out whether an instance is well.
+func probe(seconds float64) string {
+	if !(seconds > 0) {
+		return "probe with the next call"
+	}
+	return "probe in " + (time.Duration(math.Ceil(min(seconds, mostSeconds))) * time.Second).String()
+}
+
+// mostSeconds bounds what others say, so that it can be written as a duration.
+const mostSeconds = 1e6
+
+func latency(e balancer.EndpointStats) string {
+	seconds := min(e.Latency/1000, mostSeconds)
+	if !(seconds > 0) {
+		return "-"
+	}
+	return short(time.Duration(seconds * float64(time.Second)))
+}
+
+func percent(part float64) string { return fmt.Sprintf("%.0f%%", 100*min(max(part, 0), 1)) }
+
+// orDash is for numbers that are not known yet.
+func orDash(number string) string {
+	if number == "0" {
+		return "-"
+	}
+	return number
+}
