@@ -59,9 +59,9 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 	if s.killed != nil {
 		f.InFlight = seen.inFlight(s.killed.Address, s.ended)
 	}
-	if n := f.Failed; !s.row.aim.inFlight && n > 0 {
+	if n := f.Failed; !s.row.aim.inFlight && n > s.row.aim.failed {
 		miss("%d calls failed", n)
-	} else if n > f.InFlight {
+	} else if s.row.aim.inFlight && n > f.InFlight {
 		miss("%d calls failed that were not in flight there", n-f.InFlight)
 	}
 	if f.Calls == 0 {

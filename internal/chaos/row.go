@@ -35,12 +35,18 @@ type aim struct {
 	// inFlight allows calls to fail that were on their way to an instance when it
 	// was killed. No other call may fail.
 	inFlight bool
+	// failed allows that many calls to fail: those from which a client finds out that
+	// an instance is not well.
+	failed uint64
 }
 
 func (a aim) String() string {
-	failed := "0 failed"
-	if a.inFlight {
+	failed := fmt.Sprintf("%d failed", a.failed)
+	switch {
+	case a.inFlight:
 		failed = "only what was in flight there failed"
+	case a.failed > 0:
+		failed += " or less"
 	}
 	return fmt.Sprintf("%s, healed within %v", failed, a.heal)
 }

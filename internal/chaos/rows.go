@@ -78,6 +78,18 @@ func rows() []row {
 		wanted: "Consul no longer says that it passes", healed: killedIsOut,
 		aim: aim{heal: 10 * time.Second, inFlight: true},
 	}, {
+		name: "instance-frozen", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
+		does:   "one instance is stopped in its tracks by SIGSTOP, and goes on",
+		inject: freezeInstance, heal: thawInstance,
+		wanted: "it is called again", healed: frozenCalled,
+		aim: aim{heal: 20 * time.Second, failed: 10},
+	}, {
+		name: "instance-failing", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
+		does:   "a fourth instance is started, which answers INTERNAL at once, and is mended",
+		inject: startFailing, heal: mendFailing,
+		wanted: "it is called again", healed: mendedCalled,
+		aim: aim{heal: 20 * time.Second, failed: 12},
+	}, {
 		name:   "rolling-restart",
 		does:   "every instance is stopped in order and another started in its place",
 		inject: restartInstances,
@@ -217,6 +229,52 @@ func killInstance(_ context.Context, s *scene) error {
 	s.ended = time.Now()
 	s.say("%s is killed", s.killed.ID)
 	return nil
+}
+
+func freezeInstance(ctx context.Context, s *scene) error {
+	s.frozen = s.living[0]
+	s.touched[s.frozen.Address] = true
+	s.say("%s is frozen for %v", s.frozen.ID, s.lasts)
+	if err := s.frozen.Freeze(); err != nil {
+		return err
+	}
+	return pause(ctx, s.lasts)
+}
+
+func thawInstance(_ context.Context, s *scene) error {
+	s.ended = time.Now()
+	return s.frozen.Thaw()
+}
+
+func frozenCalled(_ context.Context, s *scene) bool {
+	return s.customer.tally.answers(s.frozen.Address, s.ended)
+}
+
+func startFailing(ctx context.Context, s *scene) (err error) {
+	if s.failing, err = startFailer(s.consul.Address); err != nil {
+		return err
+	}
+	s.touched[s.failing.address] = true
+	if _, err := await(ctx, wholePatience, s.failerPasses); err != nil {
+		return fmt.Errorf("the failing instance does not pass in Consul: %w", err)
+	}
+	s.say("a fourth instance is started, which fails all calls for %v", s.lasts)
+	return pause(ctx, s.lasts)
+}
+
+func (s *scene) failerPasses(ctx context.Context) bool {
+	passing, err := s.agent.passing(ctx, service)
+	return err == nil && passing[s.failing.address]
+}
+
+func mendFailing(_ context.Context, s *scene) error {
+	s.ended = time.Now()
+	s.failing.mend()
+	return nil
+}
+
+func mendedCalled(_ context.Context, s *scene) bool {
+	return s.customer.tally.answers(s.failing.address, s.ended)
 }
 
 func restartInstances(ctx context.Context, s *scene) error {

@@ -30,7 +30,9 @@ type scene struct {
 	touched map[string]bool // addresses of instances that the fault concerns
 	newest  *shop.Instance  // started during the fault
 	killed  *shop.Instance
-	ended   time.Time // of what was killed
+	frozen  *shop.Instance
+	failing *failer
+	ended   time.Time // of what was killed, or of what was wrong with an instance
 }
 
 // play makes one fault and judges it. The error says why the rest cannot be
@@ -92,6 +94,12 @@ func (s *scene) dismiss() {
 
 func (s *scene) leave() {
 	s.dismiss()
+	if s.frozen != nil {
+		_ = s.frozen.Thaw() // the fault may have been interrupted
+	}
+	if s.failing != nil {
+		s.failing.stop()
+	}
 	if s.proxy != nil {
 		s.proxy.Close()
 	}
@@ -150,6 +158,9 @@ func steady(ctx context.Context, s *scene) error {
 func (s *scene) restore(ctx context.Context) error {
 	if s.proxy != nil {
 		s.proxy.Heal()
+	}
+	if s.failing != nil {
+		s.failing.stop()
 	}
 	for len(s.living) > size && ctx.Err() == nil {
 		if err := s.replaceOldest(ctx); err != nil {

@@ -39,6 +39,13 @@ func (i *Instance) Kill() error {
 	return err
 }
 
+// Freeze stops the process in its tracks: its connections stay open and nothing
+// answers on them. Thaw lets it go on.
+func (i *Instance) Freeze() error { return i.process.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (i *Instance) Thaw() error { return i.process.signal(syscall.SIGCONT) }
+
 // Stop ends the process in order and waits; it is killed when that takes longer
 // than patience.
 func (i *Instance) Stop(patience time.Duration) { i.process.stop(patience) }

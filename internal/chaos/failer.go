@@ -1,0 +1,76 @@
+package chaos
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// failer is an instance in this process that passes all checks and fails all calls,
+// until it is mended: a bad deployment.
+type failer struct {
+	catalogv1.UnimplementedCatalogServiceServer
+	mended  atomic.Bool
+	address string
+	stop    func()
+}
+
+// GetSweet fails, or answers with nothing.
+func (f *failer) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+	if !f.mended.Load() {
+		return nil, status.Error(codes.Internal, "out of order")
+	}
+	return &catalogv1.GetSweetResponse{}, nil
+}
+
+func (f *failer) mend() { f.mended.Store(true) }
+
+// startFailer runs one that registers with the agent.
+func startFailer(agent string) (*failer, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	silent := slog.New(slog.DiscardHandler)
+	directory, err := consul.New(consul.Config{Address: agent, Logger: silent})
+	if err != nil {
+		return nil, err
+	}
+	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithListenAddress(address),
+		meshlite.WithDrain(0, time.Second))
+	if err != nil {
+		directory.Close()
+		return nil, err
+	}
+	f := &failer{address: address}
+	catalogv1.RegisterCatalogServiceServer(server, f)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	f.stop = sync.OnceFunc(func() {
+		cancel()
+		<-ended // it was to fail, however it has ended
+		directory.Close()
+	})
+	return f, nil
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
