@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/balancer"
 )
 
 func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
@@ -33,10 +33,10 @@ func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := func() []resolver.Picks {
+	read := func() []balancer.Picks {
 		stats := httptest.NewRecorder()
 		handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-		var told struct{ Endpoints []resolver.Picks }
+		var told struct{ Endpoints []balancer.Picks }
 		if err := json.Unmarshal(stats.Body.Bytes(), &told); err != nil || told.Endpoints == nil {
 			t.Fatalf("/debug/meshlite says %s (%v)", stats.Body, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/balancer"
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
@@ -139,10 +140,10 @@ func (r *Runtime) watches() []resolver.Stats {
 }
 
 // picks tells how calls are picked.
-func (r *Runtime) picks() []resolver.Picks {
+func (r *Runtime) picks() []balancer.Picks {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := []resolver.Picks{}
+	all := []balancer.Picks{}
 	for _, s := range r.sites {
 		all = append(all, s.builder.Picks()...)
 	}

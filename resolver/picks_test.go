@@ -118,7 +118,7 @@ func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var read []resolver.Picks
+		var read []balancer.Picks
 		if err := json.Unmarshal(text, &read); err != nil || len(read) != 2 {
 			t.Fatalf("%s is read as %+v, %v", text, read, err)
 		}

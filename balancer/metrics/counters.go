@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // maxSeen caps what is remembered of sources that are gone.
@@ -62,7 +61,7 @@ type (
 // reasons are told from 0 on, so that the first ejection is an increase.
 var reasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
-func picksOf(tables []resolver.Picks) map[pickSource]uint64 {
+func picksOf(tables []balancer.Picks) map[pickSource]uint64 {
 	sums := map[pickSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -73,7 +72,7 @@ func picksOf(tables []resolver.Picks) map[pickSource]uint64 {
 	return sums
 }
 
-func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
+func ejectionsOf(tables []balancer.Picks) map[ejectionSource]uint64 {
 	sums := map[ejectionSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -85,7 +84,7 @@ func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
 }
 
 // queriesOf tells the tables of one service apart.
-func queriesOf(t resolver.Picks) string {
+func queriesOf(t balancer.Picks) string {
 	var keys []string
 	for _, q := range t.Queries {
 		keys = append(keys, q.Key())

@@ -24,12 +24,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/balancer"
 )
 
 // collector is a [prometheus.Collector].
 type collector struct {
-	tables func() []resolver.Picks
+	tables func() []balancer.Picks
 
 	mu        sync.Mutex
 	picks     counters[pickSource, endpointLabels]
@@ -38,9 +38,9 @@ type collector struct {
 
 // New makes a collector of what picks answers, which must be safe for concurrent use
 // and may be nil.
-func New(picks func() []resolver.Picks) prometheus.Collector {
+func New(picks func() []balancer.Picks) prometheus.Collector {
 	if picks == nil {
-		picks = func() []resolver.Picks { return nil }
+		picks = func() []balancer.Picks { return nil }
 	}
 	return &collector{tables: picks}
 }

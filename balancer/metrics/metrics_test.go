@@ -42,28 +42,28 @@ func Example() {
 // tables are what a collector reads, and a test changes.
 type tables struct {
 	mu  sync.Mutex
-	all []resolver.Picks
+	all []balancer.Picks
 }
 
-func (t *tables) read() []resolver.Picks {
+func (t *tables) read() []balancer.Picks {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.all
 }
 
-func (t *tables) set(all ...resolver.Picks) {
+func (t *tables) set(all ...balancer.Picks) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.all = all
 }
 
 // table is one of service, asked for by tag if that is not "".
-func table(service, tag string, endpoints ...balancer.EndpointStats) resolver.Picks {
+func table(service, tag string, endpoints ...balancer.EndpointStats) balancer.Picks {
 	q := catalog.Query{Service: service}
 	if tag != "" {
 		q.Tags = []string{tag}
 	}
-	return resolver.Picks{Directory: "consul at a", Service: service, Queries: []catalog.Query{q}, Channels: 1,
+	return balancer.Picks{Directory: "consul at a", Service: service, Queries: []catalog.Query{q}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: endpoints}}
 }
 

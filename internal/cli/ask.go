@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/resolver"
 )
 
 const (
@@ -85,7 +85,7 @@ func newAsker() asker {
 }
 
 // ask reads how the program calls, whose admin page is at address.
-func (a asker) ask(ctx context.Context, address string) ([]resolver.Picks, error) {
+func (a asker) ask(ctx context.Context, address string) ([]balancer.Picks, error) {
 	page := url.URL{Scheme: "http", Host: address, Path: adminPath}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, page.String(), nil)
 	if err != nil {
@@ -106,11 +106,11 @@ func (a asker) ask(ctx context.Context, address string) ([]resolver.Picks, error
 	return readPage(text)
 }
 
-func readPage(text []byte) ([]resolver.Picks, error) {
+func readPage(text []byte) ([]balancer.Picks, error) {
 	if len(text) > maxAnswer {
 		return nil, fmt.Errorf("an answer of more than %d MiB", maxAnswer>>20)
 	}
-	var page struct{ Endpoints *[]resolver.Picks }
+	var page struct{ Endpoints *[]balancer.Picks }
 	if err := json.Unmarshal(text, &page); err != nil {
 		return nil, errors.New("an answer that is not the JSON of this version of meshlite")
 	}

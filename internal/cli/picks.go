@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/internal/nearest"
-	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -18,7 +18,7 @@ type client struct {
 	ID      string           `json:"id,omitempty"`    // of its instance, empty when it was named
 	Address string           `json:"address"`         // of its admin page
 	Error   string           `json:"error,omitempty"` // why it could not be asked
-	Targets []resolver.Picks `json:"targets"`         // by which it calls the service
+	Targets []balancer.Picks `json:"targets"`         // by which it calls the service
 
 	calls []string // the services that it calls
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // writePicks writes the clients that call service. As JSON those that could not be
@@ -19,7 +18,7 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 	var shown []client
 	for _, c := range clients {
 		if len(c.Targets) > 0 || c.Error != "" && format == JSON {
-			c.Targets = append([]resolver.Picks{}, c.Targets...)
+			c.Targets = append([]balancer.Picks{}, c.Targets...)
 			shown = append(shown, c)
 		}
 	}
@@ -44,7 +43,7 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 	return nil
 }
 
-func writeTarget(out io.Writer, c client, p resolver.Picks) error {
+func writeTarget(out io.Writer, c client, p balancer.Picks) error {
 	fmt.Fprintln(out, c.name()+", "+oneLine(p.Directory+questions(p)))
 	if p.Panic {
 		fmt.Fprintln(out, "panic: so few can be used that the ejected are used, too")
@@ -63,7 +62,7 @@ func writeTarget(out io.Writer, c client, p resolver.Picks) error {
 }
 
 // questions is what a target asks for beside the service.
-func questions(p resolver.Picks) string {
+func questions(p balancer.Picks) string {
 	var all []string
 	for _, q := range p.Queries {
 		q.Service = ""

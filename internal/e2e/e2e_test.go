@@ -86,8 +86,8 @@ func start(t *testing.T, s *shop.Shop, service string, args ...string) *shop.Ins
 // call is one call of the load, after it has ended.
 type call struct {
 	due, start, end time.Time
-	instance   string
-	err        error
+	instance        string
+	err             error
 }
 
 // load calls open-loop at a rate, whatever becomes of earlier calls.

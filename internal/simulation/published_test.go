@@ -108,7 +108,9 @@ var scenarios = []scenario{{
 	name:    "supermarket model, load 0.9, two choices",
 	source:  "as above",
 	measure: "mean time", unit: "",
-	run: func(t *testing.T, policy string) float64 { return supermarket(t, policy, `{"choiceCount": 2}`, 0.9, 200) },
+	run: func(t *testing.T, policy string) float64 {
+		return supermarket(t, policy, `{"choiceCount": 2}`, 0.9, 200)
+	},
 	figures: []figure{
 		{leastrequest.Name, "2.61", func(v float64) bool { return math.Abs(v-2.61) < 0.15 }, "2.61, within 0.15"},
 	},
