@@ -28,11 +28,11 @@ func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bo
 	if err != nil {
 		return result, err
 	}
-	n := r.picked.Add(1)
+	n := r.picked.Add(1) // the first is measured
 	if record != nil {
 		record.Pick(&r.Endpoint.Instance)
 	}
-	if measured || n%oneIn == 0 || r.probe || result.Done != nil {
+	if measured || n%oneIn == 1 || r.probe || result.Done != nil {
 		result.Done = measure(r, info.FullMethodName, record, result.Done)
 	} else {
 		result.Done = r.member.done

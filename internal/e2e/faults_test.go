@@ -24,11 +24,13 @@ import (
 // G4: A crash without deregistration: out of rotation at once by connection state,
 // out of Consul's passing instances after the check's time.
 //
+// F3, F4: One frozen, or answering errors at once: a few calls find it out.
+//
 // Each is a row of `make chaos`, in its short form.
 func TestRealFaults(t *testing.T) {
 	dir := build(t)
 	agenttest.Path(t)
-	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed"} {
+	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed", "instance-frozen", "instance-failing"} {
 		t.Run(name, func(t *testing.T) {
 			result := makeFault(t, dir, name)
 			// A machine that stalls fails calls by their own deadline.
