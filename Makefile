@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo chaos dev test test-short bench lint fmt generate check-generate breaking tools consul clean
+.PHONY: help build demo chaos dev test test-short bench bench-go lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,15 @@ test: consul tools ## run all tests with the race detector, a real Consul among 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
 
-bench: ## measure picks, the chain, ten thousand endpoints and whole calls, beside grpc-go where it has them
+# The program is run by itself, since go test would keep its tables back to the end.
+# More runs, or longer ones: make bench BENCH='-runs 5 -window 3s'
+bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simulate slow backends: tables with aims, 3 minutes
+	@mkdir -p $(BIN)
+	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
+	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
+	@$(GO) test -count=1 -v -run Published ./internal/simulation
+
+bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e
 
 lint: tools ## gofmt, vet, staticcheck, buf lint

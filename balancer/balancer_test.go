@@ -110,18 +110,28 @@ func TestAPickersErrorIsNoStatus(t *testing.T) {
 	}
 }
 
-// P12: on the picker that gRPC received, over READY subchannels: 0 allocations
-// for round robin and least request, Done included. (No lock: see the code.)
+// P12: on the picker that gRPC received, over READY subchannels: 0 allocations, Done
+// included, with and without measuring. (No lock but for a probe: see the code.)
 func TestPickAndDoneAllocateNothing(t *testing.T) {
-	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, _ int) {
-		picker := c.Picker()
-		if n := testing.AllocsPerRun(1000, func() {
-			result, _ := picker.Pick(call)
-			result.Done(grpcbalancer.DoneInfo{})
-		}); n != 0 {
-			t.Errorf("%v allocations per pick and done, want 0", n)
+	sizes := []int{2, 3, 10, 100, 1000, 10_000}
+	if testing.Short() {
+		sizes = sizes[:5]
+	}
+	for _, policy := range policies {
+		for _, n := range sizes {
+			t.Run(fmt.Sprintf("%s/%d", policy, n), func(t *testing.T) {
+				c := balancertest.New(t, policy)
+				c.ReadyMany("{}", n)
+				picker := c.Picker()
+				if n := testing.AllocsPerRun(1000, func() {
+					result, _ := picker.Pick(call)
+					result.Done(success)
+				}); n != 0 {
+					t.Errorf("%v allocations per pick and done, want 0", n)
+				}
+			})
 		}
-	})
+	}
 }
 
 func TestThePickIsTold(t *testing.T) {

@@ -137,9 +137,9 @@ func TestRingHashKeepsCustomersAtTheirInstance(t *testing.T) {
 		}
 		defer conn.Close()
 		const n = 500
-		before := customers(t, conn, n)
+		customers(t, conn, n)
 		synctest.Wait()
-		before = customers(t, conn, n) // now that all are connected
+		before := customers(t, conn, n) // now that all are connected
 		counts := map[string]int{}
 		for _, address := range before {
 			counts[address]++

@@ -1,7 +1,7 @@
 // Package peakewma is the policy meshlite_peak_ewma: the endpoint where the next
 // response is likely to come first. What counts is the latency to the first response,
-// a moving average that rises at once and falls slowly (Finagle's peak EWMA), times
-// the attempts in flight, over the weight.
+// a moving average that rises at once and falls slowly (Finagle's peak EWMA), and the
+// attempts in flight for the weight.
 //
 // It is for services whose instances differ, or whose bad moments matter: a slow
 // instance gets a call now and then, enough to see it recover, and no more. Where all
@@ -146,14 +146,16 @@ func latencyOf(r *balancer.Ready, now time.Duration) float64 {
 	return max(seconds, floor)
 }
 
-// chance is one over the eighth power of the cost: the latency, times the attempts
-// that stand before the next one, for an endpoint of the mean weight. Idle endpoints
-// share by weight, as those that are drawn do already.
+// chance is one over the eighth power of the cost: the latency, times the square root
+// of the attempts that stand before the next one and that one, for an endpoint of the mean
+// weight. It is the root because a latency was measured under such load and tells of it
+// already. Idle endpoints share by weight, as those that are drawn do already.
 func (c *chooser) chance(x *candidate) float64 {
 	r := &c.Ready[x.at]
 	weight := float64(r.Weight) / c.mean
-	chance := floor / (x.latency * (float64(r.Load())/weight + 1))
-	chance *= chance
+	load := 1 / (float64(r.Load())/weight + 1)
+	chance := floor / x.latency
+	chance *= chance * load // to the second, and so on to the eighth
 	chance *= chance
 	chance *= chance
 	if len(c.Ready) <= fullScan {

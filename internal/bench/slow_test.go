@@ -1,0 +1,116 @@
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	slowness = 20 * time.Millisecond
+	warmUp   = 500 * time.Millisecond
+)
+
+// tally is what is measured of a path, once for each run.
+type tally struct{ healthy, slow []measure }
+
+// ratesOf and the others are one figure of each run.
+func ratesOf(m measure) float64 { return m.rate }
+func p50Of(m measure) float64   { return m.p50.Seconds() * 1e3 }
+func p99Of(m measure) float64   { return m.p99.Seconds() * 1e3 }
+func cpuOf(m measure) float64   { return m.cpu.Seconds() * 1e6 }
+func shareOf(m measure) float64 { return m.slow * 100 }
+
+func middle(all []measure, figure func(measure) float64) float64 {
+	var values []float64
+	for _, m := range all {
+		values = append(values, figure(m))
+	}
+	return median(values)
+}
+
+func TestSlowBackendFigures(t *testing.T) {
+	onlyForFigures(t)
+	measured, missing := measurePaths(t)
+	show(t, callTable(measured, missing), callAims(measured))
+}
+
+// measurePaths takes them in turn, each with healthy backends and at once with a slow
+// one: the speed of a machine drifts, and so it does for all.
+func measurePaths(t *testing.T) (measured map[string]*tally, missing []string) {
+	b := startBackends(t)
+	measured = map[string]*tally{}
+	dials := map[string]dial{}
+	for _, p := range paths() {
+		if why := absent(t, p); why != "" {
+			missing = append(missing, fmt.Sprintf("SKIPPED: %s: %s", p.name, why))
+			continue
+		}
+		measured[p.name], dials[p.name] = &tally{}, p.start(t, b)
+	}
+	for range *runs {
+		for _, p := range paths() {
+			if d := dials[p.name]; d != nil {
+				m := measured[p.name]
+				m.healthy = append(m.healthy, measureOnce(t, b, d, 0))
+				m.slow = append(m.slow, measureOnce(t, b, d, slowness))
+			}
+		}
+	}
+	return measured, missing
+}
+
+func measureOnce(t *testing.T, b *backends, d dial, delay time.Duration) measure {
+	t.Helper()
+	b.slow(t, delay)
+	c := d(t)
+	defer c.close()
+	runtime.GC() // of what others have left
+	m, err := load{warm: warmUp, window: *window}.run(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func callTable(measured map[string]*tally, missing []string) table {
+	table := table{
+		title: fmt.Sprintf("Whole calls on loopback: %d callers in a closed loop, 100 bytes there and back, three backends in one process, %d cores, medians of %d",
+			callers, runtime.NumCPU(), *runs),
+		columns: []string{"path", "calls/s", "p50 ms", "p99 ms", "client CPU", fmt.Sprintf("| one of three takes %v: calls/s", slowness), "p99 ms", "calls there"},
+		notes:   append(missing, "client CPU is the callers' process for one call; the backends and proxies are processes of their own"),
+	}
+	for _, p := range paths() {
+		m := measured[p.name]
+		if m == nil {
+			continue
+		}
+		table.add([]string{
+			p.name,
+			thousands(middle(m.healthy, ratesOf)), fmt.Sprintf("%.2f", middle(m.healthy, p50Of)), fmt.Sprintf("%.1f", middle(m.healthy, p99Of)),
+			fmt.Sprintf("%.0f us", middle(m.healthy, cpuOf)),
+			"| " + thousands(middle(m.slow, ratesOf)), fmt.Sprintf("%.1f", middle(m.slow, p99Of)), fmt.Sprintf("%.1f %%", middle(m.slow, shareOf)),
+		})
+	}
+	return table
+}
+
+// thousands writes 36800 as 36,800.
+func thousands(n float64) string {
+	text := fmt.Sprintf("%.0f", n)
+	var parts []string
+	for ; len(text) > 3; text = text[:len(text)-3] {
+		parts = append([]string{text[len(text)-3:]}, parts...)
+	}
+	return strings.Join(append([]string{text}, parts...), ",")
+}
+
+func TestThousands(t *testing.T) {
+	for n, want := range map[float64]string{7: "7", 999.6: "1,000", 36_800: "36,800", 1_234_567: "1,234,567"} {
+		if got := thousands(n); got != want {
+			t.Errorf("%v is written %q, want %q", n, got, want)
+		}
+	}
+}

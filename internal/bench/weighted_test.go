@@ -1,0 +1,3 @@
+package bench
+
+import _ "google.golang.org/grpc/balancer/weightedroundrobin" // to compare with
