@@ -84,7 +84,8 @@ func (d *Duration) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func defaultSettings() Settings {
+// DefaultSettings are those of a policy whose config does not say otherwise.
+func DefaultSettings() Settings {
 	return Settings{
 		SlowStart: SlowStart{Window: Duration(10 * time.Second), Aggression: 1, MinWeightPercent: 10},
 		Ejection: Ejection{
@@ -97,7 +98,7 @@ func defaultSettings() Settings {
 
 // parseSettings reads the part of a policy's config that all policies share.
 func parseSettings(text json.RawMessage) (Settings, error) {
-	s := defaultSettings()
+	s := DefaultSettings()
 	if err := json.Unmarshal(text, &s); err != nil {
 		return Settings{}, err
 	}

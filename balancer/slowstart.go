@@ -17,18 +17,26 @@ func (s SlowStart) begin(e *Endpoint, now time.Duration) {
 	}
 }
 
+// Part is how much of its weight an endpoint has when its slow start began that long ago.
+// The curve is Envoy's, see its documentation of slow start mode.
+func (s SlowStart) Part(since time.Duration) float64 {
+	if since >= time.Duration(s.Window) {
+		return 1
+	}
+	past := float64(since) / float64(s.Window)
+	return max(math.Pow(past, 1/s.Aggression), s.MinWeightPercent/100)
+}
+
 // part is how much of its weight e has by now, and when it must be asked again: 0 is
-// never. The curve is Envoy's, see its documentation of slow start mode.
+// never. The caller holds Table.mu.
 func (s SlowStart) part(e *Endpoint, now time.Duration) (part float64, again time.Duration) {
-	window := time.Duration(s.Window)
-	since := now - e.began
+	window, since := time.Duration(s.Window), now-e.began
 	if !e.slow || since >= window {
 		e.slow, e.owed = false, false
 		return 1, 0
 	}
 	e.warm = float64(since) / float64(window)
-	part = math.Pow(e.warm, 1/s.Aggression)
-	return max(part, s.MinWeightPercent/100), min(window/steps, window-since)
+	return s.Part(since), min(window/steps, window-since)
 }
 
 // steps is how many weights an endpoint has on its way to the whole. A picker is

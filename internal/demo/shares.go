@@ -3,6 +3,8 @@ package demo
 import (
 	"maps"
 	"time"
+
+	"github.com/meshlite-go/meshlite/balancer"
 )
 
 const (
@@ -16,8 +18,8 @@ const (
 	minExpected = 25
 )
 
-// share is what an instance got of the calls of its service, and what it would
-// have got if all that lived at the time had got the same.
+// share is what an instance got of the calls of its service, and what it was due: as
+// much as each other that lived at the time, and less in its slow start.
 type share struct {
 	calls, expected float64
 }
@@ -31,10 +33,11 @@ func (s share) judged() bool { return s.expected >= minExpected }
 // shares adds up the shares of the instances of one service over the windows in
 // which the set of living instances did not change.
 type shares struct {
-	sum map[string]share // by instance
+	sum    map[string]share     // by instance
+	joined map[string]time.Time // when it came; those of the beginning are left out
 
 	changed time.Time         // when the set last changed
-	base    map[string]uint64 // calls at the begin of the window, nil before it
+	window  map[string]share  // since baseAt, nil before it has settled
 	last    map[string]uint64 // calls when last looked at
 	baseAt  time.Time
 	lastAt  time.Time
@@ -42,38 +45,68 @@ type shares struct {
 
 // observe is told the calls of the living instances, a few times a second.
 func (s *shares) observe(now time.Time, calls map[string]uint64) {
-	if !sameKeys(calls, s.last) {
+	switch {
+	case !sameKeys(calls, s.last):
 		s.close()
+		s.join(now, calls)
 		s.changed = now
+	case s.window != nil:
+		s.count(now, calls)
+	case now.Sub(s.changed) >= settle:
+		s.window, s.baseAt = map[string]share{}, now
 	}
 	s.last, s.lastAt = maps.Clone(calls), now
-	if s.base == nil && now.Sub(s.changed) >= settle {
-		s.base, s.baseAt = s.last, now
+}
+
+// join notes who has come. Of those that it begins with, a client takes none for new.
+func (s *shares) join(now time.Time, calls map[string]uint64) {
+	first := s.joined == nil
+	if first {
+		s.joined = map[string]time.Time{}
+	}
+	for id := range calls {
+		if _, known := s.joined[id]; !known {
+			s.joined[id] = now
+			if first {
+				s.joined[id] = now.Add(-time.Hour)
+			}
+		}
 	}
 }
 
 // close ends the window with what was seen last.
 func (s *shares) close() {
-	if s.base != nil && s.lastAt.Sub(s.baseAt) >= minWindow {
-		s.count()
+	if s.window != nil && s.lastAt.Sub(s.baseAt) >= minWindow {
+		if s.sum == nil {
+			s.sum = map[string]share{}
+		}
+		for id, more := range s.window {
+			s.sum[id] = share{s.sum[id].calls + more.calls, s.sum[id].expected + more.expected}
+		}
 	}
-	s.base, s.last = nil, nil
+	s.window, s.last = nil, nil
 }
 
-func (s *shares) count() {
-	var total float64
-	for id, calls := range s.last {
-		total += float64(calls - s.base[id])
+// count adds what came since the last look.
+func (s *shares) count(now time.Time, calls map[string]uint64) {
+	var total, weights float64
+	for id := range calls {
+		total += float64(calls[id] - s.last[id])
+		weights += s.weight(id, now)
 	}
-	if s.sum == nil {
-		s.sum = map[string]share{}
+	for id := range calls {
+		more := s.window[id]
+		more.calls += float64(calls[id] - s.last[id])
+		more.expected += total * s.weight(id, now) / weights
+		s.window[id] = more
 	}
-	for id, calls := range s.last {
-		sum := s.sum[id]
-		sum.calls += float64(calls - s.base[id])
-		sum.expected += total / float64(len(s.last))
-		s.sum[id] = sum
-	}
+}
+
+// weight is the part of its share that an instance is due, by the slow start that
+// clients give it.
+func (s *shares) weight(id string, now time.Time) float64 {
+	slow := balancer.DefaultSettings().SlowStart
+	return slow.Part(now.Sub(s.joined[id]))
 }
 
 func sameKeys(a, b map[string]uint64) bool {

@@ -33,9 +33,16 @@ func TestShares(t *testing.T) {
 		"one joins and is due its share from then on": {
 			[]observed{
 				{0, calls{"a": 0, "b": 0}}, {time.Second, calls{"a": 10, "b": 10}}, {5 * time.Second, calls{"a": 40, "b": 40}},
-				{6 * time.Second, calls{"a": 44, "b": 44, "c": 2}}, {7 * time.Second, calls{"a": 50, "b": 50, "c": 10}}, {9 * time.Second, calls{"a": 70, "b": 70, "c": 30}},
+				{6 * time.Second, calls{"a": 44, "b": 44, "c": 2}}, {21 * time.Second, calls{"a": 50, "b": 50, "c": 10}}, {23 * time.Second, calls{"a": 70, "b": 70, "c": 30}},
 			},
 			map[string]share{"a": {50, 50}, "b": {50, 50}, "c": {20, 20}},
+		},
+		"a new one is due what its slow start leaves it": {
+			[]observed{
+				{0, calls{"a": 0}}, {6 * time.Second, calls{"a": 44, "b": 2}}, {9 * time.Second, calls{"a": 50, "b": 10}},
+				{11 * time.Second, calls{"a": 150, "b": 60}}, {13 * time.Second, calls{"a": 250, "b": 130}},
+			},
+			map[string]share{"a": {200, 150/1.5 + 170/1.7}, "b": {120, 150*.5/1.5 + 170*.7/1.7}},
 		},
 		"one dies and what it had stands": {
 			[]observed{

@@ -9,7 +9,7 @@ import (
 // What must hold.
 const (
 	minRate   = 200  // calls a second before the doubling
-	maxOff    = 0.2  // of the mean share
+	maxOff    = 0.2  // of what is due
 	maxJoined = 1000 // milliseconds from registration to first call
 	minRatio  = 0.5  // of cache hits
 	busyPart  = 20   // one in so many calls sent late says that the machine was too busy
@@ -67,10 +67,10 @@ func (r *Result) enoughOrders() Condition {
 		fmt.Sprintf("%d%%", 100/orderEvery)}
 }
 
-// evenShares looks at the instance that is farthest from the mean. One that was
+// evenShares looks at the instance that is farthest from its due. One that was
 // due too few calls to tell is left out, and at least one must be left.
 func (r *Result) evenShares() Condition {
-	c := Condition{Name: "shares of the mean while an instance lived", Figure: "too few calls to tell",
+	c := Condition{Name: "calls of an instance beside its due", Figure: "too few calls to tell",
 		Aim: fmt.Sprintf("within %.0f%% (%s is uneven by plan)", 100*maxOff, uneven)}
 	var judged []card
 	for _, card := range r.cards {

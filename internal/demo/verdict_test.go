@@ -18,13 +18,13 @@ func TestEveryConditionCanFail(t *testing.T) {
 		"there were none":   {func(r *Result) { r.Calls = 0 }, "failed calls of ordinary customers: 0 of 0, not 0"},
 		"too few calls":     {func(r *Result) { r.before.calls, r.before.orders = 1320, 132 }, "calls a second before the doubling: 198, not 200 or more"},
 		"too few orders":    {func(r *Result) { r.before.orders = 158 }, "orders among them: 9.9%, not 10%"},
-		"an instance idles": {func(r *Result) { r.cards[1].share.calls = 239 }, "shares of the mean while an instance lived: catalog-2 is farthest: -20.3%, not within 20% (inventory is uneven by plan)"},
-		"an instance slogs": {func(r *Result) { r.cards[0].share.calls = 220 }, "shares of the mean while an instance lived: catalog-1 is farthest: +23.6%, not within 20% (inventory is uneven by plan)"},
+		"an instance idles": {func(r *Result) { r.cards[1].share.calls = 239 }, "calls of an instance beside its due: catalog-2 is farthest: -20.3%, not within 20% (inventory is uneven by plan)"},
+		"an instance slogs": {func(r *Result) { r.cards[0].share.calls = 220 }, "calls of an instance beside its due: catalog-1 is farthest: +23.6%, not within 20% (inventory is uneven by plan)"},
 		"nothing to judge": {func(r *Result) {
 			for i := range r.cards {
 				r.cards[i].share = share{minExpected - 1, minExpected - 1}
 			}
-		}, "shares of the mean while an instance lived: too few calls to tell, not within 20% (inventory is uneven by plan)"},
+		}, "calls of an instance beside its due: too few calls to tell, not within 20% (inventory is uneven by plan)"},
 		"joined late":    {func(r *Result) { r.Joined = 1001 }, "registration to first call of a new replica: 1001 ms, not 1000 ms or less"},
 		"never joined":   {func(r *Result) { r.Joined = 0 }, "registration to first call of a new replica: 0 ms, not 1000 ms or less"},
 		"few hits":       {func(r *Result) { r.Cache = Cache{49, 51} }, "cache hits: 0.49, misses in each phase, not 0.5 or more, with misses going on"},
