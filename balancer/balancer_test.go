@@ -48,9 +48,8 @@ func TestDoneFreesTheSlotWhateverItSays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, n int) {
-				ctx := attempt.NewContext(context.Background(), attempt.New())
 				for range 40 {
-					result, err := c.Picker().Pick(grpcbalancer.PickInfo{Ctx: ctx})
+					result, err := c.Picker().Pick(call)
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -24,17 +24,23 @@ type ejection struct {
 	reason      Reason        // if out
 	until       time.Duration // if out, the time of the next probe; else the end of the last ejection
 	lasted      time.Duration // the last one
-	probe       bool          // one is on its way
-	probed      time.Duration // when it was sent
+	lease       lease         // of the probe that is on its way, 0 if none is
 }
 
-// end counts the end of an attempt. Only a failure, or a success that comes after
-// one, takes the lock.
+// lease is the right of one call to probe an endpoint: when it was given, since the
+// table was made. A probe that brings no answer loses it after the time of the
+// ejection, and what it brings later is of no matter.
+type lease time.Duration
+
+// end counts the end of an attempt. Only an outcome that is not good, or a good one
+// soon after it, takes the lock.
 func (e *Endpoint) end(o outcome, s *Ejection) {
-	switch {
-	case o == silent:
-		e.ignored.Add(1)
-	case o != answered || e.alert.Load():
+	if o == silent {
+		e.ended.Add(1)
+		e.ignored.Add(1) // last, so that never more is ignored than has ended
+		return
+	}
+	if o != answered || e.suspect.Load() {
 		e.table.tell(e, o, s)
 	}
 	e.ended.Add(1)
@@ -47,35 +53,40 @@ func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 	defer t.mu.Unlock()
 	now := t.now()
 	if o == failed {
-		t.watch(now, s)
+		t.watch(now)
 		e.ejection.failed++
 	}
-	if !e.ejection.out {
-		if e.failing.count(o != answered, now) {
-			t.wake()
-		}
-		switch o {
-		case answered:
-			e.ejection.consecutive = 0
-		case failed:
-			e.ejection.consecutive++
-			if limit := s.ConsecutiveFailures; limit > 0 && e.ejection.consecutive >= limit {
-				t.eject(e, ConsecutiveFailures, now, s)
-			}
-		}
-	}
-	e.alert.Store(e.ejection.consecutive > 0 || e.failing.word.Load() != 0)
-}
-
-// eject takes e out of rotation, unless too many are.
-func (t *Table) eject(e *Endpoint, why Reason, now time.Duration, s *Ejection) {
-	if s.Disabled || !e.ejection.out && !t.mayEject(s) {
+	if e.ejection.out {
 		return
 	}
+	if e.failing.count(o != answered, now) {
+		t.wake()
+	}
+	switch o {
+	case answered:
+		e.ejection.consecutive = 0
+	case failed:
+		e.ejection.consecutive++
+		if limit := s.ConsecutiveFailures; limit > 0 && e.ejection.consecutive >= limit {
+			t.eject(e, ConsecutiveFailures, now, s)
+		}
+	}
+	e.suspect.Store(e.ejection.consecutive > 0 || e.failing.word.Load() != 0)
+}
+
+// eject takes e out of rotation, or out for longer, unless too many are. The caller
+// holds t.mu, as those of all that follows do.
+func (t *Table) eject(e *Endpoint, why Reason, now time.Duration, s *Ejection) {
 	x := &e.ejection
+	if s.Disabled || !x.out && float64(t.out+1) > s.MaxEjectionPercent/100*float64(t.listed) {
+		return
+	}
 	lasts := time.Duration(s.BaseEjectionTime)
 	if x.out || x.lasted > 0 && now-x.until < x.lasted {
 		lasts = min(2*x.lasted, time.Duration(s.MaxEjectionTime)) // there was no time of health since
+	}
+	if !x.out && e.users > 0 {
+		t.out++
 	}
 	jitter := time.Duration(t.random() % uint64(lasts/10+1)) // clients that saw the same do not probe together
 	*x = ejection{failed: x.failed, out: true, reason: why, until: now + lasts + jitter, lasted: lasts}
@@ -83,65 +94,57 @@ func (t *Table) eject(e *Endpoint, why Reason, now time.Duration, s *Ejection) {
 	t.wake()
 }
 
-// mayEject reports whether one more may be out.
-func (t *Table) mayEject(s *Ejection) bool {
-	listed, out := 0, 0
-	for _, e := range t.endpoints {
+// admit lets e begin anew: it starts slowly, and with a clean record.
+func (t *Table) admit(e *Endpoint, now time.Duration) {
+	until := e.ejection.until
+	if e.ejection.out {
+		until = now
 		if e.users > 0 {
-			listed++
-			if e.ejection.out {
-				out++
-			}
+			t.out--
 		}
 	}
-	return float64(out+1) <= s.MaxEjectionPercent/100*float64(listed)
-}
-
-// admit takes e back into rotation. It starts slowly, and with a clean record.
-func (t *Table) admit(e *Endpoint, now time.Duration) {
-	e.ejection = ejection{failed: e.ejection.failed, until: now, lasted: e.ejection.lasted}
+	e.ejection = ejection{failed: e.ejection.failed, until: until, lasted: e.ejection.lasted}
 	e.failing.word.Store(0)
-	e.alert.Store(false)
+	e.suspect.Store(false)
 	e.cold = true
 	t.wake()
 }
 
-// due reports whether e has been out long enough for a probe. One that brings no
-// answer, such as a long stream, is given up after the time of the ejection.
+// due reports whether e has been out long enough for a probe, and none is on its way.
 func (x *ejection) due(now time.Duration) bool {
-	return x.out && now >= x.until && (!x.probe || now-x.probed >= x.lasted)
+	return x.out && now >= x.until && (x.lease == 0 || now-time.Duration(x.lease) >= x.lasted)
 }
 
-// owes reports whether e must have the next call, as a probe or as the first of its
-// slow start, and notes that it has it.
-func (t *Table) owes(e *Endpoint) bool {
+// owes reports whether e must have the next call, as a probe, which gets a lease, or as
+// the first of its slow start, and notes that it has it.
+func (t *Table) owes(e *Endpoint) (lease, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !e.ejection.out {
 		owed := e.owed
 		e.owed = false
-		return owed
+		return 0, owed
 	}
 	now := t.now()
 	if !e.ejection.due(now) {
-		return false
+		return 0, false
 	}
-	e.ejection.probe, e.ejection.probed = true, now
-	return true
+	e.ejection.lease = lease(max(now, 1))
+	return e.ejection.lease, true
 }
 
-// proved ends a probe.
-func (t *Table) proved(e *Endpoint, o outcome, s *Ejection) {
+// proved ends a probe, if it has its lease still.
+func (t *Table) proved(e *Endpoint, l lease, o outcome, s *Ejection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !e.ejection.out {
-		return // it was admitted because its connection was made anew
+	if e.ejection.lease != l {
+		return
 	}
 	switch now := t.now(); o {
 	case answered:
 		t.admit(e, now)
 	case silent: // who called has given up
-		e.ejection.probe = false
+		e.ejection.lease = 0
 		t.wake()
 	default:
 		t.eject(e, Probe, now, s)

@@ -32,7 +32,7 @@ func inTime(t *testing.T, config string, n int, test func(t *testing.T, c *balan
 }
 
 func TestFailuresInARowEject(t *testing.T) {
-	inTime(t, `{"ejection": {"successRate": 0}}`, 3, func(t *testing.T, c *balancertest.Channel) {
+	inTime(t, `{"ejection": {"successRateMargin": 0}}`, 3, func(t *testing.T, c *balancertest.Channel) {
 		for range 3 { // a success in between begins the row anew
 			fail(t, c, 1, 4, codes.Unavailable)
 			on(t, c, 1)(success)
@@ -122,7 +122,7 @@ func TestFailuresAreThoseOfTheServer(t *testing.T) {
 		t.Run(code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := balancertest.New(t, leastrequest.Name)
-				c.Ready(`{"ejection": {"successRate": 0}}`, 1, 1, 1)
+				c.Ready(`{"ejection": {"successRateMargin": 0}}`, 1, 1, 1)
 				fail(t, c, 1, 5, code)
 				settle()
 				var state balancer.State = balancer.InRotation
@@ -229,7 +229,7 @@ func TestARateThatAllShareEjectsNobody(t *testing.T) {
 func TestOnlyTheWindowCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := balancertest.New(t, roundrobin.Name)
-		c.Ready(`{"ejection": {"consecutiveFailures": 0, "successRate": 0.9}}`, 1, 1)
+		c.Ready(`{"ejection": {"consecutiveFailures": 0, "successRateMargin": 0.9}}`, 1, 1)
 		shares(t, c, 10_000) // all good, and long ago
 		time.Sleep(time.Minute)
 		for range 11 {

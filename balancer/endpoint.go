@@ -19,25 +19,26 @@ type Endpoint struct {
 	failing failing
 	latency latency
 	stalled atomic.Bool // calls are under way and none ends
-	alert   atomic.Bool // a success matters, too: there were failures
+	suspect atomic.Bool // a success matters, too: there were failures
 	_       [64]byte
 
 	ignored atomic.Uint64 // ended attempts that tell nothing of the endpoint
+	streams atomic.Int64  // in flight, as far as they are known to be streams
 
 	// The rest is guarded by Table.mu.
 
-	users int           // channels that list it
-	left  time.Duration // when it was last left by one
-	seen  uint64        // what ended was at the last checkup
-	moved time.Duration // when it was another number last
+	users     int           // channels that list it
+	connected int           // of them, those that have a connection
+	broken    bool          // none has, and one could not make another
+	left      time.Duration // when it was last left by a channel
+
 	cold  bool          // it starts slowly when it is next ready
-	slow  bool          // it is in slow start
+	slow  bool          // it has once started slowly
 	owed  bool          // and has not had a call since it began
 	began time.Duration // when that was, since the table was made
-	warm  float64       // how much of it is over
 
+	stall    stall
 	ejection ejection
-	shown    shown // as of the newest view
 }
 
 // InFlight counts the attempts that were sent here and are not over.

@@ -47,8 +47,8 @@ func pack(seconds float64, now time.Duration) uint64 {
 	return uint64(bits)<<32 | uint64(uint32(now/time.Millisecond))
 }
 
-// unpack reads a word. The milliseconds wrap after 49 days, the table forgets
-// before. A sample by another goroutine may be newer than now.
+// unpack reads a word. The milliseconds are good for 24 days. A sample by another
+// goroutine may be newer than now.
 func unpack(word uint64, now time.Duration) (seconds float64, age time.Duration) {
 	ms := int32(uint32(now/time.Millisecond) - uint32(word))
 	return float64(math.Float32frombits(uint32(word >> 32))), time.Duration(max(ms, 0)) * time.Millisecond

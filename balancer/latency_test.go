@@ -29,9 +29,8 @@ func single(t *testing.T, test func(t *testing.T, c *balancertest.Channel)) {
 // response counts; without the attempt record only unary calls are samples).
 func TestTheFirstResponseOfAStreamCounts(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
-		record := attempt.New()
-		record.SetStream()
-		result, err := c.Picker().Pick(attemptOf(record, "/not/known"))
+		ctx, record := attempt.Of(context.Background(), attempt.Stream)
+		result, err := c.Picker().Pick(grpcbalancer.PickInfo{Ctx: ctx, FullMethodName: "/not/known"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,13 +19,11 @@ const (
 // outcomeOf sorts by whose fault a code is. That a caller has asked for what is not
 // there, or may not have it, says nothing against the endpoint.
 func outcomeOf(info balancer.DoneInfo) outcome {
-	if info.Err == nil {
-		if !info.BytesSent && !info.BytesReceived {
-			return silent // gRPC has found the connection not ready, and picks again
-		}
-		return answered
+	code := codeOf(info.Err)
+	if !info.BytesSent && !info.BytesReceived && code != codes.DeadlineExceeded {
+		return silent // it got nothing: credentials have failed, or gRPC picks again
 	}
-	switch codeOf(info.Err) {
+	switch code {
 	case codes.Canceled:
 		return silent
 	case codes.ResourceExhausted:

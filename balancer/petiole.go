@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/balancer"
@@ -21,6 +22,13 @@ type petiole[Config any] struct {
 	policy   Policy[Config]
 	target   resolver.Target
 
+	// The picker is made anew though no child has changed: soon, because something has
+	// happened, and later, because time has passed.
+	soon, later *time.Timer
+	updated     atomic.Int64 // when it was made last, since born
+	took        atomic.Int64 // and how long that took
+	born        time.Time
+
 	mu      sync.Mutex // gRPC updates from one goroutine, children and timers from others
 	closed  bool
 	config  parsed[Config]
@@ -29,24 +37,34 @@ type petiole[Config any] struct {
 	members map[string]*member // by address: the endpoints that the resolver has listed
 	latest  balancer.State     // of the children
 	err     error              // why there is no endpoint
-	timer   *time.Timer        // when the picker must be made anew though no child has changed
 }
 
-// member is an endpoint of the channel.
+// member is an endpoint of a channel. All but state and shown, which Table.mu guards, is
+// never changed.
 type member struct {
 	*Endpoint
 	listed   resolver.Endpoint
 	ejection Ejection
-	broken   bool                    // its connection could not be made since it was ready last
 	done     func(balancer.DoneInfo) // made once, so that a pick allocates nothing
+
+	state connectivity.State
+	shown shown
 }
 
 func (b builder[Config]) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	p := &petiole[Config]{ClientConn: cc, policy: b.policy, target: opts.Target, table: NewTable()}
-	p.timer = time.AfterFunc(time.Hour, p.rebuild)
-	p.timer.Stop()
+	p := &petiole[Config]{ClientConn: cc, policy: b.policy, target: opts.Target, table: NewTable(), born: time.Now()}
+	p.soon, p.later = stopped(p.rebuild), stopped(p.rebuild)
+	p.config.settings = DefaultSettings()
+	p.members = p.table.enter(p, nil, &p.config.settings.Ejection) // nobody, until the resolver tells
 	p.children = endpointsharding.NewBalancer(p, opts, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
 	return p
+}
+
+// stopped is a timer that does not run yet.
+func stopped(do func()) *time.Timer {
+	timer := time.AfterFunc(time.Hour, do)
+	timer.Stop()
+	return timer
 }
 
 func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) error {
@@ -57,7 +75,11 @@ func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) 
 	p.mu.Lock()
 	p.config = config
 	p.zone = zoneOf(state.ResolverState.Attributes)
-	p.list(state.ResolverState)
+	if t := tableOf(state.ResolverState.Attributes); t != nil && t != p.table {
+		p.table.leave(p)
+		p.table = t
+	}
+	p.members = p.table.enter(p, state.ResolverState.Endpoints, &config.settings.Ejection)
 	p.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
 		p.err = reasonOf(state.ResolverState.Attributes, p.target)
@@ -69,25 +91,14 @@ func (p *petiole[Config]) UpdateClientConnState(state balancer.ClientConnState) 
 	})
 }
 
-// list borrows from the table what the resolver tells of. The caller holds p.mu.
-func (p *petiole[Config]) list(state resolver.State) {
-	before := p.members
-	if t := tableOf(state.Attributes); t != nil && t != p.table {
-		p.table.leave(before, p)
-		p.table, before = t, nil
-	}
-	p.members = p.table.enter(before, state.Endpoints, p)
-	for address, m := range p.members {
-		if old := before[address]; old != nil && old.Endpoint == m.Endpoint {
-			m.broken = old.broken
-		}
-		m.ejection = p.config.settings.Ejection
-		m.done = func(info balancer.DoneInfo) { m.Endpoint.end(outcomeOf(info), &m.ejection) }
-	}
-}
+// rest is how many times as long as it has taken to make a picker no other is made:
+// among very many endpoints, of which one after the other fails, it takes long.
+const rest = 10
 
 // wake makes the picker anew soon. It may be called with any lock held.
-func (p *petiole[Config]) wake() { p.timer.Reset(0) }
+func (p *petiole[Config]) wake() {
+	p.soon.Reset(max(0, time.Duration(p.updated.Load()+rest*p.took.Load())-time.Since(p.born)))
+}
 
 func (p *petiole[Config]) ResolverError(err error) {
 	p.mu.Lock()
@@ -105,8 +116,9 @@ func (p *petiole[Config]) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.table.leave(p.members, p)
-	p.timer.Stop()
+	p.table.leave(p)
+	p.soon.Stop()
+	p.later.Stop()
 }
 
 // UpdateState hears of the children, one call at a time, and replaces their
@@ -118,7 +130,7 @@ func (p *petiole[Config]) UpdateState(state balancer.State) {
 	p.update()
 }
 
-// rebuild runs when the timer fires: an ejection has begun or ended, a slow start
+// rebuild runs when a timer fires: an ejection has begun or ended, a slow start
 // has gone on.
 func (p *petiole[Config]) rebuild() {
 	p.mu.Lock()
@@ -130,38 +142,36 @@ func (p *petiole[Config]) rebuild() {
 
 // update tells gRPC of the picker over what is ready now. The caller holds p.mu.
 func (p *petiole[Config]) update() {
+	begin := time.Since(p.born)
 	state := p.latest
-	children := endpointsharding.ChildStatesFromPicker(state.Picker)
-	now := p.table.view(p.ready(children), p.members, &p.config.settings, p.zone)
+	told := endpointsharding.ChildStatesFromPicker(state.Picker)
+	now := p.table.view(p, p.family(told), &p.config.settings, p.zone)
 	if now.again > 0 {
-		p.timer.Reset(now.again)
+		p.later.Reset(now.again)
 	}
 	switch {
 	case len(now.Ready) > 0:
 		state.Picker = &picker{view: now, chooser: p.policy.New(p.config.config, now), measures: p.policy.Latency}
 		state.ConnectivityState = connectivity.Ready
-	case len(children) == 0 && p.err != nil:
+	case state.ConnectivityState == connectivity.Ready:
+		return // the resolver has just listed others, and the children have not heard of it
+	case len(told) == 0 && p.err != nil:
 		state.Picker = absent{p.err}
 	}
+	p.took.Store(int64(time.Since(p.born) - begin))
+	p.updated.Store(int64(time.Since(p.born)))
 	p.ClientConn.UpdateState(state)
 }
 
-// ready are the members with a connection.
-func (p *petiole[Config]) ready(children []endpointsharding.ChildState) []Ready {
-	var ready []Ready
-	for _, child := range children {
-		m := p.members[addressOf(child.Endpoint)]
-		if m == nil {
-			continue
-		}
-		switch child.State.ConnectivityState {
-		case connectivity.TransientFailure:
-			m.broken = true
-		case connectivity.Ready:
-			ready = append(ready, Ready{Endpoint: m.Endpoint, Weight: weightOf(m.listed), member: m, child: child.State.Picker})
+// family are the children that the resolver still lists.
+func (p *petiole[Config]) family(told []endpointsharding.ChildState) []child {
+	family := make([]child, 0, len(told))
+	for _, c := range told {
+		if m := p.members[addressOf(c.Endpoint)]; m != nil {
+			family = append(family, child{m, c.State.ConnectivityState, c.State.Picker})
 		}
 	}
-	return ready
+	return family
 }
 
 // absent is the picker of a channel without endpoints.

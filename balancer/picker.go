@@ -17,34 +17,36 @@ type picker struct {
 	paid     atomic.Int32 // how many of view.due had their call
 }
 
-// Pick takes no lock but for a probe, and allocates nothing.
+// Pick allocates nothing, and takes no lock but for a call that an endpoint must have:
+// a probe, or the first of a slow start.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	record := attempt.FromContext(info.Ctx)
 	if record != nil && record.Number() > 1 {
 		if r := p.untried(record); r != nil {
-			return r.pick(info, record, p.measures)
+			return r.pick(info, record, p.measures, 0)
 		}
 	}
 	if len(p.view.due) > 0 {
-		if r := p.nextDue(); r != nil {
-			return r.pick(info, record, p.measures)
+		if r, lease := p.nextDue(); r != nil {
+			return r.pick(info, record, p.measures, lease)
 		}
 	}
-	return p.chooser.Choose().pick(info, record, p.measures)
+	return p.chooser.Choose().pick(info, record, p.measures, 0)
 }
 
-// nextDue is an endpoint that must have a call now, or nil.
-func (p *picker) nextDue() *Ready {
+// nextDue is an endpoint that must have a call now, or nil, and the lease of a probe.
+func (p *picker) nextDue() (*Ready, lease) {
 	for int(p.paid.Load()) < len(p.view.due) {
 		n := int(p.paid.Add(1))
 		if n > len(p.view.due) {
-			return nil
+			return nil, 0
 		}
-		if r := &p.view.due[n-1]; r.table.owes(r.Endpoint) {
-			return r
+		r := &p.view.due[n-1]
+		if lease, owed := r.table.owes(r.Endpoint); owed {
+			return r, lease
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // maxLook bounds the endpoints that are compared for a retry.

@@ -14,26 +14,28 @@ type Ready struct {
 
 	member *member
 	child  balancer.Picker
-	probe  bool // it is ejected, and a call finds out whether it is well
 }
 
 // oneIn is how many attempts there are for each that is measured where the policy does
-// not need them all: looking at the clock twice costs more than the pick.
+// not need them all: looking at the clock twice costs more than the pick. The first of
+// an endpoint is one.
 const oneIn = 16
 
 // pick sends the attempt to r: it counts as in flight until gRPC says that it is
-// done. It allocates nothing, but for streams.
-func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bool) (balancer.PickResult, error) {
+// done. It allocates nothing, but for streams. lease is that of a probe, or 0.
+func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bool, lease lease) (balancer.PickResult, error) {
 	result, err := r.child.Pick(info)
 	if err != nil {
 		return result, err
 	}
-	n := r.picked.Add(1) // the first is measured
+	n := r.picked.Add(1)
+	stream := false
 	if record != nil {
 		record.Pick(&r.Endpoint.Instance)
+		stream = record.Kind() == attempt.Stream
 	}
-	if measured || n%oneIn == 1 || r.probe || result.Done != nil {
-		result.Done = measure(r, info.FullMethodName, record, result.Done)
+	if measured || stream || n%oneIn == 1 || lease != 0 || result.Done != nil {
+		result.Done = measure(r, info.FullMethodName, record, lease, result.Done)
 	} else {
 		result.Done = r.member.done
 	}

@@ -100,7 +100,7 @@ func reduce(weights []uint32) []uint32 {
 	for i, w := range weights {
 		reduced[i] = w / divisor
 		if sum > maxTurns {
-			reduced[i] = max(1, uint32(uint64(reduced[i])*maxTurns/sum))
+			reduced[i] = max(1, uint32((uint64(reduced[i])*maxTurns+sum/2)/sum))
 		}
 	}
 	return reduced

@@ -35,14 +35,15 @@ type Ejection struct {
 	Disabled bool `json:"disabled"`
 	// ConsecutiveFailures is how many in a row eject. 0 is never. Default: 5.
 	ConsecutiveFailures int `json:"consecutiveFailures"`
-	// SuccessRate ejects an endpoint whose rate of success within the interval is
+	// SuccessRateMargin ejects an endpoint whose rate of success within the interval is
 	// lower than that of all others together by this much: 0 to 1, 0 is never. So a
 	// failure that all have in common ejects nobody. Default: 0.2.
-	SuccessRate float64 `json:"successRate"`
+	SuccessRateMargin float64 `json:"successRateMargin"`
 	// RequestVolume is how many calls an endpoint must have had within the interval
 	// for its rate to count. Default: 20.
 	RequestVolume int `json:"requestVolume"`
-	// Interval is the window in which calls are counted. Default: 10s.
+	// Interval is the window in which calls are counted. Of channels that share a table
+	// the one that was configured last decides for all. Default: 10s.
 	Interval Duration `json:"interval"`
 	// BaseEjectionTime is the first time out; each that follows without a time of
 	// health between is twice the last one, up to MaxEjectionTime. Then one real
@@ -89,7 +90,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		SlowStart: SlowStart{Window: Duration(10 * time.Second), Aggression: 1, MinWeightPercent: 10},
 		Ejection: Ejection{
-			ConsecutiveFailures: 5, SuccessRate: 0.2, RequestVolume: 20, Interval: Duration(10 * time.Second),
+			ConsecutiveFailures: 5, SuccessRateMargin: 0.2, RequestVolume: 20, Interval: Duration(10 * time.Second),
 			BaseEjectionTime: Duration(10 * time.Second), MaxEjectionTime: Duration(5 * time.Minute),
 			MaxEjectionPercent: 50, PanicPercent: 30,
 		},
@@ -115,7 +116,7 @@ func (s Settings) check() error {
 		within("slowStart.aggression", s.SlowStart.Aggression, 0.1, 10),
 		within("slowStart.minWeightPercent", s.SlowStart.MinWeightPercent, 1, 100),
 		within("ejection.consecutiveFailures", e.ConsecutiveFailures, 0, 1_000_000),
-		within("ejection.successRate", e.SuccessRate, 0, 1),
+		within("ejection.successRateMargin", e.SuccessRateMargin, 0, 1),
 		within("ejection.requestVolume", e.RequestVolume, 1, 1_000_000),
 		within("ejection.interval", e.Interval, Duration(time.Second), longest),
 		within("ejection.baseEjectionTime", e.BaseEjectionTime, Duration(time.Millisecond), longest),

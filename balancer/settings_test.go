@@ -18,7 +18,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		`{"slowStart": {"aggression": 0}}`:                                   "slowStart.aggression 0 is not in 0.1 to 10",
 		`{"slowStart": {"minWeightPercent": 101}}`:                           "slowStart.minWeightPercent 101",
 		`{"ejection": {"consecutiveFailures": -1}}`:                          "ejection.consecutiveFailures -1",
-		`{"ejection": {"successRate": 1.5}}`:                                 "ejection.successRate 1.5 is not in 0 to 1",
+		`{"ejection": {"successRateMargin": 1.5}}`:                           "ejection.successRateMargin 1.5 is not in 0 to 1",
 		`{"ejection": {"requestVolume": 0}}`:                                 "ejection.requestVolume 0",
 		`{"ejection": {"interval": "1ms"}}`:                                  "ejection.interval 1ms is not in 1s to",
 		`{"ejection": {"baseEjectionTime": "0s"}}`:                           "ejection.baseEjectionTime 0s",

@@ -8,12 +8,8 @@ import (
 // begin starts e slowly if it is cold: it has come to a service that was running, or
 // back to it. The caller holds Table.mu.
 func (s SlowStart) begin(e *Endpoint, now time.Duration) {
-	if !e.cold {
-		return
-	}
-	e.cold = false
-	if s.Window > 0 {
-		e.slow, e.owed, e.began = true, true, now
+	if e.cold && s.Window > 0 {
+		e.cold, e.owed, e.slow, e.began = false, true, true, now
 	}
 }
 
@@ -32,10 +28,8 @@ func (s SlowStart) Part(since time.Duration) float64 {
 func (s SlowStart) part(e *Endpoint, now time.Duration) (part float64, again time.Duration) {
 	window, since := time.Duration(s.Window), now-e.began
 	if !e.slow || since >= window {
-		e.slow, e.owed = false, false
 		return 1, 0
 	}
-	e.warm = float64(since) / float64(window)
 	return s.Part(since), min(window/steps, window-since)
 }
 

@@ -19,12 +19,18 @@ const (
 	Unconnected State = "no_connection"
 )
 
-// shown is what the newest view has made of an endpoint.
+// shown is what the newest view of a channel has made of an endpoint.
 type shown struct {
 	zone   zone
 	weight uint32  // as listed
 	part   float64 // of all weight in rotation
+	warm   float64 // how far its slow start is
 	state  State
+}
+
+// rank orders states: an endpoint is told as the channel sees it that makes most of it.
+func (s State) rank() int {
+	return slices.Index([]State{Unconnected, Ejected, OtherZone, SlowStarted, InRotation}, s)
 }
 
 // EndpointStats is what is known of one endpoint.
@@ -57,14 +63,20 @@ type TableStats struct {
 func (t *Table) Stats() TableStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.now()
-	s := TableStats{Panic: t.panicking, Ejections: maps.Clone(t.ejections), Endpoints: []EndpointStats{}}
-	var picks uint64
-	for _, e := range t.endpoints {
-		if e.users > 0 {
-			s.Endpoints = append(s.Endpoints, e.stats(now))
-			picks += e.Picks()
+	s := TableStats{Ejections: maps.Clone(t.ejections), Endpoints: []EndpointStats{}}
+	best := map[*Endpoint]shown{}
+	for _, u := range t.channels {
+		s.Panic = s.Panic || u.panicking
+		for _, m := range u.members {
+			if known, ok := best[m.Endpoint]; !ok || m.shown.state.rank() > known.state.rank() {
+				best[m.Endpoint] = m.shown
+			}
 		}
+	}
+	var picks uint64
+	for e, shown := range best {
+		s.Endpoints = append(s.Endpoints, e.stats(shown, t.now()))
+		picks += e.Picks()
 	}
 	for i := range s.Endpoints {
 		s.Endpoints[i].Share = float64(s.Endpoints[i].Picks) / float64(max(picks, 1))
@@ -73,15 +85,12 @@ func (t *Table) Stats() TableStats {
 	return s
 }
 
-func (e *Endpoint) stats(now time.Duration) EndpointStats {
+func (e *Endpoint) stats(shown shown, now time.Duration) EndpointStats {
 	latency, _ := e.latency.read(now)
 	s := EndpointStats{
-		ID: e.ID, Address: e.Address, Region: e.shown.zone.region, Zone: e.shown.zone.name,
-		Weight: e.shown.weight, Part: e.shown.part, InFlight: e.InFlight(), Picks: e.Picks(),
-		Latency: latency * 1000, Failing: e.failing.read(now), Warm: 1, State: cmp.Or(e.shown.state, Unconnected),
-	}
-	if e.slow {
-		s.Warm = e.warm
+		ID: e.ID, Address: e.Address, Region: shown.zone.region, Zone: shown.zone.name,
+		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(),
+		Latency: latency * 1000, Failing: e.failing.read(now), Warm: shown.warm, State: shown.state,
 	}
 	if e.ejection.out {
 		s.Reason = e.ejection.reason
@@ -90,26 +99,28 @@ func (e *Endpoint) stats(now time.Duration) EndpointStats {
 	return s
 }
 
-// show notes what the view is. The caller holds t.mu.
-func (t *Table) show(v View, members map[string]*member) {
-	for _, m := range members {
-		m.shown = shown{zone: m.zone(), weight: weightOf(m.listed), state: Unconnected}
+// show notes what the view is. The caller holds Table.mu.
+func (u *use) show(v View, s *Settings, now time.Duration) {
+	for _, m := range u.members {
+		m.shown.state, m.shown.part, m.shown.warm = Unconnected, 0, 1
+	}
+	for _, r := range v.spare {
+		r.member.shown.state = OtherZone
 	}
 	var sum float64
 	for _, r := range v.Ready {
 		sum += float64(r.Weight)
 	}
-	for _, r := range v.spare {
-		r.shown.state = OtherZone
-	}
 	for _, r := range v.Ready {
-		r.shown.state, r.shown.part = InRotation, float64(r.Weight)/sum
-		if r.slow {
-			r.shown.state = SlowStarted
+		now := now - r.began
+		shown := &r.member.shown
+		shown.state, shown.part = InRotation, float64(r.Weight)/sum
+		if window := time.Duration(s.SlowStart.Window); r.slow && now < window {
+			shown.state, shown.warm = SlowStarted, float64(now)/float64(window)
 		}
 	}
-	for _, m := range members {
-		if m.Endpoint.ejection.out && m.shown.state != Unconnected {
+	for _, m := range u.members {
+		if m.Endpoint.ejection.out && m.shown.state != Unconnected && !s.Ejection.Disabled {
 			m.shown.state = Ejected
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
@@ -21,87 +23,124 @@ const forgetAfter = time.Hour
 type Table struct {
 	born   time.Time
 	random func() uint64
-	kinds  atomic.Pointer[map[string]kind] // of methods
+	kinds  atomic.Pointer[map[string]attempt.Kind] // of methods
 
-	checked atomic.Int64 // when the last checkup was, since born
+	checked atomic.Int64 // when it was last looked at who has stalled, since born
 
 	mu        sync.Mutex
 	endpoints map[string]*Endpoint // by address
+	listed    int                  // of them, those that channels list
+	out       int                  // of those, the ejected
 	begun     bool                 // endpoints were listed before: one that comes now is new
-	channels  map[waker]struct{}   // that use the table
+	channels  map[channel]*use     // that use the table
+	interval  time.Duration        // in which calls are counted
 	watched   time.Duration        // when the last failure came, since born; 0 is never
 	sampled   time.Duration        // when the counts were sampled last, since born
-	panicking bool                 // so few can be used that the ejected are, too
 	ejections map[Reason]uint64
 }
 
-// waker is a channel that makes its picker anew soon.
-type waker interface{ wake() }
+// channel is one that makes its picker anew soon when it is woken.
+type channel interface{ wake() }
+
+// use is how a channel uses a table.
+type use struct {
+	members   map[string]*member // by address
+	panicking bool               // so few can be used that the ejected are, too
+}
 
 // NewTable makes an empty table.
-func NewTable() *Table { return newTable(rand.Uint64) }
+func NewTable() *Table { return NewSeededTable(rand.Uint64) }
 
 // NewSeededTable makes a table whose channels choose at random by random, so that a
-// simulation can be repeated. They may be as safe for concurrent use as random is.
-func NewSeededTable(random func() uint64) *Table { return newTable(random) }
-
-func newTable(random func() uint64) *Table {
+// simulation can be repeated. They are only as safe for concurrent use as random is.
+func NewSeededTable(random func() uint64) *Table {
 	return &Table{
 		born: time.Now(), random: random,
-		endpoints: map[string]*Endpoint{}, channels: map[waker]struct{}{}, ejections: map[Reason]uint64{},
+		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{},
 	}
 }
 
 // now is the time since the table was made.
 func (t *Table) now() time.Duration { return time.Since(t.born) }
 
-// enter borrows the entries of what is listed and gives those of before back, for
-// channel. An endpoint that was not there is new, unless all are.
-func (t *Table) enter(before map[string]*member, listed []resolver.Endpoint, channel waker) map[string]*member {
+// enter borrows the entries of what is listed for c, and gives back those that it has
+// borrowed before. An endpoint that was not there is new, unless all are.
+func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[string]*member {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.channels[channel] = struct{}{}
 	now := t.now()
 	t.forget(now)
-	members := make(map[string]*member, len(listed))
-	for _, endpoint := range listed {
-		instance := identify(endpoint)
-		if members[instance.Address] != nil {
-			continue
-		}
-		e := t.endpoints[instance.Address]
-		if e == nil || e.ID != instance.ID {
-			// Another instance at this address: it has nothing to do with the old one.
-			e = &Endpoint{Instance: instance, table: t, cold: t.begun}
-			t.endpoints[instance.Address] = e
-		}
-		e.users++
-		m := &member{Endpoint: e, listed: endpoint}
-		e.shown.zone, e.shown.weight = m.zone(), weightOf(endpoint)
-		members[instance.Address] = m
+	t.interval = time.Duration(s.Interval)
+	u := t.channels[c]
+	if u == nil {
+		u = &use{}
+		t.channels[c] = u
 	}
-	t.begun = t.begun || len(members) > 0
-	t.release(before, now)
+	before := u.members
+	u.members = make(map[string]*member, len(listed))
+	for _, endpoint := range listed {
+		if address := addressOf(endpoint); u.members[address] == nil {
+			u.members[address] = t.borrow(endpoint, before[address], s)
+		}
+	}
+	t.begun = t.begun || len(u.members) > 0
 	for _, m := range before {
-		if m.users == 0 {
+		if t.giveBack(m, now); m.users == 0 {
 			m.cold = true // it has left the service: should it come back, it is new
 		}
 	}
-	return members
+	return u.members
 }
 
-// leave gives all entries back. The endpoints have not gone, the channel has.
-func (t *Table) leave(members map[string]*member, channel waker) {
+// borrow makes a member for endpoint, which was before one before.
+func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) *member {
+	instance := identify(endpoint)
+	e := t.endpoints[instance.Address]
+	if e == nil || e.ID != instance.ID {
+		// Another instance at this address: it has nothing to do with the old one.
+		e = &Endpoint{Instance: instance, table: t, cold: t.begun}
+		t.endpoints[instance.Address] = e
+	}
+	if e.users++; e.users == 1 {
+		t.listed++
+		if e.ejection.out {
+			t.out++
+		}
+	}
+	m := &member{Endpoint: e, listed: endpoint, ejection: *s}
+	m.done = func(info balancer.DoneInfo) { e.end(outcomeOf(info), &m.ejection) }
+	m.shown = shown{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected}
+	if before != nil && before.Endpoint == e {
+		m.state, m.shown.state, m.shown.part = before.state, before.shown.state, before.shown.part
+		if m.state == connectivity.Ready {
+			e.connected++
+		}
+	}
+	return m
+}
+
+func (t *Table) giveBack(m *member, now time.Duration) {
+	if m.state == connectivity.Ready {
+		m.connected--
+	}
+	m.left = now
+	if m.users--; m.users == 0 {
+		t.listed--
+		if m.Endpoint.ejection.out {
+			t.out--
+		}
+	}
+}
+
+// leave gives all entries of c back. The endpoints have not gone, the channel has.
+func (t *Table) leave(c channel) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.channels, channel)
-	t.release(members, t.now())
-}
-
-func (t *Table) release(members map[string]*member, now time.Duration) {
-	for _, m := range members {
-		m.users--
-		m.left = now
+	if u := t.channels[c]; u != nil {
+		for _, m := range u.members {
+			t.giveBack(m, t.now())
+		}
+		delete(t.channels, c)
 	}
 }
 
@@ -116,8 +155,8 @@ func (t *Table) forget(now time.Duration) {
 
 // wake makes the channels' pickers anew. The caller holds t.mu.
 func (t *Table) wake() {
-	for channel := range t.channels {
-		channel.wake()
+	for c := range t.channels {
+		c.wake()
 	}
 }
 

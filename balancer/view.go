@@ -4,6 +4,9 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/connectivity"
 )
 
 // View is what a policy chooses from.
@@ -21,52 +24,89 @@ type View struct {
 	again time.Duration // when it will be different; 0 is when something happens
 }
 
-// view sorts what is ready by what is known of it now.
-func (t *Table) view(ready []Ready, members map[string]*member, s *Settings, own zone) View {
+// child is a member as gRPC tells of it now.
+type child struct {
+	*member
+	state  connectivity.State
+	picker balancer.Picker
+}
+
+// view sorts what c has connections to by what is known of it now.
+func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
 	t.compare(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
-	var ejected []Ready
+	var ready, ejected []Ready
 	var weights []float64
-	for _, r := range ready {
-		e := r.Endpoint
-		if r.member.broken { // perhaps it was started anew: what it did before is no fault of it
-			r.member.broken = false
-			t.admit(e, now)
-		}
-		if e.ejection.out && !s.Ejection.Disabled {
-			ejected = append(ejected, r)
-			v.probe(r, now, &s.Ejection)
+	for _, child := range children {
+		t.connect(child.member, child.state, now)
+		if child.state != connectivity.Ready {
 			continue
 		}
-		s.SlowStart.begin(e, now)
-		part, again := s.SlowStart.part(e, now)
-		v.look(again)
-		if e.owed {
-			v.due = append(v.due, r)
+		r := Ready{child.Endpoint, weightOf(child.listed), child.member, child.picker}
+		ready = append(ready, r)
+		if r.Endpoint.ejection.out && !s.Ejection.Disabled {
+			ejected = append(ejected, r)
+			v.probe(r, now)
+		} else {
+			v.Ready = append(v.Ready, r)
+			weights = append(weights, v.weight(r, now, s))
 		}
-		failing := e.failing.read(now)
-		if failing > 0 {
-			v.look(failingTick)
-		}
-		v.Ready = append(v.Ready, r)
-		weights = append(weights, float64(r.Weight)*part*(1-failing))
 	}
-	if t.watching(now, &s.Ejection) {
-		v.look(time.Duration(s.Ejection.Interval) / samples)
+	if s.Ejection.compares() && t.watching(now) {
+		v.look(t.interval / samples)
 	}
-	enough := s.Ejection.PanicPercent / 100 * float64(len(members))
-	if t.panicking = len(ejected) > 0 && (len(v.Ready) == 0 || float64(len(v.Ready)) < enough); t.panicking {
+	u := t.channels[c]
+	enough := s.Ejection.PanicPercent / 100 * float64(len(u.members))
+	if u.panicking = len(ejected) > 0 && (len(v.Ready) == 0 || float64(len(v.Ready)) < enough); u.panicking {
 		v.Ready = ready
 	} else {
 		s.Zone.share(own, v.Ready, weights)
 		v.weigh(weights)
 		v.spare = append(v.spare, ejected...)
 	}
-	t.show(v, members)
+	u.show(v, s, now)
 	return v
+}
+
+// connect notes what has become of a connection. When all channels had lost theirs, and
+// one could not make another, the first that has one again finds what was perhaps
+// started anew: what it did before is no fault of it.
+func (t *Table) connect(m *member, state connectivity.State, now time.Duration) {
+	e := m.Endpoint
+	if m.state == connectivity.Ready {
+		e.connected--
+	}
+	m.state = state
+	switch {
+	case state == connectivity.Ready:
+		if e.connected++; e.broken {
+			e.broken = false
+			t.admit(e, now)
+		}
+	case state == connectivity.TransientFailure && e.connected == 0:
+		e.broken = true
+	}
+}
+
+// weight is the one in the directory, less in slow start and for what fails. Policies
+// that look at the load see failures there, too: the weight decides who is drawn of
+// the idle, the load who is the lightest.
+func (v *View) weight(r Ready, now time.Duration, s *Settings) float64 {
+	e := r.Endpoint
+	s.SlowStart.begin(e, now)
+	part, again := s.SlowStart.part(e, now)
+	v.look(again)
+	if e.owed && part < 1 {
+		v.due = append(v.due, r)
+	}
+	failing := e.failing.read(now)
+	if failing > 0 {
+		v.look(failingTick)
+	}
+	return float64(r.Weight) * part * (1 - failing)
 }
 
 // weigh gives the endpoints their weights, and takes those without one out of
@@ -95,15 +135,13 @@ func (v *View) weigh(weights []float64) {
 const mostWeight = 1 << 16
 
 // probe sends the next call to an ejected endpoint if it is due.
-func (v *View) probe(r Ready, now time.Duration, s *Ejection) {
-	x := &r.Endpoint.ejection
-	switch {
+func (v *View) probe(r Ready, now time.Duration) {
+	switch x := &r.Endpoint.ejection; {
 	case x.due(now):
-		r.probe = true
 		v.due = append(v.due, r)
 		v.look(x.lasted)
-	case x.probe:
-		v.look(x.probed + x.lasted - now)
+	case x.lease != 0:
+		v.look(time.Duration(x.lease) + x.lasted - now)
 	default:
 		v.look(x.until - now)
 	}

@@ -9,7 +9,7 @@ func (z zone) has(e zone) bool {
 	return z.name != "" && z.name == e.name && (z.region == "" || e.region == "" || z.region == e.region)
 }
 
-// zoneOf is where an endpoint is. It is unknown of one by another resolver.
+// zone is where an endpoint is. It is unknown of one by another resolver.
 func (m *member) zone() zone {
 	if i := InstanceOf(m.listed); i != nil {
 		return zone{i.Region, i.Zone}

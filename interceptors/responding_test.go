@@ -40,7 +40,7 @@ func TestTheChainTellsOfTheFirstResponse(t *testing.T) {
 			received, told := 0, 0
 			streamer := func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
 				record := attempt.FromContext(ctx) // as a picker does
-				if record == nil || !record.Stream() {
+				if record == nil || record.Kind() != attempt.Stream {
 					t.Fatalf("the picker gets the record %v, want one of a stream", record)
 				}
 				record.Await(func() { told = received })

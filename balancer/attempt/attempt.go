@@ -4,7 +4,7 @@
 // An interceptor that wants to know which instance was picked puts a record
 // into the context and reads it after the call:
 //
-//	ctx, record := attempt.Of(ctx)
+//	ctx, record := attempt.Of(ctx, attempt.Unary)
 //	err := invoker(ctx, method, req, reply, cc, opts...)
 //	log.Print(record.Latest().Picked())
 //
@@ -28,7 +28,7 @@ type Record struct {
 	number int
 	before *Record // the attempt before this one
 	first  *Record
-	stream atomic.Bool
+	kind   atomic.Uint32
 	picked atomic.Pointer[Instance]
 	waiter atomic.Pointer[func()] // for the first response
 	latest atomic.Pointer[Record] // of the first record only
@@ -45,7 +45,7 @@ func New() *Record {
 // Next makes the record of the attempt that follows r: a retry or a hedge.
 func (r *Record) Next() *Record {
 	n := &Record{number: r.number + 1, before: r, first: r.first}
-	n.stream.Store(r.Stream())
+	n.kind.Store(r.kind.Load())
 	r.first.latest.Store(n)
 	return n
 }
@@ -56,18 +56,29 @@ func (r *Record) Latest() *Record { return r.first.latest.Load() }
 // Number is 1 for the first attempt, 2 for the first retry.
 func (r *Record) Number() int { return r.number }
 
-// Pick tells the record who was picked. Pickers call it.
-func (r *Record) Pick(i *Instance) { r.picked.Store(i) }
+// Pick tells the record who was picked. Pickers call it, and more than once if gRPC has
+// to pick again: nobody waits for a response to the pick before any more.
+func (r *Record) Pick(i *Instance) {
+	r.waiter.Store(nil)
+	r.picked.Store(i)
+}
 
 // Picked is who was picked last, or nil.
 func (r *Record) Picked() *Instance { return r.picked.Load() }
 
-// SetStream tells that the attempt is a stream, whose latency is the time to its first
-// response and not to its end. Interceptors call it before they open the stream.
-func (r *Record) SetStream() { r.stream.Store(true) }
+// Kind is what kind of call an attempt is of.
+type Kind uint32
 
-// Stream reports whether the attempt is known to be a stream.
-func (r *Record) Stream() bool { return r.stream.Load() }
+// The kinds. The latency of a stream is the time to its first response and not to its
+// end, so a picker must know.
+const (
+	Unknown Kind = iota
+	Unary
+	Stream
+)
+
+// Kind is what kind of call this is an attempt of, as far as interceptors have told.
+func (r *Record) Kind() Kind { return Kind(r.kind.Load()) }
 
 // Respond tells that the first response has come. Interceptors call it, as often as
 // they like.
@@ -80,8 +91,8 @@ func (r *Record) Respond() {
 	}
 }
 
-// Await asks for a call of responded at the first response. Pickers call it; if it is
-// asked for again, because gRPC had to pick again, only the last one is called.
+// Await asks for a call of responded at the first response to what was picked last.
+// Pickers call it after Pick.
 func (r *Record) Await(responded func()) { r.waiter.Store(&responded) }
 
 // Tried reports whether an earlier attempt of the same call went to address.
@@ -101,13 +112,18 @@ func NewContext(ctx context.Context, r *Record) context.Context {
 	return context.WithValue(ctx, contextKey{}, r)
 }
 
-// Of is the record that ctx carries, or a new one that it carries then.
-func Of(ctx context.Context) (context.Context, *Record) {
-	if r := FromContext(ctx); r != nil {
-		return ctx, r
+// Of is the record of the call that an interceptor is about to make with ctx, and tells
+// it of which kind the call is: the one that another interceptor has put there, or else
+// a new one. A record that was picked with is of another call, whose context ctx
+// comes from.
+func Of(ctx context.Context, kind Kind) (context.Context, *Record) {
+	r := FromContext(ctx)
+	if r == nil || r.Picked() != nil {
+		r = New()
+		ctx = NewContext(ctx, r)
 	}
-	r := New()
-	return NewContext(ctx, r), r
+	r.kind.Store(uint32(kind))
+	return ctx, r
 }
 
 // FromContext is the record that ctx carries, or nil.

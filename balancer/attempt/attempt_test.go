@@ -52,21 +52,32 @@ func Example() {
 }
 
 func TestTheFirstResponseIsToldOnce(t *testing.T) {
-	ctx, record := attempt.Of(context.Background())
-	if _, again := attempt.Of(ctx); again != record {
+	ctx, record := attempt.Of(context.Background(), attempt.Stream)
+	if _, again := attempt.Of(ctx, attempt.Stream); again != record {
 		t.Error("a context with a record got another one")
 	}
 	record.Respond() // nobody waits for it
-	record.SetStream()
 	var told []string
 	record.Await(func() { told = append(told, "first pick") })
+	record.Pick(&attempt.Instance{Address: "b"}) // gRPC had to pick again
+	record.Respond()
 	record.Await(func() { told = append(told, "second pick") })
 	record.Respond()
 	record.Respond()
 	if len(told) != 1 || told[0] != "second pick" {
 		t.Errorf("told %q, want the second pick once", told)
 	}
-	if !record.Next().Stream() {
+	if record.Next().Kind() != attempt.Stream {
 		t.Error("the next attempt of a stream is none")
+	}
+}
+
+// A call made while another is under way, with its context, is a call of its own.
+func TestACallWithinACallHasItsOwnRecord(t *testing.T) {
+	ctx, outer := attempt.Of(context.Background(), attempt.Stream)
+	outer.Pick(&attempt.Instance{Address: "a"})
+	_, inner := attempt.Of(ctx, attempt.Unary)
+	if inner == outer || outer.Kind() != attempt.Stream || inner.Kind() != attempt.Unary {
+		t.Errorf("the inner call has the record %p of kind %v, the outer %p of kind %v", inner, inner.Kind(), outer, outer.Kind())
 	}
 }

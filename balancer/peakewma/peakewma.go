@@ -130,9 +130,7 @@ func (c *chooser) draw(candidates []candidate) {
 }
 
 // latencyOf is that of r in seconds, 0 if it is not known. While nothing is under way
-// that could tell, it falls over the decay time: then one call finds out. While calls are
-// under way and nothing comes, it is at least as long as that has gone on: so a frozen
-// endpoint is found out before the first of its calls ends.
+// that could tell, it falls over the decay time: then one call finds out.
 func latencyOf(r *balancer.Ready, now time.Duration) float64 {
 	seconds, age := r.Latency(now)
 	switch {
@@ -140,8 +138,6 @@ func latencyOf(r *balancer.Ready, now time.Duration) float64 {
 		return 0
 	case r.InFlight() == 0:
 		seconds *= balancer.Kept(age)
-	default:
-		seconds = max(seconds, age.Seconds())
 	}
 	return max(seconds, floor)
 }

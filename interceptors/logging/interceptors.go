@@ -38,7 +38,7 @@ func (l *Logging) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		if !l.logger.Enabled(ctx, l.highest) {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
-		ctx, record := attempt.Of(ctx) // a failure must name its instance, and is not known beforehand
+		ctx, record := attempt.Of(ctx, attempt.Unary) // a failure must name its instance, and is not known beforehand
 		start := time.Now()
 		err := invoker(ctx, method, req, reply, cc, opts...)
 		l.called(ctx, method, record, start, err)
@@ -52,7 +52,7 @@ func (l *Logging) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		if !l.logger.Enabled(ctx, l.highest) {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		ctx, record := attempt.Of(ctx)
+		ctx, record := attempt.Of(ctx, attempt.Stream)
 		start := time.Now()
 		var once sync.Once
 		finished := func(err error) {

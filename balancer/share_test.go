@@ -1,0 +1,226 @@
+package balancer_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	grpcbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/balancer/roundrobin"
+	"github.com/meshlite-go/meshlite/internal/balancertest"
+)
+
+// open starts a stream that does not end at the i-th endpoint, and answers how to end it.
+func open(t *testing.T, c *balancertest.Channel, i int) (*attempt.Record, func(grpcbalancer.DoneInfo)) {
+	t.Helper()
+	for range 1000 {
+		ctx, record := attempt.Of(context.Background(), attempt.Stream)
+		result, err := c.Picker().Pick(grpcbalancer.PickInfo{FullMethodName: streamMethod, Ctx: ctx})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if balancertest.IndexOf(result) == i {
+			return record, result.Done
+		}
+		time.Sleep(time.Millisecond)
+		result.Done(success)
+	}
+	t.Fatalf("no stream goes to endpoint %d", i)
+	return nil, nil
+}
+
+// trickle counts where calls go, twenty a second, each a millisecond long.
+func trickle(t *testing.T, c *balancertest.Channel, calls int) map[int]int {
+	t.Helper()
+	counts := map[int]int{}
+	for range calls {
+		for i, n := range shares(t, c, 1) {
+			counts[i] += n
+		}
+		time.Sleep(49 * time.Millisecond)
+	}
+	return counts
+}
+
+// P5: A stream that is open for long makes no endpoint look stalled, and a call that
+// hangs does so for a second.
+func TestWhatTakesLongStarvesNobody(t *testing.T) {
+	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+		shares(t, c, 300)
+		for i := range 3 {
+			record, _ := open(t, c, i)
+			time.Sleep(time.Millisecond)
+			record.Respond()
+		}
+		if counts := trickle(t, c, 300); min(counts[0], counts[1], counts[2]) < 60 {
+			t.Errorf("calls go to %v while each has an open stream", counts)
+		}
+		for i := range 3 {
+			on(t, c, i) // hangs
+		}
+		trickle(t, c, 100)
+		if counts := trickle(t, c, 300); min(counts[0], counts[1], counts[2]) < 60 {
+			t.Errorf("calls go to %v while at each one hangs", counts)
+		}
+	})
+}
+
+// Of a streaming service the first response proves that an ejected endpoint is well.
+func TestTheFirstResponseProvesAProbe(t *testing.T) {
+	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+		fail(t, c, 1, 5, codes.Unavailable)
+		time.Sleep(11 * time.Second)
+		record, done := open(t, c, 1)
+		record.Respond()
+		settle()
+		if s := stats(t, c, 1); s.State != balancer.SlowStarted {
+			t.Errorf("after the first response of a probe: %+v", s)
+		}
+		time.Sleep(time.Hour)
+		done(ended(codes.Unavailable)) // one failure, as any other
+		settle()
+		if s := stats(t, c, 1); s.State != balancer.InRotation || s.InFlight != 0 {
+			t.Errorf("after the end of the stream: %+v", s)
+		}
+	})
+}
+
+// A call that did not reach the endpoint is not its failure: credentials that fail end
+// like this.
+func TestWhatWasNotSentIsNoFailure(t *testing.T) {
+	inTime(t, "{}", 4, func(t *testing.T, c *balancertest.Channel) {
+		for range 200 {
+			pick(t, c).Done(grpcbalancer.DoneInfo{Err: status.Error(codes.Unavailable, "no token")})
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := c.Table.Stats(); len(got.Ejections) > 0 || stats(t, c, 0).Failing > 0 {
+			t.Errorf("calls that were not sent are counted: %+v", got)
+		}
+	})
+}
+
+// What a probe brings after it was given up is of no matter.
+func TestAProbeThatWasGivenUpDecidesNothing(t *testing.T) {
+	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+		fail(t, c, 1, 5, codes.Unavailable)
+		time.Sleep(11 * time.Second)
+		first := on(t, c, 1)
+		time.Sleep(10*time.Second + time.Millisecond)
+		on(t, c, 1)(ended(codes.Unavailable))
+		settle()
+		first(success)
+		settle()
+		if s := stats(t, c, 1); s.State != balancer.Ejected || s.Probe < 19 {
+			t.Errorf("after a late success: %+v", s)
+		}
+	})
+}
+
+// Healthy times are forgiven, whatever becomes of the connection meanwhile.
+func TestAHealthyTimeIsForgiven(t *testing.T) {
+	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+		fail(t, c, 1, 5, codes.Unavailable)
+		time.Sleep(11 * time.Second)
+		on(t, c, 1)(success)
+		time.Sleep(10 * time.Minute)
+		c.Break(1)
+		c.Reconnect(1)
+		time.Sleep(time.Second)
+		fail(t, c, 1, 5, codes.Unavailable)
+		settle()
+		if s := stats(t, c, 1); s.State != balancer.Ejected || s.Probe > 11 {
+			t.Errorf("ten minutes after an ejection: %+v", s)
+		}
+	})
+}
+
+// pair are two channels of one policy that share a table.
+func pair(t *testing.T, first, second string) (a, b *balancertest.Channel) {
+	t.Helper()
+	a, b = balancertest.New(t, roundrobin.Name), balancertest.New(t, roundrobin.Name)
+	b.Table = a.Table
+	a.Ready(first, 1, 1, 1)
+	b.Ready(second, 1, 1, 1)
+	return a, b
+}
+
+// An endpoint that one of two channels has lost is not new, nor forgiven.
+func TestOneOfTwoChannelsReconnects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := pair(t, "{}", "{}")
+		b.Break(1)
+		b.Reconnect(1)
+		if counts := shares(t, a, 300); counts[1] != 100 {
+			t.Errorf("after another channel has reconnected calls go to %v", counts)
+		}
+		fail(t, a, 1, 5, codes.Unavailable)
+		b.Break(1)
+		b.Reconnect(1)
+		settle()
+		if s := stats(t, a, 1); s.State != balancer.Ejected {
+			t.Errorf("after another channel has reconnected: %+v", s)
+		}
+		a.Break(1)
+		b.Break(1)
+		b.Reconnect(1)
+		a.Reconnect(1)
+		settle()
+		if s := stats(t, a, 1); s.State != balancer.SlowStarted {
+			t.Errorf("after both had lost it: %+v", s)
+		}
+		a.Policy.Close()
+		b.Policy.Close()
+	})
+}
+
+// A channel without slow start leaves that of others alone, and a panic of one is told
+// though the other has none.
+func TestChannelsWithOtherSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := pair(t, `{"ejection": {"panicPercent": 90}}`, `{"slowStart": {"window": "0s"}}`)
+		b.Ready(`{"slowStart": {"window": "0s"}}`, 1, 1, 1, 1)
+		a.Ready(`{"ejection": {"panicPercent": 90}}`, 1, 1, 1, 1)
+		if counts := shares(t, a, 400); counts[3] > 40 {
+			t.Errorf("a new endpoint has %d of 400 calls of the channel with slow start", counts[3])
+		}
+		if counts := shares(t, b, 400); counts[3] != 100 {
+			t.Errorf("a new endpoint has %d of 400 calls of the channel without", counts[3])
+		}
+		time.Sleep(time.Minute)
+		fail(t, a, 0, 5, codes.Unavailable)
+		settle()
+		b.Ready(`{"slowStart": {"window": "0s"}}`, 1, 1, 1, 1)
+		if got := a.Table.Stats(); !got.Panic {
+			t.Errorf("three of four can be used, one channel wants 90 %%, and it is no panic: %+v", got)
+		}
+		b.Break(2)
+		settle()
+		if s := stats(t, a, 2); s.State != balancer.InRotation {
+			t.Errorf("an endpoint that one channel has lost: %+v", s)
+		}
+		a.Policy.Close()
+		b.Policy.Close()
+	})
+}
+
+// A unary call within a stream, with its context, is measured for itself.
+func TestTheContractGoesBeforeTheRecord(t *testing.T) {
+	single(t, func(t *testing.T, c *balancertest.Channel) {
+		ctx, _ := attempt.Of(context.Background(), attempt.Stream)
+		result, err := c.Picker().Pick(grpcbalancer.PickInfo{FullMethodName: unaryMethod, Ctx: ctx})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		result.Done(success)
+		if got := stats(t, c, 0).Latency; got < 0.9 || got > 1.1 {
+			t.Errorf("latency is %v ms, want 1", got)
+		}
+	})
+}
