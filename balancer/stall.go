@@ -5,10 +5,9 @@ import "time"
 const (
 	// checkEvery is how often it is looked at who answers, while there are calls.
 	checkEvery = 20 * time.Millisecond
-	// An endpoint has stalled when it has calls under way and none has ended for this
-	// many times its latency, and for this time at least.
-	stallLatencies = 4
-	shortestStall  = 2 * checkEvery
+	// An endpoint has stalled when it has calls under way and none has ended for as long
+	// as a response takes at its worst, and for this time at least.
+	shortestStall = 2 * checkEvery
 	// longestStall is how long it may look stalled for the same calls: some take long
 	// where others do not.
 	longestStall = time.Second
@@ -52,7 +51,7 @@ func (s *stall) check(e *Endpoint, now time.Duration) {
 		s.moved, stalled = now, false
 	default:
 		seconds, _ := e.latency.read(now)
-		limit := max(shortestStall, time.Duration(stallLatencies*seconds*float64(time.Second)))
+		limit := max(shortestStall, time.Duration(seconds*float64(time.Second)))
 		stalled = seconds > 0 && now-s.moved > limit
 	}
 	s.ended = ended
