@@ -18,6 +18,7 @@ type Cache struct {
 	options  options
 	maxEntry uint64
 	entries  *otter.Cache[string, *entry]
+	flights  flights
 	buffers  sync.Pool // of *[]byte, for keys
 	closed   atomic.Bool
 	counters counters

@@ -9,7 +9,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// client serves a call from the cache or stores what it is answered.
+// client serves a call from the cache, or from another's call for the same that is under
+// way, or makes it and stores what it is answered.
 func (r *rule) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	answer, ok := reply.(proto.Message)
 	key, known := r.key(ctx, targetOf(cc), req)
@@ -17,18 +18,27 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		r.finish(Bypass)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
-	if e := r.load(key); e != nil && proto.Unmarshal(e.body, answer) == nil {
-		r.finish(Hit)
-		e.replay(opts)
-		return nil
+	call := func() (*entry, error) {
+		r.finish(Miss)
+		var header, trailer metadata.MD
+		opts := append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
+		if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+			return nil, err
+		}
+		e := newEntry(key, answer, header, trailer)
+		r.store(key, e)
+		return e, nil
 	}
-	r.finish(Miss)
-	var header, trailer metadata.MD
-	opts = append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
-	if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+	e, result, err := r.find(ctx, key, call)
+	if e == nil {
 		return err
 	}
-	r.store(key, answer, header, trailer)
+	if err := proto.Unmarshal(e.body, answer); err != nil {
+		_, err := call() // what was kept is of another type
+		return err
+	}
+	r.finish(result)
+	e.replay(opts)
 	return nil
 }
 

@@ -31,6 +31,13 @@
 // served from the cache, since two such requests may mean different things to the
 // server.
 //
+// # Together
+//
+// Calls for the same answer at the same time are one: who came first makes it, and
+// the others wait, each as long as its own deadline allows. If the first one gives up,
+// whoever is first then makes the call. A failure is told to all, unless it may be that
+// of the caller alone, who is not allowed what others are.
+//
 // # Metadata
 //
 // A hit fills [google.golang.org/grpc.Header] and [google.golang.org/grpc.Trailer]

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -32,12 +33,12 @@ func (r *rule) load(key string) *entry {
 	return e
 }
 
-// store keeps an answer. What it keeps shares nothing with reply, which the
-// caller is free to change.
-func (r *rule) store(key string, reply proto.Message, header, trailer metadata.MD) {
+// newEntry is an answer to be kept, nil if it cannot be written. What it keeps shares
+// nothing with reply, which the caller is free to change.
+func newEntry(key string, reply proto.Message, header, trailer metadata.MD) *entry {
 	body, err := proto.Marshal(reply)
-	if err != nil || r.closed.Load() {
-		return
+	if err != nil {
+		return nil
 	}
 	body = append([]byte(nil), body...) // its cap is what the allocator gives
 	e := &entry{
@@ -48,10 +49,15 @@ func (r *rule) store(key string, reply proto.Message, header, trailer metadata.M
 		trailer: endToEnd(trailer),
 	}
 	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(body)) + weigh(e.header) + weigh(e.trailer)
-	if weight > r.maxEntry {
+	e.weight = uint32(min(weight, math.MaxUint32))
+	return e
+}
+
+// store keeps an answer, unless it is too large.
+func (r *rule) store(key string, e *entry) {
+	if e == nil || uint64(e.weight) > r.maxEntry || r.closed.Load() {
 		return
 	}
-	e.weight = uint32(weight)
 	r.entries.Set(key, e)
 	r.counters.stored.Add(1)
 	if r.closed.Load() {

@@ -8,32 +8,47 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// server answers a call from the cache or stores what the handler answers.
+// server answers a call from the cache, or from another's for the same that is being
+// handled, or stores what the handler answers.
 func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	key, known := r.key(ctx, "", req)
 	if !known {
 		r.finish(Bypass)
 		return handler(ctx, req)
 	}
-	if e := r.load(key); e != nil {
-		if reply := e.message.New().Interface(); proto.Unmarshal(e.body, reply) == nil {
-			r.finish(Hit)
-			e.send(ctx)
-			return reply, nil
-		}
+	var reply any
+	call := func() (e *entry, err error) {
+		r.finish(Miss)
+		reply, e, err = r.handle(ctx, key, req, handler)
+		return e, err
 	}
-	r.finish(Miss)
+	e, result, err := r.find(ctx, key, call)
+	if e == nil {
+		return reply, err
+	}
+	answer := e.message.New().Interface()
+	if err := proto.Unmarshal(e.body, answer); err != nil {
+		_, err := call()
+		return reply, err
+	}
+	r.finish(result)
+	e.send(ctx)
+	return answer, nil
+}
+
+// handle runs the handler and stores what it answers.
+func (r *rule) handle(ctx context.Context, key string, req any, handler grpc.UnaryHandler) (any, *entry, error) {
 	sent, _ := grpc.ServerTransportStreamFromContext(ctx).(sentMetadata)
 	header, trailer := metadataOf(sent)
 	reply, err := handler(ctx, req)
-	if err != nil {
-		return reply, err
+	answer, ok := reply.(proto.Message)
+	if err != nil || !ok {
+		return reply, nil, err
 	}
-	if answer, ok := reply.(proto.Message); ok {
-		allHeader, allTrailer := metadataOf(sent)
-		r.store(key, answer, added(header, allHeader), added(trailer, allTrailer))
-	}
-	return reply, nil
+	allHeader, allTrailer := metadataOf(sent)
+	e := newEntry(key, answer, added(header, allHeader), added(trailer, allTrailer))
+	r.store(key, e)
+	return reply, e, nil
 }
 
 // sentMetadata is what gRPC's own stream tells. It is not wrapped to listen in:

@@ -13,19 +13,24 @@ const (
 	Hit Result = iota + 1
 	// Miss is a call whose answer was not there, or no longer fresh.
 	Miss
+	// Coalesced is a call that was answered with another's answer, or failure, for the
+	// same request at the same time.
+	Coalesced
 	// Bypass is a call that the cache had no part in although its method is
 	// cached: the caller is unknown, the request has unknown fields or is no
 	// protobuf message, or the cache is closed.
 	Bypass
 )
 
-// String is "hit", "miss" or "bypass".
+// String is "hit", "miss", "coalesced" or "bypass".
 func (r Result) String() string {
 	switch r {
 	case Hit:
 		return "hit"
 	case Miss:
 		return "miss"
+	case Coalesced:
+		return "coalesced"
 	case Bypass:
 		return "bypass"
 	default:
@@ -35,14 +40,14 @@ func (r Result) String() string {
 
 // Stats are the figures of a cache since it was made.
 type Stats struct {
-	Hits, Misses, Bypassed, Stored uint64
+	Hits, Misses, Coalesced, Bypassed, Stored uint64
 
 	Entries int    // about how many answers are kept now
 	Bytes   uint64 // about how much memory they take
 }
 
 // counters count calls by their result, and answers stored.
-type counters struct{ hits, misses, bypassed, stored atomic.Uint64 }
+type counters struct{ hits, misses, coalesced, bypassed, stored atomic.Uint64 }
 
 func (c *counters) add(result Result) {
 	switch result {
@@ -50,6 +55,8 @@ func (c *counters) add(result Result) {
 		c.hits.Add(1)
 	case Miss:
 		c.misses.Add(1)
+	case Coalesced:
+		c.coalesced.Add(1)
 	default:
 		c.bypassed.Add(1)
 	}
@@ -58,11 +65,12 @@ func (c *counters) add(result Result) {
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (c *Cache) Stats() Stats {
 	return Stats{
-		Hits:     c.counters.hits.Load(),
-		Misses:   c.counters.misses.Load(),
-		Bypassed: c.counters.bypassed.Load(),
-		Stored:   c.counters.stored.Load(),
-		Entries:  c.entries.EstimatedSize(),
-		Bytes:    c.entries.WeightedSize(),
+		Hits:      c.counters.hits.Load(),
+		Misses:    c.counters.misses.Load(),
+		Coalesced: c.counters.coalesced.Load(),
+		Bypassed:  c.counters.bypassed.Load(),
+		Stored:    c.counters.stored.Load(),
+		Entries:   c.entries.EstimatedSize(),
+		Bytes:     c.entries.WeightedSize(),
 	}
 }

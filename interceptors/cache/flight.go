@@ -1,0 +1,89 @@
+package cache
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxFlights caps the answers that are waited for at once. A call beyond it is made by
+// itself.
+const maxFlights = 10_000
+
+// flights are the calls under way whose answers others wait for, by key.
+type flights struct {
+	mu   sync.Mutex
+	open map[string]*flight
+}
+
+// flight is one call that is made for all that ask the same meanwhile. Who came first
+// makes it, with its own context, deadline and options; the others wait. When it has
+// landed there is an answer, or a failure that is everybody's, or nothing: then whoever
+// is first now makes the call, and all at once if alone.
+type flight struct {
+	landed chan struct{} // closed when the rest is known
+	entry  *entry
+	err    error
+	alone  bool
+}
+
+// board answers the flight for key, and whether the caller is the one to make the call.
+// It is nil when there are too many.
+func (f *flights) board(key string) (shared *flight, first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if shared := f.open[key]; shared != nil {
+		return shared, false
+	}
+	if len(f.open) >= maxFlights {
+		return nil, true
+	}
+	if f.open == nil {
+		f.open = map[string]*flight{}
+	}
+	shared = &flight{landed: make(chan struct{})}
+	f.open[key] = shared
+	return shared, true
+}
+
+// land ends a flight.
+func (f *flights) land(key string, shared *flight) {
+	f.mu.Lock()
+	delete(f.open, key)
+	f.mu.Unlock()
+	close(shared.landed)
+}
+
+// await waits for the answer of another's call, as long as ctx lasts.
+func (s *flight) await(ctx context.Context) error {
+	select {
+	case <-s.landed:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// lead makes the call for all that wait, and tells them what may be told. A panic frees
+// them with an error and goes on.
+func (r *rule) lead(key string, shared *flight, call func() (*entry, error)) error {
+	shared.err = status.Error(codes.Internal, "the call that was waited for has panicked")
+	defer r.flights.land(key, shared)
+	e, err := call()
+	shared.entry, shared.err = e, nil
+	switch code := status.Code(err); code {
+	case codes.OK:
+		shared.alone = e == nil
+	case codes.Canceled, codes.DeadlineExceeded: // its caller's own
+	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
+		// What this caller may not, another may, unless all that wait are this caller.
+		if shared.alone = r.public; !r.public {
+			shared.err = err
+		}
+	default:
+		shared.err = err
+	}
+	return err
+}
