@@ -46,8 +46,8 @@ func (e *Endpoint) end(o outcome, s *Ejection) {
 	e.ended.Add(1)
 }
 
-// tell counts an outcome that matters. Those of an ejected endpoint are of calls
-// that were under way, and change nothing.
+// tell counts an outcome that matters. Those of an ejected endpoint, whose calls were
+// under way or came in a panic, do not decide on its ejection.
 func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -56,11 +56,12 @@ func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 		t.watch(now)
 		e.ejection.failed++
 	}
-	if e.ejection.out {
-		return
-	}
 	if e.failing.count(o != answered, now) {
 		t.wake()
+	}
+	if e.ejection.out {
+		e.suspect.Store(e.failing.word.Load() != 0)
+		return
 	}
 	switch o {
 	case answered:
@@ -110,6 +111,23 @@ func (t *Table) admit(e *Endpoint, now time.Duration) {
 	t.wake()
 }
 
+// trim admits those that were ejected first while more are out than may be, because
+// others have left.
+func (t *Table) trim(now time.Duration, s *Ejection) {
+	for !s.Disabled && t.out > 0 && float64(t.out) > s.MaxEjectionPercent/100*float64(t.listed) {
+		var first *Endpoint
+		for _, e := range t.endpoints {
+			if e.users > 0 && e.ejection.out && (first == nil || e.ejection.until < first.ejection.until) {
+				first = e
+			}
+		}
+		if first == nil {
+			return // those that are out were replaced at their address
+		}
+		t.admit(first, now)
+	}
+}
+
 // due reports whether e has been out long enough for a probe, and none is on its way.
 func (x *ejection) due(now time.Duration) bool {
 	return x.out && now >= x.until && (x.lease == 0 || now-time.Duration(x.lease) >= x.lasted)
@@ -141,12 +159,12 @@ func (t *Table) proved(e *Endpoint, l lease, o outcome, s *Ejection) {
 		return
 	}
 	switch now := t.now(); o {
-	case answered:
-		t.admit(e, now)
+	case failed:
+		t.eject(e, Probe, now, s)
 	case silent: // who called has given up
 		e.ejection.lease = 0
 		t.wake()
 	default:
-		t.eject(e, Probe, now, s)
+		t.admit(e, now)
 	}
 }

@@ -146,12 +146,9 @@ func TestFailuresAreThoseOfTheServer(t *testing.T) {
 // RESOURCE_EXHAUSTED moves load away without ejecting.
 func TestAnOverloadedEndpointGetsLess(t *testing.T) {
 	inTime(t, "{}", 2, func(t *testing.T, c *balancertest.Channel) {
-		for range 20 {
-			fail(t, c, 1, 1, codes.ResourceExhausted)
-			time.Sleep(200 * time.Millisecond)
-		}
-		// The first failing part of a tick may still be that of before.
-		if counts := shares(t, c, 1000); counts[1] > 400 {
+		fail(t, c, 1, 12, codes.ResourceExhausted)
+		time.Sleep(1100 * time.Millisecond) // weights follow every second
+		if counts := shares(t, c, 1000); counts[1] > 450 {
 			t.Errorf("an overloaded endpoint gets %d of 1000 calls", counts[1])
 		}
 		if got := c.Table.Stats().Ejections; len(got) != 0 {

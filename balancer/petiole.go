@@ -126,8 +126,9 @@ func (p *petiole[Config]) Close() {
 func (p *petiole[Config]) UpdateState(state balancer.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.latest = state
-	p.update()
+	if p.latest = state; !p.closed {
+		p.update()
+	}
 }
 
 // rebuild runs when a timer fires: an ejection has begun or ended, a slow start

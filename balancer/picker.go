@@ -55,18 +55,18 @@ const maxLook = 16
 // untried is the least loaded endpoint that no earlier attempt of the call went to:
 // in rotation, else of another zone, else an ejected one. Nil is none.
 func (p *picker) untried(record *attempt.Record) *Ready {
-	if best := leastOf(p.view.Ready, record, p.view.Random); best != nil {
-		return best
-	}
-	for i := range p.view.spare { // those of other zones come first
-		if r := &p.view.spare[i]; !record.Tried(r.Address) {
-			return r
+	for _, ready := range [][]Ready{p.view.Ready, p.view.elsewhere, p.view.ejected} {
+		if best := leastOf(ready, record, p.view.Random); best != nil {
+			return best
 		}
 	}
 	return nil
 }
 
 func leastOf(ready []Ready, record *attempt.Record, random func() uint64) (best *Ready) {
+	if len(ready) == 0 {
+		return nil
+	}
 	start := int(random() % uint64(len(ready)))
 	for looked, i := 0, 0; i < len(ready) && looked < maxLook; i++ {
 		r := &ready[(start+i)%len(ready)]

@@ -224,3 +224,57 @@ func TestTheContractGoesBeforeTheRecord(t *testing.T) {
 		}
 	})
 }
+
+// In a panic, and where ejection was turned off, failures count as they do otherwise.
+func TestWhatFailsInAPanicDrawsNoTraffic(t *testing.T) {
+	for name, change := range map[string]func(c *balancertest.Channel){
+		"panic":      func(c *balancertest.Channel) { c.Break(2); c.Break(3) },
+		"turned off": func(c *balancertest.Channel) { c.Ready(`{"ejection": {"disabled": true}}`, 1, 1, 1, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, `{"ejection": {"panicPercent": 60}}`, 4, func(t *testing.T, c *balancertest.Channel) {
+				fail(t, c, 1, 5, codes.Unavailable)
+				change(c)
+				settle()
+				there := send(t, c, 2000, 1, 2000, codes.Unavailable)
+				if there > 800 { // of two, or of four
+					t.Errorf("%d of 2000 calls went to the endpoint that fails", there)
+				}
+			})
+		})
+	}
+}
+
+// A probe that is asked for less has found the endpoint well.
+func TestAnOverloadedProbeEndsTheEjection(t *testing.T) {
+	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+		fail(t, c, 1, 5, codes.Unavailable)
+		time.Sleep(11 * time.Second)
+		on(t, c, 1)(ended(codes.ResourceExhausted))
+		settle()
+		if s := stats(t, c, 1); s.State != balancer.SlowStarted {
+			t.Errorf("after a probe that was refused for load: %+v", s)
+		}
+	})
+}
+
+// P9: Not more than the allowed share is out, also when others leave.
+func TestTheAllowedShareHoldsWhenOthersLeave(t *testing.T) {
+	inTime(t, "{}", 6, func(t *testing.T, c *balancertest.Channel) {
+		for i := range 3 {
+			fail(t, c, i, 5, codes.Unavailable)
+		}
+		settle()
+		c.Ready("{}", balancertest.Equal(5)...)
+		settle()
+		out := 0
+		for _, e := range c.Table.Stats().Endpoints {
+			if e.State == balancer.Ejected {
+				out++
+			}
+		}
+		if out != 2 {
+			t.Errorf("%d of 5 are ejected, want 2: %+v", out, c.Table.Stats())
+		}
+	})
+}

@@ -8,7 +8,7 @@ import (
 // begin starts e slowly if it is cold: it has come to a service that was running, or
 // back to it. The caller holds Table.mu.
 func (s SlowStart) begin(e *Endpoint, now time.Duration) {
-	if e.cold && s.Window > 0 {
+	if e.cold {
 		e.cold, e.owed, e.slow, e.began = false, true, true, now
 	}
 }

@@ -92,7 +92,7 @@ func (e *Endpoint) stats(shown shown, now time.Duration) EndpointStats {
 		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(),
 		Latency: latency * 1000, Failing: e.failing.read(now), Warm: shown.warm, State: shown.state,
 	}
-	if e.ejection.out {
+	if e.ejection.out && (s.State == Ejected || s.State == Unconnected) {
 		s.Reason = e.ejection.reason
 		s.Probe = max(e.ejection.until-now, 0).Seconds()
 	}
@@ -104,7 +104,7 @@ func (u *use) show(v View, s *Settings, now time.Duration) {
 	for _, m := range u.members {
 		m.shown.state, m.shown.part, m.shown.warm = Unconnected, 0, 1
 	}
-	for _, r := range v.spare {
+	for _, r := range v.elsewhere {
 		r.member.shown.state = OtherZone
 	}
 	var sum float64
@@ -112,16 +112,17 @@ func (u *use) show(v View, s *Settings, now time.Duration) {
 		sum += float64(r.Weight)
 	}
 	for _, r := range v.Ready {
-		now := now - r.began
+		since := now - r.began
 		shown := &r.member.shown
 		shown.state, shown.part = InRotation, float64(r.Weight)/sum
-		if window := time.Duration(s.SlowStart.Window); r.slow && now < window {
-			shown.state, shown.warm = SlowStarted, float64(now)/float64(window)
+		if r.Endpoint.ejection.out && !s.Ejection.Disabled {
+			shown.state = Ejected // and used, in a panic
+		}
+		if window := time.Duration(s.SlowStart.Window); r.slow && since < window && shown.state == InRotation {
+			shown.state, shown.warm = SlowStarted, float64(since)/float64(window)
 		}
 	}
-	for _, m := range u.members {
-		if m.Endpoint.ejection.out && m.shown.state != Unconnected && !s.Ejection.Disabled {
-			m.shown.state = Ejected
-		}
+	for _, r := range v.ejected {
+		r.member.shown.state = Ejected
 	}
 }

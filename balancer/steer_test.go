@@ -97,3 +97,28 @@ func TestARetryTakesTheLeastLoaded(t *testing.T) {
 		}
 	})
 }
+
+// Retries that leave the zone are spread over who is there.
+func TestRetriesSpreadOverOtherZones(t *testing.T) {
+	inTime(t, "{}", 0, func(t *testing.T, c *balancertest.Channel) {
+		c.Zone = "a"
+		c.ReadyInstances(`{"zone": {"callers": 0.1}}`, in("a", "b", "b", "b")...)
+		counts := map[int]int{}
+		for range 300 {
+			record := attempt.New()
+			first, err := c.Picker().Pick(attemptOf(record, unaryMethod))
+			if err != nil {
+				t.Fatal(err)
+			}
+			first.Done(success)
+			second, err := c.Picker().Pick(attemptOf(record.Next(), unaryMethod))
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts[balancertest.IndexOf(second)]++ // and stays in flight
+		}
+		if min(counts[1], counts[2], counts[3]) < 90 {
+			t.Errorf("retries went to %v", counts)
+		}
+	})
+}

@@ -109,9 +109,9 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 	}
 	m := &member{Endpoint: e, listed: endpoint, ejection: *s}
 	m.done = func(info balancer.DoneInfo) { e.end(outcomeOf(info), &m.ejection) }
-	m.shown = shown{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected}
+	m.shown = shown{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected, warm: 1}
 	if before != nil && before.Endpoint == e {
-		m.state, m.shown.state, m.shown.part = before.state, before.shown.state, before.shown.part
+		m.state, m.shown.state, m.shown.part, m.shown.warm = before.state, before.shown.state, before.shown.part, before.shown.warm
 		if m.state == connectivity.Ready {
 			e.connected++
 		}

@@ -19,9 +19,10 @@ type View struct {
 	// Now is the time in which latencies are told.
 	Now func() time.Duration
 
-	spare []Ready       // with a connection, and not in rotation: of other zones first
-	due   []Ready       // must have the next calls: a probe, or the first of a slow start
-	again time.Duration // when it will be different; 0 is when something happens
+	elsewhere []Ready // with a connection, and of a zone that is not needed
+	ejected   []Ready
+	due       []Ready       // must have the next calls: a probe, or the first of a slow start
+	again     time.Duration // when it will be different; 0 is when something happens
 }
 
 // child is a member as gRPC tells of it now.
@@ -37,8 +38,8 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 	defer t.mu.Unlock()
 	now := t.now()
 	t.compare(now, &s.Ejection)
+	t.trim(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
-	var ready, ejected []Ready
 	var weights []float64
 	for _, child := range children {
 		t.connect(child.member, child.state, now)
@@ -46,9 +47,8 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 			continue
 		}
 		r := Ready{child.Endpoint, weightOf(child.listed), child.member, child.picker}
-		ready = append(ready, r)
 		if r.Endpoint.ejection.out && !s.Ejection.Disabled {
-			ejected = append(ejected, r)
+			v.ejected = append(v.ejected, r)
 			v.probe(r, now)
 		} else {
 			v.Ready = append(v.Ready, r)
@@ -60,13 +60,16 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 	}
 	u := t.channels[c]
 	enough := s.Ejection.PanicPercent / 100 * float64(len(u.members))
-	if u.panicking = len(ejected) > 0 && (len(v.Ready) == 0 || float64(len(v.Ready)) < enough); u.panicking {
-		v.Ready = ready
+	if u.panicking = len(v.ejected) > 0 && (len(v.Ready) == 0 || float64(len(v.Ready)) < enough); u.panicking {
+		for _, r := range v.ejected {
+			v.Ready = append(v.Ready, r)
+			weights = append(weights, v.weight(r, now, s))
+		}
+		v.ejected = nil
 	} else {
 		s.Zone.share(own, v.Ready, weights)
-		v.weigh(weights)
-		v.spare = append(v.spare, ejected...)
 	}
+	v.weigh(weights)
 	u.show(v, s, now)
 	return v
 }
@@ -122,7 +125,7 @@ func (v *View) weigh(weights []float64) {
 	rotation := v.Ready[:0]
 	for i, r := range v.Ready {
 		if weights[i] == 0 {
-			v.spare = append(v.spare, r)
+			v.elsewhere = append(v.elsewhere, r)
 			continue
 		}
 		r.Weight = max(1, uint32(math.Round(weights[i]*scale)))

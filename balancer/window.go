@@ -18,8 +18,9 @@ type count struct {
 // rate is the part of calls that succeeded.
 func (c count) rate() float64 { return 1 - float64(c.failed)/float64(max(c.calls, 1)) }
 
+// minus is what came after other. What is just being counted may not be in both.
 func (c count) minus(other count) count {
-	return count{c.at, c.calls - other.calls, c.failed - other.failed}
+	return count{c.at, c.calls - min(c.calls, other.calls), c.failed - min(c.failed, other.failed)}
 }
 
 func (c count) plus(other count) count {

@@ -12,7 +12,7 @@ const maxSeen = 10_000
 // counters make series that only grow of sources that come and go: what is added to a
 // series is what has come since the last look.
 type counters[Source, Series comparable] struct {
-	seen   map[Source]uint64 // when it was last there
+	seen   map[Source]uint64 // what it had counted when it was last there
 	totals map[Series]uint64 // of the last look
 }
 

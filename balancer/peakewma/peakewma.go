@@ -1,7 +1,7 @@
 // Package peakewma is the policy meshlite_peak_ewma: the endpoint where the next
 // response is likely to come first. What counts is the latency to the first response,
-// a moving average that rises at once and falls slowly (Finagle's peak EWMA), and the
-// attempts in flight for the weight.
+// a moving average that rises at once and falls slowly (Finagle's peak EWMA), times the
+// square root of the attempts in flight for the weight.
 //
 // It is for services whose instances differ, or whose bad moments matter: a slow
 // instance gets a call now and then, enough to see it recover, and no more. Where all

@@ -72,8 +72,8 @@ func TestTheSlowOneGetsACallNowAndThen(t *testing.T) {
 			t.Errorf("calls went to %v, want two to five to the slow one", counts)
 		}
 		// It has recovered: found out with the next call that it gets, and believed.
-		calls(t, c, 30_000, ms, ms, ms)
-		if counts := calls(t, c, 9000, ms, ms, ms); counts[2] < 1800 {
+		calls(t, c, 60_000, ms, ms, ms)
+		if counts := calls(t, c, 9000, ms, ms, ms); counts[2] < 1500 {
 			t.Errorf("calls went to %v after the slow one has recovered", counts)
 		}
 	}, 1, 1, 1)

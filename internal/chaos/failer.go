@@ -22,6 +22,8 @@ type failer struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	mended  atomic.Bool
 	address string
+	ended   chan struct{} // closed when it has
+	err     error         // why it has ended by itself
 	stop    func()
 }
 
@@ -53,14 +55,16 @@ func startFailer(agent string) (*failer, error) {
 		directory.Close()
 		return nil, err
 	}
-	f := &failer{address: address}
+	f := &failer{address: address, ended: make(chan struct{})}
 	catalogv1.RegisterCatalogServiceServer(server, f)
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx) }()
+	go func() {
+		defer close(f.ended)
+		f.err = server.Run(ctx)
+	}()
 	f.stop = sync.OnceFunc(func() {
 		cancel()
-		<-ended // it was to fail, however it has ended
+		<-f.ended
 		directory.Close()
 	})
 	return f, nil

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -256,7 +257,8 @@ func startFailing(ctx context.Context, s *scene) (err error) {
 	}
 	s.touched[s.failing.address] = true
 	if _, err := await(ctx, wholePatience, s.failerPasses); err != nil {
-		return fmt.Errorf("the failing instance does not pass in Consul: %w", err)
+		s.failing.stop()
+		return fmt.Errorf("the failing instance does not pass in Consul: %w", cmp.Or(s.failing.err, err))
 	}
 	s.say("a fourth instance is started, which fails all calls for %v", s.lasts)
 	return pause(ctx, s.lasts)

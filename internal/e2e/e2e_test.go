@@ -85,9 +85,9 @@ func start(t *testing.T, s *shop.Shop, service string, args ...string) *shop.Ins
 
 // call is one call of the load, after it has ended.
 type call struct {
-	due, start, end time.Time
-	instance        string
-	err             error
+	start, end time.Time
+	instance   string
+	err        error
 }
 
 // load calls open-loop at a rate, whatever becomes of earlier calls.
@@ -98,22 +98,10 @@ func load(client inventoryv1.InventoryServiceClient, rate int, d time.Duration) 
 	for i := range calls {
 		due := begin.Add(time.Duration(i) * time.Second / time.Duration(rate))
 		time.Sleep(time.Until(due))
-		wait.Go(func() { calls[i] = one(client); calls[i].due = due })
+		wait.Go(func() { calls[i] = one(client) })
 	}
 	wait.Wait()
 	return calls
-}
-
-// busy reports whether this machine has stalled: it could not send one call in fifty
-// when it was due, and what calls have seen tells nothing.
-func busy(calls []call) bool {
-	late := 0
-	for _, c := range calls {
-		if c.start.Sub(c.due) > 20*time.Millisecond {
-			late++
-		}
-	}
-	return late*50 > len(calls)
 }
 
 func one(client inventoryv1.InventoryServiceClient) call {
@@ -220,23 +208,24 @@ func TestACrashIsHiddenByRetries(t *testing.T) {
 	const latency = 50 * time.Millisecond
 	const bound = 2*latency + 20*time.Millisecond
 	three, soon := uint32(3), "2ms" // a retry goes to another instance, which need not be spared
-	for try := range 3 {
+	for try := range tries {
 		instances, client := trio(t, latency, &policyv1.RetryRule{MaxAttempts: &three, InitialBackoff: &soon})
 		time.AfterFunc(2500*time.Millisecond, func() { _ = instances[1].Kill() })
 		calls := load(client, 1000, 5*time.Second)
-		for _, c := range failures(calls) {
-			t.Errorf("a call failed: %v", c.err)
-		}
-		took := worst(calls)
-		t.Logf("%d of %d calls failed; the worst took %v", len(failures(calls)), len(calls), took)
-		if took <= bound {
+		failed, took := failures(calls), worst(calls)
+		t.Logf("%d of %d calls failed; the worst took %v", len(failed), len(calls), took)
+		if len(failed) == 0 && took <= bound {
 			return
 		}
-		if !busy(calls) || try == 2 {
-			t.Fatalf("the worst call took %v, want at most %v", took, bound)
+		if try == tries-1 {
+			t.Errorf("%d calls failed and the worst took %v, want none and at most %v: %v", len(failed), took, bound, failed)
 		}
 	}
 }
+
+// tries is how often a fault is made before it counts that an aim was missed: a machine
+// that stalls for a tenth of a second makes calls slow that have nothing to do with it.
+const tries = 3
 
 // worst is the longest time that a call took.
 func worst(calls []call) (longest time.Duration) {
@@ -250,7 +239,7 @@ func worst(calls []call) (longest time.Duration) {
 // with a deadline of 1 s. Stock: round_robin 1,012, least_request 325-356. Handlers take
 // 5 ms.
 func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
-	for try := range 3 {
+	for try := range tries {
 		instances, client := trio(t, 5*time.Millisecond, nil)
 		victim := instances[1]
 		time.AfterFunc(time.Second, func() { _ = victim.Freeze() })
@@ -259,18 +248,13 @@ func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
 		calls := load(client, 1000, 7*time.Second)
 		<-thawed
 		failed := failures(calls)
+		elsewhere := slices.ContainsFunc(failed, func(c call) bool { return c.instance != victim.Address })
 		t.Logf("%d of %d calls failed", len(failed), len(calls))
-		if len(failed) > 10 && busy(calls) && try < 2 {
-			continue
+		if len(failed) > 0 && len(failed) <= 10 && !elsewhere {
+			return
 		}
-		if len(failed) > 10 || len(failed) == 0 {
-			t.Errorf("%d calls failed, want 1 to 10: those that were sent before anything could be known", len(failed))
+		if try == tries-1 {
+			t.Errorf("%d calls failed, want 1 to 10, those that were sent to %s before anything could be known: %v", len(failed), victim.Address, failed)
 		}
-		for _, c := range failed {
-			if c.instance != victim.Address {
-				t.Errorf("a call to %s, which is well, failed: %v", c.instance, c.err)
-			}
-		}
-		return
 	}
 }
