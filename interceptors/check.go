@@ -23,7 +23,6 @@ var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.CacheRule.stale_while_revalidate",
 	"meshlite.policy.v1.CacheRule.stale_if_error",
 	"meshlite.policy.v1.CacheRule.must_revalidate",
-	"meshlite.policy.v1.CacheRule.negative",
 	"meshlite.policy.v1.CacheRule.tags",
 	"meshlite.policy.v1.CacheRule.early_refresh",
 	"meshlite.policy.v1.CacheRule.max_share",
@@ -117,7 +116,28 @@ func (c *checker) cache(where string, rule *policyv1.CacheRule) {
 	for i, key := range rule.GetVary() {
 		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
 	}
+	for i, negative := range rule.GetNegative() {
+		c.negative(path(where, fmt.Sprintf("negative[%d]", i)), negative)
+	}
 }
+
+// negative keeps failures that say something of what was asked for, and not of who
+// asks, or how long for.
+func (c *checker) negative(where string, rule *policyv1.NegativeRule) {
+	switch code, err := ParseCode(rule.GetCode()); {
+	case err != nil:
+		c.wrong(where, "code", "%v", err)
+	case slices.Contains(unkept, code):
+		c.wrong(where, "code", "%q cannot be kept: write NOT_FOUND, FAILED_PRECONDITION or another that all who ask the same would get", rule.GetCode())
+	}
+	if ttl, err := ParseDuration(rule.GetTtl()); err != nil {
+		c.wrong(where, "ttl", "%v", err)
+	} else if ttl == 0 {
+		c.wrong(where, "ttl", "0 keeps nothing: write \"10s\", or leave the rule out")
+	}
+}
+
+var unkept = []codes.Code{codes.OK, codes.Canceled, codes.DeadlineExceeded, codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted}
 
 // rateLimits wants a name of its own for each: limits are merged by name, and two
 // of one name would become one.

@@ -23,6 +23,7 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		var header, trailer metadata.MD
 		opts := append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
 		if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+			r.store(key, r.newFailure(key, err, header, trailer))
 			return nil, err
 		}
 		e := newEntry(key, answer, header, trailer)
@@ -33,13 +34,13 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 	if e == nil {
 		return err
 	}
-	if err := proto.Unmarshal(e.body, answer); err != nil {
+	if e.failure == nil && proto.Unmarshal(e.body, answer) != nil {
 		_, err := call() // what was kept is of another type
 		return err
 	}
 	r.finish(result)
 	e.replay(opts)
-	return nil
+	return e.failure.Err()
 }
 
 // hides reports whether an option makes the call another caller's, or sends it
@@ -72,7 +73,7 @@ func (e *entry) replay(opts []grpc.CallOption) {
 		case grpc.TrailerCallOption:
 			*o.TrailerAddr = e.trailer.Copy()
 		case grpc.OnFinishCallOption:
-			o.OnFinish(nil)
+			o.OnFinish(e.failure.Err())
 		}
 	}
 }

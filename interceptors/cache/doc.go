@@ -10,7 +10,8 @@
 // # What is kept
 //
 // Answers with the status OK of methods that have a ttl and are marked
-// idempotency_level = NO_SIDE_EFFECTS, or whose rule says allow_side_effects.
+// idempotency_level = NO_SIDE_EFFECTS, or whose rule says allow_side_effects; and
+// failures that the rule names as negative, such as NOT_FOUND, for their own time.
 // Streams pass untouched. An entry is served until its ttl is over, and
 // given up when the memory is needed for entries that are asked for more often.
 //

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -14,10 +15,12 @@ import (
 // itself, the node and the table slot that lead to it.
 const overhead = 256
 
-// entry is a kept answer. It is never changed, so it may be read by anyone.
+// entry is a kept answer, or a kept failure. It is never changed, so it may be read by
+// anyone.
 type entry struct {
 	stored          time.Time
 	weight          uint32
+	failure         *status.Status // nil is OK
 	message         protoreflect.MessageType
 	body            []byte
 	header, trailer metadata.MD
@@ -27,10 +30,19 @@ type entry struct {
 // stored, still calls it fresh.
 func (r *rule) load(key string) *entry {
 	e, ok := r.entries.GetIfPresent(key)
-	if !ok || time.Since(e.stored) >= r.ttl {
+	if !ok || time.Since(e.stored) >= r.ttlOf(e) {
 		return nil
 	}
 	return e
+}
+
+// ttlOf is how long the rule calls e fresh: not at all if it keeps no such failure any
+// more.
+func (r *rule) ttlOf(e *entry) time.Duration {
+	if e.failure != nil {
+		return r.negative[e.failure.Code()]
+	}
+	return r.ttl
 }
 
 // newEntry is an answer to be kept, nil if it cannot be written. What it keeps shares
@@ -41,14 +53,27 @@ func newEntry(key string, reply proto.Message, header, trailer metadata.MD) *ent
 		return nil
 	}
 	body = append([]byte(nil), body...) // its cap is what the allocator gives
-	e := &entry{
-		stored:  time.Now(),
-		message: reply.ProtoReflect().Type(),
-		body:    body,
-		header:  endToEnd(header),
-		trailer: endToEnd(trailer),
+	e := &entry{message: reply.ProtoReflect().Type(), body: body}
+	return e.of(key, header, trailer)
+}
+
+// newFailure is a failure to be kept, nil if the rule keeps no such.
+func (r *rule) newFailure(key string, err error, header, trailer metadata.MD) *entry {
+	failure := status.Convert(err)
+	if r.negative[failure.Code()] == 0 {
+		return nil
 	}
-	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(body)) + weigh(e.header) + weigh(e.trailer)
+	return (&entry{failure: failure}).of(key, header, trailer)
+}
+
+// of is e as it is found by key, from now on.
+func (e *entry) of(key string, header, trailer metadata.MD) *entry {
+	e.stored = time.Now()
+	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
+	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(e.body)) + weigh(e.header) + weigh(e.trailer)
+	if e.failure != nil {
+		weight += uint64(2 * proto.Size(e.failure.Proto())) // parsed it takes more than on the wire
+	}
 	e.weight = uint32(min(weight, math.MaxUint32))
 	return e
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
@@ -12,11 +13,13 @@ import (
 // rule is what the policy asks of the cache for one method on one side.
 type rule struct {
 	*Cache
-	scope  string
-	meta   *interceptors.CallMeta
-	ttl    time.Duration
-	public bool
-	vary   []string // metadata keys
+	scope string
+	meta  *interceptors.CallMeta
+	ttl   time.Duration
+	// negative is how long which failures are fresh.
+	negative map[codes.Code]time.Duration
+	public   bool
+	vary     []string // metadata keys
 	// fields make up the request's part of the key; empty is the whole request.
 	fields [][]protoreflect.FieldDescriptor
 }
@@ -35,6 +38,15 @@ func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 		ttl:    ttl,
 		public: policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
 		vary:   policy.GetVary(),
+	}
+	for _, n := range policy.GetNegative() {
+		code, wrong := interceptors.ParseCode(n.GetCode())
+		if ttl, err := interceptors.ParseDuration(n.GetTtl()); err == nil && wrong == nil && ttl > 0 {
+			if r.negative == nil {
+				r.negative = map[codes.Code]time.Duration{}
+			}
+			r.negative[code] = ttl
+		}
 	}
 	if !r.public {
 		// One identity may hold several tokens, and an identity that a gateway

@@ -26,6 +26,11 @@ func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, han
 	if e == nil {
 		return reply, err
 	}
+	if e.failure != nil {
+		r.finish(result)
+		e.send(ctx)
+		return nil, e.failure.Err()
+	}
 	answer := e.message.New().Interface()
 	if err := proto.Unmarshal(e.body, answer); err != nil {
 		_, err := call()
@@ -41,12 +46,17 @@ func (r *rule) handle(ctx context.Context, key string, req any, handler grpc.Una
 	sent, _ := grpc.ServerTransportStreamFromContext(ctx).(sentMetadata)
 	header, trailer := metadataOf(sent)
 	reply, err := handler(ctx, req)
-	answer, ok := reply.(proto.Message)
-	if err != nil || !ok {
+	allHeader, allTrailer := metadataOf(sent)
+	header, trailer = added(header, allHeader), added(trailer, allTrailer)
+	if err != nil {
+		r.store(key, r.newFailure(key, err, header, trailer))
 		return reply, nil, err
 	}
-	allHeader, allTrailer := metadataOf(sent)
-	e := newEntry(key, answer, added(header, allHeader), added(trailer, allTrailer))
+	answer, ok := reply.(proto.Message)
+	if !ok {
+		return reply, nil, nil
+	}
+	e := newEntry(key, answer, header, trailer)
 	r.store(key, e)
 	return reply, e, nil
 }

@@ -511,7 +511,6 @@ type CacheRule struct {
 	// Not enforced yet: refused.
 	MustRevalidate *bool `protobuf:"varint,8,opt,name=must_revalidate,json=mustRevalidate,proto3,oneof" json:"must_revalidate,omitempty"`
 	// Failures that are kept too.
-	// Not enforced yet: refused.
 	Negative []*NegativeRule `protobuf:"bytes,9,rep,name=negative,proto3" json:"negative,omitempty"`
 	// Names by which answers are invalidated together.
 	// Not enforced yet: refused.
@@ -662,7 +661,8 @@ func (x *CacheRule) GetAllowSideEffects() bool {
 // NegativeRule keeps a failure.
 type NegativeRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A gRPC code by name: "NOT_FOUND".
+	// A gRPC code by name: "NOT_FOUND". Not one that is the caller's own, such as
+	// PERMISSION_DENIED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// How long it is kept: "10s".
 	Ttl           string `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
