@@ -21,8 +21,6 @@ var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.concurrency",
 	"meshlite.policy.v1.MethodPolicy.invalidates",
 	"meshlite.policy.v1.CacheRule.stale_while_revalidate",
-	"meshlite.policy.v1.CacheRule.stale_if_error",
-	"meshlite.policy.v1.CacheRule.must_revalidate",
 	"meshlite.policy.v1.CacheRule.tags",
 	"meshlite.policy.v1.CacheRule.early_refresh",
 	"meshlite.policy.v1.CacheRule.max_share",
@@ -113,6 +111,7 @@ func (c *checker) cache(where string, rule *policyv1.CacheRule) {
 		return
 	}
 	c.duration(where, "ttl", rule.Ttl)
+	c.duration(where, "stale_if_error", rule.StaleIfError)
 	for i, key := range rule.GetVary() {
 		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
 	}

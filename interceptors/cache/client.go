@@ -19,7 +19,6 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	call := func() (*entry, error) {
-		r.finish(Miss)
 		var header, trailer metadata.MD
 		opts := append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
 		if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
@@ -31,14 +30,14 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		return e, nil
 	}
 	e, result, err := r.find(ctx, key, call)
+	if e != nil && e.failure == nil && proto.Unmarshal(e.body, answer) != nil {
+		e, result = nil, Miss // what was kept is of another type
+		_, err = call()
+	}
+	r.finish(result)
 	if e == nil {
 		return err
 	}
-	if e.failure == nil && proto.Unmarshal(e.body, answer) != nil {
-		_, err := call() // what was kept is of another type
-		return err
-	}
-	r.finish(result)
 	e.replay(opts)
 	return e.failure.Err()
 }

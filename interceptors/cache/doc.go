@@ -13,7 +13,8 @@
 // idempotency_level = NO_SIDE_EFFECTS, or whose rule says allow_side_effects; and
 // failures that the rule names as negative, such as NOT_FOUND, for their own time.
 // Streams pass untouched. An entry is served until its ttl is over, and
-// given up when the memory is needed for entries that are asked for more often.
+// given up when the memory is needed for entries that are asked for more often. Past it,
+// for as long as stale_if_error says, it stands in for a call that fails by an outage.
 //
 // # Who is given an answer
 //

@@ -60,7 +60,7 @@ func newEntry(key string, reply proto.Message, header, trailer metadata.MD) *ent
 // newFailure is a failure to be kept, nil if the rule keeps no such.
 func (r *rule) newFailure(key string, err error, header, trailer metadata.MD) *entry {
 	failure := status.Convert(err)
-	if r.negative[failure.Code()] == 0 {
+	if r.negative[failure.Code()] == 0 || r.standIn(key, err) != nil {
 		return nil
 	}
 	return (&entry{failure: failure}).of(key, header, trailer)

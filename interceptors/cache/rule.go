@@ -16,6 +16,8 @@ type rule struct {
 	scope string
 	meta  *interceptors.CallMeta
 	ttl   time.Duration
+	// staleIfError is how long past its ttl an answer stands in for a failure.
+	staleIfError time.Duration
 	// negative is how long which failures are fresh.
 	negative map[codes.Code]time.Duration
 	public   bool
@@ -38,6 +40,9 @@ func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 		ttl:    ttl,
 		public: policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
 		vary:   policy.GetVary(),
+	}
+	if !policy.GetMustRevalidate() {
+		r.staleIfError, _ = interceptors.ParseDuration(policy.GetStaleIfError())
 	}
 	for _, n := range policy.GetNegative() {
 		code, wrong := interceptors.ParseCode(n.GetCode())

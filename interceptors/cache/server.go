@@ -18,27 +18,21 @@ func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, han
 	}
 	var reply any
 	call := func() (e *entry, err error) {
-		r.finish(Miss)
 		reply, e, err = r.handle(ctx, key, req, handler)
 		return e, err
 	}
 	e, result, err := r.find(ctx, key, call)
-	if e == nil {
+	r.finish(result)
+	switch {
+	case e == nil:
 		return reply, err
-	}
-	if e.failure != nil {
-		r.finish(result)
+	case e.failure != nil:
 		e.send(ctx)
 		return nil, e.failure.Err()
 	}
-	answer := e.message.New().Interface()
-	if err := proto.Unmarshal(e.body, answer); err != nil {
-		_, err := call()
-		return reply, err
-	}
-	r.finish(result)
 	e.send(ctx)
-	return answer, nil
+	answer := e.message.New().Interface()
+	return answer, proto.Unmarshal(e.body, answer) // it was written by this program
 }
 
 // handle runs the handler and stores what it answers.

@@ -16,13 +16,15 @@ const (
 	// Coalesced is a call that was answered with another's answer, or failure, for the
 	// same request at the same time.
 	Coalesced
+	// Stale is a call that has failed and was answered with what was kept past its ttl.
+	Stale
 	// Bypass is a call that the cache had no part in although its method is
 	// cached: the caller is unknown, the request has unknown fields or is no
 	// protobuf message, or the cache is closed.
 	Bypass
 )
 
-// String is "hit", "miss", "coalesced" or "bypass".
+// String is "hit", "miss", "coalesced", "stale" or "bypass".
 func (r Result) String() string {
 	switch r {
 	case Hit:
@@ -31,6 +33,8 @@ func (r Result) String() string {
 		return "miss"
 	case Coalesced:
 		return "coalesced"
+	case Stale:
+		return "stale"
 	case Bypass:
 		return "bypass"
 	default:
@@ -40,14 +44,14 @@ func (r Result) String() string {
 
 // Stats are the figures of a cache since it was made.
 type Stats struct {
-	Hits, Misses, Coalesced, Bypassed, Stored uint64
+	Hits, Misses, Coalesced, Stale, Bypassed, Stored uint64
 
 	Entries int    // about how many answers are kept now
 	Bytes   uint64 // about how much memory they take
 }
 
 // counters count calls by their result, and answers stored.
-type counters struct{ hits, misses, coalesced, bypassed, stored atomic.Uint64 }
+type counters struct{ hits, misses, coalesced, stale, bypassed, stored atomic.Uint64 }
 
 func (c *counters) add(result Result) {
 	switch result {
@@ -57,6 +61,8 @@ func (c *counters) add(result Result) {
 		c.misses.Add(1)
 	case Coalesced:
 		c.coalesced.Add(1)
+	case Stale:
+		c.stale.Add(1)
 	default:
 		c.bypassed.Add(1)
 	}
@@ -68,6 +74,7 @@ func (c *Cache) Stats() Stats {
 		Hits:      c.counters.hits.Load(),
 		Misses:    c.counters.misses.Load(),
 		Coalesced: c.counters.coalesced.Load(),
+		Stale:     c.counters.stale.Load(),
 		Bypassed:  c.counters.bypassed.Load(),
 		Stored:    c.counters.stored.Load(),
 		Entries:   c.entries.EstimatedSize(),

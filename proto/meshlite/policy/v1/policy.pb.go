@@ -504,11 +504,9 @@ type CacheRule struct {
 	// How long past its ttl an answer may be served while a fresh one is fetched (RFC 5861).
 	// Not enforced yet: refused.
 	StaleWhileRevalidate *string `protobuf:"bytes,6,opt,name=stale_while_revalidate,json=staleWhileRevalidate,proto3,oneof" json:"stale_while_revalidate,omitempty"`
-	// How long past its ttl an answer may be served when the call fails (RFC 5861).
-	// Not enforced yet: refused.
+	// How long past its ttl an answer may be served when the call fails by an outage (RFC 5861).
 	StaleIfError *string `protobuf:"bytes,7,opt,name=stale_if_error,json=staleIfError,proto3,oneof" json:"stale_if_error,omitempty"`
-	// Never serve past the ttl, whatever a caller asks for (RFC 9111, 5.2.2.2).
-	// Not enforced yet: refused.
+	// Never serve past the ttl, whatever else is said (RFC 9111, 5.2.2.2).
 	MustRevalidate *bool `protobuf:"varint,8,opt,name=must_revalidate,json=mustRevalidate,proto3,oneof" json:"must_revalidate,omitempty"`
 	// Failures that are kept too.
 	Negative []*NegativeRule `protobuf:"bytes,9,rep,name=negative,proto3" json:"negative,omitempty"`
