@@ -22,7 +22,7 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		var header, trailer metadata.MD
 		opts := append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
 		if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
-			r.store(key, r.newFailure(key, err, header, trailer))
+			r.store(key, r.newFailure(ctx, key, err, header, trailer))
 			return nil, err
 		}
 		e := newEntry(key, answer, header, trailer)

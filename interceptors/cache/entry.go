@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"math"
 	"strings"
 	"time"
@@ -57,10 +58,11 @@ func newEntry(key string, reply proto.Message, header, trailer metadata.MD) *ent
 	return e.of(key, header, trailer)
 }
 
-// newFailure is a failure to be kept, nil if the rule keeps no such.
-func (r *rule) newFailure(key string, err error, header, trailer metadata.MD) *entry {
+// newFailure is a failure to be kept, nil if the rule keeps no such. One that came when
+// the caller had given up is the caller's own, whatever it says.
+func (r *rule) newFailure(ctx context.Context, key string, err error, header, trailer metadata.MD) *entry {
 	failure := status.Convert(err)
-	if r.negative[failure.Code()] == 0 || r.standIn(key, err) != nil {
+	if r.negative[failure.Code()] == 0 || ctx.Err() != nil || r.standIn(key, err) != nil {
 		return nil
 	}
 	return (&entry{failure: failure}).of(key, header, trailer)

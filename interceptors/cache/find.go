@@ -37,7 +37,7 @@ func (r *rule) share(ctx context.Context, key string, call func() (*entry, error
 				r.flights.land(key, shared)
 				return e, Hit, nil
 			}
-			return nil, Miss, r.lead(key, shared, call)
+			return nil, Miss, r.lead(ctx, key, shared, call)
 		}
 		if err := shared.await(ctx); err != nil {
 			return nil, Coalesced, err
@@ -61,6 +61,9 @@ func (r *rule) standIn(key string, err error) *entry {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
 	default:
+		return nil
+	}
+	if r.staleIfError == 0 {
 		return nil
 	}
 	e, ok := r.entries.GetIfPresent(key)

@@ -66,17 +66,21 @@ func (s *flight) await(ctx context.Context) error {
 	}
 }
 
-// lead makes the call for all that wait, and tells them what may be told. A panic frees
-// them with an error and goes on.
-func (r *rule) lead(key string, shared *flight, call func() (*entry, error)) error {
+// lead makes the call for all that wait, and tells them what may be told: nothing if the
+// caller's own context has ended, whatever the error then says. A panic frees them with
+// an error and goes on.
+func (r *rule) lead(ctx context.Context, key string, shared *flight, call func() (*entry, error)) error {
 	shared.err = status.Error(codes.Internal, "the call that was waited for has panicked")
 	defer r.flights.land(key, shared)
 	e, err := call()
 	shared.entry, shared.err = e, nil
-	switch code := status.Code(err); code {
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	switch status.Code(err) {
 	case codes.OK:
 		shared.alone = e == nil
-	case codes.Canceled, codes.DeadlineExceeded: // its caller's own
+	case codes.Canceled, codes.DeadlineExceeded: // of an attempt, or of a call that this one has made
 	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
 		// What this caller may not, another may, unless all that wait are this caller.
 		if shared.alone = r.public; !r.public {

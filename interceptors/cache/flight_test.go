@@ -222,3 +222,41 @@ func TestAPanicFreesWhoWaits(t *testing.T) {
 		}
 	})
 }
+
+// A handler that gives up with its caller often says so in an error of its own. It is
+// neither told to who waits, nor kept.
+func TestAnErrorOfWhoHasGivenUpIsItsOwn(t *testing.T) {
+	rule := func() *policyv1.CacheRule {
+		r := anybody()
+		r.Negative = []*policyv1.NegativeRule{{Code: "UNKNOWN", Ttl: "1m"}}
+		return r
+	}
+	answer := func(ctx context.Context, call int64) error {
+		select {
+		case <-time.After(time.Second):
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("query %d: interrupted", call)
+		}
+	}
+	onEachSide(t, rule, answer, func(t *testing.T, ask asker, calls *atomic.Int64, c *cache.Cache) {
+		var work sync.WaitGroup
+		work.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if _, err := ask(ctx); err == nil {
+				t.Error("who has given up has an answer")
+			}
+		})
+		synctest.Wait()
+		for range 10 {
+			work.Go(func() {
+				if name, err := ask(t.Context()); err != nil || name != "answer 2" {
+					t.Errorf("got %q, %v", name, err)
+				}
+			})
+		}
+		work.Wait()
+		want(t, "calls", calls.Load(), 2)
+	})
+}

@@ -43,7 +43,7 @@ func (r *rule) handle(ctx context.Context, key string, req any, handler grpc.Una
 	allHeader, allTrailer := metadataOf(sent)
 	header, trailer = added(header, allHeader), added(trailer, allTrailer)
 	if err != nil {
-		r.store(key, r.newFailure(key, err, header, trailer))
+		r.store(key, r.newFailure(ctx, key, err, header, trailer))
 		return reply, nil, err
 	}
 	answer, ok := reply.(proto.Message)
