@@ -59,7 +59,9 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 
 func (m *method) attempt(ctx context.Context, record *attempt.Record, invoke func(context.Context, grpc.CallOption) error) (result outcome) {
 	call := ctx
-	ctx = attempt.NewContext(ctx, record)
+	if attempt.FromContext(ctx) != record {
+		ctx = attempt.NewContext(ctx, record)
+	}
 	if before := record.Number() - 1; before > 0 {
 		ctx = metadata.AppendToOutgoingContext(ctx, attemptsKey, strconv.Itoa(before))
 	}
