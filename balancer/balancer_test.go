@@ -212,6 +212,7 @@ func TestPolicyNames(t *testing.T) {
 		{"round_robin", "meshlite_round_robin", ""},
 		{"meshlite_least_request", "meshlite_least_request", ""},
 		{"grpc:pick_first", "pick_first", ""},
+		{"grpc:least_request", "least_request_experimental", ""},
 		{"grpc:nonesuch", "", `no policy "nonesuch"`},
 		{"fastest", "", "least_request, peak_ewma, round_robin"},
 	} {

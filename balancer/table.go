@@ -89,6 +89,7 @@ func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[st
 			m.cold = true // it has left the service: should it come back, it is new
 		}
 	}
+	t.trim(now, s)
 	return u.members
 }
 

@@ -38,7 +38,6 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 	defer t.mu.Unlock()
 	now := t.now()
 	t.compare(now, &s.Ejection)
-	t.trim(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
 	var weights []float64
 	for _, child := range children {
