@@ -19,12 +19,6 @@ import (
 var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.hedge",
 	"meshlite.policy.v1.MethodPolicy.concurrency",
-	"meshlite.policy.v1.MethodPolicy.invalidates",
-	"meshlite.policy.v1.CacheRule.stale_while_revalidate",
-	"meshlite.policy.v1.CacheRule.tags",
-	"meshlite.policy.v1.CacheRule.early_refresh",
-	"meshlite.policy.v1.CacheRule.max_share",
-	"meshlite.policy.v1.CacheRule.shadow",
 	"meshlite.policy.v1.RateLimitRule.cost_metadata",
 	"meshlite.policy.v1.RateLimitRule.store",
 	"meshlite.policy.v1.RateLimitRule.on_store_failure",
@@ -105,38 +99,6 @@ func (c *checker) enforced(where string, message protoreflect.Message) {
 		return true
 	})
 }
-
-func (c *checker) cache(where string, rule *policyv1.CacheRule) {
-	if rule == nil {
-		return
-	}
-	c.duration(where, "ttl", rule.Ttl)
-	c.duration(where, "stale_if_error", rule.StaleIfError)
-	for i, key := range rule.GetVary() {
-		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
-	}
-	for i, negative := range rule.GetNegative() {
-		c.negative(path(where, fmt.Sprintf("negative[%d]", i)), negative)
-	}
-}
-
-// negative keeps failures that say something of what was asked for, and not of who
-// asks, or how long for.
-func (c *checker) negative(where string, rule *policyv1.NegativeRule) {
-	switch code, err := ParseCode(rule.GetCode()); {
-	case err != nil:
-		c.wrong(where, "code", "%v", err)
-	case slices.Contains(unkept, code):
-		c.wrong(where, "code", "%q cannot be kept: write NOT_FOUND, FAILED_PRECONDITION or another that all who ask the same would get", rule.GetCode())
-	}
-	if ttl, err := ParseDuration(rule.GetTtl()); err != nil {
-		c.wrong(where, "ttl", "%v", err)
-	} else if ttl == 0 {
-		c.wrong(where, "ttl", "0 keeps nothing: write \"10s\", or leave the rule out")
-	}
-}
-
-var unkept = []codes.Code{codes.OK, codes.Canceled, codes.DeadlineExceeded, codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted}
 
 // rateLimits wants a name of its own for each: limits are merged by name, and two
 // of one name would become one.
@@ -225,11 +187,8 @@ func checkSideEffects(method protoreflect.MethodDescriptor, policy *policyv1.Met
 // checkFields refuses paths that the request of the method does not have, and a
 // limit without a number, which only shows when all layers are merged.
 func checkFields(meta *CallMeta) error {
-	input := meta.Descriptor.Input()
-	for i, field := range meta.Policy.GetCache().GetKeyFields() {
-		if _, err := FieldPath(input, field); err != nil {
-			return fmt.Errorf("cache.key_fields[%d]: %w", i, err)
-		}
+	if err := checkCacheFields(meta); err != nil {
+		return err
 	}
 	for i, rule := range meta.Policy.GetRateLimits() {
 		if rule.GetDisabled() {

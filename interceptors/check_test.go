@@ -55,6 +55,11 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: metadataKey("Customer")}), []string{"default.rate_limits[0].key.metadata", `"Customer"`}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: &policyv1.RateLimitKey{By: &policyv1.RateLimitKey_Peer{
 			Peer: &policyv1.PeerKey{Ipv6Prefix: ptr(uint32(129))}}}}), []string{"default.rate_limits[0].key.peer.ipv6_prefix", "129"}},
+		{caches(&policyv1.CacheRule{StaleWhileRevalidate: ptr("5 min of stale")}), []string{"default.cache.stale_while_revalidate", "5 min of stale"}},
+		{caches(&policyv1.CacheRule{EarlyRefresh: ptr(math.NaN())}), []string{"default.cache.early_refresh", "NaN"}},
+		{caches(&policyv1.CacheRule{EarlyRefresh: ptr(-1.0)}), []string{"default.cache.early_refresh", "-1"}},
+		{caches(&policyv1.CacheRule{MaxShare: ptr(0.0)}), []string{"default.cache.max_share", "0 is not above 0"}},
+		{caches(&policyv1.CacheRule{MaxShare: ptr(1.5)}), []string{"default.cache.max_share", "1.5"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(0))}), []string{"default.retry.max_attempts", "0"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(11))}), []string{"default.retry.max_attempts", "11"}},
 		{retries(&policyv1.RetryRule{InitialBackoff: ptr("x")}), []string{"default.retry.initial_backoff", `"x"`}},
@@ -76,9 +81,6 @@ func TestFieldsThatNothingEnforcesAreRefused(t *testing.T) {
 	for want, policy := range map[string]*policyv1.MethodPolicy{
 		"default.hedge":                           {Hedge: &policyv1.HedgeRule{}},
 		"default.concurrency":                     {Concurrency: &policyv1.ConcurrencyRule{}},
-		"default.invalidates":                     {Invalidates: &policyv1.Invalidation{}},
-		"default.cache.early_refresh":             caches(&policyv1.CacheRule{EarlyRefresh: ptr(1.0)}),
-		"default.cache.shadow":                    caches(&policyv1.CacheRule{Shadow: ptr(false)}),
 		"default.rate_limits[0].wait":             limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Wait: ptr(true)}),
 		"default.rate_limits[0].store":            limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}),
 		"default.rate_limits[0].on_store_failure": limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}),

@@ -58,8 +58,11 @@ type CallMeta struct {
 
 // Cacheable reports whether an answer may be given again: the contract marks the
 // method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
-func (m *CallMeta) Cacheable() bool {
-	return m.idempotency() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS || m.Policy.GetCache().GetAllowSideEffects()
+func (m *CallMeta) Cacheable() bool { return m.Safe() || m.Policy.GetCache().GetAllowSideEffects() }
+
+// Safe reports whether the contract marks the method idempotency_level = NO_SIDE_EFFECTS.
+func (m *CallMeta) Safe() bool {
+	return m.idempotency() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
 }
 
 // Retryable reports whether a call may run twice: the contract marks the method

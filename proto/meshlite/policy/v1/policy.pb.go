@@ -394,8 +394,8 @@ type MethodPolicy struct {
 	// How many handlers run at once. Server side.
 	// Not enforced yet: refused.
 	Concurrency *ConcurrencyRule `protobuf:"bytes,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// What an answered call of this method makes stale in caches.
-	// Not enforced yet: refused.
+	// What a call of this method changes, and so makes invalid in caches, on both sides.
+	// Says nothing for a method that is marked NO_SIDE_EFFECTS. Not for streams.
 	Invalidates   *Invalidation `protobuf:"bytes,8,opt,name=invalidates,proto3" json:"invalidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -502,7 +502,6 @@ type CacheRule struct {
 	// Request fields that make up the key, by path ("filter.section"). Default: all.
 	KeyFields []string `protobuf:"bytes,5,rep,name=key_fields,json=keyFields,proto3" json:"key_fields,omitempty"`
 	// How long past its ttl an answer may be served while a fresh one is fetched (RFC 5861).
-	// Not enforced yet: refused.
 	StaleWhileRevalidate *string `protobuf:"bytes,6,opt,name=stale_while_revalidate,json=staleWhileRevalidate,proto3,oneof" json:"stale_while_revalidate,omitempty"`
 	// How long past its ttl an answer may be served when the call fails by an outage (RFC 5861).
 	StaleIfError *string `protobuf:"bytes,7,opt,name=stale_if_error,json=staleIfError,proto3,oneof" json:"stale_if_error,omitempty"`
@@ -510,17 +509,15 @@ type CacheRule struct {
 	MustRevalidate *bool `protobuf:"varint,8,opt,name=must_revalidate,json=mustRevalidate,proto3,oneof" json:"must_revalidate,omitempty"`
 	// Failures that are kept too.
 	Negative []*NegativeRule `protobuf:"bytes,9,rep,name=negative,proto3" json:"negative,omitempty"`
-	// Names by which answers are invalidated together.
-	// Not enforced yet: refused.
+	// Names by which answers are invalidated together: "sweets", or "sweet:{id}" with
+	// fields of the request in braces, by path.
 	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
-	// How eagerly answers are refreshed before they expire (XFetch's beta). 0 is not at all.
-	// Not enforced yet: refused.
+	// How eagerly answers are refreshed before they expire (XFetch's beta), up to 100. 1 is
+	// the usual; 0, the default, is not at all.
 	EarlyRefresh *float64 `protobuf:"fixed64,11,opt,name=early_refresh,json=earlyRefresh,proto3,oneof" json:"early_refresh,omitempty"`
 	// The largest part of the cache's memory that this method may take, above 0 up to 1.
-	// Not enforced yet: refused.
 	MaxShare *float64 `protobuf:"fixed64,12,opt,name=max_share,json=maxShare,proto3,oneof" json:"max_share,omitempty"`
-	// Serve fresh, and only count how often the cache would have been wrong.
-	// Not enforced yet: refused.
+	// Make each call, and only count how often the cache would have been wrong.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
 	// Cache although the method is not marked NO_SIDE_EFFECTS.
 	AllowSideEffects *bool `protobuf:"varint,14,opt,name=allow_side_effects,json=allowSideEffects,proto3,oneof" json:"allow_side_effects,omitempty"`
@@ -1370,9 +1367,10 @@ func (x *ConcurrencyRule) GetPriorityMetadata() string {
 // Invalidation names what becomes stale.
 type Invalidation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Methods, as in ServicePolicy.methods.
+	// Methods: "GetSweet" of the same service, or "package.Service/Method".
 	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
-	// Tags of cache rules.
+	// Tags of cache rules, as they are there; the fields in braces are those of this
+	// method's request.
 	Tags          []string `protobuf:"bytes,2,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
