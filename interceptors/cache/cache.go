@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -15,19 +16,24 @@ import (
 // Cache is the concern of kept answers. One value may serve several channels and
 // servers. It is safe for concurrent use.
 type Cache struct {
-	options  options
-	maxEntry uint64
-	entries  *otter.Cache[string, *entry]
-	flights  flights
-	buffers  sync.Pool // of *[]byte, for keys
-	closed   atomic.Bool
-	counters counters
+	options     options
+	maxEntry    uint64
+	entries     *otter.Cache[string, *entry]
+	generations *generations
+	flights     flights
+	tasks       *tasks
+	methods     methods
+	buffers     sync.Pool // of *[]byte, for keys
+	closed      atomic.Bool
+	unsubscribe func()
+
+	invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
 }
 
-// New makes an empty cache. It owns memory and no goroutine: an entry whose ttl is
-// over goes when its place is needed. The error names every option that is wrong.
+// New makes an empty cache. An entry whose time is over goes when its place is needed. The
+// error names every option that is wrong.
 func New(opts ...Option) (*Cache, error) {
-	o := options{maxBytes: defaultMaxBytes}
+	o := options{maxBytes: defaultMaxBytes, log: slog.Default()}
 	for _, option := range opts {
 		option(&o)
 	}
@@ -35,8 +41,9 @@ func New(opts ...Option) (*Cache, error) {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	entries, err := otter.New(&otter.Options[string, *entry]{
-		MaximumWeight: o.maxBytes,
-		Weigher:       func(_ string, e *entry) uint32 { return e.weight },
+		MaximumWeight:    o.maxBytes,
+		Weigher:          func(_ string, e *entry) uint32 { return e.weight },
+		OnAtomicDeletion: func(gone otter.DeletionEvent[string, *entry]) { gone.Value.method.gone(gone.Value) },
 		// In the goroutine that stores: entries are given up before more are taken
 		// in, and no goroutine outlives the call that it works for.
 		Executor: func(task func()) { task() },
@@ -44,21 +51,41 @@ func New(opts ...Option) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return &Cache{
-		options:  o,
-		maxEntry: min(o.maxBytes/8, math.MaxUint32),
-		entries:  entries,
-		buffers:  sync.Pool{New: func() any { return new([]byte) }},
-	}, nil
+	c := &Cache{
+		options:     o,
+		maxEntry:    min(o.maxBytes/8, math.MaxUint32),
+		entries:     entries,
+		generations: newGenerations(),
+		tasks:       newTasks(),
+		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
+		unsubscribe: func() {},
+	}
+	if o.store != nil {
+		c.unsubscribe = o.store.Subscribe(c.told)
+	}
+	return c, nil
 }
 
-// Close gives the memory back. Calls that follow pass through. It may be called
-// more than once.
+// told is what other processes have invalidated; nil is that nobody knows what.
+func (c *Cache) told(subjects []string) {
+	if len(subjects) == 0 {
+		c.storeLosses.Add(1)
+	}
+	c.forget(subjects)
+}
+
+// Close ends the refreshes that are under way and gives the memory back. Calls that
+// follow pass through. It may be called more than once. It does not close the store.
 func (c *Cache) Close() {
 	if c.closed.CompareAndSwap(false, true) {
+		c.unsubscribe()
+		c.tasks.close()
 		c.entries.InvalidateAll()
 	}
 }
+
+// Closed reports whether the cache has been closed.
+func (c *Cache) Closed() bool { return c.closed.Load() }
 
 // Place is [interceptors.Cache].
 func (c *Cache) Place() interceptors.Place { return interceptors.Cache }

@@ -33,7 +33,7 @@ func TestCallsWithCredentialsOfTheirOwnAreNotCached(t *testing.T) {
 	} {
 		ask(t, as("customer-id", "gateway"), shop, "x", option)
 	}
-	want(t, "stats", c.Stats(), cache.Stats{Bypassed: 3})
+	want(t, "stats", c.Stats().Counts, cache.Counts{Bypassed: 3})
 }
 
 // A handler behind the cache has gRPC's own stream, not a wrapped one.

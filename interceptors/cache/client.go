@@ -7,39 +7,98 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
 // client serves a call from the cache, or from another's call for the same that is under
 // way, or makes it and stores what it is answered.
 func (r *rule) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	answer, ok := reply.(proto.Message)
-	key, known := r.key(ctx, targetOf(cc), req)
+	message, ok := reply.(proto.Message)
+	a, known := r.asked(ctx, targetOf(cc), req)
 	if !ok || !known || r.hides(opts) {
 		r.finish(Bypass)
-		return invoker(ctx, method, req, reply, cc, opts...)
-	}
-	call := func() (*entry, error) {
-		var header, trailer metadata.MD
-		opts := append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))
-		if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
-			r.store(key, r.newFailure(ctx, key, err, header, trailer))
-			return nil, err
+		err := invoker(ctx, method, req, reply, cc, opts...)
+		if a.tell {
+			tell(opts, Bypass)
 		}
-		e := newEntry(key, answer, header, trailer)
-		r.store(key, e)
-		return e, nil
-	}
-	e, result, err := r.find(ctx, key, call)
-	if e != nil && e.failure == nil && proto.Unmarshal(e.body, answer) != nil {
-		e, result = nil, Miss // what was kept is of another type
-		_, err = call()
-	}
-	r.finish(result)
-	if e == nil {
 		return err
 	}
-	e.replay(opts)
-	return e.failure.Err()
+	call := &clientCall{method: method, req: req, reply: message, cc: cc, invoker: invoker, opts: opts}
+	a.origin = call
+	e, result, err := r.find(ctx, &a)
+	if e != nil && e.failure == nil && call.fill(e) != nil { // what was kept is of another type
+		_, err = call.fetch(ctx, "")
+		e, result = nil, Miss
+	}
+	r.finish(result)
+	if e != nil {
+		call.replay(e)
+		err = e.failure.Err()
+	}
+	if a.tell {
+		tell(opts, result)
+	}
+	return err
+}
+
+// clientCall is a call of a channel.
+type clientCall struct {
+	method  string
+	req     any
+	reply   proto.Message
+	cc      *grpc.ClientConn
+	invoker grpc.UnaryInvoker
+	opts    []grpc.CallOption
+}
+
+func (c *clientCall) fetch(ctx context.Context, etag string) (got answer, err error) {
+	if etag != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, ifNoneMatch, etag)
+	}
+	opts := append(slices.Clip(c.opts), grpc.Header(&got.header), grpc.Trailer(&got.trailer))
+	err = c.invoker(ctx, c.method, c.req, c.reply, c.cc, opts...)
+	got.message = c.reply
+	return got, err
+}
+
+func (c *clientCall) fill(e *entry) error { return proto.Unmarshal(e.body, c.reply) }
+
+// detached leaves out the options that write to the caller.
+func (c *clientCall) detached(ctx context.Context, request proto.Message) (context.Context, origin) {
+	own := *c
+	own.req, own.reply = request, c.reply.ProtoReflect().New().Interface()
+	own.opts = slices.DeleteFunc(slices.Clone(c.opts), func(opt grpc.CallOption) bool {
+		switch opt.(type) {
+		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption, grpc.OnFinishCallOption:
+			return true
+		}
+		return false
+	})
+	return attempt.NewContext(ctx, attempt.New()), &own
+}
+
+// replay does for an answer that was kept what gRPC does at the end of a call.
+func (c *clientCall) replay(e *entry) {
+	for _, opt := range c.opts {
+		switch o := opt.(type) {
+		case grpc.HeaderCallOption:
+			*o.HeaderAddr = metadata.Join(e.header, metadata.MD{"age": {e.ageNow()}})
+		case grpc.TrailerCallOption:
+			*o.TrailerAddr = e.trailer.Copy()
+		case grpc.OnFinishCallOption:
+			o.OnFinish(e.failure.Err())
+		}
+	}
+}
+
+// tell adds the result to the header that the caller is given.
+func tell(opts []grpc.CallOption, result Result) {
+	for _, opt := range opts {
+		if o, ok := opt.(grpc.HeaderCallOption); ok {
+			*o.HeaderAddr = metadata.Join(*o.HeaderAddr, metadata.Pairs(xCache, result.String()))
+		}
+	}
 }
 
 // hides reports whether an option makes the call another caller's, or sends it
@@ -61,18 +120,4 @@ func targetOf(cc *grpc.ClientConn) string {
 		return ""
 	}
 	return cc.CanonicalTarget()
-}
-
-// replay does for a hit what gRPC does at the end of a call.
-func (e *entry) replay(opts []grpc.CallOption) {
-	for _, opt := range opts {
-		switch o := opt.(type) {
-		case grpc.HeaderCallOption:
-			*o.HeaderAddr = e.header.Copy()
-		case grpc.TrailerCallOption:
-			*o.TrailerAddr = e.trailer.Copy()
-		case grpc.OnFinishCallOption:
-			o.OnFinish(e.failure.Err())
-		}
-	}
 }

@@ -3,7 +3,9 @@ package cache
 import (
 	"context"
 	"math"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -14,82 +16,94 @@ import (
 
 // overhead is what an entry takes beside its key, body and metadata: the entry
 // itself, the node and the table slot that lead to it.
-const overhead = 256
+const overhead = 352
 
-// entry is a kept answer, or a kept failure. It is never changed, so it may be read by
-// anyone.
+// entry is a kept answer, or a kept failure, or a signpost to them. It is never changed,
+// but for asked, so it may be read by anyone.
 type entry struct {
-	stored          time.Time
-	weight          uint32
+	born   time.Time     // when its origin made it, as far as its age tells
+	took   time.Duration // how long the origin took
+	stamp  uint64        // of the generations when its load began
+	slots  []uint32      // of what it belongs to, beside its method and the rule's own tags
+	method *method
+	weight uint32
+	terms  terms
+	asked  atomic.Bool // for, since the clock of its method has last passed
+
 	failure         *status.Status // nil is OK
 	message         protoreflect.MessageType
 	body            []byte
 	header, trailer metadata.MD
+	etag            string
+
+	// vary makes it a signpost: the answers to this request are found by the values of
+	// these metadata keys besides.
+	vary []string
 }
 
-// load finds the answer for key if the rule, which may have changed since it was
-// stored, still calls it fresh.
-func (r *rule) load(key string) *entry {
-	e, ok := r.entries.GetIfPresent(key)
-	if !ok || time.Since(e.stored) >= r.ttlOf(e) {
+// newEntry is got as an entry, nil if it may not be kept or cannot be written. It shares
+// nothing with got, which the caller is free to change.
+func (r *rule) newEntry(key string, got answer, since load) *entry {
+	terms, may := r.termsOf(got.header)
+	if got.message == nil || !may {
 		return nil
 	}
-	return e
-}
-
-// ttlOf is how long the rule calls e fresh: not at all if it keeps no such failure any
-// more.
-func (r *rule) ttlOf(e *entry) time.Duration {
-	if e.failure != nil {
-		return r.negative[e.failure.Code()]
+	body := got.body
+	if body == nil {
+		var err error
+		if body, err = deterministic.Marshal(got.message); err != nil {
+			return nil
+		}
 	}
-	return r.ttl
-}
-
-// newEntry is an answer to be kept, nil if it cannot be written. What it keeps shares
-// nothing with reply, which the caller is free to change.
-func newEntry(key string, reply proto.Message, header, trailer metadata.MD) *entry {
-	body, err := proto.Marshal(reply)
-	if err != nil {
-		return nil
+	e := &entry{
+		message: got.message.ProtoReflect().Type(),
+		body:    append([]byte(nil), body...), // its cap is what the allocator gives
+		etag:    first(got.header.Get("etag")),
+		terms:   terms,
+		born:    since.born(got.header),
 	}
-	body = append([]byte(nil), body...) // its cap is what the allocator gives
-	e := &entry{message: reply.ProtoReflect().Type(), body: body}
-	return e.of(key, header, trailer)
+	return r.finished(e, key, got.header, got.trailer, since)
 }
 
 // newFailure is a failure to be kept, nil if the rule keeps no such. One that came when
 // the caller had given up is the caller's own, whatever it says.
-func (r *rule) newFailure(ctx context.Context, key string, err error, header, trailer metadata.MD) *entry {
+func (r *rule) newFailure(ctx context.Context, key string, err error, got answer, since load) *entry {
 	failure := status.Convert(err)
-	if r.negative[failure.Code()] == 0 || ctx.Err() != nil || r.standIn(key, err) != nil {
+	terms, may := r.termsOf(got.header)
+	if r.negative[failure.Code()] == 0 || ctx.Err() != nil || !may {
 		return nil
 	}
-	return (&entry{failure: failure}).of(key, header, trailer)
+	return r.finished(&entry{failure: failure, terms: terms, born: since.born(got.header)}, key, got.header, got.trailer, since)
 }
 
-// of is e as it is found by key, from now on.
-func (e *entry) of(key string, header, trailer metadata.MD) *entry {
-	e.stored = time.Now()
-	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
-	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(e.body)) + weigh(e.header) + weigh(e.trailer)
-	if e.failure != nil {
-		weight += uint64(2 * proto.Size(e.failure.Proto())) // parsed it takes more than on the wire
+// renewed is e after its origin has said by header that it still holds.
+func (r *rule) renewed(e *entry, key string, header metadata.MD, since load) *entry {
+	all := metadata.Join(e.header) // RFC 9111, 3.2
+	for name, values := range endToEnd(header) {
+		all[name] = values
 	}
-	e.weight = uint32(min(weight, math.MaxUint32))
+	terms, may := r.termsOf(all)
+	if !may {
+		return nil
+	}
+	again := &entry{message: e.message, body: e.body, etag: e.etag, terms: terms, born: since.born(header)}
+	return r.finished(again, key, all, e.trailer, since)
+}
+
+// finished gives e what all entries have.
+func (r *rule) finished(e *entry, key string, header, trailer metadata.MD, since load) *entry {
+	e.method, e.stamp, e.slots, e.took = r.method, since.stamp, since.slots, time.Since(since.began)
+	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
+	e.weight = weightOf(key, e)
 	return e
 }
 
-// store keeps an answer, unless it is too large.
-func (r *rule) store(key string, e *entry) {
-	if e == nil || uint64(e.weight) > r.maxEntry || r.closed.Load() {
-		return
+func weightOf(key string, e *entry) uint32 {
+	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(e.body)) + weigh(e.header) + weigh(e.trailer) + uint64(4*len(e.slots))
+	if e.failure != nil {
+		weight += uint64(2 * proto.Size(e.failure.Proto())) // parsed it takes more than on the wire
 	}
-	r.entries.Set(key, e)
-	r.counters.stored.Add(1)
-	if r.closed.Load() {
-		r.entries.InvalidateAll() // it was closed meanwhile
-	}
+	return uint32(min(weight, math.MaxUint32))
 }
 
 // weigh estimates the memory of md: a map of slices of strings.
@@ -114,7 +128,7 @@ func endToEnd(md metadata.MD) metadata.MD {
 		if kept == nil {
 			kept = metadata.MD{}
 		}
-		kept[key] = append([]string(nil), values...)
+		kept[key] = slices.Clone(values)
 	}
 	return kept
 }
@@ -123,8 +137,16 @@ func ofHop(key string) bool {
 	switch key {
 	case "content-type", "user-agent", "date", "server", "via",
 		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
-		"set-cookie", "traceparent", "tracestate", "x-request-id", "retry-after":
+		"set-cookie", "traceparent", "tracestate", "x-request-id", "retry-after",
+		"age", notModified, xCache:
 		return true
 	}
 	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "proxy-")
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }

@@ -6,38 +6,66 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
 
-// find looks for an answer that is kept, or that another waits for, and makes the call if
-// there is none. Then there is no entry: the caller has its answer already, or the error,
-// unless an older answer may stand in for it.
-func (r *rule) find(ctx context.Context, key string, call func() (*entry, error)) (*entry, Result, error) {
-	e, result, err := r.share(ctx, key, call)
+// errNotCached is what only-if-cached is answered (RFC 9111, 5.2.1.7). It is nothing that
+// a retry would mend.
+var errNotCached = status.Error(codes.FailedPrecondition, "cache: there is no fresh answer, and the call says only-if-cached")
+
+// find looks for an answer that is kept, or that another waits for, and has the call made
+// if there is none. Then there is no entry: the caller has its answer already, or the
+// error, unless an older answer may stand in for it.
+func (r *rule) find(ctx context.Context, a *asked) (*entry, Result, error) {
+	if r.shadow {
+		return r.compare(ctx, a)
+	}
+	if a.wishes.Has(cachecontrol.NoCache) {
+		e, key := r.lookup(a)
+		_, err := r.obtain(ctx, a, key, e)
+		return nil, Miss, err
+	}
+	e, result, err := r.share(ctx, a)
 	if err != nil {
-		if old := r.standIn(key, err); old != nil {
+		old, _ := r.lookup(a)
+		if old := r.standIn(a, old, err); old != nil {
 			return old, Stale, nil
 		}
 	}
 	return e, result, err
 }
 
-func (r *rule) share(ctx context.Context, key string, call func() (*entry, error)) (*entry, Result, error) {
+func (r *rule) share(ctx context.Context, a *asked) (*entry, Result, error) {
 	for {
-		if e := r.load(key); e != nil {
+		e, key := r.lookup(a)
+		now := time.Now()
+		switch r.judge(e, a.wishes, now) {
+		case fresh:
+			if r.refreshesEarly(e, now) {
+				r.refresh(ctx, a, key, e)
+			}
 			return e, Hit, nil
+		case revalidate:
+			r.refresh(ctx, a, key, e)
+			return e, Stale, nil
+		case tolerated:
+			return e, Stale, nil
+		}
+		if a.wishes.Has(cachecontrol.OnlyIfCached) {
+			return nil, Miss, errNotCached
 		}
 		shared, first := r.flights.board(key)
 		switch {
 		case shared == nil:
-			_, err := call()
-			return nil, Miss, err
+			return served(r.obtain(ctx, a, key, e))
 		case first:
-			if e := r.load(key); e != nil { // it has just been stored
-				shared.entry = e
+			if late, at := r.lookup(a); at == key && r.judge(late, a.wishes, time.Now()) == fresh { // it has just been stored
+				shared.got = obtained{entry: late}
 				r.flights.land(key, shared)
-				return e, Hit, nil
+				return late, Hit, nil
 			}
-			return nil, Miss, r.lead(ctx, key, shared, call)
+			return served(r.lead(ctx, a, key, e, shared))
 		}
 		if err := shared.await(ctx); err != nil {
 			return nil, Coalesced, err
@@ -45,29 +73,41 @@ func (r *rule) share(ctx context.Context, key string, call func() (*entry, error
 		switch {
 		case shared.err != nil:
 			return nil, Coalesced, shared.err
-		case shared.entry != nil:
-			return shared.entry, Coalesced, nil
 		case shared.alone:
-			_, err := call()
-			return nil, Miss, err
+			return served(r.obtain(ctx, a, key, e))
+		case shared.got.entry != nil && r.suits(a, key, shared.got):
+			return shared.got.entry, Coalesced, nil
 		}
 	}
 }
 
-// standIn is the answer that is kept past its ttl and may be given because the call has
-// failed, nil if there is none (RFC 5861, section 4). Only an outage is such a failure: to
-// be told that something is not there is an answer.
-func (r *rule) standIn(key string, err error) *entry {
+// served is how a call went that found nothing in memory: the answer is the caller's
+// already, or it was in the store.
+func served(got obtained, err error) (*entry, Result, error) {
+	if err != nil || got.given {
+		return nil, Miss, err
+	}
+	return got.entry, Hit, nil
+}
+
+// standIn is e if it may be given past its ttl because the call has failed with err, nil
+// otherwise (RFC 5861, section 4). Only an outage is such a failure: to be told that
+// something is not there is an answer.
+func (r *rule) standIn(a *asked, e *entry, err error) *entry {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
 	default:
 		return nil
 	}
-	if r.staleIfError == 0 {
+	if e == nil || e.failure != nil || r.mustRevalidate || e.terms.mustRevalidate ||
+		a.wishes.Any(cachecontrol.NoCache|cachecontrol.MaxAge|cachecontrol.MinFresh) {
 		return nil
 	}
-	e, ok := r.entries.GetIfPresent(key)
-	if !ok || e.failure != nil || time.Since(e.stored) >= r.ttl+r.staleIfError {
+	window := shorter(r.ifError, e.terms.ifError)
+	if wish, ok := a.wishes.Seconds(cachecontrol.StaleIfError); ok {
+		window = min(window, wish)
+	}
+	if window == 0 || time.Since(e.born) >= r.ttlOf(e)+window {
 		return nil
 	}
 	return e

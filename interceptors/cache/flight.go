@@ -24,7 +24,7 @@ type flights struct {
 // is first now makes the call, and all at once if alone.
 type flight struct {
 	landed chan struct{} // closed when the rest is known
-	entry  *entry
+	got    obtained
 	err    error
 	alone  bool
 }
@@ -69,17 +69,17 @@ func (s *flight) await(ctx context.Context) error {
 // lead makes the call for all that wait, and tells them what may be told: nothing if the
 // caller's own context has ended, whatever the error then says. A panic frees them with
 // an error and goes on.
-func (r *rule) lead(ctx context.Context, key string, shared *flight, call func() (*entry, error)) error {
+func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, shared *flight) (obtained, error) {
 	shared.err = status.Error(codes.Internal, "the call that was waited for has panicked")
 	defer r.flights.land(key, shared)
-	e, err := call()
-	shared.entry, shared.err = e, nil
+	got, err := r.obtain(ctx, a, key, old)
+	shared.got, shared.err = got, nil
 	if err != nil && ctx.Err() != nil {
-		return err
+		return got, err
 	}
 	switch status.Code(err) {
 	case codes.OK:
-		shared.alone = e == nil
+		shared.alone = got.entry == nil
 	case codes.Canceled, codes.DeadlineExceeded: // of an attempt, or of a call that this one has made
 	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
 		// What this caller may not, another may, unless all that wait are this caller.
@@ -89,5 +89,11 @@ func (r *rule) lead(ctx context.Context, key string, shared *flight, call func()
 	default:
 		shared.err = err
 	}
-	return err
+	return got, err
+}
+
+// suits reports whether what a flight by key has brought is an answer to a, too: it may
+// vary by what nobody knew before, or be invalid already.
+func (r *rule) suits(a *asked, key string, got obtained) bool {
+	return a.variant(got.vary) == key && r.holds(got.entry)
 }

@@ -11,18 +11,18 @@ import (
 )
 
 // caller names who makes a call, if that is known.
-func (r *rule) caller(ctx context.Context, values metadataValues) (string, bool) {
+func (r *rule) caller(values metadataValues) (string, bool) {
 	switch {
 	case r.options.identity != nil:
-		return r.options.identity(ctx)
+		return r.options.identity(values.ctx)
 	case r.options.identityKey != nil:
-		named := values(*r.options.identityKey)
+		named := values.get(*r.options.identityKey)
 		if len(named) != 1 || named[0] == "" {
 			return "", false // two names are no name
 		}
 		return named[0], true
 	case r.meta.Side == interceptors.Server:
-		return peerIdentity(ctx)
+		return peerIdentity(values.ctx)
 	default:
 		return "", false
 	}

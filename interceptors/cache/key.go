@@ -10,29 +10,66 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
 
 // maxPooled is the largest key buffer that is kept for the next call.
 const maxPooled = 64 << 10
 
-// metadataValues are the values of a metadata key of one call.
-type metadataValues func(key string) []string
+// metadataValues is the metadata that a caller sends with a call.
+type metadataValues struct {
+	ctx  context.Context
+	side interceptors.Side
+}
+
+func (v metadataValues) get(key string) []string {
+	if v.side == interceptors.Server {
+		return metadata.ValueFromIncomingContext(v.ctx, key)
+	}
+	return metadata.ValueFromOutgoingContext(v.ctx, key)
+}
 
 // deterministic gives equal messages equal bytes, whatever order their maps have.
 var deterministic = proto.MarshalOptions{Deterministic: true}
 
-// key identifies the answer to a call. It reports false for a call that must not
-// be served from the cache. Entries are found by the whole key and not by a hash
-// of it, so two calls share an answer only if everything that counts is equal.
-func (r *rule) key(ctx context.Context, target string, req any) (string, bool) {
+// asked is a call as the cache sees it. It reports false for one that the cache must have
+// no part in.
+func (r *rule) asked(ctx context.Context, target string, req any) (asked, bool) {
+	a := asked{values: metadataValues{ctx, r.meta.Side}}
+	a.tell = len(a.values.get(xCache)) > 0
 	message, ok := req.(proto.Message)
-	if !ok || r.closed.Load() || hasUnknown(message.ProtoReflect()) {
-		return "", false
+	if !ok || r.closed.Load() || hasUnknown(message.ProtoReflect()) || r.options.skip != nil && r.options.skip(ctx, r.meta) {
+		return a, false
 	}
-	values := r.metadataOf(ctx)
+	a.request, a.wishes = message, r.wishesOf(a.values)
+	if a.wishes.Has(cachecontrol.NoStore) {
+		return a, false
+	}
+	a.key, ok = r.key(target, message, a.values)
+	return a, ok
+}
+
+// wishesOf reads what the caller says of caching. On a server that counts only from who
+// is trusted: anybody else could make every call run the handler.
+func (r *rule) wishesOf(values metadataValues) cachecontrol.Directives {
+	said := values.get("cache-control")
+	if len(said) == 0 {
+		return cachecontrol.Directives{}
+	}
+	if trusted := r.options.trusted; values.side == interceptors.Server && (trusted == nil || !trusted(values.ctx)) {
+		r.method.results.ignored.Add(1)
+		return cachecontrol.Directives{}
+	}
+	return cachecontrol.Parse(said)
+}
+
+// key identifies the answer to a call. It reports false when nobody knows who calls.
+// Entries are found by the whole key and not by a hash of it, so two calls share an answer
+// only if everything that counts is equal.
+func (r *rule) key(target string, message proto.Message, values metadataValues) (string, bool) {
 	caller, known := "", r.public
 	if !r.public {
-		caller, known = r.caller(ctx, values)
+		caller, known = r.caller(values)
 	}
 	if !known {
 		return "", false
@@ -44,25 +81,13 @@ func (r *rule) key(ctx context.Context, target string, req any) (string, bool) {
 	b = appendString(b, r.meta.FullMethod)
 	b = r.appendCaller(b, caller)
 	b = appendMetadata(b, r.vary, values)
-	b, err := r.appendRequest(b, message.ProtoReflect())
+	b, err := appendRequest(b, message.ProtoReflect(), r.fields)
 	key := string(b)
 	if cap(b) <= maxPooled {
 		*buffer = b
 		r.buffers.Put(buffer)
 	}
 	return key, err == nil
-}
-
-// metadataOf reads the metadata that the caller sends with a call.
-func (r *rule) metadataOf(ctx context.Context) metadataValues {
-	if r.meta.Side == interceptors.Server {
-		return func(key string) []string { return metadata.ValueFromIncomingContext(ctx, key) }
-	}
-	if len(r.vary) == 0 {
-		return nil // public answers that do not vary: no need to copy the metadata
-	}
-	md, _ := metadata.FromOutgoingContext(ctx)
-	return md.Get
 }
 
 // appendString puts the length first, so that nothing in s can look like the end
@@ -83,7 +108,7 @@ func appendMetadata(b []byte, keys []string, values metadataValues) []byte {
 	b = binary.AppendUvarint(b, uint64(len(keys)))
 	for _, key := range keys {
 		b = appendString(b, key)
-		all := values(key)
+		all := values.get(key)
 		b = binary.AppendUvarint(b, uint64(len(all)))
 		for _, value := range all {
 			b = appendString(b, value)
@@ -92,13 +117,14 @@ func appendMetadata(b []byte, keys []string, values metadataValues) []byte {
 	return b
 }
 
-// appendRequest ends the key, so the whole request needs no length before it.
-func (r *rule) appendRequest(b []byte, m protoreflect.Message) ([]byte, error) {
-	if len(r.fields) == 0 {
+// appendRequest writes the request, or the fields of it that count. It ends the key, so the
+// whole request needs no length before it.
+func appendRequest(b []byte, m protoreflect.Message, fields []fieldPath) ([]byte, error) {
+	if len(fields) == 0 {
 		return deterministic.MarshalAppend(append(b, 'r'), m.Interface())
 	}
 	b = append(b, 'f')
-	for _, path := range r.fields {
+	for _, path := range fields {
 		var err error
 		if b, err = appendField(b, m, path); err != nil {
 			return nil, err

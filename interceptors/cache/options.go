@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/meshlite-go/meshlite/interceptors"
@@ -22,6 +23,10 @@ type options struct {
 	identity    func(context.Context) (string, bool)
 	identityKey *string
 	observe     func(*interceptors.CallMeta, Result)
+	skip        func(context.Context, *interceptors.CallMeta) bool
+	trusted     func(context.Context) bool
+	store       Store
+	log         *slog.Logger
 }
 
 // WithMaxBytes bounds the memory that keys, answers and their metadata take: at
@@ -52,6 +57,29 @@ func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
 	return func(o *options) { o.observe = observe }
 }
 
+// WithSkip passes calls by for which skip reports true: they are neither served from the
+// cache nor stored. It is called once per call, concurrently.
+func WithSkip(skip func(context.Context, *interceptors.CallMeta) bool) Option {
+	return func(o *options) { o.skip = skip }
+}
+
+// WithTrusted tells whose cache-control counts on a server: that of callers for whom
+// trusted reports true, by their certificate for instance. By default it is nobody's,
+// since whoever may say no-cache makes every call run the handler. What a program says on
+// its own client counts always.
+func WithTrusted(trusted func(context.Context) bool) Option {
+	return func(o *options) { o.trusted = trusted }
+}
+
+// WithStore shares answers and invalidations with the other processes that use the same
+// store, such as one of package redis. Answers that vary by metadata which only they name
+// are not shared. Its owner closes it, after the cache.
+func WithStore(store Store) Option { return func(o *options) { o.store = store } }
+
+// WithLogger logs to log instead of slog.Default(): refreshes that panic, invalidations
+// that other processes were not told.
+func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
+
 func (o *options) check() error {
 	var errs []error
 	if o.maxBytes < minMaxBytes {
@@ -62,6 +90,9 @@ func (o *options) check() error {
 	}
 	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
 		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
+	}
+	if o.log == nil {
+		errs = append(errs, errors.New("WithLogger: nil: leave the option out for slog.Default()"))
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -13,66 +14,130 @@ import (
 // rule is what the policy asks of the cache for one method on one side.
 type rule struct {
 	*Cache
-	scope string
-	meta  *interceptors.CallMeta
-	ttl   time.Duration
-	// staleIfError is how long past its ttl an answer stands in for a failure.
-	staleIfError time.Duration
+	scope  string
+	meta   *interceptors.CallMeta
+	method *method
+	ttl    time.Duration
+	// whileRevalidate and ifError are how long past its ttl an answer is served while a
+	// newer one is fetched, and stands in for a failure.
+	whileRevalidate, ifError time.Duration
+	mustRevalidate           bool
 	// negative is how long which failures are fresh.
 	negative map[codes.Code]time.Duration
 	public   bool
 	vary     []string // metadata keys
-	// fields make up the request's part of the key; empty is the whole request.
-	fields [][]protoreflect.FieldDescriptor
+	fields   []fieldPath
+	// subjects are what all its answers belong to, and own their generations; tags are
+	// those which depend on the request.
+	subjects []string
+	own      []*generation
+	tags     []*interceptors.Tag
+	// eager is XFetch's beta, 0 for no early refresh.
+	eager          float64
+	refreshTimeout time.Duration
+	maxBytes       int64 // of the method, 0 for no bound of its own
+	shadow         bool
+	// output is the type of the answers, and schema the fingerprint of it. Without a
+	// linked contract there is none, and nothing goes through the store.
+	output protoreflect.MessageType
+	schema string
 }
 
 // newRule is nil where nothing is to be cached.
 func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 	policy := meta.Policy.GetCache()
-	ttl, err := interceptors.ParseDuration(policy.GetTtl())
-	if err != nil || ttl <= 0 || !meta.Cacheable() || !meta.Side.On(policy.GetSide(), interceptors.Client) {
+	ttl := duration(policy.GetTtl())
+	if ttl <= 0 || !meta.Cacheable() || !meta.Side.On(policy.GetSide(), interceptors.Client) {
 		return nil
 	}
 	r := &rule{
-		Cache:  c,
-		scope:  scope,
-		meta:   meta,
-		ttl:    ttl,
-		public: policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
-		vary:   policy.GetVary(),
+		Cache:           c,
+		scope:           scope,
+		meta:            meta,
+		method:          c.methods.of(meta.FullMethod),
+		ttl:             ttl,
+		whileRevalidate: duration(policy.GetStaleWhileRevalidate()),
+		ifError:         duration(policy.GetStaleIfError()),
+		mustRevalidate:  policy.GetMustRevalidate(),
+		public:          policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
+		vary:            policy.GetVary(),
+		negative:        negatives(policy.GetNegative()),
+		eager:           policy.GetEarlyRefresh(),
+		refreshTimeout:  duration(meta.Policy.GetTimeout()),
+		maxBytes:        int64(policy.GetMaxShare() * float64(c.options.maxBytes)),
+		shadow:          policy.GetShadow(),
 	}
-	if !policy.GetMustRevalidate() {
-		r.staleIfError, _ = interceptors.ParseDuration(policy.GetStaleIfError())
-	}
-	for _, n := range policy.GetNegative() {
-		code, wrong := interceptors.ParseCode(n.GetCode())
-		if ttl, err := interceptors.ParseDuration(n.GetTtl()); err == nil && wrong == nil && ttl > 0 {
-			if r.negative == nil {
-				r.negative = map[codes.Code]time.Duration{}
-			}
-			r.negative[code] = ttl
-		}
+	if r.refreshTimeout <= 0 {
+		r.refreshTimeout = refreshTimeout
 	}
 	if !r.public {
 		// One identity may hold several tokens, and an identity that a gateway
 		// proves says nothing of the callers behind it.
 		r.vary = append(r.vary[:len(r.vary):len(r.vary)], "authorization")
 	}
-	if len(policy.GetKeyFields()) > 0 && meta.Descriptor == nil {
-		return nil // the fields cannot be told in a request of unknown type
+	if !r.readFields(policy.GetKeyFields()) {
+		return nil
 	}
-	for _, text := range policy.GetKeyFields() {
-		path, err := interceptors.FieldPath(meta.Descriptor.Input(), text)
-		if err != nil {
-			return nil
-		}
-		r.fields = append(r.fields, path)
+	literal, tags := tagsOf(meta, policy.GetTags())
+	r.tags = tags
+	r.subjects = append([]string{everything, methodSubject(meta.FullMethod)}, literal...)
+	for _, subject := range r.subjects[1:] {
+		r.own = append(r.own, c.generations.own(subject))
 	}
+	r.readOutput()
+	r.method.rule.Store(r)
 	return r
 }
 
+// readFields reports whether the fields can be told in a request.
+func (r *rule) readFields(texts []string) bool {
+	if len(texts) > 0 && r.meta.Descriptor == nil {
+		return false
+	}
+	for _, text := range texts {
+		path, err := interceptors.FieldPath(r.meta.Descriptor.Input(), text)
+		if err != nil {
+			return false
+		}
+		r.fields = append(r.fields, path)
+	}
+	return true
+}
+
+func (r *rule) readOutput() {
+	if r.options.store == nil || r.meta.Descriptor == nil {
+		return
+	}
+	output, err := protoregistry.GlobalTypes.FindMessageByName(r.meta.Descriptor.Output().FullName())
+	if err == nil {
+		r.output, r.schema = output, schemaOf(output.Descriptor())
+	}
+}
+
+func negatives(rules []*policyv1.NegativeRule) map[codes.Code]time.Duration {
+	var all map[codes.Code]time.Duration
+	for _, n := range rules {
+		if code, err := interceptors.ParseCode(n.GetCode()); err == nil {
+			if all == nil {
+				all = map[codes.Code]time.Duration{}
+			}
+			all[code] = duration(n.GetTtl())
+		}
+	}
+	return all
+}
+
+// duration is 0 for one that cannot be read, which policies refuse.
+func duration(text string) time.Duration {
+	d, _ := interceptors.ParseDuration(text)
+	return d
+}
+
 func (r *rule) finish(result Result) {
-	r.counters.add(result)
+	r.method.results.add(result)
+	if result != Bypass {
+		r.method.recent.add(result.served(), time.Now())
+	}
 	if r.options.observe != nil {
 		r.options.observe(r.meta, result)
 	}

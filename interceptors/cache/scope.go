@@ -22,17 +22,23 @@ func (c *Cache) In(scope string) *Scoped { return &Scoped{c, scope} }
 func (s *Scoped) Place() interceptors.Place { return interceptors.Cache }
 
 // UnaryClient is the part in calls of one method, nil where the policy caches
-// nothing on the client.
+// and invalidates nothing on the client.
 func (s *Scoped) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if i := s.cache.newInvalidation(meta); i != nil {
+		return i.client
+	}
 	if r := s.cache.newRule(s.scope, meta); r != nil {
 		return r.client
 	}
 	return nil
 }
 
-// UnaryServer is the part in handling one method, nil where the policy caches
+// UnaryServer is the part in handling one method, nil where the policy caches and invalidates
 // nothing on the server.
 func (s *Scoped) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if i := s.cache.newInvalidation(meta); i != nil {
+		return i.server
+	}
 	if r := s.cache.newRule(s.scope, meta); r != nil {
 		return r.server
 	}
