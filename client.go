@@ -76,6 +76,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
+	c.runtime.caches.add(c.cache, target)
 	return conn, nil
 }
 
@@ -177,7 +178,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	return &concerns{
 		policies: policies,
 		outer:    []interceptors.Concern{measured, logged, recovered},
-		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.cache).In(scope), limiter: limiter,
+		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.own).In(scope), limiter: limiter,
 	}, nil
 }
 

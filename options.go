@@ -107,7 +107,8 @@ func WithInterceptors(own interceptors.Interceptors) Option {
 }
 
 // WithCache keeps answers in cache instead of the runtime's, for instance because it
-// knows who calls. Its owner closes it, and counts its results by an observer.
+// knows who calls. Its owner closes it, and counts its results by an observer. The admin
+// page tells of it as long as it is in use.
 func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
 
 // WithRateLimit counts in limiter instead of one of this channel or server alone.

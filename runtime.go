@@ -26,7 +26,7 @@ import (
 type Runtime struct {
 	registry *prometheus.Registry
 	metrics  *metrics.Metrics
-	cache    *cache.Cache
+	caches   caches
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -64,7 +64,7 @@ func NewRuntime() *Runtime {
 		panic(err) // our own collectors in our own registry cannot conflict
 	}
 	observe := func(meta *interceptors.CallMeta, result cache.Result) { r.metrics.CacheResult(meta, result.String()) }
-	if r.cache, err = cache.New(cache.WithObserver(observe)); err != nil {
+	if r.caches.own, err = cache.New(cache.WithObserver(observe)); err != nil {
 		panic(err) // the defaults are right
 	}
 	return r
@@ -73,9 +73,13 @@ func NewRuntime() *Runtime {
 // Registry is where the metrics are, and where others can be added.
 func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 
-// Handler serves /metrics, /healthz and /debug/meshlite, and /debug/pprof if asked for, which
-// belongs on a loopback address. A [Server] serves it by itself; a program that
-// is only a client calls this.
+// Cache keeps the answers of all channels and servers that have not been given one by
+// [WithCache]. Invalidate it where something changes that no policy knows of.
+func (r *Runtime) Cache() *cache.Cache { return r.caches.own }
+
+// Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too, and
+// /debug/pprof if asked for, which belongs on a loopback address. A [Server] serves it by itself;
+// a program that is only a client calls this.
 func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
 	return r.handler(pprof, func() error { return nil })
 }
@@ -84,9 +88,10 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 	options := []admin.Option{
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
-		admin.WithStats("cache", func() any { return r.cache.Stats() }),
+		admin.WithStats("cache", func() any { return r.caches.page() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
+		admin.WithAction("cache/clear", "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.clear),
 	}
 	if pprof {
 		options = append(options, admin.WithPprof())

@@ -63,8 +63,8 @@ func WithHealthCheckAddress(address string) ServerOption {
 }
 
 // WithMetricsAddress is where /metrics, /healthz and /debug/meshlite are served, and
-// /debug/pprof if it is a loopback address. Default: a free port of 127.0.0.1. "off" is
-// nowhere.
+// /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and clear
+// caches. Default: a free port of 127.0.0.1. "off" is nowhere.
 func WithMetricsAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.metrics = address })
 }

@@ -6,7 +6,20 @@
 //	server := admin.Serve(listener, handler)
 //	defer server.Close()
 //
+// Pages answer GET and HEAD and change nothing. What can be done ([WithAction]) answers
+// POST below /debug/meshlite/, takes its values as a form of up to 64 KiB, and wants its
+// name in a header:
+//
+//	curl -H 'Meshlite-Action: cache/clear' -d all=true http://127.0.0.1:9090/debug/meshlite/cache/clear
+//
+// So no page in a browser can ask for it, be it of another site or of a name that was bound
+// anew to this address: a request with an Origin or Sec-Fetch-Site is refused, and on loopback
+// one that calls the host by a name other than localhost. 403, 413 and 415 are requests that
+// were not read, 400 is an action that was not done; the text says why.
+//
 // It has no authentication: serve it on loopback, or where only the operator can
-// reach it, and the profiles of net/http/pprof on loopback only. Only GET and HEAD are
-// answered. [http.DefaultServeMux] is not served.
+// reach it, and the profiles of net/http/pprof on loopback only, since they tell what is in
+// memory. Actions are wherever the pages are, so that an operator can ask the processes of
+// other hosts: let them cost no more than a restart would, and tell nothing that pages do not.
+// [http.DefaultServeMux] is not served.
 package admin

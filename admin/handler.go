@@ -33,7 +33,7 @@ func (c *config) handler() http.Handler {
 	pages := []page{
 		{"/metrics", "metrics for Prometheus", promhttp.HandlerFor(c.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})},
 		{"/healthz", "200 when healthy, 503 with the reasons when not", http.HandlerFunc(c.healthz)},
-		{"/debug/meshlite", "what each part says of itself, as JSON", http.HandlerFunc(c.stats)},
+		{statsPath, "what each part says of itself, as JSON", http.HandlerFunc(c.stats)},
 	}
 	if c.pprof {
 		pages = append(pages, page{"/debug/pprof/", "profiles: go tool pprof http://ADDRESS/debug/pprof/profile", profiles()})
@@ -41,6 +41,10 @@ func (c *config) handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range pages {
 		mux.Handle("GET "+p.path, p.handler)
+	}
+	for _, a := range c.actions {
+		mux.Handle("POST "+a.path(), a)
+		pages = append(pages, page{path: a.path(), about: "POST: " + a.about})
 	}
 	mux.Handle("GET /{$}", index(pages))
 	return mux
@@ -69,7 +73,11 @@ func (c *config) stats(w http.ResponseWriter, _ *http.Request) {
 	for _, p := range c.parts {
 		all[p.name] = p.stats()
 	}
-	text, err := json.MarshalIndent(all, "", "  ")
+	writeJSON(w, all)
+}
+
+func writeJSON(w http.ResponseWriter, value any) {
+	text, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
 		plain(w, http.StatusInternalServerError, err.Error()+"\n")
 		return

@@ -15,6 +15,7 @@ type config struct {
 	health   func() error
 	pprof    bool
 	parts    []part
+	actions  []action
 }
 
 type part struct {
@@ -66,5 +67,5 @@ func (c *config) check() error {
 		}
 		names[p.name] = true
 	}
-	return nil
+	return c.checkActions()
 }

@@ -37,7 +37,7 @@ Exit codes:
 	root.SetErr(streams.Err)
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(),
+	root.AddCommand(newCacheCommand(), newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(),
 		newProtoCommand(), newRegistryCommand(), newServicesCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root

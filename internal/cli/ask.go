@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,11 +13,11 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
 const (
@@ -41,32 +42,25 @@ func dialable(address string) bool {
 	return err == nil && n > 0 && (notIP == nil || hostName.MatchString(host))
 }
 
-// askAll asks each client that may be asked how it calls service, as many as are asked
-// at most.
-func askAll(ctx context.Context, clients []client, service string) {
+// askAll asks each process that may be asked, as many as are asked at most, and notes
+// why one could not be.
+func askAll(ctx context.Context, processes []process, ask func(a asker, i int) error) {
 	left := maxClients
-	for i := range clients {
-		if c := &clients[i]; c.Error == "" {
+	for i := range processes {
+		if p := &processes[i]; p.Error == "" {
 			if left--; left < 0 {
-				c.Error = fmt.Sprintf("no more than %d are asked: name others by --client", maxClients)
+				p.Error = fmt.Sprintf("no more than %d are asked: name others by --client", maxClients)
 			}
 		}
 	}
 	asking := newAsker()
-	each(len(clients), maxAsks, func(i int) {
-		c := &clients[i]
-		if c.Error != "" {
+	each(len(processes), maxAsks, func(i int) {
+		p := &processes[i]
+		if p.Error != "" || ctx.Err() != nil {
 			return
 		}
-		all, err := asking.ask(ctx, c.Address)
-		if err != nil {
-			c.Error = oneLine(err.Error())
-		}
-		for _, p := range all {
-			c.calls = append(c.calls, p.Service)
-			if p.Service == service {
-				c.Targets = append(c.Targets, p)
-			}
+		if err := ask(asking, i); err != nil {
+			p.Error = oneLine(err.Error())
 		}
 	})
 }
@@ -84,40 +78,78 @@ func newAsker() asker {
 	}}
 }
 
-// ask reads how the program calls, whose admin page is at address.
-func (a asker) ask(ctx context.Context, address string) ([]balancer.Picks, error) {
-	page := url.URL{Scheme: "http", Host: address, Path: adminPath}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, page.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := a.http.Do(request)
-	if err != nil {
-		return nil, noAnswer(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%d %s for %s: is it a program of meshlite?", response.StatusCode, http.StatusText(response.StatusCode), adminPath)
-	}
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
-	if err != nil {
-		return nil, noAnswer(err)
-	}
-	return readPage(text)
-}
-
-func readPage(text []byte) ([]balancer.Picks, error) {
-	if len(text) > maxAnswer {
-		return nil, fmt.Errorf("an answer of more than %d MiB", maxAnswer>>20)
-	}
+// picks reads how the program calls, whose admin page is at address.
+func (a asker) picks(ctx context.Context, address string) ([]balancer.Picks, error) {
 	var page struct{ Endpoints *[]balancer.Picks }
-	if err := json.Unmarshal(text, &page); err != nil {
-		return nil, errors.New("an answer that is not the JSON of this version of meshlite")
+	if err := a.read(ctx, address, &page); err != nil {
+		return nil, err
 	}
 	if page.Endpoints == nil {
 		return nil, errors.New("an answer without endpoints: is it built with an older meshlite?")
 	}
 	return *page.Endpoints, nil
+}
+
+// read reads the page at address.
+func (a asker) read(ctx context.Context, address string, page any) error {
+	request, err := ask(ctx, http.MethodGet, address, adminPath, nil)
+	if err != nil {
+		return err
+	}
+	return a.do(request, page)
+}
+
+// act asks the program whose admin page is at address to do something.
+func (a asker) act(ctx context.Context, address, action string, values url.Values, done any) error {
+	request, err := ask(ctx, http.MethodPost, address, adminPath+"/"+action, strings.NewReader(values.Encode()))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Meshlite-Action", action)
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return a.do(request, done)
+}
+
+func ask(ctx context.Context, method, address, path string, body io.Reader) (*http.Request, error) {
+	page := url.URL{Scheme: "http", Host: address, Path: path}
+	return http.NewRequestWithContext(ctx, method, page.String(), body)
+}
+
+func (a asker) do(request *http.Request, answer any) error {
+	response, err := a.http.Do(request)
+	if err != nil {
+		return noAnswer(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return refusal(response)
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return noAnswer(err)
+	case len(text) > maxAnswer:
+		return fmt.Errorf("an answer of more than %d MiB", maxAnswer>>20)
+	case json.Unmarshal(text, answer) != nil:
+		return errors.New("an answer that is not the JSON of this version of meshlite")
+	default:
+		return nil
+	}
+}
+
+// refusal is why there is no answer. What is wrong with an action, the text says.
+func refusal(r *http.Response) error {
+	told := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
+	if r.Request.Method == http.MethodGet {
+		return errors.New(told + ": is it a program of meshlite?")
+	}
+	switch r.StatusCode {
+	case http.StatusBadRequest, http.StatusForbidden:
+		text, _ := io.ReadAll(io.LimitReader(r.Body, maxLine))
+		return errors.New(cmp.Or(oneLine(string(text)), told))
+	default:
+		return errors.New(told + ": is it built with an older meshlite?")
+	}
 }
 
 // noAnswer is err in the words of who reads it.
@@ -141,31 +173,23 @@ func noAnswer(err error) error {
 }
 
 // tellUnasked says in one line for each reason who could not be asked.
-func tellUnasked(stderr io.Writer, clients []client) {
-	alike := map[string][]client{}
-	for _, c := range clients {
-		if c.Error != "" {
-			alike[c.Error] = append(alike[c.Error], c)
+func tellUnasked(stderr io.Writer, processes []process) {
+	alike := map[string][]process{}
+	for _, p := range processes {
+		if p.Error != "" {
+			alike[p.Error] = append(alike[p.Error], p)
 		}
 	}
-	for _, c := range clients {
-		same := alike[c.Error]
-		if c.Error == "" || same == nil {
+	for _, p := range processes {
+		same := alike[p.Error]
+		if p.Error == "" || same == nil {
 			continue
 		}
-		delete(alike, c.Error)
-		who := c.name()
+		delete(alike, p.Error)
+		who := p.name()
 		if n := len(same) - 1; n > 0 {
 			who += fmt.Sprintf(" and %d more", n)
 		}
-		fmt.Fprintf(stderr, "cannot ask %s: %s\n", who, c.Error)
+		fmt.Fprintf(stderr, "cannot ask %s: %s\n", who, p.Error)
 	}
-}
-
-// name is the client for people.
-func (c client) name() string {
-	if c.ID == "" {
-		return oneLine(c.Address)
-	}
-	return name(attempt.Instance{ID: c.ID, Address: c.Address})
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -22,20 +23,51 @@ const metricsAddress = "metrics_address"
 // maxReads bounds the services that are read at once.
 const maxReads = 8
 
-// findClients are the instances of all services that tell where their admin page is,
-// each program once, those that are well first. What cannot be read is told on stderr,
-// and is an error if nothing can.
-func findClients(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) ([]client, error) {
-	entries, err := everything(ctx, directory, queries, stderr)
-	if err != nil {
-		return nil, err
+// process is a program that has an admin page.
+type process struct {
+	ID      string `json:"id,omitempty"`    // of its instance, empty when it was named
+	Address string `json:"address"`         // of its admin page
+	Error   string `json:"error,omitempty"` // why it could not be asked
+}
+
+// name is the process for people.
+func (p process) name() string {
+	if p.ID == "" {
+		return oneLine(p.Address)
 	}
+	return name(attempt.Instance{ID: p.ID, Address: p.Address})
+}
+
+// checkClients refuses what --client cannot be, and what contradicts it.
+func checkClients(clients []string, agent string, datacenters []string) error {
+	if len(clients) > 0 && (agent != "" || len(datacenters) > 0) {
+		return Usagef("--client together with --http-addr or --dc: clients that are named are not looked for in Consul")
+	}
+	for _, address := range clients {
+		if !dialable(address) {
+			return Usagef("--client %q: write host:port, such as 127.0.0.1:9090", address)
+		}
+	}
+	return nil
+}
+
+// named are those of --client, each once.
+func named(addresses []string) (list []process) {
+	for _, address := range slices.Compact(slices.Sorted(slices.Values(addresses))) {
+		list = append(list, process{Address: address})
+	}
+	return list
+}
+
+// withPages are the instances that tell where their admin page is, each program once,
+// those that are well first.
+func withPages(entries []consul.Entry) []process {
 	slices.SortStableFunc(entries, func(a, b consul.Entry) int {
 		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Service, b.Service), cmp.Compare(a.ID, b.ID))
 	})
 	own := ownAddresses()
 	seen := map[[3]string]bool{}
-	var clients []client
+	var list []process
 	for _, e := range entries {
 		// A program may have several names.
 		program := [3]string{e.Datacenter, e.Node, e.Metadata[metricsAddress]}
@@ -43,18 +75,19 @@ func findClients(ctx context.Context, directory *consul.Directory, queries []cat
 			continue
 		}
 		seen[program] = true
-		clients = append(clients, client{ID: e.ID, Address: program[2], Error: own.whyNot(e)})
+		list = append(list, process{ID: e.ID, Address: program[2], Error: own.whyNot(e)})
 	}
-	return clients, nil
+	return list
 }
 
-// everything is all that is registered in the datacenters of queries.
-func everything(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) ([]consul.Entry, error) {
+// everything is all that is registered in the datacenters of queries. Services that cannot
+// be read are told on stderr and counted, and are an error if none can.
+func everything(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) (all []consul.Entry, unread int, err error) {
 	var services []catalog.Query
 	for _, q := range queries {
 		names, err := directory.Names(ctx, q.Datacenter)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		for _, name := range names {
 			services = append(services, catalog.Query{Service: name, Datacenter: q.Datacenter, Consistency: q.Consistency})
@@ -63,14 +96,15 @@ func everything(ctx context.Context, directory *consul.Directory, queries []cata
 	entries, errs := make([][]consul.Entry, len(services)), make([]error, len(services))
 	each(len(services), maxReads, func(i int) { entries[i], errs[i] = directory.Entries(ctx, services[i]) })
 	if len(services) > 0 && !slices.Contains(errs, nil) {
-		return nil, errs[0]
+		return nil, 0, errs[0]
 	}
 	for _, err := range errs {
 		if err != nil {
 			fmt.Fprintln(stderr, oneLine(err.Error()))
+			unread++
 		}
 	}
-	return slices.Concat(entries...), context.Cause(ctx)
+	return slices.Concat(entries...), unread, context.Cause(ctx)
 }
 
 // each does work for 0 to n-1, some at once.

@@ -1,0 +1,126 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+const (
+	// actionHeader must carry the name of the action.
+	actionHeader = "Meshlite-Action"
+	statsPath    = "/debug/meshlite"
+	maxForm      = 64 << 10
+)
+
+// actionName is what stands in a path as it is.
+var actionName = regexp.MustCompile(`^[a-z0-9-]+(/[a-z0-9-]+)*$`)
+
+// Action is something that a process does when it is asked to. Values are what the request
+// says, as in a form; whoever reaches the page has written them. It must be safe for
+// concurrent use. What it gives is written as JSON; an error says why it was not done.
+type Action func(ctx context.Context, values url.Values) (any, error)
+
+type action struct {
+	name, about string
+	do          Action
+}
+
+// WithAction adds something that can be done: name, such as "cache/clear", is where, below
+// /debug/meshlite/, and about says in a line what. The package comment says how it is
+// asked for, and who may.
+func WithAction(name, about string, do Action) Option {
+	return func(c *config) { c.actions = append(c.actions, action{name, about, do}) }
+}
+
+func (c *config) checkActions() error {
+	names := map[string]bool{}
+	for _, a := range c.actions {
+		switch {
+		case !actionName.MatchString(a.name):
+			return fmt.Errorf(`admin: WithAction(%q): write small letters, digits and hyphens, such as "cache/clear"`, a.name)
+		case a.do == nil:
+			return fmt.Errorf("admin: WithAction(%q, nil): leave the option out", a.name)
+		case names[a.name]:
+			return fmt.Errorf("admin: WithAction(%q) is given twice: give each action a name of its own", a.name)
+		}
+		names[a.name] = true
+	}
+	return nil
+}
+
+func (a action) path() string { return statsPath + "/" + a.name }
+
+func (a action) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := a.refuse(r); err != nil {
+		plain(w, http.StatusForbidden, err.Error()+"\n")
+		return
+	}
+	values, code, err := form(w, r)
+	if err != nil {
+		plain(w, code, err.Error()+"\n")
+		return
+	}
+	done, err := a.do(r.Context(), values)
+	if err != nil {
+		plain(w, http.StatusBadRequest, err.Error()+"\n")
+		return
+	}
+	writeJSON(w, done)
+}
+
+// refuse says why a request may come from a page in somebody's browser.
+func (a action) refuse(r *http.Request) error {
+	switch {
+	case r.Header.Get(actionHeader) != a.name:
+		return fmt.Errorf("header %s: %q: write %q", actionHeader, r.Header.Get(actionHeader), a.name)
+	// Browsers write these on every POST, also on one to a name that was bound anew.
+	case r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil:
+		return errors.New("actions are not for pages in a browser: ask with `meshlite` or curl")
+	case onLoopback(r) && !isAddress(r.Host):
+		return fmt.Errorf("host %q: on loopback, write its address or localhost", r.Host)
+	default:
+		return nil
+	}
+}
+
+// onLoopback reports whether the request has come in there, as far as it is known.
+func onLoopback(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && local.IP.IsLoopback()
+}
+
+// isAddress reports whether host, with a port or without, is no name in DNS.
+func isAddress(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
+// form is what the request says, and the status where it cannot be read.
+func form(w http.ResponseWriter, r *http.Request) (url.Values, int, error) {
+	const fix = "write what is asked for as application/x-www-form-urlencoded"
+	if text := r.Header.Get("Content-Type"); text != "" {
+		if kind, _, err := mime.ParseMediaType(text); err != nil || kind != "application/x-www-form-urlencoded" {
+			return nil, http.StatusUnsupportedMediaType, fmt.Errorf("content type %q: %s", text, fix)
+		}
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	var large *http.MaxBytesError
+	switch err := r.ParseForm(); {
+	case errors.As(err, &large):
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("more than %d KiB: ask for less at once", maxForm>>10)
+	case err != nil:
+		return nil, http.StatusBadRequest, fmt.Errorf("%w: %s", err, fix)
+	}
+	return r.Form, 0, nil
+}

@@ -1,0 +1,149 @@
+package meshlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+)
+
+// clearTimeout is the longest that a clearing waits for stores: whoever has asked for it
+// waits for 2 s.
+const clearTimeout = time.Second
+
+// clearedPage is what an action cache/clear has done. `meshlite cache clear` reads it.
+type clearedPage struct {
+	Caches []clearedCache `json:"caches"`
+}
+
+type clearedCache struct {
+	Name string `json:"name"`
+	// Entries is about how many it had of what was cleared. Nobody counts them by tags.
+	Entries        *int64   `json:"entries,omitempty"`
+	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has never met
+	Error          string   `json:"error,omitempty"`           // why processes that share its store may keep them
+}
+
+// clearing is what is asked for: answers, and the caches that are meant.
+type clearing struct {
+	methods, tags, caches []string
+	all                   bool
+}
+
+// clear drops what values say, and nothing unless they say what.
+func (c *caches) clear(ctx context.Context, values url.Values) (any, error) {
+	asked, err := readClearing(values)
+	if err != nil {
+		return nil, err
+	}
+	meant, err := asked.of(c.all())
+	if err != nil {
+		return nil, err
+	}
+	// Half of it is not done because somebody has hung up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearTimeout)
+	defer cancel()
+	page := clearedPage{}
+	for _, one := range meant {
+		page.Caches = append(page.Caches, asked.clear(ctx, one))
+	}
+	return page, nil
+}
+
+func readClearing(values url.Values) (clearing, error) {
+	for key, given := range values {
+		switch {
+		case !slices.Contains([]string{"method", "tag", "all", "cache"}, key):
+			return clearing{}, fmt.Errorf("value %q is not known: write method, tag, all or cache", key)
+		case key == "all" && !slices.Equal(given, []string{"true"}):
+			return clearing{}, fmt.Errorf("all %q: write true, or leave it out", given)
+		case slices.Contains(given, ""):
+			return clearing{}, fmt.Errorf("%s is empty: leave it out", key)
+		}
+	}
+	c := clearing{methods: values["method"], tags: values["tag"], caches: values["cache"], all: values.Has("all")}
+	switch named := len(c.methods)+len(c.tags) > 0; {
+	case c.all && named:
+		return clearing{}, errors.New("all together with method or tag: leave one out")
+	case !c.all && !named:
+		return clearing{}, errors.New("nothing says what to clear: write method, tag or all=true")
+	}
+	for _, m := range c.methods {
+		if service, method, found := strings.Cut(m, "/"); !found || service == "" || method == "" || strings.Contains(method, "/") {
+			return clearing{}, fmt.Errorf("method %q: write package.Service/Method", m)
+		}
+	}
+	return c, nil
+}
+
+// of are those that are meant among all.
+func (c clearing) of(all []namedCache) ([]namedCache, error) {
+	if len(c.caches) == 0 {
+		return all, nil
+	}
+	var meant []namedCache
+	var names []string
+	for _, one := range all {
+		names = append(names, one.name)
+		if slices.Contains(c.caches, one.name) {
+			meant = append(meant, one)
+		}
+	}
+	for _, name := range c.caches {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("cache %q is not there: it has %q", name, names)
+		}
+	}
+	return meant, nil
+}
+
+func (c clearing) clear(ctx context.Context, one namedCache) clearedCache {
+	done := clearedCache{Name: one.name}
+	done.Entries, done.UnknownMethods = c.count(one)
+	if err := one.Invalidate(ctx, c.subjects()...); err != nil {
+		done.Error = err.Error()
+	}
+	return done
+}
+
+func (c clearing) subjects() []cache.Subject {
+	if c.all {
+		return []cache.Subject{cache.Everything()}
+	}
+	var all []cache.Subject
+	for _, m := range c.methods {
+		all = append(all, cache.Method(m))
+	}
+	for _, t := range c.tags {
+		all = append(all, cache.Tag(t))
+	}
+	return all
+}
+
+// count is what there is of the methods, and which of them are not known.
+func (c clearing) count(one namedCache) (entries *int64, unknown []string) {
+	known := map[string]int64{}
+	for _, m := range one.Methods() {
+		known[m.Method] = m.Entries
+	}
+	sum := int64(one.Stats().Entries)
+	if !c.all {
+		sum = 0
+	}
+	for _, m := range c.methods {
+		if n, ok := known[m]; ok {
+			sum += n
+		} else {
+			unknown = append(unknown, m)
+		}
+	}
+	if len(c.tags) > 0 {
+		return nil, unknown
+	}
+	return &sum, unknown
+}

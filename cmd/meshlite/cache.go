@@ -1,0 +1,140 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/meshlite-go/meshlite/internal/cli"
+)
+
+func newCacheCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cache",
+		Short: "Show what the caches of processes save, and clear them",
+		Long: `Show what the caches of processes save, and clear them. Processes are found in Consul:
+the instances that tell where their admin page is (metrics_address), 64 at most, 2 s for
+each. A program that is no server is in no directory: name its admin page by --client.
+On a port of 127.0.0.1, which is what servers choose by themselves, only those of this
+host can be asked.`,
+		Example: `  meshlite cache stats
+  meshlite cache clear --tag sweets`,
+		Args: noCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newCacheStatsCommand(), newCacheClearCommand())
+	return cmd
+}
+
+func newCacheStatsCommand() *cobra.Command {
+	var o cli.CacheStatsOptions
+	cmd := &cobra.Command{
+		Use:   "stats [SERVICE]",
+		Short: "Show what caches save, for each process and method",
+		Long: `Show what the caches of SERVICE's own processes save, or of all processes that Consul
+knows: for each method the part of its calls that was served without one, since the start
+and in the last 1, 5 and 15 minutes, how many calls that is of, how many of them were
+coalesced with another or served stale, how many bypassed the cache, and what is kept. In
+shadow mode nothing is served: then it says which ttl would have served how many calls,
+and how many of them with what was no longer true.
+
+With --index, the entries that are asked for most are listed, 50 at most for each cache,
+and nothing of what was asked, or by whom.
+
+With -o json there is one object: processes, a list of id, address (of the admin page),
+error (why it could not be asked), caches, a list of name (runtime, or the target or
+service that was first given it), entries, bytes, max_bytes, hits, misses, coalesced,
+stale, bypassed, shadow_hits, shadow_stale, stored, refreshed, refreshes_failed,
+ignored_directives (of callers that are not trusted), invalidations, store_hits,
+store_errors, store_losses (invalidations may have been missed), methods, a list of method
+("" is all those beyond the first 4096), entries, bytes, the same counts from hits to
+ignored_directives, last_minute, last_5_minutes, last_15_minutes (each with served and
+calls), shadow, a list of up_to_seconds (0 is any age), compared, changed. With --index
+each cache has index, if it keeps anything, a list of method, id (a fingerprint), code,
+bytes, age_seconds, left_seconds (negative is past), etag.`,
+		Example: `  meshlite cache stats
+  meshlite cache stats storefront --index
+  meshlite cache stats --client 127.0.0.1:9090
+  meshlite cache stats -o json | jq '.processes[].caches[].methods[] | select(.last_5_minutes.calls > 0) | {method, rate: (.last_5_minutes | .served / .calls)}'`,
+		Args:              atMostService("cache stats"),
+		ValidArgsFunction: completeService(&o.Agent, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Service, o.Format = firstOf(args), outputOf(cmd)
+			return cli.CacheStats(cmd.Context(), o, streamsOf(cmd))
+		},
+	}
+	addProcesses(cmd, &o.CacheOptions)
+	cmd.Flags().BoolVar(&o.Index, "index", false, "also list the entries that are asked for most")
+	return cmd
+}
+
+func newCacheClearCommand() *cobra.Command {
+	var o cli.CacheClearOptions
+	cmd := &cobra.Command{
+		Use:   "clear [SERVICE]",
+		Short: "Drop what caches keep of methods, of tags, or all of it",
+		Long: `Drop what the caches of SERVICE's own processes keep, or of all processes that Consul
+knows: the answers of a method, those that carry a tag, or all. Answers that are being
+loaded now are not kept either. Processes that share a store follow. Calls that are then
+made go through, those for the same answer as one.
+
+It says what each process has done, and fails unless all of them have done it; clearing
+again does no harm.
+
+With -o json there is one object: processes, a list of id, address (of the admin page),
+error (why it could not be asked), caches, a list of name (as in stats), entries (about how
+many it had; left out with --tag, by which nobody counts), unknown_methods (of which it has
+met no call), error (why processes that share its store were not told).`,
+		Example: `  meshlite cache clear catalog --method sweetshop.catalog.v1.CatalogService/GetSweet
+  meshlite cache clear --tag sweets --tag sweet:fudge
+  meshlite cache clear --all --client 127.0.0.1:9090
+  meshlite cache clear --all -o json | jq -r '.processes[] | select(.error) | .address'`,
+		Args:              atMostService("cache clear"),
+		ValidArgsFunction: completeService(&o.Agent, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Service, o.Format = firstOf(args), outputOf(cmd)
+			return cli.CacheClear(cmd.Context(), o, streamsOf(cmd))
+		},
+	}
+	addProcesses(cmd, &o.CacheOptions)
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Methods, "method", nil, "answers of this `method`, package.Service/Method; repeats")
+	f.StringArrayVar(&o.Tags, "tag", nil, "answers that carry this `tag` of a cache rule; repeats")
+	f.BoolVar(&o.All, "all", false, "all answers")
+	noCompletion(cmd, "method", "tag")
+	return cmd
+}
+
+// addProcesses gives a command the flags that say which processes are asked.
+func addProcesses(cmd *cobra.Command, o *cli.CacheOptions) {
+	addAgent(cmd, &o.Agent)
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those that Consul knows; repeats")
+	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
+	noCompletion(cmd, "client", "dc")
+}
+
+// noCompletion keeps the names of files from where they make no sense.
+func noCompletion(cmd *cobra.Command, flags ...string) {
+	for _, flag := range flags {
+		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {
+			panic(err) // the flag was added before
+		}
+	}
+}
+
+// atMostService is for commands that take SERVICE or nothing.
+func atMostService(command string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return cli.Usagef("%s takes SERVICE or nothing, not %d arguments: `meshlite services` lists what there is", command, len(args))
+		}
+		return nil
+	}
+}
+
+// firstOf is the first of args, or nothing.
+func firstOf(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}

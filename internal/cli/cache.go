@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// CacheOptions say whose caches are meant.
+type CacheOptions struct {
+	Service     string // whose processes; empty is all that Consul knows
+	Agent       string // host:port; empty is the one that the environment names
+	Datacenters []string
+	Clients     []string // host:port of admin pages, instead of those that Consul knows
+	Format      Format
+}
+
+func (o CacheOptions) check() error {
+	switch {
+	case strings.Contains(o.Service, "/"):
+		return Usagef("service %q: write the name of a service", o.Service)
+	case o.Service != "" && len(o.Clients) > 0:
+		return Usagef("service %q together with --client: leave one out", o.Service)
+	}
+	return checkClients(o.Clients, o.Agent, o.Datacenters)
+}
+
+// told is what processes have answered, each in the place of its own.
+type told[T any] struct {
+	processes []process
+	answers   []T
+	unread    int // services whose processes are not known
+}
+
+// askCaches asks all processes that are meant, tells on stderr who could not be asked, and
+// fails if nobody could.
+func askCaches[T any](ctx context.Context, o CacheOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all told[T], err error) {
+	if all.processes, all.unread, err = o.processes(ctx, stderr); err != nil {
+		return all, err
+	}
+	all.answers = make([]T, len(all.processes))
+	askAll(ctx, all.processes, func(a asker, i int) (err error) {
+		all.answers[i], err = ask(a, all.processes[i].Address)
+		return err
+	})
+	if ctx.Err() != nil {
+		return all, context.Cause(ctx)
+	}
+	tellUnasked(stderr, all.processes)
+	if failed(all.processes) == len(all.processes) {
+		return all, errors.New("no process could be asked: see above")
+	}
+	return all, nil
+}
+
+// failed is how many could not be asked.
+func failed(processes []process) int {
+	n := 0
+	for _, p := range processes {
+		if p.Error != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// processes are those that are meant, one at least, and how many services are not read.
+func (o CacheOptions) processes(ctx context.Context, stderr io.Writer) (list []process, unread int, err error) {
+	if len(o.Clients) > 0 {
+		return named(o.Clients), 0, nil
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer directory.Close()
+	entries, unread, err := o.entries(ctx, directory, stderr)
+	if err != nil {
+		return nil, 0, err
+	}
+	list = withPages(entries)
+	switch {
+	case len(list) > 0:
+		return list, unread, nil
+	case o.Service != "":
+		return nil, 0, fmt.Errorf("no instance of %q tells metrics_address: is it a server of meshlite, and WithMetricsAddress not \"off\"?", o.Service)
+	default:
+		return nil, 0, fmt.Errorf("%s knows no instance that tells metrics_address: %s", directory.Name(), noServer)
+	}
+}
+
+// entries are the instances of the service, or of all of them.
+func (o CacheOptions) entries(ctx context.Context, directory *consul.Directory, stderr io.Writer) (all []consul.Entry, unread int, err error) {
+	var queries []catalog.Query
+	for _, dc := range o.Datacenters {
+		queries = append(queries, catalog.Query{Service: o.Service, Datacenter: dc})
+	}
+	if len(queries) == 0 {
+		queries = []catalog.Query{{Service: o.Service}}
+	}
+	if o.Service == "" {
+		return everything(ctx, directory, queries, stderr)
+	}
+	for _, q := range queries {
+		some, err := directory.Entries(ctx, q)
+		if err != nil {
+			return nil, 0, err
+		}
+		all = append(all, some...)
+	}
+	if len(all) == 0 {
+		return nil, 0, whyNone(ctx, directory, queries[0], io.Discard)
+	}
+	return all, 0, nil
+}

@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// CacheClearOptions are those of [CacheClear].
+type CacheClearOptions struct {
+	CacheOptions
+	Methods []string // package.Service/Method
+	Tags    []string
+	All     bool
+}
+
+// clearAction is the action of the admin page.
+const clearAction = "cache/clear"
+
+// cleared is a process, and what it has done.
+type cleared struct {
+	process
+	Caches []clearedCache `json:"caches"`
+}
+
+type clearedCache struct {
+	Name           string   `json:"name"`
+	Entries        *int64   `json:"entries,omitempty"`         // that it had of what was cleared; unknown of tags
+	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has never met
+	Error          string   `json:"error,omitempty"`           // why the store was not told
+}
+
+func (o CacheClearOptions) check() error {
+	switch named := len(o.Methods)+len(o.Tags) > 0; {
+	case o.All && named:
+		return Usagef("--all together with --method or --tag: leave one out")
+	case !o.All && !named:
+		return Usagef("nothing says what to clear: write --method, --tag or --all")
+	case slices.Contains(o.Tags, ""):
+		return Usagef(`--tag "": write a tag, such as sweets`)
+	}
+	for _, m := range o.Methods {
+		service, method, _ := strings.Cut(m, "/")
+		if service == "" || method == "" || strings.Contains(method, "/") {
+			return Usagef("--method %q: write package.Service/Method", m)
+		}
+	}
+	return o.CacheOptions.check()
+}
+
+func (o CacheClearOptions) values() url.Values {
+	values := url.Values{}
+	if len(o.Methods) > 0 {
+		values["method"] = o.Methods
+	}
+	if len(o.Tags) > 0 {
+		values["tag"] = o.Tags
+	}
+	if o.All {
+		values.Set("all", "true")
+	}
+	return values
+}
+
+// CacheClear drops what caches keep. It fails unless everybody has done it.
+func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	told, err := askCaches(ctx, o.CacheOptions, streams.Err, func(a asker, address string) ([]clearedCache, error) {
+		var page struct{ Caches []clearedCache }
+		err := a.act(ctx, address, clearAction, o.values(), &page)
+		return page.Caches, err
+	})
+	if err != nil {
+		return err
+	}
+	all := make([]cleared, len(told.processes))
+	for i, p := range told.processes {
+		all[i] = cleared{p, append([]clearedCache{}, told.answers[i]...)}
+	}
+	if err := writeCleared(streams.Out, o.Format, all); err != nil {
+		return err
+	}
+	o.tellUnknown(streams.Err, all)
+	return incomplete(all, failed(told.processes), told.unread)
+}
+
+func writeCleared(out io.Writer, format Format, all []cleared) error {
+	if format == JSON {
+		return WriteJSON(out, map[string][]cleared{"processes": all})
+	}
+	for _, p := range all {
+		for _, c := range p.Caches {
+			text := "cleared"
+			if c.Entries != nil {
+				text = fmt.Sprintf("cleared %d entries", *c.Entries)
+			}
+			if c.Error != "" {
+				text += ", but: " + oneLine(c.Error)
+			}
+			if _, err := fmt.Fprintf(out, "%s, cache %s: %s\n", p.name(), cell(c.Name), text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// tellUnknown says which methods nobody has met: they may be misspelt.
+func (o CacheClearOptions) tellUnknown(stderr io.Writer, all []cleared) {
+	for _, m := range slices.Compact(slices.Sorted(slices.Values(o.Methods))) {
+		known := slices.ContainsFunc(all, func(p cleared) bool {
+			return slices.ContainsFunc(p.Caches, func(c clearedCache) bool { return !slices.Contains(c.UnknownMethods, m) })
+		})
+		if !known {
+			fmt.Fprintf(stderr, "no cache has met a call of %s: is the name right? `meshlite cache stats` lists those that were met\n", m)
+		}
+	}
+}
+
+// incomplete is nil when everybody has done it.
+func incomplete(all []cleared, undone, unread int) error {
+	untold := 0
+	for _, p := range all {
+		for _, c := range p.Caches {
+			if c.Error != "" {
+				untold++
+			}
+		}
+	}
+	switch {
+	case undone > 0:
+		return fmt.Errorf("%d of %d processes were not cleared: see above, and clear again", undone, len(all))
+	case unread > 0:
+		return fmt.Errorf("services that could not be read, and whose processes were not cleared: %d: see above", unread)
+	case untold > 0:
+		return fmt.Errorf("stores that were not told of it: %d: other processes may keep what is in them: clear again", untold)
+	default:
+		return nil
+	}
+}
