@@ -76,7 +76,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	c.runtime.caches.add(c.cache, target)
+	c.runtime.caches.Add(c.cache, target)
 	return conn, nil
 }
 
@@ -178,7 +178,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	return &concerns{
 		policies: policies,
 		outer:    []interceptors.Concern{measured, logged, recovered},
-		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.own).In(scope), limiter: limiter,
+		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.Own()).In(scope), limiter: limiter,
 	}, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/internal/cachepage"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
@@ -26,7 +27,7 @@ import (
 type Runtime struct {
 	registry *prometheus.Registry
 	metrics  *metrics.Metrics
-	caches   caches
+	caches   *cachepage.Caches
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -64,9 +65,11 @@ func NewRuntime() *Runtime {
 		panic(err) // our own collectors in our own registry cannot conflict
 	}
 	observe := func(meta *interceptors.CallMeta, result cache.Result) { r.metrics.CacheResult(meta, result.String()) }
-	if r.caches.own, err = cache.New(cache.WithObserver(observe)); err != nil {
+	own, err := cache.New(cache.WithObserver(observe))
+	if err != nil {
 		panic(err) // the defaults are right
 	}
+	r.caches = cachepage.New(own)
 	return r
 }
 
@@ -75,7 +78,7 @@ func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 
 // Cache keeps the answers of all channels and servers that have not been given one by
 // [WithCache]. Invalidate it where something changes that no policy knows of.
-func (r *Runtime) Cache() *cache.Cache { return r.caches.own }
+func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too, and
 // /debug/pprof if asked for, which belongs on a loopback address. A [Server] serves it by itself;
@@ -88,10 +91,10 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 	options := []admin.Option{
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
-		admin.WithStats("cache", func() any { return r.caches.page() }),
+		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
-		admin.WithAction("cache/clear", "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.clear),
+		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
 	}
 	if pprof {
 		options = append(options, admin.WithPprof())

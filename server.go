@@ -68,7 +68,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 		return nil, err
 	}
 	c.runtime.site(c.directory) // from now on the metrics tell of it
-	c.runtime.caches.add(c.cache, service)
+	c.runtime.caches.Add(c.cache, service)
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, c.serverOptions...)

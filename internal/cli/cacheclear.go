@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/meshlite-go/meshlite/internal/cachepage"
 )
 
 // CacheClearOptions are those of [CacheClear].
@@ -17,20 +19,10 @@ type CacheClearOptions struct {
 	All     bool
 }
 
-// clearAction is the action of the admin page.
-const clearAction = "cache/clear"
-
 // cleared is a process, and what it has done.
 type cleared struct {
 	process
-	Caches []clearedCache `json:"caches"`
-}
-
-type clearedCache struct {
-	Name           string   `json:"name"`
-	Entries        *int64   `json:"entries,omitempty"`         // that it had of what was cleared; unknown of tags
-	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has never met
-	Error          string   `json:"error,omitempty"`           // why the store was not told
+	Caches []cachepage.ClearedCache `json:"caches"`
 }
 
 func (o CacheClearOptions) check() error {
@@ -70,9 +62,9 @@ func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askCaches(ctx, o.CacheOptions, streams.Err, func(a asker, address string) ([]clearedCache, error) {
-		var page struct{ Caches []clearedCache }
-		err := a.act(ctx, address, clearAction, o.values(), &page)
+	told, err := askCaches(ctx, o.CacheOptions, streams.Err, func(a asker, address string) ([]cachepage.ClearedCache, error) {
+		var page cachepage.Cleared
+		err := a.act(ctx, address, cachepage.ClearAction, o.values(), &page)
 		return page.Caches, err
 	})
 	if err != nil {
@@ -80,7 +72,7 @@ func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error
 	}
 	all := make([]cleared, len(told.processes))
 	for i, p := range told.processes {
-		all[i] = cleared{p, append([]clearedCache{}, told.answers[i]...)}
+		all[i] = cleared{p, append([]cachepage.ClearedCache{}, told.answers[i]...)}
 	}
 	if err := writeCleared(streams.Out, o.Format, all); err != nil {
 		return err
@@ -114,7 +106,7 @@ func writeCleared(out io.Writer, format Format, all []cleared) error {
 func (o CacheClearOptions) tellUnknown(stderr io.Writer, all []cleared) {
 	for _, m := range slices.Compact(slices.Sorted(slices.Values(o.Methods))) {
 		known := slices.ContainsFunc(all, func(p cleared) bool {
-			return slices.ContainsFunc(p.Caches, func(c clearedCache) bool { return !slices.Contains(c.UnknownMethods, m) })
+			return slices.ContainsFunc(p.Caches, func(c cachepage.ClearedCache) bool { return !slices.Contains(c.UnknownMethods, m) })
 		})
 		if !known {
 			fmt.Fprintf(stderr, "no cache has met a call of %s: is the name right? `meshlite cache stats` lists those that were met\n", m)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/cachepage"
 )
 
 // writeCaches writes what there is of each process that was asked: those whose caches do
@@ -21,7 +23,7 @@ func writeCaches(out io.Writer, all []cached, index bool) error {
 				fmt.Fprintln(&idle, title+": no calls yet")
 				continue
 			}
-			fmt.Fprintf(out, "%s%s\n%s\n", gap, title, c.summary())
+			fmt.Fprintf(out, "%s%s\n%s\n", gap, title, summary(c))
 			gap = "\n"
 			if err := writeMethods(out, c.Methods); err != nil {
 				return err
@@ -42,7 +44,7 @@ func writeCaches(out io.Writer, all []cached, index bool) error {
 }
 
 // summary is what is told of a cache as a whole.
-func (c cacheReport) summary() string {
+func summary(c cachepage.Report) string {
 	text := fmt.Sprintf("%d entries, %s of %s", c.Entries, size(c.Bytes), size(c.MaxBytes))
 	for _, n := range []struct {
 		count uint64
@@ -57,13 +59,13 @@ func (c cacheReport) summary() string {
 
 // writeMethods writes figures in columns, and over each row the method, whose name would
 // leave no room for them beside it.
-func writeMethods(out io.Writer, methods []cacheMethod) error {
+func writeMethods(out io.Writer, methods []cachepage.Method) error {
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  HITS\t1M\t5M\t15M\tCALLS\tCOALESCED\tSTALE\tBYPASSED\tENTRIES\tSIZE")
 	for _, m := range methods {
-		since := m.rate()
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", since.text(), m.LastMinute.text(), m.Last5Minutes.text(), m.Last15Minutes.text(),
+		since := rate(m.Counts)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", rateText(since), rateText(m.LastMinute), rateText(m.Last5Minutes), rateText(m.Last15Minutes),
 			since.Calls, m.Coalesced, m.Stale, m.Bypassed, m.Entries, size(uint64(max(m.Bytes, 0))))
 	}
 	if err := w.Flush(); err != nil {
@@ -82,7 +84,7 @@ func writeMethods(out io.Writer, methods []cacheMethod) error {
 func methodName(name string) string { return cmp.Or(oneLine(name), "(all others)") }
 
 // writeShadow says what each ttl would have done that makes a difference.
-func writeShadow(out io.Writer, ages []cacheShadow) {
+func writeShadow(out io.Writer, ages []cachepage.Shadow) {
 	var told uint64
 	for _, s := range ages {
 		if s.Compared == told {
@@ -97,7 +99,7 @@ func writeShadow(out io.Writer, ages []cacheShadow) {
 	}
 }
 
-func writeIndex(out io.Writer, c cacheReport) error {
+func writeIndex(out io.Writer, c cachepage.Report) error {
 	if n := int64(len(c.Index)); n < c.Entries {
 		fmt.Fprintf(out, "the %d entries that are asked for most\n", n)
 	}
@@ -125,7 +127,13 @@ func rounded(seconds float64) string {
 	return time.Duration(min(max(seconds, 0), mostSeconds) * float64(time.Second)).Round(time.Second).String()
 }
 
-func (r cacheRate) text() string {
+// rate is of all calls that the cache had a part in.
+func rate(c cachepage.Counts) cachepage.Rate {
+	served := c.Hits + c.Coalesced + c.Stale
+	return cachepage.Rate{Served: served, Calls: served + c.Misses + c.ShadowHits + c.ShadowStale}
+}
+
+func rateText(r cachepage.Rate) string {
 	if r.Calls == 0 {
 		return "-"
 	}

@@ -1,4 +1,13 @@
-package meshlite
+// Package cachepage is what the admin page tells of the caches of a process, and how
+// they are cleared there. Programs write its JSON and the meshlite tool reads it, so that
+// both have it from here.
+//
+//	caches := cachepage.New(own)
+//	caches.Add(given, "consul:///catalog")
+//	admin.New(
+//		admin.WithStats("cache", func() any { return caches.Page() }),
+//		admin.WithAction(cachepage.ClearAction, "drop answers", caches.Clear))
+package cachepage
 
 import (
 	"fmt"
@@ -9,15 +18,15 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 )
 
-// ownCache is the name of the runtime's cache.
+// ownCache is the name of the runtime's own.
 const ownCache = "runtime"
 
 // maxCaches caps the caches that a runtime tells of beside its own.
 const maxCaches = 64
 
-// caches are those that a runtime tells of: its own, and what channels and servers were
-// given. One that nobody uses any more is not kept alive.
-type caches struct {
+// Caches are those that a runtime tells of: its own, and what channels and servers were
+// given. One that nobody uses any more is not kept alive. It is safe for concurrent use.
+type Caches struct {
 	own *cache.Cache
 
 	mu    sync.Mutex
@@ -34,9 +43,15 @@ type namedCache struct {
 	*cache.Cache
 }
 
-// add tells of c from now on, until it is closed or gone. Its name is that of who was
+// New tells of the runtime's own cache.
+func New(own *cache.Cache) *Caches { return &Caches{own: own} }
+
+// Own is the runtime's own.
+func (c *Caches) Own() *cache.Cache { return c.own }
+
+// Add tells of given from now on, until it is closed or gone. Its name is that of who was
 // given it first: a target, or the service of a server.
-func (c *caches) add(given *cache.Cache, user string) {
+func (c *Caches) Add(given *cache.Cache, user string) {
 	if given == nil || given == c.own {
 		return
 	}
@@ -61,14 +76,14 @@ func free(name string, known []namedCache) string {
 }
 
 // all are those that are in use, the runtime's own first.
-func (c *caches) all() []namedCache {
+func (c *Caches) all() []namedCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.living()
 }
 
 // living forgets those that are not.
-func (c *caches) living() []namedCache {
+func (c *Caches) living() []namedCache {
 	all := []namedCache{{ownCache, c.own}}
 	c.given = slices.DeleteFunc(c.given, func(g givenCache) bool {
 		alive := g.weak.Value()

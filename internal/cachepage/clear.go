@@ -1,4 +1,4 @@
-package meshlite
+package cachepage
 
 import (
 	"context"
@@ -12,22 +12,12 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 )
 
+// ClearAction is the name of the action that clears.
+const ClearAction = "cache/clear"
+
 // clearTimeout is the longest that a clearing waits for stores: whoever has asked for it
 // waits for 2 s.
 const clearTimeout = time.Second
-
-// clearedPage is what an action cache/clear has done. `meshlite cache clear` reads it.
-type clearedPage struct {
-	Caches []clearedCache `json:"caches"`
-}
-
-type clearedCache struct {
-	Name string `json:"name"`
-	// Entries is about how many it had of what was cleared. Nobody counts them by tags.
-	Entries        *int64   `json:"entries,omitempty"`
-	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has never met
-	Error          string   `json:"error,omitempty"`           // why processes that share its store may keep them
-}
 
 // clearing is what is asked for: answers, and the caches that are meant.
 type clearing struct {
@@ -35,8 +25,8 @@ type clearing struct {
 	all                   bool
 }
 
-// clear drops what values say, and nothing unless they say what.
-func (c *caches) clear(ctx context.Context, values url.Values) (any, error) {
+// Clear drops what values say, and nothing unless they say what. Done is a [Cleared].
+func (c *Caches) Clear(ctx context.Context, values url.Values) (done any, err error) {
 	asked, err := readClearing(values)
 	if err != nil {
 		return nil, err
@@ -48,7 +38,7 @@ func (c *caches) clear(ctx context.Context, values url.Values) (any, error) {
 	// Half of it is not done because somebody has hung up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearTimeout)
 	defer cancel()
-	page := clearedPage{}
+	page := Cleared{}
 	for _, one := range meant {
 		page.Caches = append(page.Caches, asked.clear(ctx, one))
 	}
@@ -102,8 +92,8 @@ func (c clearing) of(all []namedCache) ([]namedCache, error) {
 	return meant, nil
 }
 
-func (c clearing) clear(ctx context.Context, one namedCache) clearedCache {
-	done := clearedCache{Name: one.name}
+func (c clearing) clear(ctx context.Context, one namedCache) ClearedCache {
+	done := ClearedCache{Name: one.name}
 	done.Entries, done.UnknownMethods = c.count(one)
 	if err := one.Invalidate(ctx, c.subjects()...); err != nil {
 		done.Error = err.Error()

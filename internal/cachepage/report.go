@@ -1,0 +1,54 @@
+package cachepage
+
+import (
+	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+)
+
+// maxIndex caps the answers that the page lists of each cache: those that are asked for
+// most.
+const maxIndex = 50
+
+// Page is what there is of all of them now.
+func (c *Caches) Page() Page {
+	page := Page{}
+	for _, one := range c.all() {
+		page.Caches = append(page.Caches, one.report())
+	}
+	return page
+}
+
+func (c namedCache) report() Report {
+	s := c.Stats()
+	r := Report{
+		Name: c.name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: Counts(s.Counts),
+		Invalidations: s.Invalidations, StoreHits: s.StoreHits, StoreErrors: s.StoreErrors, StoreLosses: s.StoreLosses,
+		Methods: []Method{}, Index: []Entry{},
+	}
+	for _, m := range c.Methods() {
+		r.Methods = append(r.Methods, reportMethod(m))
+	}
+	for _, k := range c.Index(maxIndex) {
+		r.Index = append(r.Index, Entry{
+			Method: k.Method, ID: k.ID, Code: k.Code.String(), Bytes: k.Bytes,
+			AgeSeconds: seconds(k.Age), LeftSeconds: seconds(k.Left), ETag: k.ETag,
+		})
+	}
+	return r
+}
+
+func reportMethod(m cache.MethodStats) Method {
+	r := Method{
+		Method: m.Method, Entries: m.Entries, Bytes: m.Bytes, Counts: Counts(m.Counts),
+		LastMinute: Rate(m.LastMinute), Last5Minutes: Rate(m.Last5Minutes), Last15Minutes: Rate(m.Last15Minutes),
+		Shadow: []Shadow{},
+	}
+	for _, s := range m.Shadow {
+		r.Shadow = append(r.Shadow, Shadow{seconds(s.UpTo), s.Compared, s.Changed})
+	}
+	return r
+}
+
+// seconds are for JSON, down to the millisecond.
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
