@@ -6,10 +6,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	grpcbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
 	"github.com/meshlite-go/meshlite/internal/balancertest"
@@ -159,6 +163,26 @@ func TestAnOverloadedEndpointGetsLess(t *testing.T) {
 			t.Errorf("half a minute later it gets %d of 1000 calls", counts[1])
 		}
 	})
+}
+
+// A server that refuses calls because it is full works: to eject it would bring the next
+// one down. UNAVAILABLE for other reasons ejects.
+func TestAFullEndpointIsNotEjected(t *testing.T) {
+	for domain, want := range map[string]uint64{attempt.ErrorDomain: 0, "example.com": 1} {
+		inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
+			full, err := status.New(codes.Unavailable, "full").WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: attempt.ReasonOverloaded})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				on(t, c, 1)(grpcbalancer.DoneInfo{Err: full.Err(), BytesSent: true, BytesReceived: true})
+			}
+			settle()
+			if got := c.Table.Stats().Ejections[balancer.ConsecutiveFailures]; got != want {
+				t.Errorf("domain %s: %d ejections, want %d", domain, got, want)
+			}
+		})
+	}
 }
 
 func TestALowSuccessRateEjects(t *testing.T) {

@@ -1,9 +1,12 @@
 package balancer
 
 import (
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
 // outcome is what the end of an attempt tells of its endpoint.
@@ -28,11 +31,27 @@ func outcomeOf(info balancer.DoneInfo) outcome {
 		return silent
 	case codes.ResourceExhausted:
 		return overload
-	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
+	case codes.Unavailable:
+		if isFull(info.Err) {
+			return overload
+		}
+		return failed
+	case codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
 		return failed
 	default:
 		return answered
 	}
+}
+
+// isFull reports whether a server that is unavailable has refused the attempt because
+// it runs as many as it can.
+func isFull(err error) bool {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == attempt.ErrorDomain && info.GetReason() == attempt.ReasonOverloaded {
+			return true
+		}
+	}
+	return false
 }
 
 func codeOf(err error) codes.Code {

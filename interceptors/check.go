@@ -18,7 +18,6 @@ import (
 // that would silently do nothing is refused instead.
 var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.hedge",
-	"meshlite.policy.v1.MethodPolicy.concurrency",
 	"meshlite.policy.v1.RateLimitRule.cost_metadata",
 	"meshlite.policy.v1.RateLimitRule.store",
 	"meshlite.policy.v1.RateLimitRule.on_store_failure",
@@ -49,6 +48,7 @@ func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 	c.cache(path(where, "cache"), policy.GetCache())
 	c.retry(path(where, "retry"), policy.GetRetry())
 	c.rateLimits(where, policy.GetRateLimits())
+	c.concurrency(path(where, "concurrency"), policy.GetConcurrency())
 	return join(c.errs)
 }
 
@@ -161,6 +161,29 @@ func (c *checker) retry(where string, rule *policyv1.RetryRule) {
 	}
 }
 
+func (c *checker) concurrency(where string, rule *policyv1.ConcurrencyRule) {
+	if rule == nil {
+		return
+	}
+	if rule.Min != nil && rule.GetMin() == 0 {
+		c.wrong(where, "min", "0 would admit nothing: write at least 1")
+	}
+	if rule.PriorityMetadata != nil && rule.GetPriorityMetadata() != "" {
+		c.metadataKey(where, "priority_metadata", rule.GetPriorityMetadata())
+	}
+	if err := checkBounds(rule); rule.Max != nil && err != nil {
+		c.wrong(where, "min", "%v", err)
+	}
+}
+
+// checkBounds is for a rule that has a max. 0 is no limit.
+func checkBounds(rule *policyv1.ConcurrencyRule) error {
+	if low, high := rule.GetMin(), rule.GetMax(); high != 0 && low > high {
+		return fmt.Errorf("%d is more than the max of %d: lower min or raise max", low, high)
+	}
+	return nil
+}
+
 // metadataKey keeps to what gRPC sends: lower case letters, digits, "_-.".
 func (c *checker) metadataKey(where, field, key string) {
 	if key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
@@ -184,8 +207,8 @@ func checkSideEffects(method protoreflect.MethodDescriptor, policy *policyv1.Met
 	return nil
 }
 
-// checkFields refuses paths that the request of the method does not have, and a
-// limit without a number, which only shows when all layers are merged.
+// checkFields refuses paths that the request of the method does not have, and
+// limits without a number, which only shows when all layers are merged.
 func checkFields(meta *CallMeta) error {
 	if err := checkCacheFields(meta); err != nil {
 		return err
@@ -197,6 +220,19 @@ func checkFields(meta *CallMeta) error {
 		if err := checkMergedLimit(meta.Descriptor, rule); err != nil {
 			return fmt.Errorf("rate_limits[%d].%w", i, err)
 		}
+	}
+	return checkMergedConcurrency(meta.Policy.GetConcurrency())
+}
+
+func checkMergedConcurrency(rule *policyv1.ConcurrencyRule) error {
+	if rule == nil {
+		return nil
+	}
+	if rule.Max == nil {
+		return errors.New("concurrency.max: missing: write how many handlers run at once at most, adaptive or not; 0 is no limit")
+	}
+	if err := checkBounds(rule); err != nil {
+		return fmt.Errorf("concurrency.min: %w", err)
 	}
 	return nil
 }

@@ -18,6 +18,10 @@ func retries(rule *policyv1.RetryRule) *policyv1.MethodPolicy {
 	return &policyv1.MethodPolicy{Retry: rule}
 }
 
+func concurrent(rule *policyv1.ConcurrencyRule) *policyv1.MethodPolicy {
+	return &policyv1.MethodPolicy{Concurrency: rule}
+}
+
 func caches(rule *policyv1.CacheRule) *policyv1.MethodPolicy {
 	return &policyv1.MethodPolicy{Cache: rule}
 }
@@ -60,6 +64,10 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{caches(&policyv1.CacheRule{EarlyRefresh: ptr(-1.0)}), []string{"default.cache.early_refresh", "-1"}},
 		{caches(&policyv1.CacheRule{MaxShare: ptr(0.0)}), []string{"default.cache.max_share", "0 is not above 0"}},
 		{caches(&policyv1.CacheRule{MaxShare: ptr(1.5)}), []string{"default.cache.max_share", "1.5"}},
+		{concurrent(&policyv1.ConcurrencyRule{Min: ptr(uint32(0)), Max: ptr(uint32(5))}), []string{"default.concurrency.min", "0"}},
+		{concurrent(&policyv1.ConcurrencyRule{Min: ptr(uint32(6)), Max: ptr(uint32(5))}), []string{"default.concurrency.min", "6", "max of 5"}},
+		{concurrent(&policyv1.ConcurrencyRule{Max: ptr(uint32(5)), PriorityMetadata: ptr("Priority")}), []string{"default.concurrency.priority_metadata", `"Priority"`}},
+		{concurrent(&policyv1.ConcurrencyRule{Adaptive: ptr(true)}), []string{"GetSweet", "concurrency.max", "missing"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(0))}), []string{"default.retry.max_attempts", "0"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(11))}), []string{"default.retry.max_attempts", "11"}},
 		{retries(&policyv1.RetryRule{InitialBackoff: ptr("x")}), []string{"default.retry.initial_backoff", `"x"`}},
@@ -80,7 +88,6 @@ func TestWrongValuesAreRefused(t *testing.T) {
 func TestFieldsThatNothingEnforcesAreRefused(t *testing.T) {
 	for want, policy := range map[string]*policyv1.MethodPolicy{
 		"default.hedge":                           {Hedge: &policyv1.HedgeRule{}},
-		"default.concurrency":                     {Concurrency: &policyv1.ConcurrencyRule{}},
 		"default.rate_limits[0].wait":             limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Wait: ptr(true)}),
 		"default.rate_limits[0].store":            limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}),
 		"default.rate_limits[0].on_store_failure": limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}),
@@ -125,6 +132,7 @@ func TestRulesThatAreRightAreTaken(t *testing.T) {
 		"limit that is dropped":                   forMethod("Browse", limits(&policyv1.RateLimitRule{Name: "customer", Disabled: ptr(true)})),
 		"ttl of 0 for a method with side effects": forMethod("Reserve", caches(&policyv1.CacheRule{Ttl: ptr("0s")})),
 		"side effects that are allowed":           forMethod("Reserve", retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(2)), AllowSideEffects: ptr(true)})),
+		"concurrency without a limit":             forMethod("GetSweet", concurrent(&policyv1.ConcurrencyRule{Min: ptr(uint32(5)), Max: ptr(uint32(0))})),
 		"request field":                           forMethod("Browse", limits(&policyv1.RateLimitRule{Name: "section", Limit: ptr(uint64(1)), Key: fieldKey("section")})),
 	} {
 		if _, err := interceptors.NewPolicies(policy); err != nil {
@@ -173,5 +181,18 @@ func refused(t *testing.T, policy *policyv1.ServicePolicy, want ...string) {
 				t.Errorf("%v: error %q does not say %q", policy, err, part)
 			}
 		}
+	}
+}
+
+// The bounds of an adaptive limit may come from different layers, and are checked as
+// they come together.
+func TestBoundsOfConcurrencyAreCheckedAsTheyComeTogether(t *testing.T) {
+	policies := newPolicies(t, forMethod("GetSweet", concurrent(&policyv1.ConcurrencyRule{Min: ptr(uint32(5)), Max: ptr(uint32(50)), Adaptive: ptr(true)})))
+	err := policies.SetOperator(forMethod("GetSweet", concurrent(&policyv1.ConcurrencyRule{Max: ptr(uint32(4))})))
+	if err == nil || !strings.Contains(err.Error(), "concurrency.min: 5 is more than the max of 4") {
+		t.Errorf("error %v", err)
+	}
+	if err := policies.SetOperator(forMethod("GetSweet", concurrent(&policyv1.ConcurrencyRule{Max: ptr(uint32(0))}))); err != nil {
+		t.Errorf("the limit cannot be turned off: %v", err)
 	}
 }

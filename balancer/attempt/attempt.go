@@ -131,3 +131,10 @@ func FromContext(ctx context.Context) *Record {
 	r, _ := ctx.Value(contextKey{}).(*Record)
 	return r
 }
+
+// The google.rpc.ErrorInfo by which a server that answers UNAVAILABLE says that it
+// works and is full, so that nobody takes it for broken.
+const (
+	ErrorDomain      = "meshlite"
+	ReasonOverloaded = "OVERLOADED"
+)

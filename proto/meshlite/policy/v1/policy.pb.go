@@ -391,8 +391,7 @@ type MethodPolicy struct {
 	// Further attempts before a failure, against slow instances. Client side.
 	// Not enforced yet: refused.
 	Hedge *HedgeRule `protobuf:"bytes,6,opt,name=hedge,proto3" json:"hedge,omitempty"`
-	// How many handlers run at once. Server side.
-	// Not enforced yet: refused.
+	// How many handlers run at once in one process. Server side.
 	Concurrency *ConcurrencyRule `protobuf:"bytes,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	// What a call of this method changes, and so makes invalid in caches, on both sides.
 	// Says nothing for a method that is marked NO_SIDE_EFFECTS. Not for streams.
@@ -1291,16 +1290,21 @@ func (x *HedgeRule) GetAllowSideEffects() bool {
 	return false
 }
 
-// ConcurrencyRule bounds running handlers. A cache hit takes no place.
+// ConcurrencyRule bounds running handlers. A cache hit takes no place. A call
+// beyond the bound is refused with UNAVAILABLE, so that it is tried elsewhere.
 type ConcurrencyRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Never fewer than this many, however slow they are.
+	// Never fewer than this many, however slow they are: at least 1, at most max.
+	// Only where adaptive. Default: 3.
 	Min *uint32 `protobuf:"varint,1,opt,name=min,proto3,oneof" json:"min,omitempty"`
-	// Never more than this many.
+	// Never more than this many. A rule must have it; 0 is no limit.
 	Max *uint32 `protobuf:"varint,2,opt,name=max,proto3,oneof" json:"max,omitempty"`
-	// Find the bound between min and max from the latency.
+	// Find the bound between min and max from the latency. A stream has none to
+	// tell: as many as max may be open. Default: false, the bound is max.
 	Adaptive *bool `protobuf:"varint,3,opt,name=adaptive,proto3,oneof" json:"adaptive,omitempty"`
-	// A metadata key with the call's priority; counts only from trusted peers.
+	// A metadata key with the call's priority: "critical_plus", "critical",
+	// "sheddable_plus" or "sheddable". It counts only from trusted peers; other
+	// calls are "critical". Default, and "": all calls are alike.
 	PriorityMetadata *string `protobuf:"bytes,4,opt,name=priority_metadata,json=priorityMetadata,proto3,oneof" json:"priority_metadata,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache

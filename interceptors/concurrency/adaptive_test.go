@@ -1,0 +1,251 @@
+package concurrency_test
+
+import (
+	"context"
+	"math"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	us = time.Microsecond
+	ms = time.Millisecond
+)
+
+// Twice of what a backend can do is offered, and its limit is found, from below and
+// from above, for many workers and few, for quick handlers and slow ones.
+func TestTheLimitFindsTheCapacity(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		workers int
+		service time.Duration
+		misses  bool
+		most    int64 // a limit above it is too much
+		length  time.Duration
+	}{
+		{"16 workers", 16, 10 * ms, false, 28, 20 * time.Second},
+		{"100 workers", 100, 20 * ms, false, 150, 20 * time.Second},
+		{"4 workers", 4, 10 * ms, false, 12, 20 * time.Second},
+		{"one worker", 1, 5 * ms, false, 10, 20 * time.Second},
+		{"microseconds", 8, 200 * us, false, 18, 2 * time.Second},
+		{"seconds", 50, time.Second, false, 85, 5 * time.Minute},
+		{"a few take long", 100, 6 * ms, true, 150, 20 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend(1, tt.workers, tt.service)
+				if tt.misses {
+					b.misses()
+				}
+				s := newScene(t, adaptive(3, 1000), b)
+				capacity := float64(tt.workers) / tt.service.Seconds()
+				s.load(2*capacity, tt.length)
+				before := b.finished()
+				within(t, "limit", s.load(2*capacity, tt.length), int64(tt.workers), tt.most)
+				share := float64(b.finished()-before) / tt.length.Seconds() / capacity
+				if t.Logf("%.1f%% of the capacity is used", 100*share); share < 0.85 {
+					t.Error("that is too little")
+				}
+				s.running.Wait()
+			})
+		})
+	}
+}
+
+// When the workers become fewer, the limit is far above what it should be, and the base
+// was measured in better times.
+func TestTheLimitFollowsTheCapacityDownAndUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(1, 64, 20*ms))
+		const flood = 2 * 64 / 0.020
+		within(t, "64 workers", s.load(flood, 20*time.Second)[100:], 64, 100)
+		s.backend.resize(8)
+		s.load(flood, 20*time.Second)
+		within(t, "8 workers", s.load(flood, 20*time.Second), 8, 20)
+		s.backend.resize(64)
+		s.load(flood, 5*time.Second)
+		within(t, "64 again", s.load(flood, 20*time.Second), 64, 100)
+		s.running.Wait()
+	})
+}
+
+// A database is four times as slow for a while.
+func TestTheLimitRecoversAfterASlowPhase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(2, 32, 10*ms))
+		const flood = 1.5 * 32 / 0.010
+		within(t, "before", s.load(flood, 20*time.Second)[100:], 32, 55)
+		s.backend.set(40 * ms)
+		slow := s.load(flood, 20*time.Second)
+		within(t, "slow", slow, 32, 60)
+		if low := slices.Min(slow); low < 6 {
+			t.Errorf("the slow phase brings the limit down to %d", low)
+		}
+		s.backend.set(10 * ms)
+		s.load(flood, 5*time.Second)
+		within(t, "after", s.load(flood, 15*time.Second), 32, 55)
+		s.running.Wait()
+	})
+}
+
+// The known fault of a long-term average as the base: in an overload that does not
+// pass, it becomes the average of the overload, and the limit rises with it.
+func TestTheLimitDoesNotDriftUnderPermanentOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(3, 8, 50*ms))
+		const flood = 3 * 8 / 0.050
+		s.load(flood, time.Minute)
+		within(t, "in the second minute", s.load(flood, time.Minute), 8, 20)
+		s.load(flood, 18*time.Minute)
+		within(t, "in the 21st minute", s.load(flood, time.Minute), 8, 20)
+		s.running.Wait()
+	})
+}
+
+// A deploy makes every call three times as slow for good, without a queue: what was
+// right is right still, or too little.
+func TestAShiftThatIsNotLoadIsNoOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(3, 1000), newBackend(4, 200, 10*ms))
+		s.load(3000, 20*time.Second)
+		before := s.stats()
+		s.backend.slower(20 * ms)
+		shifted := s.load(3000, 10*time.Second) // 90 at once, where it was 30
+		if low := slices.Min(shifted); float64(low) < float64(before.Limit)/3 {
+			t.Errorf("the limit falls from %d to %d", before.Limit, low)
+		}
+		settled := s.stats().Refused
+		s.load(3000, time.Minute)
+		after := s.stats()
+		t.Logf("limit %d, then at least %d, then %d; %d refused", before.Limit, slices.Min(shifted), after.Limit, settled)
+		if refused := after.Refused - settled; refused > 3000*60/100 {
+			t.Errorf("%d of %d calls are refused in the minute after", refused, 3000*60)
+		}
+		s.running.Wait()
+	})
+}
+
+func TestFloorAndCeilingHold(t *testing.T) {
+	for name, rule := range map[string][2]uint32{"floor": {12, 500}, "ceiling": {1, 5}, "both": {9, 9}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				workers := map[string]int{"floor": 1, "ceiling": 100, "both": 20}[name]
+				s := newScene(t, adaptive(rule[0], rule[1]), newBackend(5, workers, 10*ms))
+				for _, limit := range s.load(2000, 30*time.Second) {
+					if limit < int64(rule[0]) || limit > int64(rule[1]) {
+						t.Fatalf("the limit is %d, want %d to %d", limit, rule[0], rule[1])
+					}
+				}
+				s.running.Wait()
+			})
+		})
+	}
+}
+
+// Who does not use its limit learns nothing of it, and who does nothing for an hour
+// neither.
+func TestIdlenessChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(6, 32, 10*ms))
+		s.load(1.5*32/0.010, 20*time.Second)
+		s.running.Wait()
+		steady := func() int64 { // past a probe
+			s.load(200, 3*time.Second)
+			return slices.Max(s.load(200, time.Second))
+		}
+		before := steady()
+		time.Sleep(time.Hour)
+		want(t, "limit after an hour", steady(), before)
+		s.load(200, 5*time.Minute)
+		want(t, "limit after light use", steady(), before)
+		refused := s.stats().Refused
+		s.load(200, 5*time.Minute)
+		want(t, "refused in light use", s.stats().Refused-refused, 0)
+		s.running.Wait()
+	})
+}
+
+// X5: failures that are the callers' fault say nothing of the capacity, quick or slow.
+func TestAFloodOfCallersFaultsLowersNothing(t *testing.T) {
+	for _, code := range []codes.Code{codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unavailable, codes.Internal, codes.Canceled} {
+		for _, takes := range []time.Duration{0, 200 * ms} {
+			t.Run(code.String()+" in "+takes.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene(t, adaptive(1, 1000), newBackend(7, 32, 10*ms))
+					s.load(1.2*32/0.010, 15*time.Second)
+					before := s.stats()
+					flood := s.flood(1000, 30*time.Second, func(context.Context) error {
+						time.Sleep(takes)
+						return status.Error(code, "no")
+					})
+					s.running.Wait()
+					after := s.stats()
+					if low := slices.Min(flood[len(flood)/2:]); low < before.Limit/2 {
+						t.Errorf("the limit falls from %d to %d", before.Limit, low)
+					}
+					want(t, "base", after.BaseLatency, before.BaseLatency)
+				})
+			})
+		}
+	}
+}
+
+// Callers lose patience before an overloaded backend is through its queue. Their calls
+// tell of the overload all the same, though none of them tells for how long it would
+// have taken, and whether the client or the server ends them.
+func TestTimeoutsAreSamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(8, 10, 90*ms))
+		const flood = 3 * 10 / 0.090
+		s.load(flood, 30*time.Second, 300*ms)
+		before, start := s.backend.finished(), time.Now()
+		within(t, "limit", s.load(flood, time.Minute, 300*ms), 8, 25)
+		capacity := 10 / 0.090 * time.Since(start).Seconds()
+		if share := float64(s.backend.finished()-before) / capacity; share < 0.8 {
+			t.Errorf("%.0f%% of the capacity is used", 100*share)
+		}
+		s.running.Wait()
+	})
+}
+
+// X11: callers whose deadlines nobody could meet teach the limiter nothing.
+func TestHopelessDeadlinesAreNoSamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(1, 1000), newBackend(9, 32, 10*ms))
+		s.load(1.2*32/0.010, 15*time.Second)
+		s.running.Wait()
+		before := s.stats()
+		s.load(5000, 20*time.Second, ms)
+		s.running.Wait()
+		if after := s.stats(); float64(after.Limit) < float64(before.Limit)/2 || math.Abs(after.BaseLatency.Seconds()/before.BaseLatency.Seconds()-1) > 0.7 {
+			t.Errorf("limit %d and base %v become %d and %v", before.Limit, before.BaseLatency, after.Limit, after.BaseLatency)
+		}
+	})
+}
+
+// A probe halves the limit until it has measured. Calls that hang keep it from that,
+// and it must not last as long as they do.
+func TestAProbeIsGivenUpWhenCallsHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, adaptive(4, 20), newBackend(10, 100, 10*ms))
+		s.load(5000, 5*time.Second)
+		s.running.Wait()
+		release := make(chan struct{})
+		for range 15 {
+			s.running.Go(func() { _ = s.call(t.Context(), func(context.Context) error { <-release; return nil }) })
+		}
+		before := s.backend.finished()
+		s.load(5000, time.Minute)
+		const possible = 5 / 0.010 * 60 // with what does not hang
+		if done := s.backend.finished() - before; done < possible/2 {
+			t.Errorf("%d calls of %v are answered beside those that hang", done, possible)
+		}
+		close(release)
+		s.running.Wait()
+	})
+}

@@ -1,0 +1,176 @@
+package concurrency
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	initialLimit = 20     // as in Netflix's Gradient2
+	defaultMin   = 3      // as in Envoy
+	buffer       = 1.1    // latency that is no sign of a queue: a tenth above the base
+	steepest     = 0.5    // the most that one window takes of the limit
+	enough       = 7. / 8 // of the work of the whole limit, for half of it
+
+	windowCalls = 50 // for a mean that is not all chance
+	windowTurns = 5  // how often its mean latency a window lasts at least
+	windowTime  = int64(100 * time.Millisecond)
+
+	probeEvery = int64(10 * time.Second) // as BBR looks for its least round trip
+	probeRest  = 30                      // windows at least, so that probes take little of the time
+	patience   = 10                      // windows for a probe for which calls are refused
+)
+
+// gradient finds the limit of one method. Times are nanoseconds of one monotonic
+// clock. The caller serializes its methods.
+//
+// A window is a time between two changes, and its samples are the calls that began
+// and ended in it: what began before was begun under another limit.
+type gradient struct {
+	limit float64
+	base  int64 // mean latency at half the limit, 0 while it is unknown
+	last  int64 // mean latency of the window before
+
+	phase    phase
+	phaseEnd int64 // when a probe has lasted too long for who is refused
+	nextAt   int64 // when the next probe is due
+	fresh    bool  // the base was measured in the window before
+
+	from, sum      int64
+	calls, expired int64
+}
+
+// phase is what the window is for.
+type phase uint8
+
+const (
+	steady    phase = iota // the limit holds
+	settling               // half of it holds, and calls from before are still under way
+	measuring              // half of it holds, and the base is measured
+)
+
+// allowed is how many calls may run now.
+func (g *gradient) allowed() int64 {
+	if g.phase == steady {
+		return int64(g.limit)
+	}
+	return int64(max(g.limit/2, 1))
+}
+
+// settle has a probe measure once no more calls run than it allows.
+func (g *gradient) settle(now, inFlight int64, in bounds) {
+	if g.phase == settling && inFlight <= in.clamp(g.allowed()) {
+		g.phase = measuring
+		g.begin(now)
+	}
+}
+
+// sample takes a call that has ended now, and reports whether that ended the window:
+// then the next begins. peak is the most calls that ran at once in it.
+func (g *gradient) sample(now, began int64, expired bool, peak int64, in bounds) bool {
+	latency := now - began
+	switch {
+	case began < g.from || g.phase == settling:
+		return false
+	case expired && latency < g.base:
+		return false // its caller was in more of a hurry than the method ever is
+	}
+	g.calls++
+	g.sum += latency
+	if expired {
+		g.expired++
+	}
+	mean := g.sum / g.calls
+	if g.calls < windowCalls || now-g.from < windowOf(mean) {
+		return false
+	}
+	g.limit = in.clampFloat(g.limit) // the policy may have changed
+	if g.phase == measuring {
+		g.measured(now, mean, in)
+	} else {
+		g.adapt(now, mean, peak, in)
+	}
+	g.begin(now)
+	return true
+}
+
+// measured ends a probe with the new base. By Little's law, calls in flight over
+// latency is throughput: if half the limit does about as much, the other half only
+// queues, and the half becomes the limit and is probed in turn. So it does when even
+// with it most calls run out of time.
+func (g *gradient) measured(now, mean int64, in bounds) {
+	whole, half := in.clamp(int64(g.limit)), in.clamp(g.allowed())
+	queued := float64(half)/float64(mean) >= enough*float64(whole)/float64(g.last)
+	g.last = mean
+	if !g.failing() {
+		g.base, g.fresh = mean, true
+	}
+	if half < whole && (queued || g.failing()) {
+		g.limit = float64(half)
+		g.probe(now)
+		return
+	}
+	g.rest(now)
+}
+
+// adapt moves the limit by Envoy's formula: by the base over what the latency is now,
+// and up by its root. Of a limit that is not half used, nothing can be told.
+//
+// A latency far from the base may have other reasons than the load, so the base is
+// measured anew first.
+func (g *gradient) adapt(now, mean, peak int64, in bounds) {
+	g.last = mean
+	slope := float64(g.base) / float64(max(mean, 1))
+	strange := slope < steepest || slope > 1/steepest
+	if g.base == 0 || strange && !g.fresh {
+		g.probe(now)
+		return
+	}
+	g.fresh = false
+	if float64(2*peak) >= g.limit {
+		next := g.limit*min(max(buffer*slope, steepest), 1) + math.Sqrt(g.limit)
+		if g.failing() {
+			next = g.limit * steepest
+		}
+		g.limit = in.clampFloat(next)
+	}
+	if now >= g.nextAt {
+		g.probe(now)
+	}
+}
+
+// failing reports whether most calls of the window ran out of time. They show how
+// long they were waited for and not how long they would have taken, so nothing
+// follows from their latency.
+func (g *gradient) failing() bool { return 2*g.expired > g.calls }
+
+// probe begins to halve the limit.
+func (g *gradient) probe(now int64) {
+	g.phase, g.phaseEnd = settling, now+patience*windowOf(g.last)
+}
+
+// giveUp ends a probe that takes too long, when somebody is refused for it.
+func (g *gradient) giveUp(now int64) bool {
+	if g.phase == steady || now < g.phaseEnd {
+		return false
+	}
+	g.rest(now)
+	g.begin(now)
+	return true
+}
+
+// rest lets the limit hold until the next probe. Without chance, instances that were
+// started together would probe together, and so refuse together.
+func (g *gradient) rest(now int64) {
+	g.phase = steady
+	wait := max(probeEvery, probeRest*windowOf(g.last))
+	g.nextAt = now + wait + rand.N(wait/2)
+}
+
+// windowOf is how long a window lasts at least.
+func windowOf(latency int64) int64 { return max(windowTime, windowTurns*latency) }
+
+func (g *gradient) begin(now int64) {
+	g.from, g.sum, g.calls, g.expired = now, 0, 0, 0
+}

@@ -1,0 +1,103 @@
+package concurrency
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// method is what is known of a method. It outlives changes of the policy.
+type method struct {
+	name  string
+	start time.Time // times count from here, so they are monotonic
+	rule  atomic.Pointer[rule]
+
+	inFlight                   atomic.Int64
+	peak                       atomic.Int64 // in flight, since the window began
+	allowed                    atomic.Int64 // by gradient
+	probing                    atomic.Bool
+	admitted, refused, ignored atomic.Uint64
+
+	mu       sync.Mutex
+	gradient gradient
+}
+
+func newMethod(name string, in bounds) *method {
+	m := &method{name: name, start: time.Now()}
+	m.gradient.limit = in.clampFloat(initialLimit)
+	m.publish()
+	return m
+}
+
+// now is finer than a microsecond: the handlers that must be limited most are the
+// fast ones.
+func (m *method) now() int64 { return int64(time.Since(m.start)) }
+
+// limit is how many calls of all priorities may run now.
+func (m *method) limit(r *rule) int64 {
+	if !r.adaptive {
+		return r.max
+	}
+	return r.clamp(m.allowed.Load())
+}
+
+// acquire takes a permit if fewer than limit are out.
+func (m *method) acquire(limit int64) bool {
+	for {
+		n := m.inFlight.Load()
+		if n >= limit {
+			m.refused.Add(1)
+			return false
+		}
+		if m.inFlight.CompareAndSwap(n, n+1) {
+			m.admitted.Add(1)
+			return true
+		}
+	}
+}
+
+// started notes how many calls run at once.
+func (m *method) started() int64 {
+	n := m.inFlight.Load()
+	for peak := m.peak.Load(); n > peak && !m.peak.CompareAndSwap(peak, n); {
+		peak = m.peak.Load()
+	}
+	return m.now()
+}
+
+// release gives a permit back.
+func (m *method) release() { m.inFlight.Add(-1) }
+
+// ended tells the gradient of a call whose permit is back.
+func (m *method) ended(began int64, o outcome, in bounds) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	changed := false
+	if o != noSample {
+		changed = m.gradient.sample(now, began, o == expired, m.peak.Load(), in)
+	}
+	m.gradient.settle(now, m.inFlight.Load(), in)
+	if changed {
+		m.publish()
+	}
+}
+
+// waited ends a probe for which calls are refused for too long, whether or not any
+// call ends.
+func (m *method) waited() {
+	if !m.probing.Load() || !m.mu.TryLock() {
+		return
+	}
+	defer m.mu.Unlock()
+	if m.gradient.giveUp(m.now()) {
+		m.publish()
+	}
+}
+
+// publish has the calls know of a new window.
+func (m *method) publish() {
+	m.peak.Store(m.inFlight.Load())
+	m.allowed.Store(m.gradient.allowed())
+	m.probing.Store(m.gradient.phase != steady)
+}

@@ -1,0 +1,34 @@
+package concurrency
+
+import (
+	"context"
+	"errors"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// Option changes what [New] makes.
+type Option func(*Limiter)
+
+// WithTrusted declares whose priorities count. It is called once for each call that
+// has one, concurrently, and may panic like a handler. Default: nobody's.
+func WithTrusted(trusted func(context.Context) bool) Option {
+	return func(l *Limiter) { l.trusted = trusted }
+}
+
+// WithObserver has observe called with what becomes of each call of a method that has
+// a limit. It must be safe for concurrent use and quick, and must not panic.
+func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
+	return func(l *Limiter) { l.observe = observe }
+}
+
+func (l *Limiter) check() error {
+	var errs []error
+	if l.trusted == nil {
+		errs = append(errs, errors.New("WithTrusted(nil): leave the option out to trust nobody"))
+	}
+	if l.observe == nil {
+		errs = append(errs, errors.New("WithObserver(nil): leave the option out for no observer"))
+	}
+	return errors.Join(errs...)
+}

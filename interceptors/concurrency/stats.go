@@ -1,0 +1,72 @@
+package concurrency
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Result is what became of a call at the limit.
+type Result uint8
+
+const (
+	// Admitted is a call that the limit let pass to its handler.
+	Admitted Result = iota + 1
+	// Refused is a call that found the limit reached.
+	Refused
+)
+
+// String is "admitted" or "refused".
+func (r Result) String() string {
+	switch r {
+	case Admitted:
+		return "admitted"
+	case Refused:
+		return "refused"
+	default:
+		return fmt.Sprintf("result %d", uint8(r))
+	}
+}
+
+// Stats are the figures of one method since it was first limited.
+type Stats struct {
+	Method   string // "/sweetshop.catalog.v1.CatalogService/GetSweet", or "other" for those beyond 1,024
+	Adaptive bool
+	Limit    int64 // of calls that run at once, now
+	InFlight int64 // calls that run
+
+	Admitted, Refused uint64
+	// Ignored counts priorities that did not count: unknown, given twice, or of a caller
+	// who is not trusted.
+	Ignored uint64
+
+	// Of an adaptive limit: the mean latency at half the limit, and of the latest
+	// window. 0 while unknown.
+	BaseLatency, SampleLatency time.Duration
+}
+
+// Stats reads the figures of all methods that have a limit and have been called, by
+// name. They are taken one after the other, not at one moment.
+func (l *Limiter) Stats() []Stats {
+	all := []Stats{}
+	for _, m := range l.methods.all() {
+		all = append(all, m.stats())
+	}
+	slices.SortFunc(all, func(a, b Stats) int { return cmp.Compare(a.Method, b.Method) })
+	return all
+}
+
+func (m *method) stats() Stats {
+	r := m.rule.Load()
+	s := Stats{
+		Method: m.name, Adaptive: r.adaptive, Limit: m.limit(r), InFlight: m.inFlight.Load(),
+		Admitted: m.admitted.Load(), Refused: m.refused.Load(), Ignored: m.ignored.Load(),
+	}
+	if r.adaptive {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		s.BaseLatency, s.SampleLatency = time.Duration(m.gradient.base), time.Duration(m.gradient.last)
+	}
+	return s
+}
