@@ -13,6 +13,8 @@ import (
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/concurrency"
+	limits "github.com/meshlite-go/meshlite/interceptors/concurrency/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -28,6 +30,7 @@ type Runtime struct {
 	registry *prometheus.Registry
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
+	limiter  *concurrency.Limiter // of the handlers of all servers
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -70,6 +73,13 @@ func NewRuntime() *Runtime {
 		panic(err) // the defaults are right
 	}
 	r.caches = cachepage.New(own)
+	bounded := func(meta *interceptors.CallMeta, result concurrency.Result) {
+		r.metrics.ConcurrencyResult(meta, result.String())
+	}
+	if r.limiter, err = concurrency.New(concurrency.WithObserver(bounded)); err != nil {
+		panic(err) // the defaults are right
+	}
+	r.registry.MustRegister(limits.New(r.limiter.Stats))
 	return r
 }
 
@@ -92,6 +102,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
+		admin.WithStats("concurrency", func() any { return r.limiter.Stats() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),

@@ -1,6 +1,7 @@
 package meshlite
 
 import (
+	"cmp"
 	"maps"
 	"regexp"
 	"sync"
@@ -103,7 +104,7 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 		return nil, err
 	}
 	concerns.outer = append(concerns.outer, concerns.limiter, concerns.deadline)
-	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache})
+	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limiter)})
 }
 
 // RegisterService registers impl, as the generated functions do.

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -33,6 +34,7 @@ type serverConfig struct {
 	deregisterAfter, ttl               time.Duration
 	ttlGiven                           bool
 	reflection, channelz               bool
+	concurrency                        *concurrency.Limiter
 	serverOptions                      []grpc.ServerOption
 }
 
@@ -121,6 +123,13 @@ func WithReflection() ServerOption {
 // WithChannelz serves gRPC's channelz on the server's own port, for grpcdebug.
 func WithChannelz() ServerOption {
 	return serverOption(func(c *serverConfig) { c.channelz = true })
+}
+
+// WithConcurrency bounds running handlers by limiter instead of the runtime's, for
+// instance because it knows whose priorities to trust. Its owner counts its results by
+// an observer. Servers with one runtime, or one limiter, count a method together.
+func WithConcurrency(limiter *concurrency.Limiter) ServerOption {
+	return serverOption(func(c *serverConfig) { c.concurrency = limiter })
 }
 
 // WithServerOptions passes options on to grpc.NewServer. They win over ours.

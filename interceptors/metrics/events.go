@@ -29,6 +29,12 @@ func (m *Metrics) LimitResult(meta *interceptors.CallMeta, limit, verdict string
 	m.limits.count(meta, limit, verdict)
 }
 
+// ConcurrencyResult counts what became of a call at a concurrency limit, such as
+// "admitted" or "refused", in meshlite_concurrency_requests_total.
+func (m *Metrics) ConcurrencyResult(meta *interceptors.CallMeta, result string) {
+	m.concurrency.count(meta, result, "")
+}
+
 // Panic counts a panic that was turned into INTERNAL, in meshlite_panics_total.
 func (m *Metrics) Panic(meta *interceptors.CallMeta) {
 	m.panics.count(meta, "", "")

@@ -12,10 +12,11 @@ type Metrics struct {
 	client *calls
 	server *calls
 
-	attempts *events
-	cache    *events
-	limits   *events
-	panics   *events
+	attempts    *events
+	cache       *events
+	limits      *events
+	concurrency *events
+	panics      *events
 }
 
 // New registers the collectors, or shares those that another Metrics has
@@ -37,6 +38,8 @@ func New(opts ...Option) (*Metrics, error) {
 			"Calls that asked the cache, by what it had.", "result"),
 		limits: newEvents(r, seen, "meshlite_ratelimit_requests_total",
 			"Calls that a rate limit judged, by limit and verdict.", "limit", "result"),
+		concurrency: newEvents(r, seen, "meshlite_concurrency_requests_total",
+			"Calls of methods with a concurrency limit, by what became of them.", "result"),
 		panics: newEvents(r, seen, "meshlite_panics_total",
 			"Panics turned into INTERNAL."),
 	}
