@@ -18,17 +18,17 @@
 // The limit is moved by the gradient of Envoy's adaptive concurrency filter, window by
 // window: times the base latency over what the latency is now, between a half and 1,
 // plus the root of the limit, by which it grows while latency does not. A tenth above
-// the base is not counted, since it may be chance. A window is 100 ms, 5 times the mean
-// latency or 50 calls, whichever is longest.
+// the base is not counted, since it may be chance. A window is 100 ms, 50 calls, and 5
+// calls for each that runs at once, whichever is longest.
 //
 // The base is where such limits go wrong. Averaged over a long time (Netflix's
 // Gradient2) it becomes the latency of an overload that lasts, and the limit rises
 // without end; the least ever seen (Vegas, BBR) takes a deploy that is slower for an
 // overload, and the limit falls to the floor. Here, as in Envoy, it is measured anew
-// every 10 s or so, with chance in it, but at half the limit and not at next to none:
-// in an overload that refuses half of what could be done in one window out of a
-// hundred, and nothing where less than half the limit is used. It is also measured when
-// the latency has changed by more than a factor of 2, before the load is blamed for it.
+// every 10 s, or 30 windows, and up to half of that later by chance, but at half the
+// limit and not at next to none. In an overload that costs a hundredth or two of what
+// could be done, and nothing where less than half the limit is used. It is also measured
+// when the latency has changed by more than a factor of 2, before the load is blamed.
 //
 // If half the limit does seven eighths of the work of all of it (calls in flight over
 // latency are throughput, by Little's law), the other half only waits: then the half

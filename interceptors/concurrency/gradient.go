@@ -14,7 +14,7 @@ const (
 	enough       = 7. / 8 // of the work of the whole limit, for half of it
 
 	windowCalls = 50 // for a mean that is not all chance
-	windowTurns = 5  // how often its mean latency a window lasts at least
+	windowTurns = 5  // calls of a window for each that runs at once: so it lasts 5 latencies
 	windowTime  = int64(100 * time.Millisecond)
 
 	probeEvery = int64(10 * time.Second) // as BBR looks for its least round trip
@@ -25,8 +25,9 @@ const (
 // gradient finds the limit of one method. Times are nanoseconds of one monotonic
 // clock. The caller serializes its methods.
 //
-// A window is a time between two changes, and its samples are the calls that began
-// and ended in it: what began before was begun under another limit.
+// A window is a time between two changes. Its samples are the calls that end in it, but
+// for as many as were under way when it began, under another limit. Only to take those
+// that also begin in it would prefer the short ones.
 type gradient struct {
 	limit float64
 	base  int64 // mean latency at half the limit, 0 while it is unknown
@@ -39,6 +40,7 @@ type gradient struct {
 
 	from, sum      int64
 	calls, expired int64
+	skip           int64 // calls from before the window that have yet to end
 }
 
 // phase is what the window is for.
@@ -58,22 +60,33 @@ func (g *gradient) allowed() int64 {
 	return int64(max(g.limit/2, 1))
 }
 
-// settle has a probe measure once no more calls run than it allows.
-func (g *gradient) settle(now, inFlight int64, in bounds) {
-	if g.phase == settling && inFlight <= in.clamp(g.allowed()) {
-		g.phase = measuring
-		g.begin(now)
+// settle has a probe measure once no more calls run than it allows, and reports
+// whether that began a window.
+func (g *gradient) settle(now, inFlight int64, in bounds) bool {
+	if g.phase != settling || inFlight > in.clamp(g.allowed()) {
+		return false
 	}
+	g.phase = measuring
+	g.begin(now, inFlight)
+	return true
 }
 
-// sample takes a call that has ended now, and reports whether that ended the window:
-// then the next begins. peak is the most calls that ran at once in it.
+// skipped reports whether a call that has ended now is none of the window.
+func (g *gradient) skipped(now int64) bool {
+	if g.skip == 0 {
+		return g.phase == settling
+	}
+	if g.skip--; g.skip == 0 {
+		g.from = now
+	}
+	return true
+}
+
+// sample takes a call that has ended now, and reports whether that ended the window. Then
+// another is to begin. peak is the most calls that ran at once in it.
 func (g *gradient) sample(now, began int64, expired bool, peak int64, in bounds) bool {
 	latency := now - began
-	switch {
-	case began < g.from || g.phase == settling:
-		return false
-	case expired && latency < g.base:
+	if expired && latency < g.base {
 		return false // its caller was in more of a hurry than the method ever is
 	}
 	g.calls++
@@ -81,37 +94,40 @@ func (g *gradient) sample(now, began int64, expired bool, peak int64, in bounds)
 	if expired {
 		g.expired++
 	}
-	mean := g.sum / g.calls
-	if g.calls < windowCalls || now-g.from < windowOf(mean) {
+	if g.calls < max(windowCalls, windowTurns*peak) || now-g.from < windowTime {
 		return false
 	}
+	mean := max(g.sum/g.calls, 1)    // a coarse clock may say 0
 	g.limit = in.clampFloat(g.limit) // the policy may have changed
 	if g.phase == measuring {
-		g.measured(now, mean, in)
+		g.measured(now, mean, peak, in)
 	} else {
 		g.adapt(now, mean, peak, in)
 	}
-	g.begin(now)
 	return true
 }
 
 // measured ends a probe with the new base. By Little's law, calls in flight over
 // latency is throughput: if half the limit does about as much, the other half only
-// queues, and the half becomes the limit and is probed in turn. So it does when even
-// with it most calls run out of time.
-func (g *gradient) measured(now, mean int64, in bounds) {
+// queues, and the half, if it was all used, becomes the limit and is probed in turn. So
+// it does when even with it most calls run out of time.
+func (g *gradient) measured(now, mean, peak int64, in bounds) {
 	whole, half := in.clamp(int64(g.limit)), in.clamp(g.allowed())
+	moved := far(mean, g.base)
 	queued := float64(half)/float64(mean) >= enough*float64(whole)/float64(g.last)
 	g.last = mean
 	if !g.failing() {
 		g.base, g.fresh = mean, true
 	}
-	if half < whole && (queued || g.failing()) {
+	if half < whole && peak >= half && (queued || g.failing()) {
 		g.limit = float64(half)
 		g.probe(now)
 		return
 	}
 	g.rest(now)
+	if moved {
+		g.nextAt = now // the window before may have seen only a part of the change
+	}
 }
 
 // adapt moves the limit by Envoy's formula: by the base over what the latency is now,
@@ -121,14 +137,13 @@ func (g *gradient) measured(now, mean int64, in bounds) {
 // measured anew first.
 func (g *gradient) adapt(now, mean, peak int64, in bounds) {
 	g.last = mean
-	slope := float64(g.base) / float64(max(mean, 1))
-	strange := slope < steepest || slope > 1/steepest
-	if g.base == 0 || strange && !g.fresh {
+	if g.base == 0 || far(mean, g.base) && !g.fresh {
 		g.probe(now)
 		return
 	}
 	g.fresh = false
 	if float64(2*peak) >= g.limit {
+		slope := float64(g.base) / float64(mean)
 		next := g.limit*min(max(buffer*slope, steepest), 1) + math.Sqrt(g.limit)
 		if g.failing() {
 			next = g.limit * steepest
@@ -139,6 +154,9 @@ func (g *gradient) adapt(now, mean, peak int64, in bounds) {
 		g.probe(now)
 	}
 }
+
+// far reports whether one latency is more than twice the other.
+func far(a, b int64) bool { return a > 2*b || b > 2*a }
 
 // failing reports whether most calls of the window ran out of time. They show how
 // long they were waited for and not how long they would have taken, so nothing
@@ -156,7 +174,6 @@ func (g *gradient) giveUp(now int64) bool {
 		return false
 	}
 	g.rest(now)
-	g.begin(now)
 	return true
 }
 
@@ -168,9 +185,9 @@ func (g *gradient) rest(now int64) {
 	g.nextAt = now + wait + rand.N(wait/2)
 }
 
-// windowOf is how long a window lasts at least.
+// windowOf is how long a window lasts, more or less.
 func windowOf(latency int64) int64 { return max(windowTime, windowTurns*latency) }
 
-func (g *gradient) begin(now int64) {
-	g.from, g.sum, g.calls, g.expired = now, 0, 0, 0
+func (g *gradient) begin(now, inFlight int64) {
+	g.from, g.sum, g.calls, g.expired, g.skip = now, 0, 0, 0, inFlight
 }

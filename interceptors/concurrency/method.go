@@ -25,7 +25,7 @@ type method struct {
 func newMethod(name string, in bounds) *method {
 	m := &method{name: name, start: time.Now()}
 	m.gradient.limit = in.clampFloat(initialLimit)
-	m.publish()
+	m.publish(m.now())
 	return m
 }
 
@@ -73,13 +73,12 @@ func (m *method) ended(began int64, o outcome, in bounds) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	changed := false
-	if o != noSample {
-		changed = m.gradient.sample(now, began, o == expired, m.peak.Load(), in)
+	if !m.gradient.skipped(now) && o != noSample &&
+		m.gradient.sample(now, began, o == expired, m.peak.Load(), in) {
+		m.publish(now)
 	}
-	m.gradient.settle(now, m.inFlight.Load(), in)
-	if changed {
-		m.publish()
+	if n := m.inFlight.Load(); m.gradient.settle(now, n, in) {
+		m.peak.Store(n)
 	}
 }
 
@@ -90,14 +89,16 @@ func (m *method) waited() {
 		return
 	}
 	defer m.mu.Unlock()
-	if m.gradient.giveUp(m.now()) {
-		m.publish()
+	if now := m.now(); m.gradient.giveUp(now) {
+		m.publish(now)
 	}
 }
 
-// publish has the calls know of a new window.
-func (m *method) publish() {
-	m.peak.Store(m.inFlight.Load())
+// publish begins a window and has the calls know of it.
+func (m *method) publish(now int64) {
+	n := m.inFlight.Load()
+	m.gradient.begin(now, n)
+	m.peak.Store(n)
 	m.allowed.Store(m.gradient.allowed())
 	m.probing.Store(m.gradient.phase != steady)
 }
