@@ -178,11 +178,12 @@ func (g *gradient) giveUp(now int64) bool {
 }
 
 // rest lets the limit hold until the next probe. Without chance, instances that were
-// started together would probe together, and so refuse together.
+// started together would probe together, and so refuse together. The clock is chance
+// enough, and makes a test in virtual time repeatable.
 func (g *gradient) rest(now int64) {
 	g.phase = steady
 	wait := max(probeEvery, probeRest*windowOf(g.last))
-	g.nextAt = now + wait + rand.N(wait/2)
+	g.nextAt = now + wait + rand.New(rand.NewPCG(uint64(now), 0)).Int64N(wait/2)
 }
 
 // windowOf is how long a window lasts, more or less.
