@@ -18,14 +18,8 @@ import (
 // that would silently do nothing is refused instead.
 var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.hedge",
-	"meshlite.policy.v1.RateLimitRule.cost_metadata",
 	"meshlite.policy.v1.RateLimitRule.store",
 	"meshlite.policy.v1.RateLimitRule.on_store_failure",
-	"meshlite.policy.v1.RateLimitRule.refund",
-	"meshlite.policy.v1.RateLimitRule.wait",
-	"meshlite.policy.v1.RateLimitRule.shadow",
-	"meshlite.policy.v1.RateLimitRule.per_message",
-	"meshlite.policy.v1.RateLimitRule.warm_up",
 }
 
 func checkServicePolicy(policy *policyv1.ServicePolicy) error {
@@ -127,6 +121,13 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 	c.duration(where, "period", rule.Period)
 	if period, err := ParseDuration(rule.GetPeriod()); rule.Period != nil && err == nil && period == 0 {
 		c.wrong(where, "period", "0 is no period: write \"1s\" or \"15 minutes\"")
+	}
+	c.duration(where, "warm_up", rule.WarmUp)
+	if rule.CostMetadata != nil {
+		c.metadataKey(where, "cost_metadata", rule.GetCostMetadata())
+	}
+	if _, known := policyv1.Refund_name[int32(rule.GetRefund())]; !known {
+		c.wrong(where, "refund", "%d is no refund: write REFUND_NONE, REFUND_FAILED or REFUND_SUCCEEDED", rule.GetRefund())
 	}
 	switch key := rule.GetKey().GetBy().(type) {
 	case *policyv1.RateLimitKey_Metadata:

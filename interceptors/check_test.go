@@ -68,6 +68,9 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{concurrent(&policyv1.ConcurrencyRule{Min: ptr(uint32(6)), Max: ptr(uint32(5))}), []string{"default.concurrency.min", "6", "max of 5"}},
 		{concurrent(&policyv1.ConcurrencyRule{Max: ptr(uint32(5)), PriorityMetadata: ptr("Priority")}), []string{"default.concurrency.priority_metadata", `"Priority"`}},
 		{concurrent(&policyv1.ConcurrencyRule{Adaptive: ptr(true)}), []string{"GetSweet", "concurrency.max", "missing"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("slowly")}), []string{"default.rate_limits[0].warm_up", `"slowly"`}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), CostMetadata: ptr("Cost")}), []string{"default.rate_limits[0].cost_metadata", `"Cost"`}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Refund: 9}), []string{"default.rate_limits[0].refund", "REFUND_FAILED"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(0))}), []string{"default.retry.max_attempts", "0"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(11))}), []string{"default.retry.max_attempts", "11"}},
 		{retries(&policyv1.RetryRule{InitialBackoff: ptr("x")}), []string{"default.retry.initial_backoff", `"x"`}},
@@ -88,7 +91,6 @@ func TestWrongValuesAreRefused(t *testing.T) {
 func TestFieldsThatNothingEnforcesAreRefused(t *testing.T) {
 	for want, policy := range map[string]*policyv1.MethodPolicy{
 		"default.hedge":                           {Hedge: &policyv1.HedgeRule{}},
-		"default.rate_limits[0].wait":             limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Wait: ptr(true)}),
 		"default.rate_limits[0].store":            limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}),
 		"default.rate_limits[0].on_store_failure": limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}),
 	} {

@@ -11,7 +11,8 @@ import (
 type bucket struct {
 	key  key
 	rate rate         // under which it was charged
-	cost int64        // of a call: what must be left for one more
+	cost uint32       // of a call, in calls: what must be left for one more
+	born uint32       // in ticks, when the key was new
 	tat  atomic.Int64 // theoretical arrival time: when the bucket will be full
 }
 
@@ -19,34 +20,72 @@ type bucket struct {
 // charge nobody.
 const retired = math.MinInt64
 
-// take charges cost if the bucket holds as much. It reports false for a bucket
-// that is retired. A reading of the clock before that of an earlier call finds
-// the bucket emptier, never fuller, and tat never goes back.
-func (b *bucket) take(now int64, r rate, cost int64) (Decision, bool) {
+// tick is the unit of bucket.born, 67 ms: 32 bits of it are nine years.
+const tick = 1 << 26
+
+func newBucket(now int64, k key, t *terms) *bucket {
+	b := &bucket{key: k, rate: t.rate, cost: uint32(min(t.cost/max(t.every, 1), math.MaxUint32))}
+	b.born = uint32(min(max(now, 0)/tick+1, math.MaxUint32))
+	b.tat.Store(now)
+	return b
+}
+
+// charge is what one call took from one bucket. Without a bucket it took nothing.
+type charge struct {
+	bucket *bucket
+	cost   int64
+	tat    int64 // right after it
+	ahead  bool  // its time is still to come: the call waits
+}
+
+// take charges the cost of t if the bucket holds as much, or will within patience.
+// It reports false for a bucket that is retired. A reading of the clock before that
+// of an earlier call finds the bucket emptier, never fuller, and tat never goes back.
+func (b *bucket) take(now int64, t *terms, patience int64) (Decision, charge, bool) {
+	cost := t.costAt(now, b)
 	for {
 		tat := b.tat.Load()
 		if tat == retired {
-			return Decision{}, false
+			return Decision{}, charge{}, false
 		}
-		decision := decide(tat, now, r, cost)
-		if !decision.Admitted || b.tat.CompareAndSwap(tat, max(tat, now)+cost) {
-			return decision, true
+		decision := decide(tat, now, t.burst, cost, patience)
+		if !decision.Admitted {
+			return decision, charge{}, true
+		}
+		if next := max(tat, now) + cost; b.tat.CompareAndSwap(tat, next) {
+			return decision, charge{bucket: b, cost: cost, tat: next, ahead: decision.RetryAfter > 0}, true
 		}
 	}
 }
 
-// give takes a charge back. A bucket that would hold more than its burst holds
-// its burst, since a tat in the past counts as now.
-func (b *bucket) give(cost int64) bool {
+// refund gives back what of the charge has not come back by itself. A bucket gives
+// back in the order in which it was charged, so all of it has at the time tat: a
+// refund later than that would be one of another charge, in another window.
+func (c charge) refund(now int64) bool {
+	back := min(c.cost, c.tat-now)
+	if c.bucket == nil || back <= 0 {
+		return false
+	}
 	for {
-		tat := b.tat.Load()
+		tat := c.bucket.tat.Load()
 		if tat == retired {
 			return false
 		}
-		if b.tat.CompareAndSwap(tat, tat-cost) {
+		if c.bucket.tat.CompareAndSwap(tat, tat-back) {
 			return true
 		}
 	}
+}
+
+// cancel undoes the charge of a call that was not made. Who came after one that
+// waits has been told a time by it, which nobody else must be told too: then
+// the place stays taken.
+func (c charge) cancel(now int64) {
+	if c.ahead { // so it has a bucket
+		c.bucket.tat.CompareAndSwap(c.tat, c.tat-c.cost)
+		return
+	}
+	c.refund(now)
 }
 
 // retire ends the use of the bucket unless it changed since tat was read.
@@ -54,13 +93,28 @@ func (b *bucket) retire(tat int64) bool {
 	return tat != retired && b.tat.CompareAndSwap(tat, retired)
 }
 
-func decide(tat, now int64, r rate, cost int64) Decision {
-	if cost > r.burst {
+// refill makes the bucket full.
+func (b *bucket) refill(now int64) {
+	for {
+		tat := b.tat.Load()
+		if tat <= now || b.tat.CompareAndSwap(tat, now) {
+			return
+		}
+	}
+}
+
+// over reports whether a call like the last new one would be refused.
+func (b *bucket) over(tat, now int64) bool {
+	return tat+times(uint64(b.rate.every), uint64(b.cost))-now > b.rate.burst
+}
+
+func decide(tat, now, burst, cost, patience int64) Decision {
+	if cost > burst {
 		return Decision{RetryAfter: Never}
 	}
-	wait := max(tat, now) + cost - r.burst - now
+	wait := max(tat, now) + cost - burst - now
 	if wait <= 0 {
 		return Decision{Admitted: true}
 	}
-	return Decision{RetryAfter: time.Duration(wait)}
+	return Decision{Admitted: wait <= patience, RetryAfter: time.Duration(wait)}
 }

@@ -2,15 +2,13 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -19,76 +17,158 @@ import (
 // defaultIPv6Prefix is what one subscriber is given at least (RFC 6177).
 const defaultIPv6Prefix = 64
 
-// keyer finds whose call it is. Callers without a value share the key of the
-// limit itself. req is nil for a stream.
-type keyer func(ctx context.Context, req any) key
+// keyer finds whose call it is.
+type keyer struct {
+	by    string // what it counts by, for people
+	seen  string // by what a client can tell whose call it is, if it can
+	limit key    // of all keys of the limit: that of callers without a value
 
-// newKeyer says what a limit counts by, for people, and makes the keyer.
-func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv1.RateLimitKey) (string, keyer) {
-	text, value := "", keyer(nil)
-	switch by := by.GetBy().(type) {
-	case *policyv1.RateLimitKey_Peer:
-		text, value = "peer", l.peerKeyer(meta.Side, by.Peer)
-	case *policyv1.RateLimitKey_Identity:
-		text, value = "identity", l.identityKeyer(meta.Side)
-	case *policyv1.RateLimitKey_Metadata:
-		text, value = "metadata "+by.Metadata, l.metadataKeyer(meta.Side, by.Metadata)
-	case *policyv1.RateLimitKey_Field:
-		text, value = "request field "+by.Field, l.fieldKeyer(meta, by.Field)
-	}
-	limit := l.table.seeds.hash(fmt.Sprintf("%v %q %q %s", meta.Side, meta.FullMethod, name, text))
-	if value == nil {
-		return text, func(context.Context, any) key { return limit }
-	}
-	return text, func(ctx context.Context, req any) key { return value(ctx, req).of(limit) }
+	// of is nil where all callers count together. req is nil for a stream.
+	of func(ctx context.Context, req any) key
+	// named is the key that of finds for a value that somebody has written down.
+	named func(value string) (key, error)
+	// open is the value where it is no secret, or nil.
+	open func(ctx context.Context) string
 }
 
-// peerKeyer is nil on the client, where no peer is picked yet.
-func (l *Limiter) peerKeyer(side interceptors.Side, by *policyv1.PeerKey) keyer {
+// key finds whose call it is. Callers without a value share the limit's own.
+func (k *keyer) key(ctx context.Context, req any) key {
+	if k.of == nil {
+		return k.limit
+	}
+	return k.of(ctx, req).of(k.limit)
+}
+
+// find is the key of a value.
+func (k *keyer) find(value string) (key, error) {
+	if k.of == nil && value != "" {
+		return key{}, fmt.Errorf("%q is no key: the limit counts all callers together, whose key is \"\"", value)
+	}
+	if k.of == nil || value == "" {
+		return k.limit, nil
+	}
+	found, err := k.named(value)
+	return found.of(k.limit), err
+}
+
+// newKeyer makes what the policy says, unless a function takes its place.
+func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv1.RateLimitKey) keyer {
+	seeds := &l.table.seeds
+	k := keyer{named: func(value string) (key, error) { return seeds.hash(value), nil }}
+	if of := l.options.rules[name]; of != nil && of.key != nil {
+		k.by, k.of = "function", functionKey(seeds, of.key)
+	} else {
+		l.keyBy(&k, meta, by)
+	}
+	if k.seen == "" {
+		k.seen = k.by
+	}
+	k.limit = seeds.hash(fmt.Sprintf("%v %q %q %s", meta.Side, meta.FullMethod, name, k.by))
+	return k
+}
+
+func functionKey(seeds *seeds, function func(context.Context, any) (string, bool)) func(context.Context, any) key {
+	return func(ctx context.Context, req any) key {
+		if value, ok := function(ctx, req); ok {
+			return seeds.hash(value)
+		}
+		return key{}
+	}
+}
+
+func (l *Limiter) keyBy(k *keyer, meta *interceptors.CallMeta, by *policyv1.RateLimitKey) {
+	seeds := &l.table.seeds
+	switch by := by.GetBy().(type) {
+	case *policyv1.RateLimitKey_Peer:
+		k.by = "peer"
+		l.keyByPeer(k, meta.Side, by.Peer)
+	case *policyv1.RateLimitKey_Identity:
+		k.by = "identity"
+		k.of = l.identityKey(meta.Side)
+		if l.options.identity != nil {
+			k.seen = "function"
+		} else if name := l.options.identityKey; name != nil {
+			k.seen = "metadata " + *name
+		}
+	case *policyv1.RateLimitKey_Metadata:
+		k.by = "metadata " + by.Metadata
+		k.of = metadataKey(seeds, meta.Side, by.Metadata)
+		k.named = func(value string) (key, error) { return seeds.hashAll([]string{value}), nil }
+	case *policyv1.RateLimitKey_Field:
+		k.by = "request field " + by.Field
+		k.of, k.named = fieldKey(seeds, meta.Descriptor, by.Field)
+	}
+}
+
+// keyByPeer leaves all together on the client, where no peer is picked yet.
+func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerKey) {
 	if side == interceptors.Client {
-		return nil
+		return
 	}
-	prefix := defaultIPv6Prefix
+	bits, seeds, trusted := defaultIPv6Prefix, &l.table.seeds, l.options.trusted
 	if by.GetIpv6Prefix() > 0 {
-		prefix = int(by.GetIpv6Prefix())
+		bits = int(by.GetIpv6Prefix())
 	}
-	return func(ctx context.Context, _ any) key {
+	k.of = func(ctx context.Context, _ any) key {
 		p, ok := peer.FromContext(ctx)
 		if !ok || p.Addr == nil {
 			return key{}
 		}
-		return l.table.seeds.hashAddr(p.Addr, prefix)
+		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+			return seeds.hashAddr(network(addr, bits))
+		}
+		return seeds.hash(p.Addr.String()) // no IP address, such as a socket's path
+	}
+	k.open = func(ctx context.Context) string {
+		p, ok := peer.FromContext(ctx)
+		if !ok || p.Addr == nil {
+			return ""
+		}
+		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+			return name(network(addr, bits))
+		}
+		return p.Addr.String()
+	}
+	k.named = func(value string) (key, error) {
+		if prefix, err := netip.ParsePrefix(value); err == nil {
+			return seeds.hashAddr(network(plain(prefix.Addr()), bits)), nil
+		}
+		if addr, err := parseForwarded(value); err == nil {
+			return seeds.hashAddr(network(addr, bits)), nil
+		}
+		return seeds.hash(value), nil
 	}
 }
 
-// hashAddr takes an address that is no IP address as it is written.
-func (s *seeds) hashAddr(from net.Addr, prefix int) key {
-	addr, ok := addressOf(from)
-	if !ok {
-		return s.hash(from.String())
+// network is addr or, in IPv6, all of its subscriber's addresses.
+func network(addr netip.Addr, bits int) netip.Prefix {
+	if addr.Is4() {
+		bits = 32
 	}
-	if addr = addr.Unmap(); addr.Is6() {
-		addr = netip.PrefixFrom(addr, prefix).Masked().Addr()
+	prefix, _ := addr.Prefix(bits) // bits were checked with the policy
+	return prefix
+}
+
+// name is how people write a network: one address without its length.
+func name(network netip.Prefix) string {
+	if network.IsSingleIP() {
+		return network.Addr().String()
 	}
-	bytes := addr.As16()
+	return network.String()
+}
+
+func (s *seeds) hashAddr(network netip.Prefix) key {
+	bytes := network.Addr().As16()
 	return s.hashBytes(bytes[:])
 }
 
-func addressOf(from net.Addr) (netip.Addr, bool) {
-	if tcp, ok := from.(*net.TCPAddr); ok {
-		addr := tcp.AddrPort().Addr()
-		return addr, addr.IsValid()
-	}
-	addr, err := netip.ParseAddrPort(from.String())
-	return addr.Addr(), err == nil
-}
-
-func (l *Limiter) identityKeyer(side interceptors.Side) keyer {
+func (l *Limiter) identityKey(side interceptors.Side) func(context.Context, any) key {
+	seeds := &l.table.seeds
 	switch {
 	case l.options.identity != nil:
 		return func(ctx context.Context, _ any) key {
 			if identity, ok := l.options.identity(ctx); ok {
-				return l.table.seeds.hash(identity)
+				return seeds.hash(identity)
 			}
 			return key{}
 		}
@@ -98,10 +178,10 @@ func (l *Limiter) identityKeyer(side interceptors.Side) keyer {
 			if len(named) != 1 || named[0] == "" {
 				return key{} // two names are no name
 			}
-			return l.table.seeds.hash(named[0])
+			return seeds.hash(named[0])
 		}
 	case side == interceptors.Server:
-		return func(ctx context.Context, _ any) key { return l.table.seeds.hashPeerNames(ctx) }
+		return func(ctx context.Context, _ any) key { return seeds.hashPeerNames(ctx) }
 	default:
 		return nil
 	}
@@ -125,8 +205,8 @@ func (s *seeds) hashPeerNames(ctx context.Context) key {
 	return s.hashAll(leaf.DNSNames).of(s.hashBytes(leaf.RawSubject))
 }
 
-func (l *Limiter) metadataKeyer(side interceptors.Side, name string) keyer {
-	return func(ctx context.Context, _ any) key { return l.table.seeds.hashAll(valuesOf(ctx, side, name)) }
+func metadataKey(seeds *seeds, side interceptors.Side, name string) func(context.Context, any) key {
+	return func(ctx context.Context, _ any) key { return seeds.hashAll(valuesOf(ctx, side, name)) }
 }
 
 func valuesOf(ctx context.Context, side interceptors.Side, name string) []string {
@@ -137,47 +217,4 @@ func valuesOf(ctx context.Context, side interceptors.Side, name string) []string
 	return md.Get(name)
 }
 
-// fieldKeyer is nil where the request's type is not known.
-func (l *Limiter) fieldKeyer(meta *interceptors.CallMeta, text string) keyer {
-	if meta.Descriptor == nil {
-		return nil
-	}
-	path, err := interceptors.FieldPath(meta.Descriptor.Input(), text)
-	if err != nil {
-		return nil
-	}
-	return func(_ context.Context, req any) key {
-		if message, ok := req.(proto.Message); ok {
-			return l.table.seeds.hashField(message.ProtoReflect(), path)
-		}
-		return key{}
-	}
-}
-
-// hashField takes a field that is absent for one without a value.
-func (s *seeds) hashField(m protoreflect.Message, path []protoreflect.FieldDescriptor) key {
-	for i, step := range path {
-		// By number: a dynamic message has descriptors of its own.
-		field := m.Descriptor().Fields().ByNumber(step.Number())
-		if field == nil || field.Kind() != step.Kind() || field.Cardinality() != step.Cardinality() || !m.Has(field) {
-			return key{}
-		}
-		if i < len(path)-1 {
-			m = m.Get(field).Message()
-			continue
-		}
-		if field.Kind() == protoreflect.StringKind && !field.IsList() {
-			return s.hash(m.Get(field).String())
-		}
-		return s.hashLeaf(m, field)
-	}
-	return key{}
-}
-
-// hashLeaf takes the bytes of a message that has field and nothing else.
-func (s *seeds) hashLeaf(m protoreflect.Message, field protoreflect.FieldDescriptor) key {
-	only := m.New()
-	only.Set(field, m.Get(field))
-	bytes, _ := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(only.Interface())
-	return s.hashBytes(bytes)
-}
+var errNotText = errors.New("the request field is no string: only keys of string fields can be written down")

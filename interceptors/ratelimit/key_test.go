@@ -154,14 +154,22 @@ func TestMethodsAndLimitsCountApart(t *testing.T) {
 	want(t, "two", admitted(t, l, policies(t, limit("two", 1, nil)), context.Background(), nil, 5), 1)
 }
 
-// L9, with everything around it: an admitted call by address allocates nothing.
-func TestAdmittedCallAllocatesNothing(t *testing.T) {
+// L9, with everything around it: an admitted call by address allocates the context
+// that tells the handler its standing, and nothing else; on a client nothing.
+func TestAdmittedCallAllocatesItsContext(t *testing.T) {
 	p := policies(t, limit("a", 1e12, byPeer()), limit("b", 1e12, nil), limit("c", 1e12, byIdentity()))
 	part := newLimiter(t).UnaryServer(p.Call(interceptors.Server, browse))
 	ctx := tcp("[2001:db8::1]:1")
 	handler := func(context.Context, any) (any, error) { return nil, nil }
-	if n := testing.AllocsPerRun(1000, func() { part(ctx, nil, nil, handler) }); n != 0 {
-		t.Errorf("an admitted call allocates %v times", n)
+	if n := testing.AllocsPerRun(1000, func() { part(ctx, nil, nil, handler) }); n != 1 {
+		t.Errorf("an admitted call allocates %v times, want once", n)
+	}
+	rule := limit("a", 1e12, nil)
+	rule.Side = policyv1.Side_SIDE_CLIENT
+	client := newLimiter(t).UnaryClient(policies(t, rule).Call(interceptors.Client, browse))
+	invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+	if n := testing.AllocsPerRun(1000, func() { client(ctx, browse, nil, nil, nil, invoker) }); n != 0 {
+		t.Errorf("an admitted call of a client allocates %v times", n)
 	}
 }
 

@@ -42,7 +42,7 @@ const Never time.Duration = math.MaxInt64
 type Decision struct {
 	Admitted bool
 	// RetryAfter is how long the call would have to wait, if nobody else came: 0
-	// when it is admitted.
+	// when it is admitted now.
 	RetryAfter time.Duration
 }
 
@@ -73,6 +73,35 @@ func (r rate) convert(tat, now int64, to rate) int64 {
 	}
 	used := min(float64(tat-now)/float64(r.burst), 1)
 	return now + int64(math.Ceil(used*float64(to.burst)))
+}
+
+// terms are what a call meets at a limit.
+type terms struct {
+	rate
+	cost int64 // the time that it takes
+	warm int64 // the time that a new key takes to reach the full limit
+}
+
+func (l Limit) terms(cost uint64) terms {
+	r := l.rate()
+	return terms{rate: r, cost: r.cost(cost)}
+}
+
+// costAt is the cost of a call of the key of b, nil for a new one. While the key is
+// at a part of its warm-up, it has that part of rate and burst: a call costs so
+// much more, up to all of the burst, so that one is always admitted at first.
+func (t *terms) costAt(now int64, b *bucket) int64 {
+	if t.warm == 0 || t.cost == 0 || t.cost > t.burst {
+		return t.cost
+	}
+	age := int64(0)
+	if b != nil {
+		age = now - int64(b.born)*tick
+	}
+	if age >= t.warm {
+		return t.cost
+	}
+	return int64(min(float64(t.cost)*float64(t.warm)/float64(max(age, 1)), float64(t.burst)))
 }
 
 func times(a, b uint64) int64 {

@@ -15,14 +15,17 @@ import (
 type Limiter struct {
 	options options
 	table   *Table
+	limits  registry
+	near    near
+	holds   holds
 
-	admitted, refused atomic.Uint64
+	admitted, refused, shadowed, waited, refunded, heldBack atomic.Uint64
 }
 
 // New makes a limiter that has counted nothing. The error names every option that
 // is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	o := options{maxKeys: defaultMaxKeys}
+	o := options{maxKeys: defaultMaxKeys, holdBack: defaultHoldBack}
 	for _, option := range opts {
 		option(&o)
 	}
@@ -39,19 +42,19 @@ func New(opts ...Option) (*Limiter, error) {
 // Place is [interceptors.RateLimit].
 func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
 
-// UnaryClient limits the calls of one method, nil where the policy does not limit
-// it on the client.
+// UnaryClient limits the calls of one method and holds them back when a server has
+// refused them, nil where neither is to be done.
 func (l *Limiter) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if p := l.newPart(meta, unary); p != nil {
+	if p := l.newPart(meta, false); p != nil {
 		return p.unaryClient
 	}
 	return nil
 }
 
-// StreamClient limits the opening of streams of one method, nil where the policy
-// does not limit it on the client.
+// StreamClient limits the streams of one method and holds them back when a server
+// has refused them, nil where neither is to be done.
 func (l *Limiter) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	if p := l.newPart(meta, stream); p != nil {
+	if p := l.newPart(meta, true); p != nil {
 		return p.streamClient
 	}
 	return nil
@@ -60,7 +63,7 @@ func (l *Limiter) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInt
 // UnaryServer limits the handling of one method, nil where the policy does not
 // limit it on the server.
 func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if p := l.newPart(meta, unary); p != nil {
+	if p := l.newPart(meta, false); p != nil {
 		return p.unaryServer
 	}
 	return nil
@@ -69,7 +72,7 @@ func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInter
 // StreamServer limits the streams accepted of one method, nil where the policy
 // does not limit it on the server.
 func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if p := l.newPart(meta, stream); p != nil {
+	if p := l.newPart(meta, true); p != nil {
 		return p.streamServer
 	}
 	return nil

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -14,6 +17,12 @@ type Option func(*options)
 
 type options struct {
 	maxKeys     int
+	trusted     trust
+	holdBack    time.Duration
+	fields      bool
+	rules       map[string]*functions // by the name of the limit
+	given       []string              // options of rules, by name and limit
+	errs        []error
 	identity    func(context.Context) (string, bool)
 	identityKey *string
 	observe     func(*interceptors.CallMeta, string, Result)
@@ -39,6 +48,83 @@ func WithIdentityMetadata(key string) Option {
 	return func(o *options) { o.identityKey = &key }
 }
 
+// WithTrustedPrefixes declares from which networks peers are believed: the proxies
+// whose x-forwarded-for says who calls, and the peers whose cost_metadata counts. An
+// address in x-forwarded-for counts if all to the right of it, and the peer, are in
+// one of prefixes. Default: nobody is believed.
+func WithTrustedPrefixes(prefixes ...netip.Prefix) Option {
+	return func(o *options) { o.trusted = append(o.trusted, prefixes...) }
+}
+
+// WithHoldBack bounds for how long a client refuses calls by itself after a server
+// has refused one and told when to come again. 0 leaves it to the server to refuse
+// them. Default: 1 minute.
+func WithHoldBack(longest time.Duration) Option {
+	return func(o *options) { o.holdBack = longest }
+}
+
+// WithFields has a server send the RateLimit and RateLimit-Policy fields with every
+// call that has a limit, not only with those that are refused.
+func WithFields() Option {
+	return func(o *options) { o.fields = true }
+}
+
+// WithKey counts by what key gives, instead of the key in the policy, at the limits
+// of this name. Calls for which it reports false share one bucket. The request is
+// nil when a stream opens. It and the functions of the other options are called
+// once per call and limit, concurrently, and may panic like a handler.
+func WithKey(limit string, key func(ctx context.Context, req any) (string, bool)) Option {
+	return func(o *options) { o.function("WithKey", limit, key == nil, func(f *functions) { f.key = key }) }
+}
+
+// WithCost has cost tell what a call costs at the limits of this name, instead of
+// the policy or metadata. 0 is nothing; more than the burst is refused. The request
+// is nil when a stream opens, and a message where each is charged.
+func WithCost(limit string, cost func(ctx context.Context, req any) uint64) Option {
+	return func(o *options) { o.function("WithCost", limit, cost == nil, func(f *functions) { f.costOf = cost }) }
+}
+
+// WithLimit has of tell the limit that a call meets at the limits of this name,
+// given the one in the policy. It should tell the same for the same key: a key
+// whose limit changes keeps the share of it that it has used, which costs an
+// allocation.
+func WithLimit(limit string, of func(ctx context.Context, req any, policy Limit) Limit) Option {
+	return func(o *options) { o.function("WithLimit", limit, of == nil, func(f *functions) { f.limitOf = of }) }
+}
+
+// WithSkip exempts the calls for which skip reports true from the limits of this
+// name.
+func WithSkip(limit string, skip func(ctx context.Context, req any) bool) Option {
+	return func(o *options) { o.function("WithSkip", limit, skip == nil, func(f *functions) { f.skip = skip }) }
+}
+
+// WithSuccess has success tell, by the error of a call, whether the refund of the
+// limits of this name takes it for one that succeeded. Default: the code is OK.
+func WithSuccess(limit string, success func(err error) bool) Option {
+	return func(o *options) {
+		o.function("WithSuccess", limit, success == nil, func(f *functions) { f.success = success })
+	}
+}
+
+// function notes one of a limit. Two of one kind for one limit are an error.
+func (o *options) function(option, limit string, missing bool, note func(*functions)) {
+	name := fmt.Sprintf("%s(%q)", option, limit)
+	if missing {
+		o.errs = append(o.errs, fmt.Errorf("%s: the function is nil: leave the option out", name))
+	}
+	if slices.Contains(o.given, name) {
+		o.errs = append(o.errs, fmt.Errorf("%s is given twice: leave one out", name))
+	}
+	o.given = append(o.given, name)
+	if o.rules == nil {
+		o.rules = map[string]*functions{}
+	}
+	if o.rules[limit] == nil {
+		o.rules[limit] = &functions{}
+	}
+	note(o.rules[limit])
+}
+
 // WithObserver has observe called with the name of each limit that a call met and
 // what became of it: all limits of an admitted call, the one that refused another.
 // It must be safe for concurrent use and quick.
@@ -47,7 +133,7 @@ func WithObserver(observe func(meta *interceptors.CallMeta, limit string, result
 }
 
 func (o *options) check() error {
-	var errs []error
+	errs := o.errs
 	if o.maxKeys < minMaxKeys || o.maxKeys > maxMaxKeys {
 		errs = append(errs, fmt.Errorf("WithMaxKeys: %d keys: give %d to %d", o.maxKeys, minMaxKeys, maxMaxKeys))
 	}
@@ -56,6 +142,14 @@ func (o *options) check() error {
 	}
 	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
 		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
+	}
+	for _, prefix := range o.trusted {
+		if !prefix.IsValid() || prefix.Addr().Is4In6() {
+			errs = append(errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix))
+		}
+	}
+	if o.holdBack < 0 {
+		errs = append(errs, fmt.Errorf("WithHoldBack: %v: write a duration from 0 on, which turns it off", o.holdBack))
 	}
 	return errors.Join(errs...)
 }

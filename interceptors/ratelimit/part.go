@@ -2,169 +2,115 @@ package ratelimit
 
 import (
 	"context"
-	"time"
+	"errors"
+	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// few is for how many limits a decision allocates nothing.
-const few = 4
-
 // part is the limiter's part in the calls of one method.
 type part struct {
 	*Limiter
-	meta  *interceptors.CallMeta
-	rules []rule
+	meta     *interceptors.CallMeta
+	rules    []rule
+	waits    bool  // some rule does
+	refunds  bool  // some rule does
+	messages *part // the rules that charge each message of a stream, or nil
+	kinds    atomic.Pointer[[]kind]
 }
 
-// rule is one limit of a method.
-type rule struct {
-	name  string
-	limit Limit
-	by    string // what it counts by, for people
-	rate  rate
-	cost  int64
-	key   keyer
-}
-
-type kind bool
-
-const (
-	unary  kind = false
-	stream kind = true
-)
-
-// newPart is nil where nothing is limited.
-func (l *Limiter) newPart(meta *interceptors.CallMeta, kind kind) *part {
-	p := &part{Limiter: l, meta: meta}
-	for _, policy := range meta.Policy.GetRateLimits() {
-		if policy.GetDisabled() || !meta.Side.On(policy.GetSide(), interceptors.Server) {
-			continue
-		}
-		if policy.GetKey().GetField() != "" && kind == stream {
-			continue
-		}
-		p.rules = append(p.rules, l.newRule(meta, policy))
+// newPart is nil where nothing is limited or, on a client, held back.
+func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool) *part {
+	p := l.limit(meta, func(rule *policyv1.RateLimitRule) bool { return !stream || rule.GetKey().GetField() == "" })
+	if !stream {
+		l.limits.put(p)
 	}
-	if len(p.rules) == 0 {
+	if stream {
+		p.messages = l.limit(meta, (*policyv1.RateLimitRule).GetPerMessage)
+		if len(p.messages.rules) == 0 {
+			p.messages = nil
+		}
+	}
+	if len(p.rules) == 0 && !p.holdsBack() {
 		return nil
 	}
 	return p
 }
 
-func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimitRule) rule {
-	period, _ := interceptors.ParseDuration(policy.GetPeriod()) // checked with the policy; none is a second
-	cost := uint64(1)
-	if policy.Cost != nil {
-		cost = policy.GetCost()
-	}
-	r := rule{
-		name:  policy.GetName(),
-		limit: Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
-	}
-	r.rate = r.limit.rate()
-	r.cost = r.rate.cost(cost)
-	r.by, r.key = l.newKeyer(meta, r.name, policy.GetKey())
-	return r
-}
-
-// admit charges a call on all limits of the method, or on none: then it says
-// which one refuses it, and for how long.
-func (p *part) admit(ctx context.Context, req any) (refusing *rule, wait time.Duration) {
-	var space [few]key
-	keys := space[:0]
-	for i := range p.rules {
-		keys = append(keys, p.rules[i].key(ctx, req)) // may run the user's code
-	}
-	now := p.table.now()
-	if len(keys) > 1 {
-		refusing, wait = p.lookAll(now, keys)
-	}
-	if refusing == nil {
-		refusing, wait = p.chargeAll(now, keys)
-	}
-	p.finish(refusing)
-	return refusing, wait
-}
-
-// lookAll finds the limit that refuses the call for longest.
-func (p *part) lookAll(now int64, keys []key) (refusing *rule, wait time.Duration) {
-	for i := range p.rules {
-		r := &p.rules[i]
-		if d := p.table.look(now, keys[i], r.rate, r.cost); d.RetryAfter > wait {
-			refusing, wait = r, d.RetryAfter
+// limit has the rules that are in force on this side and meant.
+func (l *Limiter) limit(meta *interceptors.CallMeta, meant func(*policyv1.RateLimitRule) bool) *part {
+	p := &part{Limiter: l, meta: meta}
+	for _, policy := range meta.Policy.GetRateLimits() {
+		if policy.GetDisabled() || !meta.Side.On(policy.GetSide(), interceptors.Server) || !meant(policy) {
+			continue
 		}
+		r := l.newRule(meta, policy)
+		p.rules = append(p.rules, r)
+		p.waits = p.waits || r.wait
+		p.refunds = p.refunds || r.refund > policyv1.Refund_REFUND_NONE
 	}
-	return refusing, wait
+	return p
 }
 
-// chargeAll gives back what it charged before a limit that refuses after all.
-func (p *part) chargeAll(now int64, keys []key) (refusing *rule, wait time.Duration) {
-	var space [few]*bucket
-	charged := space[:0]
-	for i := range p.rules {
-		r := &p.rules[i]
-		d, b := p.table.take(now, keys[i], r.rate, r.cost)
-		if !d.Admitted {
-			for j, b := range charged {
-				b.give(p.rules[j].cost)
-			}
-			return r, d.RetryAfter
-		}
-		charged = append(charged, b)
-	}
-	return nil, 0
+// holdsBack reports whether the client obeys refusals: not those of gRPC's own
+// services, which are exempt as from defaults.
+func (p *part) holdsBack() bool {
+	return p.meta.Side == interceptors.Client && p.options.holdBack > 0 && !strings.HasPrefix(p.meta.Service, "grpc.")
 }
 
-func (p *part) finish(refusing *rule) {
-	if refusing != nil {
-		p.refused.Add(1)
-	} else {
-		p.admitted.Add(1)
+// refuse is the error of a call that is not made, nil for one that is.
+func (p *part) refuse(v *verdict, ended error, tell func(metadata.MD)) error {
+	if v.refusing == nobody {
+		return ended
 	}
-	switch {
-	case p.options.observe == nil:
-	case refusing != nil:
-		p.options.observe(p.meta, refusing.name, Refused)
-	default:
-		for i := range p.rules {
-			p.options.observe(p.meta, p.rules[i].name, Admitted)
-		}
+	r := p.refusal(v)
+	if tell != nil {
+		tell(r.trailer())
 	}
+	return r.err()
 }
 
-func (p *part) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if refusing, wait := p.admit(ctx, req); refusing != nil {
-		return newRefusal(p.meta, refusing, wait).err()
+// errPanic stands for the error of a call that ends by a panic.
+var errPanic = errors.New("the call panicked")
+
+func (p *part) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	if err := p.holdBack(ctx, req, cc); err != nil {
+		return err
 	}
-	return invoker(ctx, method, req, reply, cc, opts...)
+	var space [few]entry
+	v, ended := p.admit(ctx, req, space[:0])
+	if err := p.refuse(&v, ended, nil); err != nil {
+		return err
+	}
+	if p.refunds {
+		err = errPanic
+		defer func() { p.settle(v.entries, err) }()
+	}
+	err = invoker(ctx, method, req, reply, cc, opts...)
+	p.obey(ctx, req, cc, err, opts)
+	return err
 }
 
-func (p *part) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	if refusing, wait := p.admit(ctx, nil); refusing != nil {
-		return nil, newRefusal(p.meta, refusing, wait).err()
+func (p *part) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
+	// It fails only without a transport, and then nobody can be told.
+	tell := func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) }
+	var space [few]entry
+	v, ended := p.admit(ctx, req, space[:0])
+	if err := p.refuse(&v, ended, tell); err != nil {
+		return nil, err
 	}
-	return streamer(ctx, desc, cc, method, opts...)
-}
-
-func (p *part) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if refusing, wait := p.admit(ctx, req); refusing != nil {
-		refusal := newRefusal(p.meta, refusing, wait)
-		// Fails only without a transport, and then nobody can be told.
-		_ = grpc.SetTrailer(ctx, refusal.trailer())
-		return nil, refusal.err()
+	c := p.newCall(ctx, &v)
+	if p.options.fields {
+		tell(fields(c.entries.standings(c.table, c.now)))
 	}
-	return handler(ctx, req)
-}
-
-func (p *part) streamServer(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if refusing, wait := p.admit(ss.Context(), nil); refusing != nil {
-		refusal := newRefusal(p.meta, refusing, wait)
-		ss.SetTrailer(refusal.trailer())
-		return refusal.err()
+	if p.refunds {
+		err = errPanic
+		defer func() { p.settle(c.entries, err) }()
 	}
-	return handler(srv, ss)
+	return handler(c, req)
 }

@@ -13,30 +13,56 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
-
-	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // pushbackKey tells gRPC's own retries when to come again (gRFC A6); a negative
 // value tells them not to.
 const pushbackKey = "grpc-retry-pushback-ms"
 
+// keyDimension is where a refusal says by what the limit counts, so that a client
+// can tell which calls count together.
+const keyDimension = "key"
+
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
-	meta  *interceptors.CallMeta
-	rule  *rule
-	after time.Duration // whole milliseconds, or Never
+	message   string
+	violation *errdetails.QuotaFailure_Violation
+	after     time.Duration // whole milliseconds, or Never
+	standings []Standing
 }
 
-// newRefusal lengthens wait by up to a tenth, so that callers refused together do
-// not come again together, and rounds it up.
-func newRefusal(meta *interceptors.CallMeta, rule *rule, wait time.Duration) refusal {
-	after := wait
-	if wait != Never {
-		after += rand.N(wait/10 + 1)
-		after = (after + time.Millisecond - 1).Truncate(time.Millisecond)
+// refusal is what a caller is told that v refuses.
+func (p *part) refusal(v *verdict) refusal {
+	e := &v.entries[v.refusing]
+	r := refusal{after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
+	limit := e.rule.description(e.limit)
+	switch {
+	case e.limit.Calls == 0:
+		r.message = fmt.Sprintf("rate limit %q admits nothing (%s)", e.rule.name, limit)
+	case r.after == Never:
+		r.message = fmt.Sprintf("rate limit %q: one call costs more than its burst (%s): raise the burst or lower the cost", e.rule.name, limit)
+	default:
+		r.message = fmt.Sprintf("rate limit %q reached (%s): try again in %v", e.rule.name, limit, r.after)
 	}
-	return refusal{meta: meta, rule: rule, after: after}
+	r.violation = &errdetails.QuotaFailure_Violation{
+		Subject:         "limit:" + e.rule.name,
+		Description:     limit,
+		ApiService:      p.meta.Service,
+		QuotaId:         e.rule.name,
+		QuotaDimensions: map[string]string{keyDimension: e.rule.by.seen},
+		QuotaValue:      int64(min(e.limit.Calls, math.MaxInt64)),
+	}
+	return r
+}
+
+// jittered lengthens wait by up to a tenth, so that callers refused together do
+// not come again together, and rounds it up.
+func jittered(wait time.Duration) time.Duration {
+	if wait == Never {
+		return Never
+	}
+	wait += rand.N(wait/10 + 1)
+	return (wait + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
 func (r refusal) trailer() metadata.MD {
@@ -44,20 +70,12 @@ func (r refusal) trailer() metadata.MD {
 	if ms := r.after.Milliseconds(); ms <= math.MaxInt32 { // gRPC reads 32 bits
 		pushback = strconv.FormatInt(ms, 10)
 	}
-	return metadata.Pairs(pushbackKey, pushback)
+	return metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
 }
 
 func (r refusal) err() error {
-	s := status.New(codes.ResourceExhausted, r.message())
-	details := []protoadapt.MessageV1{&errdetails.QuotaFailure{
-		Violations: []*errdetails.QuotaFailure_Violation{{
-			Subject:     "limit:" + r.rule.name,
-			Description: r.rule.description(),
-			ApiService:  r.meta.Service,
-			QuotaId:     r.rule.name,
-			QuotaValue:  int64(min(r.rule.limit.Calls, math.MaxInt64)),
-		}},
-	}}
+	s := status.New(codes.ResourceExhausted, r.message)
+	details := []protoadapt.MessageV1{&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{r.violation}}}
 	if r.after != Never {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(r.after)})
 	}
@@ -65,19 +83,4 @@ func (r refusal) err() error {
 		s = detailed
 	}
 	return s.Err()
-}
-
-func (r refusal) message() string {
-	if r.after == Never {
-		return fmt.Sprintf("rate limit %q: one call costs more than its burst (%s): raise the burst or lower the cost", r.rule.name, r.rule.description())
-	}
-	return fmt.Sprintf("rate limit %q reached (%s): try again in %v", r.rule.name, r.rule.description(), r.after)
-}
-
-// description is "50 per 1s by metadata customer-id".
-func (r *rule) description() string {
-	if r.by == "" {
-		return r.limit.String()
-	}
-	return r.limit.String() + " by " + r.by
 }

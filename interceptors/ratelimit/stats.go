@@ -1,6 +1,14 @@
 package ratelimit
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
 
 // Result is what became of a call at a limit.
 type Result uint8
@@ -10,34 +18,133 @@ const (
 	Admitted Result = iota + 1
 	// Refused is a call that the limit refused.
 	Refused
+	// Shadowed is a call that a limit in shadow let pass and would have refused.
+	Shadowed
 )
 
-// String is "admitted" or "refused".
+// String is "admitted", "refused" or "shadowed".
 func (r Result) String() string {
 	switch r {
 	case Admitted:
 		return "admitted"
 	case Refused:
 		return "refused"
+	case Shadowed:
+		return "shadowed"
 	default:
 		return fmt.Sprintf("result %d", uint8(r))
 	}
 }
 
-// Stats are the figures of a limiter since it was made.
+// mostNear is how many keys the figures name.
+const mostNear = 10
+
+// Stats are the figures of a limiter since it was made. None of them shows a key
+// that may be a secret.
 type Stats struct {
-	Admitted, Refused uint64 // calls of methods that have a limit
+	// Calls of methods that have a limit, and messages where each is charged.
+	Admitted, Refused uint64
+	Shadowed          uint64 // would have been refused by a limit in shadow
+	Waited            uint64 // admitted, but only after a while
+	Refunded          uint64 // charges given back after the call
+	HeldBack          uint64 // not made yet because a server has refused such calls
 
 	Keys      int    // whose counts are kept, idle ones included
 	Forgotten uint64 // keys forgotten before their bucket was full again
+
+	Limits []LimitStats // of the methods called so far, by method
+	Near   []NearStats  // the ten keys that have used most of a limit, from three quarters on
+}
+
+// LimitStats is a limit of a method, as of its last call.
+type LimitStats struct {
+	Method string // "/package.Service/Method"
+	Side   string // "client" or "server"
+	Name   string
+	Limit  string // "50 per 1s, burst 100"
+	By     string // "peer", "metadata customer-id"; "" is all callers together
+	Rules  string // what else the policy says of it: "cost 2, wait, shadow"
+}
+
+// NearStats is a key that is near a limit or over it.
+type NearStats struct {
+	Method, Side, Name string
+	// Key is the network address of a limit by peer, "" for all callers together,
+	// and otherwise a hash, which is another one in another process.
+	Key       string
+	Used      float64 // the share of the burst; beyond 1 calls wait
+	Remaining uint64  // calls of cost 1
+	Reset     time.Duration
 }
 
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (l *Limiter) Stats() Stats {
-	return Stats{
+	s := Stats{
 		Admitted:  l.admitted.Load(),
 		Refused:   l.refused.Load(),
+		Shadowed:  l.shadowed.Load(),
+		Waited:    l.waited.Load(),
+		Refunded:  l.refunded.Load(),
+		HeldBack:  l.heldBack.Load(),
 		Keys:      int(l.table.used.Load()),
 		Forgotten: l.table.lost.Load(),
+		Near:      l.nearest(),
 	}
+	for _, p := range l.limits.all() {
+		for i := range p.rules {
+			s.Limits = append(s.Limits, p.rules[i].stats())
+		}
+	}
+	return s
+}
+
+func (r *rule) stats() LimitStats {
+	var rules []string
+	add := func(is bool, text string) {
+		if is {
+			rules = append(rules, text)
+		}
+	}
+	add(r.cost != 1, fmt.Sprint("cost ", r.cost))
+	add(r.costKey != "", "cost by metadata "+r.costKey)
+	add(r.costOf != nil, "cost by function")
+	add(r.limitOf != nil, "limit by function")
+	add(r.skip != nil, "skip by function")
+	add(r.refund == policyv1.Refund_REFUND_FAILED, "refund failed")
+	add(r.refund == policyv1.Refund_REFUND_SUCCEEDED, "refund succeeded")
+	add(r.wait, "wait")
+	add(r.shadow, "shadow")
+	add(r.perMessage, "per message")
+	add(r.terms.warm > 0, fmt.Sprint("warm-up ", time.Duration(r.terms.warm)))
+	return LimitStats{
+		Method: r.meta.FullMethod, Side: r.meta.Side.String(), Name: r.name,
+		Limit: r.limit.String(), By: r.by.by, Rules: strings.Join(rules, ", "),
+	}
+}
+
+// nearest are those that have used most.
+func (l *Limiter) nearest() []NearStats {
+	seen, now := map[key]bool{}, l.table.now()
+	var all []NearStats
+	for i := range l.near.places {
+		n := l.near.places[i].Load()
+		if n == nil || seen[n.key] {
+			continue
+		}
+		seen[n.key] = true
+		used := n.used(l.table)
+		if used < nearShare {
+			continue
+		}
+		tat, _ := l.table.level(now, n.key, &n.terms)
+		s := standing(n.rule.name, n.limit, &n.terms, now, tat)
+		all = append(all, NearStats{
+			Method: n.rule.meta.FullMethod, Side: n.rule.meta.Side.String(), Name: s.Name,
+			Key: n.value, Used: used, Remaining: s.Remaining, Reset: s.Reset,
+		})
+	}
+	slices.SortFunc(all, func(a, b NearStats) int {
+		return cmp.Or(cmp.Compare(b.Used, a.Used), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Key, b.Key))
+	})
+	return all[:min(len(all), mostNear)]
 }

@@ -51,29 +51,29 @@ func NewTable(maxKeys int) (*Table, error) {
 
 // Allow charges cost to key if limit admits it now.
 func (t *Table) Allow(key string, limit Limit, cost uint64) Decision {
-	r := limit.rate()
-	decision, _ := t.take(t.now(), t.seeds.hash(key), r, r.cost(cost))
+	terms := limit.terms(cost)
+	decision, _ := t.take(t.now(), t.seeds.hash(key), &terms, 0)
 	return decision
 }
 
 // AllowAt charges cost to key if limit admits it at the time now. Times may come
 // in any order: an earlier one than before admits nothing more.
 func (t *Table) AllowAt(now time.Time, key string, limit Limit, cost uint64) Decision {
-	r := limit.rate()
-	decision, _ := t.take(t.at(now), t.seeds.hash(key), r, r.cost(cost))
+	terms := limit.terms(cost)
+	decision, _ := t.take(t.at(now), t.seeds.hash(key), &terms, 0)
 	return decision
 }
 
 // Peek is the decision that Allow would make, and charges nothing.
 func (t *Table) Peek(key string, limit Limit, cost uint64) Decision {
-	r := limit.rate()
-	return t.look(t.now(), t.seeds.hash(key), r, r.cost(cost))
+	terms := limit.terms(cost)
+	return t.look(t.now(), t.seeds.hash(key), &terms, 0)
 }
 
 // PeekAt is the decision that AllowAt would make, and charges nothing.
 func (t *Table) PeekAt(now time.Time, key string, limit Limit, cost uint64) Decision {
-	r := limit.rate()
-	return t.look(t.at(now), t.seeds.hash(key), r, r.cost(cost))
+	terms := limit.terms(cost)
+	return t.look(t.at(now), t.seeds.hash(key), &terms, 0)
 }
 
 // now costs half of time.Now, which reads the wall clock too.
@@ -83,29 +83,52 @@ func (t *Table) at(now time.Time) int64 {
 	return min(max(int64(now.Sub(t.start)), -longest), longest)
 }
 
-// take decides, and tells the bucket that was charged.
-func (t *Table) take(now int64, k key, r rate, cost int64) (Decision, *bucket) {
-	if cost == 0 || cost > r.burst { // needs no place in the table
-		return decide(now, now, r, cost), nil
+// Standing tells where key stands at limit, and charges nothing.
+func (t *Table) Standing(key string, limit Limit) Standing {
+	terms, now := limit.terms(1), t.now()
+	tat, _ := t.level(now, t.seeds.hash(key), &terms)
+	return standing("", limit, &terms, now, tat)
+}
+
+// Reset gives key its whole burst again, under whatever limit it is counted.
+func (t *Table) Reset(key string) { t.reset(t.seeds.hash(key)) }
+
+func (t *Table) reset(k key) {
+	if _, b := t.find(k); b != nil {
+		b.refill(t.now())
+	}
+}
+
+// take decides, and tells what was charged. A call that has to wait is admitted
+// if it has to for no longer than patience.
+func (t *Table) take(now int64, k key, terms *terms, patience int64) (Decision, charge) {
+	if terms.cost == 0 || terms.cost > terms.burst { // needs no place in the table
+		return decide(now, now, terms.burst, terms.cost, 0), charge{}
 	}
 	for {
 		_, b := t.find(k)
-		if b == nil || b.rate != r {
-			b = t.add(now, k, r, cost)
+		if b == nil || b.rate != terms.rate {
+			b = t.add(now, k, terms)
 		}
-		if decision, ok := b.take(now, r, cost); ok {
-			return decision, b
+		if decision, taken, ok := b.take(now, terms, patience); ok {
+			return decision, taken
 		}
 	}
 }
 
 // look decides without making room for a key that is not there.
-func (t *Table) look(now int64, k key, r rate, cost int64) Decision {
-	tat := now
-	if _, b := t.find(k); b != nil {
-		tat = b.rate.convert(b.tat.Load(), now, r)
+func (t *Table) look(now int64, k key, terms *terms, patience int64) Decision {
+	tat, b := t.level(now, k, terms)
+	return decide(tat, now, terms.burst, terms.costAt(now, b), patience)
+}
+
+// level is the tat of a key under terms, and its bucket, nil for a new key.
+func (t *Table) level(now int64, k key, terms *terms) (int64, *bucket) {
+	_, b := t.find(k)
+	if b == nil {
+		return now, nil
 	}
-	return decide(tat, now, r, cost)
+	return b.rate.convert(b.tat.Load(), now, terms.rate), b
 }
 
 // sample are the two sets where k may be.
@@ -134,22 +157,21 @@ func (t *Table) find(k key) (*slot, *bucket) {
 // add makes a bucket for a key that is not there or was counted under another
 // rate, whose used share it then keeps. It takes the slot of a bucket only after
 // that is retired, so a slot has one writer at a time.
-func (t *Table) add(now int64, k key, r rate, cost int64) *bucket {
+func (t *Table) add(now int64, k key, terms *terms) *bucket {
 	lock := &t.locks[k.lo%stripes]
 	lock.Lock()
 	defer lock.Unlock()
 	for {
-		fresh := &bucket{key: k, rate: r, cost: cost}
-		fresh.tat.Store(now)
+		fresh := newBucket(now, k, terms)
 		at, old := t.find(k)
-		if old != nil && old.rate == r {
+		if old != nil && old.rate == terms.rate {
 			return old
 		}
 		if old == nil {
 			at, old = t.room(now, k)
 		}
 		if at == nil {
-			return t.shared(now, r)
+			return t.shared(now, terms)
 		}
 		if t.put(now, at, old, fresh) {
 			return fresh
@@ -172,6 +194,7 @@ func (t *Table) put(now int64, at *slot, old, fresh *bucket) bool {
 	}
 	switch {
 	case old.key == fresh.key:
+		fresh.born = old.born
 		fresh.tat.Store(old.rate.convert(tat, now, fresh.rate))
 	case tat > now:
 		t.lost.Add(1)
@@ -191,7 +214,7 @@ func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
 				return &s[i], nil
 			}
 			tat := b.tat.Load()
-			if tat == retired || tat+b.cost-now > b.rate.burst {
+			if tat == retired || b.over(tat, now) {
 				continue
 			}
 			if load := float64(tat-now) / float64(b.rate.burst); load < least {
@@ -202,17 +225,16 @@ func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
 	return at, old
 }
 
-// shared is the bucket of all keys under rate r that find no room. The caller
+// shared is the bucket of all keys under one rate that find no room. The caller
 // holds the lock of its key only, so others may come for the same bucket.
-func (t *Table) shared(now int64, r rate) *bucket {
-	at := &t.crowd[uint64(r.every^r.burst)%ways]
+func (t *Table) shared(now int64, terms *terms) *bucket {
+	at := &t.crowd[uint64(terms.every^terms.burst)%ways]
 	for {
 		old := at.Load()
-		if old != nil && old.rate == r && old.tat.Load() != retired {
+		if old != nil && old.rate == terms.rate && old.tat.Load() != retired {
 			return old
 		}
-		fresh := &bucket{rate: r}
-		fresh.tat.Store(now)
+		fresh := newBucket(now, key{}, terms)
 		if t.put(now, at, old, fresh) {
 			return fresh
 		}

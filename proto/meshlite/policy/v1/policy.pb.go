@@ -725,8 +725,8 @@ type RateLimitRule struct {
 	Side Side `protobuf:"varint,6,opt,name=side,proto3,enum=meshlite.policy.v1.Side" json:"side,omitempty"`
 	// What one call costs. Default: 1.
 	Cost *uint64 `protobuf:"varint,7,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
-	// A metadata key with the cost of the call; counts only from trusted peers.
-	// Not enforced yet: refused.
+	// A metadata key with the cost of the call, a whole number from 1 on; counts
+	// only from trusted peers.
 	CostMetadata *string `protobuf:"bytes,8,opt,name=cost_metadata,json=costMetadata,proto3,oneof" json:"cost_metadata,omitempty"`
 	// Where the counts are kept. Default: this process.
 	// Not enforced yet: refused.
@@ -734,20 +734,18 @@ type RateLimitRule struct {
 	// What happens when a shared store does not answer. Default: the share.
 	// Not enforced yet: refused.
 	OnStoreFailure StoreFailure `protobuf:"varint,10,opt,name=on_store_failure,json=onStoreFailure,proto3,enum=meshlite.policy.v1.StoreFailure" json:"on_store_failure,omitempty"`
-	// Which finished calls are given back.
-	// Not enforced yet: refused.
+	// Which finished calls are given back; of a stream, its opening.
 	Refund Refund `protobuf:"varint,11,opt,name=refund,proto3,enum=meshlite.policy.v1.Refund" json:"refund,omitempty"`
-	// Wait for a free place as long as the caller's deadline allows, instead of refusing.
-	// Not enforced yet: refused.
+	// Wait for a free place as long as the caller's deadline allows, one minute
+	// without one, instead of refusing.
 	Wait *bool `protobuf:"varint,12,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
 	// Count and report, refuse nothing.
-	// Not enforced yet: refused.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
-	// Charge each message of a stream, not only its opening.
-	// Not enforced yet: refused.
+	// Charge each message that the client sends in a stream. The opening pays for
+	// the first.
 	PerMessage *bool `protobuf:"varint,14,opt,name=per_message,json=perMessage,proto3,oneof" json:"per_message,omitempty"`
-	// How long a new key takes to reach the full limit.
-	// Not enforced yet: refused.
+	// How long a new key takes to reach the full limit: "30s". Its calls cost more
+	// until then, the first one all of the burst.
 	WarmUp *string `protobuf:"bytes,15,opt,name=warm_up,json=warmUp,proto3,oneof" json:"warm_up,omitempty"`
 	// Drop a limit that was set elsewhere.
 	Disabled      *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`

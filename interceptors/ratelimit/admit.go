@@ -1,0 +1,206 @@
+package ratelimit
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/status"
+)
+
+// few is for how many limits a decision allocates nothing.
+const few = 4
+
+// longestWait is how long a call without a deadline waits.
+const longestWait = time.Minute
+
+// entry is one call at one limit.
+type entry struct {
+	rule   *rule
+	limit  Limit
+	terms  terms
+	key    key
+	charge charge
+	// shadowed: the limit would have refused the call, were it in force.
+	shadowed bool
+}
+
+type entries []entry
+
+// verdict is the answer of all limits to a call.
+type verdict struct {
+	now      int64
+	entries  entries
+	refusing int // which entry refuses the call, or nobody
+	wait     time.Duration
+}
+
+const nobody = -1
+
+// admit charges a call on all limits, or on none: then it says which one refuses
+// it, and for how long. The error is that of a call that ends while it waits. It
+// uses space while that suffices.
+func (p *part) admit(ctx context.Context, req any, space []entry) (verdict, error) {
+	v := verdict{entries: space[:0], refusing: nobody}
+	for i := range p.rules {
+		r := &p.rules[i]
+		if r.skip != nil && r.skip(ctx, req) {
+			continue
+		}
+		v.entries = append(v.entries, r.meet(ctx, req)) // may run the user's code
+	}
+	if len(v.entries) == 0 {
+		return v, nil
+	}
+	patience := int64(0)
+	if p.waits {
+		patience = patienceOf(ctx)
+	}
+	v.now = p.table.now()
+	if len(v.entries) > 1 {
+		v.look(p.table, patience)
+	}
+	if v.refusing == nobody {
+		v.charge(p.table, patience)
+	}
+	p.finish(ctx, &v)
+	if v.refusing == nobody && v.wait > 0 {
+		return v, p.await(ctx, &v)
+	}
+	return v, nil
+}
+
+// patienceOf is how long a call can wait.
+func patienceOf(ctx context.Context) int64 {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return int64(longestWait)
+	}
+	return max(int64(time.Until(deadline))-1, 0)
+}
+
+// patience is that of the call, at a limit that waits.
+func (e *entry) patience(call int64) int64 {
+	if e.rule.wait {
+		return call
+	}
+	return 0
+}
+
+// look finds the limit that refuses the call for longest.
+func (v *verdict) look(table *Table, patience int64) {
+	for i := range v.entries {
+		e := &v.entries[i]
+		if e.rule.shadow {
+			continue
+		}
+		d := table.look(v.now, e.key, &e.terms, e.patience(patience))
+		if !d.Admitted && d.RetryAfter > v.wait {
+			v.refusing, v.wait = i, d.RetryAfter
+		}
+	}
+}
+
+// charge gives back what it charged before a limit that refuses after all. What
+// remains to wait is for the limit that takes longest.
+func (v *verdict) charge(table *Table, patience int64) {
+	for i := range v.entries {
+		e := &v.entries[i]
+		d, taken := table.take(v.now, e.key, &e.terms, e.patience(patience))
+		e.charge = taken
+		switch {
+		case d.Admitted:
+			v.wait = max(v.wait, d.RetryAfter)
+		case e.rule.shadow:
+			e.shadowed = true
+		default:
+			v.entries[:i].cancel(v.now)
+			v.refusing, v.wait = i, d.RetryAfter
+			return
+		}
+	}
+}
+
+func (es entries) cancel(now int64) {
+	for i := range es {
+		es[i].charge.cancel(now)
+		es[i].charge = charge{}
+	}
+}
+
+// settle gives back what the rules say of a call that ended with err.
+func (p *part) settle(es entries, err error) {
+	now := p.table.now()
+	for i := range es {
+		if es[i].rule.refunds(err) && es[i].charge.refund(now) {
+			p.refunded.Add(1)
+		}
+	}
+}
+
+// await holds an admitted call until its time.
+func (p *part) await(ctx context.Context, v *verdict) error {
+	p.waited.Add(1)
+	if sleep(ctx, v.wait) {
+		return nil
+	}
+	v.entries.cancel(p.table.now())
+	return status.FromContextError(ctx.Err()).Err()
+}
+
+// sleep reports whether ctx lasted.
+func sleep(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// finish counts and tells what became of a call.
+func (p *part) finish(ctx context.Context, v *verdict) {
+	if v.refusing != nobody {
+		p.refused.Add(1)
+		p.note(ctx, &v.entries[v.refusing])
+		p.tell(v.entries[v.refusing].rule, Refused)
+		return
+	}
+	p.admitted.Add(1)
+	for i := range v.entries {
+		e := &v.entries[i]
+		result := Admitted
+		if e.shadowed {
+			p.shadowed.Add(1)
+			result = Shadowed
+		}
+		if e.shadowed || e.nearly(v.now) {
+			p.note(ctx, e)
+		}
+		p.tell(e.rule, result)
+	}
+}
+
+func (p *part) tell(r *rule, result Result) {
+	if p.options.observe != nil {
+		p.options.observe(p.meta, r.name, result)
+	}
+}
+
+// standings are those at the limits in force.
+func (es entries) standings(table *Table, now int64) []Standing {
+	all := make([]Standing, 0, len(es))
+	for i := range es {
+		e := &es[i]
+		if e.rule.shadow {
+			continue
+		}
+		tat := e.charge.tat
+		if e.charge.bucket == nil { // the call cost nothing, or was refused
+			tat, _ = table.level(now, e.key, &e.terms)
+		}
+		all = append(all, standing(e.rule.name, e.limit, &e.terms, now, tat))
+	}
+	return all
+}

@@ -1,0 +1,99 @@
+package ratelimit
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// mostMethods bounds the methods whose limits can be told, as chains do.
+const mostMethods = 4096
+
+// registry knows the limits of the methods that were called, as of their last call.
+type registry struct {
+	mu    sync.Mutex
+	parts map[method]*part
+}
+
+type method struct {
+	name string
+	side interceptors.Side
+}
+
+func (r *registry) put(p *part) {
+	at := method{p.meta.FullMethod, p.meta.Side}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch _, known := r.parts[at]; {
+	case len(p.rules) == 0:
+		delete(r.parts, at)
+	case r.parts == nil:
+		r.parts = map[method]*part{at: p}
+	case known || len(r.parts) < mostMethods:
+		r.parts[at] = p
+	}
+}
+
+// all are the parts by method, and the server's first.
+func (r *registry) all() []*part {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]*part, 0, len(r.parts))
+	for _, p := range r.parts {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b *part) int {
+		return cmp.Or(cmp.Compare(a.meta.FullMethod, b.meta.FullMethod), cmp.Compare(b.meta.Side, a.meta.Side))
+	})
+	return all
+}
+
+// Standing tells where a key stands at a limit of a method that was called before,
+// and charges nothing. The key is written as the policy counts: an address or
+// network, an identity as [WithIdentity] gives it or a SPIFFE id, the value of the
+// metadata key or of the request field, what [WithKey] gives; "" is that of all who
+// have none. An unknown method or limit, and a key that cannot be written down, are
+// errors.
+func (l *Limiter) Standing(fullMethod, limit, key string) (Standing, error) {
+	r, k, err := l.find(fullMethod, limit, key)
+	if err != nil {
+		return Standing{}, err
+	}
+	now := l.table.now()
+	tat, _ := l.table.level(now, k, &r.terms)
+	return standing(r.name, r.limit, &r.terms, now, tat), nil
+}
+
+// Reset gives a key its whole burst again. It is written as for [Limiter.Standing],
+// and the errors are the same.
+func (l *Limiter) Reset(fullMethod, limit, key string) error {
+	_, k, err := l.find(fullMethod, limit, key)
+	if err == nil {
+		l.table.reset(k)
+	}
+	return err
+}
+
+var errNoLimit = errors.New("no call of the method has met such a limit: write \"/package.Service/Method\" and the name in the policy")
+
+func (l *Limiter) find(fullMethod, limit, value string) (*rule, key, error) {
+	for _, p := range l.limits.all() {
+		if p.meta.FullMethod != fullMethod {
+			continue
+		}
+		for i := range p.rules {
+			if r := &p.rules[i]; r.name == limit {
+				k, err := r.by.find(value)
+				if err != nil {
+					err = fmt.Errorf("ratelimit: limit %q of %s: %w", limit, fullMethod, err)
+				}
+				return r, k, err
+			}
+		}
+	}
+	return nil, key{}, fmt.Errorf("ratelimit: limit %q of %q: %w", limit, fullMethod, errNoLimit)
+}

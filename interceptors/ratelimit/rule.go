@@ -1,0 +1,124 @@
+package ratelimit
+
+import (
+	"context"
+	"strconv"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+// rule is one limit of a method.
+type rule struct {
+	name       string
+	meta       *interceptors.CallMeta
+	limit      Limit
+	cost       uint64
+	terms      terms // of limit and cost
+	by         keyer
+	refund     policyv1.Refund
+	wait       bool
+	shadow     bool
+	perMessage bool
+	costKey    string // metadata key, or ""
+	trusted    trust
+	functions
+}
+
+// functions are what the builder of the program says of a limit. Each may be nil.
+type functions struct {
+	key     func(context.Context, any) (string, bool)
+	costOf  func(context.Context, any) uint64
+	limitOf func(context.Context, any, Limit) Limit
+	skip    func(context.Context, any) bool
+	success func(error) bool
+}
+
+// newRule reads what was checked with the policy.
+func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimitRule) rule {
+	period, _ := interceptors.ParseDuration(policy.GetPeriod()) // none is a second
+	warm, _ := interceptors.ParseDuration(policy.GetWarmUp())
+	r := rule{
+		name:       policy.GetName(),
+		meta:       meta,
+		limit:      Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
+		cost:       1,
+		by:         l.newKeyer(meta, policy.GetName(), policy.GetKey()),
+		refund:     policy.GetRefund(),
+		wait:       policy.GetWait() && !policy.GetShadow(),
+		shadow:     policy.GetShadow(),
+		perMessage: policy.GetPerMessage(),
+		costKey:    policy.GetCostMetadata(),
+		trusted:    l.options.trusted,
+	}
+	if of := l.options.rules[r.name]; of != nil {
+		r.functions = *of
+	}
+	if policy.Cost != nil {
+		r.cost = policy.GetCost()
+	}
+	r.terms = r.limit.terms(r.cost)
+	r.terms.warm = int64(warm)
+	return r
+}
+
+// meet is the entry of a call.
+func (r *rule) meet(ctx context.Context, req any) entry {
+	e := entry{rule: r, limit: r.limit, terms: r.terms}
+	if r.limitOf != nil {
+		e.limit = r.limitOf(ctx, req, r.limit)
+		e.terms.rate = e.limit.rate()
+		e.terms.cost = e.terms.rate.cost(r.cost)
+	}
+	if r.costOf != nil {
+		e.terms.cost = e.terms.rate.cost(r.costOf(ctx, req))
+	} else if cost, ok := r.declared(ctx); ok {
+		e.terms.cost = e.terms.rate.cost(cost)
+	}
+	e.key = r.by.key(ctx, req)
+	return e
+}
+
+// declared is the cost that metadata names, if a trusted peer has sent it: a whole
+// number from 1 on, once. A client trusts its own.
+func (r *rule) declared(ctx context.Context) (uint64, bool) {
+	if r.costKey == "" || r.meta.Side == interceptors.Server && !r.trusted.peer(ctx) {
+		return 0, false
+	}
+	values := valuesOf(ctx, r.meta.Side, r.costKey)
+	if len(values) != 1 {
+		return 0, false
+	}
+	cost, err := strconv.ParseUint(values[0], 10, 64)
+	return cost, err == nil && cost > 0
+}
+
+// refunds reports whether a call that ended with err is given back.
+func (r *rule) refunds(err error) bool {
+	switch r.refund {
+	case policyv1.Refund_REFUND_FAILED:
+		return !r.succeeded(err)
+	case policyv1.Refund_REFUND_SUCCEEDED:
+		return r.succeeded(err)
+	default:
+		return false
+	}
+}
+
+func (r *rule) succeeded(err error) bool {
+	if r.success != nil {
+		return r.success(err)
+	}
+	return status.Code(err) == codes.OK
+}
+
+// description is "50 per 1s by metadata customer-id".
+func (r *rule) description(limit Limit) string {
+	if r.by.by == "" {
+		return limit.String()
+	}
+	return limit.String() + " by " + r.by.by
+}

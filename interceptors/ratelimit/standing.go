@@ -1,0 +1,61 @@
+package ratelimit
+
+import (
+	"context"
+	"time"
+)
+
+// Standing is where a caller stands at one limit.
+type Standing struct {
+	Name  string // of the limit
+	Limit Limit
+	// Remaining is what may come at once, in calls of cost 1.
+	Remaining uint64
+	// Reset is how long it takes until the whole burst may come again.
+	Reset time.Duration
+}
+
+func standing(name string, limit Limit, terms *terms, now, tat int64) Standing {
+	s := Standing{Name: name, Limit: limit.full(), Reset: time.Duration(max(tat-now, 0))}
+	if free := terms.burst - max(tat-now, 0); free > 0 {
+		s.Remaining = uint64(free / terms.every)
+	}
+	return s
+}
+
+// FromContext tells the handler of a call where its caller stood at each limit of
+// the method right after the call was admitted, in the order of the policy, and so
+// what the RateLimit field tells (see [WithFields]). It reports false where no
+// limiter of a server is in the chain, or the method has no limit.
+func FromContext(ctx context.Context) ([]Standing, bool) {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return nil, false
+	}
+	return c.entries.standings(c.table, c.now), true
+}
+
+type callKey struct{}
+
+// call is the context of an admitted call. It is made in one piece.
+type call struct {
+	context.Context
+	table   *Table
+	now     int64
+	entries entries
+	space   [few]entry
+}
+
+func (p *part) newCall(ctx context.Context, v *verdict) *call {
+	c := &call{Context: ctx, table: p.table, now: v.now}
+	c.entries = append(c.space[:0], v.entries...)
+	return c
+}
+
+// Value finds the call itself.
+func (c *call) Value(name any) any {
+	if name == (callKey{}) {
+		return c
+	}
+	return c.Context.Value(name)
+}
