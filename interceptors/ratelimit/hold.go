@@ -73,12 +73,16 @@ func (h *holds) put(fresh *hold) {
 type kind struct {
 	limit, counts string // its name and by what it counts
 	keyer
-	wait bool // the policy says so of the limit
 }
 
-// held is how long the call is held back, and by which limit. Refusals of this
-// method that may be in force are few, mostly none.
+// kinds are those of one method: few, mostly none.
+type kinds = atomic.Pointer[[]kind]
+
+// held is how long the call is held back, and by which limit.
 func (p *part) held(ctx context.Context, req any, target string) (longest time.Duration, by *kind) {
+	if p.kinds == nil {
+		return 0, nil
+	}
 	kinds := p.kinds.Load()
 	if kinds == nil {
 		return 0, nil
@@ -101,7 +105,7 @@ func (p *part) holdBack(ctx context.Context, req any, cc *grpc.ClientConn) error
 		return nil
 	}
 	p.heldBack.Add(1)
-	if by.wait && int64(left) <= patienceOf(ctx) {
+	if p.waitsFor(by.limit) && int64(left) <= patienceOf(ctx) {
 		if !sleep(ctx, left) {
 			return status.FromContextError(ctx.Err()).Err()
 		}
@@ -120,7 +124,7 @@ func (p *part) holdBack(ctx context.Context, req any, cc *grpc.ClientConn) error
 
 // obey takes note of when a server that refused a call wants another.
 func (p *part) obey(ctx context.Context, req any, cc *grpc.ClientConn, err error, opts []grpc.CallOption) {
-	if err == nil || p.options.holdBack <= 0 || status.Code(err) != codes.ResourceExhausted {
+	if err == nil || p.kinds == nil || status.Code(err) != codes.ResourceExhausted {
 		return
 	}
 	after, limit, counts := advice(status.Convert(err), opts)
@@ -175,7 +179,7 @@ func (p *part) learn(limit, counts string) (*kind, bool) {
 		if !ok || len(kinds) >= mostKinds {
 			return nil, false
 		}
-		fresh := kind{limit: limit, counts: counts, wait: p.waitsFor(limit)}
+		fresh := kind{limit: limit, counts: counts}
 		fresh.of = of
 		fresh.keyer.limit = p.table.seeds.hashAll([]string{p.meta.FullMethod, limit, counts})
 		kinds = append(slices.Clone(kinds), fresh)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -21,7 +20,7 @@ type part struct {
 	waits    bool  // some rule does
 	refunds  bool  // some rule does
 	messages *part // the rules that charge each message of a stream, or nil
-	kinds    atomic.Pointer[[]kind]
+	kinds    *kinds // nil where nothing is held back
 }
 
 // newPart is nil where nothing is limited or, on a client, held back.
@@ -36,7 +35,10 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool) *part {
 			p.messages = nil
 		}
 	}
-	if len(p.rules) == 0 && !p.holdsBack() {
+	if p.holdsBack() {
+		p.kinds = l.limits.kindsOf(meta.FullMethod)
+	}
+	if len(p.rules) == 0 && p.kinds == nil {
 		return nil
 	}
 	return p

@@ -13,10 +13,12 @@ import (
 // mostMethods bounds the methods whose limits can be told, as chains do.
 const mostMethods = 4096
 
-// registry knows the limits of the methods that were called, as of their last call.
+// registry knows the limits of the methods that were called, as of their last call,
+// and by which a client has been refused.
 type registry struct {
 	mu    sync.Mutex
 	parts map[method]*part
+	kinds map[string]*kinds
 }
 
 type method struct {
@@ -36,6 +38,23 @@ func (r *registry) put(p *part) {
 	case known || len(r.parts) < mostMethods:
 		r.parts[at] = p
 	}
+}
+
+// kindsOf are those of a client's method, whoever asks for them.
+func (r *registry) kindsOf(fullMethod string) *kinds {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.kinds[fullMethod]
+	if k == nil {
+		k = &kinds{}
+		if r.kinds == nil {
+			r.kinds = map[string]*kinds{}
+		}
+		if len(r.kinds) < mostMethods {
+			r.kinds[fullMethod] = k
+		}
+	}
+	return k
 }
 
 // all are the parts by method, and the server's first.
