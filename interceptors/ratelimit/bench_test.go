@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 )
 
@@ -44,5 +46,19 @@ func BenchmarkDecision(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// The whole part of a server in a call, and what it costs to refuse one.
+func BenchmarkCall(b *testing.B) {
+	for _, calls := range []uint64{1, 1e12} {
+		b.Run(fmt.Sprint("limit=", calls), func(b *testing.B) {
+			part := newLimiter(b).UnaryServer(policies(b, limit("one", calls, byPeer())).Call(interceptors.Server, browse))
+			ctx, handler := tcp("192.0.2.1:1"), func(context.Context, any) (any, error) { return nil, nil }
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = part(ctx, nil, nil, handler)
+			}
+		})
 	}
 }

@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -34,20 +33,25 @@ func fields(all []Standing) metadata.MD {
 
 func appendItem(to []byte, name, param string, value uint64, param2 string, value2 uint64) []byte {
 	const most = 999_999_999_999_999 // RFC 9651, 3.3.1
-	to = append(append(append(to, '"'), fieldText(name)...), '"')
+	to = appendText(to, name)
 	to = strconv.AppendUint(append(append(append(to, ';'), param...), '='), min(value, most), 10)
 	return strconv.AppendUint(append(append(append(to, ';'), param2...), '='), min(value2, most), 10)
 }
 
-// fieldText is text as a structured field can carry it (RFC 9651, 3.3.3).
-func fieldText(text string) string {
-	escaped := strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '_'
+// appendText quotes text as far as a structured field can carry it (RFC 9651, 3.3.3).
+func appendText(to []byte, text string) []byte {
+	to = append(to, '"')
+	for _, r := range text {
+		switch {
+		case r < ' ' || r > '~':
+			to = append(to, '_')
+		case r == '"' || r == '\\':
+			to = append(to, '\\', byte(r))
+		default:
+			to = append(to, byte(r))
 		}
-		return r
-	}, text)
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(escaped)
+	}
+	return append(to, '"')
 }
 
 // window is the limit for whole seconds: a period that is none is lengthened to

@@ -111,13 +111,13 @@ func (p *part) holdBack(ctx context.Context, req any, cc *grpc.ClientConn) error
 		}
 		return nil
 	}
-	r := refusal{after: jittered(left), violation: &errdetails.QuotaFailure_Violation{
+	r := refusal{after: jittered(left), quota: newQuotaFailure(&errdetails.QuotaFailure_Violation{
 		Subject:         "limit:" + by.limit,
 		Description:     "held back by the client",
 		ApiService:      p.meta.Service,
 		QuotaId:         by.limit,
 		QuotaDimensions: map[string]string{keyDimension: by.counts},
-	}}
+	})}
 	r.message = fmt.Sprintf("%s has refused such a call by its rate limit %q: held back here, try again in %v", target, by.limit, r.after)
 	return r.err()
 }

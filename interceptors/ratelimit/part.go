@@ -17,9 +17,9 @@ type part struct {
 	*Limiter
 	meta     *interceptors.CallMeta
 	rules    []rule
-	waits    bool  // some rule does
-	refunds  bool  // some rule does
-	messages *part // the rules that charge each message of a stream, or nil
+	waits    bool   // some rule does
+	refunds  bool   // some rule does
+	messages *part  // the rules that charge each message of a stream, or nil
 	kinds    *kinds // nil where nothing is held back
 }
 

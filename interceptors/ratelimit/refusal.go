@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -26,7 +27,7 @@ const keyDimension = "key"
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
 	message   string
-	violation *errdetails.QuotaFailure_Violation
+	quota     *anypb.Any    // a QuotaFailure
 	after     time.Duration // whole milliseconds, or Never
 	standings []Standing
 }
@@ -34,7 +35,10 @@ type refusal struct {
 // refusal is what a caller is told that v refuses.
 func (p *part) refusal(v *verdict) refusal {
 	e := &v.entries[v.refusing]
-	r := refusal{after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
+	r := refusal{quota: e.rule.quota, after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
+	if e.limit != e.rule.limit {
+		r.quota = e.rule.quotaFailure(e.limit)
+	}
 	limit := e.rule.description(e.limit)
 	switch {
 	case e.limit.Calls == 0:
@@ -44,15 +48,28 @@ func (p *part) refusal(v *verdict) refusal {
 	default:
 		r.message = fmt.Sprintf("rate limit %q reached (%s): try again in %v", e.rule.name, limit, r.after)
 	}
-	r.violation = &errdetails.QuotaFailure_Violation{
-		Subject:         "limit:" + e.rule.name,
-		Description:     limit,
-		ApiService:      p.meta.Service,
-		QuotaId:         e.rule.name,
-		QuotaDimensions: map[string]string{keyDimension: e.rule.by.seen},
-		QuotaValue:      int64(min(e.limit.Calls, math.MaxInt64)),
-	}
 	return r
+}
+
+// quotaFailure tells the limit, and by what it counts.
+func (r *rule) quotaFailure(limit Limit) *anypb.Any {
+	return newQuotaFailure(&errdetails.QuotaFailure_Violation{
+		Subject:         "limit:" + r.name,
+		Description:     r.description(limit),
+		ApiService:      r.meta.Service,
+		QuotaId:         r.name,
+		QuotaDimensions: map[string]string{keyDimension: r.by.seen},
+		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
+	})
+}
+
+// newQuotaFailure is nil where a name is no valid text.
+func newQuotaFailure(violation *errdetails.QuotaFailure_Violation) *anypb.Any {
+	quota, err := anypb.New(&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{violation}})
+	if err != nil {
+		return nil
+	}
+	return quota
 }
 
 // jittered lengthens wait by up to a tenth, so that callers refused together do
@@ -74,13 +91,14 @@ func (r refusal) trailer() metadata.MD {
 }
 
 func (r refusal) err() error {
-	s := status.New(codes.ResourceExhausted, r.message)
-	details := []protoadapt.MessageV1{&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{r.violation}}}
+	s := &spb.Status{Code: int32(codes.ResourceExhausted), Message: r.message}
+	if r.quota != nil {
+		s.Details = append(s.Details, r.quota)
+	}
 	if r.after != Never {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(r.after)})
+		if retry, err := anypb.New(&errdetails.RetryInfo{RetryDelay: durationpb.New(r.after)}); err == nil {
+			s.Details = append(s.Details, retry)
+		}
 	}
-	if detailed, err := s.WithDetails(details...); err == nil {
-		s = detailed
-	}
-	return s.Err()
+	return status.ErrorProto(s)
 }

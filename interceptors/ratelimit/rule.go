@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -25,6 +26,7 @@ type rule struct {
 	perMessage bool
 	costKey    string // metadata key, or ""
 	trusted    trust
+	quota      *anypb.Any // what a refusal tells of the limit
 	functions
 }
 
@@ -62,6 +64,7 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 	}
 	r.terms = r.limit.terms(r.cost)
 	r.terms.warm = int64(warm)
+	r.quota = r.quotaFailure(r.limit)
 	return r
 }
 

@@ -162,7 +162,7 @@ func TestFullTableKeepsKeysThatAreOverTheirLimit(t *testing.T) {
 	for i := range 500 { // abusers
 		want(t, "abuser's burst", table.AllowAt(now, fmt.Sprint("abuser", i), limit, 10).Admitted, true)
 	}
-	for i := range 200_000 {
+	for i := range 20_000 {
 		want(t, "new key", table.AllowAt(now, fmt.Sprint("new", i), limit, 1).Admitted, true)
 	}
 	for i := range 500 {
