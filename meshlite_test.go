@@ -669,6 +669,7 @@ func TestMetricsAndHealthAreServedOnLoopback(t *testing.T) {
 	for path, want := range map[string]string{
 		"/metrics":               `grpc_server_handled_total{grpc_code="OK",grpc_method="GetSweet"`,
 		"/healthz":               "ok",
+		"/debug/meshlite":        `"limits": {`,
 		"/debug/pprof/goroutine": "",
 	} {
 		response, err := http.Get("http://" + address + path)

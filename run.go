@@ -186,7 +186,8 @@ func (r *run) serveMetrics() error {
 		return err
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy)
+	limits := admin.WithStats("limits", func() any { return r.config.limiter.Stats() })
+	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy, limits)
 	if err != nil {
 		listener.Close()
 		return err

@@ -97,8 +97,9 @@ func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
 	return r.handler(pprof, func() error { return nil })
 }
 
-func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error) {
-	options := []admin.Option{
+// handler also serves what a server alone can say.
+func (r *Runtime) handler(pprof bool, healthy func() error, more ...admin.Option) (http.Handler, error) {
+	options := append(more,
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
@@ -106,7 +107,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
-	}
+	)
 	if pprof {
 		options = append(options, admin.WithPprof())
 	}

@@ -103,6 +103,7 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.limiter = concerns.limiter // which the server tells of
 	concerns.outer = append(concerns.outer, concerns.limiter, concerns.deadline)
 	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limiter)})
 }

@@ -196,11 +196,11 @@ func (es entries) standings(table *Table, now int64) []Standing {
 		if e.rule.shadow {
 			continue
 		}
-		tat := e.charge.tat
-		if e.charge.bucket == nil { // the call cost nothing, or was refused
-			tat, _ = table.level(now, e.key, &e.terms)
+		tat, b := e.charge.tat, e.charge.bucket
+		if b == nil { // the call cost nothing, or was refused
+			tat, b = table.level(now, e.key, &e.terms)
 		}
-		all = append(all, standing(e.rule.name, e.limit, &e.terms, now, tat))
+		all = append(all, standing(e.rule.name, e.limit, &e.terms, now, tat, b))
 	}
 	return all
 }

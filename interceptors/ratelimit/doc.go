@@ -17,17 +17,39 @@
 // All limits of a method must admit a call. They are looked at first and charged
 // then; if another call takes the last place in between, what was charged already
 // is given back, so that a call that one limit refuses costs nothing on the
-// others. A stream is charged once, when it opens.
+// others. A stream is charged once, when it opens, or with per_message for each
+// message that the client sends, of which the opening pays for the first. Such a
+// message too many fails RecvMsg on the server, SendMsg on the client.
+//
+// What else a rule may say:
+//   - cost: a call takes so many places. cost_metadata lets a trusted peer say how
+//     many ([WithTrustedPrefixes]); a client is trusted by itself.
+//   - wait: instead of being refused, a call waits its turn, in the order of
+//     arrival, if its deadline leaves the time (one minute without a deadline).
+//   - refund: calls that failed, or succeeded ([WithSuccess]), are given back, as
+//     far as time has not given them back already. So a refund never lifts a
+//     bucket above its burst, nor pays for another time. A panic is a failure.
+//   - warm_up: calls of a new key cost more until it is warm, the first one the
+//     whole burst: at half of the time it has half of rate and burst. A key is new
+//     when the table does not know it.
+//   - shadow: it is counted and told what would be refused, and nothing is.
+//
+// gRPC's own services, such as health and reflection, have only limits that name
+// them.
 //
 // # The key
 //
 // A limit counts all callers of its method together, or each by itself, by
-//   - peer: the network address without the port, an IPv6 address by its /64;
+//   - peer: the network address without the port, an IPv6 address by its /64.
+//     Of a trusted proxy it is the first address in x-forwarded-for, from the
+//     right, that is not trusted ([WithTrustedPrefixes]); nobody else is believed;
 //   - identity: what [WithIdentity] or [WithIdentityMetadata] declare, on the
 //     server otherwise the names in the peer's verified certificate;
 //   - metadata: all values of a key, incoming on the server, outgoing on the client;
 //   - field: the value of a request field. It limits unary calls only: when a
-//     stream opens there is no request yet.
+//     stream opens there is no request yet;
+//   - a function ([WithKey]), such as one that asks realip.FromContext of
+//     go-grpc-middleware.
 //
 // Callers for whom the key has no value share one bucket. A client does not know
 // its peer before the call, so there a limit by peer is one for all calls.
@@ -38,11 +60,54 @@
 // ([WithMaxKeys]), and outlive a change of the policy. A full table forgets the
 // key that has used least of its limit, which loses nothing while there are keys
 // that have used none, and never one that has used it up: when there is no other,
-// new keys share one bucket until there is room.
+// new keys share one bucket until there is room. A decision allocates nothing,
+// whatever it is; an admitted call of a server allocates the context that
+// [FromContext] reads.
 //
 // # The refusal
 //
 // RESOURCE_EXHAUSTED with a RetryInfo that is never below the true wait, a
-// QuotaFailure that names the limit and, from a server, one grpc-retry-pushback-ms
-// (gRFC A6). None of them shows the value of the key, which may be a secret.
+// QuotaFailure that names the limit and, from a server, in the trailer one
+// grpc-retry-pushback-ms (gRFC A6) and the fields ratelimit and ratelimit-policy
+// (draft-ietf-httpapi-ratelimit-headers), which [WithFields] adds to every answer.
+// None of them shows the value of the key, which may be a secret. A handler reads
+// the same numbers by [FromContext].
+//
+// A client obeys. Retries wait for the time told. Until then the limiter itself
+// refuses, without asking the server, calls of the same method to the same target
+// that the server counts together with the one that was refused, for a minute at
+// most ([WithHoldBack]); where the policy says that they wait, they wait. Which
+// calls those are the refusal tells by the kind of its key; a server that is not
+// ours tells none, and then it is all calls of the method. What a client cannot
+// tell, as for a key by function, it does not hold back. The time is read from
+// RetryInfo, and from the pushback where the caller or a retry asks for the
+// trailer. Our balancers pick an endpoint that refuses less often.
+//
+// # For users of express-rate-limit
+//
+//	windowMs                 period of the rule
+//	limit                    limit of the rule, or WithLimit
+//	message, statusCode      none: RESOURCE_EXHAUSTED and its details are what
+//	                         clients, retries and balancers understand
+//	handler                  none: an interceptor outside of the limiter sees the
+//	                         refusal; WithObserver counts it
+//	legacyHeaders            none: X-RateLimit-* has no agreed meaning
+//	standardHeaders          draft 8 and later, with every refusal; WithFields for
+//	                         all answers. Drafts 6 and 7 are superseded
+//	identifier               name of the rule
+//	Retry-After              RetryInfo and grpc-retry-pushback-ms
+//	requestPropertyName      FromContext
+//	keyGenerator             key of the rule, or WithKey
+//	ipv6Subnet               key.peer.ipv6_prefix of the rule
+//	trust proxy (Express)    WithTrustedPrefixes
+//	skip                     WithSkip, or disabled in the policy of a method
+//	skipFailedRequests       refund: REFUND_FAILED
+//	skipSuccessfulRequests   refund: REFUND_SUCCEEDED
+//	requestWasSuccessful     WithSuccess
+//	store                    none yet: this process, where every replica admits
+//	                         the whole limit
+//	passOnStoreError         none needed without a store
+//	validate                 always: New and NewPolicies name what is wrong
+//	logger                   none: errors are returned, verdicts told by WithObserver
+//	getKey, resetKey         Limiter.Standing, Limiter.Reset; Table has them too
 package ratelimit

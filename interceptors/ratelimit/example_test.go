@@ -74,3 +74,39 @@ func ExampleTable() {
 	// false 28s
 	// true 0s
 }
+
+// A handler reads where its caller stands.
+func ExampleFromContext() {
+	policies, err := interceptors.NewPolicies(nil) // 50 a second for each customer
+	if err != nil {
+		log.Fatal(err)
+	}
+	limiter, err := ratelimit.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := func(ctx context.Context, _ any) (any, error) {
+		standings, _ := ratelimit.FromContext(ctx)
+		for _, s := range standings {
+			fmt.Println(s.Name, s.Limit, s.Remaining)
+		}
+		return nil, nil
+	}
+	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("customer-id", "charlie"))
+	info := &grpc.UnaryServerInfo{FullMethod: "/sweetshop.storefront.v1.StorefrontService/Browse"}
+	if _, err := limiter.UnaryServerInterceptor(policies)(ctx, nil, info, handler); err != nil {
+		log.Fatal(err)
+	}
+	// Output: customer 50 per 1s 49
+}
+
+// A caller that has been locked out by mistake is let in again.
+func ExampleLimiter_Reset() {
+	limiter, err := ratelimit.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = limiter.Reset("/sweetshop.storefront.v1.StorefrontService/Browse", "customer", "charlie")
+	fmt.Println(err)
+	// Output: ratelimit: limit "customer" of "/sweetshop.storefront.v1.StorefrontService/Browse": no call of the method has met such a limit: write "/package.Service/Method" and the name in the policy
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,16 +22,17 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
 // refusing is a server that has the limits, and counts the calls that reach it.
-func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option, rules ...*policyv1.RateLimitRule) (call func(kv ...string) error, reached *int) {
+func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option, rules ...*policyv1.RateLimitRule) (call func(kv ...string) error, reached *atomic.Int64) {
 	t.Helper()
-	reached = new(int)
+	reached = &atomic.Int64{}
 	count := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		*reached++
+		reached.Add(1)
 		return handler(ctx, req)
 	}
 	limiter := newLimiter(t, client...)
@@ -68,8 +70,8 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 				}
 				err := call("id", "a")
 				want(t, "refused", refused(err), true)
-				retry, _ := details(t, status.Convert(err))
-				*reached = 0
+				told, _ := details(t, status.Convert(err))
+				reached.Store(0)
 				for range 100 {
 					err := call("id", "a")
 					want(t, "refused again", refused(err), true)
@@ -77,11 +79,11 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 					want(t, "told to wait no less", again.GetRetryDelay().AsDuration() >= 30*time.Second, true)
 					want(t, "told the limit", quota.GetViolations()[0].GetQuotaId(), "one")
 				}
-				want(t, "held back", *reached == 0, test.same)
-				*reached = 0
+				want(t, "held back", reached.Load() == 0, test.same)
+				reached.Store(0)
 				want(t, "another refused", refused(call("id", "b")), test.other)
-				want(t, "another held back", *reached == 0, test.held)
-				time.Sleep(retry.GetRetryDelay().AsDuration())
+				want(t, "another held back", reached.Load() == 0, test.held)
+				time.Sleep(told.GetRetryDelay().AsDuration())
 				want(t, "after the time told", call("id", "a"), nil)
 			})
 		})
@@ -227,4 +229,52 @@ func TestStreamsAreHeldBackToo(t *testing.T) {
 	want(t, "held back", l.Stats().HeldBack, 0)
 	want(t, "second", refused(open()), true)
 	want(t, "held back", l.Stats().HeldBack, 1)
+}
+
+// No retry comes before the time told, and it comes then: a call that retries needs
+// two attempts, and those beside it none, however many there are.
+func TestRetriesWaitForTheTimeTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		again, err := retry.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := policy()
+		with.Methods["Browse"].Retry = &policyv1.RetryRule{MaxAttempts: proto.Uint32(3), Codes: []string{"RESOURCE_EXHAUSTED"}}
+		rules, err := interceptors.NewPolicies(with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := interceptors.Chain(interceptors.Client, rules, again, newLimiter(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reached atomic.Int64
+		count := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			reached.Add(1)
+			return handler(ctx, req)
+		}
+		conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(count,
+			newLimiter(t).UnaryServerInterceptor(policies(t, limit("one", 2, nil))))}, chain.DialOptions())
+		call := func(timeout time.Duration) error {
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			_, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{})
+			return err
+		}
+		for range 2 {
+			want(t, "call", call(time.Minute), nil)
+		}
+		reached.Store(0)
+		start, done := time.Now(), make(chan error)
+		go func() { done <- call(time.Minute) }()
+		synctest.Wait()
+		for range 100 {
+			want(t, "beside it", refused(call(time.Second)), true)
+		}
+		want(t, "at the server", reached.Load(), 1)
+		want(t, "retried", <-done, nil)
+		want(t, "no earlier", time.Since(start) >= 30*time.Second && time.Since(start) < 34*time.Second, true)
+		want(t, "at the server", reached.Load(), 2)
+	})
 }

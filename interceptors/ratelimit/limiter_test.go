@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -279,6 +280,7 @@ func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 }
 
 func TestNewRefusesBadOptions(t *testing.T) {
+	never := func(context.Context, any) bool { return false }
 	identity := ratelimit.WithIdentity(func(context.Context) (string, bool) { return "", false })
 	for _, test := range []struct {
 		opts []ratelimit.Option
@@ -287,6 +289,10 @@ func TestNewRefusesBadOptions(t *testing.T) {
 		{[]ratelimit.Option{ratelimit.WithMaxKeys(1)}, "ratelimit: WithMaxKeys: 1 keys: give 64 to 268435456"},
 		{[]ratelimit.Option{identity, ratelimit.WithIdentityMetadata("user")}, "ratelimit: WithIdentity and WithIdentityMetadata are both given: choose one"},
 		{[]ratelimit.Option{ratelimit.WithIdentityMetadata("User")}, `ratelimit: WithIdentityMetadata: "User" is not a metadata key: write lower case letters, digits and _-. only`},
+		{[]ratelimit.Option{ratelimit.WithTrustedPrefixes(netip.Prefix{})}, "ratelimit: WithTrustedPrefixes: invalid Prefix is no network: write one such as 10.0.0.0/8 or fd00::/8"},
+		{[]ratelimit.Option{ratelimit.WithHoldBack(-time.Second)}, "ratelimit: WithHoldBack: -1s: write a duration from 0 on; 0 turns it off"},
+		{[]ratelimit.Option{ratelimit.WithKey("one", nil)}, `ratelimit: WithKey("one"): the function is nil: leave the option out`},
+		{[]ratelimit.Option{ratelimit.WithSkip("one", never), ratelimit.WithSkip("two", never), ratelimit.WithSkip("one", never)}, `ratelimit: WithSkip("one") is given twice: leave one out`},
 	} {
 		_, err := ratelimit.New(test.opts...)
 		if err == nil {

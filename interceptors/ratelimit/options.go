@@ -149,7 +149,7 @@ func (o *options) check() error {
 		}
 	}
 	if o.holdBack < 0 {
-		errs = append(errs, fmt.Errorf("WithHoldBack: %v: write a duration from 0 on, which turns it off", o.holdBack))
+		errs = append(errs, fmt.Errorf("WithHoldBack: %v: write a duration from 0 on; 0 turns it off", o.holdBack))
 	}
 	return errors.Join(errs...)
 }

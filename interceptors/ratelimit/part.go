@@ -25,15 +25,12 @@ type part struct {
 
 // newPart is nil where nothing is limited or, on a client, held back.
 func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool) *part {
-	p := l.limit(meta, func(rule *policyv1.RateLimitRule) bool { return !stream || rule.GetKey().GetField() == "" })
+	meant := func(rule *policyv1.RateLimitRule) bool { return !stream || rule.GetKey().GetField() == "" }
+	p := l.limit(meta, meant)
 	if !stream {
 		l.limits.put(p)
-	}
-	if stream {
-		p.messages = l.limit(meta, (*policyv1.RateLimitRule).GetPerMessage)
-		if len(p.messages.rules) == 0 {
-			p.messages = nil
-		}
+	} else if m := l.limit(meta, func(r *policyv1.RateLimitRule) bool { return meant(r) && r.GetPerMessage() }); len(m.rules) > 0 {
+		p.messages = m
 	}
 	if p.holdsBack() {
 		p.kinds = l.limits.kindsOf(meta.FullMethod)

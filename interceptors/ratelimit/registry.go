@@ -83,8 +83,8 @@ func (l *Limiter) Standing(fullMethod, limit, key string) (Standing, error) {
 		return Standing{}, err
 	}
 	now := l.table.now()
-	tat, _ := l.table.level(now, k, &r.terms)
-	return standing(r.name, r.limit, &r.terms, now, tat), nil
+	tat, b := l.table.level(now, k, &r.terms)
+	return standing(r.name, r.limit, &r.terms, now, tat, b), nil
 }
 
 // Reset gives a key its whole burst again. It is written as for [Limiter.Standing],

@@ -158,6 +158,28 @@ func TestWaitInsteadOfRefusal(t *testing.T) {
 	})
 }
 
+// Calls that come together each get a time of their own, and no time is left out.
+func TestConcurrentWaitsShareNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule := limit("queue", 60, nil)
+		rule.Burst, rule.Wait = proto.Uint64(1), proto.Bool(true)
+		l, p := newLimiter(t), policies(t, rule)
+		part := l.UnaryServer(p.Call(interceptors.Server, browse))
+		start := time.Now()
+		served := make(chan time.Duration, 50)
+		for range 50 {
+			go func() {
+				_, err := part(context.Background(), nil, nil, func(context.Context, any) (any, error) { return nil, nil })
+				want(t, "error", err, nil)
+				served <- time.Since(start)
+			}()
+		}
+		for i := range 50 {
+			want(t, "served", <-served, time.Duration(i)*time.Second)
+		}
+	})
+}
+
 // Who gives up leaves the place to the next, unless somebody counts on it already:
 // however many give up, no two calls are served at once.
 func TestAWaitThatIsGivenUp(t *testing.T) {
@@ -223,9 +245,22 @@ func TestWarmUp(t *testing.T) {
 			return n
 		}
 		want(t, "at first", admitted(t, l, p, from("id", "a"), nil, 600), 1)
-		tenth, last := calls("a", 6*time.Second), 0
+		time.Sleep(30 * time.Second)
+		// Half of what has come back since then, and 67 ms of age are not told apart.
+		if n := admitted(t, l, p, from("id", "a"), nil, 600); n < 145 || n > 150 {
+			t.Errorf("%d calls at half of the time, want 150", n)
+		}
+		s, err := l.Standing(browse, "warm", "a")
+		want(t, "remaining", s.Remaining == 0 && err == nil, true)
+		want(t, "reset", l.Reset(browse, "warm", "a"), nil)
+		s, _ = l.Standing(browse, "warm", "a")
+		want(t, "remaining at half of the time", s.Remaining > 290 && s.Remaining <= 300, true)
+		time.Sleep(time.Minute)
+
+		want(t, "another at first", admitted(t, l, p, from("id", "c"), nil, 600), 1)
+		tenth, last := calls("c", 6*time.Second), 0
 		time.Sleep(48 * time.Second)
-		last = calls("a", 6*time.Second)
+		last = calls("c", 6*time.Second)
 		if tenth >= 15 || last < 45 {
 			t.Errorf("%d calls in the first tenth of the warm-up and %d in the last, want under 15 and most of 60", tenth, last)
 		}

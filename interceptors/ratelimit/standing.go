@@ -15,10 +15,13 @@ type Standing struct {
 	Reset time.Duration
 }
 
-func standing(name string, limit Limit, terms *terms, now, tat int64) Standing {
+// standing is that of the key of b, nil for a new one, whose bucket is full at tat.
+func standing(name string, limit Limit, terms *terms, now, tat int64, b *bucket) Standing {
 	s := Standing{Name: name, Limit: limit.full(), Reset: time.Duration(max(tat-now, 0))}
+	one := *terms
+	one.cost = terms.every
 	if free := terms.burst - max(tat-now, 0); free > 0 {
-		s.Remaining = uint64(free / terms.every)
+		s.Remaining = uint64(free / one.costAt(now, b))
 	}
 	return s
 }

@@ -86,8 +86,8 @@ func (t *Table) at(now time.Time) int64 {
 // Standing tells where key stands at limit, and charges nothing.
 func (t *Table) Standing(key string, limit Limit) Standing {
 	terms, now := limit.terms(1), t.now()
-	tat, _ := t.level(now, t.seeds.hash(key), &terms)
-	return standing("", limit, &terms, now, tat)
+	tat, b := t.level(now, t.seeds.hash(key), &terms)
+	return standing("", limit, &terms, now, tat, b)
 }
 
 // Reset gives key its whole burst again, under whatever limit it is counted.
