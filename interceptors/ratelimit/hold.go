@@ -127,7 +127,7 @@ func (p *part) obey(ctx context.Context, req any, cc *grpc.ClientConn, err error
 	if err == nil || p.kinds == nil || status.Code(err) != codes.ResourceExhausted {
 		return
 	}
-	after, limit, counts := advice(status.Convert(err), opts)
+	after, limit, counts := advice(p.meta.Service, status.Convert(err), opts)
 	if after <= 0 {
 		return
 	}
@@ -141,14 +141,14 @@ func (p *part) obey(ctx context.Context, req any, cc *grpc.ClientConn, err error
 
 // advice reads RetryInfo and, where the caller or a retry has asked for the
 // trailer, the pushback. The longer counts.
-func advice(s *status.Status, opts []grpc.CallOption) (after time.Duration, limit, counts string) {
+func advice(service string, s *status.Status, opts []grpc.CallOption) (after time.Duration, limit, counts string) {
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {
 		case *errdetails.RetryInfo:
 			after = max(after, d.GetRetryDelay().AsDuration())
 		case *errdetails.QuotaFailure:
 			if all := d.GetViolations(); len(all) > 0 {
-				limit, counts = all[0].GetQuotaId(), all[0].GetQuotaDimensions()[keyDimension]
+				limit, counts = all[0].GetQuotaId(), countsOf(service, all[0])
 			}
 		}
 	}
@@ -161,6 +161,18 @@ func advice(s *status.Status, opts []grpc.CallOption) (after time.Duration, limi
 		}
 	}
 	return after, limit, counts
+}
+
+// elsewhere is what a refusal counts by that a server passes on from another
+// service: which of its own calls lead there, nobody can tell.
+const elsewhere = "elsewhere"
+
+func countsOf(service string, v *errdetails.QuotaFailure_Violation) string {
+	counts, ours := v.GetQuotaDimensions()[keyDimension]
+	if ours && v.GetApiService() != service {
+		return elsewhere
+	}
+	return counts
 }
 
 // learn finds the kind of a refusal, or adds it. There is none where a client

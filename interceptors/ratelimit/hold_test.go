@@ -100,6 +100,17 @@ func answering(l grpc.UnaryClientInterceptor, ctx context.Context, err error, op
 	return result, made
 }
 
+const shopService = "sweetshop.storefront.v1.StorefrontService"
+
+// passedOn is a refusal of one service that another one gives as its own.
+func passedOn(after time.Duration) error {
+	s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(after)},
+		&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{
+			QuotaId: "x", ApiService: "sweetshop.inventory.v1.InventoryService", QuotaDimensions: map[string]string{"key": ""}}}})
+	return s.Err()
+}
+
 func later(code codes.Code, after time.Duration) error {
 	s, _ := status.New(code, "later").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 	return s.Err()
@@ -121,6 +132,7 @@ func TestWhichRefusalsAreObeyed(t *testing.T) {
 		{"both", later(codes.ResourceExhausted, 3*time.Second), &pushback, nil, 5 * time.Second},
 		{"two pushbacks", status.Error(codes.ResourceExhausted, ""), &never, nil, 0},
 		{"no time", status.Error(codes.ResourceExhausted, ""), nil, nil, 0},
+		{"of another service", passedOn(3 * time.Second), nil, nil, 0},
 		{"another code", later(codes.Unavailable, 3*time.Second), nil, nil, 0},
 		{"an hour", later(codes.ResourceExhausted, time.Hour), nil, nil, time.Minute},
 		{"bounded", later(codes.ResourceExhausted, time.Hour), nil, []ratelimit.Option{ratelimit.WithHoldBack(time.Second)}, time.Second},
@@ -180,7 +192,7 @@ func TestHoldsAreBounded(t *testing.T) {
 	client := newLimiter(t).UnaryClientInterceptor(policies(t))
 	s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Minute)},
-		&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: "x", QuotaDimensions: map[string]string{"key": "metadata id"}}}})
+		&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: "x", ApiService: shopService, QuotaDimensions: map[string]string{"key": "metadata id"}}}})
 	as := func(i int) context.Context {
 		return metadata.NewOutgoingContext(context.Background(), metadata.Pairs("id", fmt.Sprint(i)))
 	}
@@ -200,7 +212,7 @@ func TestHoldsAreBounded(t *testing.T) {
 	for i := range 100 { // limits with names made up
 		s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
 			&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Minute)},
-			&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: strings.Repeat("y", i), QuotaDimensions: map[string]string{"key": "metadata other"}}}})
+			&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: strings.Repeat("y", i), ApiService: shopService, QuotaDimensions: map[string]string{"key": "metadata other"}}}})
 		_, _ = answering(client, as(-i), s.Err())
 	}
 }

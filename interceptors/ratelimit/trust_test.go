@@ -105,3 +105,18 @@ func TestTheCallerIsRealIPs(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a peer writes: one that is not trusted is itself.
+func FuzzForwarded(f *testing.F) {
+	for _, text := range []string{"", "192.0.2.1", "192.0.2.1, 10.0.0.1", " [::1]:80 ,,", "10.0.0.1:", "fe80::1%eth0", "::ffff:10.0.0.1,%"} {
+		f.Add(text)
+	}
+	p := policies(f, limit("one", 1, byPeer()))
+	f.Fuzz(func(t *testing.T, text string) {
+		l := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8")), ratelimit.WithMaxKeys(64))
+		want(t, "through a proxy", handle(l, p, forwarded("10.0.0.1:1", text), nil), nil)
+		_ = handle(l, p, forwarded("192.0.2.7:1", text), nil)
+		s, err := l.Standing(browse, "one", "192.0.2.7")
+		want(t, "counted as itself", err == nil && s.Remaining == 0, true)
+	})
+}
