@@ -141,6 +141,7 @@ func (p *part) settle(es entries, err error) {
 func (p *part) await(ctx context.Context, v *verdict) error {
 	p.waited.Add(1)
 	if sleep(ctx, v.wait) {
+		v.now = p.table.now() // for what the handler reads
 		return nil
 	}
 	v.entries.cancel(p.table.now())
