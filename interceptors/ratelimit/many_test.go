@@ -85,6 +85,32 @@ func TestConcurrentRefundsAreExact(t *testing.T) {
 	want(t, "remaining", s.Remaining, uint64(10_000-kept.Load()))
 }
 
+// Calls that one limit refuses cost nothing on another, also when they meet there at
+// the same time.
+func TestConcurrentRefusalsCostNothingOnOtherLimits(t *testing.T) {
+	wide, narrow := limit("wide", 1_000_000, nil), limit("narrow", 1, byMetadata("id"))
+	wide.Period, narrow.Period = proto.String("1000 hours"), proto.String("1000 hours")
+	l := newLimiter(t)
+	part := l.UnaryServerInterceptor(policies(t, wide, narrow))
+	var admitted atomic.Int64
+	var running sync.WaitGroup
+	for range 8 {
+		running.Go(func() {
+			for i := range 2000 {
+				if _, err := part(from("id", strconv.Itoa(i)), nil, &grpc.UnaryServerInfo{FullMethod: browse},
+					func(context.Context, any) (any, error) { return nil, nil }); err == nil {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	running.Wait()
+	want(t, "admitted", admitted.Load(), 2000)
+	s, err := l.Standing(browse, "wide", "")
+	want(t, "error", err, nil)
+	want(t, "left of the other limit", s.Remaining, 998_000)
+}
+
 // stepWall is t as a process reads it after its wall clock was set.
 func stepWall(t time.Time, hours int64) time.Time {
 	const second = 1 << 30 // of the wall's word, beside the monotonic one

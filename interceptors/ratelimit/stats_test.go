@@ -64,6 +64,14 @@ func TestStatsTellWhoIsNearALimit(t *testing.T) {
 	}
 	_ = handle(l, p, tcp("192.0.2.1:1"), nil)
 	want(t, "limits after a change", len(l.Stats().Limits), 2)
+	off := func(name string) *policyv1.RateLimitRule {
+		return &policyv1.RateLimitRule{Name: name, Disabled: proto.Bool(true)}
+	}
+	if err := p.SetOperator(policy(off("address"), off("all"), off("token"))); err != nil {
+		t.Fatal(err)
+	}
+	_ = handle(l, p, tcp("192.0.2.1:1"), nil)
+	want(t, "limits after the last was dropped", len(l.Stats().Limits), 0)
 }
 
 // L11 (exempt): Health and reflection are exempt from defaults, also with limits by

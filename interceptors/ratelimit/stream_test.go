@@ -104,6 +104,34 @@ func TestMessagesAreCharged(t *testing.T) {
 	}
 }
 
+// A handler that goes on after a refusal leads to no second pushback, which would
+// mean never.
+func TestRefusedMessagesGiveOnePushback(t *testing.T) {
+	rule := limit("messages", 1, nil)
+	rule.PerMessage = proto.Bool(true)
+	l, p := newLimiter(t), chatPolicies(t, rule)
+	failed := 0
+	conn := dial(t, []grpc.ServerOption{grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) (err error) {
+		for {
+			switch next := stream.RecvMsg(&wrapperspb.StringValue{}); {
+			case errors.Is(next, io.EOF):
+				return err
+			case next != nil:
+				failed, err = failed+1, next
+			}
+		}
+	}), grpc.StreamInterceptor(l.StreamServerInterceptor(p))}, nil)
+	stream, err := conn.NewStream(context.Background(), &grpc.StreamDesc{ClientStreams: true}, chat)
+	want(t, "error", err, nil)
+	for range 4 {
+		want(t, "send", stream.SendMsg(wrapperspb.String("toffee")), nil)
+	}
+	want(t, "close", stream.CloseSend(), nil)
+	want(t, "refused", refused(stream.RecvMsg(&wrapperspb.StringValue{})), true)
+	want(t, "messages refused", failed, 3)
+	want(t, "pushbacks", len(stream.Trailer().Get("grpc-retry-pushback-ms")), 1)
+}
+
 // Where messages wait, the stream gets slower and loses none.
 func TestMessagesWait(t *testing.T) {
 	for _, side := range []policyv1.Side{policyv1.Side_SIDE_SERVER, policyv1.Side_SIDE_CLIENT} {
