@@ -16,8 +16,7 @@ const longestWait = time.Minute
 // entry is one call at one limit.
 type entry struct {
 	rule   *rule
-	limit  Limit
-	terms  terms
+	terms  *terms // of the rule, unless they are this call's own
 	key    key
 	charge charge
 	// shadowed: the limit would have refused the call, were it in force.
@@ -93,7 +92,7 @@ func (v *verdict) look(table *Table, patience int64) {
 		if e.rule.shadow {
 			continue
 		}
-		d := table.look(v.now, e.key, &e.terms, e.patience(patience))
+		d := table.look(v.now, e.key, e.terms, e.patience(patience))
 		if !d.Admitted && d.RetryAfter > v.wait {
 			v.refusing, v.wait = i, d.RetryAfter
 		}
@@ -105,7 +104,7 @@ func (v *verdict) look(table *Table, patience int64) {
 func (v *verdict) charge(table *Table, patience int64) {
 	for i := range v.entries {
 		e := &v.entries[i]
-		d, taken := table.take(v.now, e.key, &e.terms, e.patience(patience))
+		d, taken := table.take(v.now, e.key, e.terms, e.patience(patience))
 		e.charge = taken
 		switch {
 		case d.Admitted:
@@ -199,9 +198,9 @@ func (es entries) standings(table *Table, now int64) []Standing {
 		}
 		tat, b := e.charge.tat, e.charge.bucket
 		if b == nil { // the call cost nothing, or was refused
-			tat, b = table.level(now, e.key, &e.terms)
+			tat, b = table.level(now, e.key, e.terms)
 		}
-		all = append(all, standing(e.rule.name, e.limit, &e.terms, now, tat, b))
+		all = append(all, standing(e.rule.name, e.terms, now, tat, b))
 	}
 	return all
 }

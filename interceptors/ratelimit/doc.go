@@ -61,8 +61,8 @@
 // key that has used least of its limit, which loses nothing while there are keys
 // that have used none, and never one that has used it up: when there is no other,
 // new keys share one bucket until there is room. A decision allocates nothing,
-// whatever it is; an admitted call of a server allocates the context that
-// [FromContext] reads.
+// whatever it is. An admitted call of a server allocates the context that
+// [FromContext] reads, and one whose cost or limit is its own allocates those.
 //
 // # The refusal
 //

@@ -78,13 +78,14 @@ func (r rate) convert(tat, now int64, to rate) int64 {
 // terms are what a call meets at a limit.
 type terms struct {
 	rate
-	cost int64 // the time that it takes
-	warm int64 // the time that a new key takes to reach the full limit
+	limit Limit // of which rate is the short form
+	cost  int64 // the time that it takes
+	warm  int64 // the time that a new key takes to reach the full limit
 }
 
 func (l Limit) terms(cost uint64) terms {
 	r := l.rate()
-	return terms{rate: r, cost: r.cost(cost)}
+	return terms{rate: r, limit: l, cost: r.cost(cost)}
 }
 
 // costAt is the cost of a call of the key of b, nil for a new one. While the key is

@@ -17,15 +17,14 @@ type near struct{ places [256]atomic.Pointer[nearKey] }
 type nearKey struct {
 	key   key
 	rule  *rule
-	limit Limit
-	terms terms
+	terms *terms
 	value string // as it may be shown
 }
 
 // used is which share of its limit a key has used, beyond 1 if calls wait.
 func (n *nearKey) used(table *Table) float64 {
 	now := table.now()
-	tat, _ := table.level(now, n.key, &n.terms)
+	tat, _ := table.level(now, n.key, n.terms)
 	return float64(max(tat-now, 0)) / float64(max(n.terms.burst, 1))
 }
 
@@ -40,7 +39,7 @@ func (l *Limiter) note(ctx context.Context, e *entry) {
 	for _, place := range places {
 		there := place.Load()
 		if there == nil || there.key == e.key || there.used(l.table) < nearShare {
-			fresh := &nearKey{key: e.key, rule: e.rule, limit: e.limit, terms: e.terms, value: e.rule.by.show(ctx, e.key)}
+			fresh := &nearKey{key: e.key, rule: e.rule, terms: e.terms, value: e.rule.by.show(ctx, e.key)}
 			place.CompareAndSwap(there, fresh)
 			return
 		}

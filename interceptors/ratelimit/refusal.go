@@ -36,12 +36,12 @@ type refusal struct {
 func (p *part) refusal(v *verdict) refusal {
 	e := &v.entries[v.refusing]
 	r := refusal{quota: e.rule.quota, after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
-	if e.limit != e.rule.limit {
-		r.quota = e.rule.quotaFailure(e.limit)
+	if e.terms.limit != e.rule.limit {
+		r.quota = e.rule.quotaFailure(e.terms.limit)
 	}
-	limit := e.rule.description(e.limit)
+	limit := e.rule.description(e.terms.limit)
 	switch {
-	case e.limit.Calls == 0:
+	case e.terms.limit.Calls == 0:
 		r.message = fmt.Sprintf("rate limit %q admits nothing (%s)", e.rule.name, limit)
 	case r.after == Never:
 		r.message = fmt.Sprintf("rate limit %q: one call costs more than its burst (%s): raise the burst or lower the cost", e.rule.name, limit)

@@ -84,7 +84,7 @@ func (l *Limiter) Standing(fullMethod, limit, key string) (Standing, error) {
 	}
 	now := l.table.now()
 	tat, b := l.table.level(now, k, &r.terms)
-	return standing(r.name, r.limit, &r.terms, now, tat, b), nil
+	return standing(r.name, &r.terms, now, tat, b), nil
 }
 
 // Reset gives a key its whole burst again. It is written as for [Limiter.Standing],

@@ -70,19 +70,27 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 
 // meet is the entry of a call.
 func (r *rule) meet(ctx context.Context, req any) entry {
-	e := entry{rule: r, limit: r.limit, terms: r.terms}
+	e := entry{rule: r, terms: &r.terms, key: r.by.key(ctx, req)}
+	if r.limitOf != nil || r.costOf != nil || r.costKey != "" {
+		e.terms = r.own(ctx, req)
+	}
+	return e
+}
+
+// own are the terms of one call.
+func (r *rule) own(ctx context.Context, req any) *terms {
+	limit, cost := r.limit, r.cost
 	if r.limitOf != nil {
-		e.limit = r.limitOf(ctx, req, r.limit)
-		e.terms.rate = e.limit.rate()
-		e.terms.cost = e.terms.rate.cost(r.cost)
+		limit = r.limitOf(ctx, req, limit)
 	}
 	if r.costOf != nil {
-		e.terms.cost = e.terms.rate.cost(r.costOf(ctx, req))
-	} else if cost, ok := r.declared(ctx); ok {
-		e.terms.cost = e.terms.rate.cost(cost)
+		cost = r.costOf(ctx, req)
+	} else if declared, ok := r.declared(ctx); ok {
+		cost = declared
 	}
-	e.key = r.by.key(ctx, req)
-	return e
+	t := limit.terms(cost)
+	t.warm = r.terms.warm
+	return &t
 }
 
 // declared is the cost that metadata names, if a trusted peer has sent it: a whole

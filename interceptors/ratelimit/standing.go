@@ -16,8 +16,8 @@ type Standing struct {
 }
 
 // standing is that of the key of b, nil for a new one, whose bucket is full at tat.
-func standing(name string, limit Limit, terms *terms, now, tat int64, b *bucket) Standing {
-	s := Standing{Name: name, Limit: limit.full(), Reset: time.Duration(max(tat-now, 0))}
+func standing(name string, terms *terms, now, tat int64, b *bucket) Standing {
+	s := Standing{Name: name, Limit: terms.limit.full(), Reset: time.Duration(max(tat-now, 0))}
 	one := *terms
 	one.cost = terms.every
 	if free := terms.burst - max(tat-now, 0); free > 0 {
@@ -40,13 +40,14 @@ func FromContext(ctx context.Context) ([]Standing, bool) {
 
 type callKey struct{}
 
-// call is the context of an admitted call. It is made in one piece.
+// call is the context of an admitted call, in one piece where a method has no more
+// than two limits.
 type call struct {
 	context.Context
 	table   *Table
 	now     int64
 	entries entries
-	space   [few]entry
+	space   [2]entry
 }
 
 func (p *part) newCall(ctx context.Context, v *verdict) *call {

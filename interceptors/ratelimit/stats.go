@@ -136,8 +136,8 @@ func (l *Limiter) nearest() []NearStats {
 		if used < nearShare {
 			continue
 		}
-		tat, b := l.table.level(now, n.key, &n.terms)
-		s := standing(n.rule.name, n.limit, &n.terms, now, tat, b)
+		tat, b := l.table.level(now, n.key, n.terms)
+		s := standing(n.rule.name, n.terms, now, tat, b)
 		all = append(all, NearStats{
 			Method: n.rule.meta.FullMethod, Side: n.rule.meta.Side.String(), Name: s.Name,
 			Key: n.value, Used: used, Remaining: s.Remaining, Reset: s.Reset,

@@ -87,7 +87,7 @@ func (t *Table) at(now time.Time) int64 {
 func (t *Table) Standing(key string, limit Limit) Standing {
 	terms, now := limit.terms(1), t.now()
 	tat, b := t.level(now, t.seeds.hash(key), &terms)
-	return standing("", limit, &terms, now, tat, b)
+	return standing("", &terms, now, tat, b)
 }
 
 // Reset gives key its whole burst again, under whatever limit it is counted.
