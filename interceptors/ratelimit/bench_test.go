@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func BenchmarkDecision(b *testing.B) {
 				table, limit := newTable(b, 1<<17), ratelimit.Limit{Calls: calls, Period: time.Second}
 				b.ReportAllocs()
 				b.RunParallel(func(pb *testing.PB) {
-					for i := 0; pb.Next(); i++ {
+					for i := rand.IntN(len(keys)); pb.Next(); i++ { // or all would meet at each key
 						table.Allow(keys[i%len(keys)], limit, 1)
 					}
 				})
@@ -39,7 +40,7 @@ func BenchmarkDecision(b *testing.B) {
 				}
 				b.ReportAllocs()
 				b.RunParallel(func(pb *testing.PB) {
-					for i := 0; pb.Next(); i++ {
+					for i := rand.IntN(len(keys)); pb.Next(); i++ { // or all would meet at each key
 						l, _ := limiters.Load(keys[i%len(keys)])
 						l.(*rate.Limiter).Allow()
 					}
