@@ -27,7 +27,12 @@ func (c *checker) cache(where string, rule *policyv1.CacheRule) {
 	for i, key := range rule.GetVary() {
 		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
 	}
+	seen := map[string]bool{}
 	for i, negative := range rule.GetNegative() {
+		if seen[negative.GetCode()] {
+			c.wrong(where, fmt.Sprintf("negative[%d].code", i), "%q is given twice: leave one out", negative.GetCode())
+		}
+		seen[negative.GetCode()] = true
 		c.negative(path(where, fmt.Sprintf("negative[%d]", i)), negative)
 	}
 }
@@ -64,6 +69,9 @@ func checkCacheFields(meta *CallMeta) error {
 	changes := meta.Policy.GetInvalidates()
 	if changes == nil || meta.Safe() {
 		return nil
+	}
+	if len(changes.GetMethods())+len(changes.GetTags()) > 0 && meta.Cacheable() && meta.Policy.GetCache().GetTtl() != "" {
+		return fmt.Errorf("invalidates: %s is cached, too, and its answers would be given without a change: leave one of both out", meta.Descriptor.FullName())
 	}
 	if meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer() {
 		return fmt.Errorf("invalidates: %s is a stream, which says nothing of when something has changed: call Invalidate of the cache", meta.Descriptor.FullName())

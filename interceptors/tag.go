@@ -77,7 +77,7 @@ func valueAt(m protoreflect.Message, path []protoreflect.FieldDescriptor) string
 		field := m.Descriptor().Fields().ByNumber(step.Number())
 		switch {
 		case field == nil || field.Kind() != step.Kind() || field.Cardinality() != step.Cardinality():
-			return step.Default().String()
+			return path[len(path)-1].Default().String()
 		case i < len(path)-1:
 			m = m.Get(field).Message()
 		case field.Kind() == protoreflect.BytesKind:

@@ -21,10 +21,13 @@ type Cache struct {
 	entries     *otter.Cache[string, *entry]
 	generations *generations
 	flights     flights
-	tasks       *tasks
+	refreshes   *tasks
+	saves       *tasks
+	loads       atomic.Uint64
 	methods     methods
 	buffers     sync.Pool // of *[]byte, for keys
 	closed      atomic.Bool
+	closing     sync.Once
 	unsubscribe func()
 
 	invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
@@ -56,7 +59,8 @@ func New(opts ...Option) (*Cache, error) {
 		maxEntry:    min(o.maxBytes/8, math.MaxUint32),
 		entries:     entries,
 		generations: newGenerations(),
-		tasks:       newTasks(),
+		refreshes:   newTasks("a refresh", o.log),
+		saves:       newTasks("the store", o.log),
 		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
 		unsubscribe: func() {},
 	}
@@ -74,14 +78,17 @@ func (c *Cache) told(subjects []string) {
 	c.forget(subjects)
 }
 
-// Close ends the refreshes that are under way and gives the memory back. Calls that
-// follow pass through. It may be called more than once. It does not close the store.
+// Close ends the refreshes that are under way, waits for them, also for a handler that does
+// not look at its context, and gives the memory back. Calls that follow pass through. It may
+// be called more than once, and not by what a refresh runs. It does not close the store.
 func (c *Cache) Close() {
-	if c.closed.CompareAndSwap(false, true) {
+	c.closing.Do(func() {
+		c.closed.Store(true)
 		c.unsubscribe()
-		c.tasks.close()
+		c.refreshes.close()
+		c.saves.close()
 		c.entries.InvalidateAll()
-	}
+	})
 }
 
 // Closed reports whether the cache has been closed.

@@ -12,14 +12,10 @@ import (
 // returns an empty one, and need not make it. A cache on the client asks so once its
 // answer is too old. On a server whose cache keeps the method, the cache does it.
 //
-// It sends metadata and so must be called before the header is sent.
+// Once the header has been sent nothing can be told any more, and it is false.
 func Unchanged(ctx context.Context, etag string) bool {
-	setHeader(ctx, "etag", etag)
-	if !matches(metadata.ValueFromIncomingContext(ctx, ifNoneMatch), etag) {
-		return false
-	}
-	setHeader(ctx, notModified, etag)
-	return true
+	_ = setHeader(ctx, "etag", etag)
+	return matches(metadata.ValueFromIncomingContext(ctx, ifNoneMatch), etag) && setHeader(ctx, notModified, etag) == nil
 }
 
 // matches reports whether one of the etags in if-none-match is etag, whether it is weak
@@ -44,6 +40,15 @@ func matches(values []string, etag string) bool {
 		}
 	}
 	return false
+}
+
+// unwished takes from md what a caller wishes for itself, and reports whether there was any.
+func unwished(md metadata.MD) bool {
+	before := len(md)
+	for _, key := range []string{"cache-control", ifNoneMatch, xCache} {
+		md.Delete(key)
+	}
+	return len(md) < before
 }
 
 // unconditional is ctx without the caller's if-none-match, which the cache answers.

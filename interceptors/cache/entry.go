@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"math"
 	"slices"
 	"strings"
@@ -16,19 +15,22 @@ import (
 
 // overhead is what an entry takes beside its key, body and metadata: the entry
 // itself, the node and the table slot that lead to it.
-const overhead = 352
+const overhead = 376
 
 // entry is a kept answer, or a kept failure, or a signpost to them. It is never changed,
-// but for asked, so it may be read by anyone.
+// but for touched, so it may be read by anyone.
 type entry struct {
 	born   time.Time     // when its origin made it, as far as its age tells
 	took   time.Duration // how long the origin took
 	stamp  uint64        // of the generations when its load began
+	load   uint64        // which of all loads it was
 	slots  []uint32      // of what it belongs to, beside its method and the rule's own tags
 	method *method
+	key    string
 	weight uint32
 	terms  terms
-	asked  atomic.Bool // for, since the clock of its method has last passed
+	// touched is whether it was asked for since the clock of its method has last passed.
+	touched atomic.Bool
 
 	failure         *status.Status // nil is OK
 	message         protoreflect.MessageType
@@ -65,34 +67,31 @@ func (r *rule) newEntry(key string, got answer, since load) *entry {
 	return r.finished(e, key, got.header, got.trailer, since)
 }
 
-// newFailure is a failure to be kept, nil if the rule keeps no such. One that came when
-// the caller had given up is the caller's own, whatever it says.
-func (r *rule) newFailure(ctx context.Context, key string, err error, got answer, since load) *entry {
+// newFailure is a failure to be kept, nil if the rule keeps no such.
+func (r *rule) newFailure(key string, err error, got answer, since load) *entry {
 	failure := status.Convert(err)
 	terms, may := r.termsOf(got.header)
-	if r.negative[failure.Code()] == 0 || ctx.Err() != nil || !may {
+	if r.negative[failure.Code()] == 0 || !may {
 		return nil
 	}
 	return r.finished(&entry{failure: failure, terms: terms, born: since.born(got.header)}, key, got.header, got.trailer, since)
 }
 
-// renewed is e after its origin has said by header that it still holds.
-func (r *rule) renewed(e *entry, key string, header metadata.MD, since load) *entry {
+// renewed is e after its origin has said by header that it still holds, and whether it may
+// be kept as that.
+func (r *rule) renewed(e *entry, key string, header metadata.MD, since load) (*entry, bool) {
 	all := metadata.Join(e.header) // RFC 9111, 3.2
 	for name, values := range endToEnd(header) {
 		all[name] = values
 	}
 	terms, may := r.termsOf(all)
-	if !may {
-		return nil
-	}
-	again := &entry{message: e.message, body: e.body, etag: e.etag, terms: terms, born: since.born(header)}
-	return r.finished(again, key, all, e.trailer, since)
+	again := &entry{message: e.message, body: e.body, etag: first(all["etag"]), terms: terms, born: since.born(header)}
+	return r.finished(again, key, all, e.trailer, since), may
 }
 
 // finished gives e what all entries have.
 func (r *rule) finished(e *entry, key string, header, trailer metadata.MD, since load) *entry {
-	e.method, e.stamp, e.slots, e.took = r.method, since.stamp, since.slots, time.Since(since.began)
+	e.key, e.method, e.stamp, e.load, e.slots, e.took = key, r.method, since.stamp, since.number, since.slots, time.Since(since.began)
 	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
 	e.weight = weightOf(key, e)
 	return e

@@ -18,25 +18,27 @@ var errNotCached = status.Error(codes.FailedPrecondition, "cache: there is no fr
 // if there is none. Then there is no entry: the caller has its answer already, or the
 // error, unless an older answer may stand in for it.
 func (r *rule) find(ctx context.Context, a *asked) (*entry, Result, error) {
-	if r.shadow {
+	switch {
+	case r.shadow:
 		return r.compare(ctx, a)
-	}
-	if a.wishes.Has(cachecontrol.NoCache) {
+	case a.wishes.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached):
+		return nil, Miss, errNotCached
+	case a.wishes.Has(cachecontrol.NoCache):
 		e, key := r.lookup(a)
-		_, err := r.obtain(ctx, a, key, e)
-		return nil, Miss, err
+		return served(r.obtain(ctx, a, key, e))
 	}
-	e, result, err := r.share(ctx, a)
+	e, result, err := r.join(ctx, a)
 	if err != nil {
 		old, _ := r.lookup(a)
-		if old := r.standIn(a, old, err); old != nil {
+		if old := r.standIn(a, old, err); old != nil && !a.origin.contradicts(old) {
 			return old, Stale, nil
 		}
 	}
 	return e, result, err
 }
 
-func (r *rule) share(ctx context.Context, a *asked) (*entry, Result, error) {
+// join has one call made for all that ask the same at the same time.
+func (r *rule) join(ctx context.Context, a *asked) (*entry, Result, error) {
 	for {
 		e, key := r.lookup(a)
 		now := time.Now()
@@ -55,14 +57,14 @@ func (r *rule) share(ctx context.Context, a *asked) (*entry, Result, error) {
 		if a.wishes.Has(cachecontrol.OnlyIfCached) {
 			return nil, Miss, errNotCached
 		}
-		shared, first := r.flights.board(key)
+		shared, first := r.flights.board(key + a.manner)
 		switch {
 		case shared == nil:
 			return served(r.obtain(ctx, a, key, e))
 		case first:
 			if late, at := r.lookup(a); at == key && r.judge(late, a.wishes, time.Now()) == fresh { // it has just been stored
-				shared.got = obtained{entry: late}
-				r.flights.land(key, shared)
+				shared.got = obtained{entry: late, result: Hit}
+				r.flights.land(key+a.manner, shared)
 				return late, Hit, nil
 			}
 			return served(r.lead(ctx, a, key, e, shared))
@@ -81,25 +83,28 @@ func (r *rule) share(ctx context.Context, a *asked) (*entry, Result, error) {
 	}
 }
 
-// served is how a call went that found nothing in memory: the answer is the caller's
-// already, or it was in the store.
+// served is how a call went that found nothing in memory.
 func served(got obtained, err error) (*entry, Result, error) {
 	if err != nil || got.given {
 		return nil, Miss, err
 	}
-	return got.entry, Hit, nil
+	return got.entry, got.result, nil
+}
+
+// outage reports whether a failure says nothing of what was asked for.
+func outage(code codes.Code) bool {
+	switch code {
+	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
+		return true
+	}
+	return false
 }
 
 // standIn is e if it may be given past its ttl because the call has failed with err, nil
 // otherwise (RFC 5861, section 4). Only an outage is such a failure: to be told that
 // something is not there is an answer.
 func (r *rule) standIn(a *asked, e *entry, err error) *entry {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
-	default:
-		return nil
-	}
-	if e == nil || e.failure != nil || r.mustRevalidate || e.terms.mustRevalidate ||
+	if e == nil || !outage(status.Code(err)) || e.failure != nil || r.mustRevalidate || e.terms.mustRevalidate ||
 		a.wishes.Any(cachecontrol.NoCache|cachecontrol.MaxAge|cachecontrol.MinFresh) {
 		return nil
 	}

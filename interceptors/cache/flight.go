@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,12 +67,15 @@ func (s *flight) await(ctx context.Context) error {
 	}
 }
 
+// errPanicked is what is told of a call that has panicked.
+var errPanicked = status.Error(codes.Internal, "the call that was waited for has panicked")
+
 // lead makes the call for all that wait, and tells them what may be told: nothing if the
 // caller's own context has ended, whatever the error then says. A panic frees them with
 // an error and goes on.
 func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, shared *flight) (obtained, error) {
-	shared.err = status.Error(codes.Internal, "the call that was waited for has panicked")
-	defer r.flights.land(key, shared)
+	shared.err = errPanicked
+	defer r.flights.land(key+a.manner, shared)
 	got, err := r.obtain(ctx, a, key, old)
 	shared.got, shared.err = got, nil
 	if err != nil && ctx.Err() != nil {
@@ -81,6 +85,7 @@ func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, share
 	case codes.OK:
 		shared.alone = got.entry == nil
 	case codes.Canceled, codes.DeadlineExceeded: // of an attempt, or of a call that this one has made
+		shared.alone = true
 	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
 		// What this caller may not, another may, unless all that wait are this caller.
 		if shared.alone = r.public; !r.public {
@@ -93,7 +98,10 @@ func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, share
 }
 
 // suits reports whether what a flight by key has brought is an answer to a, too: it may
-// vary by what nobody knew before, or be invalid already.
+// vary by what nobody knew before, be invalid already, or be kept and too old for a.
 func (r *rule) suits(a *asked, key string, got obtained) bool {
-	return a.variant(got.vary) == key && r.holds(got.entry)
+	if a.variant(got.vary) != key || !r.holds(got.entry) {
+		return false
+	}
+	return got.result == Miss || r.judge(got.entry, a.wishes, time.Now()) == fresh
 }

@@ -21,7 +21,7 @@ type terms struct {
 // termsOf reads the terms of an answer with this header, and reports whether this rule
 // may keep it at all.
 func (r *rule) termsOf(header metadata.MD) (terms, bool) {
-	if slices.Contains(header["vary"], "*") || len(header[notModified]) > 0 {
+	if slices.Contains(r.varyOf(header), "*") || len(header[notModified]) > 0 {
 		return terms{}, false // the latter is an empty answer to somebody who has asked for it
 	}
 	if len(header["cache-control"]) == 0 {
@@ -41,7 +41,7 @@ func (r *rule) termsOf(header metadata.MD) (terms, bool) {
 		mustRevalidate:  said.Has(cachecontrol.MustRevalidate),
 	}
 	if r.public && said.Has(cachecontrol.SharedMaxAge) { // RFC 9111, 5.2.2.10
-		t.maxAge = seconds(cachecontrol.SharedMaxAge)
+		t.maxAge, t.mustRevalidate = seconds(cachecontrol.SharedMaxAge), true
 	}
 	if said.Has(cachecontrol.NoCache) { // it is to be asked about each time
 		t.maxAge, t.mustRevalidate = 0, true
@@ -109,11 +109,11 @@ func (r *rule) judge(e *entry, wishes cachecontrol.Directives, now time.Time) st
 
 // born is when an answer that has come now was made, as far as its age tells.
 func (l load) born(header metadata.MD) time.Time {
-	seconds, err := strconv.ParseUint(first(header["age"]), 10, 31)
-	if err != nil {
+	age, told := cachecontrol.ParseSeconds(first(header["age"]))
+	if !told {
 		return time.Now()
 	}
-	return l.began.Add(-time.Duration(seconds) * time.Second) // it was on its way, too (RFC 9111, 4.2.3)
+	return l.began.Add(-age) // it was on its way, too (RFC 9111, 4.2.3)
 }
 
 // ageNow is the age of e as the age field tells it.
@@ -121,7 +121,8 @@ func (e *entry) ageNow() string {
 	return strconv.FormatInt(int64(max(time.Since(e.born), 0)/time.Second), 10)
 }
 
-// varyOf is what metadata an answer says that it varies by, beside what is in the key.
+// varyOf is what metadata an answer says that it varies by, beside what is in the key. With
+// a * it varies by what nobody can tell.
 func (r *rule) varyOf(header metadata.MD) []string {
 	var keys []string
 	for _, value := range header["vary"] {

@@ -18,12 +18,13 @@ import (
 // loaded now. With a store, all processes that share it follow; the error then says that
 // they could not be told, and in this process it is done all the same.
 func (c *Cache) Invalidate(ctx context.Context, subjects ...Subject) error {
-	names := make([]string, len(subjects))
-	for i, s := range subjects {
-		var err error
-		if names[i], err = c.nameOf(s); err != nil {
+	var names []string
+	for _, s := range subjects {
+		own, err := c.namesOf(s)
+		if err != nil {
 			return err
 		}
+		names = append(names, own...)
 	}
 	return c.invalidate(ctx, names)
 }
@@ -83,15 +84,17 @@ func (c *Cache) newInvalidation(meta *interceptors.CallMeta) *invalidation {
 
 func (i *invalidation) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	names := i.of(req) // now: the caller may change the request afterwards
-	err := invoker(ctx, method, req, reply, cc, opts...)
-	i.after(ctx, names, err)
+	err := errPanicked
+	defer func() { i.after(ctx, names, err) }()
+	err = invoker(ctx, method, req, reply, cc, opts...)
 	return err
 }
 
 func (i *invalidation) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	names := i.of(req)
-	reply, err := handler(ctx, req)
-	i.after(ctx, names, err)
+	names, err := i.of(req), errPanicked
+	defer func() { i.after(ctx, names, err) }()
+	var reply any
+	reply, err = handler(ctx, req)
 	return reply, err
 }
 

@@ -32,9 +32,9 @@ func (v metadataValues) get(key string) []string {
 // deterministic gives equal messages equal bytes, whatever order their maps have.
 var deterministic = proto.MarshalOptions{Deterministic: true}
 
-// asked is a call as the cache sees it. It reports false for one that the cache must have
+// read is a call as the cache sees it. It reports false for one that the cache must have
 // no part in.
-func (r *rule) asked(ctx context.Context, target string, req any) (asked, bool) {
+func (r *rule) read(ctx context.Context, target string, req any) (asked, bool) {
 	a := asked{values: metadataValues{ctx, r.meta.Side}}
 	a.tell = len(a.values.get(xCache)) > 0
 	message, ok := req.(proto.Message)

@@ -34,14 +34,32 @@ type method struct {
 	share   share
 	// pausedUntil is when it may be refreshed again, in nanoseconds since 1970.
 	pausedUntil atomic.Int64
+
+	mu     sync.Mutex
+	fields [][]fieldPath
 }
 
-// keyFields are the fields of the request that make up the key; none is all of it.
-func (m *method) keyFields() []fieldPath {
-	if r := m.rule.Load(); r != nil {
-		return r.fields
+// maxKeyFields caps the ways to tell requests of a method apart that are remembered: each
+// of the few rules of it, on two sides, may have its own.
+const maxKeyFields = 16
+
+// tellApartBy remembers fields that make up a key.
+func (m *method) tellApartBy(fields []fieldPath) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	same := func(other []fieldPath) bool {
+		return slices.EqualFunc(fields, other, func(a, b fieldPath) bool { return slices.Equal(a, b) })
 	}
-	return nil
+	if len(fields) > 0 && len(m.fields) < maxKeyFields && !slices.ContainsFunc(m.fields, same) {
+		m.fields = append(m.fields, fields)
+	}
+}
+
+// keyFields are the fields of the request that make up keys.
+func (m *method) keyFields() [][]fieldPath {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.fields)
 }
 
 type fieldPath = []protoreflect.FieldDescriptor

@@ -30,7 +30,8 @@ type options struct {
 }
 
 // WithMaxBytes bounds the memory that keys, answers and their metadata take: at
-// least 64 KiB, by default 64 MiB. An entry above an eighth of it is not kept.
+// least 64 KiB, by default 64 MiB. An entry above an eighth of it is not kept. Half a MiB
+// to tell what is invalid, and what is known of methods, come beside it.
 func WithMaxBytes(bytes uint64) Option {
 	return func(o *options) { o.maxBytes = bytes }
 }

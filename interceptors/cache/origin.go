@@ -4,7 +4,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/maypok86/otter/v2"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
@@ -28,8 +31,8 @@ type origin interface {
 	// fetch makes the call and gives the caller its answer. With an etag, the origin may
 	// answer that nothing has changed.
 	fetch(ctx context.Context, etag string) (answer, error)
-	// fill gives the caller the message of e as its answer.
-	fill(e *entry) error
+	// contradicts reports whether the caller has been told already what is not so of e.
+	contradicts(e *entry) bool
 	// detached is the same call with a request of its own and nobody waiting for it, and
 	// the context for it.
 	detached(ctx context.Context, request proto.Message) (context.Context, origin)
@@ -49,19 +52,22 @@ type asked struct {
 	values  metadataValues
 	wishes  cachecontrol.Directives
 	tell    bool // the caller what the cache has done
+	manner  string
 	origin  origin
 }
 
-// variant is the key by which an answer is found that varies by metadata.
+// variant is the key by which an answer is found that varies by metadata. No other key
+// begins like it.
 func (a *asked) variant(vary []string) string {
 	if len(vary) == 0 {
 		return a.key
 	}
-	return string(appendMetadata([]byte(a.key), vary, a.values))
+	return string(append(appendMetadata([]byte{'v'}, vary, a.values), a.key...))
 }
 
 // load is the loading of one answer.
 type load struct {
+	number   uint64 // which of all loads it is
 	began    time.Time
 	stamp    uint64   // of the generations
 	slots    []uint32 // of what the answer belongs to and no policy names
@@ -71,7 +77,7 @@ type load struct {
 
 // begin is a load that begins now.
 func (r *rule) begin(request proto.Message) load {
-	l := load{began: time.Now(), stamp: r.generations.now.Load()}
+	l := load{number: r.loads.Add(1), began: time.Now(), stamp: r.generations.now.Load()}
 	if r.options.store != nil {
 		l.subjects = append(l.subjects, r.subjects...)
 	}
@@ -98,57 +104,97 @@ func (r *rule) subjectsOf(request proto.Message) []string {
 
 // obtained is what a call has brought.
 type obtained struct {
-	entry *entry   // nil if it may not be kept
-	vary  []string // what it varies by, beside the key of the rule
-	given bool     // the caller has its answer already, and not only the entry
+	entry  *entry   // nil if it may not be kept
+	vary   []string // what it varies by, beside the key of the rule
+	given  bool     // the caller has its answer already, and not only the entry
+	result Result   // Miss, or Hit if the store had it
 }
 
 // obtain finds the answer in the store, or else has the call made and keeps what it
 // brings. Old is what is kept by key past its time, if anything is.
 func (r *rule) obtain(ctx context.Context, a *asked, key string, old *entry) (obtained, error) {
 	since := r.begin(a.request)
-	if e := r.fromStore(ctx, a, key, &since); e != nil {
-		r.keep(key, e)
-		return obtained{entry: e}, nil
+	if e := r.fromStore(ctx, a, key, old, &since); e != nil {
+		r.keep(e)
+		return obtained{entry: e, result: Hit}, nil
 	}
 	etag := ""
-	if old != nil {
+	if old != nil && old.failure == nil && len(a.values.get(ifNoneMatch)) == 0 {
 		etag = old.etag
 	}
 	got, err := a.origin.fetch(ctx, etag)
-	if err != nil {
-		if r.standIn(a, old, err) == nil {
-			failure := r.newFailure(ctx, key, err, got, since)
-			r.keep(key, failure)
-			r.toStore(since, failure)
+	if err == nil && etag != "" && len(got.header[notModified]) > 0 {
+		if matches(got.header[notModified], etag) {
+			return r.revalidated(a, old, got.header, since), nil
 		}
-		return obtained{given: true}, err
+		got, err = a.origin.fetch(ctx, "") // it holds what we have not got
 	}
-	if said := first(got.header[notModified]); etag != "" && said == etag {
-		e := r.renewed(old, key, got.header, since)
-		r.keep(key, e)
-		return obtained{entry: e, given: true}, a.origin.fill(old)
+	if err != nil {
+		r.failed(ctx, a, key, old, err, got, since)
+		return obtained{given: true, result: Miss}, err
 	}
 	vary := r.varyOf(got.header)
-	if at := a.variant(vary); at != key { // what is kept has told otherwise, or nothing
-		key = at
-		r.point(a.key, vary, since)
+	e := r.newEntry(a.variant(vary), got, since)
+	r.settle(a, key, old, e, vary, since)
+	return obtained{entry: e, vary: vary, given: true, result: Miss}, nil
+}
+
+// revalidated keeps old for another time, and gives it to the caller: what the origin has
+// sent was empty.
+func (r *rule) revalidated(a *asked, old *entry, header metadata.MD, since load) obtained {
+	e, may := r.renewed(old, old.key, header, since)
+	vary := r.varyOf(e.header)
+	e.key = a.variant(vary)
+	if !may {
+		r.settle(a, old.key, old, nil, vary, since)
+		return obtained{entry: e, vary: vary, result: Miss}
 	}
-	e := r.newEntry(key, got, since)
-	r.keep(key, e)
+	r.settle(a, old.key, old, e, vary, since)
+	return obtained{entry: e, vary: vary, result: Miss}
+}
+
+// settle keeps e, which was asked for by key, where it is found from now on. Old is given
+// up if there is no new one: its origin does not want it kept any more.
+func (r *rule) settle(a *asked, key string, old, e *entry, vary []string, since load) {
+	switch {
+	case e == nil:
+		r.drop(old)
+		return
+	case e.key != key && len(vary) > 0: // what is kept has told otherwise, or nothing
+		r.keep(r.signpost(a.key, vary, since))
+	}
+	r.keep(e)
 	if len(vary) == 0 {
 		r.toStore(since, e)
 	}
-	return obtained{entry: e, vary: vary, given: true}, nil
 }
 
-// point keeps a signpost: by what the answers to this request vary.
-func (r *rule) point(key string, vary []string, since load) {
-	if len(vary) == 0 {
-		return // the answer itself takes its place
+// failed keeps a failure that the rule keeps, and gives up what it shows to be gone. One
+// that came when the caller had given up is the caller's own, whatever it says.
+func (r *rule) failed(ctx context.Context, a *asked, key string, old *entry, err error, got answer, since load) {
+	if ctx.Err() != nil || r.standIn(a, old, err) != nil {
+		return
 	}
-	e := &entry{vary: vary, born: since.began}
-	r.keep(key, r.finished(e, key, metadata.MD{"vary": vary}, nil, since))
+	if e := r.newFailure(key, err, got, since); e != nil {
+		r.keep(e)
+		if key == a.key {
+			r.toStore(since, e)
+		}
+		return
+	}
+	switch status.Code(err) {
+	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
+		r.drop(old)
+	case codes.PermissionDenied, codes.Unauthenticated:
+		if !r.public { // what one may not, another may
+			r.drop(old)
+		}
+	}
+}
+
+// signpost says by what the answers to this request vary.
+func (r *rule) signpost(key string, vary []string, since load) *entry {
+	return r.finished(&entry{vary: vary, born: since.began}, key, metadata.MD{"vary": vary}, nil, since)
 }
 
 // lookup finds what is kept for a call and no invalidation has reached, fresh or not, and
@@ -167,24 +213,55 @@ func (r *rule) current(key string) *entry {
 	if !ok || !r.holds(e) {
 		return nil
 	}
-	if r.maxBytes > 0 && !e.asked.Load() {
-		e.asked.Store(true)
+	if r.maxBytes > 0 && !e.touched.Load() {
+		e.touched.Store(true)
 	}
 	return e
 }
 
 // keep stores an answer, unless it is too large.
-func (r *rule) keep(key string, e *entry) {
-	if e == nil || uint64(e.weight) > r.maxEntry || r.closed.Load() {
+func (r *rule) keep(e *entry) {
+	if e == nil || uint64(e.weight) > r.maxEntry || r.maxBytes > 0 && int64(e.weight) > r.maxBytes || r.closed.Load() {
 		return
 	}
-	e.method.kept(e)
 	if r.maxBytes > 0 {
-		r.makeRoom(key, e, r.maxBytes)
+		r.makeRoom(e, r.maxBytes)
+	} else {
+		r.put(e)
 	}
-	r.entries.Set(key, e)
-	e.method.results.stored.Add(1)
 	if r.closed.Load() {
 		r.entries.InvalidateAll() // it was closed meanwhile
 	}
+}
+
+// put stores e, unless what is there was loaded later.
+func (c *Cache) put(e *entry) {
+	stored := false
+	e.method.kept(e)
+	c.entries.Compute(e.key, func(held *entry, found bool) (*entry, otter.ComputeOp) {
+		if found && held.load > e.load {
+			return nil, otter.CancelOp
+		}
+		stored = true
+		return e, otter.WriteOp
+	})
+	switch {
+	case !stored:
+		e.method.gone(e)
+	case len(e.vary) == 0:
+		e.method.results.stored.Add(1)
+	}
+}
+
+// drop gives e up, unless something else has taken its place.
+func (c *Cache) drop(e *entry) {
+	if e == nil {
+		return
+	}
+	c.entries.ComputeIfPresent(e.key, func(held *entry) (*entry, otter.ComputeOp) {
+		if held == e {
+			return nil, otter.InvalidateOp
+		}
+		return nil, otter.CancelOp
+	})
 }

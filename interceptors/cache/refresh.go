@@ -4,17 +4,18 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"runtime/debug"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
 const (
 	// refreshTimeout is the deadline of a refresh where the policy has no timeout.
 	refreshTimeout = 10 * time.Second
-	// refreshPause is how long a method is not refreshed after that has failed: during an
-	// outage, calls are not to be made as fast as they fail.
+	// refreshPause is how long a method is not refreshed after that has failed by an outage:
+	// calls are not to be made as fast as they fail.
 	refreshPause = time.Second
 )
 
@@ -36,31 +37,27 @@ func (r *rule) refresh(ctx context.Context, a *asked, key string, old *entry) {
 	if time.Now().UnixNano() < r.method.pausedUntil.Load() {
 		return
 	}
-	shared, first := r.flights.board(key)
+	shared, first := r.flights.board(key + a.manner)
 	if !first || shared == nil {
 		return
 	}
 	// The caller is free to change its request as soon as it has its answer.
-	own := &asked{key: a.key, request: proto.Clone(a.request), values: a.values}
+	own := &asked{key: a.key, request: proto.Clone(a.request), values: a.values, manner: a.manner}
 	ctx, own.origin = a.origin.detached(ctx, own.request)
-	if !r.tasks.start(ctx, func(ctx context.Context) { r.refreshNow(ctx, own, key, old, shared) }) {
-		r.flights.land(key, shared) // whoever waits there already, makes the call
+	if !r.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { r.refreshNow(ctx, own, key, old, shared) }) {
+		r.flights.land(key+a.manner, shared) // whoever waits there already, makes the call
 	}
 }
 
 func (r *rule) refreshNow(ctx context.Context, a *asked, key string, old *entry, shared *flight) {
 	ctx, cancel := context.WithTimeout(ctx, r.refreshTimeout)
 	defer cancel()
-	failed := true
+	err := errPanicked
 	defer func() {
-		if p := recover(); p != nil { // no interceptor stands around a refresh
-			r.options.log.ErrorContext(ctx, "a refresh has panicked", "method", r.meta.FullMethod, "panic", p, "stack", string(debug.Stack()))
-		}
-		r.method.results.refreshed(failed)
-		if failed {
+		r.method.results.refreshed(err != nil)
+		if code := status.Code(err); outage(code) || code == codes.ResourceExhausted {
 			r.method.pausedUntil.Store(time.Now().Add(refreshPause).UnixNano())
 		}
 	}()
-	_, err := r.lead(ctx, a, key, old, shared)
-	failed = err != nil
+	_, err = r.lead(ctx, a, key, old, shared)
 }

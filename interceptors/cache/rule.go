@@ -64,7 +64,7 @@ func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 		negative:        negatives(policy.GetNegative()),
 		eager:           policy.GetEarlyRefresh(),
 		refreshTimeout:  duration(meta.Policy.GetTimeout()),
-		maxBytes:        int64(policy.GetMaxShare() * float64(c.options.maxBytes)),
+		maxBytes:        shareOf(policy, c.options.maxBytes),
 		shadow:          policy.GetShadow(),
 	}
 	if r.refreshTimeout <= 0 {
@@ -85,6 +85,7 @@ func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
 		r.own = append(r.own, c.generations.own(subject))
 	}
 	r.readOutput()
+	r.method.tellApartBy(r.fields)
 	r.method.rule.Store(r)
 	return r
 }
@@ -112,6 +113,14 @@ func (r *rule) readOutput() {
 	if err == nil {
 		r.output, r.schema = output, schemaOf(output.Descriptor())
 	}
+}
+
+// shareOf is the bound of a method's own, 0 if it has none.
+func shareOf(policy *policyv1.CacheRule, all uint64) int64 {
+	if policy.MaxShare == nil {
+		return 0
+	}
+	return max(1, int64(policy.GetMaxShare()*float64(all)))
 }
 
 func negatives(rules []*policyv1.NegativeRule) map[codes.Code]time.Duration {

@@ -16,36 +16,42 @@ import (
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 	cachev1 "github.com/meshlite-go/meshlite/proto/meshlite/cache/v1"
 )
 
 // form is the first byte of a value in the store: another one is another program's.
 const form = 1
 
+// savingTimeout is the longest that an answer waits to be left in the store.
+const savingTimeout = 5 * time.Second
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // fromStore finds a fresh answer in the store, and tells since where one can be left.
 // What is wrong with the store, or with what is there, is a miss.
-func (r *rule) fromStore(ctx context.Context, a *asked, key string, since *load) *entry {
+func (r *rule) fromStore(ctx context.Context, a *asked, key string, old *entry, since *load) *entry {
 	if r.options.store == nil || r.schema == "" || r.shadow || key != a.key {
 		return nil // what varies by what the origin says has no one place
 	}
-	value, ticket, err := r.options.store.Load(ctx, r.schema+key, since.subjects)
+	value, left, ticket, err := r.options.store.Load(ctx, r.schema+key, since.subjects)
 	if err != nil {
-		r.storeErrors.Add(1)
+		if ctx.Err() == nil {
+			r.storeErrors.Add(1)
+		}
 		return nil
 	}
 	since.ticket = ticket
-	if value == nil {
+	if value == nil || a.wishes.Has(cachecontrol.NoCache) {
 		return nil
 	}
-	e := r.decode(value, key, *since)
+	e := r.decode(value, left, key, *since)
 	if e == nil {
 		r.storeErrors.Add(1)
 	}
-	if r.judge(e, a.wishes, time.Now()) != fresh {
+	// A refresh is not to find the very answer that it is for.
+	if r.judge(e, a.wishes, time.Now()) != fresh || old != nil && !e.born.After(old.born.Add(time.Second)) {
 		return nil
 	}
 	r.storeHits.Add(1)
@@ -57,21 +63,27 @@ func (r *rule) toStore(since load, e *entry) {
 	if since.ticket == "" || e == nil {
 		return
 	}
-	ttl := r.ttlOf(e) - time.Since(e.born)
+	age := time.Since(e.born)
+	ttl := r.ttlOf(e) - age
 	if ttl <= 0 {
 		return
 	}
-	r.tasks.start(context.Background(), func(ctx context.Context) {
-		if err := r.options.store.Save(ctx, since.ticket, encode(e), ttl); err != nil {
+	saving := r.saves.start(context.Background(), r.meta.FullMethod, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, savingTimeout)
+		defer cancel()
+		if err := r.options.store.Save(ctx, since.ticket, encode(e, age, ttl), ttl); err != nil {
 			r.storeErrors.Add(1)
 		}
 	})
+	if !saving {
+		r.storeErrors.Add(1)
+	}
 }
 
-// encode writes e: the form, the checksum of the rest, and the rest.
-func encode(e *entry) []byte {
+// encode writes e as it is at an age: the form, the checksum of the rest, and the rest.
+func encode(e *entry, age, ttl time.Duration) []byte {
 	told := &cachev1.Entry{
-		Born: timestamppb.New(e.born), Took: durationpb.New(e.took), Body: e.body,
+		Age: durationpb.New(age), Ttl: durationpb.New(ttl), Took: durationpb.New(e.took), Body: e.body,
 		Header: pairs(e.header), Trailer: pairs(e.trailer),
 	}
 	if e.failure != nil {
@@ -86,8 +98,9 @@ func encode(e *entry) []byte {
 	return b
 }
 
-// decode reads what encode has written, nil if it is anything else.
-func (r *rule) decode(b []byte, key string, since load) *entry {
+// decode reads what encode has written and the store will keep for what is left, nil if it
+// is anything else.
+func (r *rule) decode(b []byte, left time.Duration, key string, since load) *entry {
 	told := &cachev1.Entry{}
 	if len(b) < 5 || b[0] != form || binary.BigEndian.Uint32(b[1:]) != crc32.Checksum(b[5:], castagnoli) || proto.Unmarshal(b[5:], told) != nil {
 		return nil
@@ -97,8 +110,8 @@ func (r *rule) decode(b []byte, key string, since load) *entry {
 	if !may {
 		return nil
 	}
-	// The clocks of two machines differ; what seems to come from the future is new.
-	e := &entry{terms: terms, born: time.Now().Add(-max(0, time.Since(told.GetBorn().AsTime()))), etag: first(header["etag"])}
+	lain := max(told.GetTtl().AsDuration()-left, 0)
+	e := &entry{terms: terms, born: time.Now().Add(-told.GetAge().AsDuration() - lain)}
 	if len(told.GetStatus()) > 0 {
 		failure := &rpcstatus.Status{}
 		if proto.Unmarshal(told.GetStatus(), failure) != nil {
@@ -106,7 +119,7 @@ func (r *rule) decode(b []byte, key string, since load) *entry {
 		}
 		e.failure = status.FromProto(failure)
 	} else {
-		e.message, e.body = r.output, told.GetBody()
+		e.message, e.body, e.etag = r.output, told.GetBody(), first(header["etag"])
 	}
 	e = r.finished(e, key, header, trailer, since)
 	e.took = told.GetTook().AsDuration()

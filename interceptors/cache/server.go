@@ -11,41 +11,50 @@ import (
 // server answers a call from the cache, or from another's for the same that is being
 // handled, or stores what the handler answers.
 func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	a, known := r.asked(ctx, "", req)
+	result := Bypass
+	defer func() { r.finish(result) }()
+	a, known := r.read(ctx, "", req)
 	if !known {
-		r.finish(Bypass)
-		if a.tell {
-			setHeader(ctx, xCache, Bypass.String())
-		}
+		a.reportOnServer(ctx, result)
 		return handler(ctx, req)
 	}
-	call := &serverCall{req: req, handler: handler}
+	result = Miss
+	call := &serverCall{req: req, handler: handler, bare: r.shadow}
 	a.origin = call
-	e, result, err := r.find(ctx, &a)
-	r.finish(result)
-	if a.tell {
-		setHeader(ctx, xCache, result.String())
+	e, found, err := r.find(ctx, &a)
+	result = found
+	if e != nil && e.failure == nil && call.fill(e) != nil { // what the store had is of another type
+		_, err = call.fetch(ctx, "")
+		e, result = nil, Miss
 	}
+	a.reportOnServer(ctx, result)
 	if e != nil {
 		e.send(ctx)
-		if e.failure != nil {
-			return nil, e.failure.Err()
-		}
-		err = call.fill(e) // it was written by this program
+		err = e.failure.Err()
 	}
-	if err == nil && call.etag != "" && matches(a.values.get(ifNoneMatch), call.etag) {
-		setHeader(ctx, notModified, call.etag)
+	if err != nil {
+		return nil, err
+	}
+	if call.etag != "" && matches(a.values.get(ifNoneMatch), call.etag) && setHeader(ctx, notModified, call.etag) == nil {
 		return call.reply.(proto.Message).ProtoReflect().New().Interface(), nil
 	}
-	return call.reply, err
+	return call.reply, nil
+}
+
+// reportOnServer is report.
+func (a *asked) reportOnServer(ctx context.Context, result Result) {
+	if a.tell {
+		_ = setHeader(ctx, xCache, result.String())
+	}
 }
 
 // serverCall is a call that a handler answers.
 type serverCall struct {
 	req     any
 	handler grpc.UnaryHandler
+	bare    bool // nothing is to be added to the answer
 	reply   any
-	etag    string // of the reply
+	etag    string // of the reply, or what a handler that failed has told of it
 }
 
 // fetch runs the handler, which is not asked whether anything has changed: what it says
@@ -56,12 +65,13 @@ func (s *serverCall) fetch(ctx context.Context, _ string) (got answer, err error
 	s.reply, err = s.handler(unconditional(ctx), s.req)
 	got.header, got.trailer = metadataOf(sent)
 	got.header, got.trailer = added(header, got.header), added(trailer, got.trailer)
+	s.etag = first(got.header["etag"])
 	message, ok := s.reply.(proto.Message)
 	if err != nil || !ok {
 		return got, err
 	}
 	got.message = message
-	if s.etag = first(got.header["etag"]); s.etag != "" {
+	if s.etag != "" || s.bare {
 		return got, nil
 	}
 	if got.body, err = deterministic.Marshal(message); err != nil {
@@ -72,9 +82,13 @@ func (s *serverCall) fetch(ctx context.Context, _ string) (got answer, err error
 		got.header = metadata.MD{}
 	}
 	got.header["etag"] = []string{s.etag}
-	setHeader(ctx, "etag", s.etag)
+	_ = setHeader(ctx, "etag", s.etag)
 	return got, nil
 }
+
+// contradicts reports whether the handler has told another etag before it has failed, which
+// could not be taken back.
+func (s *serverCall) contradicts(e *entry) bool { return s.etag != "" && s.etag != e.etag }
 
 func (s *serverCall) fill(e *entry) error {
 	message := e.message.New().Interface()
@@ -88,6 +102,9 @@ func (s *serverCall) detached(ctx context.Context, request proto.Message) (conte
 	if serving := grpc.ServerTransportStreamFromContext(ctx); serving != nil {
 		stream.method = serving.Method()
 	}
+	if md, _ := metadata.FromIncomingContext(ctx); unwished(md) {
+		ctx = metadata.NewIncomingContext(ctx, md)
+	}
 	return grpc.NewContextWithServerTransportStream(ctx, stream), &serverCall{req: request, handler: s.handler}
 }
 
@@ -99,11 +116,11 @@ func (e *entry) send(ctx context.Context) {
 	if len(e.trailer) > 0 {
 		_ = grpc.SetTrailer(ctx, e.trailer)
 	}
-	setHeader(ctx, "age", e.ageNow())
+	_ = setHeader(ctx, "age", e.ageNow())
 }
 
 // setHeader adds to the header of the answer. Without a transport, as in a test that calls
 // the interceptor itself, there is nobody to give it to.
-func setHeader(ctx context.Context, key, value string) {
-	_ = grpc.SetHeader(ctx, metadata.MD{key: {value}})
+func setHeader(ctx context.Context, key, value string) error {
+	return grpc.SetHeader(ctx, metadata.MD{key: {value}})
 }

@@ -21,8 +21,9 @@ const (
 	// failed, while a newer answer is fetched, or because the caller takes it so.
 	Stale
 	// Bypass is a call that the cache had no part in although its method is
-	// cached: the caller is unknown or says no-store, the request has unknown fields or is
-	// no protobuf message, or the cache is closed.
+	// cached: the caller is unknown or says no-store, WithSkip says so, options of the call
+	// make it another's, the request has unknown fields or is no protobuf message, or the
+	// cache is closed.
 	Bypass
 	// ShadowHit is a call in shadow mode which would have been answered from the cache as
 	// it was answered.

@@ -12,9 +12,9 @@ import (
 // Values belong to subjects: everything, a method, a tag, a request. Invalidating one of
 // them makes all values that belong to it unreachable, those too whose load is under way.
 type Store interface {
-	// Load finds the value of key, nil if there is none, and the ticket by which Save
-	// keeps a value that is loaded from now on.
-	Load(ctx context.Context, key string, subjects []string) (value []byte, ticket string, err error)
+	// Load finds the value of key, nil if there is none, and how much is left of its ttl, and
+	// the ticket by which Save keeps a value that is loaded from now on.
+	Load(ctx context.Context, key string, subjects []string) (value []byte, left time.Duration, ticket string, err error)
 	// Save keeps a value for ttl where Load finds it, unless one of the subjects that Load
 	// was given has been invalidated since.
 	Save(ctx context.Context, ticket string, value []byte, ttl time.Duration) error

@@ -22,6 +22,7 @@ type shelf struct {
 	mu          sync.Mutex
 	generations map[string]int
 	values      map[string][]byte // by ticket
+	ends        map[string]time.Time
 	ttls        []time.Duration
 	subscribers map[int]func([]string)
 	loads       int
@@ -30,24 +31,28 @@ type shelf struct {
 }
 
 func newShelf() *shelf {
-	return &shelf{generations: map[string]int{}, values: map[string][]byte{}, subscribers: map[int]func([]string){}}
+	return &shelf{generations: map[string]int{}, values: map[string][]byte{}, ends: map[string]time.Time{}, subscribers: map[int]func([]string){}}
 }
 
 var errAway = errors.New("the store is away")
 
-func (s *shelf) Load(_ context.Context, key string, subjects []string) ([]byte, string, error) {
+func (s *shelf) Load(_ context.Context, key string, subjects []string) ([]byte, time.Duration, string, error) {
 	time.Sleep(s.slow)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++
 	if s.away {
-		return nil, "", errAway
+		return nil, 0, "", errAway
 	}
 	ticket := key
 	for _, subject := range subjects {
 		ticket += "\x00" + subject + strings.Repeat("+", s.generations[subject])
 	}
-	return s.values[ticket], ticket, nil
+	left := time.Until(s.ends[ticket])
+	if left <= 0 {
+		return nil, 0, ticket, nil
+	}
+	return s.values[ticket], left, ticket, nil
 }
 
 func (s *shelf) Save(_ context.Context, ticket string, value []byte, ttl time.Duration) error {
@@ -56,7 +61,7 @@ func (s *shelf) Save(_ context.Context, ticket string, value []byte, ttl time.Du
 	if s.away {
 		return errAway
 	}
-	s.values[ticket], s.ttls = value, append(s.ttls, ttl)
+	s.values[ticket], s.ends[ticket], s.ttls = value, time.Now().Add(ttl), append(s.ttls, ttl)
 	return nil
 }
 

@@ -27,14 +27,24 @@ const longestTag = 256
 func Everything() Subject { return Subject{name: everything} }
 
 // Method is all answers of a method, "package.Service/Method".
-func Method(name string) Subject { return Subject{name: methodSubject(name)} }
+func Method(name string) Subject {
+	if name == "" {
+		return Subject{}
+	}
+	return Subject{name: methodSubject(name)}
+}
 
 // Tag is all answers that carry a tag, such as "sweets", or "sweet:fudge" of a rule that
 // says tags: "sweet:{id}".
-func Tag(tag string) Subject { return Subject{name: tagSubject(tag)} }
+func Tag(tag string) Subject {
+	if tag == "" {
+		return Subject{}
+	}
+	return Subject{name: tagSubject(tag)}
+}
 
 // Request is all answers to one request of a method, whoever they were for. A rule with
-// key_fields looks at those fields of it.
+// key_fields looks at those fields of it, once a call has been made under it in this process.
 func Request(method string, request proto.Message) Subject {
 	return Subject{method: fullMethod(method), request: request}
 }
@@ -60,17 +70,22 @@ func digest(b []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:18])
 }
 
-// nameOf is how processes call s among themselves.
-func (c *Cache) nameOf(s Subject) (string, error) {
+// namesOf is how processes call s among themselves: a request by all of it, and by the key
+// fields of each rule.
+func (c *Cache) namesOf(s Subject) ([]string, error) {
 	switch {
 	case s.request != nil:
-		b, err := appendRequest(nil, s.request.ProtoReflect(), c.methods.of(s.method).keyFields())
-		if err != nil {
-			return "", fmt.Errorf("cache: request of %s: %w", strings.TrimPrefix(s.method, "/"), err)
+		var names []string
+		for _, fields := range append([][]fieldPath{nil}, c.methods.of(s.method).keyFields()...) {
+			b, err := appendRequest(nil, s.request.ProtoReflect(), fields)
+			if err != nil {
+				return nil, fmt.Errorf("cache: request of %s: %w", strings.TrimPrefix(s.method, "/"), err)
+			}
+			names = append(names, requestSubject(s.method, b))
 		}
-		return requestSubject(s.method, b), nil
+		return names, nil
 	case s.name == "":
-		return "", errors.New("cache: a subject without a name: use Everything, Method, Tag or Request")
+		return nil, errors.New("cache: a subject without a name: use Everything, Method, Tag or Request")
 	}
-	return s.name, nil
+	return []string{s.name}, nil
 }

@@ -8,7 +8,7 @@ import (
 const (
 	// slice is how finely the latest calls are told apart by their time.
 	slice = 15 * time.Second
-	// slices are enough for the longest window, and one that is being filled.
+	// slices15m are enough for the longest window, and one that is being filled.
 	slices15m = int(15*time.Minute/slice) + 1
 )
 
@@ -18,7 +18,7 @@ type window struct{ slices [slices15m]timeSlice }
 
 type timeSlice struct {
 	number        atomic.Int64 // since 1970
-	served, asked atomic.Uint64
+	served, calls atomic.Uint64
 }
 
 func (w *window) add(served bool, now time.Time) {
@@ -26,9 +26,9 @@ func (w *window) add(served bool, now time.Time) {
 	s := &w.slices[number%int64(slices15m)]
 	if held := s.number.Load(); held != number && s.number.CompareAndSwap(held, number) {
 		s.served.Store(0)
-		s.asked.Store(0)
+		s.calls.Store(0)
 	}
-	s.asked.Add(1)
+	s.calls.Add(1)
 	if served {
 		s.served.Add(1)
 	}
@@ -37,15 +37,15 @@ func (w *window) add(served bool, now time.Time) {
 // Rate is how many calls of a time were served without one.
 type Rate struct{ Served, Calls uint64 }
 
-// over is the rate of the latest calls.
+// over is the rate of the latest calls: those of a length, and up to a slice more.
 func (w *window) over(length time.Duration, now time.Time) Rate {
 	var r Rate
 	newest := now.UnixNano() / int64(slice)
 	for i := range w.slices {
 		s := &w.slices[i]
-		if age := newest - s.number.Load(); age >= 0 && age < int64(length/slice) {
+		if age := newest - s.number.Load(); age >= 0 && age <= int64(length/slice) {
 			r.Served += s.served.Load()
-			r.Calls += s.asked.Load()
+			r.Calls += s.calls.Load()
 		}
 	}
 	return r

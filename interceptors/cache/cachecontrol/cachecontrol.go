@@ -110,6 +110,17 @@ func (d *Directives) add(text string) {
 	d.said |= directive
 }
 
+// ParseSeconds reads the number of seconds of another field, such as age. Of a list the first
+// counts. It reports false for junk; too much is 2^31 seconds (RFC 9111, 1.2.2).
+func ParseSeconds(text string) (time.Duration, bool) {
+	first, _, _ := strings.Cut(text, ",")
+	first = strings.TrimSpace(first)
+	if first == "" || strings.Trim(first, "0123456789") != "" {
+		return 0, false
+	}
+	return time.Duration(readSeconds(first)) * time.Second, true
+}
+
 // readSeconds reads delta-seconds; junk is none, and too much is forever.
 func readSeconds(text string) uint32 {
 	const most = uint32(forever / time.Second)

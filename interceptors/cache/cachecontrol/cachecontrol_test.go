@@ -54,6 +54,21 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseSeconds(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "20": 20 * time.Second, " 20 , 5": 20 * time.Second, "2147483648": 1 << 31 * time.Second, "99999999999999999999": 1 << 31 * time.Second,
+		"": -1, "-1": -1, "1.5": -1, "x, 5": -1,
+	} {
+		got, ok := ParseSeconds(text)
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("%q is %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestHasAndAny(t *testing.T) {
 	d := Parse([]string{"no-store"})
 	if d.Has(NoStore|NoCache) || !d.Any(NoStore|NoCache) || d.Any(NoCache) {

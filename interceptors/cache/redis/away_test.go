@@ -24,7 +24,7 @@ var hour = redis.WithBackoff(time.Hour, time.Hour)
 func TestAProgramStartsWithoutRedis(t *testing.T) {
 	addr := freeAddress(t)
 	r := newStore(t, "redis://"+addr)
-	if _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
+	if _, _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
 		t.Errorf("error is %v, want ErrAway", err)
 	}
 	if err := r.Invalidate(t.Context(), sweet[:2]); !errors.Is(err, redis.ErrAway) {
@@ -61,7 +61,7 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 				default:
 				}
 				// A call that outlives the deadline of its caller would fail the test by a hang.
-				value, _, err := one.Load(t.Context(), "key", sweet)
+				value, _, _, err := one.Load(t.Context(), "key", sweet)
 				loads.Add(1)
 				if err == nil && string(value) != "fudge" && value != nil {
 					wrong.Add(1)
@@ -108,7 +108,7 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	for range 3000 { // more than a connection of rueidis queues
 		wg.Go(func() {
 			// Ten seconds are what the client itself would wait.
-			_, _, err := r.Load(ctx(t, 8*time.Second), "key", sweet)
+			_, _, _, err := r.Load(ctx(t, 8*time.Second), "key", sweet)
 			switch {
 			case errors.Is(err, redis.ErrAway):
 				away.Add(1)
@@ -128,7 +128,7 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	want(t, "connected", r.Stats().Connected, false)
 	// From now on nobody waits.
 	for range 10_000 {
-		if _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
+		if _, _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
 			t.Fatalf("error is %v, want ErrAway", err)
 		}
 	}
@@ -140,7 +140,7 @@ func TestAFrozenRedisComesBack(t *testing.T) {
 	one, other := connected(t, s.url(), redis.WithTimeout(20*time.Millisecond)), connected(t, s.url())
 	h := subscribe(t, other)
 	await(t, "value", func() bool {
-		_, ticket, err := one.Load(t.Context(), "key", sweet)
+		_, _, ticket, err := one.Load(t.Context(), "key", sweet)
 		return err == nil && one.Save(t.Context(), ticket, []byte("fudge"), time.Minute) == nil
 	})
 	s.signal(syscall.SIGSTOP)
@@ -166,12 +166,12 @@ func TestPendingInvalidationsAreToldBeforeLoads(t *testing.T) {
 		if err := one.Invalidate(t.Context(), []string{sweet[2]}); err == nil {
 			t.Fatal("the invalidation was told")
 		}
-		if _, _, err := one.Load(t.Context(), key, sweet); err == nil {
+		if _, _, _, err := one.Load(t.Context(), key, sweet); err == nil {
 			t.Fatal("loaded before the invalidation was told")
 		}
 		mini.SetError("")
 		for {
-			value, _, err := one.Load(t.Context(), key, sweet)
+			value, _, _, err := one.Load(t.Context(), key, sweet)
 			if err != nil {
 				continue
 			}
@@ -211,7 +211,7 @@ func TestACallerWhoGivesUpSaysNothingAboutRedis(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 10 * redis.MaxFailures {
-		if _, _, err := r.Load(gone, "key", sweet); !errors.Is(err, context.Canceled) {
+		if _, _, _, err := r.Load(gone, "key", sweet); !errors.Is(err, context.Canceled) {
 			t.Errorf("error is %v, want Canceled", err)
 		}
 	}
@@ -241,7 +241,7 @@ func TestRedisTakesHalfOfTheDeadlineAtMost(t *testing.T) {
 	s.signal(syscall.SIGSTOP)
 	t.Cleanup(func() { s.signal(syscall.SIGCONT) })
 	ctx := ctx(t, 400*time.Millisecond)
-	if _, _, err := r.Load(ctx, "key", sweet); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, _, err := r.Load(ctx, "key", sweet); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v, want DeadlineExceeded", err)
 	}
 	if ctx.Err() != nil {
@@ -297,7 +297,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 * redis.MaxRunning {
 		wg.Go(func() {
-			if _, _, err := r.Load(t.Context(), "key", sweet); err == nil {
+			if _, _, _, err := r.Load(t.Context(), "key", sweet); err == nil {
 				t.Error("loaded from a frozen server")
 			}
 		})
@@ -305,7 +305,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	wg.Go(r.Close)
 	r.Close()
 	wg.Wait()
-	if _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
+	if _, _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
 		t.Errorf("error is %v, want ErrAway", err)
 	}
 	r.Subscribe(func([]string) { t.Error("called after Close") })()

@@ -31,13 +31,13 @@ func Example() {
 
 	ctx := context.Background()
 	subjects := []string{"method /sweetshop/GetSweet", "tag sweet:fudge"}
-	_, ticket, _ := shared.Load(ctx, "key", subjects)
+	_, _, ticket, _ := shared.Load(ctx, "key", subjects)
 	_ = shared.Save(ctx, ticket, []byte("fudge, 3.20"), time.Minute)
-	value, _, _ := shared.Load(ctx, "key", subjects)
+	value, _, _, _ := shared.Load(ctx, "key", subjects)
 	fmt.Printf("%q\n", value)
 
 	_ = shared.Invalidate(ctx, []string{"tag sweet:fudge"})
-	value, _, _ = shared.Load(ctx, "key", subjects)
+	value, _, _, _ = shared.Load(ctx, "key", subjects)
 	fmt.Printf("%q\n", value)
 	// Output:
 	// "fudge, 3.20"

@@ -70,7 +70,7 @@ func await(t testing.TB, what string, is func() bool) {
 // load is what a store finds, and the ticket.
 func load(t testing.TB, r *redis.Redis, key string, subjects ...string) (value, ticket string) {
 	t.Helper()
-	b, ticket, err := r.Load(t.Context(), key, subjects)
+	b, _, ticket, err := r.Load(t.Context(), key, subjects)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func TestNoLogShowsThePassword(t *testing.T) {
 		log := &logged{}
 		r := newStore(t, "redis://:"+secret+"@"+addr, redis.WithLogger(log.logger()))
 		await(t, "line", func() bool { return strings.Contains(log.String(), "away") })
-		_, _, load := r.Load(t.Context(), "key", sweet)
+		_, _, _, load := r.Load(t.Context(), "key", sweet)
 		invalidate := r.Invalidate(t.Context(), sweet)
 		for _, text := range []string{log.String(), load.Error(), invalidate.Error()} {
 			if strings.Contains(text, secret) || !strings.Contains(text, addr) {

@@ -60,22 +60,22 @@ func (r *Redis) value(key string) string {
 // Load finds the value of key unless one of its subjects has been invalidated since its
 // load began. It takes one round trip, and a second one if it is the first to use a
 // subject. It fails with [ErrAway] at once while Redis is away.
-func (r *Redis) Load(ctx context.Context, key string, subjects []string) (value []byte, ticket string, err error) {
+func (r *Redis) Load(ctx context.Context, key string, subjects []string) (value []byte, left time.Duration, ticket string, err error) {
 	r.counters.loads.Add(1)
 	if err := r.turnedAway(); err != nil { // before any work is done for it
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	at := place{r.value(key), append(slotsOf(subjects), everything)}
 	found, err := call(ctx, r, func(ctx context.Context, client rueidis.Client) (found, error) {
 		return r.find(ctx, client, at)
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	if found.value != nil {
 		r.counters.hits.Add(1)
 	}
-	return found.value, at.ticket(found.stamp), nil
+	return found.value, found.left, at.ticket(found.stamp), nil
 }
 
 // Save keeps value for ttl, whole milliseconds of it. Larger values than
@@ -113,6 +113,7 @@ type place struct {
 
 type found struct {
 	value []byte // nil: none that is valid
+	left  time.Duration
 	stamp stamp
 }
 
@@ -120,13 +121,13 @@ type found struct {
 // generations were when they were read, which was after find began.
 func (r *Redis) find(ctx context.Context, client rueidis.Client, at place) (found, error) {
 	b := client.B()
-	commands := make([]rueidis.Completed, 0, len(at.slots)+1)
+	commands := make([]rueidis.Completed, 0, len(at.slots)+2)
 	for _, slot := range at.slots {
 		commands = append(commands, b.Get().Key(r.generation(slot)).Build())
 	}
 	// A value that another process has been allowed to keep may be too large for this one.
 	most := len(stamp{}) + r.maxValue
-	commands = append(commands, b.Getrange().Key(at.key).Start(0).End(int64(most)).Build())
+	commands = append(commands, b.Getrange().Key(at.key).Start(0).End(int64(most)).Build(), b.Pttl().Key(at.key).Build())
 	answers := client.DoMulti(ctx, commands...)
 
 	generations, missing := make([]string, len(at.slots)), []int(nil)
@@ -144,12 +145,16 @@ func (r *Redis) find(ctx context.Context, client rueidis.Client, at place) (foun
 	if err != nil {
 		return found{}, err
 	}
+	left, err := answers[len(at.slots)+1].AsInt64()
+	if err != nil {
+		return found{}, err
+	}
 	if len(missing) > 0 {
 		if err := r.begin(ctx, client, at, generations, missing); err != nil {
 			return found{}, err
 		}
 	}
-	f := found{stamp: stampOf(generations)}
+	f := found{left: max(0, time.Duration(left)*time.Millisecond), stamp: stampOf(generations)}
 	if len(kept) >= len(f.stamp) && len(kept) <= most && bytes.Equal(kept[:len(f.stamp)], f.stamp[:]) {
 		f.value = kept[len(f.stamp):]
 	}

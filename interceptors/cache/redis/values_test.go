@@ -94,6 +94,9 @@ func TestAValueEndsWithItsTTL(t *testing.T) {
 	mini.FastForward(59 * time.Second)
 	value, _ := load(t, r, "key", sweet...)
 	want(t, "value within its ttl", value, "fudge")
+	_, left, _, err := r.Load(t.Context(), "key", sweet)
+	want(t, "error", err, nil)
+	want(t, "left of its ttl", left, time.Second)
 	mini.FastForward(2 * time.Second)
 	value, _ = load(t, r, "key", sweet...)
 	want(t, "value after its ttl", value, "")
@@ -204,7 +207,7 @@ func TestACorruptValueIsAMiss(t *testing.T) {
 	want(t, "whole value", value, "fudge")
 	mini.Del(key)
 	_, _ = mini.Lpush(key, "a list")
-	if value, _, err := r.Load(t.Context(), "key", sweet); value != nil || err == nil {
+	if value, _, _, err := r.Load(t.Context(), "key", sweet); value != nil || err == nil {
 		t.Errorf("a list was loaded as %q, %v", value, err)
 	}
 }
@@ -212,7 +215,7 @@ func TestACorruptValueIsAMiss(t *testing.T) {
 func TestAnEmptyValueIsAValue(t *testing.T) {
 	r := connected(t, "redis://"+miniredis.RunT(t).Addr())
 	keep(t, r, "key", "", "all")
-	value, _, err := r.Load(t.Context(), "key", []string{"all"})
+	value, _, _, err := r.Load(t.Context(), "key", []string{"all"})
 	if value == nil || err != nil {
 		t.Errorf("an empty value was loaded as %v, %v", value, err)
 	}
@@ -271,7 +274,7 @@ func BenchmarkAway(b *testing.B) {
 	r := newStore(b, "redis://127.0.0.1:1", redis.WithBackoff(time.Hour, time.Hour))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := r.Load(b.Context(), "key", sweet); err == nil {
+		if _, _, _, err := r.Load(b.Context(), "key", sweet); err == nil {
 			b.Fatal("loaded from nowhere")
 		}
 	}

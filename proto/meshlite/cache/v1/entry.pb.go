@@ -12,7 +12,6 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -28,8 +27,9 @@ const (
 // Entry is one answer, or one failure.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When its origin made it, by the clock of who has stored it.
-	Born *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=born,proto3" json:"born,omitempty"`
+	// How old it was when it was stored. No clock is compared with another machine's: how
+	// long it has lain there, the store knows.
+	Age *durationpb.Duration `protobuf:"bytes,1,opt,name=age,proto3" json:"age,omitempty"`
 	// How long the origin took.
 	Took *durationpb.Duration `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`
 	// A google.rpc.Status, if it is a failure.
@@ -39,7 +39,9 @@ type Entry struct {
 	// What came before the message.
 	Header []*Metadata `protobuf:"bytes,5,rep,name=header,proto3" json:"header,omitempty"`
 	// What came after it.
-	Trailer       []*Metadata `protobuf:"bytes,6,rep,name=trailer,proto3" json:"trailer,omitempty"`
+	Trailer []*Metadata `protobuf:"bytes,6,rep,name=trailer,proto3" json:"trailer,omitempty"`
+	// For how long it was stored.
+	Ttl           *durationpb.Duration `protobuf:"bytes,7,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,9 +76,9 @@ func (*Entry) Descriptor() ([]byte, []int) {
 	return file_meshlite_cache_v1_entry_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Entry) GetBorn() *timestamppb.Timestamp {
+func (x *Entry) GetAge() *durationpb.Duration {
 	if x != nil {
-		return x.Born
+		return x.Age
 	}
 	return nil
 }
@@ -112,6 +114,13 @@ func (x *Entry) GetHeader() []*Metadata {
 func (x *Entry) GetTrailer() []*Metadata {
 	if x != nil {
 		return x.Trailer
+	}
+	return nil
+}
+
+func (x *Entry) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
 	}
 	return nil
 }
@@ -175,14 +184,15 @@ var File_meshlite_cache_v1_entry_proto protoreflect.FileDescriptor
 
 const file_meshlite_cache_v1_entry_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmeshlite/cache/v1/entry.proto\x12\x11meshlite.cache.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n" +
-	"\x05Entry\x12.\n" +
-	"\x04born\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04born\x12-\n" +
+	"\x1dmeshlite/cache/v1/entry.proto\x12\x11meshlite.cache.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa8\x02\n" +
+	"\x05Entry\x12+\n" +
+	"\x03age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12-\n" +
 	"\x04took\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x16\n" +
 	"\x06status\x18\x03 \x01(\fR\x06status\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x123\n" +
 	"\x06header\x18\x05 \x03(\v2\x1b.meshlite.cache.v1.MetadataR\x06header\x125\n" +
-	"\atrailer\x18\x06 \x03(\v2\x1b.meshlite.cache.v1.MetadataR\atrailer\"4\n" +
+	"\atrailer\x18\x06 \x03(\v2\x1b.meshlite.cache.v1.MetadataR\atrailer\x12+\n" +
+	"\x03ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"4\n" +
 	"\bMetadata\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\fR\x06valuesB\xca\x01\n" +
@@ -203,21 +213,21 @@ func file_meshlite_cache_v1_entry_proto_rawDescGZIP() []byte {
 
 var file_meshlite_cache_v1_entry_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_meshlite_cache_v1_entry_proto_goTypes = []any{
-	(*Entry)(nil),                 // 0: meshlite.cache.v1.Entry
-	(*Metadata)(nil),              // 1: meshlite.cache.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 3: google.protobuf.Duration
+	(*Entry)(nil),               // 0: meshlite.cache.v1.Entry
+	(*Metadata)(nil),            // 1: meshlite.cache.v1.Metadata
+	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
 }
 var file_meshlite_cache_v1_entry_proto_depIdxs = []int32{
-	2, // 0: meshlite.cache.v1.Entry.born:type_name -> google.protobuf.Timestamp
-	3, // 1: meshlite.cache.v1.Entry.took:type_name -> google.protobuf.Duration
+	2, // 0: meshlite.cache.v1.Entry.age:type_name -> google.protobuf.Duration
+	2, // 1: meshlite.cache.v1.Entry.took:type_name -> google.protobuf.Duration
 	1, // 2: meshlite.cache.v1.Entry.header:type_name -> meshlite.cache.v1.Metadata
 	1, // 3: meshlite.cache.v1.Entry.trailer:type_name -> meshlite.cache.v1.Metadata
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 4: meshlite.cache.v1.Entry.ttl:type_name -> google.protobuf.Duration
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_meshlite_cache_v1_entry_proto_init() }
