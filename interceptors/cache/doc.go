@@ -37,24 +37,27 @@
 // Freshness is that of RFC 9111, with the fields of HTTP as metadata of gRPC. The policy
 // says how long at most; what an answer says in its header makes it shorter, never longer:
 //
-//	cache-control: max-age=N, s-maxage=N   for so many seconds (s-maxage if the answer is public)
+//	cache-control: max-age=N, s-maxage=N   for so many seconds (s-maxage if the answer is public, and then never past it)
 //	cache-control: no-store, private       not at all (private: if the answer is public)
 //	cache-control: no-cache                until the next call, which asks whether it still holds
 //	cache-control: must-revalidate         never past its time
 //	cache-control: stale-while-revalidate=N, stale-if-error=N
-//	age: N                                 it is that old already
+//	age: N                                 it was that old when it was asked for; without one, it counts from when it came
 //	vary: a, b                             only for callers who send the same values of these keys
 //
 // What a caller says in its outgoing metadata, for one call: no-cache (make the call), no-store
-// (and do not keep what it brings), max-age=N, min-fresh=N, max-stale=N (within the windows
-// of the policy), only-if-cached (or else FAILED_PRECONDITION). On a server that counts
-// only from callers whom [WithTrusted] trusts, and is counted from others.
+// (and do not keep what it brings), max-age=N, min-fresh=N, max-stale=N and stale-if-error=N
+// (within the windows of the policy), only-if-cached (or else FAILED_PRECONDITION). On a
+// server that counts only from callers whom [WithTrusted] trusts, and is counted from others.
 //
 // Past its time, an answer is served for stale_while_revalidate while one call fetches a
 // newer one with nobody waiting, with the timeout of the method as its deadline, 64 at once
-// and none of a method for a second after one has failed; and for stale_if_error if the
-// call fails by an outage. With early_refresh, an answer that is soon over is refreshed by
-// one call of many before it is, the sooner the longer it took to load.
+// and none of a method for a second after an outage; and for stale_if_error if the call
+// fails by an outage, but not if the handler has told another etag before it failed. When
+// the origin says that something is gone, or not to be kept, its old answer is given up.
+//
+// With early_refresh, an answer that is soon over is refreshed by one call of many before
+// it is, the sooner the longer it took to load.
 //
 // # What has not changed is not sent again
 //
