@@ -162,9 +162,11 @@ func sleep(ctx context.Context, wait time.Duration) bool {
 // finish counts and tells what became of a call.
 func (p *part) finish(ctx context.Context, v *verdict) {
 	if v.refusing != nobody {
+		e := &v.entries[v.refusing]
 		p.refused.Add(1)
-		p.note(ctx, &v.entries[v.refusing])
-		p.tell(v.entries[v.refusing].rule, Refused)
+		e.rule.counts.refused.Add(1)
+		p.note(ctx, e)
+		p.tell(e.rule, Refused)
 		return
 	}
 	p.admitted.Add(1)
@@ -173,6 +175,7 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 		result := Admitted
 		if e.shadowed {
 			p.shadowed.Add(1)
+			e.rule.counts.shadowed.Add(1)
 			result = Shadowed
 		}
 		if e.shadowed || e.nearly(v.now) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -16,15 +17,25 @@ const mostMethods = 4096
 // registry knows the limits of the methods that were called, as of their last call,
 // and by which a client has been refused.
 type registry struct {
-	mu    sync.Mutex
-	parts map[method]*part
-	kinds map[string]*kinds
+	mu     sync.Mutex
+	parts  map[method]*part
+	kinds  map[string]*kinds
+	counts map[limitOf]*counts
 }
 
 type method struct {
 	name string
 	side interceptors.Side
 }
+
+// limitOf is a limit of a method.
+type limitOf struct {
+	method
+	limit string
+}
+
+// counts are what became of calls at one limit. They outlive changes of the policy.
+type counts struct{ refused, shadowed atomic.Uint64 }
 
 func (r *registry) put(p *part) {
 	at := method{p.meta.FullMethod, p.meta.Side}
@@ -55,6 +66,24 @@ func (r *registry) kindsOf(fullMethod string) *kinds {
 		}
 	}
 	return k
+}
+
+// countsOf are those of a limit, whoever asks for them.
+func (r *registry) countsOf(meta *interceptors.CallMeta, limit string) *counts {
+	at := limitOf{method{meta.FullMethod, meta.Side}, limit}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.counts[at]
+	if c == nil {
+		c = &counts{}
+		if r.counts == nil {
+			r.counts = map[limitOf]*counts{}
+		}
+		if len(r.counts) < mostMethods {
+			r.counts[at] = c
+		}
+	}
+	return c
 }
 
 // all are the parts by method, and the server's first.

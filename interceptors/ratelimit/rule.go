@@ -27,6 +27,7 @@ type rule struct {
 	costKey    string // metadata key, or ""
 	trusted    trust
 	quota      *anypb.Any // what a refusal tells of the limit
+	counts     *counts
 	functions
 }
 
@@ -55,6 +56,7 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 		perMessage: policy.GetPerMessage(),
 		costKey:    policy.GetCostMetadata(),
 		trusted:    l.options.trusted,
+		counts:     l.limits.countsOf(meta, policy.GetName()),
 	}
 	if of := l.options.rules[r.name]; of != nil {
 		r.functions = *of

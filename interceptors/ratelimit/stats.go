@@ -61,9 +61,13 @@ type LimitStats struct {
 	Method string // "/package.Service/Method"
 	Side   string // "client" or "server"
 	Name   string
-	Limit  string // "50 per 1s, burst 100"
+	Limit  Limit
 	By     string // "peer", "metadata customer-id"; "" is all callers together
 	Rules  string // what else the policy says of it: "cost 2, wait, shadow"
+
+	// Refused are the calls that this limit refused, and Shadowed those that it would
+	// have refused, while in shadow, since the limiter was made.
+	Refused, Shadowed uint64
 }
 
 // NearStats is a key that is near a limit or over it.
@@ -118,7 +122,8 @@ func (r *rule) stats() LimitStats {
 	add(r.terms.warm > 0, fmt.Sprint("warm-up ", time.Duration(r.terms.warm)))
 	return LimitStats{
 		Method: r.meta.FullMethod, Side: r.meta.Side.String(), Name: r.name,
-		Limit: r.limit.String(), By: r.by.by, Rules: strings.Join(rules, ", "),
+		Limit: r.limit.full(), By: r.by.by, Rules: strings.Join(rules, ", "),
+		Refused: r.counts.refused.Load(), Shadowed: r.counts.shadowed.Load(),
 	}
 }
 

@@ -38,8 +38,8 @@ func TestStatsTellWhoIsNearALimit(t *testing.T) {
 	if err != nil || strings.Contains(string(text), "hunter") {
 		t.Errorf("figures show a secret, or %v: %s", err, text)
 	}
-	want(t, "limits", fmt.Sprint(stats.Limits), "[{"+browse+" server address 5 per 1m0s peer } {"+browse+
-		" server token 10 per 1m0s metadata token cost 2, refund failed} {"+browse+" server all 1000000 per 1m0s  }]")
+	want(t, "limits", fmt.Sprint(stats.Limits), "[{"+browse+" server address 5 per 1m0s peer  2 0} {"+browse+
+		" server token 10 per 1m0s metadata token cost 2, refund failed 0 0} {"+browse+" server all 1000000 per 1m0s   0 0}]")
 	var near []string
 	for _, n := range stats.Near {
 		if n.Name == "token" {
