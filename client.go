@@ -77,6 +77,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	c.runtime.caches.Add(c.cache, target)
+	c.runtime.limits.AddChannel(c.limiter, target)
 	return conn, nil
 }
 
@@ -101,6 +102,7 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.limiter = concerns.limiter // which the runtime tells of
 	measured := c.runtime.metrics
 	again, err := retry.New(retry.WithObserver(func(meta *interceptors.CallMeta, a retry.Attempt) {
 		measured.Attempt(meta, a.Code)

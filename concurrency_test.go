@@ -14,6 +14,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
+	"github.com/meshlite-go/meshlite/internal/limitspage"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -87,11 +88,11 @@ func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
 	}
 	page := httptest.NewRecorder()
 	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-	var told struct{ Concurrency []concurrency.Stats }
+	var told struct{ Concurrency limitspage.ConcurrencyPage }
 	if err := json.Unmarshal(page.Body.Bytes(), &told); err != nil {
 		t.Fatal(err)
 	}
-	if len(told.Concurrency) != 1 || told.Concurrency[0].InFlight != 1 || told.Concurrency[0].Limit != 1 {
+	if all := told.Concurrency.Limiters; len(all) != 1 || all[0].Name != "runtime" || len(all[0].Methods) != 1 || all[0].Methods[0].InFlight != 1 || all[0].Methods[0].Limit != 1 {
 		t.Errorf("/debug/meshlite tells of %+v", told.Concurrency)
 	}
 }

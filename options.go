@@ -112,7 +112,8 @@ func WithInterceptors(own interceptors.Interceptors) Option {
 func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
 
 // WithRateLimit counts in limiter instead of one of this channel or server alone.
-// Its owner counts its verdicts by an observer.
+// Its owner counts its verdicts by an observer. The admin page tells of it either way, as
+// long as it is in use.
 func WithRateLimit(limiter *ratelimit.Limiter) Option {
 	return option(func(c *config) { c.limiter = limiter })
 }

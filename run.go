@@ -186,8 +186,7 @@ func (r *run) serveMetrics() error {
 		return err
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	limits := admin.WithStats("limits", func() any { return r.config.limiter.Stats() })
-	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy, limits)
+	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy)
 	if err != nil {
 		listener.Close()
 		return err

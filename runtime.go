@@ -17,6 +17,7 @@ import (
 	limits "github.com/meshlite-go/meshlite/interceptors/concurrency/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
+	"github.com/meshlite-go/meshlite/internal/limitspage"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
@@ -30,7 +31,7 @@ type Runtime struct {
 	registry *prometheus.Registry
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
-	limiter  *concurrency.Limiter // of the handlers of all servers
+	limits   *limitspage.Limits // with what bounds the handlers of all servers
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -76,10 +77,12 @@ func NewRuntime() *Runtime {
 	bounded := func(meta *interceptors.CallMeta, result concurrency.Result) {
 		r.metrics.ConcurrencyResult(meta, result.String())
 	}
-	if r.limiter, err = concurrency.New(concurrency.WithObserver(bounded)); err != nil {
+	limiter, err := concurrency.New(concurrency.WithObserver(bounded))
+	if err != nil {
 		panic(err) // the defaults are right
 	}
-	r.registry.MustRegister(limits.New(r.limiter.Stats))
+	r.limits = limitspage.New(limiter)
+	r.registry.MustRegister(limits.New(limiter.Stats))
 	return r
 }
 
@@ -98,16 +101,17 @@ func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
 }
 
 // handler also serves what a server alone can say.
-func (r *Runtime) handler(pprof bool, healthy func() error, more ...admin.Option) (http.Handler, error) {
-	options := append(more,
+func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error) {
+	options := []admin.Option{
 		admin.WithGatherer(r.registry),
 		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
-		admin.WithStats("concurrency", func() any { return r.limiter.Stats() }),
+		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
+		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
-	)
+	}
 	if pprof {
 		options = append(options, admin.WithPprof())
 	}

@@ -70,6 +70,8 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	}
 	c.runtime.site(c.directory) // from now on the metrics tell of it
 	c.runtime.caches.Add(c.cache, service)
+	c.runtime.limits.AddServer(c.limiter, service)
+	c.runtime.limits.AddHandlers(c.concurrency, service)
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, c.serverOptions...)
@@ -103,9 +105,9 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.limiter = concerns.limiter // which the server tells of
+	c.limiter = concerns.limiter // which the runtime tells of
 	concerns.outer = append(concerns.outer, concerns.limiter, concerns.deadline)
-	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limiter)})
+	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limits.Own())})
 }
 
 // RegisterService registers impl, as the generated functions do.

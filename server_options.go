@@ -127,7 +127,8 @@ func WithChannelz() ServerOption {
 
 // WithConcurrency bounds running handlers by limiter instead of the runtime's, for
 // instance because it knows whose priorities to trust. Its owner counts its results by
-// an observer. Servers with one runtime, or one limiter, count a method together.
+// an observer; the admin page tells of it as long as it is in use. Servers with one
+// runtime, or one limiter, count a method together.
 func WithConcurrency(limiter *concurrency.Limiter) ServerOption {
 	return serverOption(func(c *serverConfig) { c.concurrency = limiter })
 }
