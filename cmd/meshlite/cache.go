@@ -61,7 +61,7 @@ bytes, age_seconds, left_seconds (negative is past), etag.`,
 			return cli.CacheStats(cmd.Context(), o, streamsOf(cmd))
 		},
 	}
-	addProcesses(cmd, &o.CacheOptions)
+	addProcesses(cmd, &o.ProcessesOptions)
 	cmd.Flags().BoolVar(&o.Index, "index", false, "also list the entries that are asked for most")
 	return cmd
 }
@@ -94,7 +94,7 @@ met no call), error (why processes that share its store were not told).`,
 			return cli.CacheClear(cmd.Context(), o, streamsOf(cmd))
 		},
 	}
-	addProcesses(cmd, &o.CacheOptions)
+	addProcesses(cmd, &o.ProcessesOptions)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Methods, "method", nil, "answers of this `method`, package.Service/Method; repeats")
 	f.StringArrayVar(&o.Tags, "tag", nil, "answers that carry this `tag` of a cache rule; repeats")
@@ -104,7 +104,7 @@ met no call), error (why processes that share its store were not told).`,
 }
 
 // addProcesses gives a command the flags that say which processes are asked.
-func addProcesses(cmd *cobra.Command, o *cli.CacheOptions) {
+func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those that Consul knows; repeats")

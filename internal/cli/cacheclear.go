@@ -13,7 +13,7 @@ import (
 
 // CacheClearOptions are those of [CacheClear].
 type CacheClearOptions struct {
-	CacheOptions
+	ProcessesOptions
 	Methods []string // package.Service/Method
 	Tags    []string
 	All     bool
@@ -40,7 +40,7 @@ func (o CacheClearOptions) check() error {
 			return Usagef("--method %q: write package.Service/Method", m)
 		}
 	}
-	return o.CacheOptions.check()
+	return o.ProcessesOptions.check()
 }
 
 func (o CacheClearOptions) values() url.Values {
@@ -62,7 +62,7 @@ func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askCaches(ctx, o.CacheOptions, streams.Err, func(a asker, address string) ([]cachepage.ClearedCache, error) {
+	told, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.ClearedCache, error) {
 		var page cachepage.Cleared
 		err := a.act(ctx, address, cachepage.ClearAction, o.values(), &page)
 		return page.Caches, err

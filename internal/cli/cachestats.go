@@ -9,7 +9,7 @@ import (
 
 // CacheStatsOptions are those of [CacheStats].
 type CacheStatsOptions struct {
-	CacheOptions
+	ProcessesOptions
 	Index bool // also list what is kept
 }
 
@@ -24,7 +24,7 @@ func CacheStats(ctx context.Context, o CacheStatsOptions, streams Streams) error
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askCaches(ctx, o.CacheOptions, streams.Err, func(a asker, address string) ([]cachepage.Report, error) {
+	told, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.Report, error) {
 		return a.caches(ctx, address)
 	})
 	if err != nil {

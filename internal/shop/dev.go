@@ -114,11 +114,12 @@ call the shop:
 see what it counts:
   curl -s http://%[3]s/metrics | grep ^grpc_server_handled_total
 
-look for what is wrong, watch who comes and goes, see how clients pick and what caches save:
+look for what is wrong, watch who comes and goes, see how clients pick, what caches save and who is near a limit:
   %[1]s check --http-addr %[2]s
   %[1]s endpoints catalog --watch --http-addr %[2]s
   %[1]s endpoints catalog --picks --http-addr %[2]s
   %[1]s cache stats storefront --http-addr %[2]s
+  %[1]s limits storefront --http-addr %[2]s
 
 ask the registry:
   curl -s http://%[2]s/v1/catalog/services

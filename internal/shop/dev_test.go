@@ -68,6 +68,7 @@ func TestDevTellsWhatToType(t *testing.T) {
 		`\./meshlite endpoints catalog --watch --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite endpoints catalog --picks --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite cache stats storefront --http-addr 127\.0\.0\.1:\d+`,
+		`\./meshlite limits storefront --http-addr 127\.0\.0\.1:\d+`,
 		`curl -s http://127\.0\.0\.1:\d+/v1/catalog/services`,
 		`export CONSUL_HTTP_ADDR=127\.0\.0\.1:\d+`,
 	} {

@@ -11,8 +11,8 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// CacheOptions say whose caches are meant.
-type CacheOptions struct {
+// ProcessesOptions say which programs are asked.
+type ProcessesOptions struct {
 	Service     string // whose processes; empty is all that Consul knows
 	Agent       string // host:port; empty is the one that the environment names
 	Datacenters []string
@@ -20,7 +20,7 @@ type CacheOptions struct {
 	Format      Format
 }
 
-func (o CacheOptions) check() error {
+func (o ProcessesOptions) check() error {
 	switch {
 	case strings.Contains(o.Service, "/"):
 		return Usagef("service %q: write the name of a service", o.Service)
@@ -37,9 +37,9 @@ type told[T any] struct {
 	unread    int // services whose processes are not known
 }
 
-// askCaches asks all processes that are meant, tells on stderr who could not be asked, and
+// askProcesses asks all processes that are meant, tells on stderr who could not be asked, and
 // fails if nobody could.
-func askCaches[T any](ctx context.Context, o CacheOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all told[T], err error) {
+func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all told[T], err error) {
 	if all.processes, all.unread, err = o.processes(ctx, stderr); err != nil {
 		return all, err
 	}
@@ -70,7 +70,7 @@ func failed(processes []process) int {
 }
 
 // processes are those that are meant, one at least, and how many services are not read.
-func (o CacheOptions) processes(ctx context.Context, stderr io.Writer) (list []process, unread int, err error) {
+func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list []process, unread int, err error) {
 	if len(o.Clients) > 0 {
 		return named(o.Clients), 0, nil
 	}
@@ -95,7 +95,7 @@ func (o CacheOptions) processes(ctx context.Context, stderr io.Writer) (list []p
 }
 
 // entries are the instances of the service, or of all of them.
-func (o CacheOptions) entries(ctx context.Context, directory *consul.Directory, stderr io.Writer) (all []consul.Entry, unread int, err error) {
+func (o ProcessesOptions) entries(ctx context.Context, directory *consul.Directory, stderr io.Writer) (all []consul.Entry, unread int, err error) {
 	var queries []catalog.Query
 	for _, dc := range o.Datacenters {
 		queries = append(queries, catalog.Query{Service: o.Service, Datacenter: dc})

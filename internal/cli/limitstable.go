@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/meshlite-go/meshlite/internal/limitspage"
+)
+
+const (
+	mostRows = 20 // of a table, unless all are asked for
+	columns  = 80 // of a terminal
+)
+
+// noLimits is told of those that have met none.
+const noLimits = "no calls of methods with a limit yet"
+
+// writeLimits writes the limits of all processes together, or of each by itself.
+func writeLimits(out io.Writer, all []limited, each bool) error {
+	var asked []limited
+	for _, p := range all {
+		if p.Error == "" {
+			asked = append(asked, p)
+		}
+	}
+	if !each {
+		return (&limitsWriter{out: out, rows: mostRows, all: asked}).write(ofProcesses(len(asked)) + ": " + noLimits)
+	}
+	for i, p := range asked {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		fmt.Fprintln(out, p.name())
+		if err := (&limitsWriter{out: out, all: []limited{p}}).write(noLimits); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ofProcesses(n int) string {
+	if n == 1 {
+		return "1 process"
+	}
+	return fmt.Sprintf("%d processes", n)
+}
+
+// limitsWriter writes what there is of processes in tables of so many rows, 0 for all.
+type limitsWriter struct {
+	out  io.Writer
+	rows int
+	all  []limited
+}
+
+func (w *limitsWriter) write(none string) error {
+	limiters, limits, near, running := countedOf(w.all), limitRowsOf(w.all), nearRowsOf(w.all), runningRowsOf(w.all)
+	if len(limiters)+len(near)+len(running) == 0 {
+		_, err := fmt.Fprintln(w.out, none)
+		return err
+	}
+	for _, c := range limiters[:w.shown(len(limiters))] {
+		fmt.Fprintln(w.out, wrapped(c.text(w.rows > 0), 2))
+	}
+	w.tellMore(len(limiters), "limiters")
+	gap := len(limiters) > 0
+	for _, t := range []table{limitTable(limits), nearTable(near), runningTable(running)} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if gap {
+			fmt.Fprintln(w.out)
+		}
+		gap = true
+		if err := w.writeTable(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shown is how many of n rows are.
+func (w *limitsWriter) shown(n int) int {
+	if w.rows == 0 {
+		return n
+	}
+	return min(n, w.rows)
+}
+
+func (w *limitsWriter) tellMore(n int, what string) {
+	if more := n - w.shown(n); more > 0 {
+		fmt.Fprintf(w.out, "and %d more %s: --each shows all\n", more, what)
+	}
+}
+
+// table is figures in columns, and over each row what would leave no room for them beside it.
+type table struct {
+	title, of, header string // of: what a row is
+	over, rows        []string
+}
+
+func (t *table) add(over, row string) {
+	t.over, t.rows = append(t.over, over), append(t.rows, row)
+}
+
+// writeTable writes what is over a row once for rows one after the other.
+func (w *limitsWriter) writeTable(t table) error {
+	n := w.shown(len(t.rows))
+	var text strings.Builder
+	tabs := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tabs, "  "+t.header)
+	for _, row := range t.rows[:n] {
+		fmt.Fprintln(tabs, "  "+row)
+	}
+	if err := tabs.Flush(); err != nil {
+		return err
+	}
+	header, rows, _ := strings.Cut(strings.TrimSuffix(text.String(), "\n"), "\n")
+	last := strings.LastIndex(header, "  ") + 2
+	fmt.Fprintf(w.out, "%s\n%s\n", t.title, header)
+	for i, row := range strings.Split(rows, "\n") {
+		if i == 0 || t.over[i] != t.over[i-1] {
+			fmt.Fprintln(w.out, t.over[i])
+		}
+		fmt.Fprintln(w.out, wrapped(row, last))
+	}
+	w.tellMore(len(t.rows), t.of)
+	return nil
+}
+
+// wrapped breaks text where it enumerates, so that it fits if it can.
+func wrapped(text string, indent int) string {
+	lines := ""
+	for len(text) > columns {
+		at := strings.LastIndex(text[:columns], ", ")
+		if at <= indent {
+			break
+		}
+		lines += text[:at+1] + "\n"
+		text = strings.Repeat(" ", indent) + text[at+2:]
+	}
+	return lines + text
+}
+
+// text is what a limiter counts, in words, and perhaps in how many processes.
+func (c counted) text(processes bool) string {
+	text := cell(c.name)
+	if processes {
+		text += ", " + ofProcesses(c.processes)
+	}
+	text += fmt.Sprintf(": %d admitted", c.Admitted)
+	for _, n := range []struct {
+		count uint64
+		of    string
+	}{
+		{c.Refused, "refused"}, {c.Shadowed, "would be refused but for shadow"}, {c.Waited, "waited"},
+		{c.Refunded, "given back"}, {c.HeldBack, "held back"},
+	} {
+		if n.count > 0 {
+			text += fmt.Sprintf(", %d %s", n.count, n.of)
+		}
+	}
+	return text
+}
+
+func limitTable(rows []limitRow) table {
+	t := table{title: "rate limits, the nearest first", of: "limits", header: "USED\tREFUSED\tLIMIT"}
+	for _, r := range rows {
+		text := describe(r.Rule)
+		if r.Side == "client" {
+			text += ", client " + cell(r.limiter)
+		}
+		if r.processes < r.of {
+			text += fmt.Sprintf(", in %d of %d processes", r.processes, r.of)
+		}
+		t.add(methodName(r.Method), fmt.Sprintf("%s\t%s\t%s", usedText(r.used), refusals(r), text))
+	}
+	return t
+}
+
+// describe is a limit in words: "customer: 50 per 1s, burst 100, by peer, wait".
+func describe(r limitspage.Rule) string {
+	text := fmt.Sprintf("%s: %d per %s", cell(r.Name), r.Limit, periodText(r.PeriodSeconds))
+	if r.Burst != r.Limit {
+		text += fmt.Sprintf(", burst %d", r.Burst)
+	}
+	if r.By != "" {
+		text += ", by " + oneLine(r.By)
+	}
+	if r.Rules != "" {
+		text += ", " + oneLine(r.Rules)
+	}
+	return text
+}
+
+func refusals(r limitRow) string {
+	switch {
+	case r.shadowed == 0:
+		return fmt.Sprint(r.refused)
+	case r.refused == 0:
+		return fmt.Sprint(r.shadowed, " shadow")
+	default:
+		return fmt.Sprintf("%d, %d shadow", r.refused, r.shadowed)
+	}
+}
+
+func nearTable(rows []nearRow) table {
+	t := table{title: "keys that have used most of a limit", of: "keys", header: "USED\tLEFT\tRESET IN\tKEY\tPROCESS"}
+	for _, r := range rows {
+		over := methodName(r.Method) + ", " + cell(r.Name)
+		if r.Side == "client" {
+			over += ", client " + cell(r.limiter)
+		}
+		t.add(over, fmt.Sprintf("%s\t%d\t%s\t%s\t%s", usedText(r.Used), r.Remaining, secondsText(r.ResetSeconds), keyText(r.Key), r.process))
+	}
+	return t
+}
+
+// keyText is a key for people. Callers for whom it has no value share one.
+func keyText(key string) string {
+	if key == "" {
+		return "(shared)"
+	}
+	return oneLine(key)
+}
+
+func runningTable(rows []runningRow) table {
+	t := table{title: "calls that run at once, the fullest first", of: "methods",
+		header: "USED\tIN FLIGHT\tREFUSED\tBASE\tSAMPLE\tFULLEST PROCESS"}
+	for _, r := range rows {
+		over := methodName(r.method)
+		if r.limiter != "runtime" {
+			over += ", limiter " + cell(r.limiter)
+		}
+		if r.adaptive {
+			over += ", adaptive"
+		}
+		t.add(over, fmt.Sprintf("%s\t%d of %d\t%d\t%s\t%s\t%s", share(fullness(r.fullest)), r.inFlight, r.limit, r.refused,
+			secondsText(r.fullest.BaseLatency/1000), secondsText(r.fullest.SampleLatency/1000), r.process))
+	}
+	return t
+}
+
+// usedText is "-" where nobody is near.
+func usedText(used float64) string {
+	if !(used > 0) {
+		return "-"
+	}
+	return share(used)
+}
+
+// share may be more than the whole, where calls wait.
+func share(part float64) string { return fmt.Sprintf("%.0f%%", 100*min(max(part, 0), 99)) }
+
+// secondsText is "-" for what is over or not known.
+func secondsText(seconds float64) string {
+	if !(seconds > 0) {
+		return "-"
+	}
+	return short(time.Duration(min(seconds, mostSeconds) * float64(time.Second)))
+}
+
+// periodText is as policies write it: 15m rather than 15m0s.
+func periodText(seconds float64) string {
+	text := secondsText(seconds)
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
