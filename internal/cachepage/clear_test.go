@@ -68,10 +68,12 @@ func TestCachesAreCleared(t *testing.T) {
 // away is a store that cannot be told anything.
 type away struct{}
 
-func (away) Load(context.Context, string, []string) ([]byte, string, error) { return nil, "", nil }
-func (away) Save(context.Context, string, []byte, time.Duration) error      { return nil }
-func (away) Invalidate(context.Context, []string) error                     { return errors.New("redis is away") }
-func (away) Subscribe(func([]string)) func()                                { return func() {} }
+func (away) Load(context.Context, string, []string) ([]byte, time.Duration, string, error) {
+	return nil, 0, "", nil
+}
+func (away) Save(context.Context, string, []byte, time.Duration) error { return nil }
+func (away) Invalidate(context.Context, []string) error                { return errors.New("redis is away") }
+func (away) Subscribe(func([]string)) func()                           { return func() {} }
 
 func TestClearingTellsOfAStoreThatWasNotTold(t *testing.T) {
 	caches := cachepage.New(newCache(t))
