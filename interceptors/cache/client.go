@@ -30,21 +30,31 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 		a.report(opts, result)
 		return err
 	}
+	if e := r.quick(&a); e != nil && (e.failure != nil || proto.Unmarshal(e.body, message) == nil) {
+		result, err = Hit, e.failure.Err()
+		e.replay(opts, false)
+		a.report(opts, result)
+		return err
+	}
 	result = Miss
-	call := &clientCall{method: method, req: req, reply: message, cc: cc, invoker: invoker, opts: opts}
-	a.origin, a.manner = call, mannerOf(opts)
-	e, found, err := r.find(ctx, &a)
-	result = found
-	if e != nil && e.failure == nil && proto.Unmarshal(e.body, message) != nil { // what was kept is of another type
-		_, err = call.fetch(ctx, "")
-		e, result = nil, Miss
-	}
-	if e != nil {
-		e.replay(opts, result == Miss)
-		err = e.failure.Err()
-	}
+	result, err = r.ask(ctx, a, &clientCall{method: method, req: req, reply: message, cc: cc, invoker: invoker, opts: opts})
 	a.report(opts, result)
 	return err
+}
+
+// ask is client where it takes more than a look.
+func (r *rule) ask(ctx context.Context, a asked, call *clientCall) (Result, error) {
+	a.origin, a.manner = call, mannerOf(call.opts)
+	e, result, err := r.find(ctx, &a)
+	if e == nil {
+		return result, err
+	}
+	if e.failure == nil && proto.Unmarshal(e.body, call.reply) != nil { // what was kept is of another type
+		_, err = call.fetch(ctx, "")
+		return Miss, err
+	}
+	e.replay(call.opts, result == Miss)
+	return result, e.failure.Err()
 }
 
 // clientCall is a call of a channel.

@@ -14,6 +14,19 @@ import (
 // a retry would mend.
 var errNotCached = status.Error(codes.FailedPrecondition, "cache: there is no fresh answer, and the call says only-if-cached")
 
+// quick finds a fresh answer where nothing else is to be looked at or done, as most calls
+// do. It is nil for all others, and they may have an answer all the same.
+func (r *rule) quick(a *asked) *entry {
+	if r.shadow || r.eager > 0 || a.wishes != (cachecontrol.Directives{}) {
+		return nil
+	}
+	e, _ := r.lookup(a)
+	if r.judge(e, a.wishes, time.Now()) != fresh {
+		return nil
+	}
+	return e
+}
+
 // find looks for an answer that is kept, or that another waits for, and has the call made
 // if there is none. Then there is no entry: the caller has its answer already, or the
 // error, unless an older answer may stand in for it.
