@@ -51,6 +51,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{caches(&policyv1.CacheRule{Negative: []*policyv1.NegativeRule{{Code: "NOT_FOUND", Ttl: "0s"}}}), []string{"default.cache.negative[0].ttl", "0"}},
 		{caches(&policyv1.CacheRule{Negative: []*policyv1.NegativeRule{{Code: "404", Ttl: "1s"}}}), []string{"default.cache.negative[0].code", `"404"`}},
 		{caches(&policyv1.CacheRule{Negative: []*policyv1.NegativeRule{{Code: "PERMISSION_DENIED", Ttl: "1s"}}}), []string{"default.cache.negative[0].code", "NOT_FOUND"}},
+		{caches(&policyv1.CacheRule{Negative: []*policyv1.NegativeRule{{Code: "NOT_FOUND", Ttl: "1s"}, {Code: "NOT_FOUND", Ttl: "2s"}}}), []string{"default.cache.negative[1].code", `"NOT_FOUND" is given twice`}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(0))}), []string{"default.rate_limits[0].limit", "0"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Burst: ptr(uint64(0))}), []string{"default.rate_limits[0].burst"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Cost: ptr(uint64(0))}), []string{"default.rate_limits[0].cost"}},
@@ -121,6 +122,7 @@ func TestRulesThatTheContractContradictsAreRefused(t *testing.T) {
 		{"GetSweet", limits(&policyv1.RateLimitRule{Name: "new"}), []string{"GetSweet", "rate_limits[0].limit"}},
 		{"Reserve", caches(&policyv1.CacheRule{Ttl: ptr("1s")}), []string{`methods["Reserve"]`, "cache.ttl", "side effects"}},
 		{"Reserve", retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(2))}), []string{`methods["Reserve"]`, "retry.max_attempts"}},
+		{"Reserve", &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: ptr("1s"), AllowSideEffects: ptr(true)}, Invalidates: &policyv1.Invalidation{Tags: []string{"stock"}}}, []string{"invalidates: sweetshop.inventory.v1.InventoryService.Reserve is cached, too", "without a change"}},
 	}
 	for _, tt := range tests {
 		refused(t, forMethod(tt.method, tt.policy), tt.want...)

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -45,6 +46,14 @@ func TestTags(t *testing.T) {
 	}
 	if got := tag.Of((&catalogv1.ListSectionsRequest{}).ProtoReflect()); got != "/0" {
 		t.Errorf("of another message: %q", got)
+	}
+	// So it is with a field of a message that the other has not got.
+	reflection := reflectionv1.File_grpc_reflection_v1_reflection_proto.Services().ByName("ServerReflection").Methods().ByName("ServerReflectionInfo")
+	if tag, err = interceptors.ParseTag(reflection, "{file_containing_extension.extension_number}"); err != nil {
+		t.Fatal(err)
+	}
+	if got := tag.Of(request.ProtoReflect()); got != "0" {
+		t.Errorf("by path, of another message: %q", got)
 	}
 }
 

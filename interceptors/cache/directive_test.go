@@ -67,6 +67,20 @@ func TestAgeCounts(t *testing.T) {
 	})
 }
 
+// An age beyond all bounds is old, and of a list the first counts.
+func TestAnAgeBeyondTheTTLIsOld(t *testing.T) {
+	for _, age := range []string{"60", "2147483647", "2147483648", "99999999999999999999999", "120, 5"} {
+		answer := func(_ context.Context, e *exchange) error {
+			e.header.Set("age", age)
+			return nil
+		}
+		both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+			call(t.Context(), "fudge")
+			call(t.Context(), "fudge").is(t, "age "+age, "answer 2")
+		})
+	}
+}
+
 // A caller may want more than freshness, or less.
 func TestCallersSayWhatTheyTake(t *testing.T) {
 	lax := func() *policyv1.CacheRule {
@@ -124,15 +138,18 @@ func TestForcedFetchesAreKept(t *testing.T) {
 	}, ops)
 }
 
+// Whoever says only-if-cached makes no call, whatever else it says.
 func TestOnlyIfCached(t *testing.T) {
-	both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
-		got := call(t.Context(), "fudge", "who", "ops", "cache-control", "only-if-cached")
-		if status.Code(got.err) != codes.FailedPrecondition || !strings.Contains(got.err.Error(), "only-if-cached") {
-			t.Errorf("%v", got.err)
-		}
-		want(t, "calls", b.count(), 0)
-		want(t, "misses", c.Stats().Misses, 1)
-	}, ops)
+	for _, says := range []string{"only-if-cached", "only-if-cached, no-cache"} {
+		both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+			got := call(t.Context(), "fudge", "who", "ops", "cache-control", says)
+			if status.Code(got.err) != codes.FailedPrecondition || !strings.Contains(got.err.Error(), "only-if-cached") {
+				t.Errorf("%s: %v", says, got.err)
+			}
+			want(t, "calls", b.count(), 0)
+			want(t, "misses", c.Stats().Misses, 1)
+		}, ops)
+	}
 }
 
 // C15: directives of a peer that is not trusted are ignored and counted. A client's own
@@ -163,7 +180,7 @@ func TestAnswersSayWhatTheyVaryBy(t *testing.T) {
 		e.header.Set("vary", "Accept-Language, x-tenant")
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
 		for range 2 {
 			call(t.Context(), "fudge", "accept-language", "en").is(t, "en", "answer 1")
 			call(t.Context(), "fudge", "accept-language", "de").is(t, "de", "answer 2")
@@ -172,15 +189,18 @@ func TestAnswersSayWhatTheyVaryBy(t *testing.T) {
 			call(t.Context(), "fudge").is(t, "none", "answer 5")
 		}
 		want(t, "calls", b.count(), 5)
+		want(t, "stored", c.Stats().Stored, 5) // what leads to them is no answer
 	})
-	all := func(_ context.Context, e *exchange) error {
-		e.header.Set("vary", "*")
-		return nil
+	for _, vary := range []string{"*", " *", "accept-language, *"} {
+		all := func(_ context.Context, e *exchange) error {
+			e.header.Set("vary", vary)
+			return nil
+		}
+		both(t, anybody, all, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+			call(t.Context(), "fudge")
+			call(t.Context(), "fudge").is(t, "vary by everything", "answer 2")
+		})
 	}
-	both(t, anybody, all, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
-		call(t.Context(), "fudge")
-		call(t.Context(), "fudge").is(t, "vary by everything", "answer 2")
-	})
 }
 
 // Who waits for a call that varies by more than was known is not given another's answer.

@@ -3,6 +3,8 @@ package cache_test
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // A client asks for an answer with an etag only whether it has changed, and a server that
@@ -18,12 +21,8 @@ import (
 func TestOldAnswersAreOnlyAskedAbout(t *testing.T) {
 	version := "v1"
 	answer := func(_ context.Context, e *exchange) error {
-		e.header.Set("etag", `"`+version+`"`)
 		e.header.Set("made-by", fmt.Sprint(e.number))
-		if fmt.Sprint(e.asked.Get("if-none-match")) == `["`+version+`"]` {
-			e.header.Set("not-modified", `"`+version+`"`)
-			e.empty = true
-		}
+		e.unchanged(`"` + version + `"`)
 		return nil
 	}
 	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
@@ -125,4 +124,108 @@ func TestAnEmptyAnswerIsNotKept(t *testing.T) {
 			t.Error("an empty answer was kept")
 		}
 	})
+}
+
+// An answer that still holds has the header that it came with, beside what is said anew.
+func TestAnAnswerThatIsAskedAboutKeepsItsHeader(t *testing.T) {
+	answer := func(_ context.Context, e *exchange) error {
+		if !e.unchanged(`"v7"`) {
+			e.header.Set("next-page", "token")
+		}
+		return nil
+	}
+	on(t, clientOf, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		call(t.Context(), "fudge").is(t, "first", "answer 1", "next-page", "[token]")
+		time.Sleep(time.Minute)
+		for _, what := range []string{"asked about", "and kept"} {
+			call(t.Context(), "fudge").is(t, what, "answer 1", "next-page", "[token]", "etag", `["v7"]`, "not-modified", "[]")
+		}
+	})
+}
+
+// Nobody is given the empty answer to a question of the cache: an etag may come back weak,
+// and if it is another one the answer is fetched.
+func TestTheEmptyAnswerToTheCacheIsGivenToNobody(t *testing.T) {
+	for etag, name := range map[string]string{`"v7"`: "answer 1", `W/"v7"`: "answer 1", `"v8"`: "answer 3"} {
+		answer := func(_ context.Context, e *exchange) error {
+			e.header.Set("etag", `"v7"`)
+			if e.empty = len(e.asked.Get("if-none-match")) > 0; e.empty {
+				e.header.Set("etag", etag)
+				e.header.Set("not-modified", etag)
+			}
+			return nil
+		}
+		on(t, clientOf, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+			call(t.Context(), "fudge").is(t, "first", "answer 1")
+			time.Sleep(time.Minute)
+			call(t.Context(), "fudge").is(t, "not modified: "+etag, name)
+			call(t.Context(), "fudge").is(t, "and kept", name)
+		})
+	}
+}
+
+// All that wait for an answer which varies, and is asked about each time, are served by one
+// question.
+func TestAVaryingAnswerIsAskedAboutOnceForAll(t *testing.T) {
+	answer := func(ctx context.Context, e *exchange) error {
+		e.unchanged(`"v7"`)
+		e.header.Set("vary", "accept-language")
+		e.header.Set("cache-control", "no-cache")
+		return after(time.Second, nil)(ctx, e.number)
+	}
+	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+		call(t.Context(), "fudge", "accept-language", "en")
+		start := time.Now()
+		var work sync.WaitGroup
+		for range 10 {
+			work.Go(func() {
+				if got := call(t.Context(), "fudge", "accept-language", "en"); got.name == "" {
+					t.Errorf("%+v", got)
+				}
+			})
+		}
+		work.Wait()
+		want(t, "waited", time.Since(start), time.Second)
+		want(t, "calls", b.count(), 2)
+	})
+}
+
+// An answer that still holds may vary by more than before.
+func TestAnUnchangedAnswerMayVaryByMore(t *testing.T) {
+	answer := func(_ context.Context, e *exchange) error {
+		e.unchanged(`"v7"`)
+		if e.number > 1 {
+			e.header.Set("vary", "x-tenant")
+		}
+		return nil
+	}
+	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+		call(t.Context(), "fudge", "x-tenant", "a")
+		time.Sleep(time.Minute)
+		call(t.Context(), "fudge", "x-tenant", "a")
+		call(t.Context(), "fudge", "x-tenant", "b").is(t, "another tenant", "answer 3")
+		call(t.Context(), "fudge", "x-tenant", "b").is(t, "and kept", "answer 3")
+	})
+}
+
+// Once the header is sent nobody can be told that nothing has changed: the answer is sent.
+func TestTheAnswerIsSentOnceItsHeaderIs(t *testing.T) {
+	shop := &shop{answer: func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
+		err := grpc.SendHeader(ctx, metadata.Pairs("early", "yes"))
+		want(t, "unchanged", cache.Unchanged(ctx, `"v1"`), false)
+		return err
+	}}
+	ask(t, as("if-none-match", `"v1"`), dial(t, shop, nil, nil), "toffee")
+	c := newCache(t)
+	sweets := server(t, shop, c, anybody())
+	var header metadata.MD
+	ask(t, t.Context(), sweets, "fudge")
+	ask(t, t.Context(), sweets, "fudge", grpc.Header(&header)) // a hit, which tells an etag
+	if err := c.Invalidate(t.Context(), cache.Everything()); err != nil {
+		t.Fatal(err)
+	}
+	before := shop.calls.Swap(1) // the same answer again
+	want(t, "calls", before, 2)
+	etag := strings.Join(header.Get("etag"), "")
+	want(t, "with the etag "+etag, ask(t, as("if-none-match", etag), sweets, "fudge"), "answer 2")
 }

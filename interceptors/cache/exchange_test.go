@@ -3,6 +3,7 @@ package cache_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,15 @@ type exchange struct {
 	asked  metadata.MD // what came with the request
 	header metadata.MD // what goes with the answer
 	empty  bool        // the answer has no message
+}
+
+// unchanged is [cache.Unchanged] for the answer: it is empty for who has that etag already.
+func (e *exchange) unchanged(etag string) bool {
+	e.header.Set("etag", etag)
+	if e.empty = slices.Contains(e.asked.Get("if-none-match"), etag); e.empty {
+		e.header.Set("not-modified", etag)
+	}
+	return e.empty
 }
 
 // backend answers the calls that get through.
@@ -76,19 +86,25 @@ type caller func(ctx context.Context, id string, kv ...string) said
 
 // both runs test in virtual time with a cache on the client, and with one on the server.
 func both(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call caller, b *backend, c *cache.Cache), opts ...cache.Option) {
-	for side, connect := range map[string]func(*testing.T, *cache.Cache, *policyv1.CacheRule, *backend) caller{"client": clientOf, "server": serverOf} {
-		t.Run(side, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, err := cache.New(append(opts, cache.WithIdentityMetadata("customer"))...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				b := &backend{answer: answer}
-				test(t, connect(t, c, rule(), b), b, c)
-			})
-		})
+	for side, connect := range map[string]connecting{"client": clientOf, "server": serverOf} {
+		t.Run(side, func(t *testing.T) { on(t, connect, rule, answer, test, opts...) })
 	}
+}
+
+// connecting puts a cache between a caller and a backend: clientOf or serverOf.
+type connecting func(*testing.T, *cache.Cache, *policyv1.CacheRule, *backend) caller
+
+// on is one of both.
+func on(t *testing.T, connect connecting, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call caller, b *backend, c *cache.Cache), opts ...cache.Option) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := cache.New(append(opts, cache.WithIdentityMetadata("customer"))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		b := &backend{answer: answer}
+		test(t, connect(t, c, rule(), b), b, c)
+	})
 }
 
 func clientOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend) caller {

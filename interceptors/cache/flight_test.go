@@ -3,6 +3,7 @@ package cache_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,6 +166,7 @@ func TestFailuresThatAreEverybodysAreShared(t *testing.T) {
 	}{
 		{codes.Unavailable, anybody, 1}, {codes.NotFound, anybody, 1}, {codes.Unavailable, private, 1},
 		{codes.PermissionDenied, anybody, 10}, {codes.ResourceExhausted, anybody, 10}, {codes.PermissionDenied, private, 1},
+		{codes.DeadlineExceeded, anybody, 10}, {codes.Canceled, anybody, 10}, // of an attempt, or of a call behind it
 	} {
 		t.Run(fmt.Sprint(test.code, test.rule().GetScope()), func(t *testing.T) {
 			onEachSide(t, test.rule, after(time.Second, status.Error(test.code, "no")), func(t *testing.T, ask asker, calls *atomic.Int64, c *cache.Cache) {
@@ -197,7 +199,7 @@ func TestAPanicFreesWhoWaits(t *testing.T) {
 		}
 		return nil
 	}
-	onEachSide(t, anybody, answer, func(t *testing.T, ask asker, calls *atomic.Int64, _ *cache.Cache) {
+	onEachSide(t, anybody, answer, func(t *testing.T, ask asker, calls *atomic.Int64, c *cache.Cache) {
 		var work sync.WaitGroup
 		var panics, internal atomic.Int64
 		start := time.Now()
@@ -220,6 +222,7 @@ func TestAPanicFreesWhoWaits(t *testing.T) {
 		if name, err := ask(t.Context()); err != nil || name != "answer 2" {
 			t.Errorf("afterwards got %q, %v", name, err)
 		}
+		want(t, "stats", c.Stats().Counts, cache.Counts{Misses: 2, Coalesced: 9, Stored: 1})
 	})
 }
 
@@ -259,4 +262,58 @@ func TestAnErrorOfWhoHasGivenUpIsItsOwn(t *testing.T) {
 		work.Wait()
 		want(t, "calls", calls.Load(), 2)
 	})
+}
+
+// A call that took longer than a later one for the same does not take its place.
+func TestAnOlderLoadTakesNoNewerOnesPlace(t *testing.T) {
+	answer := func(ctx context.Context, e *exchange) error {
+		return after(5*time.Second/time.Duration(e.number), nil)(ctx, e.number)
+	}
+	both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+		older := make(chan said)
+		go func() { older <- call(t.Context(), "fudge") }()
+		synctest.Wait()
+		call(t.Context(), "fudge", "who", "ops", "cache-control", "no-cache").is(t, "the newer", "answer 2")
+		(<-older).is(t, "the older", "answer 1")
+		call(t.Context(), "fudge").is(t, "what is kept", "answer 2")
+		want(t, "entries of the method", c.Methods()[0].Entries, 1)
+	}, ops)
+}
+
+// Calls that may fail where others do not share no flight with them: who waits for a
+// connection is not told that there is none.
+func TestCallsInAnotherMannerShareNoFlight(t *testing.T) {
+	for name, own := range map[string]grpc.CallOption{
+		"waits": grpc.WaitForReady(true), "receives more": grpc.MaxCallRecvMsgSize(64 << 20), "sends more": grpc.MaxCallSendMsgSize(64 << 20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near := newCache(t).UnaryClientInterceptor(policies(t, anybody()))
+				var calls atomic.Int64
+				invoke := func(_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
+					calls.Add(1)
+					time.Sleep(time.Second)
+					if slices.Contains(opts, own) {
+						return nil
+					}
+					return status.Error(codes.Unavailable, "not like this")
+				}
+				var work sync.WaitGroup
+				call := func(want codes.Code, opts ...grpc.CallOption) {
+					work.Go(func() {
+						err := near(t.Context(), getSweet, getSweetOf("fudge"), &catalogv1.GetSweetResponse{}, nil, invoke, opts...)
+						if status.Code(err) != want {
+							t.Errorf("%v, want %v", err, want)
+						}
+					})
+					synctest.Wait() // in this order
+				}
+				call(codes.Unavailable)
+				call(codes.OK, own)
+				call(codes.OK, own)
+				work.Wait()
+				want(t, "calls", calls.Load(), 2)
+			})
+		})
+	}
 }

@@ -8,14 +8,18 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // history is a backend that remembers what it has answered, and when it was told that
@@ -140,4 +144,67 @@ func TestInvariantsAfterRandomHistories(t *testing.T) {
 			want(t, "bytes after closing", c.Methods()[0].Bytes, 0)
 		}, ops)
 	}
+}
+
+// Whatever is under way when the caches on both ends of a channel are closed, nothing is kept
+// afterwards, and the metadata of one caller is never another's.
+func TestNothingIsKeptAfterClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule := func() *policyv1.CacheRule {
+			return &policyv1.CacheRule{
+				Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC, Ttl: proto.String("3ms"), StaleWhileRevalidate: proto.String("5ms"), StaleIfError: proto.String("5ms"),
+				EarlyRefresh: proto.Float64(5), MaxShare: proto.Float64(0.5), Tags: []string{"sweets", "sweet:{id}"},
+				Negative: []*policyv1.NegativeRule{{Code: "NOT_FOUND", Ttl: "2ms"}},
+			}
+		}
+		shop := &shop{answer: func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
+			time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond)
+			if code := [5]codes.Code{codes.NotFound, codes.Unavailable}[rand.IntN(5)]; code != codes.OK {
+				return status.Error(code, "not now")
+			}
+			return grpc.SetHeader(ctx, metadata.Pairs("vary", "lang", "x", "y"))
+		}}
+		s := newShelf()
+		far, near := newCache(t, cache.WithMaxBytes(64<<10), cache.WithStore(s)), newCache(t, cache.WithMaxBytes(64<<10), cache.WithStore(s))
+		sweets := dial(t, shop,
+			[]grpc.ServerOption{grpc.UnaryInterceptor(far.UnaryServerInterceptor(policies(t, onServer(rule()))))},
+			[]grpc.DialOption{grpc.WithUnaryInterceptor(near.UnaryClientInterceptor(policies(t, rule())))})
+		var work sync.WaitGroup
+		for range 8 {
+			work.Go(func() {
+				for range 100 {
+					ctx, cancel := context.WithTimeout(as("lang", fmt.Sprint(rand.IntN(3))), time.Duration(rand.IntN(5000))*time.Microsecond)
+					id, header := fmt.Sprint(rand.IntN(20)), metadata.MD{}
+					reply, err := sweets.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: id}, grpc.Header(&header))
+					if err == nil && (reply.GetSweet().GetId() != id || fmt.Sprint(header["x"]) != "[y]") {
+						t.Errorf("asked for %q: %v, %v", id, reply, header["x"])
+					}
+					for _, values := range header {
+						values[0] = "mine"
+					}
+					cancel()
+				}
+			})
+		}
+		work.Go(func() {
+			for range 100 {
+				if err := near.Invalidate(t.Context(), []cache.Subject{cache.Everything(), cache.Tag("sweets"), cache.Tag("sweet:1")}[rand.IntN(3)]); err != nil {
+					t.Error(err)
+				}
+				far.Index(10)
+				time.Sleep(time.Millisecond)
+			}
+		})
+		time.Sleep(50 * time.Millisecond)
+		far.Close()
+		near.Close()
+		work.Wait()
+		time.Sleep(time.Second) // for handlers whose callers have given up
+		for _, c := range []*cache.Cache{far, near} {
+			m := c.Methods()[0]
+			want(t, "kept", c.Stats().Entries, 0)
+			want(t, "entries of the method", m.Entries, 0)
+			want(t, "bytes of the method", m.Bytes, 0)
+		}
+	})
 }

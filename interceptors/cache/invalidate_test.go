@@ -68,9 +68,27 @@ func TestInvalidate(t *testing.T) {
 
 func TestASubjectWithoutANameIsRefused(t *testing.T) {
 	c := newCache(t)
-	if err := c.Invalidate(t.Context(), cache.Subject{}); err == nil || !strings.Contains(err.Error(), "Everything") {
-		t.Errorf("%v", err)
+	for _, subject := range []cache.Subject{{}, cache.Tag(""), cache.Method("")} {
+		if err := c.Invalidate(t.Context(), subject); err == nil || !strings.Contains(err.Error(), "Everything") {
+			t.Errorf("%v", err)
+		}
 	}
+}
+
+// A client and a server of one program may tell the requests of a method apart by other
+// fields: a request is invalidated for both.
+func TestARequestIsInvalidatedUnderEachRule(t *testing.T) {
+	c, b := newCache(t), &backend{}
+	byID := anybody()
+	byID.KeyFields = []string{"id"}
+	near, far := clientOf(t, c, byID, b), serverOf(t, c, anybody(), b)
+	near(t.Context(), "fudge").is(t, "client", "answer 1")
+	far(t.Context(), "fudge").is(t, "server", "answer 2")
+	if err := c.Invalidate(t.Context(), cache.Request(getSweet, getSweetOf("fudge"))); err != nil {
+		t.Fatal(err)
+	}
+	near(t.Context(), "fudge").is(t, "client, afterwards", "answer 3")
+	far(t.Context(), "fudge").is(t, "server, afterwards", "answer 4")
 }
 
 // C12: An invalidation that lands during a load wins over that load: for who comes later,
@@ -192,6 +210,38 @@ func TestAnUnsafeMethodInvalidates(t *testing.T) {
 			want(t, "error", status.Code(err), status.Code(test.err))
 			get()
 			want(t, "kept", calls == 2, test.kept)
+		})
+	}
+}
+
+// Nobody knows what a call has changed that has panicked.
+func TestAPanicInvalidates(t *testing.T) {
+	rules, err := changing(t, &policyv1.Invalidation{Tags: []string{"sweets"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const order = storefrontv1.StorefrontService_PlaceOrder_FullMethodName
+	req := &storefrontv1.PlaceOrderRequest{}
+	for side, call := range map[string]func(*cache.Cache) error{
+		"client": func(c *cache.Cache) error {
+			return c.UnaryClientInterceptor(rules)(t.Context(), order, req, &emptypb.Empty{}, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+				panic("after it was written")
+			})
+		},
+		"server": func(c *cache.Cache) error {
+			_, err := c.UnaryServerInterceptor(rules)(t.Context(), req, &grpc.UnaryServerInfo{FullMethod: order}, func(context.Context, any) (any, error) {
+				panic("after it was written")
+			})
+			return err
+		},
+	} {
+		t.Run(side, func(t *testing.T) {
+			c := newCache(t)
+			defer func() {
+				want(t, "panic", recover(), any("after it was written"))
+				want(t, "invalidations", c.Stats().Invalidations, 1)
+			}()
+			t.Error(call(c))
 		})
 	}
 }

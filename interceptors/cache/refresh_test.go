@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -62,6 +63,7 @@ func TestNoOldAnswerIsServedWhereItMustNot(t *testing.T) {
 		"":                         must,
 		"must-revalidate":          refreshed,
 		"proxy-revalidate":         refreshed,
+		"s-maxage=10":              refreshed, // the rule is public
 		"stale-while-revalidate=0": refreshed,
 		"max-age=60, no-cache":     refreshed,
 	} {
@@ -141,6 +143,62 @@ func TestRefreshesHaveABudget(t *testing.T) {
 		want(t, "calls in ten seconds", b.count(), 1+10)
 		want(t, "failed", c.Stats().RefreshesFailed, 10)
 	})
+}
+
+// A refresh that learns that an answer is gone, or not to be kept, gives up the old one. So
+// does one that is not allowed, unless others may be. Other answers are refreshed at once.
+func TestARefreshGivesUpWhatIsGone(t *testing.T) {
+	const anyone, one = policyv1.CacheScope_CACHE_SCOPE_PUBLIC, policyv1.CacheScope_CACHE_SCOPE_PRIVATE
+	for _, test := range []struct {
+		scope policyv1.CacheScope
+		code  codes.Code // OK is an answer that says no-store
+		kept  bool
+	}{
+		{anyone, codes.NotFound, false}, {one, codes.NotFound, false}, {anyone, codes.OK, false},
+		{anyone, codes.PermissionDenied, true}, {one, codes.PermissionDenied, false},
+	} {
+		rule := func() *policyv1.CacheRule {
+			r := refreshed()
+			r.Scope = test.scope
+			return r
+		}
+		answer := func(_ context.Context, e *exchange) error {
+			if e.number < 3 || e.id == "fudge" {
+				return nil
+			}
+			e.header.Set("cache-control", "no-store")
+			return status.Error(test.code, "gone")
+		}
+		both(t, rule, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+			ask := func(id string) said {
+				defer synctest.Wait()
+				return call(t.Context(), id, "customer", "ada")
+			}
+			ask("gone")
+			ask("fudge")
+			time.Sleep(time.Minute)
+			ask("gone").is(t, "past its ttl", "answer 1")
+			ask("fudge").is(t, "past its ttl", "answer 2")
+			ask("fudge").is(t, "refreshed", "answer 4")
+			want(t, fmt.Sprint(test.scope, " ", test.code, ": kept"), ask("gone").name == "answer 1", test.kept)
+		})
+	}
+}
+
+// A refresh is the cache's own: what the caller who has set it off wishes for itself, such as
+// no call at all, does not go with it.
+func TestARefreshCarriesNoWishesOfACaller(t *testing.T) {
+	answer := func(_ context.Context, e *exchange) error {
+		e.header.Set("asked", fmt.Sprint(e.asked.Get("cache-control"), e.asked.Get("if-none-match"), e.asked.Get("x-cache")))
+		return nil
+	}
+	both(t, refreshed, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		call(t.Context(), "fudge")
+		time.Sleep(time.Minute)
+		call(t.Context(), "fudge", "who", "ops", "cache-control", "only-if-cached", "if-none-match", `"v2"`, "x-cache", "?").is(t, "past its ttl", "answer 1")
+		synctest.Wait()
+		call(t.Context(), "fudge").is(t, "refreshed", "answer 2", "asked", "[[] [] []]")
+	}, ops)
 }
 
 // The caller may change its request as soon as it has its answer.

@@ -13,13 +13,15 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
+// shadow is anybody, in shadow mode.
+func shadow() *policyv1.CacheRule {
+	rule := anybody()
+	rule.Shadow = proto.Bool(true)
+	return rule
+}
+
 // In shadow mode each call is made, and the figures tell what which ttl would have cost.
 func TestShadowMode(t *testing.T) {
-	shadow := func() *policyv1.CacheRule {
-		rule := anybody()
-		rule.Shadow = proto.Bool(true)
-		return rule
-	}
 	// The answer changes each 20 seconds; the store room is shut for one second of them.
 	answer := func(_ context.Context, e *exchange) error {
 		if e.number == 30 {
@@ -53,5 +55,15 @@ func TestShadowMode(t *testing.T) {
 		want(t, "up to 15 s", by[15*time.Second], cache.ShadowStats{UpTo: 15 * time.Second, Compared: 30})
 		want(t, "up to 30 s", by[30*time.Second], cache.ShadowStats{UpTo: 30 * time.Second, Compared: 59, Changed: 21})
 		want(t, "all", by[0], cache.ShadowStats{Compared: 117, Changed: 79})
+	})
+}
+
+// In shadow a server's cache adds no etag, and says of no answer that it is not modified.
+func TestShadowModeChangesNoAnswer(t *testing.T) {
+	on(t, serverOf, shadow, nil, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		open := serverOf(t, newCache(t), anybody(), &backend{})(t.Context(), "fudge")
+		for _, name := range []string{"answer 1", "answer 2"} {
+			call(t.Context(), "fudge", "if-none-match", open.header.Get("etag")[0]).is(t, "in shadow", name, "etag", "[]", "not-modified", "[]")
+		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,9 +22,9 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// sized calls one of two methods, which answer with n bytes. The first may take a tenth of
+// sized calls one of two methods, which answer with n bytes. The first may take a share of
 // the memory.
-func sized(t testing.TB, c *cache.Cache) func(method string, key string, n int) (called bool) {
+func sized(t testing.TB, c *cache.Cache, share float64) func(method string, key string, n int) (called bool) {
 	t.Helper()
 	kept := func(share *float64) *policyv1.MethodPolicy {
 		return &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{
@@ -31,22 +32,20 @@ func sized(t testing.TB, c *cache.Cache) func(method string, key string, n int) 
 		}}
 	}
 	rules, err := interceptors.NewPolicies(&policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{
-		"files.v1.Files/Small": kept(proto.Float64(0.1)), "files.v1.Files/Large": kept(nil),
+		"files.v1.Files/Small": kept(&share), "files.v1.Files/Large": kept(nil),
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	intercept := c.UnaryClientInterceptor(rules)
-	ctx, req, reply := context.Background(), &wrapperspb.StringValue{}, &wrapperspb.BytesValue{}
 	return func(method, key string, n int) (called bool) {
-		req.Value = key
-		err := intercept(ctx, "/files.v1.Files/"+method, req, reply, nil, func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		err := intercept(context.Background(), "/files.v1.Files/"+method, wrapperspb.String(key), &wrapperspb.BytesValue{}, nil, func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			called = true
 			reply.(*wrapperspb.BytesValue).Value = make([]byte, n)
 			return nil
 		})
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 		return called
 	}
@@ -56,7 +55,7 @@ func sized(t testing.TB, c *cache.Cache) func(method string, key string, n int) 
 func TestAMethodKeepsToItsShare(t *testing.T) {
 	const bound = 1 << 20
 	c := newCache(t, cache.WithMaxBytes(bound))
-	call := sized(t, c)
+	call := sized(t, c, 0.1)
 	for i := range 100 {
 		call("Large", fmt.Sprint(i), 1024)
 	}
@@ -89,6 +88,94 @@ func TestAMethodKeepsToItsShare(t *testing.T) {
 	}
 }
 
+// An entry that is larger than the share of its method is not kept, however small that is.
+func TestAnEntryAboveItsShareIsNotKept(t *testing.T) {
+	for _, share := range []float64{0.01, 1e-9} {
+		c := newCache(t, cache.WithMaxBytes(8<<20))
+		sized(t, c, share)("Small", "large", 800<<10)
+		want(t, fmt.Sprint("stored in a share of ", share), c.Stats().Stored, 0)
+	}
+}
+
+// A share holds, whoever stores at the same time.
+func TestAShareHoldsUnderConcurrency(t *testing.T) {
+	const bound, share = 1 << 20, 0.02
+	c := newCache(t, cache.WithMaxBytes(bound))
+	call := sized(t, c, share)
+	var work sync.WaitGroup
+	for g := range 8 {
+		work.Go(func() {
+			for i := range 1000 {
+				call("Small", fmt.Sprint(g, " ", i), 2000)
+			}
+		})
+	}
+	work.Wait()
+	for i := range 100 {
+		call("Small", fmt.Sprint("new ", i), 2000)
+	}
+	if m := c.Methods()[0]; float64(m.Bytes) > bound*share || m.Entries == 0 {
+		t.Errorf("%d entries take %d bytes of %v", m.Entries, m.Bytes, bound*share)
+	}
+}
+
+// What is stored while the cache is closed is not kept.
+func TestNothingIsStoredWhileClosing(t *testing.T) {
+	for range 60 {
+		c, err := cache.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		call := sized(t, c, 0.5)
+		var work sync.WaitGroup
+		for _, method := range []string{"Small", "Large"} {
+			work.Go(func() {
+				for i := 0; !c.Closed(); i++ {
+					call(method, fmt.Sprint(i), 8)
+				}
+			})
+		}
+		time.Sleep(100 * time.Microsecond)
+		c.Close()
+		work.Wait()
+		want(t, "entries", c.Stats().Entries, 0)
+	}
+}
+
+// C13, of a share: what keeps to it takes no more than is counted, and what has gone for
+// other reasons than the share takes nothing.
+func TestAShareKeepsNothingDead(t *testing.T) {
+	const bound = 8 << 20
+	for name, fill := range map[string]func(c *cache.Cache){
+		"stored again and again": func(c *cache.Cache) {
+			call := sized(t, c, 0.1)
+			for range 60 {
+				if err := c.Invalidate(t.Context(), cache.Method("files.v1.Files/Small")); err != nil {
+					t.Error(err)
+				}
+				call("Small", "popular", 700<<10)
+			}
+		},
+		"many keys": func(c *cache.Cache) {
+			call := sized(t, c, 0.9)
+			for i := range 60_000 / few {
+				call("Small", fmt.Sprintf("a key of some length, as they are: %d", i), 4096)
+			}
+		},
+	} {
+		c, err := cache.New(cache.WithMaxBytes(bound))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill(c)
+		full := heap()
+		c.Close() // and is let go, with all that it knows
+		if used := full - heap(); used > bound*11/10 {
+			t.Errorf("%s: %d bytes of memory for a bound of %d", name, used, bound)
+		}
+	}
+}
+
 // C13: under 1,000,000 keys of 4 KiB the memory stays within 1.1 of the bound, keys and
 // metadata included. So does that of small answers, which are mostly overhead.
 func TestAMillionKeysStayWithinTheBound(t *testing.T) {
@@ -101,7 +188,7 @@ func TestAMillionKeysStayWithinTheBound(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(test.bytes, " bytes"), func(t *testing.T) {
 			c := newCache(t, cache.WithMaxBytes(test.bound))
-			call := sized(t, c)
+			call := sized(t, c, 0.1)
 			for i := range test.keys {
 				call("Large", fmt.Sprintf("a key of some length, as they are: %d", i), test.bytes)
 			}
@@ -130,7 +217,7 @@ func heap() uint64 {
 func TestHitRatioOfAZipfTrace(t *testing.T) {
 	const keys, calls = 20_000, 200_000 / few
 	c := newCache(t, cache.WithMaxBytes(2<<20))
-	call := sized(t, c)
+	call := sized(t, c, 0.1)
 	call("Large", "0", 1024)
 	weight := c.Stats().Bytes
 	bare := otter.Must(&otter.Options[uint64, uint64]{

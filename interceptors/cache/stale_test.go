@@ -2,16 +2,21 @@ package cache_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // lenient keeps answers for a minute, and for five more in an outage.
@@ -77,4 +82,70 @@ func TestNothingStandsInWhereItMustNot(t *testing.T) {
 			want(t, "stale", c.Stats().Stale, 0)
 		})
 	}
+}
+
+// A handler that has told another etag before it failed cannot take it back, and so no old
+// answer stands in. On a client it does, with the header that it came with.
+func TestNothingStandsInUnderAnothersEtag(t *testing.T) {
+	for told, same := range map[string]bool{`"v2"`: false, `"v1"`: true, "": true} {
+		answer := func(_ context.Context, e *exchange) error {
+			if e.number == 1 {
+				e.header.Set("etag", `"v1"`)
+				return nil
+			}
+			if told != "" {
+				e.header.Set("etag", told)
+			}
+			return status.Error(codes.Unavailable, "the oven is cold")
+		}
+		both(t, lenient, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+			call(t.Context(), "fudge").is(t, "first", "answer 1", "etag", `["v1"]`)
+			time.Sleep(time.Minute)
+			got := call(t.Context(), "fudge")
+			onServer := strings.Contains(t.Name(), "/server")
+			switch {
+			case onServer && !same:
+				want(t, "told "+told, status.Code(got.err), codes.Unavailable)
+				want(t, "stale", c.Stats().Stale, 0)
+			case onServer:
+				got.is(t, "told "+told, "answer 1")
+				want(t, "etag", got.header.Get("etag")[0], `"v1"`)
+			default:
+				got.is(t, "told "+told, "answer 1", "etag", `["v1"]`)
+			}
+		})
+	}
+}
+
+// A client whose cache keeps what a server with a cache sends in an outage never has the old
+// answer under the etag of the new one, for which it would be told that it still holds.
+func TestNoAnswerIsKeptUnderAnothersEtag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var version atomic.Value
+		var down atomic.Bool
+		version.Store(`"v1"`)
+		shop := &shop{answer: func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
+			cache.Unchanged(ctx, version.Load().(string))
+			if down.Load() {
+				return status.Error(codes.Unavailable, "the oven is cold")
+			}
+			return nil
+		}}
+		far, near := newCache(t), newCache(t)
+		sweets := dial(t, shop,
+			[]grpc.ServerOption{grpc.UnaryInterceptor(far.UnaryServerInterceptor(policies(t, onServer(lenient()))))},
+			[]grpc.DialOption{grpc.WithUnaryInterceptor(near.UnaryClientInterceptor(policies(t, anybody())))})
+		force := metadata.AppendToOutgoingContext(t.Context(), "cache-control", "no-cache")
+		want(t, "at first", ask(t, force, sweets, "fudge"), "answer 1")
+		time.Sleep(time.Minute)
+		version.Store(`"v2"`)
+		down.Store(true)
+		if err := near.Invalidate(t.Context(), cache.Everything()); err != nil { // it is as one that has nothing yet
+			t.Fatal(err)
+		}
+		_, err := sweets.GetSweet(force, &catalogv1.GetSweetRequest{Id: "fudge"})
+		want(t, "in the outage", status.Code(err), codes.Unavailable)
+		down.Store(false)
+		want(t, "after it", ask(t, force, sweets, "fudge"), "answer 3")
+	})
 }

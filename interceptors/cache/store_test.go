@@ -27,7 +27,8 @@ type shelf struct {
 	subscribers map[int]func([]string)
 	loads       int
 	away        bool
-	slow        time.Duration // to answer; who asks waits as long as its store's timeout
+	slow        time.Duration               // to answer; who asks waits as long as its store's timeout
+	saving      func(context.Context) error // what Save does instead
 }
 
 func newShelf() *shelf {
@@ -55,7 +56,10 @@ func (s *shelf) Load(_ context.Context, key string, subjects []string) ([]byte, 
 	return s.values[ticket], left, ticket, nil
 }
 
-func (s *shelf) Save(_ context.Context, ticket string, value []byte, ttl time.Duration) error {
+func (s *shelf) Save(ctx context.Context, ticket string, value []byte, ttl time.Duration) error {
+	if s.saving != nil {
+		return s.saving(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {
@@ -120,14 +124,14 @@ func (s *shelf) corrupt(part float64) {
 
 // replicas runs test in virtual time with two processes that share a store, on either side.
 func replicas(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, one, two caller, b *backend, s *shelf, caches [2]*cache.Cache)) {
-	for side, connect := range map[string]func(*testing.T, *cache.Cache, *policyv1.CacheRule, *backend) caller{"client": clientOf, "server": serverOf} {
+	for side, connect := range map[string]connecting{"client": clientOf, "server": serverOf} {
 		t.Run(side, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, b := newShelf(), &backend{answer: answer}
 				var calls [2]caller
 				var caches [2]*cache.Cache
 				for i := range caches {
-					c, err := cache.New(cache.WithStore(s), cache.WithIdentityMetadata("customer"))
+					c, err := cache.New(cache.WithStore(s), cache.WithIdentityMetadata("customer"), ops)
 					if err != nil {
 						t.Fatal(err)
 					}
