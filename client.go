@@ -177,9 +177,13 @@ func (c *config) concerns(scope string) (*concerns, error) {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}
+	outer := []interceptors.Concern{measured, logged, recovered}
+	if c.tracing != nil {
+		outer = append([]interceptors.Concern{c.tracing}, outer...)
+	}
 	return &concerns{
 		policies: policies,
-		outer:    []interceptors.Concern{measured, logged, recovered},
+		outer:    outer,
 		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.Own()).In(scope), limiter: limiter,
 	}, nil
 }

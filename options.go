@@ -48,6 +48,7 @@ type config struct {
 	own       *interceptors.Interceptors
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
+	tracing   interceptors.Concern
 }
 
 type (
@@ -118,6 +119,12 @@ func WithRateLimit(limiter *ratelimit.Limiter) Option {
 	return option(func(c *config) { c.limiter = limiter })
 }
 
+// WithTracing traces calls: a *tracing.Tracing of package interceptors/tracing, which
+// only who wants it compiles. Default, and nil: not traced.
+func WithTracing(tracing interceptors.Concern) Option {
+	return option(func(c *config) { c.tracing = tracing })
+}
+
 // finish checks what both sides have and fills in what was not said.
 func (c *config) finish() error {
 	switch {
@@ -136,6 +143,9 @@ func (c *config) finish() error {
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)
+	}
+	if c.tracing != nil && c.tracing.Place() != interceptors.Tracing {
+		return optionError("WithTracing", c.tracing.Place().String(), "give a *tracing.Tracing, which tracing.New makes")
 	}
 	if c.zone != "" && c.region == "" {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")

@@ -30,6 +30,7 @@ type Chained struct {
 	side     Side
 	policies *Policies
 	concerns []Concern
+	attempts int // how many of concerns stand outside of the attempts of a call
 
 	mu    sync.Mutex // for changing table
 	table atomic.Pointer[table]
@@ -59,7 +60,11 @@ func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error)
 	if err := checkOrder(side, concerns); err != nil {
 		return nil, err
 	}
-	return &Chained{side: side, policies: policies, concerns: slices.Clone(concerns)}, nil
+	attempts := slices.IndexFunc(concerns, func(c Concern) bool { return c.Place() == RateLimit || c.Place() == Breaker })
+	if attempts < 0 {
+		attempts = len(concerns)
+	}
+	return &Chained{side: side, policies: policies, concerns: slices.Clone(concerns), attempts: attempts}, nil
 }
 
 func checkOrder(side Side, concerns []Concern) error {
@@ -203,12 +208,20 @@ func (c *Chained) addParts(under *layers, fullMethod string) *parts {
 // build asks each concern what it does for a method, and leaves out who is idle.
 func (c *Chained) build(meta *CallMeta) *parts {
 	p := &parts{}
-	for _, concern := range c.concerns {
-		if c.side == Client {
-			p.addClient(concern, meta)
-		} else {
+	if c.side == Server {
+		for _, concern := range c.concerns {
 			p.addServer(concern, meta)
 		}
+		return p
+	}
+	for _, concern := range c.concerns[:c.attempts] {
+		p.addClient(concern, meta)
+	}
+	for _, concern := range c.concerns {
+		p.addAttempt(concern, meta)
+	}
+	for _, concern := range c.concerns[c.attempts:] {
+		p.addClient(concern, meta)
 	}
 	return p
 }
@@ -221,6 +234,19 @@ func (p *parts) addClient(concern Concern, meta *CallMeta) {
 	}
 	if one, ok := concern.(StreamClient); ok {
 		if part := one.StreamClient(meta); part != nil {
+			p.streamClient = append(p.streamClient, part)
+		}
+	}
+}
+
+func (p *parts) addAttempt(concern Concern, meta *CallMeta) {
+	if one, ok := concern.(UnaryAttempt); ok {
+		if part := one.UnaryAttempt(meta); part != nil {
+			p.unaryClient = append(p.unaryClient, part)
+		}
+	}
+	if one, ok := concern.(StreamAttempt); ok {
+		if part := one.StreamAttempt(meta); part != nil {
 			p.streamClient = append(p.streamClient, part)
 		}
 	}

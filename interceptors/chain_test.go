@@ -134,6 +134,42 @@ func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
 	}
 }
 
+// attempting is a concern with a part in attempts, too.
+type attempting struct{ concern }
+
+func (a *attempting) UnaryAttempt(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		a.note("attempt")
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+}
+
+func (a *attempting) StreamAttempt(*interceptors.CallMeta) grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		a.note("attempt")
+		return streamer(ctx, desc, cc, method, opts...)
+	}
+}
+
+func TestAttemptsBeginInsideOfRetryAndOutsideOfLimits(t *testing.T) {
+	for _, inner := range []interceptors.Place{interceptors.RateLimit, interceptors.Breaker, 0} {
+		var trace []string
+		concerns := []interceptors.Concern{
+			&attempting{concern{place: interceptors.Tracing, trace: &trace}}, &concern{place: interceptors.Retry, trace: &trace}}
+		want := []string{"tracing in", "retry in", "tracing attempt", "retry out", "tracing out"}
+		if inner != 0 {
+			concerns = append(concerns, &concern{place: inner, trace: &trace})
+			want = slices.Insert(want, 3, inner.String()+" in", inner.String()+" out")
+		}
+		each(t, interceptors.Client, chainOf(t, interceptors.Client, newPolicies(t, nil), concerns...), getSweet, func(kind string, _ error) {
+			if !slices.Equal(trace, want) {
+				t.Errorf("%s: %v, want %v", kind, trace, want)
+			}
+			trace = nil
+		})
+	}
+}
+
 func TestWrongChainsAreRefused(t *testing.T) {
 	policies := newPolicies(t, nil)
 	at := func(places ...interceptors.Place) []interceptors.Concern {
@@ -149,9 +185,9 @@ func TestWrongChainsAreRefused(t *testing.T) {
 		concerns []interceptors.Concern
 		want     string // "" is accepted
 	}{
-		{interceptors.Client, policies, at(interceptors.Metrics, interceptors.Tracing, interceptors.Logging, interceptors.Recovery, interceptors.Own,
+		{interceptors.Client, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Own,
 			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit, interceptors.Breaker), ""},
-		{interceptors.Server, policies, at(interceptors.Metrics, interceptors.Tracing, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
+		{interceptors.Server, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
 			interceptors.RateLimit, interceptors.Deadline, interceptors.Own, interceptors.Cache, interceptors.Concurrency), ""},
 		{interceptors.Client, policies, nil, ""},
 		{interceptors.Client, nil, nil, "needs policies"},

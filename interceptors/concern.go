@@ -33,13 +33,25 @@ type StreamServer interface {
 	StreamServer(*CallMeta) grpc.StreamServerInterceptor
 }
 
+// UnaryAttempt is a concern with a further part on the client, in every attempt of
+// a unary call: inside of [Retry], wherever the concern itself stands.
+type UnaryAttempt interface {
+	UnaryAttempt(*CallMeta) grpc.UnaryClientInterceptor
+}
+
+// StreamAttempt is a concern with a further part on the client, in every attempt
+// of a stream.
+type StreamAttempt interface {
+	StreamAttempt(*CallMeta) grpc.StreamClientInterceptor
+}
+
 // Place is where in the chain a concern stands.
 type Place uint8
 
 // The places, each taken by one concern at most.
 const (
-	Metrics Place = iota + 1
-	Tracing
+	Tracing Place = iota + 1
+	Metrics
 	Logging
 	Recovery
 	Authorization
@@ -55,21 +67,22 @@ const (
 // order lists the places from the caller or the wire inwards. The client limits
 // each attempt, so its limit stands inside retry; the server refuses before it
 // works, so its limit stands outside almost everything; and a hit costs no
-// place among the running handlers, so concurrency is innermost.
+// place among the running handlers, so concurrency is innermost. The trace begins
+// before all else, so that metrics and log lines can name it.
 func order(side Side) []Place {
 	if side == Client {
-		return []Place{Metrics, Tracing, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
+		return []Place{Tracing, Metrics, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
 	}
-	return []Place{Metrics, Tracing, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency}
+	return []Place{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency}
 }
 
 // String names p as its package is named.
 func (p Place) String() string {
 	switch p {
-	case Metrics:
-		return "metrics"
 	case Tracing:
 		return "tracing"
+	case Metrics:
+		return "metrics"
 	case Logging:
 		return "logging"
 	case Recovery:

@@ -18,7 +18,7 @@ func (r *rule) client(ctx context.Context, method string, req, reply any, cc *gr
 	result := Bypass
 	err = errPanicked
 	defer func() {
-		r.finish(result)
+		r.finish(ctx, result)
 		if result != Bypass {
 			finished(opts, err)
 		}

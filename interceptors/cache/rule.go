@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -142,7 +143,7 @@ func duration(text string) time.Duration {
 	return d
 }
 
-func (r *rule) finish(result Result) {
+func (r *rule) finish(ctx context.Context, result Result) {
 	r.method.results.add(result)
 	if result != Bypass {
 		r.method.recent.add(result.served(), time.Now())
@@ -150,4 +151,5 @@ func (r *rule) finish(result Result) {
 	if r.options.observe != nil {
 		r.options.observe(r.meta, result)
 	}
+	interceptors.OutcomeOf(ctx, r.meta).TellCache(result.String())
 }

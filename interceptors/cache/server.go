@@ -12,7 +12,7 @@ import (
 // handled, or stores what the handler answers.
 func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	result := Bypass
-	defer func() { r.finish(result) }()
+	defer func() { r.finish(ctx, result) }()
 	a, known := r.read(ctx, "", req)
 	if !known {
 		a.reportOnServer(ctx, result)

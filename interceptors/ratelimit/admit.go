@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // few is for how many limits a decision allocates nothing.
@@ -161,15 +163,18 @@ func sleep(ctx context.Context, wait time.Duration) bool {
 
 // finish counts and tells what became of a call.
 func (p *part) finish(ctx context.Context, v *verdict) {
+	outcome := interceptors.OutcomeOf(ctx, p.meta)
 	if v.refusing != nobody {
 		e := &v.entries[v.refusing]
 		p.refused.Add(1)
 		e.rule.counts.refused.Add(1)
 		p.note(ctx, e)
 		p.tell(e.rule, Refused)
+		outcome.TellLimit(e.rule.name, Refused.String())
 		return
 	}
 	p.admitted.Add(1)
+	limit, told := v.entries[0].rule.name, Admitted
 	for i := range v.entries {
 		e := &v.entries[i]
 		result := Admitted
@@ -177,12 +182,14 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 			p.shadowed.Add(1)
 			e.rule.counts.shadowed.Add(1)
 			result = Shadowed
+			limit, told = e.rule.name, result
 		}
 		if e.shadowed || e.nearly(v.now) {
 			p.note(ctx, e)
 		}
 		p.tell(e.rule, result)
 	}
+	outcome.TellLimit(limit, told.String())
 }
 
 func (p *part) tell(r *rule, result Result) {

@@ -111,6 +111,7 @@ func (p *part) holdBack(ctx context.Context, req any, cc *grpc.ClientConn) error
 		}
 		return nil
 	}
+	interceptors.OutcomeOf(ctx, p.meta).TellLimit(by.limit, "held_back")
 	r := refusal{after: jittered(left), quota: newQuotaFailure(&errdetails.QuotaFailure_Violation{
 		Subject:         "limit:" + by.limit,
 		Description:     "held back by the client",

@@ -1,0 +1,149 @@
+package tracing
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	rpccode "google.golang.org/genproto/googleapis/rpc/code"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+const scope = "github.com/meshlite-go/meshlite/interceptors/tracing"
+
+// other stands for a method that nobody has registered.
+const other = "_OTHER"
+
+// maxText bounds what is kept of what the other end writes, in bytes.
+const maxText = 256
+
+// method makes the spans of one method on one side.
+type method struct {
+	side        interceptors.Side
+	fullMethod  string
+	name        string // of the span
+	attemptName string // of that of an attempt
+	tracer      trace.Tracer
+	propagators propagation.TextMapPropagator
+	begin       []trace.SpanStartOption
+	last        atomic.Pointer[toward]
+}
+
+// toward is how the spans of calls to one target begin.
+type toward struct {
+	target string
+	begin  []trace.SpanStartOption
+}
+
+// newMethod is nil where there is nothing to do.
+func (t *Tracing) newMethod(meta *interceptors.CallMeta) *method {
+	provider, propagators, active := t.providers()
+	if !active || t.skip(meta) {
+		return nil
+	}
+	m := &method{
+		side: meta.Side, fullMethod: meta.FullMethod,
+		name:        cut(strings.TrimPrefix(meta.FullMethod, "/")),
+		tracer:      provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
+		propagators: propagators,
+	}
+	m.attemptName = "attempt " + m.name
+	m.begin = m.beginning(semconv.RPCMethod(m.name))
+	return m
+}
+
+// beginning has what is known of a span before the call. It is put together once, so
+// that a call that is not sampled does not pay for it.
+func (m *method) beginning(attributes ...attribute.KeyValue) []trace.SpanStartOption {
+	kind := trace.SpanKindClient
+	if m.side == interceptors.Server {
+		kind = trace.SpanKindServer
+	}
+	return []trace.SpanStartOption{
+		trace.WithSpanKind(kind),
+		trace.WithAttributes(append(attributes, semconv.RPCSystemNameGRPC)...),
+	}
+}
+
+// beginTo is the beginning of a call through cc. A method mostly has one channel.
+func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
+	if cc == nil {
+		return m.begin
+	}
+	target := cc.Target()
+	if last := m.last.Load(); last != nil && last.target == target {
+		return last.begin
+	}
+	begin := m.beginning(append(serverOf(target), semconv.RPCMethod(m.name))...)
+	m.last.Store(&toward{target, begin})
+	return begin
+}
+
+// errPanic stands for the error of a call that ends by a panic.
+var errPanic = status.Error(codes.Internal, "the call panicked")
+
+// end writes down how a call or an attempt ended.
+func (m *method) end(span trace.Span, err error) {
+	s, ok := status.FromError(err)
+	if !ok {
+		s = status.FromContextError(err)
+	}
+	name := nameOf(s.Code())
+	span.SetAttributes(semconv.RPCResponseStatusCode(name))
+	if m.failed(s.Code()) {
+		span.SetAttributes(semconv.ErrorTypeKey.String(name))
+		span.SetStatus(otelcodes.Error, cut(s.Message()))
+	}
+	span.End()
+}
+
+// failed reports whether code is an error to OpenTelemetry: to a client all are, to a
+// server those are not that its caller has brought about (semantic conventions for
+// gRPC).
+func (m *method) failed(code codes.Code) bool {
+	if m.side == interceptors.Client {
+		return code != codes.OK
+	}
+	switch code {
+	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
+		return true
+	default:
+		return code > codes.Unauthenticated // none that gRPC knows
+	}
+}
+
+// nameOf is the name of code in the specification, such as "NOT_FOUND". The peer
+// chooses the number; those that gRPC does not know are one.
+func nameOf(code codes.Code) string {
+	if code > codes.Unauthenticated {
+		code = codes.Unknown
+	}
+	return rpccode.Code(code).String()
+}
+
+// told writes down what concerns further in have told of a call.
+func told(span trace.Span, outcome *interceptors.Outcome) {
+	if result := outcome.Cache(); result != "" {
+		span.SetAttributes(attribute.String("meshlite.cache.result", result))
+	}
+	if limit, verdict := outcome.Limit(); verdict != "" {
+		span.SetAttributes(
+			attribute.String("meshlite.ratelimit.limit", cut(limit)),
+			attribute.String("meshlite.ratelimit.result", verdict))
+	}
+}
+
+func cut(text string) string {
+	if len(text) > maxText {
+		text = text[:maxText]
+	}
+	return strings.ToValidUTF8(text, "")
+}

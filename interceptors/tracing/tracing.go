@@ -1,0 +1,126 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// Tracing is the concern. It is safe for concurrent use, serves any number of
+// channels and servers, and owns nothing that needs closing.
+type Tracing struct {
+	provider    trace.TracerProvider          // nil for the global one
+	propagators propagation.TextMapPropagator // nil for the global ones
+	skip        func(*interceptors.CallMeta) bool
+}
+
+// Option changes what [New] makes.
+type Option func(*Tracing) error
+
+// WithTracerProvider sets who makes the spans. Default: [otel.GetTracerProvider], as
+// it is when a method is first called: what is set later is not seen.
+func WithTracerProvider(provider trace.TracerProvider) Option {
+	return func(t *Tracing) error {
+		if provider == nil {
+			return errors.New("tracing: WithTracerProvider(nil): leave the option out for the global one")
+		}
+		t.provider = provider
+		return nil
+	}
+}
+
+// WithPropagators sets how traces and baggage travel in metadata. Default:
+// [otel.GetTextMapPropagator] as it is when a method is first called, or W3C's trace
+// context and baggage if none is set.
+func WithPropagators(propagators propagation.TextMapPropagator) Option {
+	return func(t *Tracing) error {
+		if propagators == nil {
+			return errors.New("tracing: WithPropagators(nil): leave the option out for the global ones")
+		}
+		t.propagators = propagators
+		return nil
+	}
+}
+
+// WithSkip leaves out the methods for which skip reports true. It is asked once per
+// method. Default: gRPC's own health checks, reflection and channelz.
+func WithSkip(skip func(*interceptors.CallMeta) bool) Option {
+	return func(t *Tracing) error {
+		if skip == nil {
+			return errors.New("tracing: WithSkip(nil): leave the option out for the default")
+		}
+		t.skip = skip
+		return nil
+	}
+}
+
+// New makes the concern. Its errors are options that are nil.
+func New(opts ...Option) (*Tracing, error) {
+	t := &Tracing{skip: infrastructure}
+	for _, opt := range opts {
+		if err := opt(t); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// infrastructure reports whether a method tells of a server rather than of its work.
+func infrastructure(meta *interceptors.CallMeta) bool {
+	for _, prefix := range []string{"grpc.health.", "grpc.reflection.", "grpc.channelz."} {
+		if strings.HasPrefix(meta.Service, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Place is [interceptors.Tracing].
+func (t *Tracing) Place() interceptors.Place { return interceptors.Tracing }
+
+// providers are those to use now, and whether there is anything to do for them: spans
+// to make, or contexts to pass on, as OpenTelemetry asks of a program without SDK.
+func (t *Tracing) providers() (trace.TracerProvider, propagation.TextMapPropagator, bool) {
+	provider, propagators := t.provider, t.propagators
+	if provider == nil {
+		provider = otel.GetTracerProvider()
+	}
+	if propagators == nil {
+		propagators = otel.GetTextMapPropagator()
+	}
+	_, off := provider.(noop.TracerProvider)
+	records := !off && (t.provider != nil || !unset(provider))
+	passes := t.propagators != nil || !unset(propagators)
+	if !passes {
+		propagators = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+	}
+	return provider, propagators, records || passes
+}
+
+// unset reports whether global is the stand-in that package otel has until a program
+// sets its own. That has no exported name.
+func unset(global any) bool {
+	kind := reflect.TypeOf(global)
+	if kind.Kind() == reflect.Pointer {
+		kind = kind.Elem()
+	}
+	return kind.PkgPath() == "go.opentelemetry.io/otel/internal/global"
+}
+
+// TraceID is the id of the trace that the call of ctx belongs to, in hexadecimal, or
+// "" if it belongs to none that is sampled. It is for exemplars and log lines: those
+// who know it can look the trace up.
+func TraceID(ctx context.Context) string {
+	if span := trace.SpanContextFromContext(ctx); span.IsSampled() && span.HasTraceID() {
+		return span.TraceID().String()
+	}
+	return ""
+}
