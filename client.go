@@ -17,6 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	"github.com/meshlite-go/meshlite/interceptors/logging"
+	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/recovery"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
@@ -103,13 +104,13 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 		return nil, err
 	}
 	c.limiter = concerns.limiter // which the runtime tells of
-	measured := c.runtime.metrics
 	again, err := retry.New(retry.WithObserver(func(meta *interceptors.CallMeta, a retry.Attempt) {
-		measured.Attempt(meta, a.Code)
+		concerns.metrics.Attempt(meta, a.Code, string(a.Verdict))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
+	c.runtime.retries.Add(again)
 	inner := []interceptors.Concern{concerns.deadline, concerns.cache, again, concerns.limiter}
 	return concerns.join(interceptors.Client, inner)
 }
@@ -142,6 +143,7 @@ func (c *clientConfig) fullServiceConfig() (string, error) {
 // concerns are those that both sides have.
 type concerns struct {
 	policies *interceptors.Policies
+	metrics  *metrics.Metrics
 	outer    []interceptors.Concern
 	own      *interceptors.Interceptors
 	deadline *deadline.Deadline
@@ -154,7 +156,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	measured := c.runtime.metrics
+	measured := c.runtime.metrics.WithExemplarFromContext(c.trace)
 	logged, err := logging.New(logging.WithLogger(c.log))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
@@ -181,8 +183,10 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if c.tracing != nil {
 		outer = append([]interceptors.Concern{c.tracing}, outer...)
 	}
+	c.runtime.limiters.Add(limiter)
 	return &concerns{
 		policies: policies,
+		metrics:  measured,
 		outer:    outer,
 		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.Own()).In(scope), limiter: limiter,
 	}, nil

@@ -639,7 +639,7 @@ func TestAPanicIsInternalAndCounted(t *testing.T) {
 	}
 	for _, want := range []string{
 		`meshlite_panics_total{grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService"} 1`,
-		`grpc_server_handled_total{grpc_code="Internal",grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 1`,
+		`grpc_server_handled_total{code_class="server",grpc_code="Internal",grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 1`,
 	} {
 		if text := scrape(t, runtime); !strings.Contains(text, want) {
 			t.Errorf("%s is not among\n%s", want, text)
@@ -667,7 +667,7 @@ func TestMetricsAndHealthAreServedOnLoopback(t *testing.T) {
 		t.Fatalf("the metrics address is %q, want loopback", address)
 	}
 	for path, want := range map[string]string{
-		"/metrics":               `grpc_server_handled_total{grpc_code="OK",grpc_method="GetSweet"`,
+		"/metrics":               `grpc_server_handled_total{code_class="ok",grpc_code="OK",grpc_method="GetSweet"`,
 		"/healthz":               "ok",
 		"/debug/meshlite":        `"limits": {`,
 		"/debug/pprof/goroutine": "",

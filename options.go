@@ -1,6 +1,7 @@
 package meshlite
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -49,6 +50,7 @@ type config struct {
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
 	tracing   interceptors.Concern
+	trace     func(context.Context) (traceID string, sampled bool)
 }
 
 type (
@@ -123,6 +125,14 @@ func WithRateLimit(limiter *ratelimit.Limiter) Option {
 // only who wants it compiles. Default, and nil: not traced.
 func WithTracing(tracing interceptors.Concern) Option {
 	return option(func(c *config) { c.tracing = tracing })
+}
+
+// WithExemplars hangs the trace id of calls that are sampled on the histograms of latency,
+// so that a slow call leads to its trace. Trace is called once or twice a call, when it
+// ends, with the context that the call came with: what begins the trace has to stand
+// outside of the metrics, as a stats handler does. Default: none.
+func WithExemplars(trace func(context.Context) (traceID string, sampled bool)) Option {
+	return option(func(c *config) { c.trace = trace })
 }
 
 // finish checks what both sides have and fills in what was not said.

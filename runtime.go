@@ -6,21 +6,20 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/balancer"
-	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
-	limits "github.com/meshlite-go/meshlite/interceptors/concurrency/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 	"github.com/meshlite-go/meshlite/internal/limitspage"
+	"github.com/meshlite-go/meshlite/internal/weakset"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/consul"
-	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
 )
 
 // Runtime is what the channels and servers of a program share: one watch for each
@@ -32,6 +31,10 @@ type Runtime struct {
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits // with what bounds the handlers of all servers
+
+	// What channels and servers have of their own, for as long as they have it.
+	retries  weakset.Set[retry.Retry]
+	limiters weakset.Set[ratelimit.Limiter]
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -59,11 +62,6 @@ func DefaultRuntime() *Runtime { return defaultRuntime() }
 // parts of themselves apart.
 func NewRuntime() *Runtime {
 	r := &Runtime{registry: prometheus.NewRegistry(), sites: map[Directory]*site{}}
-	r.registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		discovery.New(r.watches, r.agents),
-		endpoints.New(r.picks))
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
@@ -82,7 +80,7 @@ func NewRuntime() *Runtime {
 		panic(err) // the defaults are right
 	}
 	r.limits = limitspage.New(limiter)
-	r.registry.MustRegister(limits.New(limiter.Stats))
+	r.register()
 	return r
 }
 

@@ -74,14 +74,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	c.runtime.limits.AddHandlers(c.concurrency, service)
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
-	options := append([]grpc.ServerOption{grpc.Creds(c.creds)}, c.serverOptions...)
-	s := &Server{
-		config: c,
-		grpc:   grpc.NewServer(append(options, chain.ServerOptions()...)...),
-		health: health.NewServer(),
-		told:   map[string]bool{},
-		warm:   make(chan struct{}),
-	}
+	s := &Server{config: c, health: health.NewServer(), told: map[string]bool{}, warm: make(chan struct{})}
+	options := append([]grpc.ServerOption{grpc.Creds(c.creds), grpc.UnknownServiceHandler(s.unknown)}, c.serverOptions...)
+	s.grpc = grpc.NewServer(append(options, chain.ServerOptions()...)...)
 	s.registerOwn()
 	return s, nil
 }
@@ -107,7 +102,8 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	}
 	c.limiter = concerns.limiter // which the runtime tells of
 	concerns.outer = append(concerns.outer, concerns.limiter, concerns.deadline)
-	return concerns.join(interceptors.Server, []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limits.Own())})
+	inner := []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers()}
+	return concerns.join(interceptors.Server, inner)
 }
 
 // RegisterService registers impl, as the generated functions do.

@@ -19,6 +19,11 @@ import (
 // and puts the parts together anew for each call beyond the cap.
 const maxMethods = 4096
 
+// unknown is what all methods are to the chain of a server that no service there has, no
+// contract knows and no policy names. A peer makes them up, for a handler of unknown
+// services to answer; one by one they would fill what concerns keep for each method.
+const unknown = "other"
+
 // maxName is the longest method name whose parts are kept. No contract has a
 // longer one, so a peer made it up.
 const maxName = 1024
@@ -135,7 +140,11 @@ func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
 // StreamServer is the chain for streams on the server.
 func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		return nextStreamServer(c.parts(info.FullMethod).streamServer, info, handler)(srv, stream)
+		method := info.FullMethod
+		if srv == nil && !c.policies.know(method) {
+			method = unknown
+		}
+		return nextStreamServer(c.parts(method).streamServer, info, handler)(srv, stream)
 	}
 }
 

@@ -111,7 +111,7 @@ func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, met
 	_, err := chain.UnaryServer()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: method},
 		func(context.Context, any) (any, error) { return nil, errAnswer })
 	check("unary", err)
-	check("stream", chain.StreamServer()(nil, nil, &grpc.StreamServerInfo{FullMethod: method},
+	check("stream", chain.StreamServer()(chain, nil, &grpc.StreamServerInfo{FullMethod: method},
 		func(any, grpc.ServerStream) error { return errAnswer }))
 }
 
@@ -188,7 +188,7 @@ func TestWrongChainsAreRefused(t *testing.T) {
 		{interceptors.Client, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Own,
 			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit, interceptors.Breaker), ""},
 		{interceptors.Server, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
-			interceptors.RateLimit, interceptors.Deadline, interceptors.Own, interceptors.Cache, interceptors.Concurrency), ""},
+			interceptors.RateLimit, interceptors.Deadline, interceptors.Own, interceptors.Cache, interceptors.Concurrency, interceptors.Handler), ""},
 		{interceptors.Client, policies, nil, ""},
 		{interceptors.Client, nil, nil, "needs policies"},
 		{interceptors.Client, policies, at(interceptors.Cache, interceptors.Metrics), "metrics is given after cache"},
@@ -313,5 +313,40 @@ func pass(ctx context.Context, method string, req, reply any, cc *grpc.ClientCon
 }
 
 func answer(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	return nil
+}
+
+// What a peer makes up is one method for a handler of unknown services, unless somebody
+// knows it.
+func TestUnknownMethodsAreOne(t *testing.T) {
+	policies := newPolicies(t, forAll(&policyv1.MethodPolicy{Timeout: ptr("1s")}))
+	proxied := &policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{"foreign.Service/Method": {Timeout: ptr("2s")}}}
+	if err := policies.SetOperator(proxied); err != nil {
+		t.Fatal(err)
+	}
+	asked := &names{}
+	chain := chainOf(t, interceptors.Server, policies, asked)
+	serve := func(srv any, name string) {
+		_ = chain.StreamServer()(srv, nil, &grpc.StreamServerInfo{FullMethod: name}, func(any, grpc.ServerStream) error { return nil })
+	}
+	for i := range 5000 {
+		serve(nil, fmt.Sprintf("/made.Up/Method%d", i))
+	}
+	serve(nil, getSweet)
+	serve(nil, "/foreign.Service/Method")
+	serve(asked, "/served.Service/Method")
+	want := names{"other", getSweet, "/foreign.Service/Method", "/served.Service/Method"}
+	if !slices.Equal(*asked, want) {
+		t.Errorf("asked about %v, want %v", *asked, want)
+	}
+}
+
+// names are what a concern is asked about.
+type names []string
+
+func (*names) Place() interceptors.Place { return interceptors.Metrics }
+
+func (n *names) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	*n = append(*n, meta.FullMethod)
 	return nil
 }

@@ -62,18 +62,19 @@ const (
 	RateLimit
 	Breaker
 	Concurrency
+	Handler // what is about handlers alone
 )
 
 // order lists the places from the caller or the wire inwards. The client limits
 // each attempt, so its limit stands inside retry; the server refuses before it
-// works, so its limit stands outside almost everything; and a hit costs no
-// place among the running handlers, so concurrency is innermost. The trace begins
-// before all else, so that metrics and log lines can name it.
+// works, so its limit stands outside almost everything; a hit costs no place
+// among the running handlers, so concurrency stands inside of the cache; and
+// metrics hang the trace on what they measure, so tracing is outermost.
 func order(side Side) []Place {
 	if side == Client {
 		return []Place{Tracing, Metrics, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
 	}
-	return []Place{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency}
+	return []Place{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency, Handler}
 }
 
 // String names p as its package is named.
@@ -103,6 +104,8 @@ func (p Place) String() string {
 		return "breaker"
 	case Concurrency:
 		return "concurrency"
+	case Handler:
+		return "handler"
 	default:
 		return fmt.Sprintf("place %d", uint8(p))
 	}

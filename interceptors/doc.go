@@ -9,8 +9,8 @@
 //	conn, err := grpc.NewClient(target, append(chain.DialOptions(), creds)...)
 //
 // A concern is asked once per method whether it has anything to do there, and
-// costs nothing on the methods where it has not. On the client trace and metrics
-// come first and the rate limit last, so that it sees each attempt of a retry; on
-// the server the cache comes after authorization, so that nobody is given an answer
+// costs nothing on the methods where it has not. Tracing and metrics come first. On
+// the client the rate limit is last, so that it sees each attempt of a retry; on the
+// server the cache comes after authorization, so that nobody is given an answer
 // that they may not ask for. [Chain] refuses any other order.
 package interceptors

@@ -104,6 +104,13 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	return meta
 }
 
+// know reports whether a contract has fullMethod or a policy names it.
+func (p *Policies) know(fullMethod string) bool {
+	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
+	return p.contract(fullMethod).method != nil ||
+		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
+}
+
 // contract is what the contract says of a method. One that was registered after
 // the policies were made (by a plugin, or after a package variable) is read when
 // it is first met; what is wrong in it is then left out.

@@ -30,7 +30,7 @@ type Cache struct {
 	closing     sync.Once
 	unsubscribe func()
 
-	invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
+	evicted, invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
 }
 
 // New makes an empty cache. An entry whose time is over goes when its place is needed. The
@@ -43,10 +43,20 @@ func New(opts ...Option) (*Cache, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	entries, err := otter.New(&otter.Options[string, *entry]{
+	c := &Cache{
+		options:     o,
+		maxEntry:    min(o.maxBytes/8, math.MaxUint32),
+		generations: newGenerations(),
+		refreshes:   newTasks("a refresh", o.log),
+		saves:       newTasks("the store", o.log),
+		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
+		unsubscribe: func() {},
+	}
+	var err error
+	c.entries, err = otter.New(&otter.Options[string, *entry]{
 		MaximumWeight:    o.maxBytes,
 		Weigher:          func(_ string, e *entry) uint32 { return e.weight },
-		OnAtomicDeletion: func(gone otter.DeletionEvent[string, *entry]) { gone.Value.method.gone(gone.Value) },
+		OnAtomicDeletion: c.gone,
 		// In the goroutine that stores: entries are given up before more are taken
 		// in, and no goroutine outlives the call that it works for.
 		Executor: func(task func()) { task() },
@@ -54,20 +64,18 @@ func New(opts ...Option) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	c := &Cache{
-		options:     o,
-		maxEntry:    min(o.maxBytes/8, math.MaxUint32),
-		entries:     entries,
-		generations: newGenerations(),
-		refreshes:   newTasks("a refresh", o.log),
-		saves:       newTasks("the store", o.log),
-		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
-		unsubscribe: func() {},
-	}
 	if o.store != nil {
 		c.unsubscribe = o.store.Subscribe(c.told)
 	}
 	return c, nil
+}
+
+// gone counts an answer that is kept no longer.
+func (c *Cache) gone(event otter.DeletionEvent[string, *entry]) {
+	event.Value.method.gone(event.Value)
+	if event.WasEvicted() {
+		c.evicted.Add(1)
+	}
 }
 
 // told is what other processes have invalidated; nil is that nobody knows what.

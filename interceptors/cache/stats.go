@@ -90,6 +90,7 @@ func (c *counters) addTo(sum *Counts) {
 // Stats are the figures of a cache since it was made.
 type Stats struct {
 	Counts
+	Evicted                             uint64 // answers given up to make room
 	Invalidations                       uint64 // by this process
 	StoreHits, StoreErrors, StoreLosses uint64 // a loss: invalidations may have been missed
 
@@ -101,6 +102,7 @@ type Stats struct {
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (c *Cache) Stats() Stats {
 	s := Stats{
+		Evicted:       c.evicted.Load(),
 		Invalidations: c.invalidations.Load(),
 		StoreHits:     c.storeHits.Load(),
 		StoreErrors:   c.storeErrors.Load(),

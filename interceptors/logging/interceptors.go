@@ -74,7 +74,7 @@ func (l *Logging) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 		}
 		start := time.Now()
 		reply, err := handler(ctx, req)
-		l.served(ctx, info.FullMethod, start, err)
+		l.served(ctx, info.FullMethod, start, err, true)
 		return reply, err
 	}
 }
@@ -88,7 +88,7 @@ func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		}
 		start := time.Now()
 		err := handler(srv, stream)
-		l.served(ctx, info.FullMethod, start, err)
+		l.served(ctx, info.FullMethod, start, err, srv != nil)
 		return err
 	}
 }

@@ -30,10 +30,15 @@ func (l *Logging) called(ctx context.Context, method string, record *attempt.Rec
 	}
 }
 
-// served writes the line of a call that this process has answered.
-func (l *Logging) served(ctx context.Context, method string, start time.Time, err error) {
+// served writes the line of a call that this process has answered. That nobody here
+// serves a method which a handler of unknown services was asked for is the caller's affair.
+func (l *Logging) served(ctx context.Context, method string, start time.Time, err error, known bool) {
 	code, message := codeOf(err)
-	if level := l.level(code); l.logger.Enabled(ctx, level) {
+	level := l.level(code)
+	if code == codes.Unimplemented && !known {
+		level = min(level, slog.LevelDebug)
+	}
+	if l.logger.Enabled(ctx, level) {
 		attrs := line(interceptors.Server, method, code, start, message)
 		if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 			attrs = append(attrs, slog.String("peer", p.Addr.String()))

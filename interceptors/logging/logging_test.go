@@ -237,3 +237,25 @@ func server(ctx context.Context, l *logging.Logging, err error) (any, error) {
 	return l.UnaryServerInterceptor()(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method},
 		func(context.Context, any) (any, error) { return nil, err })
 }
+
+// Whoever asks for methods that nobody here serves fills no log.
+func TestUnknownMethodsAreTheCallersAffair(t *testing.T) {
+	l, log := build(t, slog.LevelDebug)
+	for _, srv := range []any{nil, l} {
+		_ = l.StreamServerInterceptor()(srv, stream{t.Context()}, &grpc.StreamServerInfo{FullMethod: "/made.Up/Method"},
+			func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "no") })
+	}
+	if all := log.all(t); len(all) != 2 || all[0]["level"] != "DEBUG" || all[1]["level"] != "WARN" {
+		t.Errorf("%v, want one line at debug and, for what is served, one at warn", all)
+	}
+}
+
+// stream is one that only has a context.
+type stream struct{ ctx context.Context }
+
+func (s stream) Context() context.Context   { return s.ctx }
+func (stream) SetHeader(metadata.MD) error  { return nil }
+func (stream) SendHeader(metadata.MD) error { return nil }
+func (stream) SetTrailer(metadata.MD)       {}
+func (stream) SendMsg(any) error            { return nil }
+func (stream) RecvMsg(any) error            { return io.EOF }

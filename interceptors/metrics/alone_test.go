@@ -24,7 +24,7 @@ func TestPanicThatPassesThroughIsCounted(t *testing.T) {
 				func(context.Context, any) (any, error) { panic("no") })
 		},
 		"grpc_server server_stream": func() {
-			_ = m.StreamServerInterceptor()(nil, nil, &grpc.StreamServerInfo{FullMethod: method, IsServerStream: true},
+			_ = m.StreamServerInterceptor()(nil, stream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: method, IsServerStream: true},
 				func(any, grpc.ServerStream) error { panic("no") })
 		},
 		"grpc_client unary": func() {

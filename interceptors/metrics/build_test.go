@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -129,10 +131,16 @@ func TestLabelIsAskedForOncePerMethod(t *testing.T) {
 	}
 }
 
-// M1, as far as methods go: the number of series is flat under made-up names.
+// M1: the number of series is flat under made-up names, of which a million are asked of a
+// handler of unknown services, and as many as the unlinked may have of one that is served.
 func TestMadeUpMethodsAreCountedAsOther(t *testing.T) {
+	many := 1_000_000
+	if testing.Short() {
+		many = 20_000
+	}
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))
+	unknown := m.StreamServerInterceptor()
 	series := func() int {
 		families, err := registry.Gather()
 		if err != nil {
@@ -144,27 +152,42 @@ func TestMadeUpMethodsAreCountedAsOther(t *testing.T) {
 		}
 		return n
 	}
-	invent := func(n int) {
+	ask := func(name string) {
+		info := &grpc.StreamServerInfo{FullMethod: name, IsClientStream: true, IsServerStream: true}
+		_ = unknown(nil, stream{ctx: t.Context()}, info, func(any, grpc.ServerStream) error {
+			return status.Error(codes.Unimplemented, "unknown")
+		})
+	}
+	serveMany := func(n int) {
 		for i := range n {
 			name := fmt.Sprintf("/made.Up%d/Method", i)
 			serve(t, m, name)
 			m.CacheResult(&interceptors.CallMeta{FullMethod: name}, "miss")
 		}
 	}
-	invent(300)
+	ask("/made.Up/Method")
+	serveMany(300)
 	before := series()
-	invent(20_000)
+	for i := range many {
+		ask("/made.Up" + strconv.Itoa(i) + "/Method")
+	}
+	serveMany(20_000)
 	serve(t, m, "/\xff\xfe/Method")
 	serve(t, m, "/"+strings.Repeat("long", 1000)+"/Method")
 	if after := series(); after != before {
 		t.Errorf("%d series, before %d", after, before)
 	}
-	if got := sum(t, registry, "grpc_server_handled_total", "grpc_method", "other"); got == 0 {
-		t.Error("nothing was counted as other")
+	labels := []string{"grpc_method", "other", "grpc_type", "bidi_stream", "code_class", "client"}
+	if got := sum(t, registry, "grpc_server_handled_total", labels...); got != float64(many+1) {
+		t.Errorf("%v were counted as other, want %d", got, many+1)
 	}
 	serve(t, m, method)
 	if got := sum(t, registry, "grpc_server_handled_total", "grpc_method", "GetSweet"); got != 1 {
 		t.Errorf("a method of a linked contract was counted %v times, want 1", got)
+	}
+	ask(method)
+	if got := sum(t, registry, "grpc_server_handled_total", "grpc_method", "GetSweet", "grpc_code", "Unimplemented", "code_class", "client"); got != 1 {
+		t.Errorf("a linked method that is not served was counted %v times, want 1", got)
 	}
 }
 
@@ -172,14 +195,14 @@ func TestEventsAreCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))
 	meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: method}
-	m.Attempt(meta, codes.Unavailable)
-	m.Attempt(meta, codes.OK)
-	m.Attempt(meta, codes.Code(99))
+	m.Attempt(meta, codes.Unavailable, "again")
+	m.Attempt(meta, codes.OK, "answered")
+	m.Attempt(meta, codes.Code(99), "final")
 	m.CacheResult(meta, "hit")
 	m.LimitResult(meta, "customer", "refused")
 	m.Panic(meta)
 	for _, labels := range [][]string{
-		{"grpc_client_attempts_total", "grpc_code", "Unavailable"},
+		{"grpc_client_attempts_total", "grpc_code", "Unavailable", "result", "again"},
 		{"grpc_client_attempts_total", "grpc_code", "OK"},
 		{"grpc_client_attempts_total", "grpc_code", "Unknown"},
 		{"meshlite_cache_requests_total", "result", "hit"},

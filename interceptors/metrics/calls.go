@@ -1,12 +1,15 @@
 package metrics
 
 import (
+	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -41,50 +44,58 @@ type calls struct {
 
 	started, handled, received, sent *prometheus.CounterVec
 	inFlight                         *prometheus.GaugeVec
+	receivedBytes, sentBytes         *prometheus.HistogramVec
 	seconds                          *prometheus.HistogramVec
+	handler                          *prometheus.HistogramVec // of a server
 }
 
 type methodKey struct {
 	kind       kind
 	fullMethod string
+	served     bool
 }
 
 // method is the series of one method, looked up once.
 type method struct {
-	started, received, sent prometheus.Counter
-	inFlight                prometheus.Gauge
-	seconds                 prometheus.Observer
+	served         bool // not one that is known only to an unknown-service handler
+	started        prometheus.Counter
+	inFlight       prometheus.Gauge
+	received, sent messages
+	seconds        timing
+	handler        timing // of the handler alone
 
 	codes  *prometheus.CounterVec
 	labels []string
 	// handled by code, made when the code first comes: most never do.
-	handled [codes.Unauthenticated + 1]atomic.Pointer[prometheus.Counter]
+	handled [codes.Unauthenticated + 1][classes]atomic.Pointer[prometheus.Counter]
 }
 
 // method finds the series of a method by its name.
-func (c *calls) method(k kind, fullMethod string) *method {
-	if m, ok := c.methods.get(methodKey{k, fullMethod}); ok {
+func (c *calls) method(k kind, fullMethod string, served bool) *method {
+	if m, ok := c.methods.get(methodKey{k, fullMethod, served}); ok {
 		return m
 	}
-	meta := c.names.of(c.side, fullMethod)
-	key := methodKey{k, meta.FullMethod}
+	meta := c.names.of(c.side, fullMethod, served)
+	key := methodKey{k, meta.FullMethod, served}
 	if m, ok := c.methods.get(key); ok {
 		return m
 	}
-	return c.methods.add(key, c.newMethod(k, meta))
+	return c.methods.add(key, c.newMethod(k, meta, served))
 }
 
-func (c *calls) newMethod(k kind, meta *interceptors.CallMeta) *method {
+func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *method {
 	labels := []string{string(k), meta.Service, meta.Method}
 	for _, l := range c.labels {
 		labels = append(labels, l.of(meta))
 	}
 	return &method{
+		served:   served,
 		started:  c.started.WithLabelValues(labels...),
-		received: c.received.WithLabelValues(labels...),
-		sent:     c.sent.WithLabelValues(labels...),
 		inFlight: c.inFlight.WithLabelValues(labels...),
-		seconds:  c.seconds.WithLabelValues(labels...),
+		received: messages{c.received.WithLabelValues(labels...), c.receivedBytes.WithLabelValues(labels...)},
+		sent:     messages{c.sent.WithLabelValues(labels...), c.sentBytes.WithLabelValues(labels...)},
+		seconds:  timing{vec: c.seconds, labels: labels},
+		handler:  timing{vec: c.handler, labels: labels},
 		codes:    c.handled,
 		labels:   labels,
 	}
@@ -96,24 +107,62 @@ func (m *method) start() time.Time {
 	return time.Now()
 }
 
-func (m *method) end(start time.Time, code codes.Code) {
-	m.seconds.Observe(time.Since(start).Seconds())
-	m.handledWith(code).Inc()
+func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code codes.Code) {
+	class := classOf(ctx, code, m.served)
+	trace.observe(ctx, m.seconds.of(class), time.Since(start).Seconds())
+	m.handledWith(code, class).Inc()
 	m.inFlight.Dec()
 }
 
-func (m *method) handledWith(code codes.Code) prometheus.Counter {
+func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
 	// The peer chooses the number; those that gRPC does not know are one.
 	if int(code) >= len(m.handled) {
 		code = codes.Unknown
 	}
-	if c := m.handled[code].Load(); c != nil {
+	known := &m.handled[code][class]
+	if c := known.Load(); c != nil {
 		return *c
 	}
-	labels := append(m.labels[:3:3], code.String())
-	c := m.codes.WithLabelValues(append(labels, m.labels[3:]...)...)
-	m.handled[code].Store(&c)
+	c := m.codes.WithLabelValues(with(m.labels, code.String(), class.String())...)
+	known.Store(&c)
 	return c
+}
+
+// timing is a histogram of one method by class, each made when it first comes.
+type timing struct {
+	vec    *prometheus.HistogramVec
+	labels []string
+	by     [classes]atomic.Pointer[prometheus.Observer]
+}
+
+func (t *timing) of(class class) prometheus.Observer {
+	if o := t.by[class].Load(); o != nil {
+		return *o
+	}
+	o := t.vec.WithLabelValues(with(t.labels, class.String())...)
+	t.by[class].Store(&o)
+	return o
+}
+
+// with puts more labels after the three that every series of calls has.
+func with(labels []string, more ...string) []string {
+	return slices.Concat(labels[:3], more, labels[3:])
+}
+
+// messages are those of one direction.
+type messages struct {
+	total prometheus.Counter
+	bytes prometheus.Observer
+}
+
+// count takes a message that was received or is sent. Its size is computed, which costs
+// about a quarter of what its encoding does: gRPC tells only a stats.Handler, for several
+// allocations a message.
+func (m *messages) count(message any) {
+	m.total.Inc()
+	if message, ok := message.(proto.Message); ok {
+		m.bytes.Observe(float64(proto.Size(message)))
+	}
 }
 
 // codeOf is the code that gRPC puts on the wire for err.

@@ -1,9 +1,11 @@
 // Package metrics counts and times calls with Prometheus, under the names of
 // go-grpc-middleware: grpc_server_started_total, grpc_server_handled_total,
-// grpc_server_handling_seconds and their grpc_client twins, and calls in flight.
+// grpc_server_handling_seconds and their grpc_client twins, with what it lacks: calls
+// in flight, sizes of messages, whose affair a failure is (code_class), attempts beside
+// calls, handlers alone, native histograms, exemplars.
 //
 //	measured, err := metrics.New(metrics.WithRegisterer(registry))
-//	chain, err := interceptors.Chain(interceptors.Server, policies, measured)
+//	chain, err := interceptors.Chain(interceptors.Server, policies, measured, measured.Handlers())
 //	server := grpc.NewServer(chain.ServerOptions()...)
 //
 // The dashboards and alerts written for go-grpc-middleware work unchanged. Its
@@ -11,8 +13,13 @@
 // call, counts a stream that is read past its end twice and one that is
 // abandoned or ends in a panic never, and has no calls in flight. Here the
 // series of a method are looked up once, and started = handled + in flight holds
-// whatever happens to a call.
+// whatever happens to a call. A call allocates nothing, unless it is sampled and
+// its trace id is told.
 //
-// Methods of contracts that the program is linked with are counted by name. Of
-// others, which a peer can make up, the first 256 are; the rest is "other".
+// Methods of contracts that the program is linked with are counted by name. So are the
+// first 256 others that it serves or calls. The rest is "other", and so is what only a
+// grpc.UnknownServiceHandler is asked for, which a peer can make up: without such a
+// handler no interceptor sees it. No label has a peer.
+//
+// deploy/prometheus/METRICS.md lists all metrics, and which codes are in which class.
 package metrics

@@ -9,12 +9,13 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// Attempt counts one attempt of a call, in grpc_client_attempts_total by code.
-func (m *Metrics) Attempt(meta *interceptors.CallMeta, code codes.Code) {
+// Attempt counts one attempt of a call, in grpc_client_attempts_total by code and by what
+// followed, such as "answered", "again" or "overspent".
+func (m *Metrics) Attempt(meta *interceptors.CallMeta, code codes.Code, result string) {
 	if code > codes.Unauthenticated {
 		code = codes.Unknown
 	}
-	m.attempts.count(meta, code.String(), "")
+	m.attempts.count(meta, code.String(), result)
 }
 
 // CacheResult counts what the cache had for a call, such as "hit" or "miss", in
@@ -66,7 +67,7 @@ func (e *events) count(meta *interceptors.CallMeta, first, second string) {
 }
 
 func (e *events) find(meta *interceptors.CallMeta, first, second string) prometheus.Counter {
-	name := e.names.of(meta.Side, meta.FullMethod)
+	name := e.names.of(meta.Side, meta.FullMethod, true)
 	service, method := name.Service, name.Method
 	if e.known.full() {
 		service, method, first, second = other, other, other, other

@@ -30,7 +30,9 @@ func Example() {
 	// grpc_server_handled_total
 	// grpc_server_handling_seconds
 	// grpc_server_in_flight
+	// grpc_server_msg_received_bytes
 	// grpc_server_msg_received_total
+	// grpc_server_msg_sent_bytes
 	// grpc_server_msg_sent_total
 	// grpc_server_started_total
 }

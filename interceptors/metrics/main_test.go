@@ -144,6 +144,30 @@ func sum(t *testing.T, registry *prometheus.Registry, name string, labels ...str
 	return total
 }
 
+// histogram is the one series of a histogram.
+func histogram(t *testing.T, registry *prometheus.Registry, name string) *dto.Histogram {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name && len(family.GetMetric()) == 1 {
+			return family.GetMetric()[0].GetHistogram()
+		}
+	}
+	t.Fatalf("%s is not there once", name)
+	return nil
+}
+
+// stream is one that only has a context.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s stream) Context() context.Context { return s.ctx }
+
 func has(metric *dto.Metric, labels []string) bool {
 	for i := 0; i < len(labels); i += 2 {
 		found := false

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -11,6 +9,7 @@ import (
 type Metrics struct {
 	client *calls
 	server *calls
+	trace  traceOf
 
 	attempts    *events
 	cache       *events
@@ -33,7 +32,7 @@ func New(opts ...Option) (*Metrics, error) {
 		client: newCalls(r, c, interceptors.Client, seen),
 		server: newCalls(r, c, interceptors.Server, seen),
 		attempts: newEvents(r, seen, "grpc_client_attempts_total",
-			"Attempts that ended, of methods that may be tried again. A call has one or more.", "grpc_code"),
+			"Attempts that ended, of methods that may be tried again. A call has one or more.", "grpc_code", "result"),
 		cache: newEvents(r, seen, "meshlite_cache_requests_total",
 			"Calls that asked the cache, by what it had.", "result"),
 		limits: newEvents(r, seen, "meshlite_ratelimit_requests_total",
@@ -52,23 +51,3 @@ func New(opts ...Option) (*Metrics, error) {
 
 // Place is [interceptors.Metrics].
 func (m *Metrics) Place() interceptors.Place { return interceptors.Metrics }
-
-// newCalls makes the collectors of one side.
-func newCalls(r *registration, c *config, side interceptors.Side, seen *names) *calls {
-	prefix := "grpc_" + side.String() + "_"
-	labels := c.labelNames("grpc_type", "grpc_service", "grpc_method")
-	counter := func(name, help string, labels []string) *prometheus.CounterVec {
-		return register(r, prefix+name, prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, labels))
-	}
-	return &calls{
-		side: side, labels: c.labels, names: seen,
-		started:  counter("started_total", "Calls begun.", labels),
-		handled:  counter("handled_total", "Calls ended, by code.", c.labelNames("grpc_type", "grpc_service", "grpc_method", "grpc_code")),
-		received: counter("msg_received_total", "Messages received.", labels),
-		sent:     counter("msg_sent_total", "Messages sent.", labels),
-		inFlight: register(r, prefix+"in_flight", prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: prefix + "in_flight", Help: "Calls begun and not ended."}, labels)),
-		seconds: register(r, prefix+"handling_seconds", prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: prefix + "handling_seconds", Help: "Time from the begin of a call to its end.", Buckets: c.buckets}, labels)),
-	}
-}

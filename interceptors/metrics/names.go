@@ -14,8 +14,7 @@ import (
 
 const (
 	// maxUnlinked caps the methods outside of linked contracts that are counted
-	// by name: whoever can reach a server with an unknown-service handler can
-	// make up any number of them.
+	// by name.
 	maxUnlinked = 256
 	// maxName keeps a made-up name from filling the memory by itself.
 	maxName = 256
@@ -28,15 +27,16 @@ type names struct {
 	unlinked map[string]struct{}
 }
 
-// of is what fullMethod is counted as: itself, or "other".
-func (n *names) of(side interceptors.Side, fullMethod string) *interceptors.CallMeta {
+// of is what fullMethod is counted as: itself, or "other". A method that is not served
+// but comes to an unknown-service handler is made up by a peer, unless a contract has it.
+func (n *names) of(side interceptors.Side, fullMethod string, served bool) *interceptors.CallMeta {
 	service, method := split(fullMethod)
 	meta := &interceptors.CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Descriptor: linked(service, method),
 		Policy:     &policyv1.MethodPolicy{},
 	}
-	if meta.Descriptor == nil && !n.admit(fullMethod) {
+	if meta.Descriptor == nil && (!served || !n.admit(fullMethod)) {
 		meta.FullMethod, meta.Service, meta.Method = other, other, other
 	}
 	return meta

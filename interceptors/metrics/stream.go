@@ -23,8 +23,8 @@ func (m *Metrics) StreamClient(*interceptors.CallMeta) grpc.StreamClientIntercep
 // StreamClientInterceptor is for use without a chain.
 func (m *Metrics) StreamClientInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		series := m.client.method(kindOf(desc.ClientStreams, desc.ServerStreams), method)
-		return series.open(ctx, desc, cc, method, streamer, opts)
+		series := m.client.method(kindOf(desc.ClientStreams, desc.ServerStreams), method, true)
+		return series.open(ctx, m.trace, desc, cc, method, streamer, opts)
 	}
 }
 
@@ -36,13 +36,13 @@ func (m *Metrics) StreamServer(*interceptors.CallMeta) grpc.StreamServerIntercep
 // StreamServerInterceptor is for use without a chain.
 func (m *Metrics) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		series := m.server.method(kindOf(info.IsClientStream, info.IsServerStream), info.FullMethod)
-		return series.serveStream(srv, stream, handler)
+		series := m.server.method(kindOf(info.IsClientStream, info.IsServerStream), info.FullMethod, srv != nil)
+		return series.serveStream(m.trace, srv, stream, handler)
 	}
 }
 
-func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts []grpc.CallOption) (grpc.ClientStream, error) {
-	s := &measuredClientStream{method: m, start: m.start()}
+func (m *method) open(ctx context.Context, trace traceOf, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts []grpc.CallOption) (grpc.ClientStream, error) {
+	s := &measuredClientStream{ctx: ctx, method: m, trace: trace, start: m.start()}
 	returned := false
 	defer func() {
 		if !returned {
@@ -59,9 +59,9 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 	return s, nil
 }
 
-func (m *method) serveStream(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
+func (m *method) serveStream(trace traceOf, srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
 	start, code := m.start(), codes.Internal
-	defer func() { m.end(start, code) }()
+	defer func() { m.end(stream.Context(), trace, start, code) }()
 	err := handler(srv, &measuredServerStream{stream, m})
 	code = codeOf(err)
 	return err
@@ -71,13 +71,15 @@ func (m *method) serveStream(srv any, stream grpc.ServerStream, handler grpc.Str
 // tells it, unless an interceptor in between answers in its place.
 type measuredClientStream struct {
 	grpc.ClientStream
+	ctx    context.Context // of the caller
 	method *method
+	trace  traceOf
 	start  time.Time
 	once   sync.Once
 }
 
 func (s *measuredClientStream) end(code codes.Code) {
-	s.once.Do(func() { s.method.end(s.start, code) })
+	s.once.Do(func() { s.method.end(s.ctx, s.trace, s.start, code) })
 }
 
 func (s *measuredClientStream) finished(err error) {
@@ -90,7 +92,7 @@ func (s *measuredClientStream) finished(err error) {
 func (s *measuredClientStream) SendMsg(message any) error {
 	err := s.ClientStream.SendMsg(message)
 	if err == nil {
-		s.method.sent.Inc()
+		s.method.sent.count(message)
 	}
 	return err
 }
@@ -101,7 +103,7 @@ func (s *measuredClientStream) RecvMsg(message any) error {
 		s.finished(err)
 		return err
 	}
-	s.method.received.Inc()
+	s.method.received.count(message)
 	return nil
 }
 
@@ -113,7 +115,7 @@ type measuredServerStream struct {
 func (s *measuredServerStream) SendMsg(message any) error {
 	err := s.ServerStream.SendMsg(message)
 	if err == nil {
-		s.method.sent.Inc()
+		s.method.sent.count(message)
 	}
 	return err
 }
@@ -121,7 +123,7 @@ func (s *measuredServerStream) SendMsg(message any) error {
 func (s *measuredServerStream) RecvMsg(message any) error {
 	err := s.ServerStream.RecvMsg(message)
 	if err == nil {
-		s.method.received.Inc()
+		s.method.received.count(message)
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
 	observer Observer
+	budgets  budgets
 }
 
 // Attempt is what an observer is told of one.
@@ -71,9 +72,11 @@ func (r *Retry) Place() interceptors.Place { return interceptors.Retry }
 func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	rule := newRule(meta.Policy.GetRetry())
 	if rule.attempts < 2 || !meta.Retryable() {
+		r.budgets.set(meta.FullMethod, nil)
 		return nil
 	}
 	m := &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observe: r.observer}
+	r.budgets.set(meta.FullMethod, m.budget)
 	return m.call
 }
 

@@ -82,6 +82,15 @@ func (c *Caches) all() []namedCache {
 	return c.living()
 }
 
+// Stats are the figures of all of them, by name.
+func (c *Caches) Stats() map[string]cache.Stats {
+	all := map[string]cache.Stats{}
+	for _, one := range c.all() {
+		all[one.name] = one.Stats()
+	}
+	return all
+}
+
 // living forgets those that are not.
 func (c *Caches) living() []namedCache {
 	all := []namedCache{{ownCache, c.own}}

@@ -10,9 +10,9 @@ import (
 
 const metricsText = `# HELP grpc_server_handled_total Calls ended, by code.
 # TYPE grpc_server_handled_total counter
-grpc_server_handled_total{grpc_code="OK",grpc_method="Check",grpc_service="grpc.health.v1.Health",grpc_type="unary"} 99
-grpc_server_handled_total{grpc_code="OK",grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 20
-grpc_server_handled_total{grpc_code="Unavailable",grpc_method="ListSweets",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 1.5e+06
+grpc_server_handled_total{code_class="ok",grpc_code="OK",grpc_method="Check",grpc_service="grpc.health.v1.Health",grpc_type="unary"} 99
+grpc_server_handled_total{code_class="ok",grpc_code="OK",grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 20
+grpc_server_handled_total{code_class="server",grpc_code="Unavailable",grpc_method="ListSweets",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 1.5e+06
 grpc_server_started_total{grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",grpc_type="unary"} 7
 meshlite_cache_requests_total{grpc_method="GetSweet",grpc_service="sweetshop.catalog.v1.CatalogService",result="hit"} 12 1700000000000
 meshlite_cache_requests_total{grpc_method="ListSweets",grpc_service="sweetshop.catalog.v1.CatalogService",result="hit"} 30

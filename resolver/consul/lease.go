@@ -30,17 +30,19 @@ type lease struct {
 // lease keeps what has just been registered with token.
 func (d *Directory) lease(ctx context.Context, r catalog.Registration, service *api.AgentServiceRegistration, token string) *lease {
 	l := &lease{directory: d, registration: r, service: service, token: token, log: d.log.With("service", r.Service, "id", r.ID)}
+	d.counters.registrations.Add(1)
+	d.counters.services.tried(r.Service, l, nil)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	work.Go(func() { l.keep(ctx) })
 	if r.TTL > 0 {
 		work.Go(func() { l.renew(ctx) })
 	}
-	d.counters.registrations.Add(1)
 	l.stop = sync.OnceFunc(func() {
 		cancel()
 		work.Wait()
 		d.counters.registrations.Add(-1)
+		d.counters.services.left(r.Service, l)
 	})
 	return l
 }
@@ -55,6 +57,7 @@ func (l *lease) keep(ctx context.Context) {
 			return
 		}
 		outage.set(err)
+		l.directory.counters.services.tried(l.registration.Service, l, err)
 		if err != nil {
 			continue
 		}

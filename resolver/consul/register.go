@@ -26,18 +26,28 @@ func (d *Directory) Register(ctx context.Context, r catalog.Registration) (catal
 	if err != nil {
 		return nil, err
 	}
-	if err := d.checkItself(ctx, r); err != nil {
+	token, err := d.register(ctx, r, service)
+	if err != nil {
+		d.counters.services.tried(r.Service, nil, err)
 		return nil, err
 	}
-	token := d.currentToken()
+	return d.lease(ctx, r, service, token), nil
+}
+
+// register registers once, and gives the token with which it has.
+func (d *Directory) register(ctx context.Context, r catalog.Registration, service *api.AgentServiceRegistration) (token string, err error) {
+	if err := d.checkItself(ctx, r); err != nil {
+		return "", err
+	}
+	token = d.currentToken()
 	if d.leftCritical(ctx, service) {
 		d.withdraw(ctx, r.ID)
 	}
 	if err := d.announce(ctx, r, service); err != nil {
 		d.withdraw(ctx, r.ID)
-		return nil, err
+		return "", err
 	}
-	return d.lease(ctx, r, service, token), nil
+	return token, nil
 }
 
 // checkItself calls r where others will call it.

@@ -10,11 +10,14 @@ type Stats struct {
 	Reregistrations uint64 // what the agent had forgotten or changed, and was told anew
 	Watches         int    // open now
 	Registrations   int    // kept now
+
+	Services []ServiceStats // that are registered, or are to be, by name
 }
 
 type counters struct {
 	requests, failures, reregistrations atomic.Uint64
 	registrations                       atomic.Int64
+	services                            services
 }
 
 // Stats tells of the directory's own agent first, then of those that
@@ -35,5 +38,6 @@ func (d *Directory) stats() Stats {
 		Reregistrations: d.counters.reregistrations.Load(),
 		Watches:         d.crowd.size(),
 		Registrations:   int(d.counters.registrations.Load()),
+		Services:        d.counters.services.stats(),
 	}
 }

@@ -1,6 +1,6 @@
 // Package metrics tells Prometheus how discovery is doing: how old the data is,
-// which instances there are, what the guard holds, and what was asked of the
-// agents.
+// which instances there are, what the guard holds, what was asked of the agents, and
+// whether they have the services that this process registers.
 //
 // The numbers are read when they are collected; nothing is counted twice for it:
 //
@@ -48,6 +48,9 @@ func New(watches func() []resolver.Stats, agents func() []consul.Stats) promethe
 // is asked for beside the name, such as "tag=fast".
 var ofWatch = []string{"directory", "service", "query"}
 
+// ofService are the labels of a service that this process registers.
+var ofService = []string{"agent", "service"}
+
 var (
 	age = prometheus.NewDesc("meshlite_discovery_data_age_seconds",
 		"Time since the directory last answered, changed or not. A blocking query answers each minute.", ofWatch, nil)
@@ -70,6 +73,15 @@ var (
 		"Registrations that the agent had forgotten or changed, and that were made anew.", []string{"agent"}, nil)
 	registrations = prometheus.NewDesc("meshlite_consul_registrations",
 		"Registrations that are kept.", []string{"agent"}, nil)
+
+	registered = prometheus.NewDesc("meshlite_registered",
+		"1 while the agent has a service of this process, 0 while it has not, or cannot be asked.", ofService, nil)
+	registeredAge = prometheus.NewDesc("meshlite_registration_age_seconds",
+		"Time since the agent last confirmed the registration, which it is asked for every 5 seconds.", ofService, nil)
+	attempts = prometheus.NewDesc("meshlite_registration_attempts_total",
+		"Attempts to register, and looks whether the agent still knows the registration.", ofService, nil)
+	failedAttempts = prometheus.NewDesc("meshlite_registration_failures_total",
+		"Of these, those that the agent or the self-check has failed.", ofService, nil)
 )
 
 // Describe implements [prometheus.Collector].
@@ -77,6 +89,7 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		age, failing, instances, held, answers, failures,
 		requests, requestFailures, reregistrations, registrations,
+		registered, registeredAge, attempts, failedAttempts,
 	} {
 		to <- d
 	}
@@ -92,18 +105,26 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		count(to, requestFailures, s.Failures, agent)
 		count(to, reregistrations, s.Reregistrations, agent)
 		gauge(to, registrations, float64(s.Registrations), agent)
+		for service, s := range byService(s.Services) {
+			collectService(to, s, agent, service)
+		}
 	}
+}
+
+func collectService(to chan<- prometheus.Metric, s consul.ServiceStats, labels ...string) {
+	gauge(to, registered, float(s.Registered), labels...)
+	if !s.Confirmed.IsZero() {
+		gauge(to, registeredAge, time.Since(s.Confirmed).Seconds(), labels...)
+	}
+	count(to, attempts, s.Attempts, labels...)
+	count(to, failedAttempts, s.Failures, labels...)
 }
 
 func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string) {
 	if !s.Answered.IsZero() {
 		gauge(to, age, time.Since(s.Answered).Seconds(), labels...)
 	}
-	failed := 0.0
-	if s.Error != "" {
-		failed = 1
-	}
-	gauge(to, failing, failed, labels...)
+	gauge(to, failing, float(s.Error != ""), labels...)
 	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
 	gauge(to, instances, float64(s.Warning), append(labels, catalog.Warning.String())...)
 	gauge(to, held, float64(s.Held), labels...)
@@ -147,9 +168,36 @@ func byAgent(all []consul.Stats) map[string]consul.Stats {
 		sum.Failures += s.Failures
 		sum.Reregistrations += s.Reregistrations
 		sum.Registrations += s.Registrations
+		sum.Services = append(sum.Services, s.Services...)
 		sums[text(s.Agent)] = sum
 	}
 	return sums
+}
+
+// byService puts together what several directories tell of one service, the worst of it
+// where it cannot be added up.
+func byService(all []consul.ServiceStats) map[string]consul.ServiceStats {
+	sums := map[string]consul.ServiceStats{}
+	for _, s := range all {
+		name := text(s.Service)
+		if sum, known := sums[name]; known {
+			s.Registered = s.Registered && sum.Registered
+			s.Attempts += sum.Attempts
+			s.Failures += sum.Failures
+			if s.Confirmed.IsZero() || !sum.Confirmed.IsZero() && sum.Confirmed.Before(s.Confirmed) {
+				s.Confirmed = sum.Confirmed
+			}
+		}
+		sums[name] = s
+	}
+	return sums
+}
+
+func float(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func gauge(to chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {

@@ -136,3 +136,49 @@ func TestMetricsAreWellNamed(t *testing.T) {
 		t.Errorf("the linter of Prometheus says %v %v", problems, err)
 	}
 }
+
+func TestRegistrationsAreToldByService(t *testing.T) {
+	now := time.Now()
+	agents := func() []consul.Stats {
+		return []consul.Stats{
+			{Agent: "a", Services: []consul.ServiceStats{
+				{Service: "catalog", Registered: true, Attempts: 3, Failures: 1, Confirmed: now},
+				{Service: "new", Attempts: 1, Failures: 1},
+			}},
+			{Agent: "a", Services: []consul.ServiceStats{{Service: "catalog", Attempts: 4, Failures: 2, Confirmed: now.Add(-time.Hour)}}},
+		}
+	}
+	want := `
+# HELP meshlite_registered 1 while the agent has a service of this process, 0 while it has not, or cannot be asked.
+# TYPE meshlite_registered gauge
+meshlite_registered{agent="a",service="catalog"} 0
+meshlite_registered{agent="a",service="new"} 0
+# HELP meshlite_registration_attempts_total Attempts to register, and looks whether the agent still knows the registration.
+# TYPE meshlite_registration_attempts_total counter
+meshlite_registration_attempts_total{agent="a",service="catalog"} 7
+meshlite_registration_attempts_total{agent="a",service="new"} 1
+# HELP meshlite_registration_failures_total Of these, those that the agent or the self-check has failed.
+# TYPE meshlite_registration_failures_total counter
+meshlite_registration_failures_total{agent="a",service="catalog"} 3
+meshlite_registration_failures_total{agent="a",service="new"} 1
+`
+	c := metrics.New(nil, agents)
+	err := testutil.CollectAndCompare(c, strings.NewReader(want),
+		"meshlite_registered", "meshlite_registration_attempts_total", "meshlite_registration_failures_total")
+	if err != nil {
+		t.Error(err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "meshlite_registration_age_seconds" {
+			if m := f.GetMetric(); len(m) != 1 || m[0].GetGauge().GetValue() < 3600 {
+				t.Errorf("ages %v, want one of an hour", m)
+			}
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package meshlite_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/meshlite-go/meshlite"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+)
+
+// measured adds what Prometheus would read of name, where the labels are among others
+// those given as pairs: the values, or the counts of a histogram.
+func measured(t *testing.T, r *meshlite.Runtime, name string, labels ...string) (sum float64, series int) {
+	t.Helper()
+	families, err := r.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			text := ""
+			for _, l := range m.GetLabel() {
+				text += l.GetName() + "=" + l.GetValue() + ","
+			}
+			if f.GetName() == name && !slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(text, l+",") }) {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+				series++
+			}
+		}
+	}
+	return sum, series
+}
+
+func expect(t *testing.T, r *meshlite.Runtime, want float64, name string, labels ...string) {
+	t.Helper()
+	if got, _ := measured(t, r, name, labels...); got != want {
+		t.Errorf("%s%v is %v, want %v", name, labels, got, want)
+	}
+}
+
+func await(t *testing.T, r *meshlite.Runtime, want float64, name string, labels ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got, _ := measured(t, r, name, labels...)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s%v is %v after 10s, want %v", name, labels, got, want)
+		}
+	}
+}
+
+// M1, through the front door: what a peer makes up is one method, and one limit.
+func TestMadeUpMethodsAreOne(t *testing.T) {
+	m := newMesh(t)
+	runtime := meshlite.NewRuntime()
+	const limit = 20
+	m.serve(&shop{name: "a"}, meshlite.WithRuntime(runtime), meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+		RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: proto.Uint64(limit), Period: proto.String("1h")}},
+	}}))
+	_, conn := m.client("consul:///catalog", uncached())
+	call := func(method string) error {
+		return conn.Invoke(t.Context(), method, &emptypb.Empty{}, &emptypb.Empty{})
+	}
+	for method, want := range map[string]string{
+		"/made.Up/Method": "unknown service made.Up",
+		"/sweetshop.catalog.v1.CatalogService/Steal": "unknown method Steal for service sweetshop.catalog.v1.CatalogService",
+	} {
+		if err := call(method); status.Code(err) != codes.Unimplemented || status.Convert(err).Message() != want {
+			t.Errorf("%s: %v, want what gRPC says", method, err)
+		}
+	}
+	for i := range limit - 2 {
+		if err := call(fmt.Sprintf("/made.Up%d/Method", i)); status.Code(err) != codes.Unimplemented {
+			t.Fatal(err)
+		}
+	}
+	if err := call("/made.Up/Again"); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("beyond the limit: %v", err)
+	}
+	expect(t, runtime, limit, "grpc_server_handled_total", "grpc_method=other", "grpc_code=Unimplemented", "code_class=client")
+	expect(t, runtime, limit, "meshlite_handler_seconds", "grpc_method=other")
+	if _, n := measured(t, runtime, "meshlite_ratelimit_requests_total", "limit=all"); n != 2 {
+		t.Errorf("%d series of the limit, want admitted and refused", n)
+	}
+}
+
+// M4: a hit, a stale serve, a coalesced wait and a refusal are told apart, and are calls
+// but no work of the handler.
+func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
+	m := newMesh(t)
+	runtime := meshlite.NewRuntime()
+	begun, release := make(chan struct{}, 10), make(chan struct{})
+	m.serve(&shop{name: "a", work: func() { begun <- struct{}{}; <-release }}, meshlite.WithRuntime(runtime),
+		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+			Cache: &policyv1.CacheRule{
+				Ttl: proto.String("1s"), StaleWhileRevalidate: proto.String("1m"),
+				Side: policyv1.Side_SIDE_SERVER, Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
+			},
+			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: proto.Uint64(4), Period: proto.String("1h")}},
+		}}))
+	client, _ := m.client("consul:///catalog", uncached())
+	of := []string{"grpc_method=GetSweet"}
+	var calls sync.WaitGroup
+	for range 2 { // a miss, and one that waits for its answer
+		calls.Go(func() { get(t, client, "x") })
+	}
+	<-begun
+	await(t, runtime, 2, "grpc_server_in_flight", of...)
+	time.Sleep(100 * time.Millisecond) // to join the flight
+	close(release)
+	calls.Wait()
+	get(t, client, "x") // a hit
+	time.Sleep(1100 * time.Millisecond)
+	get(t, client, "x") // stale, and refreshed behind it
+	if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "x"}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("beyond the limit: %v", err)
+	}
+	for _, result := range []string{"miss", "coalesced", "hit", "stale"} {
+		expect(t, runtime, 1, "meshlite_cache_requests_total", "result="+result)
+	}
+	expect(t, runtime, 1, "meshlite_ratelimit_requests_total", "result=refused")
+	expect(t, runtime, 4, "grpc_server_handled_total", append(of, "code_class=ok")...)
+	expect(t, runtime, 1, "grpc_server_handled_total", append(of, "code_class=client")...)
+	await(t, runtime, 2, "meshlite_handler_seconds", of...) // the miss and the refresh
+}
+
+// M5: attempts are visible beside calls when retries run.
+func TestAttemptsAreToldBesideCalls(t *testing.T) {
+	m := newMesh(t)
+	_, end := full(t, m)
+	defer end()
+	m.serve(&shop{name: "free"}, oneAtATime())
+	m.runtime = meshlite.NewRuntime() // that of full has made a call
+	client, _ := m.client("consul:///catalog?policy=round_robin", oneAtATime())
+	for range 40 {
+		get(t, client, "x")
+	}
+	expect(t, m.runtime, 40, "grpc_client_handled_total")
+	expect(t, m.runtime, 40, "grpc_client_attempts_total", "result=answered", "grpc_code=OK")
+	again, _ := measured(t, m.runtime, "grpc_client_attempts_total", "result=again", "grpc_code=Unavailable")
+	if all, _ := measured(t, m.runtime, "grpc_client_attempts_total"); again == 0 || all != 40+again {
+		t.Errorf("%v attempts, %v of them tried again", all, again)
+	}
+	if left, n := measured(t, m.runtime, "meshlite_retry_budget_tokens", "grpc_method=GetSweet"); n != 1 || left <= 0 {
+		t.Errorf("%v retries are left of %d budgets", left, n)
+	}
+}
+
+func TestSampledCallsLeadToTheirTraces(t *testing.T) {
+	m := newMesh(t)
+	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
+	traced := meshlite.WithExemplars(func(context.Context) (string, bool) { return id, true })
+	m.serve(&shop{name: "a"}, meshlite.WithRuntime(m.runtime), traced)
+	client, _ := m.client("consul:///catalog", traced)
+	get(t, client, "x")
+	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	request.Header.Set("Accept", "application/openmetrics-text")
+	page := httptest.NewRecorder()
+	adminPage(t, m.runtime).ServeHTTP(page, request)
+	for _, name := range []string{"grpc_client_handling_seconds", "grpc_server_handling_seconds", "meshlite_handler_seconds"} {
+		if !regexp.MustCompile(name + `_bucket\{.*GetSweet.*# \{trace_id="` + id + `"\}`).MatchString(page.Body.String()) {
+			t.Errorf("%s has no exemplar", name)
+		}
+	}
+}
+
+// The page in deploy/prometheus lists what a runtime tells, each with its labels, and
+// after some traffic all of it is there.
+func TestThePageListsEveryMetric(t *testing.T) {
+	text, err := os.ReadFile("deploy/prometheus/METRICS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([^|]*) \\|").FindAllStringSubmatch(string(text), -1) {
+		labels := regexp.MustCompile(`[a-z_]+`).FindAllString(row[2], -1)
+		slices.Sort(labels)
+		listed[row[1]] = strings.Join(labels, ",")
+	}
+	m := newMesh(t)
+	described := describe(m.runtime.Registry())
+	for name, labels := range described {
+		if page, found := listed[name]; !found {
+			t.Errorf("%s is not on the page", name)
+		} else if page != labels {
+			t.Errorf("%s has the labels %q, on the page %q", name, labels, page)
+		}
+	}
+	for name := range listed {
+		if _, exists := described[name]; !exists {
+			t.Errorf("%s is on the page and does not exist", name)
+		}
+	}
+	useEverything(t, m)
+	for name := range described {
+		if _, n := measured(t, m.runtime, name); n == 0 {
+			t.Errorf("%s tells nothing after all was used", name)
+		}
+	}
+}
+
+// describe gives the names of labels by the name of the metric, of all but what
+// client_golang tells of Go and the process.
+func describe(registry *prometheus.Registry) map[string]string {
+	all := make(chan *prometheus.Desc)
+	go func() { defer close(all); registry.Describe(all) }()
+	described := map[string]string{}
+	shape := regexp.MustCompile(`fqName: "([^"]+)".*constLabels: \{(.*)\}, variableLabels: \{(.*)\}`)
+	for desc := range all {
+		found := shape.FindStringSubmatch(desc.String())
+		if strings.HasPrefix(found[1], "go_") || strings.HasPrefix(found[1], "process_") {
+			continue
+		}
+		fixed := regexp.MustCompile(`="[^"]*"`).ReplaceAllString(found[2], "")
+		labels := regexp.MustCompile(`[a-z_]+`).FindAllString(fixed+" "+found[3], -1)
+		slices.Sort(labels)
+		described[found[1]] = strings.Join(labels, ",")
+	}
+	return described
+}
+
+// useEverything has traffic through all features of one runtime.
+func useEverything(t *testing.T, m *mesh) {
+	t.Helper()
+	panics := false
+	policy := meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+		Retry:       &policyv1.RetryRule{MaxAttempts: proto.Uint32(2)},
+		Concurrency: &policyv1.ConcurrencyRule{Max: proto.Uint32(10)},
+		RateLimits:  []*policyv1.RateLimitRule{{Name: "all", Limit: proto.Uint64(3), Period: proto.String("1h")}},
+	}})
+	m.serve(&shop{name: "a", work: func() {
+		if panics {
+			panic("sweets everywhere")
+		}
+	}}, meshlite.WithRuntime(m.runtime), policy)
+	client, _ := m.client("consul:///catalog", policy)
+	get(t, client, "x")
+	get(t, client, "x")
+	panics = true
+	for _, want := range []codes.Code{codes.Internal, codes.Internal, codes.ResourceExhausted} {
+		if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "y"}); status.Code(err) != want {
+			t.Fatalf("%v, want %v", err, want)
+		}
+	}
+}

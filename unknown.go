@@ -1,0 +1,22 @@
+package meshlite
+
+import (
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// unknown answers calls of methods that the server does not have in gRPC's own words.
+// Without it no interceptor would see them: none would be counted, limited or authorized.
+func (s *Server) unknown(_ any, stream grpc.ServerStream) error {
+	name, _ := grpc.MethodFromServerStream(stream)
+	name = strings.TrimPrefix(name, "/")
+	i := max(strings.LastIndexByte(name, '/'), 0)
+	service, method := name[:i], strings.TrimPrefix(name[i:], "/")
+	if _, known := s.grpc.GetServiceInfo()[service]; known {
+		return status.Errorf(codes.Unimplemented, "unknown method %v for service %v", method, service)
+	}
+	return status.Errorf(codes.Unimplemented, "unknown service %v", service)
+}
