@@ -65,7 +65,8 @@ func BenchmarkUnaryServer(b *testing.B) {
 		name        string
 		interceptor grpc.UnaryServerInterceptor
 	}{
-		{"bare", bare()},
+		{"bare", newBare(false).serve},
+		{"bare, with sizes", newBare(true).serve},
 		{"meshlite", m.UnaryServer(meta)},
 		{"handler", m.Handlers().UnaryServer(meta)},
 		{"go-grpc-middleware", theirs.UnaryServerInterceptor()},
@@ -81,15 +82,15 @@ func BenchmarkUnaryServer(b *testing.B) {
 
 func BenchmarkUnaryClient(b *testing.B) {
 	client := newMetrics(b, metrics.WithRegisterer(prometheus.NewRegistry())).UnaryClient(meta)
-	same := bare()
+	same := newBare(false)
 	for _, one := range []struct {
 		name        string
 		interceptor grpc.UnaryClientInterceptor
 	}{
 		{"bare", func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-			_, err := same(ctx, req, nil, func(ctx context.Context, req any) (any, error) {
-				return nil, invoker(ctx, method, req, reply, cc, opts...)
-			})
+			start := same.start(req)
+			err := invoker(ctx, method, req, reply, cc, opts...)
+			same.end(start, reply)
 			return err
 		}},
 		{"meshlite", client},
@@ -103,30 +104,58 @@ func BenchmarkUnaryClient(b *testing.B) {
 	}
 }
 
-// bare makes the same calls of client_golang, and knows the sizes beforehand.
-func bare() grpc.UnaryServerInterceptor {
-	started, handled, received, sent := prometheus.NewCounter(prometheus.CounterOpts{}), prometheus.NewCounter(prometheus.CounterOpts{}),
-		prometheus.NewCounter(prometheus.CounterOpts{}), prometheus.NewCounter(prometheus.CounterOpts{})
-	inFlight := prometheus.NewGauge(prometheus.GaugeOpts{})
+// bare makes the same calls of client_golang. It knows the sizes of messages beforehand,
+// or computes them, too.
+type bare struct {
+	sizes                             bool
+	started, handled, received, sent  prometheus.Counter
+	inFlight                          prometheus.Gauge
+	seconds, receivedBytes, sentBytes prometheus.Histogram
+	in, out                           float64
+}
+
+func newBare(sizes bool) *bare {
+	counter := func() prometheus.Counter { return prometheus.NewCounter(prometheus.CounterOpts{}) }
 	histogram := func(buckets []float64) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{
 			Buckets: buckets, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour})
 	}
-	seconds, bytes := histogram(prometheus.ExponentialBuckets(1e-5, 2, 19)), prometheus.ExponentialBuckets(128, 8, 6)
-	receivedBytes, sentBytes := histogram(bytes), histogram(bytes)
-	in, out := float64(proto.Size(request.(proto.Message))), float64(proto.Size(reply.(proto.Message)))
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		started.Inc()
-		inFlight.Inc()
-		start := time.Now()
-		received.Inc()
-		receivedBytes.Observe(in)
-		reply, err := handler(ctx, req)
-		sent.Inc()
-		sentBytes.Observe(out)
-		seconds.Observe(time.Since(start).Seconds())
-		handled.Inc()
-		inFlight.Dec()
-		return reply, err
+	bytes := prometheus.ExponentialBuckets(128, 8, 6)
+	return &bare{
+		sizes: sizes, started: counter(), handled: counter(), received: counter(), sent: counter(),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{}),
+		seconds:  histogram(prometheus.ExponentialBuckets(1e-5, 2, 19)), receivedBytes: histogram(bytes), sentBytes: histogram(bytes),
+		in: float64(proto.Size(request.(proto.Message))), out: float64(proto.Size(reply.(proto.Message))),
 	}
+}
+
+func (b *bare) size(message any, known float64) float64 {
+	if b.sizes {
+		return float64(proto.Size(message.(proto.Message)))
+	}
+	return known
+}
+
+func (b *bare) start(request any) time.Time {
+	b.started.Inc()
+	b.inFlight.Inc()
+	start := time.Now()
+	b.received.Inc()
+	b.receivedBytes.Observe(b.size(request, b.in))
+	return start
+}
+
+func (b *bare) end(start time.Time, reply any) {
+	b.sent.Inc()
+	b.sentBytes.Observe(b.size(reply, b.out))
+	b.seconds.Observe(time.Since(start).Seconds())
+	b.handled.Inc()
+	b.inFlight.Dec()
+}
+
+func (b *bare) serve(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := b.start(req)
+	reply, err := handler(ctx, req)
+	b.end(start, reply)
+	return reply, err
 }
