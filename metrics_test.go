@@ -171,10 +171,16 @@ func TestSampledCallsLeadToTheirTraces(t *testing.T) {
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(m.runtime), traced)
 	client, _ := m.client("consul:///catalog", traced)
 	get(t, client, "x")
+	leadTo(t, m.runtime, id)
+}
+
+// leadTo looks for exemplars of a trace.
+func leadTo(t *testing.T, runtime *meshlite.Runtime, id string) {
+	t.Helper()
 	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	request.Header.Set("Accept", "application/openmetrics-text")
 	page := httptest.NewRecorder()
-	adminPage(t, m.runtime).ServeHTTP(page, request)
+	adminPage(t, runtime).ServeHTTP(page, request)
 	for _, name := range []string{"grpc_client_handling_seconds", "grpc_server_handling_seconds", "meshlite_handler_seconds"} {
 		if !regexp.MustCompile(name + `_bucket\{.*GetSweet.*# \{trace_id="` + id + `"\}`).MatchString(page.Body.String()) {
 			t.Errorf("%s has no exemplar", name)

@@ -130,7 +130,7 @@ func WithTracing(tracing interceptors.Concern) Option {
 // WithExemplars hangs the trace id of calls that are sampled on the histograms of latency,
 // so that a slow call leads to its trace. Trace is called once or twice a call, when it
 // ends, with the context that the call came with: what begins the trace has to stand
-// outside of the metrics, as a stats handler does. Default: none.
+// outside of the metrics, as a stats handler does. Default: that of [WithTracing].
 func WithExemplars(trace func(context.Context) (traceID string, sampled bool)) Option {
 	return option(func(c *config) { c.trace = trace })
 }
@@ -147,6 +147,11 @@ func (c *config) finish() error {
 	}
 	if c.log == nil {
 		c.log = slog.Default()
+	}
+	if traced, ok := c.tracing.(interface {
+		Exemplar(context.Context) (string, bool)
+	}); ok && c.trace == nil {
+		c.trace = traced.Exemplar
 	}
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()

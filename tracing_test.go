@@ -38,11 +38,12 @@ func TestATraceTellsOfEachAttemptAndItsInstance(t *testing.T) {
 	}}
 	m := newMesh(t)
 	for _, name := range []string{"a", "b"} {
-		m.serve(&shop{name: name}, meshlite.WithTracing(traced), meshlite.WithInterceptors(failing))
+		m.serve(&shop{name: name}, meshlite.WithRuntime(m.runtime), meshlite.WithTracing(traced), meshlite.WithInterceptors(failing))
 	}
 	client, _ := m.client("consul:///catalog", meshlite.WithTracing(traced), meshlite.WithBalancer("round_robin"))
 	first <- struct{}{}
 	get(t, client, "x") // refused once
+	leadTo(t, m.runtime, spans.Started()[0].SpanContext().TraceID().String())
 	get(t, client, "x") // from the cache
 
 	var calls, attempts, served []sdktrace.ReadOnlySpan

@@ -51,7 +51,7 @@ func (t *Tracing) newMethod(meta *interceptors.CallMeta) *method {
 	}
 	m := &method{
 		side: meta.Side, fullMethod: meta.FullMethod,
-		name:        cut(strings.TrimPrefix(meta.FullMethod, "/")),
+		name:        spanName(meta.FullMethod),
 		tracer:      provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
 		propagators: propagators,
 	}
@@ -59,6 +59,8 @@ func (t *Tracing) newMethod(meta *interceptors.CallMeta) *method {
 	m.begin = m.beginning(semconv.RPCMethod(m.name))
 	return m
 }
+
+func spanName(fullMethod string) string { return cut(strings.TrimPrefix(fullMethod, "/")) }
 
 // beginning has what is known of a span before the call. It is put together once, so
 // that a call that is not sampled does not pay for it.

@@ -53,11 +53,11 @@ func (m *method) serve(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ha
 	return reply, err
 }
 
-func (m *method) serveStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+func (m *method) serveStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	ctx := m.propagators.Extract(stream.Context(), incoming{stream.Context()})
 	name, begin := m.name, m.begin
 	if srv == nil { // grpc.UnknownServiceHandler: the caller has made the name up
-		name, begin = other, m.beginning(semconv.RPCMethod(other), semconv.RPCMethodOriginal(m.name))
+		name, begin = other, m.beginning(semconv.RPCMethod(other), semconv.RPCMethodOriginal(spanName(info.FullMethod)))
 	}
 	ctx, span := m.tracer.Start(ctx, name, begin...)
 	if !span.IsRecording() {

@@ -115,6 +115,13 @@ func unset(global any) bool {
 	return kind.PkgPath() == "go.opentelemetry.io/otel/internal/global"
 }
 
+// Exemplar is the id of the trace that the call of ctx belongs to, and whether it is sampled:
+// histograms of latency lead to it.
+func (t *Tracing) Exemplar(ctx context.Context) (traceID string, sampled bool) {
+	id := TraceID(ctx)
+	return id, id != ""
+}
+
 // TraceID is the id of the trace that the call of ctx belongs to, in hexadecimal, or
 // "" if it belongs to none that is sampled. It is for exemplars and log lines: those
 // who know it can look the trace up.
