@@ -70,7 +70,7 @@ func checkCacheFields(meta *CallMeta) error {
 	if changes == nil || meta.Safe() {
 		return nil
 	}
-	if len(changes.GetMethods())+len(changes.GetTags()) > 0 && meta.Cacheable() && meta.Policy.GetCache().GetTtl() != "" {
+	if len(changes.GetMethods())+len(changes.GetTags()) > 0 && meta.cached() {
 		return fmt.Errorf("invalidates: %s is cached, too, and its answers would be given without a change: leave one of both out", meta.Descriptor.FullName())
 	}
 	if meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer() {

@@ -60,6 +60,12 @@ type CallMeta struct {
 // method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
 func (m *CallMeta) Cacheable() bool { return m.Safe() || m.Policy.GetCache().GetAllowSideEffects() }
 
+// cached reports whether answers are kept.
+func (m *CallMeta) cached() bool {
+	ttl, err := ParseDuration(m.Policy.GetCache().GetTtl())
+	return err == nil && ttl > 0 && m.Cacheable()
+}
+
 // Safe reports whether the contract marks the method idempotency_level = NO_SIDE_EFFECTS.
 func (m *CallMeta) Safe() bool {
 	return m.idempotency() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS

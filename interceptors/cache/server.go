@@ -29,13 +29,13 @@ func (r *rule) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, han
 	}
 	a.reportOnServer(ctx, result)
 	if e != nil {
-		e.send(ctx)
+		e.send(ctx, call.told)
 		err = e.failure.Err()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if call.etag != "" && matches(a.values.get(ifNoneMatch), call.etag) && setHeader(ctx, notModified, call.etag) == nil {
+	if !call.bare && call.etag != "" && matches(a.values.get(ifNoneMatch), call.etag) && setHeader(ctx, notModified, call.etag) == nil {
 		return call.reply.(proto.Message).ProtoReflect().New().Interface(), nil
 	}
 	return call.reply, nil
@@ -55,6 +55,7 @@ type serverCall struct {
 	bare    bool // nothing is to be added to the answer
 	reply   any
 	etag    string // of the reply, or what a handler that failed has told of it
+	told    answer // by a handler that failed: its header and trailer
 }
 
 // fetch runs the handler, which is not asked whether anything has changed: what it says
@@ -62,11 +63,17 @@ type serverCall struct {
 func (s *serverCall) fetch(ctx context.Context, _ string) (got answer, err error) {
 	sent, _ := grpc.ServerTransportStreamFromContext(ctx).(sentMetadata)
 	header, trailer := metadataOf(sent)
-	s.reply, err = s.handler(unconditional(ctx), s.req)
+	if !s.bare {
+		ctx = unconditional(ctx)
+	}
+	s.reply, err = s.handler(ctx, s.req)
 	got.header, got.trailer = metadataOf(sent)
 	got.header, got.trailer = added(header, got.header), added(trailer, got.trailer)
 	s.etag = first(got.header["etag"])
 	message, ok := s.reply.(proto.Message)
+	if err != nil {
+		s.told = got
+	}
 	if err != nil || !ok {
 		return got, err
 	}
@@ -108,15 +115,30 @@ func (s *serverCall) detached(ctx context.Context, request proto.Message) (conte
 	return grpc.NewContextWithServerTransportStream(ctx, stream), &serverCall{req: request, handler: s.handler}
 }
 
-// send gives the caller the metadata that the answer came with.
-func (e *entry) send(ctx context.Context) {
-	if len(e.header) > 0 {
-		_ = grpc.SetHeader(ctx, e.header)
+// send gives the caller the metadata that the answer came with, but for what it has been
+// told already, which cannot be taken back.
+func (e *entry) send(ctx context.Context, told answer) {
+	if header := missing(e.header, told.header); len(header) > 0 {
+		_ = grpc.SetHeader(ctx, header)
 	}
-	if len(e.trailer) > 0 {
-		_ = grpc.SetTrailer(ctx, e.trailer)
+	if trailer := missing(e.trailer, told.trailer); len(trailer) > 0 {
+		_ = grpc.SetTrailer(ctx, trailer)
 	}
 	_ = setHeader(ctx, "age", e.ageNow())
+}
+
+// missing is what of md has no key in told.
+func missing(md, told metadata.MD) metadata.MD {
+	if len(told) == 0 {
+		return md
+	}
+	left := metadata.MD{}
+	for key, values := range md {
+		if len(told[key]) == 0 {
+			left[key] = values
+		}
+	}
+	return left
 }
 
 // setHeader adds to the header of the answer. Without a transport, as in a test that calls

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -65,5 +66,13 @@ func TestShadowModeChangesNoAnswer(t *testing.T) {
 		for _, name := range []string{"answer 1", "answer 2"} {
 			call(t.Context(), "fudge", "if-none-match", open.header.Get("etag")[0]).is(t, "in shadow", name, "etag", "[]", "not-modified", "[]")
 		}
+	})
+	own := func(_ context.Context, e *exchange) error {
+		e.header.Set("etag", `"v1"`)
+		e.header.Set("was-asked", fmt.Sprint(e.asked.Get("if-none-match")))
+		return nil
+	}
+	on(t, serverOf, shadow, own, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		call(t.Context(), "fudge", "if-none-match", `"v1"`).is(t, "with an etag of the handler", "answer 1", "not-modified", "[]", "was-asked", `[["v1"]]`)
 	})
 }
