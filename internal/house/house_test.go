@@ -41,8 +41,11 @@ var rooms = map[string][]string{
 	"interceptors":                     {"proto/...", "balancer/attempt"},
 	"interceptors/...":                 {"interceptors", "balancer/attempt", "proto/..."},
 	"interceptors/cache":               {"interceptors", "interceptors/cache/cachecontrol", "balancer/attempt", "proto/..."},
-	"interceptors/cache/redis":         {},
 	"interceptors/tracing/env":         {"interceptors/tracing"},
+	"interceptors/cache/redis":         {"internal/redisconn"},
+	"interceptors/ratelimit/redis":     {"interceptors/ratelimit", "internal/redisconn"},
+	"internal/redisconn":               {},
+	"internal/redistest":               {},
 	"admin":                            {},
 	"":                                 {"admin", "balancer", "balancer/...", "interceptors", "interceptors/...", "internal/cachepage", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot"},
 	"internal/cachepage":               {"interceptors/cache"},
@@ -61,11 +64,11 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
 	"github.com/maypok86/otter/v2":                    {"interceptors/cache"},
-	"github.com/redis/rueidis":                        {"interceptors/cache/redis"},
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
 	"github.com/prometheus/client_golang":             {"interceptors/metrics", "interceptors/cache/metrics", "interceptors/concurrency/metrics", "interceptors/ratelimit/metrics", "interceptors/retry/metrics", "resolver/metrics", "balancer/metrics", "admin", ""},
+	"github.com/redis/rueidis":                        {"internal/redisconn", "internal/redistest", "interceptors/cache/redis", "interceptors/ratelimit/redis"},
 	"golang.org/x/time":                               {"resolver/consul"},
 	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
 	"google.golang.org/grpc/balancer":                 {"balancer", "balancer/...", "internal/..."},
@@ -162,7 +165,7 @@ func TestEachThirdPartyHasItsHome(t *testing.T) {
 // A user who imports one part compiles nothing of the others.
 func TestPartsDoNotDragOthersIn(t *testing.T) {
 	foreign := map[string][]string{
-		"interceptors/ratelimit": {"consul/api", "otter", "client_golang"},
+		"interceptors/ratelimit": {"consul/api", "otter", "client_golang", "rueidis"},
 		"interceptors/cache":     {"consul/api", "client_golang", "rueidis"},
 		"interceptors/retry":     {"consul/api", "client_golang", "otter"},
 		"interceptors/metrics":   {"opentelemetry.io", "consul/api", "otter"},

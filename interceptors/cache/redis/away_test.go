@@ -16,13 +16,14 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
 // hour is a backoff within which nothing comes back.
 var hour = redis.WithBackoff(time.Hour, time.Hour)
 
 func TestAProgramStartsWithoutRedis(t *testing.T) {
-	addr := freeAddress(t)
+	addr := redistest.FreeAddress(t)
 	r := newStore(t, "redis://"+addr)
 	if _, _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
 		t.Errorf("error is %v, want ErrAway", err)
@@ -36,16 +37,16 @@ func TestAProgramStartsWithoutRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(mini.Close)
-	await(t, "connection", func() bool { return r.Stats().Connected })
+	redistest.Await(t, "connection", func() bool { return r.Stats().Connected })
 	want(t, "pending", r.Stats().Pending, 0)
 	keep(t, r, "key", "fudge", sweet...)
 }
 
 // C17: five calls wait, none the others.
 func TestRedisKilledUnderLoad(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	log := &logged{}
-	one, other := connected(t, s.url(), redis.WithLogger(log.logger())), connected(t, s.url())
+	one, other := connected(t, s.URL(), redis.WithLogger(log.logger())), connected(t, s.URL())
 	keep(t, one, "key", "fudge", sweet...)
 	h := subscribe(t, other)
 
@@ -69,14 +70,14 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	await(t, "load", func() bool { return loads.Load() > 100 })
-	s.kill()
-	await(t, "open circuit", func() bool { return !one.Stats().Connected })
+	redistest.Await(t, "load", func() bool { return loads.Load() > 100 })
+	s.Kill()
+	redistest.Await(t, "open circuit", func() bool { return !one.Stats().Connected })
 	failed := one.Stats().Errors
 	if most := uint64(redis.MaxFailures + 16); failed > most {
 		t.Errorf("%d operations have waited for a server that is down, want at most %d", failed, most)
 	}
-	await(t, "refusal", func() bool { return one.Stats().Refused > 1000 })
+	redistest.Await(t, "refusal", func() bool { return one.Stats().Refused > 1000 })
 	close(stop)
 	wg.Wait()
 	want(t, "wrong answers", wrong.Load(), 0)
@@ -85,10 +86,10 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 		t.Errorf("error is %v, want ErrAway", err)
 	}
 	want(t, "pending", one.Stats().Pending, 1)
-	s.start()
-	await(t, "connection", func() bool { return one.Stats().Connected && other.Stats().Connected })
+	s.Run()
+	redistest.Await(t, "connection", func() bool { return one.Stats().Connected && other.Stats().Connected })
 	want(t, "pending", one.Stats().Pending, 0)
-	await(t, "lost subscription", func() bool { return other.Stats().LostSubscriptions == 1 && h.count("nil") >= 2 })
+	redistest.Await(t, "lost subscription", func() bool { return other.Stats().LostSubscriptions == 1 && h.count("nil") >= 2 })
 	keep(t, one, "key", "toffee", sweet...)
 	value, _ := load(t, other, "key", sweet...)
 	want(t, "value", value, "toffee")
@@ -99,10 +100,10 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 
 // C17: a server that takes connections and does not answer.
 func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
-	s := startServer(t)
-	r := connected(t, s.url(), redis.WithTimeout(20*time.Millisecond), hour)
-	s.signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.signal(syscall.SIGCONT) })
+	s := redistest.Start(t)
+	r := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
+	s.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
 	var wg sync.WaitGroup
 	var late, away, other atomic.Int64
 	for range 3000 { // more than a connection of rueidis queues
@@ -136,23 +137,23 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 }
 
 func TestAFrozenRedisComesBack(t *testing.T) {
-	s := startServer(t)
-	one, other := connected(t, s.url(), redis.WithTimeout(20*time.Millisecond)), connected(t, s.url())
+	s := redistest.Start(t)
+	one, other := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond)), connected(t, s.URL())
 	h := subscribe(t, other)
-	await(t, "value", func() bool {
+	redistest.Await(t, "value", func() bool {
 		_, _, ticket, err := one.Load(t.Context(), "key", sweet)
 		return err == nil && one.Save(t.Context(), ticket, []byte("fudge"), time.Minute) == nil
 	})
-	s.signal(syscall.SIGSTOP)
+	s.Signal(syscall.SIGSTOP)
 	err := one.Invalidate(t.Context(), []string{sweet[3]})
-	s.signal(syscall.SIGCONT)
+	s.Signal(syscall.SIGCONT)
 	if err == nil {
 		t.Fatal("a frozen server was told of an invalidation")
 	}
-	await(t, "connection", func() bool { return one.Stats().Connected && one.Stats().Pending == 0 })
+	redistest.Await(t, "connection", func() bool { return one.Stats().Connected && one.Stats().Pending == 0 })
 	value, _ := load(t, other, "key", sweet...)
 	want(t, "value after the invalidation was told", value, "")
-	await(t, "message", func() bool { return h.count(sweet[3]) > 0 || h.count("nil") > 0 })
+	redistest.Await(t, "message", func() bool { return h.count(sweet[3]) > 0 || h.count("nil") > 0 })
 }
 
 // An invalidation that may not have arrived is told before anything is loaded.
@@ -200,10 +201,10 @@ func TestTooManyPendingInvalidationsAreEverything(t *testing.T) {
 	}
 	want(t, "pending", r.Stats().Pending, -1)
 	mini.SetError("")
-	await(t, "connection", func() bool { return r.Stats().Connected && other.Stats().Connected })
+	redistest.Await(t, "connection", func() bool { return r.Stats().Connected && other.Stats().Connected })
 	value, _ := load(t, other, "key", sweet...)
 	want(t, "value", value, "")
-	await(t, "message for everything", func() bool { return h.count("nil") > 0 })
+	redistest.Await(t, "message for everything", func() bool { return h.count("nil") > 0 })
 }
 
 func TestACallerWhoGivesUpSaysNothingAboutRedis(t *testing.T) {
@@ -229,17 +230,17 @@ func TestAnInvalidationIsToldThoughItsCallerGivesUp(t *testing.T) {
 	if err := one.Invalidate(gone, sweet[:1]); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want Canceled", err)
 	}
-	await(t, "telling", func() bool { return one.Stats().Pending == 0 && one.Stats().Connected })
+	redistest.Await(t, "telling", func() bool { return one.Stats().Pending == 0 && one.Stats().Connected })
 	value, _ := load(t, other, "key", sweet...)
 	want(t, "value", value, "")
 }
 
 // A caller keeps half of its time.
 func TestRedisTakesHalfOfTheDeadlineAtMost(t *testing.T) {
-	s := startServer(t)
-	r := connected(t, s.url(), redis.WithTimeout(10*time.Second), hour)
-	s.signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.signal(syscall.SIGCONT) })
+	s := redistest.Start(t)
+	r := connected(t, s.URL(), redis.WithTimeout(10*time.Second), hour)
+	s.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
 	ctx := ctx(t, 400*time.Millisecond)
 	if _, _, _, err := r.Load(ctx, "key", sweet); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v, want DeadlineExceeded", err)
@@ -289,11 +290,11 @@ func (f *failing) Do(ctx context.Context, c rueidis.Completed) rueidis.RedisResu
 func (f *failing) Close() { panic("closed the client of another") }
 
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
-	s := startServer(t)
-	r := connected(t, s.url(), redis.WithTimeout(10*time.Second), hour)
+	s := redistest.Start(t)
+	r := connected(t, s.URL(), redis.WithTimeout(10*time.Second), hour)
 	subscribe(t, r)
-	s.signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.signal(syscall.SIGCONT) })
+	s.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
 	var wg sync.WaitGroup
 	for range 2 * redis.MaxRunning {
 		wg.Go(func() {

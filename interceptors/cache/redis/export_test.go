@@ -1,14 +1,18 @@
 package redis
 
-import "time"
+import (
+	"time"
+
+	"github.com/meshlite-go/meshlite/internal/redisconn"
+)
 
 // WithBackoff makes tests quick, and lets them count.
 func WithBackoff(first, most time.Duration) Option {
-	return func(o *options) { o.backoff, o.maxBackoff = first, most }
+	return func(o *options) { o.Backoff, o.MaxBackoff = first, most }
 }
 
 var SlotOf = slotOf
 
-const MaxFailures, MaxRunning = maxFailures, maxRunning
+const MaxFailures, MaxRunning = redisconn.MaxFailures, redisconn.MaxRunning
 
 var Encode, Decode = encode, decode

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/redis/rueidis"
+
+	"github.com/meshlite-go/meshlite/internal/redisconn"
 )
 
 const (
@@ -27,13 +29,13 @@ func (r *Redis) Invalidate(ctx context.Context, subjects []string) error {
 	if err := r.deferred(subjects); err != nil {
 		return err
 	}
-	_, err := call(ctx, r, func(ctx context.Context, client rueidis.Client) (struct{}, error) {
+	_, err := redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (struct{}, error) {
 		return struct{}{}, r.tell(ctx, client, subjects)
 	})
 	if err != nil {
 		r.mu.Lock()
 		r.pending.remember(subjects)
-		r.trip(err)
+		r.conn.Trip(err)
 		r.mu.Unlock()
 		return later(err)
 	}
@@ -45,7 +47,7 @@ func (r *Redis) Invalidate(ctx context.Context, subjects []string) error {
 func (r *Redis) deferred(subjects []string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.turnedAway()
+	err := r.conn.TurnedAway()
 	if err == nil {
 		return nil
 	}

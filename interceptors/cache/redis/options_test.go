@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
 func TestOptionsAreChecked(t *testing.T) {
@@ -69,10 +70,10 @@ func TestNoLogShowsThePassword(t *testing.T) {
 	protected.RequireAuth("other")
 	echo := miniredis.RunT(t)
 	echo.SetError("ERR what shall I do with HELLO 3 AUTH default hunter2?")
-	for what, addr := range map[string]string{"wrong password": protected.Addr(), "echo": echo.Addr(), "nobody": freeAddress(t)} {
+	for what, addr := range map[string]string{"wrong password": protected.Addr(), "echo": echo.Addr(), "nobody": redistest.FreeAddress(t)} {
 		log := &logged{}
 		r := newStore(t, "redis://:"+secret+"@"+addr, redis.WithLogger(log.logger()))
-		await(t, "line", func() bool { return strings.Contains(log.String(), "away") })
+		redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "away") })
 		_, _, _, load := r.Load(t.Context(), "key", sweet)
 		invalidate := r.Invalidate(t.Context(), sweet)
 		for _, text := range []string{log.String(), load.Error(), invalidate.Error()} {
@@ -98,7 +99,7 @@ func TestPasswordsAndTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
-	await(t, "connection", func() bool { return r.Stats().Connected })
+	redistest.Await(t, "connection", func() bool { return r.Stats().Connected })
 	keep(t, r, "key", "fudge", sweet...)
 
 	byURL := connected(t, "rediss://app:hunter2@"+mini.Addr()+"?skip_verify=true")

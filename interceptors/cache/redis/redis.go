@@ -3,73 +3,48 @@ package redis
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/meshlite-go/meshlite/internal/redisconn"
 )
 
-// maxRunning is how many operations run at once. It is below the 1,024 that a connection
-// of rueidis queues before it makes callers wait without looking at their deadlines.
-const maxRunning = 256
+// ErrAway is why an operation was not tried: Redis has failed several in a row, has not
+// been reached yet, or the store is closed. The error that wraps it says which.
+var ErrAway = redisconn.ErrAway
 
 // Redis keeps values in Redis. It implements cache.Store and is safe for concurrent use.
 type Redis struct {
-	options
-	name    string
-	secrets []string // not to be told in errors
+	maxValue int
+	conn     *redisconn.Conn
 
-	client  atomic.Pointer[rueidis.Client] // nil before the first connection
-	away    atomic.Pointer[error]          // why operations are turned away; nil: they are not
-	failed  atomic.Int32                   // operations in a row
-	running chan struct{}                  // a place for each operation
-	tripped chan struct{}                  // wakes the keeper
-	back    chan struct{}                  // wakes the listener
-
-	mu      sync.Mutex // whoever makes away nil looks at pending first
+	mu      sync.Mutex // whoever lets operations in looks at pending first
 	pending pending
 
 	listeners listeners
 	counters  counters
-
-	context context.Context
-	cancel  context.CancelFunc
-	owned   sync.WaitGroup // the keeper and the listener
-	closing sync.Once
 }
 
 // New checks the options. It needs no Redis, which is looked for in the background until
 // Close.
 func New(opts ...Option) (*Redis, error) {
-	o := options{timeout: defaultTimeout, prefix: defaultPrefix, maxValue: defaultMaxValue, backoff: time.Second, maxBackoff: 30 * time.Second}
+	o := options{Options: redisconn.Defaults(defaultPrefix), maxValue: defaultMaxValue}
 	for _, opt := range opts {
 		opt(&o)
 	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	if o.log == nil {
-		o.log = slog.Default()
-	}
-	r := &Redis{
-		options: o,
-		name:    "redis",
-		running: make(chan struct{}, maxRunning),
-		tripped: make(chan struct{}, 1),
-		back:    make(chan struct{}, 1),
-	}
-	if o.client != nil {
-		r.client.Store(&o.client)
-	} else {
-		r.name = "redis at " + strings.Join(o.option.InitAddress, ", ")
-		r.secrets = []string{o.option.Password, o.option.Sentinel.Password}
-	}
-	r.turnAway(fmt.Errorf("%s has not been reached yet", r.name))
-	r.context, r.cancel = context.WithCancel(context.Background())
-	r.owned.Go(r.keep)
+	r := &Redis{maxValue: o.maxValue}
+	r.conn = redisconn.New(redisconn.Config{
+		Options:  o.Options,
+		Away:     "answers are kept in each process only",
+		Commands: "GET, GETRANGE, SET, EXPIRE, PUBLISH and SUBSCRIBE on the keys and the channel of the prefix",
+		Eviction: "allkeys-lru",
+		Probe:    r.settle,
+	})
+	r.conn.Start()
 	return r, nil
 }
 
@@ -77,16 +52,29 @@ func New(opts ...Option) (*Redis, error) {
 // are under way: some milliseconds, and some seconds if Redis does not answer. Operations
 // then fail with [ErrAway].
 func (r *Redis) Close() {
-	r.closing.Do(func() {
-		r.cancel()
-		r.listeners.end()
-		r.owned.Wait()
-		r.turnAway(fmt.Errorf("%s: the store is closed", r.name))
-		if client := r.client.Load(); client != nil && r.options.client == nil {
-			(*client).Close()
-		}
-		for range maxRunning { // nobody comes in any more
-			r.running <- struct{}{}
-		}
-	})
+	r.listeners.end()
+	r.conn.Close()
+}
+
+// settle tells what is pending, and is done when nothing has come to it meanwhile.
+func (r *Redis) settle(ctx context.Context, client rueidis.Client) (done bool, err error) {
+	r.mu.Lock()
+	some, subjects, changes := r.pending.some(), r.pending.list(), r.pending.changes
+	r.mu.Unlock()
+	if some {
+		err = r.tell(ctx, client, subjects)
+	} else {
+		err = client.Do(ctx, client.B().Get().Key(r.generation(everything)).Build()).Error()
+	}
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending.changes != changes {
+		return false, nil
+	}
+	r.pending = pending{changes: changes}
+	r.conn.LetIn()
+	return true, nil
 }

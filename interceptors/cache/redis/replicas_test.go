@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -53,24 +54,24 @@ func newReplica(t *testing.T, url string, calls *atomic.Int64) *replica {
 // C12, C17 and C19 with all that belongs to them: replicas share answers and invalidations
 // through a real Redis, go on without it when it is killed, and give up what they keep.
 func TestReplicasShareAndGoOnWithoutRedis(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	var calls atomic.Int64
-	one, two := newReplica(t, s.url(), &calls), newReplica(t, s.url(), &calls)
+	one, two := newReplica(t, s.URL(), &calls), newReplica(t, s.URL(), &calls)
 	want(t, "one", one.ask("fudge"), "fudge 1")
-	await(t, "shared answer", func() bool { return len(s.keys("meshlite:cache:v:")) == 1 })
+	redistest.Await(t, "shared answer", func() bool { return len(s.Keys("meshlite:cache:v:")) == 1 })
 	want(t, "two", two.ask("fudge"), "fudge 1")
 	want(t, "hits of the store", two.cache.Stats().StoreHits, 1)
 
 	if err := one.cache.Invalidate(t.Context(), cache.Tag("sweet:fudge")); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "invalidation", func() bool { return two.ask("fudge") != "fudge 1" })
+	redistest.Await(t, "invalidation", func() bool { return two.ask("fudge") != "fudge 1" })
 	want(t, "two, afterwards", two.ask("fudge"), "fudge 2")
 
 	losses := func(r *replica) uint64 { return r.cache.Stats().StoreLosses }
 	lostOne, lostTwo := losses(one), losses(two)
-	s.kill()
-	await(t, "loss of the channel", func() bool { return losses(one) > lostOne && losses(two) > lostTwo })
+	s.Kill()
+	redistest.Await(t, "loss of the channel", func() bool { return losses(one) > lostOne && losses(two) > lostTwo })
 	before := calls.Load()
 	for range 100 {
 		one.ask("toffee")
@@ -81,10 +82,10 @@ func TestReplicasShareAndGoOnWithoutRedis(t *testing.T) {
 		t.Error("nobody says that others were not told")
 	}
 	old := two.ask("toffee")
-	s.start()
-	await(t, "what was to be told", func() bool { return two.ask("toffee") != old })
+	s.Run()
+	redistest.Await(t, "what was to be told", func() bool { return two.ask("toffee") != old })
 	n := 0
-	await(t, "sharing again", func() bool {
+	redistest.Await(t, "sharing again", func() bool {
 		n++
 		id := fmt.Sprint("nougat", n)
 		told := one.ask(id)

@@ -16,8 +16,8 @@ type Stats struct {
 }
 
 type counters struct {
-	loads, hits, saves, invalidations, errors, refused, lost atomic.Uint64
-	subscribed                                               atomic.Bool
+	loads, hits, saves, invalidations, lost atomic.Uint64
+	subscribed                              atomic.Bool
 }
 
 // Stats reads the figures. They are taken one after the other, not at one moment.
@@ -33,10 +33,10 @@ func (r *Redis) Stats() Stats {
 		Hits:              r.counters.hits.Load(),
 		Saves:             r.counters.saves.Load(),
 		Invalidations:     r.counters.invalidations.Load(),
-		Errors:            r.counters.errors.Load(),
-		Refused:           r.counters.refused.Load(),
+		Errors:            r.conn.Errors(),
+		Refused:           r.conn.Refused(),
 		Pending:           owed,
-		Connected:         r.away.Load() == nil,
+		Connected:         r.conn.Connected(),
 		Subscribed:        r.counters.subscribed.Load(),
 		LostSubscriptions: r.counters.lost.Load(),
 	}

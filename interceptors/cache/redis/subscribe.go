@@ -21,34 +21,34 @@ const maxMessage = 64 << 10
 // be called by invalidated.
 func (r *Redis) Subscribe(invalidated func(subjects []string)) (cancel func()) {
 	l := &listener{invalidated}
-	r.listeners.add(l, r.counters.subscribed.Load, func() { r.owned.Go(r.listen) })
+	r.listeners.add(l, r.counters.subscribed.Load, func() { r.conn.Go(r.listen) })
 	return sync.OnceFunc(func() { r.listeners.remove(l) })
 }
 
-func (r *Redis) channel() string { return r.prefix + "invalidated" }
+func (r *Redis) channel() string { return r.conn.Prefix + "invalidated" }
 
 // listen keeps up the subscription while Redis is well.
 func (r *Redis) listen() {
-	for backoff, deaf := r.backoff, false; ; backoff = r.pause(backoff) {
-		for r.away.Load() != nil {
+	for backoff, deaf := r.conn.Backoff, false; ; backoff = r.conn.Pause(backoff) {
+		for !r.conn.Connected() {
 			select {
-			case <-r.back:
-			case <-r.context.Done():
+			case <-r.conn.Back():
+			case <-r.conn.Context().Done():
 				return
 			}
 		}
-		heard, err := r.hear(*r.client.Load())
+		heard, err := r.hear(r.conn.Client())
 		switch {
-		case r.context.Err() != nil:
+		case r.conn.Context().Err() != nil:
 			return
 		case heard:
-			backoff, deaf = r.backoff, false
+			backoff, deaf = r.conn.Backoff, false
 		case !deaf && err != nil:
 			deaf = true
-			r.log.Warn("invalidations by other processes are not heard", "error", r.explain(err))
+			r.conn.Log.Warn("invalidations by other processes are not heard", "error", r.conn.Explain(err))
 		}
 		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered {
-			r.trip(r.explain(err)) // it is soon found out whether more than that is lost
+			r.conn.Trip(r.conn.Explain(err)) // it is soon found out whether more than that is lost
 		}
 	}
 }
@@ -60,7 +60,7 @@ func (r *Redis) hear(client rueidis.Client) (heard bool, err error) {
 	defer release()
 	defer dedicated.Close()
 	var confirmed atomic.Bool
-	ctx := rueidis.WithOnSubscriptionHook(r.context, func(s rueidis.PubSubSubscription) {
+	ctx := rueidis.WithOnSubscriptionHook(r.conn.Context(), func(s rueidis.PubSubSubscription) {
 		if s.Kind == "subscribe" {
 			confirmed.Store(true)
 			r.counters.subscribed.Store(true)
@@ -71,7 +71,7 @@ func (r *Redis) hear(client rueidis.Client) (heard bool, err error) {
 		r.listeners.tell(decode(m.Message))
 	})
 	r.counters.subscribed.Store(false)
-	if confirmed.Load() && r.context.Err() == nil {
+	if confirmed.Load() && r.conn.Context().Err() == nil {
 		r.counters.lost.Add(1)
 		r.listeners.tell(nil)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
 func TestSubscribersHearWhatOthersInvalidate(t *testing.T) {
@@ -18,7 +19,7 @@ func TestSubscribersHearWhatOthersInvalidate(t *testing.T) {
 		invalidate(t, other, sweet[2], "tag with , and \" and é")
 		invalidate(t, other, "tag not \xff UTF-8")
 		for _, h := range []*heard{h, own} {
-			await(t, "message", func() bool { return h.count(sweet[2]+",tag with , and \" and é") == 1 && h.count("nil") == 1 })
+			redistest.Await(t, "message", func() bool { return h.count(sweet[2]+",tag with , and \" and é") == 1 && h.count("nil") == 1 })
 		}
 	})
 }
@@ -27,21 +28,21 @@ func TestSubscribersHearWhatOthersInvalidate(t *testing.T) {
 func TestALostSubscriptionIsEverything(t *testing.T) {
 	for _, protocol := range []string{"3", "2"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
-			s := startServer(t)
-			r := connected(t, s.url()+"?protocol="+protocol)
+			s := redistest.Start(t)
+			r := connected(t, s.URL()+"?protocol="+protocol)
 			first, second := subscribe(t, r), subscribe(t, r)
 			for range 3 {
 				lost := r.Stats().LostSubscriptions
 				before := first.count("nil")
-				s.do("CLIENT", "KILL", "TYPE", "pubsub")
+				s.Do("CLIENT", "KILL", "TYPE", "pubsub")
 				// One when it is lost and one when it is there again.
-				await(t, "nil", func() bool {
+				redistest.Await(t, "nil", func() bool {
 					return first.count("nil") >= before+2 && second.count("nil") >= before+2 && r.Stats().Subscribed
 				})
 				want(t, "lost subscriptions", r.Stats().LostSubscriptions, lost+1)
 			}
 			invalidate(t, r, sweet[0])
-			await(t, "message", func() bool { return first.count(sweet[0]) == 1 && second.count(sweet[0]) == 1 })
+			redistest.Await(t, "message", func() bool { return first.count(sweet[0]) == 1 && second.count(sweet[0]) == 1 })
 		})
 	}
 }
@@ -57,7 +58,7 @@ func TestALaterSubscriberIsToldToForget(t *testing.T) {
 	invalidate(t, r, sweet[0])
 	witness := subscribe(t, r)
 	invalidate(t, r, sweet[1])
-	await(t, "message", func() bool { return witness.count(sweet[1]) == 1 })
+	redistest.Await(t, "message", func() bool { return witness.count(sweet[1]) == 1 })
 	want(t, "calls after cancel", len(h.list()), 1)
 }
 
@@ -72,7 +73,7 @@ func TestCancelWaitsForTheLastCall(t *testing.T) {
 			over = true
 		}
 	})
-	await(t, "subscription", func() bool { return r.Stats().Subscribed })
+	redistest.Await(t, "subscription", func() bool { return r.Stats().Subscribed })
 	invalidate(t, r, sweet[0])
 	<-entered
 	time.AfterFunc(10*time.Millisecond, func() { close(leave) })
@@ -90,7 +91,7 @@ func TestAMessageOfAnotherKindIsEverything(t *testing.T) {
 	}
 	mini.Publish("other:invalidated", `["tag other"]`)
 	mini.Publish("meshlite:cache:invalidated", `["tag x"]`)
-	await(t, "message", func() bool { return h.count("tag x") == 1 })
+	redistest.Await(t, "message", func() bool { return h.count("tag x") == 1 })
 	want(t, "messages for everything", h.count("nil"), len(messages))
 	want(t, "messages", len(h.list()), len(messages)+1)
 }
@@ -107,24 +108,24 @@ func TestManySubjectsAreEverything(t *testing.T) {
 	invalidate(t, r, many...)
 	value, _ := load(t, r, "key", sweet...)
 	want(t, "value", value, "")
-	await(t, "message for everything", func() bool { return h.count("nil") == 1 })
+	redistest.Await(t, "message for everything", func() bool { return h.count("nil") == 1 })
 
 	keep(t, r, "key", "fudge", sweet...)
 	invalidate(t, r, many[900:]...) // too long a message, but not too many
 	value, _ = load(t, r, "key", sweet...)
 	want(t, "value of other subjects", value, "fudge")
-	await(t, "message for everything", func() bool { return h.count("nil") == 2 })
+	redistest.Await(t, "message for everything", func() bool { return h.count("nil") == 2 })
 }
 
 // A user that may not subscribe still has its values, and one line in the log.
 func TestWhoMayNotSubscribeIsToldOnce(t *testing.T) {
-	s := startServer(t)
-	s.do("ACL", "SETUSER", "deaf", "on", ">hush-hush", "~*", "+@all", "resetchannels")
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "deaf", "on", ">hush-hush", "~*", "+@all", "resetchannels")
 	log := &logged{}
-	r := connected(t, "redis://deaf:hush-hush@"+s.addr, redis.WithLogger(log.logger()))
+	r := connected(t, "redis://deaf:hush-hush@"+s.Addr, redis.WithLogger(log.logger()))
 	h := &heard{}
 	defer r.Subscribe(h.invalidated)()
-	await(t, "line", func() bool { return strings.Contains(log.String(), "are not heard") })
+	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "are not heard") })
 	keep(t, r, "key", "fudge", sweet...)
 	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "allow the user") || strings.Contains(text, "hush-hush") {
 		t.Errorf("log is %q, want one line that says what to allow", text)
@@ -132,8 +133,8 @@ func TestWhoMayNotSubscribeIsToldOnce(t *testing.T) {
 }
 
 func TestAnExistingClientIsUsedAndLeftOpen(t *testing.T) {
-	s := startServer(t)
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.addr}})
+	s := redistest.Start(t)
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,11 +143,11 @@ func TestAnExistingClientIsUsedAndLeftOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "connection", func() bool { return r.Stats().Connected })
+	redistest.Await(t, "connection", func() bool { return r.Stats().Connected })
 	h := subscribe(t, r)
 	keep(t, r, "key", "fudge", sweet...)
 	invalidate(t, r, sweet[1])
-	await(t, "message", func() bool { return h.count(sweet[1]) == 1 })
+	redistest.Await(t, "message", func() bool { return h.count(sweet[1]) == 1 })
 	r.Close()
 	if err := client.Do(t.Context(), client.B().Ping().Build()).Error(); err != nil {
 		t.Errorf("the client was closed: %v", err)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/meshlite-go/meshlite/internal/redisconn"
 )
 
 const (
@@ -49,12 +51,12 @@ func slotsOf(subjects []string) []uint32 {
 
 // generation is the key of a slot.
 func (r *Redis) generation(slot uint32) string {
-	return r.prefix + "g:" + strconv.FormatUint(uint64(slot), 10)
+	return r.conn.Prefix + "g:" + strconv.FormatUint(uint64(slot), 10)
 }
 
 func (r *Redis) value(key string) string {
 	sum := sha256.Sum256([]byte(key))
-	return r.prefix + "v:" + base64.RawURLEncoding.EncodeToString(sum[:])
+	return r.conn.Prefix + "v:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // Load finds the value of key unless one of its subjects has been invalidated since its
@@ -62,11 +64,11 @@ func (r *Redis) value(key string) string {
 // subject. It fails with [ErrAway] at once while Redis is away.
 func (r *Redis) Load(ctx context.Context, key string, subjects []string) (value []byte, left time.Duration, ticket string, err error) {
 	r.counters.loads.Add(1)
-	if err := r.turnedAway(); err != nil { // before any work is done for it
+	if err := r.conn.TurnedAway(); err != nil { // before any work is done for it
 		return nil, 0, "", err
 	}
 	at := place{r.value(key), append(slotsOf(subjects), everything)}
-	found, err := call(ctx, r, func(ctx context.Context, client rueidis.Client) (found, error) {
+	found, err := redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (found, error) {
 		return r.find(ctx, client, at)
 	})
 	if err != nil {
@@ -90,7 +92,7 @@ func (r *Redis) Save(ctx context.Context, ticket string, value []byte, ttl time.
 	case ttl < time.Millisecond:
 		return nil
 	}
-	_, err = call(ctx, r, func(ctx context.Context, client rueidis.Client) (struct{}, error) {
+	_, err = redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (struct{}, error) {
 		b := client.B()
 		kept := rueidis.BinaryString(append(stamp[:], value...))
 		commands := []rueidis.Completed{b.Set().Key(at.key).Value(kept).Px(ttl).Build()}

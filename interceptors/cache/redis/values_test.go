@@ -10,6 +10,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
 var sweet = []string{"all", "method /shop/GetSweet", "tag sweet:fudge", "request /shop/GetSweet abc"}
@@ -104,18 +105,18 @@ func TestAValueEndsWithItsTTL(t *testing.T) {
 
 // Whatever is lost of Redis, what was invalid stays so.
 func TestLostGenerationsBringNothingBack(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	lose := map[string]func(){
-		"FLUSHALL": func() { s.do("FLUSHALL") },
+		"FLUSHALL": func() { s.Do("FLUSHALL") },
 		"eviction of the generations": func() {
-			for _, key := range s.keys("meshlite:cache:g:") {
-				s.do("DEL", key)
+			for _, key := range s.Keys("meshlite:cache:g:") {
+				s.Do("DEL", key)
 			}
 		},
-		"eviction of one": func() { s.do("DEL", s.keys("meshlite:cache:g:")[0]) },
+		"eviction of one": func() { s.Do("DEL", s.Keys("meshlite:cache:g:")[0]) },
 	}
 	for what, lose := range lose {
-		r := connected(t, s.url())
+		r := connected(t, s.URL())
 		_, before := load(t, r, what, sweet...)
 		save(t, r, before, "fudge")
 		lose()
@@ -131,14 +132,14 @@ func TestLostGenerationsBringNothingBack(t *testing.T) {
 }
 
 func TestEveryKeyExpires(t *testing.T) {
-	s := startServer(t)
-	r := connected(t, s.url(), redis.WithPrefix("mine:"))
+	s := redistest.Start(t)
+	r := connected(t, s.URL(), redis.WithPrefix("mine:"))
 	keep(t, r, "key", "fudge", sweet...)
 	invalidate(t, r, "tag never loaded")
-	keys := s.keys("")
+	keys := s.Keys("")
 	want(t, "keys", len(keys), 1+1+len(sweet)+1)
 	for _, key := range keys {
-		message := s.do("TTL", key)
+		message := s.Do("TTL", key)
 		ttl, _ := message.ToInt64()
 		if !strings.HasPrefix(key, "mine:") || ttl <= 0 {
 			t.Errorf("key %s has a ttl of %d", key, ttl)
@@ -244,10 +245,10 @@ func FuzzTicket(f *testing.F) {
 }
 
 func BenchmarkLoadHit(b *testing.B) {
-	s := startServer(b)
+	s := redistest.Start(b)
 	for _, size := range []int{100, 10_000} {
 		b.Run(fmt.Sprint(size, "B"), func(b *testing.B) {
-			r := connected(b, s.url())
+			r := connected(b, s.URL())
 			key := fmt.Sprint("key", size)
 			keep(b, r, key, strings.Repeat("x", size), sweet...)
 			b.Run("alone", func(b *testing.B) {

@@ -1,4 +1,4 @@
-package redis
+package redisconn
 
 import (
 	"context"
@@ -13,33 +13,33 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// explain turns an error of the client into one that says where Redis was looked for and
+// Explain turns an error of the client into one that says where Redis was looked for and
 // what to do, and that tells no secret. Most of what it wraps is left behind for that.
-func (r *Redis) explain(err error) error {
+func (c *Conn) Explain(err error) error {
 	var redis *rueidis.RedisError
 	var dns *net.DNSError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s did not answer in time: %w", r.name, context.DeadlineExceeded)
+		return fmt.Errorf("%s did not answer in time: %w", c.name, context.DeadlineExceeded)
 	case errors.As(err, &redis):
-		return fmt.Errorf("%s answered %q%s", r.name, r.brief(redis.Error()), hint(redis.Error()))
+		return fmt.Errorf("%s answered %q%s", c.name, c.brief(redis.Error()), c.hint(redis.Error()))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s refused the connection: is a server running there? %w", r.name, syscall.ECONNREFUSED)
+		return fmt.Errorf("%s refused the connection: is a server running there? %w", c.name, syscall.ECONNREFUSED)
 	case errors.As(err, &dns):
-		return fmt.Errorf("%s: there is no such host: %w", r.name, dns)
+		return fmt.Errorf("%s: there is no such host: %w", c.name, dns)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("%s closed the connection: was it stopped, or does it want TLS? %w", r.name, io.ErrUnexpectedEOF)
+		return fmt.Errorf("%s closed the connection: was it stopped, or does it want TLS? %w", c.name, io.ErrUnexpectedEOF)
 	default:
-		return fmt.Errorf("%s: %s", r.name, r.brief(err.Error()))
+		return fmt.Errorf("%s: %s", c.name, c.brief(err.Error()))
 	}
 }
 
 // brief makes one line of a text without the secrets in it. Servers repeat the arguments
 // of a command that they do not know, which may be a password.
-func (r *Redis) brief(text string) string {
+func (c *Conn) brief(text string) string {
 	const most = 200
 	text, _, _ = strings.Cut(text, ", with args beginning with")
-	for _, secret := range r.secrets {
+	for _, secret := range c.secrets {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "***")
 		}
@@ -52,15 +52,14 @@ func (r *Redis) brief(text string) string {
 }
 
 // hint is what to do about an error of the server.
-func hint(text string) string {
-	code, _, _ := strings.Cut(text, " ")
-	switch code {
+func (c *Conn) hint(text string) string {
+	switch code, _, _ := strings.Cut(text, " "); code {
 	case "WRONGPASS", "NOAUTH":
 		return ": give the user and the password that it knows"
 	case "NOPERM":
-		return ": allow the user GET, GETRANGE, SET, EXPIRE, PUBLISH and SUBSCRIBE on the keys and the channel of the prefix"
+		return ": allow the user " + c.Commands
 	case "OOM":
-		return ": set maxmemory-policy to allkeys-lru"
+		return ": set maxmemory-policy to " + c.Eviction
 	case "READONLY":
 		return ": name the primary, not a replica"
 	default:
