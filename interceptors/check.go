@@ -18,8 +18,6 @@ import (
 // that would silently do nothing is refused instead.
 var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.hedge",
-	"meshlite.policy.v1.RateLimitRule.store",
-	"meshlite.policy.v1.RateLimitRule.on_store_failure",
 }
 
 func checkServicePolicy(policy *policyv1.ServicePolicy) error {
@@ -128,6 +126,12 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 	}
 	if _, known := policyv1.Refund_name[int32(rule.GetRefund())]; !known {
 		c.wrong(where, "refund", "%d is no refund: write REFUND_NONE, REFUND_FAILED or REFUND_SUCCEEDED", rule.GetRefund())
+	}
+	if _, known := policyv1.RateLimitStore_name[int32(rule.GetStore())]; !known {
+		c.wrong(where, "store", "%d is no store: write RATE_LIMIT_STORE_LOCAL, RATE_LIMIT_STORE_SHARED or RATE_LIMIT_STORE_SHARE", rule.GetStore())
+	}
+	if _, known := policyv1.StoreFailure_name[int32(rule.GetOnStoreFailure())]; !known {
+		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_SHARE", rule.GetOnStoreFailure())
 	}
 	switch key := rule.GetKey().GetBy().(type) {
 	case *policyv1.RateLimitKey_Metadata:
@@ -249,6 +253,9 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 	if rule.GetCost() > burst {
 		return fmt.Errorf("cost: %d is more than the burst of %d, which refuses every call: raise burst", rule.GetCost(), burst)
 	}
+	if err := checkMergedStore(rule); err != nil {
+		return err
+	}
 	key, ok := rule.GetKey().GetBy().(*policyv1.RateLimitKey_Field)
 	if !ok {
 		return nil
@@ -258,6 +265,17 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 	}
 	if _, err := FieldPath(method.Input(), key.Field); err != nil {
 		return fmt.Errorf("key.field: %w", err)
+	}
+	return nil
+}
+
+func checkMergedStore(rule *policyv1.RateLimitRule) error {
+	shared := rule.GetStore() == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+	if warm, _ := ParseDuration(rule.GetWarmUp()); shared && warm > 0 {
+		return errors.New("warm_up: a shared store keeps no key that is unused, and cannot tell a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
+	}
+	if !shared && rule.GetOnStoreFailure() != policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED {
+		return fmt.Errorf("on_store_failure: %v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", rule.GetStore())
 	}
 	return nil
 }

@@ -21,8 +21,7 @@ type entry struct {
 	terms  *terms // of the rule, unless they are this call's own
 	key    key
 	charge charge
-	// shadowed: the limit would have refused the call, were it in force.
-	shadowed bool
+	taken  *Taken // by the store; nil: it has taken nothing
 }
 
 type entries []entry
@@ -60,8 +59,15 @@ func (p *part) admit(ctx context.Context, req any, space []entry) (verdict, erro
 	if len(v.entries) > 1 {
 		v.look(p.table, patience)
 	}
+	if p.shared && v.refusing == nobody {
+		if err := p.takeShared(ctx, &v, patience); err != nil {
+			return v, err
+		}
+	}
 	if v.refusing == nobody {
-		v.charge(p.table, patience)
+		if v.charge(p.table, patience); v.refusing != nobody {
+			p.giveAll(ctx, v.entries)
+		}
 	}
 	p.finish(ctx, &v)
 	if v.refusing == nobody && v.wait > 0 {
@@ -91,7 +97,7 @@ func (e *entry) patience(call int64) int64 {
 func (v *verdict) look(table *Table, patience int64) {
 	for i := range v.entries {
 		e := &v.entries[i]
-		if e.rule.shadow {
+		if e.rule.shadow || e.charge.at != here {
 			continue
 		}
 		d := table.look(v.now, e.key, e.terms, e.patience(patience))
@@ -106,13 +112,16 @@ func (v *verdict) look(table *Table, patience int64) {
 func (v *verdict) charge(table *Table, patience int64) {
 	for i := range v.entries {
 		e := &v.entries[i]
+		if e.charge.at != here {
+			continue
+		}
 		d, taken := table.take(v.now, e.key, e.terms, e.patience(patience))
 		e.charge = taken
 		switch {
 		case d.Admitted:
 			v.wait = max(v.wait, d.RetryAfter)
 		case e.rule.shadow:
-			e.shadowed = true
+			e.charge.shadowed = true
 		default:
 			v.entries[:i].cancel(v.now)
 			v.refusing, v.wait = i, d.RetryAfter
@@ -123,13 +132,18 @@ func (v *verdict) charge(table *Table, patience int64) {
 
 func (es entries) cancel(now int64) {
 	for i := range es {
-		es[i].charge.cancel(now)
-		es[i].charge = charge{}
+		if es[i].charge.at == here {
+			es[i].charge.cancel(now)
+			es[i].charge = charge{}
+		}
 	}
 }
 
 // settle gives back what the rules say of a call that ended with err.
-func (p *part) settle(es entries, err error) {
+func (p *part) settle(ctx context.Context, es entries, err error) {
+	if p.shared {
+		p.refunded.Add(uint64(p.giveBack(ctx, es, err)))
+	}
 	now := p.table.now()
 	for i := range es {
 		if es[i].rule.refunds(err) && es[i].charge.refund(now) {
@@ -146,6 +160,7 @@ func (p *part) await(ctx context.Context, v *verdict) error {
 		return nil
 	}
 	v.entries.cancel(p.table.now())
+	p.giveAll(ctx, v.entries)
 	return status.FromContextError(ctx.Err()).Err()
 }
 
@@ -178,13 +193,13 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 	for i := range v.entries {
 		e := &v.entries[i]
 		result := Admitted
-		if e.shadowed {
+		if e.charge.shadowed {
 			p.shadowed.Add(1)
 			e.rule.counts.shadowed.Add(1)
 			result = Shadowed
 			limit, told = e.rule.name, result
 		}
-		if e.shadowed || e.nearly(v.now) {
+		if e.charge.shadowed || e.nearly(v.now) {
 			p.note(ctx, e)
 		}
 		p.tell(e.rule, result)
@@ -207,7 +222,10 @@ func (es entries) standings(table *Table, now int64) []Standing {
 			continue
 		}
 		tat, b := e.charge.tat, e.charge.bucket
-		if b == nil { // the call cost nothing, or was refused
+		switch {
+		case e.charge.at != here && tat == 0: // nobody knows
+			continue
+		case e.charge.at == here && b == nil: // the call cost nothing, or was refused
 			tat, b = table.level(now, e.key, e.terms)
 		}
 		all = append(all, standing(e.rule.name, e.terms, now, tat, b))

@@ -24,7 +24,7 @@ const retired = math.MinInt64
 const tick = 1 << 26
 
 func newBucket(now int64, k key, t *terms) *bucket {
-	b := &bucket{key: k, rate: t.rate, cost: uint32(min(t.cost/max(t.every, 1), math.MaxUint32))}
+	b := &bucket{key: k, rate: t.rate, cost: uint32(min(min(t.cost, t.burst)/max(t.every, 1), math.MaxUint32))}
 	b.born = uint32(min(max(now, 0)/tick+1, math.MaxUint32))
 	b.tat.Store(now)
 	return b
@@ -36,6 +36,10 @@ type charge struct {
 	cost   int64
 	tat    int64 // right after it
 	ahead  bool  // its time is still to come: the call waits
+
+	// shadowed: the limit would have refused the call, were it in force.
+	shadowed bool
+	at       place
 }
 
 // take charges the cost of t if the bucket holds as much, or will within patience.
@@ -48,7 +52,7 @@ func (b *bucket) take(now int64, t *terms, patience int64) (Decision, charge, bo
 		if tat == retired {
 			return Decision{}, charge{}, false
 		}
-		decision := decide(tat, now, t.burst, cost, patience)
+		decision := decide(tat, now, t.holds, cost, patience)
 		if !decision.Admitted {
 			return decision, charge{}, true
 		}

@@ -19,54 +19,11 @@ import (
 
 const (
 	defaultHoldBack = time.Minute
+	// mostHolds is of how many keys refusals are obeyed, about.
+	mostHolds = 1 << 10
 	// mostKinds bounds the limits of one method whose refusals are obeyed.
 	mostKinds = 8
 )
-
-// holds are refusals of servers that are in force. Each has one of two places by
-// its key, so there may be a thousand or so; of more, those that end first go.
-type holds struct{ places [1024]atomic.Pointer[hold] }
-
-type hold struct {
-	key   key
-	until int64
-}
-
-func (h *holds) sample(k key) [2]*atomic.Pointer[hold] {
-	n := uint64(len(h.places))
-	return [...]*atomic.Pointer[hold]{&h.places[k.hi%n], &h.places[k.lo%n]}
-}
-
-// left is how long calls of the key are still held back.
-func (h *holds) left(k key, now int64) time.Duration {
-	for _, place := range h.sample(k) {
-		if there := place.Load(); there != nil && there.key == k {
-			return time.Duration(there.until - now)
-		}
-	}
-	return 0
-}
-
-// put never shortens a hold.
-func (h *holds) put(fresh *hold) {
-	for {
-		var at *atomic.Pointer[hold]
-		var old *hold
-		for _, place := range h.sample(fresh.key) {
-			there := place.Load()
-			if there != nil && there.key == fresh.key {
-				at, old = place, there
-				break
-			}
-			if at == nil || old != nil && (there == nil || there.until < old.until) {
-				at, old = place, there
-			}
-		}
-		if old != nil && old.until >= fresh.until && old.key == fresh.key || at.CompareAndSwap(old, fresh) {
-			return
-		}
-	}
-}
 
 // kind is a limit that a server has refused a call of the method by. Calls count
 // together that the server counts together, as far as a client can tell.

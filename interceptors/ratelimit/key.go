@@ -21,7 +21,8 @@ const defaultIPv6Prefix = 64
 type keyer struct {
 	by    string // what it counts by, for people
 	seen  string // by what a client can tell whose call it is, if it can
-	limit key    // of all keys of the limit: that of callers without a value
+	seeds *seeds
+	limit key // of all keys of the limit: that of callers without a value
 
 	// of is nil where all callers count together. req is nil for a stream.
 	of func(ctx context.Context, req any) key
@@ -52,9 +53,8 @@ func (k *keyer) find(value string) (key, error) {
 }
 
 // newKeyer makes what the policy says, unless a function takes its place.
-func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv1.RateLimitKey) keyer {
-	seeds := &l.table.seeds
-	k := keyer{named: func(value string) (key, error) { return seeds.hash(value), nil }}
+func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv1.RateLimitKey, seeds *seeds) keyer {
+	k := keyer{seeds: seeds, named: func(value string) (key, error) { return seeds.hash(value), nil }}
 	if of := l.options.rules[name]; of != nil && of.key != nil {
 		k.by, k.of = "function", functionKey(seeds, of.key)
 	} else {
@@ -77,14 +77,14 @@ func functionKey(seeds *seeds, function func(context.Context, any) (string, bool
 }
 
 func (l *Limiter) keyBy(k *keyer, meta *interceptors.CallMeta, by *policyv1.RateLimitKey) {
-	seeds := &l.table.seeds
+	seeds := k.seeds
 	switch by := by.GetBy().(type) {
 	case *policyv1.RateLimitKey_Peer:
 		k.by = "peer"
 		l.keyByPeer(k, meta.Side, by.Peer)
 	case *policyv1.RateLimitKey_Identity:
 		k.by = "identity"
-		k.of = l.identityKey(meta.Side)
+		k.of = l.identityKey(seeds, meta.Side)
 		if l.options.identity != nil {
 			k.seen = "function"
 		} else if name := l.options.identityKey; name != nil {
@@ -105,7 +105,7 @@ func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerK
 	if side == interceptors.Client {
 		return
 	}
-	bits, seeds, trusted := defaultIPv6Prefix, &l.table.seeds, l.options.trusted
+	bits, seeds, trusted := defaultIPv6Prefix, k.seeds, l.options.trusted
 	if by.GetIpv6Prefix() > 0 {
 		bits = int(by.GetIpv6Prefix())
 	}
@@ -162,8 +162,7 @@ func (s *seeds) hashAddr(network netip.Prefix) key {
 	return s.hashBytes(bytes[:])
 }
 
-func (l *Limiter) identityKey(side interceptors.Side) func(context.Context, any) key {
-	seeds := &l.table.seeds
+func (l *Limiter) identityKey(seeds *seeds, side interceptors.Side) func(context.Context, any) key {
 	switch {
 	case l.options.identity != nil:
 		return func(ctx context.Context, _ any) key {

@@ -80,12 +80,13 @@ type terms struct {
 	rate
 	limit Limit // of which rate is the short form
 	cost  int64 // the time that it takes
+	holds int64 // the most that is admitted at once: the burst, or one call of a share
 	warm  int64 // the time that a new key takes to reach the full limit
 }
 
 func (l Limit) terms(cost uint64) terms {
 	r := l.rate()
-	return terms{rate: r, limit: l, cost: r.cost(cost)}
+	return terms{rate: r, limit: l, cost: r.cost(cost), holds: r.burst}
 }
 
 // costAt is the cost of a call of the key of b, nil for a new one. While the key is

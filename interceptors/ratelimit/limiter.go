@@ -2,6 +2,8 @@ package ratelimit
 
 import (
 	"fmt"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -19,7 +21,12 @@ type Limiter struct {
 	near    near
 	holds   holds
 
-	admitted, refused, shadowed, waited, refunded, heldBack atomic.Uint64
+	shared   seeds // of the keys in the store
+	refusals holds // by the store
+	warned   [2]sync.Once
+
+	admitted, refused, shadowed, waited, refunded, heldBack    atomic.Uint64
+	remembered, storeErrors, fellOpen, fellClosed, fellToShare atomic.Uint64
 }
 
 // New makes a limiter that has counted nothing. The error names every option that
@@ -29,6 +36,9 @@ func New(opts ...Option) (*Limiter, error) {
 	for _, option := range opts {
 		option(&o)
 	}
+	if o.log == nil {
+		o.log = slog.Default()
+	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("ratelimit: %w", err)
 	}
@@ -36,7 +46,11 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{options: o, table: table}, nil
+	l := &Limiter{options: o, table: table, holds: make(holds, mostHolds)}
+	if o.store != nil {
+		l.shared, l.refusals = sharedSeeds(o.secret), make(holds, mostRefusals)
+	}
+	return l, nil
 }
 
 // Place is [interceptors.RateLimit].
@@ -45,7 +59,7 @@ func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
 // UnaryClient limits the calls of one method and holds them back when a server has
 // refused them, nil where neither is to be done.
 func (l *Limiter) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if p := l.newPart(meta, false); p != nil {
+	if p := l.newPart(meta, false, nil); p != nil {
 		return p.unaryClient
 	}
 	return nil
@@ -54,7 +68,7 @@ func (l *Limiter) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInter
 // StreamClient limits the streams of one method and holds them back when a server
 // has refused them, nil where neither is to be done.
 func (l *Limiter) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	if p := l.newPart(meta, true); p != nil {
+	if p := l.newPart(meta, true, nil); p != nil {
 		return p.streamClient
 	}
 	return nil
@@ -63,16 +77,24 @@ func (l *Limiter) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInt
 // UnaryServer limits the handling of one method, nil where the policy does not
 // limit it on the server.
 func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if p := l.newPart(meta, false); p != nil {
-		return p.unaryServer
-	}
-	return nil
+	return l.unaryPart(meta, nil)
 }
 
 // StreamServer limits the streams accepted of one method, nil where the policy
 // does not limit it on the server.
 func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if p := l.newPart(meta, true); p != nil {
+	return l.streamPart(meta, nil)
+}
+
+func (l *Limiter) unaryPart(meta *interceptors.CallMeta, share func() float64) grpc.UnaryServerInterceptor {
+	if p := l.newPart(meta, false, share); p != nil {
+		return p.unaryServer
+	}
+	return nil
+}
+
+func (l *Limiter) streamPart(meta *interceptors.CallMeta, share func() float64) grpc.StreamServerInterceptor {
+	if p := l.newPart(meta, true, share); p != nil {
 		return p.streamServer
 	}
 	return nil

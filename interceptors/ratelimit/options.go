@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
+
+// minSecret is 128 bits.
+const minSecret = 16
 
 // Option changes what [New] makes.
 type Option func(*options)
@@ -26,6 +30,10 @@ type options struct {
 	identity    func(context.Context) (string, bool)
 	identityKey *string
 	observe     func(*interceptors.CallMeta, string, Result)
+	store       Store
+	secret      *string
+	share       func() float64
+	log         *slog.Logger
 }
 
 // WithMaxKeys bounds for how many keys the counts are kept: 64 to 268,435,456, by
@@ -54,6 +62,38 @@ func WithIdentityMetadata(key string) Option {
 // one of prefixes. Default: nobody is believed.
 func WithTrustedPrefixes(prefixes ...netip.Prefix) Option {
 	return func(o *options) { o.trusted = append(o.trusted, prefixes...) }
+}
+
+// WithStore counts in store the calls that limits with store RATE_LIMIT_STORE_SHARED
+// admit: those of all replicas that use it together. Whoever made the store closes it,
+// after the servers and channels. Without one such limits are counted by the share of
+// this process, and a warning says so.
+func WithStore(store Store) Option {
+	return func(o *options) { o.store = store }
+}
+
+// WithSecret keeps who calls from those who may read the store: keys in it are digests
+// that nobody can guess values by who does not know secret. All replicas need the same,
+// of 16 bytes or more; another one is another count. Default: none, and then a key
+// that can be guessed, such as an address, can be found out.
+func WithSecret(secret string) Option {
+	return func(o *options) { o.secret = &secret }
+}
+
+// WithShare tells which part of the whole this process is, above 0 and up to 1: it
+// admits that part of the limits with store RATE_LIMIT_STORE_SHARE, and of those whose
+// shared store is away where on_store_failure is STORE_FAILURE_SHARE. share is called
+// for each such call, so it must be safe for concurrent use and quick. The servers of
+// package meshlite know their share from Consul; without that, as on a client, it is 1
+// and a warning says so.
+func WithShare(share func() float64) Option {
+	return func(o *options) { o.share = share }
+}
+
+// WithLogger hears once when limits are counted in another way than their policy says.
+// Default: slog.Default().
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
 }
 
 // WithHoldBack bounds for how long a client refuses calls by itself after a server
@@ -147,6 +187,9 @@ func (o *options) check() error {
 		if !prefix.IsValid() || prefix.Addr().Is4In6() {
 			errs = append(errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix))
 		}
+	}
+	if o.secret != nil && len(*o.secret) < minSecret {
+		errs = append(errs, fmt.Errorf("WithSecret: %d bytes: give %d or more, such as by `openssl rand -hex 16`", len(*o.secret), minSecret))
 	}
 	if o.holdBack < 0 {
 		errs = append(errs, fmt.Errorf("WithHoldBack: %v: write a duration from 0 on; 0 turns it off", o.holdBack))

@@ -19,17 +19,18 @@ type part struct {
 	rules    []rule
 	waits    bool   // some rule does
 	refunds  bool   // some rule does
+	shared   bool   // some rule is counted by the store
 	messages *part  // the rules that charge each message of a stream, or nil
 	kinds    *kinds // nil where nothing is held back
 }
 
 // newPart is nil where nothing is limited or, on a client, held back.
-func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool) *part {
+func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool, share func() float64) *part {
 	meant := func(rule *policyv1.RateLimitRule) bool { return !stream || rule.GetKey().GetField() == "" }
-	p := l.limit(meta, meant)
+	p := l.limit(meta, share, meant)
 	if !stream {
 		l.limits.put(p)
-	} else if m := l.limit(meta, func(r *policyv1.RateLimitRule) bool { return meant(r) && r.GetPerMessage() }); len(m.rules) > 0 {
+	} else if m := l.limit(meta, share, func(r *policyv1.RateLimitRule) bool { return meant(r) && r.GetPerMessage() }); len(m.rules) > 0 {
 		p.messages = m
 	}
 	if p.holdsBack() {
@@ -42,15 +43,16 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool) *part {
 }
 
 // limit has the rules that are in force on this side and meant.
-func (l *Limiter) limit(meta *interceptors.CallMeta, meant func(*policyv1.RateLimitRule) bool) *part {
+func (l *Limiter) limit(meta *interceptors.CallMeta, share func() float64, meant func(*policyv1.RateLimitRule) bool) *part {
 	p := &part{Limiter: l, meta: meta}
 	for _, policy := range meta.Policy.GetRateLimits() {
 		if policy.GetDisabled() || !meta.Side.On(policy.GetSide(), interceptors.Server) || !meant(policy) {
 			continue
 		}
-		r := l.newRule(meta, policy)
+		r := l.newRule(meta, policy, share)
 		p.rules = append(p.rules, r)
 		p.waits = p.waits || r.wait
+		p.shared = p.shared || r.at == atStore
 		p.refunds = p.refunds || r.refund > policyv1.Refund_REFUND_NONE
 	}
 	return p
@@ -88,7 +90,7 @@ func (p *part) unaryClient(ctx context.Context, method string, req, reply any, c
 	}
 	if p.refunds {
 		err = errPanic
-		defer func() { p.settle(v.entries, err) }()
+		defer func() { p.settle(ctx, v.entries, err) }()
 	}
 	err = invoker(ctx, method, req, reply, cc, opts...)
 	p.obey(ctx, req, cc, err, opts)
@@ -109,7 +111,7 @@ func (p *part) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 	}
 	if p.refunds {
 		err = errPanic
-		defer func() { p.settle(c.entries, err) }()
+		defer func() { p.settle(c, c.entries, err) }()
 	}
 	return handler(c, req)
 }

@@ -41,6 +41,8 @@ func (p *part) refusal(v *verdict) refusal {
 	}
 	limit := e.rule.description(e.terms.limit)
 	switch {
+	case e.charge.at == nowhere:
+		r.message = fmt.Sprintf("rate limit %q admits nothing while its shared store is away: try again in %v", e.rule.name, r.after)
 	case e.terms.limit.Calls == 0:
 		r.message = fmt.Sprintf("rate limit %q admits nothing (%s)", e.rule.name, limit)
 	case r.after == Never:

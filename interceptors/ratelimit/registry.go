@@ -104,26 +104,36 @@ func (r *registry) all() []*part {
 // and charges nothing. The key is written as the policy counts: an address or
 // network, an identity as [WithIdentity] gives it or a SPIFFE id, the value of the
 // metadata key or of the request field, what [WithKey] gives; "" is that of all who
-// have none. An unknown method or limit, and a key that cannot be written down, are
-// errors.
+// have none. An unknown method or limit, a key that cannot be written down, and what
+// the store says that counts are errors.
 func (l *Limiter) Standing(fullMethod, limit, key string) (Standing, error) {
 	r, k, err := l.find(fullMethod, limit, key)
 	if err != nil {
 		return Standing{}, err
 	}
-	now := l.table.now()
-	tat, b := l.table.level(now, k, &r.terms)
-	return standing(r.name, &r.terms, now, tat, b), nil
+	if r.at == atStore {
+		return l.sharedStanding(r, k)
+	}
+	terms, now := &r.terms, l.table.now()
+	if r.sharing != nil {
+		terms = r.scaled(terms)
+	}
+	tat, b := l.table.level(now, k, terms)
+	return standing(r.name, terms, now, tat, b), nil
 }
 
 // Reset gives a key its whole burst again. It is written as for [Limiter.Standing],
 // and the errors are the same.
 func (l *Limiter) Reset(fullMethod, limit, key string) error {
-	_, k, err := l.find(fullMethod, limit, key)
-	if err == nil {
-		l.table.reset(k)
+	r, k, err := l.find(fullMethod, limit, key)
+	if err != nil {
+		return err
 	}
-	return err
+	l.table.reset(k) // which counts while a store is away, too
+	if r.at == atStore {
+		return l.resetShared(r, k)
+	}
+	return nil
 }
 
 var errNoLimit = errors.New("no call of the method has met such a limit: write \"/package.Service/Method\" and the name in the policy")

@@ -24,6 +24,9 @@ type rule struct {
 	wait       bool
 	shadow     bool
 	perMessage bool
+	at         place    // where it is counted
+	sharing    *sharing // nil unless this process ever enforces its share alone
+	onFailure  policyv1.StoreFailure
 	costKey    string // metadata key, or ""
 	trusted    trust
 	quota      *anypb.Any // what a refusal tells of the limit
@@ -41,7 +44,7 @@ type functions struct {
 }
 
 // newRule reads what was checked with the policy.
-func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimitRule) rule {
+func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimitRule, share func() float64) rule {
 	period, _ := interceptors.ParseDuration(policy.GetPeriod()) // none is a second
 	warm, _ := interceptors.ParseDuration(policy.GetWarmUp())
 	r := rule{
@@ -49,15 +52,21 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 		meta:       meta,
 		limit:      Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
 		cost:       1,
-		by:         l.newKeyer(meta, policy.GetName(), policy.GetKey()),
 		refund:     policy.GetRefund(),
 		wait:       policy.GetWait() && !policy.GetShadow(),
 		shadow:     policy.GetShadow(),
 		perMessage: policy.GetPerMessage(),
+		onFailure:  policy.GetOnStoreFailure(),
 		costKey:    policy.GetCostMetadata(),
 		trusted:    l.options.trusted,
 		counts:     l.limits.countsOf(meta, policy.GetName()),
 	}
+	l.place(&r, policy.GetStore(), share)
+	seeds := &l.table.seeds
+	if r.at == atStore {
+		seeds = &l.shared
+	}
+	r.by = l.newKeyer(meta, policy.GetName(), policy.GetKey(), seeds)
 	if of := l.options.rules[r.name]; of != nil {
 		r.functions = *of
 	}
@@ -75,6 +84,10 @@ func (r *rule) meet(ctx context.Context, req any) entry {
 	e := entry{rule: r, terms: &r.terms, key: r.by.key(ctx, req)}
 	if r.limitOf != nil || r.costOf != nil || r.costKey != "" {
 		e.terms = r.own(ctx, req)
+	}
+	e.charge.at = r.at
+	if r.sharing != nil && r.at == here {
+		e.terms = r.scaled(e.terms)
 	}
 	return e
 }

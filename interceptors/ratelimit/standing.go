@@ -20,7 +20,11 @@ func standing(name string, terms *terms, now, tat int64, b *bucket) Standing {
 	s := Standing{Name: name, Limit: terms.limit.full(), Reset: time.Duration(max(tat-now, 0))}
 	one := *terms
 	one.cost = terms.every
-	if free := terms.burst - max(tat-now, 0); free > 0 {
+	burst := terms.burst
+	if burst > 0 {
+		burst = max(burst, terms.every) // a share of the burst may be less than a call
+	}
+	if free := burst - max(tat-now, 0); free > 0 {
 		s.Remaining = uint64(free / one.costAt(now, b))
 	}
 	return s

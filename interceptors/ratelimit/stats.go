@@ -49,6 +49,12 @@ type Stats struct {
 	Refunded          uint64 // charges given back after the call
 	HeldBack          uint64 // not made yet because a server has refused such calls
 
+	// Of limits in a shared store, calls that a limit has refused without asking it,
+	// since it had told until when; and what did not succeed there.
+	Remembered, StoreErrors uint64
+	// Calls at limits whose store was away: admitted, refused, counted by share.
+	FellOpen, FellClosed, FellToShare uint64
+
 	Keys      int    // whose counts are kept, idle ones included
 	Forgotten uint64 // keys forgotten before their bucket was full again
 
@@ -84,12 +90,16 @@ type NearStats struct {
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (l *Limiter) Stats() Stats {
 	s := Stats{
-		Admitted:  l.admitted.Load(),
-		Refused:   l.refused.Load(),
-		Shadowed:  l.shadowed.Load(),
-		Waited:    l.waited.Load(),
-		Refunded:  l.refunded.Load(),
-		HeldBack:  l.heldBack.Load(),
+		Admitted: l.admitted.Load(),
+		Refused:  l.refused.Load(),
+		Shadowed: l.shadowed.Load(),
+		Waited:   l.waited.Load(),
+		Refunded: l.refunded.Load(),
+		HeldBack: l.heldBack.Load(),
+
+		Remembered: l.remembered.Load(), StoreErrors: l.storeErrors.Load(),
+		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),
+
 		Keys:      int(l.table.used.Load()),
 		Forgotten: l.table.lost.Load(),
 		Near:      l.nearest(),
@@ -119,6 +129,10 @@ func (r *rule) stats() LimitStats {
 	add(r.wait, "wait")
 	add(r.shadow, "shadow")
 	add(r.perMessage, "per message")
+	add(r.at == atStore, "shared")
+	if r.at == here && r.sharing != nil {
+		add(true, fmt.Sprintf("share %.3g", r.sharing.share()))
+	}
 	add(r.terms.warm > 0, fmt.Sprint("warm-up ", time.Duration(r.terms.warm)))
 	return LimitStats{
 		Method: r.meta.FullMethod, Side: r.meta.Side.String(), Name: r.name,
@@ -141,7 +155,7 @@ func (l *Limiter) nearest() []NearStats {
 		if used < nearShare {
 			continue
 		}
-		tat, b := l.table.level(now, n.key, n.terms)
+		tat, b := n.level(now, l.table)
 		s := standing(n.rule.name, n.terms, now, tat, b)
 		all = append(all, NearStats{
 			Method: n.rule.meta.FullMethod, Side: n.rule.meta.Side.String(), Name: s.Name,

@@ -21,7 +21,7 @@ func (p *part) streamServer(srv any, ss grpc.ServerStream, _ *grpc.StreamServerI
 	}
 	if p.refunds {
 		err = errPanic
-		defer func() { p.settle(c.entries, err) }()
+		defer func() { p.settle(c, c.entries, err) }()
 	}
 	return handler(srv, &serverStream{ServerStream: ss, ctx: c, messages: p.messages})
 }
@@ -77,7 +77,7 @@ func (p *part) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc
 	var once sync.Once
 	finish := func(err error) {
 		once.Do(func() {
-			p.settle(v.entries, err)
+			p.settle(outer, v.entries, err)
 			p.obey(outer, nil, cc, err, nil)
 			cancel()
 		})

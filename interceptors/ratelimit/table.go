@@ -102,8 +102,8 @@ func (t *Table) reset(k key) {
 // take decides, and tells what was charged. A call that has to wait is admitted
 // if it has to for no longer than patience.
 func (t *Table) take(now int64, k key, terms *terms, patience int64) (Decision, charge) {
-	if terms.cost == 0 || terms.cost > terms.burst { // needs no place in the table
-		return decide(now, now, terms.burst, terms.cost, 0), charge{}
+	if terms.cost == 0 || terms.cost > terms.holds { // needs no place in the table
+		return decide(now, now, terms.holds, terms.cost, 0), charge{}
 	}
 	for {
 		_, b := t.find(k)
@@ -119,7 +119,7 @@ func (t *Table) take(now int64, k key, terms *terms, patience int64) (Decision, 
 // look decides without making room for a key that is not there.
 func (t *Table) look(now int64, k key, terms *terms, patience int64) Decision {
 	tat, b := t.level(now, k, terms)
-	return decide(tat, now, terms.burst, terms.costAt(now, b), patience)
+	return decide(tat, now, terms.holds, terms.costAt(now, b), patience)
 }
 
 // level is the tat of a key under terms, and its bucket, nil for a new key.

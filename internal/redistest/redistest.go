@@ -136,8 +136,7 @@ func Cluster(t testing.TB, nodes int) []*Server {
 	for i := range all {
 		_, bus, _ := net.SplitHostPort(FreeAddress(t))
 		all[i] = Start(t, "--cluster-enabled", "yes", "--cluster-port", bus)
-		per := 16384 / nodes
-		all[i].Do("CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*per), fmt.Sprint((i+1)*per-1))
+		all[i].Do("CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*16384/nodes), fmt.Sprint((i+1)*16384/nodes-1))
 		all[i].Do("CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
 		if i > 0 {
 			host, port, _ := net.SplitHostPort(all[0].Addr)

@@ -153,9 +153,12 @@ const (
 	RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED RateLimitStore = 0
 	// In this process: every replica admits the whole limit.
 	RateLimitStore_RATE_LIMIT_STORE_LOCAL RateLimitStore = 1
-	// In Redis: all replicas together admit the limit.
+	// In the store that the program has been given, such as Redis: all replicas together
+	// admit the limit. By the share where it has been given none.
 	RateLimitStore_RATE_LIMIT_STORE_SHARED RateLimitStore = 2
-	// No store: every replica admits the limit divided by the live replicas.
+	// No store: every replica admits its part of the limit, by its weight among the live
+	// replicas, as the directory tells. On a client, which no directory knows, that is
+	// what the program says, or all of it.
 	RateLimitStore_RATE_LIMIT_STORE_SHARE RateLimitStore = 3
 )
 
@@ -212,7 +215,7 @@ const (
 	StoreFailure_STORE_FAILURE_OPEN StoreFailure = 1
 	// Refuse everything.
 	StoreFailure_STORE_FAILURE_CLOSED StoreFailure = 2
-	// Admit the limit divided by the live replicas.
+	// Admit the part of the limit that RATE_LIMIT_STORE_SHARE would.
 	StoreFailure_STORE_FAILURE_SHARE StoreFailure = 3
 )
 
@@ -729,10 +732,8 @@ type RateLimitRule struct {
 	// only from trusted peers.
 	CostMetadata *string `protobuf:"bytes,8,opt,name=cost_metadata,json=costMetadata,proto3,oneof" json:"cost_metadata,omitempty"`
 	// Where the counts are kept. Default: this process.
-	// Not enforced yet: refused.
 	Store RateLimitStore `protobuf:"varint,9,opt,name=store,proto3,enum=meshlite.policy.v1.RateLimitStore" json:"store,omitempty"`
-	// What happens when a shared store does not answer. Default: the share.
-	// Not enforced yet: refused.
+	// What happens when a shared store does not answer in time. Default: the share.
 	OnStoreFailure StoreFailure `protobuf:"varint,10,opt,name=on_store_failure,json=onStoreFailure,proto3,enum=meshlite.policy.v1.StoreFailure" json:"on_store_failure,omitempty"`
 	// Which finished calls are given back; of a stream, its opening.
 	Refund Refund `protobuf:"varint,11,opt,name=refund,proto3,enum=meshlite.policy.v1.Refund" json:"refund,omitempty"`
@@ -745,7 +746,7 @@ type RateLimitRule struct {
 	// the first.
 	PerMessage *bool `protobuf:"varint,14,opt,name=per_message,json=perMessage,proto3,oneof" json:"per_message,omitempty"`
 	// How long a new key takes to reach the full limit: "30s". Its calls cost more
-	// until then, the first one all of the burst.
+	// until then, the first one all of the burst. Not with a shared store.
 	WarmUp *string `protobuf:"bytes,15,opt,name=warm_up,json=warmUp,proto3,oneof" json:"warm_up,omitempty"`
 	// Drop a limit that was set elsewhere.
 	Disabled      *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`

@@ -1,0 +1,50 @@
+package redis
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/meshlite-go/meshlite/internal/redisconn"
+)
+
+const defaultPrefix = "meshlite:limit:"
+
+// Option changes what [New] makes.
+type Option func(*options)
+
+type options struct{ redisconn.Options }
+
+// WithURL says where Redis is: "redis://user:password@host:6379/0", "rediss://" for TLS,
+// "unix:///run/redis.sock", with more of [rueidis.ParseURL]. More nodes of a cluster, or
+// Sentinels with "master_set=name", follow as "?addr=host2:6379&addr=host3:6379".
+func WithURL(url string) Option { return func(o *options) { o.URL = &url } }
+
+// WithClientOption says where Redis is and how to reach it in the terms of rueidis, for
+// what no URL can say, such as client certificates. Reading from replicas is refused;
+// client-side caching and retries are turned off. What is left at zero is set: one
+// connection for each node, buffers of 64 KiB, one second to dial, two seconds until a
+// silent connection is given up.
+func WithClientOption(option rueidis.ClientOption) Option {
+	return func(o *options) { o.Option = &option }
+}
+
+// WithClient uses a client that is there already, such as that of a cache, and which
+// Close leaves open. It must reach primaries, and not repeat commands.
+func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
+
+// WithTimeout is how long a call waits for Redis: 1 ms to 10 s, by default 50 ms. That
+// is no more than half of the time that the caller has left.
+func WithTimeout(timeout time.Duration) Option { return func(o *options) { o.Timeout = timeout } }
+
+// WithPrefix begins the name of every key. Processes with the same prefix, and database,
+// count together; by default it is "meshlite:limit:".
+func WithPrefix(prefix string) Option { return func(o *options) { o.Prefix = prefix } }
+
+// WithLogger hears once when Redis goes away and once when it is back. By default that is
+// slog.Default().
+func WithLogger(log *slog.Logger) Option { return func(o *options) { o.Log = log } }
+
+func (o *options) check() error { return errors.Join(o.Check(defaultPrefix)...) }
