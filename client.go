@@ -173,7 +173,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	}
 	limiter := c.limiter
 	if limiter == nil {
-		if limiter, err = ratelimit.New(ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
+		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
 			measured.LimitResult(meta, limit, result.String())
 		})); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)

@@ -114,9 +114,11 @@ func WithInterceptors(own interceptors.Interceptors) Option {
 // page tells of it as long as it is in use.
 func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
 
-// WithRateLimit counts in limiter instead of one of this channel or server alone.
-// Its owner counts its verdicts by an observer. The admin page tells of it either way, as
-// long as it is in use.
+// WithRateLimit counts in limiter instead of one of this channel or server alone, for
+// instance because it has a store that replicas share. Its owner counts its verdicts by
+// an observer. A server tells it its share of a limit that replicas divide: its weight
+// among those of the instances that can be called, as the directory tells. The admin page
+// tells of it as long as it is in use.
 func WithRateLimit(limiter *ratelimit.Limiter) Option {
 	return option(func(c *config) { c.limiter = limiter })
 }

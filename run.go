@@ -63,6 +63,7 @@ type run struct {
 	served   chan error // what Serve has answered
 	deadline time.Time  // for Consul to answer
 	leases   []catalog.Lease
+	follows  []func() // end what is followed of the other replicas
 }
 
 func (r *run) start(ctx context.Context) error {
@@ -85,6 +86,7 @@ func (r *run) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.followReplicas(address)
 	if err := r.warmUp(ctx); err != nil {
 		return err
 	}
@@ -219,6 +221,9 @@ func (r *run) stop(ctx context.Context) {
 	timer := time.AfterFunc(r.config.stopTimeout, r.grpc.Stop)
 	r.grpc.GracefulStop()
 	timer.Stop()
+	for _, stop := range r.follows {
+		stop()
+	}
 	if r.admin != nil {
 		r.admin.Close()
 	}

@@ -100,8 +100,8 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.limiter = concerns.limiter // which the runtime tells of
-	concerns.outer = append(concerns.outer, concerns.limiter, concerns.deadline)
+	c.limiter, c.policies, c.share = concerns.limiter, concerns.policies, newShare() // which the server tells of
+	concerns.outer = append(concerns.outer, concerns.limiter.Replica(c.share.of), concerns.deadline)
 	inner := []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers()}
 	return concerns.join(interceptors.Server, inner)
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -35,6 +36,8 @@ type serverConfig struct {
 	ttlGiven                           bool
 	reflection, channelz               bool
 	concurrency                        *concurrency.Limiter
+	policies                           *interceptors.Policies
+	share                              *share
 	serverOptions                      []grpc.ServerOption
 }
 

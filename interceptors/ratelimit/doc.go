@@ -64,6 +64,30 @@
 // whatever it is. An admitted call of a server allocates the context that
 // [FromContext] reads, and one whose cost or limit is its own allocates those.
 //
+// # Replicas
+//
+// By default each process counts by itself, and n replicas admit n times the limit. The
+// store of a rule says otherwise:
+//   - RATE_LIMIT_STORE_SHARED: all replicas count in one [Store] ([WithStore]), such as
+//     that of package redis, which costs an admitted call a round trip, and one that is
+//     given back another. Who is refused is remembered here until the time told, for
+//     about 16,000 keys, so that abuse costs the store nothing; a place that comes free
+//     before that, by a refund or a reset elsewhere, is found after it.
+//   - RATE_LIMIT_STORE_SHARE: no store. Each replica admits its part of the limit
+//     ([WithShare]), which a server of package meshlite reads from Consul: its weight
+//     among those of the instances that can be called. So it is right as far as calls
+//     are spread by weight; a key whose calls all go to one replica gets that part only.
+//
+// When the store fails or takes too long, on_store_failure says what becomes of the
+// call: it is admitted, it is refused for a second, or it is counted by share, which is
+// the default. A limit in a shared store that nobody has given is counted by share too,
+// whatever on_store_failure says, and a share that nobody tells is 1: a warning says so.
+// [Stats] count all of that. A limit with warm_up cannot be in a store, which keeps no
+// key that is unused.
+//
+// The limits of a call that are counted here are looked at first, and charged last: what
+// the store has taken by then is given back if one of them refuses.
+//
 // # The refusal
 //
 // RESOURCE_EXHAUSTED with a RetryInfo that is never below the true wait, a
@@ -104,9 +128,11 @@
 //	skipFailedRequests       refund: REFUND_FAILED
 //	skipSuccessfulRequests   refund: REFUND_SUCCEEDED
 //	requestWasSuccessful     WithSuccess
-//	store                    none yet: this process, where every replica admits
-//	                         the whole limit
-//	passOnStoreError         none needed without a store
+//	store                    store of the rule: this process, WithStore (package
+//	                         redis) or no store and a share of the limit
+//	passOnStoreError         on_store_failure of the rule: true is
+//	                         STORE_FAILURE_OPEN, false STORE_FAILURE_CLOSED, and
+//	                         better than both STORE_FAILURE_SHARE
 //	validate                 always: New and NewPolicies name what is wrong
 //	logger                   none: errors are returned, verdicts told by WithObserver
 //	getKey, resetKey         Limiter.Standing, Limiter.Reset; Table has them too
