@@ -133,6 +133,9 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 	if _, known := policyv1.StoreFailure_name[int32(rule.GetOnStoreFailure())]; !known {
 		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_SHARE", rule.GetOnStoreFailure())
 	}
+	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED {
+		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", s)
+	}
 	switch key := rule.GetKey().GetBy().(type) {
 	case *policyv1.RateLimitKey_Metadata:
 		c.metadataKey(where, "key.metadata", key.Metadata)
@@ -269,13 +272,15 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 	return nil
 }
 
+// checkMergedStore lets an operator take a limit out of a store for which the contract
+// says what happens when it fails, since a layer above cannot take that away.
 func checkMergedStore(rule *policyv1.RateLimitRule) error {
-	shared := rule.GetStore() == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
-	if warm, _ := ParseDuration(rule.GetWarmUp()); shared && warm > 0 {
+	store := rule.GetStore()
+	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED && warm > 0 {
 		return errors.New("warm_up: a shared store keeps no key that is unused, and cannot tell a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
 	}
-	if !shared && rule.GetOnStoreFailure() != policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED {
-		return fmt.Errorf("on_store_failure: %v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", rule.GetStore())
+	if store == policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED && rule.GetOnStoreFailure() > 0 {
+		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED")
 	}
 	return nil
 }

@@ -73,6 +73,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), CostMetadata: ptr("Cost")}), []string{"default.rate_limits[0].cost_metadata", `"Cost"`}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Refund: 9}), []string{"default.rate_limits[0].refund", "REFUND_FAILED"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: 9}), []string{"default.rate_limits[0].store", "RATE_LIMIT_STORE_SHARED"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE, OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"default.rate_limits[0].on_store_failure", "RATE_LIMIT_STORE_SHARE asks no store"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: 9}), []string{"default.rate_limits[0].on_store_failure", "STORE_FAILURE_CLOSED"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(0))}), []string{"default.retry.max_attempts", "0"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(11))}), []string{"default.retry.max_attempts", "11"}},
@@ -200,5 +201,25 @@ func TestBoundsOfConcurrencyAreCheckedAsTheyComeTogether(t *testing.T) {
 	}
 	if err := policies.SetOperator(forMethod("GetSweet", concurrent(&policyv1.ConcurrencyRule{Max: ptr(uint32(0))}))); err != nil {
 		t.Errorf("the limit cannot be turned off: %v", err)
+	}
+}
+
+// An operator takes a limit out of its store, whatever the layers below say of failures.
+func TestAnOperatorTakesALimitOutOfItsStore(t *testing.T) {
+	rule := func(change func(*policyv1.RateLimitRule)) *policyv1.ServicePolicy {
+		r := &policyv1.RateLimitRule{Name: "one", Limit: ptr(uint64(1))}
+		change(r)
+		return forAll(limits(r))
+	}
+	policies, err := interceptors.NewPolicies(rule(func(r *policyv1.RateLimitRule) {
+		r.Store, r.OnStoreFailure = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED, policyv1.StoreFailure_STORE_FAILURE_OPEN
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_LOCAL, policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE} {
+		if err := policies.SetOperator(rule(func(r *policyv1.RateLimitRule) { r.Store = store })); err != nil {
+			t.Error(err)
+		}
 	}
 }
