@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -142,12 +143,17 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 	for _, secret := range []string{"0123456789abcdef", "0123456789abcdeg"} {
 		want(t, "admitted", admitted(t, newLimiter(t, ratelimit.WithStore(m), ratelimit.WithSecret(secret)), p, from("id", "hunter2"), nil, 2), 1)
 	}
-	want(t, "without a secret", admitted(t, newLimiter(t, ratelimit.WithStore(m)), p, from("id", "hunter2"), nil, 2), 1)
+	l := newLimiter(t, ratelimit.WithStore(m))
+	want(t, "without a secret", admitted(t, l, p, from("id", "hunter2"), nil, 2), 1)
 	want(t, "keys", len(m.full), 3)
 	for key := range m.full {
 		want(t, "shows the caller", strings.Contains(string(key[:]), "hunter2"), false)
 	}
-	want(t, "near", newLimiter(t).Stats().Near == nil, true)
+	near := l.Stats().Near
+	want(t, "near the limit", len(near) == 1 && near[0].Used > 0.9 && near[0].Remaining == 0, true)
+	for key := range m.full {
+		want(t, "shows a key of the store", strings.Contains(fmt.Sprintf("%x", key), strings.TrimPrefix(near[0].Key, "#")), false)
+	}
 	_, err := ratelimit.New(ratelimit.WithStore(m), ratelimit.WithSecret("short"))
 	if err == nil || !strings.Contains(err.Error(), "WithSecret: 5 bytes: give 16 or more") || strings.Contains(err.Error(), "short") {
 		t.Errorf("error is %v", err)

@@ -77,6 +77,11 @@ func TestMessagesAreCharged(t *testing.T) {
 	rule.PerMessage = proto.Bool(true)
 	onClient := proto.Clone(rule).(*policyv1.RateLimitRule)
 	onClient.Side = policyv1.Side_SIDE_CLIENT
+	inStore := func(rule *policyv1.RateLimitRule) *policyv1.RateLimitRule {
+		rule = proto.Clone(rule).(*policyv1.RateLimitRule)
+		rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+		return rule
+	}
 	for _, test := range []struct {
 		name     string
 		rule     *policyv1.RateLimitRule
@@ -87,11 +92,13 @@ func TestMessagesAreCharged(t *testing.T) {
 		{"opening only", opening, 4, 4, 0},
 		{"per message, on the server", rule, 4, 1, 1},
 		{"per message, on the client", onClient, 4, 1, 0},
+		{"per message, on the server, in a store", inStore(rule), 4, 1, 1},
+		{"per message, on the client, in a store", inStore(onClient), 4, 1, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l, p := newLimiter(t), chatPolicies(t, test.rule)
+			l, p := newLimiter(t, ratelimit.WithStore(newMemory())), chatPolicies(t, test.rule)
 			conn := dial(t, []grpc.ServerOption{grpc.UnknownServiceHandler(echo), grpc.StreamInterceptor(l.StreamServerInterceptor(p))},
-				[]grpc.DialOption{grpc.WithStreamInterceptor(newLimiter(t, ratelimit.WithHoldBack(0)).StreamClientInterceptor(p))})
+				[]grpc.DialOption{grpc.WithStreamInterceptor(newLimiter(t, ratelimit.WithHoldBack(0), ratelimit.WithStore(newMemory())).StreamClientInterceptor(p))})
 			n, _, err := talk(t, conn, 4)
 			want(t, "first", n, test.first)
 			want(t, "first ends", err, nil)

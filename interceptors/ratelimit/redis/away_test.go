@@ -128,6 +128,21 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	want(t, "counted", r.Stats().FellToShare, 11_000)
 }
 
+// What the nodes that are well have taken of a call is given back.
+func TestANodeOfTheClusterIsKilled(t *testing.T) {
+	nodes := redistest.Cluster(t, 2)
+	store := connected(t, nodes[0].URL(), hour)
+	var charges []ratelimit.Charge
+	for key := range byte(20) { // on both of them
+		charges = append(charges, charge(key, 1, 1))
+	}
+	nodes[1].Kill()
+	if _, err := store.Take(t.Context(), charges); err == nil {
+		t.Fatal("a node that is down has taken a charge")
+	}
+	redistest.Await(t, "refund", func() bool { return len(nodes[0].Keys("meshlite:limit:")) == 0 })
+}
+
 // A caller keeps half of its time, and who gives up says nothing about Redis.
 func TestTheDeadlineOfTheCaller(t *testing.T) {
 	s := redistest.Start(t)
