@@ -31,12 +31,13 @@ func Call[T any](ctx context.Context, c *Conn, f func(context.Context, rueidis.C
 	if err := c.TurnedAway(); err != nil {
 		return none, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, c.patience(ctx))
+	patience := c.patience(ctx)
+	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case c.running <- struct{}{}:
 	case <-bounded.Done():
-		return none, c.judge(ctx, bounded.Err())
+		return none, c.judge(ctx, patience, bounded.Err())
 	}
 	if err := c.TurnedAway(); err != nil { // those before have found out
 		<-c.running
@@ -50,9 +51,9 @@ func Call[T any](ctx context.Context, c *Conn, f func(context.Context, rueidis.C
 	}()
 	select {
 	case a := <-answers:
-		return a.value, c.judge(ctx, a.err)
+		return a.value, c.judge(ctx, patience, a.err)
 	case <-bounded.Done():
-		return none, c.judge(ctx, bounded.Err())
+		return none, c.judge(ctx, patience, bounded.Err())
 	}
 }
 
@@ -64,8 +65,9 @@ func (c *Conn) patience(ctx context.Context) time.Duration {
 	return c.Timeout
 }
 
-// judge counts what came of an operation. Whoever gives up says nothing about Redis.
-func (c *Conn) judge(ctx context.Context, err error) error {
+// judge counts what came of an operation. Whoever gives up says nothing about Redis, nor
+// does who had no time to begin with: else callers could open the circuit at will.
+func (c *Conn) judge(ctx context.Context, patience time.Duration, err error) error {
 	switch {
 	case err == nil:
 		if c.failed.Load() != 0 {
@@ -76,7 +78,10 @@ func (c *Conn) judge(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	c.errors.Add(1)
-	err = c.Explain(err)
+	hasty := errors.Is(err, context.DeadlineExceeded) && patience < c.Timeout/5
+	if err = c.Explain(err); hasty {
+		return err
+	}
 	if c.failed.Add(1) >= MaxFailures {
 		c.Trip(err)
 	}

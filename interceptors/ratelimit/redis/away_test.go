@@ -162,6 +162,23 @@ func TestTheDeadlineOfTheCaller(t *testing.T) {
 	want(t, "errors", store.Stats().Errors, 1)
 }
 
+// Callers who leave no time do not open the circuit for others.
+func TestHastyCallersOpenNoCircuit(t *testing.T) {
+	s := redistest.Start(t)
+	store := connected(t, s.URL(), hour)
+	s.Signal(syscall.SIGSTOP)
+	for range 4 * redis.MaxFailures {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if _, err := store.Take(ctx, []ratelimit.Charge{charge(1, 1, 100)}); err == nil {
+			t.Error("a frozen server has answered")
+		}
+		cancel()
+	}
+	s.Signal(syscall.SIGCONT)
+	want(t, "connected", store.Stats().Connected, true)
+	want(t, "admitted", take(t, store, charge(2, 1, 1))[0].Admitted, true)
+}
+
 // A caller who is over the limit costs Redis nothing until the time told.
 func TestAbuseCostsRedisNothing(t *testing.T) {
 	s := redistest.Start(t)

@@ -35,8 +35,9 @@ func WithClientOption(option rueidis.ClientOption) Option {
 // Close leaves open. It must reach primaries, and not repeat commands.
 func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
 
-// WithTimeout is how long a call waits for Redis: 1 ms to 10 s, by default 50 ms. That
-// is no more than half of the time that the caller has left.
+// WithTimeout is how long a call waits for Redis: 1 ms to 10 s, by default 50 ms. It
+// waits for no more than half of the time that its caller has left; so a caller with
+// less than twice the time that Redis takes meets on_store_failure of the limit.
 func WithTimeout(timeout time.Duration) Option { return func(o *options) { o.Timeout = timeout } }
 
 // WithPrefix begins the name of every key. Processes with the same prefix, and database,
