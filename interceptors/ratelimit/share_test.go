@@ -115,6 +115,21 @@ func TestACallAboveTheShareOfTheBurst(t *testing.T) {
 	})
 }
 
+// So is one whose cost or limit is its own.
+func TestOwnTermsAreSharedToo(t *testing.T) {
+	rule := byShare("one", 60)
+	l := newLimiter(t, ratelimit.WithShare(func() float64 { return 0.5 }),
+		ratelimit.WithCost("one", func(context.Context, any) uint64 { return 3 }),
+		ratelimit.WithLimit("one", func(_ context.Context, _ any, policy ratelimit.Limit) ratelimit.Limit {
+			policy.Calls *= 2
+			return policy
+		}))
+	p := policies(t, rule)
+	want(t, "half of 120, by threes", admitted(t, l, p, context.Background(), nil, 100), 20)
+	l = newLimiter(t, ratelimit.WithShare(func() float64 { return 0.5 }), ratelimit.WithCost("one", func(context.Context, any) uint64 { return 61 }))
+	want(t, "more than the burst", admitted(t, l, p, context.Background(), nil, 1), 0)
+}
+
 // What cannot be counted as the policy says is never unlimited, and said once.
 func TestMissingStoreAndShareAreTold(t *testing.T) {
 	open := shared("shared", 60, nil)

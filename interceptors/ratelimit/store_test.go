@@ -69,6 +69,9 @@ func (m *memory) Give(_ context.Context, taken []ratelimit.Taken) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.given
+	if m.away {
+		return 0, errAway
+	}
 	for _, t := range taken {
 		left := t.FullAt - m.now()
 		back := min(int64(t.Charge.Cost), left)
@@ -291,6 +294,11 @@ func TestRefundInTheStore(t *testing.T) {
 			func(context.Context, any) (any, error) { time.Sleep(time.Minute); return nil, errors.New("too late") })
 		want(t, "refunds of late failures", l.Stats().Refunded, 20)
 		want(t, "the burst", admitted(t, l, p, context.Background(), nil, 20), 10)
+		time.Sleep(time.Minute)
+		_, _ = l.UnaryServerInterceptor(p)(context.Background(), nil, &grpc.UnaryServerInfo{FullMethod: browse},
+			func(context.Context, any) (any, error) { m.away = true; return nil, errors.New("no") })
+		want(t, "refunds that the store has failed", l.Stats().StoreErrors, 1)
+		want(t, "refunds", l.Stats().Refunded, 20)
 	})
 }
 

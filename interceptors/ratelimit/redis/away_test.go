@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/redis"
@@ -278,6 +279,30 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("error is %v, want one that says %s", err, says)
 		}
 	}
+}
+
+// A client of rueidis may be described, or brought along, and then stays open.
+func TestClientsOfOthers(t *testing.T) {
+	addr := redistest.Start(t).Addr
+	option := rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true, DisableRetry: true}
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for i, opt := range []redis.Option{redis.WithClientOption(option), redis.WithClient(client)} {
+		store, err := redis.New(opt, redis.WithLogger(silent), redis.WithTimeout(2*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		redistest.Await(t, "connection", func() bool { return store.Stats().Connected })
+		want(t, "admitted", take(t, store, charge(1, 1, 1))[0].Admitted, i == 0)
+		store.Close()
+		if _, err := store.Take(t.Context(), []ratelimit.Charge{charge(1, 1, 1)}); !errors.Is(err, redis.ErrAway) {
+			t.Errorf("error is %v after Close, want ErrAway", err)
+		}
+	}
+	want(t, "error of the client", client.Do(t.Context(), client.B().Ping().Build()).Error(), nil)
 }
 
 // What to allow and where it is, and no secret.
