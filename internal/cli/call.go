@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/internal/reflectcall"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -90,7 +91,7 @@ type caller struct {
 }
 
 // onTheWire turns off what contracts ask of clients: the tool shows what a server
-// answers to one attempt, not what a client makes of it.
+// answers to one attempt, not what a client makes of it. So it does not hold back either.
 var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 	Cache:   &policyv1.CacheRule{Ttl: proto.String("0s")},
 	Retry:   &policyv1.RetryRule{MaxAttempts: proto.Uint32(1)},
@@ -108,8 +109,11 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err = meshlite.NewClient(o.Target, security,
-		meshlite.WithConsul(directory), meshlite.WithLogger(silent), meshlite.WithPolicy(onTheWire))
+	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
+	if err == nil {
+		conn, err = meshlite.NewClient(o.Target, security, meshlite.WithConsul(directory), meshlite.WithLogger(silent),
+			meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
+	}
 	if err != nil {
 		directory.Close()
 		return nil, nil, err

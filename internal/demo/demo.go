@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/shop"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
@@ -90,8 +91,13 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
+	// The abusive customer does not hold back as it is told, so that the storefront must refuse it.
+	rude, err := ratelimit.New(ratelimit.WithHoldBack(0))
+	if err != nil {
+		return nil, err
+	}
 	conn, err := meshlite.NewClient("consul:///storefront",
-		meshlite.WithPlaintext(), meshlite.WithConsul(open.Directory()), meshlite.WithLogger(log))
+		meshlite.WithPlaintext(), meshlite.WithConsul(open.Directory()), meshlite.WithLogger(log), meshlite.WithRateLimit(rude))
 	if err != nil {
 		return nil, err
 	}
