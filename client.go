@@ -183,7 +183,6 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if c.tracing != nil {
 		outer = append([]interceptors.Concern{c.tracing}, outer...)
 	}
-	c.runtime.limiters.Add(limiter)
 	return &concerns{
 		policies: policies,
 		metrics:  measured,

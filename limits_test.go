@@ -70,6 +70,8 @@ func TestTheAdminPageTellsOfAllLimits(t *testing.T) {
 	if len(running) != 2 || running[0].Name != "runtime" || running[1].Name != "catalog" {
 		t.Errorf("of handlers it tells %+v", running)
 	}
+	expect(t, m.runtime, 1, "meshlite_ratelimit_held_back_total")
+	expect(t, m.runtime, 1, "meshlite_ratelimit_near_keys", "limit=all")
 }
 
 // A channel's limiter goes with the channel.

@@ -29,7 +29,7 @@ func (r *Runtime) register() {
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
 		kept.New(r.caches.Stats),
-		limits.New(r.limiters.All),
+		limits.New(r.limits.Rates),
 		bounds.New(r.limits.Own().Stats),
 		budgets.New(r.budgets))
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
-	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 	"github.com/meshlite-go/meshlite/internal/limitspage"
@@ -30,11 +29,8 @@ type Runtime struct {
 	registry *prometheus.Registry
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
-	limits   *limitspage.Limits // with what bounds the handlers of all servers
-
-	// What channels and servers have of their own, for as long as they have it.
-	retries  weakset.Set[retry.Retry]
-	limiters weakset.Set[ratelimit.Limiter]
+	limits   *limitspage.Limits       // with what bounds the handlers of all servers
+	retries  weakset.Set[retry.Retry] // of channels
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed

@@ -52,6 +52,10 @@ func TestACacheIsToldOfOnce(t *testing.T) {
 	if caches.Own() != own {
 		t.Error("its own is another")
 	}
+	own.Close()
+	if names := namesOf(caches.Page()); !slices.Equal(names, []string{"runtime", "first"}) {
+		t.Errorf("when its own is closed, it tells of %q", names)
+	}
 }
 
 func TestNoCacheIsKeptAlive(t *testing.T) {

@@ -31,7 +31,7 @@ func (c *Caches) Clear(ctx context.Context, values url.Values) (done any, err er
 	if err != nil {
 		return nil, err
 	}
-	meant, err := asked.of(c.all())
+	meant, err := asked.of(c.all.Named())
 	if err != nil {
 		return nil, err
 	}
@@ -72,15 +72,15 @@ func readClearing(values url.Values) (clearing, error) {
 }
 
 // of are those that are meant among all.
-func (c clearing) of(all []namedCache) ([]namedCache, error) {
+func (c clearing) of(all []named) ([]named, error) {
 	if len(c.caches) == 0 {
 		return all, nil
 	}
-	var meant []namedCache
+	var meant []named
 	var names []string
 	for _, one := range all {
-		names = append(names, one.name)
-		if slices.Contains(c.caches, one.name) {
+		names = append(names, one.Name)
+		if slices.Contains(c.caches, one.Name) {
 			meant = append(meant, one)
 		}
 	}
@@ -92,10 +92,10 @@ func (c clearing) of(all []namedCache) ([]namedCache, error) {
 	return meant, nil
 }
 
-func (c clearing) clear(ctx context.Context, one namedCache) ClearedCache {
-	done := ClearedCache{Name: one.name}
+func (c clearing) clear(ctx context.Context, one named) ClearedCache {
+	done := ClearedCache{Name: one.Name}
 	done.Entries, done.UnknownMethods = c.count(one)
-	if err := one.Invalidate(ctx, c.subjects()...); err != nil {
+	if err := one.Value.Invalidate(ctx, c.subjects()...); err != nil {
 		done.Error = err.Error()
 	}
 	return done
@@ -116,12 +116,12 @@ func (c clearing) subjects() []cache.Subject {
 }
 
 // count is what there is of the methods, and which of them are not known.
-func (c clearing) count(one namedCache) (entries *int64, unknown []string) {
+func (c clearing) count(one named) (entries *int64, unknown []string) {
 	known := map[string]int64{}
-	for _, m := range one.Methods() {
+	for _, m := range one.Value.Methods() {
 		known[m.Method] = m.Entries
 	}
-	sum := int64(one.Stats().Entries)
+	sum := int64(one.Value.Stats().Entries)
 	if !c.all {
 		sum = 0
 	}

@@ -13,16 +13,16 @@ const maxIndex = 50
 // Page is what there is of all of them now.
 func (c *Caches) Page() Page {
 	page := Page{}
-	for _, one := range c.all() {
-		page.Caches = append(page.Caches, one.report())
+	for _, one := range c.all.Named() {
+		page.Caches = append(page.Caches, report(one.Name, one.Value))
 	}
 	return page
 }
 
-func (c namedCache) report() Report {
+func report(name string, c *cache.Cache) Report {
 	s := c.Stats()
 	r := Report{
-		Name: c.name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: Counts(s.Counts),
+		Name: name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: Counts(s.Counts),
 		Invalidations: s.Invalidations, StoreHits: s.StoreHits, StoreErrors: s.StoreErrors, StoreLosses: s.StoreLosses,
 		Methods: []Method{}, Index: []Entry{},
 	}

@@ -52,14 +52,17 @@ func TestThePageTellsWhatRunsAtOnce(t *testing.T) {
 	limits.AddHandlers(own, "catalog")
 	limits.AddHandlers(given, "catalog")
 	limits.AddHandlers(given, "prices")
+	homonym := newConcurrency(t)
+	limits.AddHandlers(homonym, "runtime") // a server may be called so
 	handle(t, &policyv1.MethodPolicy{Concurrency: &policyv1.ConcurrencyRule{Max: proto.Uint32(7)}}, 3, given)
 	page := limits.ConcurrencyPage()
-	if len(page.Limiters) != 2 || page.Limiters[0].Name != "runtime" || page.Limiters[1].Name != "catalog" || len(page.Limiters[1].Methods) != 1 {
+	if len(page.Limiters) != 3 || page.Limiters[0].Name != "runtime" || page.Limiters[1].Name != "catalog" || page.Limiters[2].Name != "runtime 2" || len(page.Limiters[1].Methods) != 1 {
 		t.Fatalf("it tells %+v", page)
 	}
 	if got, want := page.Limiters[1].Methods[0], (limitspage.Method{Method: getSweet, Limit: 7, Admitted: 3}); got != want {
 		t.Errorf("it tells %+v, want %+v", got, want)
 	}
+	runtime.KeepAlive(homonym)
 }
 
 func TestLimitersHaveNamesOfTheirOwn(t *testing.T) {
@@ -86,6 +89,14 @@ func TestLimitersHaveNamesOfTheirOwn(t *testing.T) {
 	// Three servers and 64 channels, one of which is a server's.
 	if names := namesOf(limits.Page()); len(names) != 66 || names[2] != "the last" {
 		t.Errorf("it tells of %d: %q", len(names), names)
+	}
+	// The metrics are of all of them, whether the page has room or not.
+	all := map[*ratelimit.Limiter]bool{}
+	for _, l := range limits.Rates() {
+		all[l] = true
+	}
+	if len(all) != len(given) {
+		t.Errorf("there are %d, want all %d", len(all), len(given))
 	}
 	runtime.KeepAlive(given)
 }

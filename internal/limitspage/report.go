@@ -9,11 +9,11 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 )
 
-// Page is what there is of all rate limiters now.
+// Page is what there is of rate limiters now.
 func (l *Limits) Page() Page {
 	page := Page{Limiters: []Limiter{}}
-	for _, one := range l.rates() {
-		page.Limiters = append(page.Limiters, report(one.name, one.of.Stats()))
+	for _, one := range l.listed() {
+		page.Limiters = append(page.Limiters, report(one.Name, one.Value.Stats()))
 	}
 	return page
 }
@@ -47,9 +47,9 @@ func report(name string, s ratelimit.Stats) Limiter {
 
 // ConcurrencyPage is what there is of all that bounds handlers, the runtime's own first.
 func (l *Limits) ConcurrencyPage() ConcurrencyPage {
-	page := ConcurrencyPage{Limiters: []Concurrency{concurrent(ownLimiter, l.own.Stats())}}
-	for _, one := range l.handlers.living() {
-		page.Limiters = append(page.Limiters, concurrent(one.name, one.of.Stats()))
+	page := ConcurrencyPage{Limiters: []Concurrency{}}
+	for _, one := range l.handlers.Named() {
+		page.Limiters = append(page.Limiters, concurrent(one.Name, one.Value.Stats()))
 	}
 	return page
 }
