@@ -1,5 +1,6 @@
 // Package metrics tells Prometheus what rate limiters do beside admitting and refusing:
-// keys, how many of them are near a limit, waits, refunds, and calls that are held back.
+// keys, how many of them are near a limit, waits, refunds, calls that are held back, and
+// what becomes of calls whose shared store is away.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
@@ -39,29 +40,54 @@ func New(limiters func() []*ratelimit.Limiter) prometheus.Collector {
 }
 
 var (
-	keys = prometheus.NewDesc("meshlite_ratelimit_keys",
-		"Keys whose counts are kept, idle ones included.", nil, nil)
-	near = prometheus.NewDesc("meshlite_ratelimit_near_keys",
+	keys = desc("keys", "Keys whose counts are kept, idle ones included.")
+	near = desc("near_keys",
 		"Keys that have used three quarters of a limit or more. Each channel and server tells of ten at most.",
-		[]string{"grpc_service", "grpc_method", "limit"}, nil)
-	// totals are in the order of counts.
-	totals = [...]*prometheus.Desc{
-		total("forgotten_keys_total", "Keys that were forgotten before their limit was whole again, as there was no room."),
-		total("waited_total", "Calls that were admitted after a wait."),
-		total("refunded_total", "Charges that were given back after the call."),
-		total("held_back_total", "Calls that were not made yet, as a server has refused such calls."),
+		"grpc_service", "grpc_method", "limit")
+	fallbacks = desc("fallbacks_total", "Calls at limits whose shared store was away, by what on_store_failure had the limit do.", "to")
+
+	totals = [...]series{
+		total("forgotten_keys_total", "Keys that were forgotten before their limit was whole again, as there was no room.",
+			func(s ratelimit.Stats) uint64 { return s.Forgotten }),
+		total("waited_total", "Calls that were admitted after a wait.",
+			func(s ratelimit.Stats) uint64 { return s.Waited }),
+		total("refunded_total", "Charges that were given back after the call.",
+			func(s ratelimit.Stats) uint64 { return s.Refunded }),
+		total("held_back_total", "Calls that were not made yet, as a server has refused such calls.",
+			func(s ratelimit.Stats) uint64 { return s.HeldBack }),
+		total("remembered_refusals_total", "Refusals by limits that did not ask their shared store, as it had told until when.",
+			func(s ratelimit.Stats) uint64 { return s.Remembered }),
+		total("store_errors_total", "Operations that the shared store has failed.",
+			func(s ratelimit.Stats) uint64 { return s.StoreErrors }),
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellOpen }, []string{"open"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellClosed }, []string{"closed"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellToShare }, []string{"share"}},
 	}
 )
 
-func total(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("meshlite_ratelimit_"+name, help, nil, nil)
+// series is what only grows, and how it is read.
+type series struct {
+	desc   *prometheus.Desc
+	of     func(ratelimit.Stats) uint64
+	labels []string // values
 }
 
-// counts are what only grows.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("meshlite_ratelimit_"+name, help, labels, nil)
+}
+
+func total(name, help string, of func(ratelimit.Stats) uint64) series {
+	return series{desc: desc(name, help), of: of}
+}
+
+// counts are the totals of a limiter, in their order.
 type counts [len(totals)]uint64
 
-func countsOf(s ratelimit.Stats) counts {
-	return counts{s.Forgotten, s.Waited, s.Refunded, s.HeldBack}
+func countsOf(s ratelimit.Stats) (all counts) {
+	for i := range totals {
+		all[i] = totals[i].of(s)
+	}
+	return all
 }
 
 type nearLabels struct{ service, method, limit string }
@@ -70,8 +96,8 @@ type nearLabels struct{ service, method, limit string }
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	to <- keys
 	to <- near
-	for _, d := range totals {
-		to <- d
+	for _, one := range totals {
+		to <- one.desc
 	}
 }
 
@@ -82,8 +108,8 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	for l, n := range nears {
 		to <- prometheus.MustNewConstMetric(near, prometheus.GaugeValue, float64(n), l.service, l.method, l.limit)
 	}
-	for i, d := range totals {
-		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(sums[i]))
+	for i, one := range totals {
+		to <- prometheus.MustNewConstMetric(one.desc, prometheus.CounterValue, float64(sums[i]), one.labels...)
 	}
 }
 
