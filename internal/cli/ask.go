@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/internal/scrape"
 )
 
 const (
@@ -26,6 +28,8 @@ const (
 	askTimeout = 2 * time.Second
 	maxAnswer  = 8 << 20
 	adminPath  = "/debug/meshlite"
+
+	metricsPath = "/metrics"
 )
 
 // hostName is what a name in DNS has, and what the hosts file takes.
@@ -99,6 +103,23 @@ func (a asker) read(ctx context.Context, address string, page any) error {
 	return a.do(request, page)
 }
 
+// scrape reads what the program tells Prometheus of its calls. The text format it is: of
+// the other, a page may say how much memory is to be had for it.
+func (a asker) scrape(ctx context.Context, address string) (*scrape.Sample, error) {
+	request, err := ask(ctx, http.MethodGet, address, metricsPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.URL.RawQuery = url.Values{"name[]": scrape.Names()}.Encode()
+	request.Header.Set("Accept", "text/plain;version=0.0.4")
+	at := time.Now()
+	text, err := a.fetch(request)
+	if err != nil {
+		return nil, err
+	}
+	return scrape.Read(bytes.NewReader(text), at)
+}
+
 // act asks the program whose admin page is at address to do something.
 func (a asker) act(ctx context.Context, address, action string, values url.Values, done any) error {
 	request, err := ask(ctx, http.MethodPost, address, adminPath+"/"+action, strings.NewReader(values.Encode()))
@@ -116,24 +137,35 @@ func ask(ctx context.Context, method, address, path string, body io.Reader) (*ht
 }
 
 func (a asker) do(request *http.Request, answer any) error {
-	response, err := a.http.Do(request)
-	if err != nil {
-		return noAnswer(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return refusal(response)
-	}
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	text, err := a.fetch(request)
 	switch {
 	case err != nil:
-		return noAnswer(err)
-	case len(text) > maxAnswer:
-		return fmt.Errorf("an answer of more than %d MiB", maxAnswer>>20)
+		return err
 	case json.Unmarshal(text, answer) != nil:
 		return errors.New("an answer that is not the JSON of this version of meshlite")
 	default:
 		return nil
+	}
+}
+
+// fetch is the answer as it is.
+func (a asker) fetch(request *http.Request) ([]byte, error) {
+	response, err := a.http.Do(request)
+	if err != nil {
+		return nil, noAnswer(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, refusal(response)
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, noAnswer(err)
+	case len(text) > maxAnswer:
+		return nil, fmt.Errorf("an answer of more than %d MiB", maxAnswer>>20)
+	default:
+		return text, nil
 	}
 }
 

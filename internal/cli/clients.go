@@ -28,6 +28,8 @@ type process struct {
 	ID      string `json:"id,omitempty"`    // of its instance, empty when it was named
 	Address string `json:"address"`         // of its admin page
 	Error   string `json:"error,omitempty"` // why it could not be asked
+
+	service string // of its instance, empty when it was named
 }
 
 // name is the process for people.
@@ -75,7 +77,7 @@ func withPages(entries []consul.Entry) []process {
 			continue
 		}
 		seen[program] = true
-		list = append(list, process{ID: e.ID, Address: program[2], Error: own.whyNot(e)})
+		list = append(list, process{ID: e.ID, Address: program[2], Error: own.whyNot(e), service: e.Service})
 	}
 	return list
 }

@@ -83,15 +83,18 @@ func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list
 	if err != nil {
 		return nil, 0, err
 	}
-	list = withPages(entries)
-	switch {
-	case len(list) > 0:
-		return list, unread, nil
-	case o.Service != "":
-		return nil, 0, fmt.Errorf("no instance of %q tells metrics_address: is it a server of meshlite, and WithMetricsAddress not \"off\"?", o.Service)
-	default:
-		return nil, 0, fmt.Errorf("%s knows no instance that tells metrics_address: %s", directory.Name(), noServer)
+	if list = withPages(entries); len(list) == 0 {
+		return nil, 0, noPages(directory, o.Service)
 	}
+	return list, unread, nil
+}
+
+// noPages says why there is nobody to ask.
+func noPages(directory *consul.Directory, service string) error {
+	if service != "" {
+		return fmt.Errorf("no instance of %q tells metrics_address: is it a server of meshlite, and WithMetricsAddress not \"off\"?", service)
+	}
+	return fmt.Errorf("%s knows no instance that tells metrics_address: %s", directory.Name(), noServer)
 }
 
 // entries are the instances of the service, or of all of them.

@@ -70,6 +70,7 @@ var homes = map[string][]string{
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
 	"github.com/prometheus/client_golang":             {"interceptors/metrics", "interceptors/cache/metrics", "interceptors/concurrency/metrics", "interceptors/ratelimit/metrics", "interceptors/retry/metrics", "resolver/metrics", "balancer/metrics", "admin", ""},
 	"github.com/redis/rueidis":                        {"internal/redisconn", "internal/redistest", "interceptors/cache/redis", "interceptors/ratelimit/redis"},
+	"github.com/prometheus/common":                    {"internal/scrape"},
 	"golang.org/x/time":                               {"resolver/consul"},
 	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
 	"google.golang.org/grpc/balancer":                 {"balancer", "balancer/...", "internal/..."},

@@ -21,6 +21,7 @@ const (
 	showCursor = "\x1b[?25h"
 	clearLine  = "\x1b[K"
 	clearBelow = "\x1b[J"
+	clearAll   = "\x1b[H\x1b[J"
 )
 
 // Screen is a terminal that is drawn on. Each drawing is one write, so that nothing
@@ -61,6 +62,19 @@ func (s *Screen) Show(frame []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draw(nil, frame)
+}
+
+// Size is how much there is room for, now.
+func (s *Screen) Size() (width, height int) { return s.size() }
+
+// Clear empties the whole window, where lines that were drawn wrap since it is narrower.
+func (s *Screen) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.lines, s.last = 0, nil
+		_, _ = io.WriteString(s.out, clearAll)
+	}
 }
 
 // Close leaves the last frame standing and gives the cursor back. What comes after

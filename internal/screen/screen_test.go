@@ -36,6 +36,27 @@ func TestFrameKeepsToTheWindow(t *testing.T) {
 	}
 }
 
+// What is drawn after a window was emptied stands at its top, and not so many lines higher.
+func TestClearForgetsTheFrame(t *testing.T) {
+	var out bytes.Buffer
+	s := New(&out, func() (int, int) { return 80, 24 })
+	s.Show([]string{"one", "two"})
+	out.Reset()
+	s.Clear()
+	s.Show([]string{"three"})
+	if got, want := out.String(), clearAll+hideCursor+"three"+clearLine+"\n"+clearBelow; got != want {
+		t.Errorf("it writes %q, want %q", got, want)
+	}
+	if width, height := s.Size(); width != 80 || height != 24 {
+		t.Errorf("the size is %d, %d", width, height)
+	}
+	s.Close()
+	out.Reset()
+	if s.Clear(); out.Len() > 0 {
+		t.Errorf("once closed it writes %q", out.String())
+	}
+}
+
 func TestFileIsNoScreen(t *testing.T) {
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {

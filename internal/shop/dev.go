@@ -114,6 +114,9 @@ call the shop:
 see what it counts:
   curl -s http://%[3]s/metrics | grep ^grpc_server_handled_total
 
+see how much is called, how well and how fast:
+  %[1]s top --http-addr %[2]s
+
 look for what is wrong, watch who comes and goes, see how clients pick, what caches save and who is near a limit:
   %[1]s check --http-addr %[2]s
   %[1]s endpoints catalog --watch --http-addr %[2]s

@@ -64,6 +64,7 @@ func TestDevTellsWhatToType(t *testing.T) {
 		`\./meshlite call --plaintext consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/Browse -d '\{\}'`,
 		`\./meshlite call --plaintext -H 'customer-id: ada' consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/PlaceOrder -d `,
 		`\./meshlite call .*/ListSections -n 100`,
+		`\./meshlite top --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite check --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite endpoints catalog --watch --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite endpoints catalog --picks --http-addr 127\.0\.0\.1:\d+`,

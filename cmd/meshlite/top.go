@@ -1,0 +1,68 @@
+package main
+
+import (
+	"math"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshlite-go/meshlite/internal/cli"
+)
+
+func newTopCommand() *cobra.Command {
+	var o cli.TopOptions
+	cmd := &cobra.Command{
+		Use:   "top [SERVICE...]",
+		Short: "Show how much services and their instances are called, how well and how fast",
+		Long: `Show how much services are called, how well and how fast, and each of their instances
+below them, the busiest first, until ctrl-C. The figures are the processes' own: what
+/metrics tells, read every --interval. No Prometheus is needed. Processes are found as by
+cache stats, anew every 10 s; name others by --client. Who cannot be asked is shown with
+the reason. On a terminal the table is drawn over, else one is written below the other.
+
+CALLS/S   calls that have ended
+OK        part of them that did not fail by a fault of the server (code_class): what the
+          caller has done wrong, and refusals by a rate limit, count as well
+P50 ...   time that so many of the calls took at most, of all instances together: between
+          the bounds of two buckets it is an estimate; > is beyond the last. Streams, which
+          last as long as they like, are left out but with --methods
+ACTIVE    calls in flight
+SHARE     part of the service's calls
+CACHE     part of the calls of cached methods that a cache of the process has answered,
+          of those that it makes, too
+REFUSED   calls per second that a limit of rate or concurrency has refused
+
+Calls of gRPC's own services, such as health checks, are left out. "-" is what is not
+known, or not yet. Where the terminal is narrow, columns are left out.
+
+With --methods, the methods of a service take the place of its instances. With --outgoing,
+the calls are those that processes make, after all retries, instead of those that they
+serve: for a program that is only a client, nothing else is there.
+
+With -o json there is one object a line for each interval, one in all with --once: time,
+seconds (that it is of), services, a list of service, the figures, instances, methods;
+errors (what Consul could not tell). Instances is a list of id, address (of the admin
+page), error (why it could not be asked), share, the figures. Methods is a list of method
+(package.Service/Method), share, the figures. The figures are calls_per_second, success,
+p50_ms, p95_ms, p99_ms, in_flight, cache (parts are from 0 to 1), refused_per_second, and
+null where they are not known.`,
+		Example: `  meshlite top
+  meshlite top storefront catalog --interval 5s
+  meshlite top storefront --methods --once
+  meshlite top --outgoing --client 127.0.0.1:9090
+  meshlite top --once -o json | jq '.services[] | select(.success != null and .success < 0.999) | .service'`,
+		ValidArgsFunction: completeService(&o.Agent, math.MaxInt),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Services, o.Format = args, outputOf(cmd)
+			return cli.Top(cmd.Context(), o, streamsOf(cmd))
+		},
+	}
+	addProcesses(cmd, &o.ProcessesOptions)
+	f := cmd.Flags()
+	f.DurationVar(&o.Interval, "interval", 2*time.Second, "time between two readings")
+	f.BoolVar(&o.Once, "once", false, "end after one interval")
+	f.BoolVar(&o.Methods, "methods", false, "show the methods of each service instead of its instances")
+	f.BoolVar(&o.Outgoing, "outgoing", false, "show calls that processes make instead of those that they serve")
+	noCompletion(cmd, "interval")
+	return cmd
+}
