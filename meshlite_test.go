@@ -121,19 +121,26 @@ func (m *mesh) serve(s *shop, opts ...meshlite.ServerOption) *instance {
 // instances are the addresses of name that the agent calls passing.
 func (m *mesh) instances(name string) []string {
 	m.t.Helper()
+	var addresses []string
+	for _, i := range m.registered(name) {
+		addresses = append(addresses, i.Address)
+	}
+	return addresses
+}
+
+// registered is what Consul tells of a service now.
+func (m *mesh) registered(name string) (instances []catalog.Instance) {
+	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var addresses []string
 	m.directory.Watch(ctx, catalogQuery(name), func(s snapshot, err error) {
 		if err != nil {
 			m.t.Error(err)
 		}
-		for _, i := range s.Instances {
-			addresses = append(addresses, i.Address)
-		}
+		instances = s.Instances
 		cancel()
 	})
-	return addresses
+	return instances
 }
 
 func (m *mesh) client(target string, opts ...meshlite.ClientOption) (catalogv1.CatalogServiceClient, *grpc.ClientConn) {
@@ -489,6 +496,11 @@ func TestSeveralNamesAndAddresses(t *testing.T) {
 		}
 		if a := m.instances(name); len(a) != 1 || !strings.HasPrefix(a[0], "localhost:") {
 			t.Errorf("%s is registered at %v, want localhost", name, a)
+		}
+	}
+	for name, want := range map[string]string{"catalog": "", "sweets": "catalog"} {
+		if got := m.registered(name)[0].Metadata["metrics_service"]; got != want {
+			t.Errorf("%s is measured as part of %q, want %q", name, got, want)
 		}
 	}
 	client, _ := m.client("consul:///sweets?tag=v1")

@@ -21,6 +21,10 @@ func (c *serverConfig) registration(name, address, metrics string) catalog.Regis
 	maps.Copy(metadata, c.metadata)
 	if metrics != "" {
 		metadata["metrics_address"] = metrics
+		// A process under several names is scraped under the first of them, once.
+		if name != c.names[0] {
+			metadata["metrics_service"] = c.names[0]
+		}
 	}
 	return catalog.Registration{
 		Instance: catalog.Instance{

@@ -84,8 +84,9 @@ func WithTags(tags ...string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.tags = append(c.tags, tags...) })
 }
 
-// WithMetadata registers the server with Consul service metadata. The key
-// "metrics_address" is taken: it tells where /metrics is.
+// WithMetadata registers the server with Consul service metadata. Two keys are
+// taken: "metrics_address" tells where /metrics is, and "metrics_service", in the
+// registrations under further names, the first name.
 func WithMetadata(metadata map[string]string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.metadata = metadata })
 }
