@@ -157,7 +157,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	measured := c.runtime.metrics.WithExemplarFromContext(c.trace)
-	logged, err := logging.New(logging.WithLogger(c.log))
+	logged, err := logging.New(logging.WithLogger(c.log), logging.WithTraceFromContext(c.trace))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}

@@ -130,8 +130,8 @@ func WithTracing(tracing interceptors.Concern) Option {
 }
 
 // WithExemplars hangs the trace id of calls that are sampled on the histograms of latency,
-// so that a slow call leads to its trace. Trace is called once or twice a call, when it
-// ends, with the context that the call came with: what begins the trace has to stand
+// and tells it in their log lines, so that a slow call leads to its trace. Trace is called
+// once to three times a call, when it ends, with the context that the call came with: what begins the trace has to stand
 // outside of the metrics, as a stats handler does. Default: that of [WithTracing].
 func WithExemplars(trace func(context.Context) (traceID string, sampled bool)) Option {
 	return option(func(c *config) { c.trace = trace })

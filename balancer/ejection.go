@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"log/slog"
 	"time"
 )
 
@@ -22,6 +23,7 @@ type ejection struct {
 	counts      []count       // as they were, oldest first, while there are failures
 	out         bool          // ejected
 	reason      Reason        // if out
+	since       time.Duration // if out
 	until       time.Duration // if out, the time of the next probe; else the end of the last ejection
 	lasted      time.Duration // the last one
 	lease       lease         // of the probe that is on its way, 0 if none is
@@ -50,7 +52,7 @@ func (e *Endpoint) end(o outcome, s *Ejection) {
 // under way or came in a panic, do not decide on its ejection.
 func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	now := t.now()
 	if o == failed {
 		t.watch(now)
@@ -90,19 +92,25 @@ func (t *Table) eject(e *Endpoint, why Reason, now time.Duration, s *Ejection) {
 		t.out++
 	}
 	jitter := time.Duration(t.random() % uint64(lasts/10+1)) // clients that saw the same do not probe together
-	*x = ejection{failed: x.failed, out: true, reason: why, until: now + lasts + jitter, lasted: lasts}
+	since := now
+	if x.out {
+		since = x.since
+	}
+	*x = ejection{failed: x.failed, out: true, reason: why, since: since, until: now + lasts + jitter, lasted: lasts}
 	t.ejections[why]++
+	t.note(e, "endpoint ejected", string(why), slog.Duration("probe_in", lasts+jitter))
 	t.wake()
 }
 
 // admit lets e begin anew: it starts slowly, and with a clean record.
-func (t *Table) admit(e *Endpoint, now time.Duration) {
+func (t *Table) admit(e *Endpoint, why string, now time.Duration) {
 	until := e.ejection.until
 	if e.ejection.out {
 		until = now
 		if e.users > 0 {
 			t.out--
 		}
+		t.note(e, "endpoint back", why, slog.Duration("after", now-e.ejection.since))
 	}
 	e.ejection = ejection{failed: e.ejection.failed, until: until, lasted: e.ejection.lasted}
 	e.failing.word.Store(0)
@@ -124,7 +132,7 @@ func (t *Table) trim(now time.Duration, s *Ejection) {
 		if first == nil {
 			return // those that are out were replaced at their address
 		}
-		t.admit(first, now)
+		t.admit(first, tooManyOut, now)
 	}
 }
 
@@ -154,7 +162,7 @@ func (t *Table) owes(e *Endpoint) (lease, bool) {
 // proved ends a probe, if it has its lease still.
 func (t *Table) proved(e *Endpoint, l lease, o outcome, s *Ejection) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if e.ejection.lease != l {
 		return
 	}
@@ -165,6 +173,6 @@ func (t *Table) proved(e *Endpoint, l lease, o outcome, s *Ejection) {
 		e.ejection.lease = 0
 		t.wake()
 	default:
-		t.admit(e, now)
+		t.admit(e, probed, now)
 	}
 }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,12 +53,17 @@ type member struct {
 }
 
 func (b builder[Config]) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	p := &petiole[Config]{ClientConn: cc, policy: b.policy, target: opts.Target, table: NewTable(), born: time.Now()}
+	p := &petiole[Config]{ClientConn: cc, policy: b.policy, target: opts.Target, table: ownTable(opts.Target), born: time.Now()}
 	p.soon, p.later = stopped(p.rebuild), stopped(p.rebuild)
 	p.config.settings = DefaultSettings()
 	p.members = p.table.enter(p, nil, &p.config.settings.Ejection) // nobody, until the resolver tells
 	p.children = endpointsharding.NewBalancer(p, opts, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
 	return p
+}
+
+// ownTable is that of a channel whose resolver has none for it, such as dns:///host:port.
+func ownTable(target resolver.Target) *Table {
+	return NewTable().WithLogger(slog.Default().With("target", target.Endpoint()))
 }
 
 // stopped is a timer that does not run yet.

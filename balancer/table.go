@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/resolver"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/lines"
 )
 
 // forgetAfter is how long an endpoint that nobody uses is remembered. It outlives
@@ -37,6 +39,10 @@ type Table struct {
 	watched   time.Duration        // when the last failure came, since born; 0 is never
 	sampled   time.Duration        // when the counts were sampled last, since born
 	ejections map[Reason]uint64
+
+	log    *slog.Logger // nil is none
+	limit  *lines.Limit
+	events []event // to be logged without the lock
 }
 
 // channel is one that makes its picker anew soon when it is woken.
@@ -51,12 +57,20 @@ type use struct {
 // NewTable makes an empty table.
 func NewTable() *Table { return NewSeededTable(rand.Uint64) }
 
+// WithLogger has log told of ejections and of their ends, as info. It is for a table that
+// nobody uses yet, and answers it.
+func (t *Table) WithLogger(log *slog.Logger) *Table {
+	t.log = log
+	return t
+}
+
 // NewSeededTable makes a table whose channels choose at random by random, so that a
 // simulation can be repeated. They are only as safe for concurrent use as random is.
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
 		born: time.Now(), random: random,
 		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{},
+		limit: lines.New(maxLines),
 	}
 }
 
@@ -67,7 +81,7 @@ func (t *Table) now() time.Duration { return time.Since(t.born) }
 // borrowed before. An endpoint that was not there is new, unless all are.
 func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[string]*member {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	now := t.now()
 	t.forget(now)
 	t.interval = time.Duration(s.Interval)

@@ -35,7 +35,7 @@ type child struct {
 // view sorts what c has connections to by what is known of it now.
 func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	now := t.now()
 	t.compare(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
@@ -86,7 +86,7 @@ func (t *Table) connect(m *member, state connectivity.State, now time.Duration) 
 	case state == connectivity.Ready:
 		if e.connected++; e.broken {
 			e.broken = false
-			t.admit(e, now)
+			t.admit(e, reconnected, now)
 		}
 	case state == connectivity.TransientFailure && e.connected == 0:
 		e.broken = true

@@ -6,7 +6,7 @@ import (
 )
 
 // Outcome is what concerns further in tell of one call to those further out, beyond
-// its error: what the cache had, which rate limit it met. It is safe for concurrent
+// its error: what the cache had, which limit decided. It is safe for concurrent
 // use. A nil Outcome takes what it is told and keeps nothing.
 //
 // Whoever wants to know listens, and reads at the end of the call:
@@ -84,8 +84,9 @@ func (o *Outcome) TellCache(result string) {
 	}
 }
 
-// TellLimit tells the verdict of a rate limit: "admitted", "refused", "shadowed" or
-// "held_back". The limit is its name. What was told before, of an earlier attempt, is forgotten.
+// TellLimit tells the verdict of a limit: "admitted", "refused", "shadowed" or
+// "held_back". The limit is the name of a rate limit, or "concurrency". What was told
+// before, by a limit further out or of an earlier attempt, is forgotten.
 func (o *Outcome) TellLimit(limit, verdict string) {
 	if o != nil {
 		o.mu.Lock()
@@ -101,9 +102,8 @@ func (o *Outcome) Cache() string {
 	return o.cache
 }
 
-// Limit is the rate limit that decided and its verdict: the one that refused, else
-// one that would have refused were it in force, else the first. Both are "" if the
-// call met none.
+// Limit is the limit that decided and its verdict: the one that refused, else one that
+// would have refused were it in force, else the first. Both are "" if the call met none.
 func (o *Outcome) Limit() (limit, verdict string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -99,7 +99,7 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	for _, q := range queries {
 		r.sources = append(r.sources, b.watches.subscribe(directory, q, b.settings, r.wake))
 	}
-	r.table, r.returnTable = b.tables.borrow(directory.Name(), queries)
+	r.table, r.returnTable = b.tables.borrow(directory.Name(), queries, b.log.With("service", target.Service))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go r.run(ctx)

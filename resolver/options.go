@@ -96,5 +96,6 @@ func WithLocality(region, zone string) Option {
 	return func(s *settings) { s.region, s.zone = region, zone }
 }
 
-// WithLogger hears of outages of the directory. Default: slog.Default().
+// WithLogger hears of outages of the directory and, where a policy of this module is used,
+// of ejections: of channels that share endpoints the first one's. Default: slog.Default().
 func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"log/slog"
 	"sync"
 	"time"
 
@@ -30,7 +31,9 @@ const (
 	maxTables = 1024
 )
 
-func (t *tables) borrow(directory string, queries []catalog.Query) (table *balancer.Table, giveBack func()) {
+// borrow gives the table of channels that ask queries of directory. It logs where the first
+// of them does.
+func (t *tables) borrow(directory string, queries []catalog.Query, log *slog.Logger) (table *balancer.Table, giveBack func()) {
 	key := tableKey(directory, queries)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,7 +44,7 @@ func (t *tables) borrow(directory string, queries []catalog.Query) (table *balan
 	}
 	k := t.kept[key]
 	if k == nil {
-		k = &kept{directory: directory, queries: queries, table: balancer.NewTable()}
+		k = &kept{directory: directory, queries: queries, table: balancer.NewTable().WithLogger(log)}
 		t.kept[key] = k
 	}
 	k.users++

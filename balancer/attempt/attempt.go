@@ -35,9 +35,10 @@ type Record struct {
 }
 
 // New makes the record of a first attempt.
-func New() *Record {
-	r := &Record{number: 1}
-	r.first = r
+func New() *Record { return new(Record).begin() }
+
+func (r *Record) begin() *Record {
+	r.number, r.first = 1, r
 	r.latest.Store(r)
 	return r
 }
@@ -107,6 +108,20 @@ func (r *Record) Tried(address string) bool {
 
 type contextKey struct{}
 
+// carrying is a context with a record, in one piece.
+type carrying struct {
+	context.Context
+	record Record
+}
+
+// Value finds the record.
+func (c *carrying) Value(key any) any {
+	if key == (contextKey{}) {
+		return &c.record
+	}
+	return c.Context.Value(key)
+}
+
 // NewContext carries r to the picker.
 func NewContext(ctx context.Context, r *Record) context.Context {
 	return context.WithValue(ctx, contextKey{}, r)
@@ -119,8 +134,8 @@ func NewContext(ctx context.Context, r *Record) context.Context {
 func Of(ctx context.Context, kind Kind) (context.Context, *Record) {
 	r := FromContext(ctx)
 	if r == nil || r.Picked() != nil {
-		r = New()
-		ctx = NewContext(ctx, r)
+		c := &carrying{Context: ctx}
+		ctx, r = c, c.record.begin()
 	}
 	r.kind.Store(uint32(kind))
 	return ctx, r

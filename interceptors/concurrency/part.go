@@ -43,6 +43,7 @@ func (p *part) admit(ctx context.Context) bool {
 	}
 	p.method.waited()
 	p.observe(p.meta, Refused)
+	interceptors.OutcomeOf(ctx, p.meta).TellLimit(interceptors.Concurrency.String(), Refused.String())
 	return false
 }
 

@@ -2,93 +2,89 @@ package logging
 
 import (
 	"context"
-	"slices"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/lines"
 )
 
+// part is the concern's part in the calls of one method.
+type part struct {
+	*Logging
+	side    interceptors.Side
+	name    string       // by which other concerns know the method
+	limit   *lines.Limit // nil until the first call without a chain
+	listens bool         // to calls that may fail in a way that only an outcome tells
+}
+
+func (l *Logging) part(meta *interceptors.CallMeta) part {
+	p := l.alone(meta.Side, meta.FullMethod)
+	p = p.limited()
+	p.listens = meta.Side == interceptors.Server && meta.Policy.GetConcurrency() != nil
+	return p
+}
+
+func (l *Logging) alone(side interceptors.Side, method string) part {
+	return part{Logging: l, side: side, name: method}
+}
+
+// limited is p with its limit, which is not looked for while all levels are off.
+func (p part) limited() part {
+	if p.limit == nil {
+		p.limit = p.limits.of(p.side, p.name, p.most)
+	}
+	return p
+}
+
 // UnaryClient logs calls.
-func (l *Logging) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	return l.UnaryClientInterceptor()
+func (l *Logging) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	return l.part(meta).call
 }
 
 // StreamClient logs streams when they end.
-func (l *Logging) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
-	return l.StreamClientInterceptor()
+func (l *Logging) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	return l.part(meta).open
 }
 
 // UnaryServer logs calls.
-func (l *Logging) UnaryServer(*interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	return l.UnaryServerInterceptor()
+func (l *Logging) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	return l.part(meta).serve
 }
 
 // StreamServer logs streams when they end.
-func (l *Logging) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
-	return l.StreamServerInterceptor()
+func (l *Logging) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	return l.part(meta).serveStream
 }
 
 // UnaryClientInterceptor is for use without a chain.
 func (l *Logging) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		if !l.logger.Enabled(ctx, l.highest) {
-			return invoker(ctx, method, req, reply, cc, opts...)
-		}
-		ctx, record := attempt.Of(ctx, attempt.Unary) // a failure must name its instance, and is not known beforehand
-		start := time.Now()
-		err := invoker(ctx, method, req, reply, cc, opts...)
-		l.called(ctx, method, record, start, err)
-		return err
+		return l.alone(interceptors.Client, method).call(ctx, method, req, reply, cc, invoker, opts...)
 	}
 }
 
 // StreamClientInterceptor is for use without a chain.
 func (l *Logging) StreamClientInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		if !l.logger.Enabled(ctx, l.highest) {
-			return streamer(ctx, desc, cc, method, opts...)
-		}
-		ctx, record := attempt.Of(ctx, attempt.Stream)
-		start := time.Now()
-		var once sync.Once
-		finished := func(err error) {
-			once.Do(func() { l.called(ctx, method, record, start, err) })
-		}
-		stream, err := streamer(ctx, desc, cc, method, append(slices.Clip(opts), grpc.OnFinish(finished))...)
-		if err != nil {
-			finished(err)
-		}
-		return stream, err
+		return l.alone(interceptors.Client, method).open(ctx, desc, cc, method, streamer, opts...)
 	}
 }
 
 // UnaryServerInterceptor is for use without a chain.
 func (l *Logging) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if !l.logger.Enabled(ctx, l.highest) {
-			return handler(ctx, req)
-		}
-		start := time.Now()
-		reply, err := handler(ctx, req)
-		l.served(ctx, info.FullMethod, start, err, true)
-		return reply, err
+		return l.alone(interceptors.Server, info.FullMethod).serve(ctx, req, info, handler)
 	}
 }
 
 // StreamServerInterceptor is for use without a chain.
 func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		ctx := stream.Context()
-		if !l.logger.Enabled(ctx, l.highest) {
-			return handler(srv, stream)
+		method := info.FullMethod
+		if srv == nil {
+			method = "other" // the peer has made it up: all of them have one limit
 		}
-		start := time.Now()
-		err := handler(srv, stream)
-		l.served(ctx, info.FullMethod, start, err, srv != nil)
-		return err
+		return l.alone(interceptors.Server, method).serveStream(srv, stream, info, handler)
 	}
 }

@@ -2,74 +2,150 @@ package logging
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// maxMessage bounds what is kept of a status message: the other end writes it.
-const maxMessage = 512
+// maxText bounds what is kept of a text that the other end writes, and maxTraceID that of
+// a trace.
+const (
+	maxText    = 512
+	maxTraceID = 64
+)
 
-// called writes the line of a call that this process has made.
-func (l *Logging) called(ctx context.Context, method string, record *attempt.Record, start time.Time, err error) {
-	code, message := codeOf(err)
-	if level := l.level(code); l.logger.Enabled(ctx, level) {
-		attrs := line(interceptors.Client, method, code, start, message)
-		last := record.Latest()
-		if instance := last.Picked(); instance != nil {
-			attrs = append(attrs, slog.String("instance", instance.ID), slog.String("address", instance.Address))
-		}
-		l.logger.LogAttrs(ctx, level, "call", append(attrs, slog.Int("attempts", last.Number()))...)
+// end writes the line of a call, if it has one.
+func (p part) end(c *call, err error) {
+	s := statusOf(err)
+	level := p.levelOf(c, s.Code(), err)
+	enabled := p.logger.Enabled(c.ctx, level)
+	if !enabled && !p.limit.Owes() {
+		return
+	}
+	now := time.Now()
+	p.limit.Settle(now, func(level slog.Level, n uint64) {
+		p.logger.LogAttrs(c.ctx, level, "calls left out of the log",
+			slog.String("side", p.side.String()), slog.String("method", cut(p.name)), slog.Uint64("count", n))
+	})
+	if enabled && p.limit.Admit(level, now) {
+		p.logger.LogAttrs(c.ctx, level, "call", p.line(c, s, now)...)
 	}
 }
 
-// served writes the line of a call that this process has answered. That nobody here
-// serves a method which a handler of unknown services was asked for is the caller's affair.
-func (l *Logging) served(ctx context.Context, method string, start time.Time, err error, known bool) {
-	code, message := codeOf(err)
-	level := l.level(code)
-	if code == codes.Unimplemented && !known {
-		level = min(level, slog.LevelDebug)
+// statusOf is the status that gRPC puts on the wire for err.
+func statusOf(err error) *status.Status {
+	if s, ok := status.FromError(err); ok {
+		return s
 	}
-	if l.logger.Enabled(ctx, level) {
-		attrs := line(interceptors.Server, method, code, start, message)
-		if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
-			attrs = append(attrs, slog.String("peer", p.Addr.String()))
-		}
-		l.logger.LogAttrs(ctx, level, "call", attrs...)
+	return status.FromContextError(err)
+}
+
+// levelOf is the level by the code, and lower for what is no failure whatever its code: a
+// method that nobody here serves, which any scanner can ask for, a call that the caller
+// has cancelled, and a failure of which the log tells already.
+func (p part) levelOf(c *call, code codes.Code, err error) slog.Level {
+	level := p.level(code)
+	switch {
+	case code == codes.OK:
+		return level
+	case code == codes.Unimplemented && c.unserved, interceptors.IsLogged(err):
+		return min(level, slog.LevelDebug)
+	case errors.Is(c.ctx.Err(), context.Canceled):
+		return min(level, p.level(codes.Canceled))
+	default:
+		return level
 	}
 }
 
-// line is what the lines of both sides have.
-func line(side interceptors.Side, method string, code codes.Code, start time.Time, message string) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 8)
+func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 14)
 	attrs = append(attrs,
-		slog.String("side", side.String()),
-		slog.String("method", method),
-		slog.String("code", code.String()),
-		slog.Duration("duration", time.Since(start)))
-	if message != "" {
-		attrs = append(attrs, slog.String("error", message))
+		slog.String("side", p.side.String()),
+		slog.String("method", cut(c.method)),
+		slog.String("code", s.Code().String()),
+		slog.Duration("duration", now.Sub(c.start)))
+	cache, limit, verdict := p.told(c)
+	attrs = append(attrs, c.otherEnd(cache)...)
+	attrs = appendText(attrs, "cache", cache)
+	attrs = appendText(attrs, "limit", limit)
+	attrs = appendText(attrs, "limit_result", verdict)
+	if c.messages != nil {
+		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
+	}
+	attrs = appendText(attrs, "trace_id", p.traceID(c.ctx))
+	if p.text(s.Code()) {
+		attrs = appendText(attrs, "error", s.Message())
 	}
 	return attrs
 }
 
-// codeOf is the status that gRPC puts on the wire for err.
-func codeOf(err error) (codes.Code, string) {
-	s, ok := status.FromError(err)
-	if !ok {
-		s = status.FromContextError(err)
+// otherEnd is who has called or was called.
+func (c *call) otherEnd(cache string) (attrs []slog.Attr) {
+	if c.record == nil {
+		if from, ok := peer.FromContext(c.ctx); ok && from.Addr != nil {
+			attrs = appendText(attrs, "peer", from.Addr.String())
+		}
+		return attrs
 	}
-	message := s.Message()
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + "..."
+	last := c.record.Latest()
+	if instance := last.Picked(); instance != nil {
+		attrs = appendText(attrs, "instance", instance.ID)
+		attrs = appendText(attrs, "address", instance.Address)
+	} else if cache == "hit" || cache == "coalesced" || cache == "stale" {
+		return attrs // it has answered in place of an attempt
 	}
-	return s.Code(), message
+	return append(attrs, slog.Int("attempts", last.Number()))
+}
+
+// told is what concerns further in have told, to this one or to another that listens.
+func (p part) told(c *call) (cache, limit, verdict string) {
+	outcome := c.outcome
+	if outcome == nil {
+		outcome = interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
+	}
+	if outcome == nil {
+		return "", "", ""
+	}
+	limit, verdict = outcome.Limit()
+	return outcome.Cache(), limit, verdict
+}
+
+// traceID is that of a call that is sampled. Logging stands outside of recovery, so a
+// panic here would end the process.
+func (l *Logging) traceID(ctx context.Context) (id string) {
+	if l.trace == nil {
+		return ""
+	}
+	defer func() {
+		if recover() != nil {
+			id = ""
+		}
+	}()
+	id, sampled := l.trace(ctx)
+	if !sampled || len(id) > maxTraceID || !utf8.ValidString(id) {
+		return ""
+	}
+	return id
+}
+
+func appendText(attrs []slog.Attr, key, text string) []slog.Attr {
+	if text == "" {
+		return attrs
+	}
+	return append(attrs, slog.String(key, cut(text)))
+}
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "..."
 }

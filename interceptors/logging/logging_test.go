@@ -116,33 +116,13 @@ func TestLongMessagesAreCut(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for name, opt := range map[string]logging.Option{"WithLogger(nil)": logging.WithLogger(nil), "WithLevel(nil)": logging.WithLevel(nil)} {
+	for name, opt := range map[string]logging.Option{
+		"WithLogger(nil)": logging.WithLogger(nil), "WithLevel(nil)": logging.WithLevel(nil),
+		"WithErrorText(nil)": logging.WithErrorText(nil), "WithLimit(0)": logging.WithLimit(0),
+	} {
 		if _, err := logging.New(opt); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-func TestCallsCostNothingWhileWarningsAreOff(t *testing.T) {
-	l, _ := build(t, slog.LevelError)
-	if got := testing.AllocsPerRun(1000, func() { _ = plainClient(t.Context(), l) }); got != 0 {
-		t.Errorf("%v allocations, want 0", got)
-	}
-	l, _ = build(t, slog.LevelWarn)
-	if got := testing.AllocsPerRun(1000, func() { _ = plainClient(t.Context(), l) }); got > 2 {
-		t.Errorf("%v allocations, want the record and its context", got)
-	}
-}
-
-func BenchmarkUnaryClient(b *testing.B) {
-	for name, level := range map[string]slog.Level{"off": slog.LevelError, "warn": slog.LevelWarn} {
-		l, _ := build(b, level)
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_ = plainClient(b.Context(), l)
-			}
-		})
 	}
 }
 
@@ -176,6 +156,9 @@ func TestLinesOfRealCalls(t *testing.T) {
 	for _, one := range all {
 		if one["duration"] == nil || one["side"] == "server" && one["peer"] != "bufconn" || one["side"] == "client" && one["attempts"] != 1.0 {
 			t.Errorf("line %v", one)
+		}
+		if _, counted := one["sent"]; counted != (one["method"] != method) {
+			t.Errorf("line %v: messages are those of streams", one)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("panic", describe(value)),
 		slog.String("stack", string(stack)))
 	r.observer(meta, value, stack)
-	return status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side)
+	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
 }
 
 // describe is what a panic said, if it was made to be read: other values, such as

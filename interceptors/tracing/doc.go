@@ -12,8 +12,8 @@
 // OpenTelemetry's semantic conventions for RPC, and besides:
 //
 //   - meshlite.cache.result of a call: "hit", "miss", "coalesced", "stale", ...
-//   - meshlite.ratelimit.limit and .result of a call: the limit that decided, and
-//     "admitted", "refused", "shadowed" or "held_back"
+//   - meshlite.ratelimit.limit and .result of a call: the limit that decided,
+//     "concurrency" being one, and "admitted", "refused", "shadowed" or "held_back"
 //   - meshlite.attempt.number of an attempt, 1 being the first
 //   - meshlite.instance.id of an attempt, and its address in network.peer
 //   - meshlite.retry.pushback_ms of an attempt, where the server has told how long to
