@@ -53,7 +53,11 @@ func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 	defer end()
 	m.serve(&shop{name: "free"}, oneAtATime())
 	client, _ := m.client("consul:///catalog?policy=round_robin", oneAtATime())
-	for range 40 {
+	refused := func() bool {
+		_, n := measured(t, server, "meshlite_concurrency_requests_total", "result=refused")
+		return n > 0
+	}
+	for n := 0; n < 40 || !refused() && n < 4000; n++ { // connections are made one after the other
 		if got := get(t, client, "x"); got != "free" {
 			t.Fatalf("%s has answered", got)
 		}
