@@ -229,3 +229,35 @@ func TestTheAnswerIsSentOnceItsHeaderIs(t *testing.T) {
 	etag := strings.Join(header.Get("etag"), "")
 	want(t, "with the etag "+etag, ask(t, as("if-none-match", etag), sweets, "fudge"), "answer 2")
 }
+
+// What is unchanged and may no longer be kept, is for who has asked about it, and for nobody
+// who waits.
+func TestAnUnchangedAnswerThatIsPrivateNowIsNotShared(t *testing.T) {
+	answer := func(ctx context.Context, e *exchange) error {
+		e.header.Set("etag", `"v1"`)
+		if e.number == 1 {
+			return nil
+		}
+		e.header.Set("cache-control", "private")
+		if len(e.asked.Get("if-none-match")) > 0 {
+			e.unchanged(`"v1"`)
+		}
+		return after(time.Second, nil)(ctx, e.number)
+	}
+	on(t, clientOf, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+		call(t.Context(), "fudge").is(t, "at first", "answer 1")
+		time.Sleep(time.Minute)
+		done := make(chan said)
+		for range 2 {
+			go func() { done <- call(t.Context(), "fudge") }()
+		}
+		for range 2 {
+			if got := <-done; got.err != nil || got.name == "" {
+				t.Errorf("%q, %v", got.name, got.err)
+			}
+		}
+		want(t, "calls", b.count(), 3)
+		want(t, "coalesced", c.Stats().Coalesced, 0)
+		want(t, "kept", c.Stats().Entries, 0)
+	})
+}

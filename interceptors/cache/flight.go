@@ -83,7 +83,7 @@ func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, share
 	}
 	switch status.Code(err) {
 	case codes.OK:
-		shared.alone = got.entry == nil
+		shared.alone = got.entry == nil || got.own
 	case codes.Canceled, codes.DeadlineExceeded: // of an attempt, or of a call that this one has made
 		shared.alone = true
 	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:

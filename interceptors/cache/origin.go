@@ -107,6 +107,7 @@ type obtained struct {
 	entry  *entry   // nil if it may not be kept
 	vary   []string // what it varies by, beside the key of the rule
 	given  bool     // the caller has its answer already, and not only the entry
+	own    bool     // the entry is for this caller alone
 	result Result   // Miss, or Hit if the store had it
 }
 
@@ -145,12 +146,12 @@ func (r *rule) revalidated(a *asked, old *entry, header metadata.MD, since load)
 	e, may := r.renewed(old, old.key, header, since)
 	vary := r.varyOf(e.header)
 	e.key = a.variant(vary)
+	kept := e
 	if !may {
-		r.settle(a, old.key, old, nil, vary, since)
-		return obtained{entry: e, vary: vary, result: Miss}
+		kept = nil
 	}
-	r.settle(a, old.key, old, e, vary, since)
-	return obtained{entry: e, vary: vary, result: Miss}
+	r.settle(a, old.key, old, kept, vary, since)
+	return obtained{entry: e, vary: vary, own: !may, result: Miss}
 }
 
 // settle keeps e, which was asked for by key, where it is found from now on. Old is given
