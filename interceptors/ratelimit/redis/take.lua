@@ -26,7 +26,8 @@ if admitted then
   used = used + cost
   local full = ns + used
   local rest = math.fmod(full, 1e9)
-  local expiry = math.ceil((math.fmod(ns, 1e6) + used) / 1e6)
-  redis.call('SET', KEYS[1], string.format('%.0f %.0f %.0f %.0f', s + (full - rest) / 1e9, rest, used, burst), 'PX', string.format('%.0f', expiry))
+  redis.call('SET', KEYS[1], string.format('%.0f %.0f %.0f %.0f', s + (full - rest) / 1e9, rest, used, burst))
+  -- Not PX, which counts from a clock that may have gone on since TIME.
+  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', s * 1000 + math.ceil(full / 1e6)))
 end
 return string.format('%d %.0f %.0f %.0f %.0f', admitted and 1 or 0, wait, used, s, ns)
