@@ -36,7 +36,7 @@ type method struct {
 	pausedUntil atomic.Int64
 
 	mu     sync.Mutex
-	fields [][]fieldPath
+	fields [][]fieldPath // of the request, that make up a key under one of its rules
 }
 
 // maxKeyFields caps the ways to tell requests of a method apart that are remembered: each

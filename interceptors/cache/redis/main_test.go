@@ -5,15 +5,12 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
@@ -91,25 +88,6 @@ func want[T comparable](t testing.TB, what string, got, want T) {
 	if got != want {
 		t.Errorf("%s: got %v, want %v", what, got, want)
 	}
-}
-
-// backends run a test with each kind of Redis.
-func backends(t *testing.T, test func(t *testing.T, url string)) {
-	t.Run("miniredis", func(t *testing.T) { test(t, "redis://"+miniredis.RunT(t).Addr()) })
-	t.Run("redis-server", func(t *testing.T) { test(t, redistest.Start(t).URL()) })
-	t.Run("RESP2", func(t *testing.T) { test(t, redistest.Start(t).URL()+"?protocol=2") })
-	t.Run("unix", func(t *testing.T) {
-		dir, err := os.MkdirTemp("", "") // the path of a socket must be short
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		path := filepath.Join(dir, "s")
-		redistest.Start(t, "--unixsocket", path)
-		redistest.Await(t, "socket", func() bool { _, err := os.Stat(path); return err == nil })
-		test(t, "unix://"+path)
-	})
-	t.Run("cluster", func(t *testing.T) { test(t, redistest.Cluster(t, 2)[0].URL()) })
 }
 
 // heard are the messages that a subscriber got; "nil" is everything.

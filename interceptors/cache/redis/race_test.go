@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
 // C12 and more, as a law: what is loaded after an invalidation has returned is no older
 // than that. Readers and writers are of different processes, and many at once.
 func TestNothingOlderThanAnInvalidationIsFound(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		stores := []*redis.Redis{connected(t, url), connected(t, url), connected(t, url)}
 		const rounds = 100
 		var truth, told atomic.Int64

@@ -13,7 +13,7 @@ import (
 )
 
 func TestSubscribersHearWhatOthersInvalidate(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		one, other := connected(t, url), connected(t, url)
 		h, own := subscribe(t, one), subscribe(t, other)
 		invalidate(t, other, sweet[2], "tag with , and \" and é")

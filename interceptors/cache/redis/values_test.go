@@ -16,7 +16,7 @@ import (
 var sweet = []string{"all", "method /shop/GetSweet", "tag sweet:fudge", "request /shop/GetSweet abc"}
 
 func TestAValueIsFoundByAllUntilASubjectIsInvalidated(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		one, other := connected(t, url), connected(t, url)
 		for i, subject := range sweet {
 			key := fmt.Sprint("key ", i, "\x00\xff")
@@ -53,7 +53,7 @@ func TestOtherSubjectsKeepTheirValues(t *testing.T) {
 
 // C12, between processes.
 func TestAnInvalidationDuringALoadWinsOverThatLoad(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		one, other := connected(t, url), connected(t, url)
 		for _, warm := range []bool{false, true} {
 			_, ticket := load(t, one, "key", sweet...)

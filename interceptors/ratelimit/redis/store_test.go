@@ -17,7 +17,7 @@ import (
 
 // L8, L13: from several connections at once, exactly the burst is admitted of each key.
 func TestConcurrentTakesAreExact(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		stores := []*redis.Redis{connected(t, url), connected(t, url), connected(t, url)}
 		const keys, burst = 4, 100
 		var taken [keys]atomic.Int64
@@ -120,7 +120,7 @@ func TestKeysExpireWhenTheyAreUnused(t *testing.T) {
 
 // All charges of a call are taken, or none, wherever their keys are.
 func TestAllChargesOrNone(t *testing.T) {
-	backends(t, func(t *testing.T, url string) {
+	redistest.Each(t, func(t *testing.T, url string) {
 		r := connected(t, url)
 		wide, narrow, shadow := charge(1, 1, 10), charge(2, 1, 2), charge(3, 1, 1)
 		shadow.Shadow = true
