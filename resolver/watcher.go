@@ -32,6 +32,7 @@ type watcher struct {
 	instances []*catalog.Instance // what gRPC was told last
 	told      bool                // whether it was told any
 	trouble   string              // what was logged last
+	held      bool                // whether instances were held then
 }
 
 // ResolveNow has nothing to do: the answer to a blocking query comes by itself,
@@ -145,6 +146,9 @@ func (w *watcher) absent(hint string) error {
 	return err
 }
 
+// onlyHeld is no trouble yet: a clean restart of the only instance looks like this.
+const onlyHeld = "the only instance has left: it is held for the grace time"
+
 // log says once when discovery gets into trouble and once when it is out of it.
 func (w *watcher) log(now found) {
 	trouble := ""
@@ -153,23 +157,34 @@ func (w *watcher) log(now found) {
 		trouble = "discovery fails: calls go on with what was known"
 	case now.err != nil:
 		trouble = "discovery fails, and so do calls until it works"
+	case now.holding == 1 && (len(now.list) == 1 || w.trouble == onlyHeld):
+		trouble = onlyHeld
 	case now.holding > 0:
 		trouble = "too many instances vanished at once: the last ones are held for the grace time"
+	case now.err == nil && len(now.list) == 0 && w.trouble != "":
+		trouble = "no instance is left: calls fail until one registers"
 	}
 	if trouble == w.trouble {
 		return
 	}
-	w.trouble = trouble
+	held := w.held
+	w.trouble, w.held = trouble, now.holding > 0
 	log := w.builder.log.With("service", w.target.Service, "directory", w.directory, "instances", len(now.list))
 	switch {
-	case trouble == "":
+	case trouble == onlyHeld:
+		log.Info(trouble)
+	case trouble == "" && held:
 		log.Info("discovery works again, and nothing is held")
+	case trouble == "":
+		log.Info("discovery works again")
 	case now.err != nil && !now.told.IsZero():
 		log.Warn(trouble, "told", now.told, "error", now.err)
 	case now.err != nil:
 		log.Warn(trouble, "error", now.err)
-	default:
+	case now.holding > 0:
 		log.Warn(trouble, "held", now.holding)
+	default:
+		log.Warn(trouble)
 	}
 }
 

@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -61,7 +60,7 @@ func (l *Limiter) limit(meta *interceptors.CallMeta, share func() float64, meant
 // holdsBack reports whether the client obeys refusals: not those of gRPC's own
 // services, which are exempt as from defaults.
 func (p *part) holdsBack() bool {
-	return p.meta.Side == interceptors.Client && p.options.holdBack > 0 && !strings.HasPrefix(p.meta.Service, "grpc.")
+	return p.meta.Side == interceptors.Client && p.options.holdBack > 0 && !interceptors.Infrastructure(p.meta.Service)
 }
 
 // refuse is the error of a call that is not made, nil for one that is.
