@@ -112,13 +112,3 @@ func (r *run) selfCheck(ctx context.Context, address string) error {
 	}
 	return nil
 }
-
-func (r *run) deregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, deregisterTime)
-	defer cancel()
-	for _, lease := range r.leases {
-		if err := lease.Deregister(ctx); err != nil {
-			r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
-		}
-	}
-}

@@ -18,16 +18,17 @@ import (
 )
 
 const (
-	startTimeout   = 10 * time.Second // for Consul to answer
-	startRetry     = 500 * time.Millisecond
-	deregisterTime = 3 * time.Second
+	startTimeout = 10 * time.Second // for Consul to answer
+	startRetry   = 500 * time.Millisecond
 )
 
 // Run serves until ctx ends or the process gets SIGTERM or SIGINT. It listens,
 // checks that it is reached at the address it advertises, registers in
 // Consul, which it keeps trying for 10 s, and serves. Then it leaves Consul,
-// accepts calls a little longer, lets running ones end, and stops. A server runs
-// once.
+// accepts calls a little longer, lets running ones end, and stops. A handler that
+// does not return although its call was cut off is logged and left behind: Run ends
+// by the times of [WithDrain], and some seconds for Consul, whatever handlers do. A
+// server runs once.
 //
 // An outage of Consul after the start never ends Run. It answers nil after an
 // orderly stop, even if Consul could not be told, which is logged.
@@ -37,7 +38,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	defer s.grpc.Stop()
 	r := &run{Server: s, served: make(chan error, 1)}
 	err := r.start(ctx)
 	if err == nil {
@@ -204,29 +204,6 @@ func (r *run) healthy() error {
 		err = fmt.Errorf("%s is %v", r.config.names[0], response.GetStatus())
 	}
 	return err
-}
-
-// stop leaves Consul first, so that no new client comes, and gives those that
-// have not heard of it yet the drain time.
-func (r *run) stop(ctx context.Context) {
-	if r.listener == nil {
-		return
-	}
-	r.health.Shutdown()
-	registered := len(r.leases) > 0
-	r.deregister(ctx)
-	if registered {
-		time.Sleep(r.config.drain)
-	}
-	timer := time.AfterFunc(r.config.stopTimeout, r.grpc.Stop)
-	r.grpc.GracefulStop()
-	timer.Stop()
-	for _, stop := range r.follows {
-		stop()
-	}
-	if r.admin != nil {
-		r.admin.Close()
-	}
 }
 
 // listenOption is the option that has told where to listen.

@@ -33,6 +33,9 @@ type Server struct {
 	health *health.Server
 	ran    atomic.Bool
 
+	calls   *calls
+	streams *ownStreams
+
 	mu       sync.Mutex
 	running  bool            // the health service tells the truth
 	told     map[string]bool // what SetServing has said
@@ -57,6 +60,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 		drain:           defaultDrain,
 		stopTimeout:     defaultStopTimeout,
 		deregisterAfter: defaultDeregisterAfter,
+
+		ownPerConnection: defaultOwnPerConnection,
+		ownPerServer:     defaultOwnPerServer,
 	}
 	for _, o := range opts {
 		o.applyToServer(&c)
@@ -75,8 +81,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), told: map[string]bool{}, warm: make(chan struct{})}
-	options := append([]grpc.ServerOption{grpc.Creds(c.creds), grpc.UnknownServiceHandler(s.unknown)}, c.serverOptions...)
-	s.grpc = grpc.NewServer(append(options, chain.ServerOptions()...)...)
+	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
+	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
+	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain)...)...)
 	s.registerOwn()
 	return s, nil
 }
@@ -85,12 +92,15 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 func (s *Server) registerOwn() {
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
-	healthv1.RegisterHealthServer(s.grpc, s.health)
+	healthv1.RegisterHealthServer(s, s.health)
 	if s.config.reflection {
-		reflection.Register(s.grpc)
+		reflection.Register(struct {
+			grpc.ServiceRegistrar
+			reflection.ServiceInfoProvider
+		}{s, s.grpc})
 	}
 	if s.config.channelz {
-		service.RegisterChannelzServiceToServer(s.grpc)
+		service.RegisterChannelzServiceToServer(s)
 	}
 }
 
@@ -108,7 +118,7 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 
 // RegisterService registers impl, as the generated functions do.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	s.grpc.RegisterService(desc, impl)
+	s.grpc.RegisterService(s.streams.bound(desc), impl)
 }
 
 // GRPC is the gRPC server itself.

@@ -39,6 +39,7 @@ type serverConfig struct {
 	policies                           *interceptors.Policies
 	share                              *share
 	serverOptions                      []grpc.ServerOption
+	ownPerConnection, ownPerServer     int
 }
 
 // WithPort is the port of the advertised host where calls are accepted: a number,
@@ -114,7 +115,8 @@ func WithDeregisterAfter(d time.Duration) ServerOption {
 
 // WithDrain sets how long a server that stops still accepts calls after it has
 // left Consul, so that clients have heard of it, and how long running calls have
-// to end after that before they are cut off. Default: 1 s and 10 s.
+// to end after that before they are cut off. Handlers then have one second more to
+// return; those that do not are logged and left behind. Default: 1 s and 10 s.
 func WithDrain(drain, stopTimeout time.Duration) ServerOption {
 	return serverOption(func(c *serverConfig) { c.drain, c.stopTimeout = drain, stopTimeout })
 }
@@ -137,7 +139,11 @@ func WithConcurrency(limiter *concurrency.Limiter) ServerOption {
 	return serverOption(func(c *serverConfig) { c.concurrency = limiter })
 }
 
-// WithServerOptions passes options on to grpc.NewServer. They win over ours.
+// WithServerOptions passes options on to grpc.NewServer. They win over ours, which bound
+// what a connection costs: grpc.MaxHeaderListSize 16 KiB, grpc.MaxConcurrentStreams
+// 1,000, grpc.ConnectionTimeout 5 s (for the TLS handshake, the preface and the first
+// settings), grpc.KeepaliveParams that close a connection after 30 min without a call,
+// or without an answer to a ping for 20 s, the ping sent after 30 s of silence.
 // Interceptors among them run outside of all concerns, the cache and the metrics
 // too; those of [WithInterceptors] have their place inside.
 func WithServerOptions(options ...grpc.ServerOption) ServerOption {
@@ -160,6 +166,9 @@ func (c *serverConfig) finish() error {
 	}
 	if c.drain < 0 || c.stopTimeout < 0 {
 		return optionError("WithDrain", c.drain.String()+", "+c.stopTimeout.String(), "write durations from 0 on")
+	}
+	if c.ownPerConnection < 1 || c.ownPerServer < 1 {
+		return optionError("WithInfrastructureStreams", fmt.Sprintf("%d, %d", c.ownPerConnection, c.ownPerServer), "write at least 1 each")
 	}
 	if c.deregisterAfter != 0 && c.deregisterAfter < time.Minute {
 		return optionError("WithDeregisterAfter", c.deregisterAfter.String(), "write at least 1m, which Consul would silently make of it, or 0 for never")
