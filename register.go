@@ -1,6 +1,7 @@
 package meshlite
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -52,7 +53,9 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		metrics = reachable(r.admin.Addr(), address)
 	}
 	registration := r.config.registration(name, address, metrics)
-	registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, address) }
+	registration.SelfCheck = func(ctx context.Context) error {
+		return r.selfCheck(ctx, cmp.Or(r.config.selfCheck, address))
+	}
 	err := r.try(ctx, func() error {
 		lease, err := r.config.directory.Register(ctx, registration)
 		if err == nil {
@@ -85,16 +88,20 @@ func hyphenate(c rune) rune {
 	return '-'
 }
 
-// selfCheck asks the server for its health at the address that it advertises.
+// selfCheck asks the server for its health at address: the one that it advertises,
+// unless an option names another or leaves the question to Consul.
 func (r *run) selfCheck(ctx context.Context, address string) error {
 	if err := r.healthy(); err != nil {
 		return err
+	}
+	if address == selfCheckOff {
+		return nil
 	}
 	if !r.config.plaintext {
 		// A server cannot prove itself to itself without a client's certificate.
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err != nil {
-			return fmt.Errorf("%w: set WithAdvertisedAddress", err)
+			return r.unreached(err)
 		}
 		return conn.Close()
 	}
@@ -105,10 +112,22 @@ func (r *run) selfCheck(ctx context.Context, address string) error {
 	defer conn.Close()
 	response, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	if err != nil {
-		return fmt.Errorf("%w: set WithAdvertisedAddress", err)
+		return r.unreached(err)
 	}
 	if response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		return fmt.Errorf("it says it is %v", response.GetStatus())
 	}
 	return nil
+}
+
+// unreached names the option that is missing when a server does not reach itself.
+func (r *run) unreached(err error) error {
+	switch {
+	case r.config.selfCheck != "":
+		return fmt.Errorf("the self-check: %w: is WithSelfCheckAddress %q an address of this server?", err, r.config.selfCheck)
+	case r.config.advertised == "":
+		return fmt.Errorf("the self-check: %w: set WithAdvertisedAddress to where clients reach the server", err)
+	default:
+		return fmt.Errorf("the self-check: %w: if only others reach the server at WithAdvertisedAddress %q, as behind a port mapping, set WithSelfCheckAddress to where it reaches itself, or to \"off\"", err, r.config.advertised)
+	}
 }

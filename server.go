@@ -19,6 +19,7 @@ import (
 
 const (
 	metricsOff             = "off"
+	selfCheckOff           = "off"
 	defaultMetricsAddress  = "127.0.0.1:0"
 	defaultDrain           = time.Second
 	defaultStopTimeout     = 10 * time.Second

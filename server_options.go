@@ -26,6 +26,7 @@ const (
 type serverConfig struct {
 	config
 	listen, advertised, check, metrics string
+	selfCheck                          string
 	port                               string
 	names                              []string
 	tags                               []string
@@ -66,6 +67,14 @@ func WithAdvertisedAddress(address string) ServerOption {
 // the advertised address.
 func WithHealthCheckAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.check = address })
+}
+
+// WithSelfCheckAddress is where the server checks that it is reached before it registers,
+// "host:port", for networks where it cannot reach itself at the address it advertises: a
+// port mapping without hairpin NAT. "off" leaves that to Consul's check. Default: the
+// advertised address.
+func WithSelfCheckAddress(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.selfCheck = address })
 }
 
 // WithMetricsAddress is where /metrics, /healthz and /debug/meshlite are served, and
@@ -197,6 +206,11 @@ func (c *serverConfig) checkAddresses() error {
 	}
 	if c.metrics != metricsOff {
 		if err := checkAddress("WithMetricsAddress", c.metrics, false); err != nil {
+			return err
+		}
+	}
+	if c.selfCheck != selfCheckOff {
+		if err := checkAddress("WithSelfCheckAddress", c.selfCheck, true); err != nil {
 			return err
 		}
 	}
