@@ -31,14 +31,14 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, streams bool) *part {
 	return &part{Limiter: l, meta: meta, rule: r, method: m, refusal: newRefusal(meta)}
 }
 
-// admit takes a permit, or refuses the call.
+// admit takes a permit, or refuses the call. Who gets a permit calls the observer after it
+// has seen to its release: the observer may panic.
 func (p *part) admit(ctx context.Context) bool {
 	limit := p.method.limit(p.rule)
 	if p.rule.priority != "" {
 		limit = p.priorityOf(ctx).of(limit)
 	}
 	if p.method.acquire(limit) {
-		p.observe(p.meta, Admitted)
 		return true
 	}
 	p.method.waited()
@@ -53,6 +53,7 @@ func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, hand
 	}
 	if !p.rule.adaptive {
 		defer p.method.release()
+		p.observe(p.meta, Admitted)
 		return handler(ctx, req)
 	}
 	began, result := p.method.started(), noSample
@@ -60,6 +61,7 @@ func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, hand
 		p.method.release()
 		p.method.ended(began, result, p.rule.bounds)
 	}()
+	p.observe(p.meta, Admitted)
 	reply, err = handler(ctx, req)
 	result = p.method.outcomeOf(ctx, began, err)
 	return reply, err
@@ -70,5 +72,6 @@ func (p *part) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h
 		return p.refusal
 	}
 	defer p.method.release()
+	p.observe(p.meta, Admitted)
 	return handler(srv, ss)
 }
