@@ -2,10 +2,16 @@ package resolver
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+const (
+	recallTime = time.Second     // for the disk, before discovery begins without it
+	stopTime   = 5 * time.Second // for a directory to end a watch
 )
 
 // watch follows one query and knows what is to be believed of the answers. Its
@@ -15,6 +21,7 @@ type watch struct {
 	directory string
 	snapshots Snapshots // on disk; may be nil
 	saver     *saver    // of them
+	log       *slog.Logger
 	cancel    context.CancelFunc
 	done      chan struct{}
 
@@ -51,29 +58,64 @@ func (w *watch) start(watcher catalog.Watcher) {
 	w.cancel = cancel
 	go func() {
 		defer close(w.done)
-		w.recall()
+		w.recallSoon(ctx)
 		watcher.Watch(ctx, w.query, w.report)
 	}()
 }
 
-// recall reads what an earlier process has left on disk, if this one knows nothing.
-func (w *watch) recall() {
+// recallSoon waits for the disk for a bounded time. What comes later still counts until
+// the directory has answered.
+func (w *watch) recallSoon(ctx context.Context) {
 	if w.snapshots == nil || len(w.before) > 0 {
 		return
 	}
+	recalled := make(chan struct{})
+	go func() {
+		defer close(recalled)
+		defer func() {
+			if p := recover(); p != nil {
+				w.log.Error("reading the snapshot on disk has panicked", "panic", p)
+			}
+		}()
+		w.recall()
+	}()
+	timer := time.NewTimer(recallTime)
+	defer timer.Stop()
+	select {
+	case <-recalled:
+	case <-timer.C:
+		w.log.Warn("the snapshot on disk is not read in time: discovery begins without it", "time", recallTime)
+	case <-ctx.Done():
+	}
+}
+
+// recall reads what an earlier process has left on disk, if this one knows nothing.
+func (w *watch) recall() {
 	saved, err := w.snapshots.Load(w.directory, w.query)
 	if err != nil {
-		w.saver.log.Warn("the snapshot on disk is not used", "error", err)
+		w.log.Warn("the snapshot on disk is not used", "error", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.known {
+		return
+	}
 	w.before, w.told = saved.Instances, saved.Time
+	for s := range w.subscriptions {
+		s.signal()
+	}
 }
 
-// stop ends the watch and waits for it.
+// stop ends the watch and waits for it, unless its directory heeds no context.
 func (w *watch) stop() {
 	w.cancel()
-	<-w.done
+	timer := time.NewTimer(stopTime)
+	defer timer.Stop()
+	select {
+	case <-w.done:
+	case <-timer.C:
+		w.log.Error("the directory does not end its watch: it is left running")
+	}
 	w.saver.close()
 }
 

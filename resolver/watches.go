@@ -119,11 +119,11 @@ func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, befor
 		before:        before.list,
 		told:          before.told,
 		snapshots:     settings.snapshots,
+		log:           settings.log.With("service", q.Service, "directory", watcher.Name()),
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}
 	if w.snapshots != nil {
-		log := settings.log.With("service", q.Service, "directory", w.directory)
-		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, log)
+		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, w.log)
 	}
 	return w
 }

@@ -92,9 +92,7 @@ func (c *Cache) told(subjects []string) {
 func (c *Cache) Close() {
 	c.closing.Do(func() {
 		c.closed.Store(true)
-		if !within(closeTimeout, c.unsubscribe) {
-			c.refreshes.log.Error("the store does not end its subscription: it is left running")
-		}
+		c.saves.closeSubscription(c.unsubscribe)
 		c.refreshes.close()
 		c.saves.close()
 		c.entries.InvalidateAll()

@@ -87,6 +87,21 @@ func (t *tasks) close() {
 	}
 }
 
+// closeSubscription ends what the store calls, in the same time.
+func (t *tasks) closeSubscription(unsubscribe func()) {
+	ended := within(closeTimeout, func() {
+		defer func() {
+			if p := recover(); p != nil {
+				t.log.Error(t.what+" has panicked", "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
+		unsubscribe()
+	})
+	if !ended {
+		t.log.Error(t.what + " does not end its subscription: it is left running")
+	}
+}
+
 // within runs f and reports whether it has ended within d. Otherwise it goes on.
 func within(d time.Duration, f func()) bool {
 	ended := make(chan struct{})
