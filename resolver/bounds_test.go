@@ -43,7 +43,7 @@ func TestBrokenDisksAndDirectoriesHoldUpNothing(t *testing.T) {
 		"load hangs": {func(hang func()) *broken { return &broken{load: hang, save: nothing, watch: nothing} }, "is not read in time"},
 		"load panics": {func(func()) *broken { return &broken{load: panics, save: nothing, watch: nothing} },
 			"reading the snapshot on disk has panicked"},
-		"save hangs":  {func(hang func()) *broken { return &broken{load: nothing, save: hang, watch: nothing} },
+		"save hangs": {func(hang func()) *broken { return &broken{load: nothing, save: hang, watch: nothing} },
 			"the snapshot is still being written: it is left to the disk"},
 		"save panics": {func(func()) *broken { return &broken{load: nothing, save: panics, watch: nothing} }, "saving it has panicked: user code"},
 		"watch hangs": {func(hang func()) *broken { return &broken{load: nothing, save: nothing, watch: hang} },
