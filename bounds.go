@@ -36,7 +36,7 @@ func connectionBounds() []grpc.ServerOption {
 
 // WithInfrastructureStreams bounds the open streams of gRPC's own services (health
 // watches, reflection, ORCA), on which no policy has a limit or a timeout: on each
-// connection and in the whole server. More are refused as RESOURCE_EXHAUSTED. They end
+// connection and in the whole server. More are refused as RESOURCE_EXHAUSTED. Watches end
 // when the server drains. Default: 16 and 4,096.
 func WithInfrastructureStreams(perConnection, perServer int) ServerOption {
 	return serverOption(func(c *serverConfig) { c.ownPerConnection, c.ownPerServer = perConnection, perServer })
