@@ -144,9 +144,11 @@ func (s *Server) serve() {
 	defer s.mu.Unlock()
 	s.running = true
 	names := map[string]bool{"": true}
-	for name := range s.grpc.GetServiceInfo() {
+	services := s.grpc.GetServiceInfo()
+	for name := range services {
 		names[name] = true
 	}
+	s.config.runtime.metrics.Serves(services)
 	maps.Copy(names, s.told)
 	for name, serving := range names {
 		s.setServing(name, serving)

@@ -184,7 +184,7 @@ func TestEndlessAnswersEndAtTheirBound(t *testing.T) {
 func TestInflatedAnswersAreBounded(t *testing.T) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
-	if _, err := io.Copy(z, io.LimitReader(&endless{begin: "[", again: "null,"}, 16<<20)); err != nil {
+	if _, err := io.Copy(z, io.LimitReader(&endless{begin: "[", again: "null,"}, 8<<20)); err != nil {
 		t.Fatal(err)
 	}
 	z.Close()
@@ -193,14 +193,14 @@ func TestInflatedAnswersAreBounded(t *testing.T) {
 		_, _ = w.Write(bomb.Bytes())
 	}))
 	defer agent.Close()
-	d, err := consul.New(consul.Config{Address: agent.Listener.Addr().String(), MaxBodyBytes: 4 << 20, Logger: silent})
+	d, err := consul.New(consul.Config{Address: agent.Listener.Addr().String(), MaxBodyBytes: 1 << 20, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	for _, name := range []string{"Watch", "Entries"} {
-		if err := readers[name](t.Context(), d); err == nil || !strings.Contains(err.Error(), "more than 4194304 bytes") {
-			t.Errorf("%s: %v, of %d bytes that inflate to 16 MiB", name, err, bomb.Len())
+		if err := readers[name](t.Context(), d); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
+			t.Errorf("%s: %v, of %d bytes that inflate to 8 MiB", name, err, bomb.Len())
 		}
 	}
 }
@@ -208,11 +208,11 @@ func TestInflatedAnswersAreBounded(t *testing.T) {
 // R26: the smallest items that there are take no more memory than the bound, with what
 // encoding/json needs, and one item that is too large is an error.
 func TestAnswersTakeBoundedMemory(t *testing.T) {
-	const most = 16 << 20
+	const most = 4 << 20
 	for _, item := range []string{`null,`, `{},`, `{"Service":{}},`, `{"Service":{},"Checks":[{},{},{},{}]},`} {
 		d := answering(t, consul.Config{MaxBodyBytes: most}, 200, func() io.Reader { return &endless{begin: "[", again: item} })
 		highest := watchMemory(func() { _ = readers["Watch"](t.Context(), d) })
-		if highest > 2*most {
+		if highest > 3*most {
 			t.Errorf("%d MiB are in use for an answer of %s... of at most %d MiB", highest>>20, item, most>>20)
 		}
 	}
