@@ -113,19 +113,19 @@ func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too, and
 // /debug/pprof if asked for, which belongs on a loopback address. A [Server] serves it by itself;
-// a program that is only a client calls this.
-func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
-	return r.handler(pprof, func() error { return nil })
+// a program that is only a client calls this. Requests over TCP call the host by an IP address,
+// by localhost or by one of hosts, but for /metrics, /healthz and /readyz.
+func (r *Runtime) Handler(pprof bool, hosts ...string) (http.Handler, error) {
+	return r.handler(pprof, admin.WithHosts(hosts...))
 }
 
-// handler also serves what a server alone can say.
-func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error) {
+// handler also serves own, which a server alone can say.
+func (r *Runtime) handler(pprof bool, own ...admin.Option) (http.Handler, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
 	options := []admin.Option{
 		admin.WithGatherer(r.page()),
-		admin.WithHealth(healthy),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
@@ -136,7 +136,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 	if pprof {
 		options = append(options, admin.WithPprof())
 	}
-	return admin.New(options...)
+	return admin.New(append(options, own...)...)
 }
 
 // consul is the directory that the environment names.

@@ -115,8 +115,8 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
 // SetServing says of one service whether it can be called, "" being all of the
-// server, which is what Consul checks. Every service can be, from Run on, unless
-// this has said otherwise. A server that is told so of "" before Run, since it is
+// server, which is what Consul checks. The names in Consul answer as "" does. Every
+// service can be called, from Run on, unless this has said otherwise. A server that is told so of "" before Run, since it is
 // still warming up, registers once it is told that it serves.
 func (s *Server) SetServing(service string, serving bool) {
 	s.mu.Lock()
@@ -133,8 +133,18 @@ func (s *Server) setServing(service string, serving bool) {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus(service, status)
+	s.setNames(service, status)
 	if service == "" && serving {
 		s.warmOnce.Do(func() { close(s.warm) })
+	}
+}
+
+// setNames answers for the names in Consul as for "", unless SetServing has named one.
+func (s *Server) setNames(service string, status healthv1.HealthCheckResponse_ServingStatus) {
+	for _, name := range s.config.names {
+		if _, own := s.told[name]; service == "" && !own {
+			s.health.SetServingStatus(name, status)
+		}
 	}
 }
 
