@@ -28,11 +28,13 @@ type entry struct {
 		Port                 int
 		Tags                 []string
 		Meta                 map[string]string
-		Weights              struct{ Passing, Warning int }
+		Weights              *weights // nil is 1 and 1, as Consul has it
 		Locality             *struct{ Region, Zone string }
 	}
 	Checks []*healthCheck
 }
+
+type weights struct{ Passing, Warning int }
 
 // registered is an instance and its checks as its agent has them.
 type registered struct {

@@ -122,16 +122,17 @@ func TestNullsAreLeftOut(t *testing.T) {
 		{"Service":null},
 		{"Node":null,"Service":{"ID":"a","Service":"catalog","Address":"10.0.0.1","Port":80,"Weights":{"Passing":1}},"Checks":[null,{"Name":"ours","Status":"passing"}]},
 		{"Service":{"ID":"b","Service":"catalog","Address":"10.0.0.2","Port":70000,"Weights":{"Passing":1}}},
-		{"Service":{"ID":"c","Service":"catalog","Address":"10.0.0.3","Port":80,"Weights":{"Passing":4294967297}},"Checks":null}]`))
+		{"Service":{"ID":"c","Service":"catalog","Address":"10.0.0.3","Port":80,"Weights":{"Passing":4294967297}},"Checks":null},
+		{"Service":{"ID":"d","Service":"catalog","Address":"10.0.0.4","Port":80,"Weights":null},"Checks":[]}]`))
 	r := watch(d, catalog.Query{Service: "catalog"})
 	defer r.stop()
-	s := r.await(t, "10.0.0.1:80", "10.0.0.3:80")
-	if s.Instances[0].Weight != 1 || s.Instances[1].Weight != 65535 {
+	s := r.await(t, "10.0.0.1:80", "10.0.0.3:80", "10.0.0.4:80")
+	if s.Instances[0].Weight != 1 || s.Instances[1].Weight != 65535 || s.Instances[2].Weight != 1 {
 		t.Errorf("%+v, want the weights within what Consul takes", s.Instances)
 	}
 	entries, err := d.Entries(t.Context(), catalog.Query{Service: "catalog"})
-	if err != nil || len(entries) != 3 || len(entries[0].Checks)+len(entries[1].Checks)+len(entries[2].Checks) != 1 {
-		t.Errorf("%+v, %v, want three entries with one check", entries, err)
+	if err != nil || len(entries) != 4 || len(entries[0].Checks)+len(entries[1].Checks)+len(entries[2].Checks)+len(entries[3].Checks) != 1 {
+		t.Errorf("%+v, %v, want four entries with one check", entries, err)
 	}
 }
 

@@ -87,14 +87,11 @@ func instance(e *entry) catalog.Instance {
 		Metadata: service.Meta,
 		Tags:     slices.Sorted(slices.Values(service.Tags)),
 		Status:   status(e.Checks...),
-		Weight:   weight(service.Weights.Passing),
 		Zone:     service.Meta["zone"], // for agents too old to know a locality
 	}
+	i.Weight = service.Weights.of(i.Status)
 	if l := service.Locality; l != nil {
 		i.Region, i.Zone = l.Region, cmp.Or(l.Zone, i.Zone)
-	}
-	if i.Status == catalog.Warning {
-		i.Weight = weight(service.Weights.Warning)
 	}
 	// "If empty, the address of the node is used."
 	host := service.Address
@@ -108,8 +105,17 @@ func instance(e *entry) catalog.Instance {
 	return i
 }
 
-// weight is within what Consul takes.
-func weight(n int) uint32 { return uint32(min(max(n, 0), maxWeight)) }
+// of is the weight in a state, within what Consul takes.
+func (w *weights) of(status catalog.Status) uint32 {
+	switch {
+	case w == nil:
+		return 1
+	case status == catalog.Warning:
+		return uint32(min(max(w.Warning, 0), maxWeight))
+	default:
+		return uint32(min(max(w.Passing, 0), maxWeight))
+	}
+}
 
 // status is the worst of checks. Maintenance is critical, and so is a status that
 // Consul does not have.
