@@ -116,8 +116,8 @@ func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
 // SetServing says of one service whether it can be called, "" being all of the
 // server, which is what Consul checks. The names in Consul answer as "" does. Every
-// service can be called, from Run on, unless this has said otherwise. A server that is told so of "" before Run, since it is
-// still warming up, registers once it is told that it serves.
+// service can be called, from Run on, unless this has said otherwise. A server that does
+// not serve "" before Run, since it is still warming up, registers once it does.
 func (s *Server) SetServing(service string, serving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

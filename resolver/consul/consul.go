@@ -45,7 +45,7 @@ type Config struct {
 
 	// MaxBodyBytes bounds an answer of the agent, counted after decompression: 1 KiB to
 	// 1 GiB. 0 is 64 MiB, which is some 50,000 instances. A larger answer is an error.
-	// Errors, and answers that are no lists, have 1 MiB at most.
+	// Errors, and answers that are no lists, have 4 MiB at most.
 	MaxBodyBytes int64
 
 	// Wait is how long the agent may hold a blocking query: 1 s to 10 min.

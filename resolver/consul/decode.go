@@ -188,7 +188,7 @@ const (
 	minMaxBody     = 1 << 10
 	maxMaxBody     = 1 << 30
 	// maxSmallBody caps what is no list, and errors, which consul/api holds whole.
-	maxSmallBody = 1 << 20
+	maxSmallBody = 4 << 20
 )
 
 // bounded is a transport that ends an answer beyond its bound. The transport below
