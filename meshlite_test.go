@@ -419,7 +419,8 @@ func TestClientMistakesAreToldAtOnce(t *testing.T) {
 
 // X12, in part: a token in a target is refused, and not repeated.
 func TestATokenInATargetIsRefusedAndNotRepeated(t *testing.T) {
-	for _, target := range []string{"consul://hunter2@127.0.0.1:8500/catalog", "consul:///catalog?token=hunter2", "consul://x:hunter2@[::1/catalog"} {
+	for _, target := range []string{"consul://hunter2@127.0.0.1:8500/catalog", "consul:///catalog?token=hunter2", "consul://x:hunter2@[::1/catalog",
+		"dns://x:hunter2@127.0.0.1:53/catalog:80", "dns:///x:hunter2@catalog:80", "x:hunter2@catalog:80", "CONSUL://x:hunter2@127.0.0.1/catalog", "http://x:hunter2/@catalog", "odd:///a?key=hunter2"} {
 		_, err := meshlite.NewClient(target, meshlite.WithPlaintext())
 		if err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("error is %v, want one without the token", err)

@@ -158,6 +158,9 @@ func (c *config) finish() error {
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
 	}
+	if c.runtime.err != nil {
+		return c.runtime.err
+	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)
 	}

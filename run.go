@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,6 +67,9 @@ type run struct {
 	deadline time.Time  // for Consul to answer
 	leases   []catalog.Lease
 	follows  []func() // end what is followed of the other replicas
+
+	published  atomic.Pointer[[]catalog.Lease] // leases, for the admin page
+	startError atomic.Pointer[error]           // the last one before a name was registered
 }
 
 func (r *run) start(ctx context.Context) error {
@@ -76,7 +82,7 @@ func (r *run) start(ctx context.Context) error {
 	if r.listener, err = listen(r.listenOption(), cmp.Or(r.config.listen, preset)); err != nil {
 		return err
 	}
-	if err := r.serveMetrics(); err != nil {
+	if err := r.serveMetrics(host); err != nil {
 		r.listener.Close()
 		return err
 	}
@@ -94,6 +100,7 @@ func (r *run) start(ctx context.Context) error {
 		if err := r.register(ctx, name, address); err != nil {
 			return err
 		}
+		r.publish()
 	}
 	return nil
 }
@@ -166,6 +173,7 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 		case time.Now().Add(startRetry).After(r.deadline):
 			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
 		}
+		r.startError.Store(&err)
 		if !said {
 			r.config.log.Warn("cannot start yet: trying again", "for", startTimeout, "error", err)
 			said = true
@@ -179,7 +187,7 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 	}
 }
 
-func (r *run) serveMetrics() error {
+func (r *run) serveMetrics(host string) error {
 	if r.config.metrics == metricsOff {
 		return nil
 	}
@@ -188,7 +196,8 @@ func (r *run) serveMetrics() error {
 		return err
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy)
+	handler, err := r.config.runtime.handler(address.IP.IsLoopback(),
+		admin.WithReadiness(r.ready), admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...))
 	if err != nil {
 		listener.Close()
 		return err
@@ -197,7 +206,15 @@ func (r *run) serveMetrics() error {
 	return nil
 }
 
-// healthy is the answer of /healthz: what Consul is told, too.
+// hosts are the names by which the admin pages may be called.
+func (r *run) hosts(advertised string) []string {
+	machine, _ := os.Hostname()
+	listening, _, _ := net.SplitHostPort(r.config.metrics)
+	hosts := append([]string{advertised, listening, machine}, r.config.metricsHosts...)
+	return slices.DeleteFunc(hosts, func(name string) bool { return name == "" })
+}
+
+// healthy is the answer of the health service to "", which Consul asks for.
 func (r *run) healthy() error {
 	response, err := r.health.Check(context.Background(), &healthv1.HealthCheckRequest{})
 	if err == nil && response.GetStatus() != healthv1.HealthCheckResponse_SERVING {

@@ -126,9 +126,9 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
 // SetServing says of one service whether it can be called, "" being all of the
-// server, which is what Consul checks. Every service can be, from Run on, unless
-// this has said otherwise. A server that is told so of "" before Run, since it is
-// still warming up, registers once it is told that it serves.
+// server, which is what Consul checks. The names in Consul answer as "" does. Every
+// service can be called, from Run on, unless this has said otherwise. A server that does
+// not serve "" before Run, since it is still warming up, registers once it does.
 func (s *Server) SetServing(service string, serving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,8 +144,18 @@ func (s *Server) setServing(service string, serving bool) {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus(service, status)
+	s.setNames(service, status)
 	if service == "" && serving {
 		s.warmOnce.Do(func() { close(s.warm) })
+	}
+}
+
+// setNames answers for the names in Consul as for "", unless SetServing has named one.
+func (s *Server) setNames(service string, status healthv1.HealthCheckResponse_ServingStatus) {
+	for _, name := range s.config.names {
+		if _, own := s.told[name]; service == "" && !own {
+			s.health.SetServingStatus(name, status)
+		}
 	}
 }
 
@@ -155,9 +165,11 @@ func (s *Server) serve() {
 	defer s.mu.Unlock()
 	s.running = true
 	names := map[string]bool{"": true}
-	for name := range s.grpc.GetServiceInfo() {
+	services := s.grpc.GetServiceInfo()
+	for name := range services {
 		names[name] = true
 	}
+	s.config.runtime.metrics.Serves(services)
 	maps.Copy(names, s.told)
 	for name, serving := range names {
 		s.setServing(name, serving)

@@ -28,6 +28,7 @@ type serverConfig struct {
 	listen, advertised, check, metrics string
 	selfCheck                          string
 	port                               string
+	metricsHosts                       []string
 	names                              []string
 	tags                               []string
 	metadata                           map[string]string
@@ -77,11 +78,21 @@ func WithSelfCheckAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.selfCheck = address })
 }
 
-// WithMetricsAddress is where /metrics, /healthz and /debug/meshlite are served, and
-// /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and clear
-// caches. Default: a free port of 127.0.0.1. "off" is nowhere.
+// WithMetricsAddress is where /metrics, /healthz, /readyz and /debug/meshlite are served,
+// and /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and
+// clear caches. /healthz is 200 as long as the process answers, and /readyz while the
+// server can be called: it says so of "" and is registered. Default: a free port of
+// 127.0.0.1. "off" is nowhere.
 func WithMetricsAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.metrics = address })
+}
+
+// WithMetricsHosts adds names by which /debug/meshlite and /debug/pprof may be called, such
+// as that of a proxy, against DNS rebinding in browsers. Default: IP addresses, localhost,
+// the machine's name, and the hosts of the advertised and of the metrics address. The other
+// pages of WithMetricsAddress answer to all names.
+func WithMetricsHosts(names ...string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.metricsHosts = append(c.metricsHosts, names...) })
 }
 
 // WithServiceNames registers the server under further names.
@@ -217,6 +228,9 @@ func (c *serverConfig) checkAddresses() error {
 	advertised := c.advertised
 	if _, _, err := net.SplitHostPort(advertised); advertised != "" && err != nil {
 		advertised = net.JoinHostPort(strings.Trim(advertised, "[]"), "1") // a host alone
+	}
+	if slices.Contains(c.metricsHosts, "") {
+		return optionError("WithMetricsHosts", "", "write names, such as web-1.example.com, or leave it out")
 	}
 	return cmp.Or(
 		checkAddress("WithListenAddress", c.listen, false),

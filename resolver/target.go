@@ -42,6 +42,25 @@ func ParseTarget(text string) (Target, error) {
 	return parseTarget(u)
 }
 
+// Redact is target for messages: user information and query values, where secrets may
+// stand by mistake, are "***".
+func Redact(target string) string {
+	scheme, rest, found := strings.Cut(target, "://")
+	if !found {
+		scheme, rest = "", target
+	}
+	if at := strings.LastIndex(rest, "@"); at >= 0 {
+		rest = "***" + rest[at:]
+	}
+	if query := strings.Index(rest, "?"); query >= 0 {
+		rest = rest[:query] + "?***"
+	}
+	if !found {
+		return rest
+	}
+	return scheme + "://" + rest
+}
+
 func parseTarget(u *url.URL) (Target, error) {
 	t := Target{Agent: u.Host, Service: strings.Trim(u.Path, "/")}
 	switch {
