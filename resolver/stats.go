@@ -60,8 +60,12 @@ func (w *watch) stats() Stats {
 	if now.err != nil {
 		s.Error = now.err.Error()
 	}
-	for i := range now.list {
-		if now.list[i].Status == catalog.Warning {
+	list := now.list
+	if !now.known {
+		list = now.before
+	}
+	for i := range list {
+		if list[i].Status == catalog.Warning {
 			s.Warning++
 		} else {
 			s.Passing++

@@ -123,7 +123,8 @@ func (w *watcher) choose(starting time.Duration) found {
 		case now.known:
 			all.hint = now.hint
 		case starting > 0: // the next datacenter is not asked before this one has had its time
-			return found{pending: true, again: starting}
+			now = w.meanwhile()
+			return found{list: now.list, told: now.told, pending: len(now.list) == 0, again: starting}
 		default:
 			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
 			if all.list == nil {
@@ -132,6 +133,21 @@ func (w *watcher) choose(starting time.Duration) found {
 		}
 	}
 	return all
+}
+
+// meanwhile is what to go on with until a datacenter has answered that comes first: the
+// list of the first one that was known before and did not fail at the end, else of any.
+func (w *watcher) meanwhile() (best known) {
+	for _, s := range w.sources {
+		now := s.look()
+		if len(now.list) == 0 {
+			now.list = now.before
+		}
+		if now.recalled && len(now.list) > 0 && (len(best.list) == 0 || best.stale && !now.stale) {
+			best = now
+		}
+	}
+	return best
 }
 
 func (w *watcher) absent(hint string) error {
