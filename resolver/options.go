@@ -76,7 +76,9 @@ func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemo
 
 // WithSubset bounds the endpoints that a channel connects to. Of more, each
 // process takes a part of its own, which changes by one endpoint at most when one
-// instance comes or goes. Policies that mean the same by a key in every process,
+// instance comes or goes. With a policy of this module, members that do not connect are
+// exchanged: a tenth of them a second at most, or at once while fewer than three can be
+// reached. Policies that mean the same by a key in every process,
 // such as grpc:ring_hash, need them all: 0. Default: 100.
 func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = endpoints } }
 

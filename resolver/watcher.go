@@ -24,6 +24,7 @@ type watcher struct {
 
 	sources     []*subscription // one for each datacenter, in the order of failover
 	table       *balancer.Table
+	subset      subset
 	returnTable func()
 	wake        chan struct{}
 	cancel      context.CancelFunc
@@ -47,6 +48,7 @@ func (w *watcher) Close() {
 		sources.Go(s.close)
 	}
 	sources.Wait()
+	w.subset.close()
 	w.returnTable()
 }
 
@@ -79,8 +81,9 @@ func (w *watcher) look(starting time.Duration) time.Duration {
 	w.log(now)
 	switch {
 	case len(now.list) > 0:
-		list := subset(now.list, w.builder.subset, w.builder.watches.seed, w.target.Near != "")
+		list, again := w.subset.of(now.list)
 		w.publish(list, nil)
+		now.again = soonest(now.again, again)
 	case now.err == nil:
 		w.publish(nil, w.absent(now.hint))
 	case w.told:
@@ -89,6 +92,14 @@ func (w *watcher) look(starting time.Duration) time.Duration {
 		w.cc.ReportError(now.err)
 	}
 	return now.again
+}
+
+// soonest is the shorter of two times of which 0 is none.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // found is what all datacenters together tell.
