@@ -49,7 +49,7 @@ func (s *subscription) tell(changed func([]catalog.Instance)) (again time.Durati
 	now := s.look()
 	switch {
 	case now.known:
-		changed(now.list)
+		changed(now.callable())
 	case len(now.before) > 0:
 		changed(now.before)
 	}

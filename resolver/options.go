@@ -18,6 +18,7 @@ type settings struct {
 	startTimeout  time.Duration
 	grace         time.Duration
 	maxRemoval    float64
+	panic         panicSettings
 	subset        int
 	snapshots     Snapshots
 	serviceConfig string
@@ -30,6 +31,7 @@ func defaults() settings {
 		startTimeout:  5 * time.Second,
 		grace:         15 * time.Second,
 		maxRemoval:    0.5,
+		panic:         panicSettings{threshold: defaultThreshold},
 		subset:        100,
 		serviceConfig: "{}",
 		log:           slog.Default(),
@@ -44,6 +46,8 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithGrace %v: write 0 or more", s.grace)
 	case !(s.maxRemoval >= 0 && s.maxRemoval <= 1):
 		return fmt.Errorf("resolver: WithMaxRemoval %v: write a share from 0 to 1", s.maxRemoval)
+	case !(s.panic.threshold >= 0 && s.panic.threshold <= 1):
+		return fmt.Errorf("resolver: WithPanicThreshold %v: write a share from 0 to 1", s.panic.threshold)
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():

@@ -25,8 +25,11 @@ type watch struct {
 	recalled      bool               // there was one
 	stale         bool               // the directory failed at the end of it
 	guard         guard
-	answered      time.Time // zero: never
-	known         bool      // there is something to go on with, if only from before
+	panic         panicSettings
+	unhealthy     []catalog.Instance // in the last answer
+	advice        advice             // what is made of both
+	answered      time.Time          // zero: never
+	known         bool               // there is something to go on with, if only from before
 	hint          string
 	failing       time.Time // since when; zero is not
 	err           error
@@ -36,7 +39,7 @@ type watch struct {
 
 // known is what a watch knows at one time.
 type known struct {
-	list     []catalog.Instance // shared, never changed
+	advice                      // its lists are shared, never changed
 	known    bool               // the list can be believed, empty or not
 	own      bool               // it is from answers to this watch
 	before   []catalog.Instance // of an earlier one, while there is neither answer nor error
@@ -109,6 +112,8 @@ func (w *watch) answer(snapshot catalog.Snapshot) {
 	}
 	w.before = nil
 	w.guard.answer(snapshot.Instances, now)
+	w.unhealthy = snapshot.Unhealthy
+	w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 	w.known, w.answered, w.hint = true, snapshot.Time, snapshot.Hint
 	if w.answered.IsZero() {
 		w.answered = now
@@ -127,6 +132,7 @@ func (w *watch) fail(err error) {
 	}
 	if len(w.before) > 0 {
 		w.known, w.guard.list, w.before = true, w.before, nil
+		w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 	}
 }
 
@@ -145,10 +151,11 @@ func (w *watch) look() known {
 	held := w.guard.holding()
 	again := w.guard.expire(time.Now())
 	if w.guard.holding() != held {
+		w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 		w.save()
 	}
 	return known{
-		list: w.guard.list, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
+		advice: w.advice, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
 		recalled: w.recalled, stale: w.err != nil || w.stale && w.answered.IsZero(),
 		failing: w.failing, err: w.err, told: w.lastTold(),
 		holding: w.guard.holding(), again: again,

@@ -104,28 +104,31 @@ func soonest(a, b time.Duration) time.Duration {
 
 // found is what all datacenters together tell.
 type found struct {
-	list    []catalog.Instance
-	err     error         // of a datacenter that does not answer
-	hint    string        // why an empty list may be empty
-	told    time.Time     // when a list was told that is used in spite of err
-	holding int           // how many of the list are there only by the guard
-	pending bool          // an answer that decides is still to come
-	again   time.Duration // when a grace time, or the start timeout, ends; 0 is none
+	list      []catalog.Instance
+	err       error         // of a datacenter that does not answer
+	hint      string        // why an empty list may be empty
+	told      time.Time     // when a list was told that is used in spite of err
+	holding   int           // how many of the list are there only by the guard
+	panicking int           // how many of the list are called in spite of their health checks
+	pending   bool          // an answer that decides is still to come
+	again     time.Duration // when a grace time, or the start timeout, ends; 0 is none
 }
 
 // choose takes the first datacenter that has a list. One that fails keeps what it
 // has answered for the grace time; after that the next one is taken and, if none has
-// any, the last list of one that fails or has not answered, be it from before.
+// any, the last list of one that fails or has not answered, be it from before; and where
+// there is no list, the unhealthy instances of the first that has some.
 func (w *watcher) choose(starting time.Duration) found {
 	var all found
+	var unhealthy []catalog.Instance // of the first datacenter that has only such
 	for _, s := range w.sources {
 		now := s.look()
 		left := w.builder.grace - time.Since(now.failing)
 		switch {
 		case len(now.list) > 0 && now.err == nil:
-			return found{list: now.list, holding: now.holding, again: now.again}
+			return found{list: now.list, panicking: now.panicking, holding: now.holding, again: now.again}
 		case len(now.list) > 0 && now.own && left > 0:
-			return found{list: now.list, err: now.err, told: now.told, again: left}
+			return found{list: now.list, panicking: now.panicking, err: now.err, told: now.told, again: left}
 		case now.err != nil:
 			all.err = now.err
 			if all.list == nil {
@@ -142,6 +145,12 @@ func (w *watcher) choose(starting time.Duration) found {
 				all.list, all.told = now.before, now.told
 			}
 		}
+		if unhealthy == nil {
+			unhealthy = now.unhealthy
+		}
+	}
+	if len(all.list) == 0 {
+		all.list, all.panicking = unhealthy, len(unhealthy)
 	}
 	return all
 }
@@ -180,6 +189,8 @@ func (w *watcher) log(now found) {
 		trouble = "discovery fails: calls go on with what was known"
 	case now.err != nil:
 		trouble = "discovery fails, and so do calls until it works"
+	case now.panicking > 0:
+		trouble = "too few instances are healthy by the directory: those that its health checks keep out are called, too"
 	case now.holding > 0:
 		trouble = "too many instances vanished at once: the last ones are held for the grace time"
 	}
@@ -190,11 +201,13 @@ func (w *watcher) log(now found) {
 	log := w.builder.log.With("service", w.target.Service, "directory", w.directory, "instances", len(now.list))
 	switch {
 	case trouble == "":
-		log.Info("discovery works again, and nothing is held")
+		log.Info("discovery works again, enough instances are healthy, and nothing is held")
 	case now.err != nil && !now.told.IsZero():
 		log.Warn(trouble, "told", now.told, "error", now.err)
 	case now.err != nil:
 		log.Warn(trouble, "error", now.err)
+	case now.panicking > 0:
+		log.Warn(trouble, "unhealthy", now.panicking)
 	default:
 		log.Warn(trouble, "held", now.holding)
 	}

@@ -26,6 +26,7 @@ type watchKey struct {
 	question
 	grace      time.Duration
 	maxRemoval float64
+	panic      panicSettings
 	snapshots  Snapshots
 }
 
@@ -65,7 +66,7 @@ func (s *subscription) signal() {
 }
 
 func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings settings, wake chan<- struct{}) *subscription {
-	key := watchKey{question{watcher.Name(), q.Key()}, settings.grace, settings.maxRemoval, settings.snapshots}
+	key := watchKey{question{watcher.Name(), q.Key()}, settings.grace, settings.maxRemoval, settings.panic, settings.snapshots}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	shared := w.open[key]
@@ -107,8 +108,8 @@ func (w *watches) recall(q question) remembered {
 		if key.question != q {
 			continue
 		}
-		if now := other.look(); len(now.list) > 0 {
-			return remembered{list: now.list, told: now.told, failing: now.err != nil}
+		if now := other.look(); len(now.callable()) > 0 {
+			return remembered{list: now.callable(), told: now.told, failing: now.err != nil}
 		}
 	}
 	return w.closed[q]
@@ -122,8 +123,8 @@ func (w *watches) remember(key question, closed *watch) {
 		}
 	}
 	switch now := closed.look(); {
-	case len(now.list) > 0:
-		w.closed[key] = remembered{now.list, now.told, now.err != nil, time.Now()}
+	case len(now.callable()) > 0:
+		w.closed[key] = remembered{now.callable(), now.told, now.err != nil, time.Now()}
 	case now.known:
 		delete(w.closed, key)
 	}
@@ -140,6 +141,7 @@ func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, befor
 		recalled:      len(before.list) > 0,
 		stale:         before.failing,
 		snapshots:     settings.snapshots,
+		panic:         settings.panic,
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}
 	if w.snapshots != nil {

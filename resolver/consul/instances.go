@@ -13,28 +13,40 @@ import (
 )
 
 // instances turns Consul's entries into what can be dialed, one per address. They
-// are sorted by address, or left in Consul's order where that means something.
-func instances(entries []*api.ServiceEntry, q catalog.Query) []catalog.Instance {
+// are sorted by address, or left in Consul's order where that means something. Apart are
+// those that only their health keeps from being called.
+func instances(entries []*api.ServiceEntry, q catalog.Query) (list, unhealthy []catalog.Instance) {
 	entries = slices.DeleteFunc(slices.Clone(entries), func(e *api.ServiceEntry) bool { return e == nil || e.Service == nil })
 	if q.Near == "" {
 		slices.SortFunc(entries, func(a, b *api.ServiceEntry) int { return cmp.Compare(a.Service.ID, b.Service.ID) })
 	}
-	var list []catalog.Instance
+	// Two registrations of one address are one process: calling it twice as often would be
+	// wrong. The healthy one counts.
 	taken := map[string]bool{}
-	for _, entry := range entries {
-		i := instance(entry)
-		callable := i.Status == catalog.Passing || q.Warning && i.Status == catalog.Warning
-		// Two registrations of one address are one process: calling it twice as
-		// often would be wrong.
-		if callable && i.Weight > 0 && i.Address != "" && !taken[i.Address] {
+	for _, healthy := range []bool{true, false} {
+		for _, entry := range entries {
+			i := instance(entry)
+			callable := i.Status == catalog.Passing || q.Warning && i.Status == catalog.Warning
+			if callable != healthy || i.Weight == 0 || i.Address == "" || taken[i.Address] {
+				continue
+			}
 			taken[i.Address] = true
-			list = append(list, i)
+			if healthy {
+				list = append(list, i)
+				continue
+			}
+			if entry.Checks.AggregatedStatus() == api.HealthMaint {
+				i.Status = catalog.Maintenance
+			}
+			unhealthy = append(unhealthy, i)
 		}
 	}
 	if q.Near == "" {
-		slices.SortFunc(list, func(a, b catalog.Instance) int { return cmp.Compare(a.Address, b.Address) })
+		byAddress := func(a, b catalog.Instance) int { return cmp.Compare(a.Address, b.Address) }
+		slices.SortFunc(list, byAddress)
+		slices.SortFunc(unhealthy, byAddress)
 	}
-	return list
+	return list, unhealthy
 }
 
 func instance(entry *api.ServiceEntry) catalog.Instance {

@@ -188,7 +188,7 @@ func (w *watch) leaders() *api.QueryOptions {
 func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
-	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, !w.query.Warning, options.WithContext(bounded))
+	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, false, options.WithContext(bounded))
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
 		return answer{}, errCrowded
@@ -197,8 +197,10 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 	case len(entries) == 0 && meta.ResultsFilteredByACLs:
 		return answer{}, w.hidden(w.query)
 	}
+	list, unhealthy := instances(entries, w.query)
 	return answer{Snapshot: catalog.Snapshot{
-		Instances: instances(entries, w.query),
+		Instances: list,
+		Unhealthy: unhealthy,
 		Index:     meta.LastIndex,
 		Time:      time.Now(),
 	}}, nil
