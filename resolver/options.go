@@ -63,7 +63,7 @@ func (s settings) check() error {
 func WithWarning() Option { return func(s *settings) { s.warning = true } }
 
 // WithStartTimeout bounds how long the first call waits for an answer of the
-// directory before it fails Unavailable. Default: 5 s.
+// directory before it fails Unavailable, where nothing is known from before. Default: 5 s.
 func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.startTimeout = d } }
 
 // WithGrace sets how long an answer without instances, or without most of them,
