@@ -403,6 +403,7 @@ func TestClientMistakesAreToldAtOnce(t *testing.T) {
 		"agent's port":       {"consul://127.0.0.1:99999/catalog", []meshlite.ClientOption{plain}, []string{`"127.0.0.1:99999"`, "host:port"}},
 		"datacenter twice":   {"consul:///catalog?dc=a&dc=a", []meshlite.ClientOption{plain}, []string{`"dc"`, "twice"}},
 		"consistency":        {"consul:///catalog?consistency=strong", []meshlite.ClientOption{plain}, []string{`"strong"`, "stale, consistent or cached"}},
+		"panic above one":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithPanicThreshold(1.5)}, []string{"WithPanicThreshold", `"1.5"`}},
 		"negative subset":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSubset(-1)}, []string{"WithSubset", `"-1"`}},
 		"empty folder":       {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSnapshots("")}, []string{"WithSnapshots", "folder"}},
 		"service config":     {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithServiceConfig("{")}, []string{"WithServiceConfig", `"{"`}},

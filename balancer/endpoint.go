@@ -37,6 +37,7 @@ type Endpoint struct {
 	owed  bool          // and has not had a call since it began
 	began time.Duration // when that was, since the table was made
 
+	reach    reach
 	stall    stall
 	ejection ejection
 }

@@ -40,6 +40,10 @@ type Table struct {
 	sampled   time.Duration        // when the counts were sampled last, since born
 	ejections map[Reason]uint64
 
+	reaching      map[chan<- struct{}]int // who choose subsets
+	exchangeBegan time.Duration           // when the second began in which exchanged endpoints were
+	exchanged     int
+
 	log    *slog.Logger // nil is none
 	limit  *lines.Limit
 	events []event // to be logged without the lock
@@ -69,7 +73,7 @@ func (t *Table) WithLogger(log *slog.Logger) *Table {
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
 		born: time.Now(), random: random,
-		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{},
+		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{}, reaching: map[chan<- struct{}]int{},
 		limit: lines.New(maxLines),
 	}
 }
@@ -118,6 +122,8 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 	}
 	if e.users++; e.users == 1 {
 		t.listed++
+		e.reach.listed(t.now())
+		t.reached()
 		if e.ejection.out {
 			t.out++
 		}
@@ -137,6 +143,7 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 func (t *Table) giveBack(m *member, now time.Duration) {
 	if m.state == connectivity.Ready {
 		m.connected--
+		t.noteReach(m.Endpoint, m.connected+1, false, now)
 	}
 	m.left = now
 	if m.users--; m.users == 0 {

@@ -78,10 +78,12 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 // started anew: what it did before is no fault of it.
 func (t *Table) connect(m *member, state connectivity.State, now time.Duration) {
 	e := m.Endpoint
+	before := e.connected
 	if m.state == connectivity.Ready {
 		e.connected--
 	}
 	m.state = state
+	defer func() { t.noteReach(e, before, state == connectivity.TransientFailure, now) }()
 	switch {
 	case state == connectivity.Ready:
 		if e.connected++; e.broken {

@@ -100,6 +100,7 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 		r.sources = append(r.sources, b.watches.subscribe(directory, q, b.settings, r.wake))
 	}
 	r.table, r.returnTable = b.tables.borrow(directory.Name(), queries, b.log.With("service", target.Service))
+	r.subset = subset{size: b.subset, seed: b.watches.seed, near: target.Near != "", table: r.table, wake: r.wake}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go r.run(ctx)

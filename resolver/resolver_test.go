@@ -169,6 +169,7 @@ func TestChangedAttributesKeepConnections(t *testing.T) {
 		conn := m.connect()
 		defer conn.Close()
 		mustCall(t, conn, 10)
+		synctest.Wait() // for both connections
 		dialed := m.dialed()
 		for i := range 10 {
 			m.register(1, consultest.Service{

@@ -29,9 +29,14 @@ type watch struct {
 	subscriptions map[*subscription]struct{}
 	before        []catalog.Instance // of an earlier watch, until the first answer
 	told          time.Time          // when the directory told that one
+	recalled      bool               // there was one
+	stale         bool               // the directory failed at the end of it
 	guard         guard
-	answered      time.Time // zero: never
-	known         bool      // there is something to go on with, if only from before
+	panic         panicSettings
+	unhealthy     []catalog.Instance // in the last answer
+	advice        advice             // what is made of both
+	answered      time.Time          // zero: never
+	known         bool               // there is something to go on with, if only from before
 	hint          string
 	failing       time.Time // since when; zero is not
 	err           error
@@ -41,16 +46,18 @@ type watch struct {
 
 // known is what a watch knows at one time.
 type known struct {
-	list    []catalog.Instance // shared, never changed
-	known   bool               // the list can be believed, empty or not
-	own     bool               // it is from answers to this watch
-	before  []catalog.Instance // of an earlier one, while there is neither answer nor error
-	hint    string             // why an empty list may be empty
-	failing time.Time          // since when the directory fails; zero is not
-	err     error              // of the last query
-	told    time.Time          // when the directory told it; zero is never
-	holding int                // how many of the list were not in the last answer
-	again   time.Duration      // when to look again without being woken; 0 is never
+	advice                      // its lists are shared, never changed
+	known    bool               // the list can be believed, empty or not
+	own      bool               // it is from answers to this watch
+	before   []catalog.Instance // of an earlier one, while there is neither answer nor error
+	recalled bool               // something was known before the first answer
+	stale    bool               // the directory fails, or failed at the end of the earlier watch
+	hint     string             // why an empty list may be empty
+	failing  time.Time          // since when the directory fails; zero is not
+	err      error              // of the last query
+	told     time.Time          // when the directory told it; zero is never
+	holding  int                // how many of the list were not in the last answer
+	again    time.Duration      // when to look again without being woken; 0 is never
 }
 
 func (w *watch) start(watcher catalog.Watcher) {
@@ -100,7 +107,12 @@ func (w *watch) recall() {
 	if w.known {
 		return
 	}
-	w.before, w.told = saved.Instances, saved.Time
+	w.before, w.told, w.recalled = saved.Instances, saved.Time, len(saved.Instances) > 0
+	w.signal()
+}
+
+// signal wakes the readers. The caller holds w.mu.
+func (w *watch) signal() {
 	for s := range w.subscriptions {
 		s.signal()
 	}
@@ -127,9 +139,7 @@ func (w *watch) report(snapshot catalog.Snapshot, err error) {
 	} else {
 		w.answer(snapshot)
 	}
-	for s := range w.subscriptions {
-		s.signal()
-	}
+	w.signal()
 }
 
 // answer believes snapshot as far as the guard lets it. What an earlier watch has
@@ -141,6 +151,8 @@ func (w *watch) answer(snapshot catalog.Snapshot) {
 	}
 	w.before = nil
 	w.guard.answer(snapshot.Instances, now)
+	w.unhealthy = snapshot.Unhealthy
+	w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 	w.known, w.answered, w.hint = true, snapshot.Time, snapshot.Hint
 	if w.answered.IsZero() {
 		w.answered = now
@@ -159,6 +171,7 @@ func (w *watch) fail(err error) {
 	}
 	if len(w.before) > 0 {
 		w.known, w.guard.list, w.before = true, w.before, nil
+		w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 	}
 }
 
@@ -177,10 +190,12 @@ func (w *watch) look() known {
 	held := w.guard.holding()
 	again := w.guard.expire(time.Now())
 	if w.guard.holding() != held {
+		w.advice = w.panic.advise(w.guard.list, w.unhealthy)
 		w.save()
 	}
 	return known{
-		list: w.guard.list, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
+		advice: w.advice, known: w.known, own: !w.answered.IsZero(), before: w.before, hint: w.hint,
+		recalled: w.recalled, stale: w.err != nil || w.stale && w.answered.IsZero(),
 		failing: w.failing, err: w.err, told: w.lastTold(),
 		holding: w.guard.holding(), again: again,
 	}

@@ -35,23 +35,27 @@ type customer struct {
 
 // needs are what a row asks of its customer.
 type needs struct {
-	proxy     bool          // a fault proxy stands between it and Consul
-	wait      time.Duration // of its blocking queries, 0 for the default
-	snapshots bool          // it keeps what Consul told on disk
+	proxy       bool          // a fault proxy stands between it and Consul
+	wait        time.Duration // of its blocking queries, 0 for the default
+	snapshots   bool          // it keeps what Consul told on disk
+	maintenance bool          // it has WithMaintenance
 }
 
 // newCustomer makes a client over the agent at address that calls nobody yet.
 // Folder is where it keeps snapshots, empty for nowhere.
-func newCustomer(address string, wait time.Duration, folder string, log *slog.Logger) (*customer, error) {
+func newCustomer(address string, n needs, folder string, log *slog.Logger) (*customer, error) {
 	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
 	var err error
-	if c.directory, err = consul.New(consul.Config{Address: address, Wait: wait, Logger: log}); err != nil {
+	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Logger: log}); err != nil {
 		return nil, err
 	}
 	options := []meshlite.ClientOption{
 		meshlite.WithPlaintext(), meshlite.WithConsul(c.directory), meshlite.WithLogger(log),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare()),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
+	}
+	if n.maintenance {
+		options = append(options, meshlite.WithMaintenance())
 	}
 	if folder != "" {
 		options = append(options, meshlite.WithSnapshots(folder))

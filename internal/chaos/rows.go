@@ -27,7 +27,7 @@ const (
 
 // rows are the faults in the order in which they are played.
 func rows() []row {
-	return []row{{
+	return append([]row{{
 		name: "consul-restarted", short: true, times: 2,
 		does:   "Consul is killed and started empty, twice",
 		inject: restartConsul,
@@ -104,7 +104,7 @@ func rows() []row {
 		inject:  startWithoutConsul, heal: startConsul,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
-	}}
+	}}, adviceRows()...)
 }
 
 func names() string {

@@ -80,5 +80,5 @@ func (s *service) checks() []Check {
 	for i, e := range s.entries {
 		checks = append(checks, examined(e, s.answers[i])...)
 	}
-	return append(checks, twins(s.entries)...)
+	return append(append(checks, s.panics()...), twins(s.entries)...)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// maxInstances caps those of one service that are kept.
+// maxInstances caps those of one service that are kept, healthy and unhealthy ones each.
 const maxInstances = 20_000
 
 // entries reads the instances of a service one by one. The number of them counts
@@ -34,48 +34,59 @@ func (d *Directory) entries(ctx context.Context, q catalog.Query, passing bool, 
 	return n, meta, err
 }
 
-// callable collects what can be dialed, up to maxInstances.
-type callable struct {
-	query   catalog.Query
-	list    []catalog.Instance
-	skipped int // beyond maxInstances
+// instances collects what can be dialed, and apart what only its health keeps from being
+// called, up to maxInstances of each.
+type instances struct {
+	query              catalog.Query
+	healthy, unhealthy []catalog.Instance
+	skipped            int // beyond maxInstances
 }
 
-func (c *callable) add(e *entry) {
+func (c *instances) add(e *entry) {
 	i := instance(e)
-	switch {
-	case i.Status != catalog.Passing && !(c.query.Warning && i.Status == catalog.Warning), i.Weight == 0, i.Address == "":
-	case len(c.list) == maxInstances:
-		c.skipped++
-	default:
-		c.list = append(c.list, i)
+	if i.Weight == 0 || i.Address == "" {
+		return
 	}
+	to := &c.unhealthy
+	switch {
+	case i.Status == catalog.Passing, c.query.Warning && i.Status == catalog.Warning:
+		to = &c.healthy
+	case slices.ContainsFunc(e.Checks, (*healthCheck).maintenance):
+		i.Status = catalog.Maintenance
+	}
+	if len(*to) == maxInstances {
+		c.skipped++
+		return
+	}
+	*to = append(*to, i)
 }
 
 // tooMany says how many instances are not kept; nil is none.
-func (c *callable) tooMany() error {
+func (c *instances) tooMany() error {
 	if c.skipped == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d are not kept: split the service, or watch a part of it by tag or filter", c.skipped, maxInstances+c.skipped)
+	return fmt.Errorf("%d of %d are not kept: split the service, or watch a part of it by tag or filter", c.skipped, len(c.healthy)+len(c.unhealthy)+c.skipped)
 }
 
-// instances are one per address. They are sorted by address, or left in Consul's order
-// where that means something.
-func (c *callable) instances() []catalog.Instance {
-	if c.query.Near == "" {
-		slices.SortFunc(c.list, func(a, b catalog.Instance) int {
-			return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.ID, b.ID))
+// lists are one instance per address, sorted by it or left in Consul's order where that
+// means something. Two registrations of one address are one process, and calling it twice
+// as often would be wrong: the healthy one counts.
+func (c *instances) lists() (healthy, unhealthy []catalog.Instance) {
+	taken := map[string]bool{}
+	once := func(list []catalog.Instance) []catalog.Instance {
+		if c.query.Near == "" {
+			slices.SortFunc(list, func(a, b catalog.Instance) int {
+				return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.ID, b.ID))
+			})
+		}
+		return slices.DeleteFunc(list, func(i catalog.Instance) bool {
+			twice := taken[i.Address]
+			taken[i.Address] = true
+			return twice
 		})
 	}
-	// Two registrations of one address are one process: calling it twice as
-	// often would be wrong.
-	taken := map[string]bool{}
-	return slices.DeleteFunc(c.list, func(i catalog.Instance) bool {
-		twice := taken[i.Address]
-		taken[i.Address] = true
-		return twice
-	})
+	return once(c.healthy), once(c.unhealthy)
 }
 
 // instance is e, whose service is not nil.
@@ -123,9 +134,9 @@ func status(checks ...*healthCheck) catalog.Status {
 	worst := catalog.Passing
 	for _, c := range checks {
 		switch {
-		case c == nil:
 		case c.maintenance():
 			return catalog.Critical
+		case c == nil:
 		case c.Status == api.HealthPassing:
 		case c.Status == api.HealthWarning:
 			worst = catalog.Warning
@@ -138,5 +149,5 @@ func status(checks ...*healthCheck) catalog.Status {
 
 // maintenance reports whether an operator has ordered it.
 func (c *healthCheck) maintenance() bool {
-	return c.CheckID == api.NodeMaint || strings.HasPrefix(c.CheckID, api.ServiceMaintPrefix)
+	return c != nil && (c.CheckID == api.NodeMaint || strings.HasPrefix(c.CheckID, api.ServiceMaintPrefix))
 }

@@ -192,8 +192,8 @@ func (w *watch) leaders() *api.QueryOptions {
 func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
-	found := callable{query: w.query}
-	n, meta, err := w.entries(bounded, w.query, !w.query.Warning, options, found.add)
+	found := instances{query: w.query}
+	n, meta, err := w.entries(bounded, w.query, false, options, found.add)
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
 		return answer{}, errCrowded
@@ -203,8 +203,10 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 		return answer{}, w.hidden(w.query)
 	}
 	w.large.set(found.tooMany())
+	healthy, unhealthy := found.lists()
 	return answer{Snapshot: catalog.Snapshot{
-		Instances: found.instances(),
+		Instances: healthy,
+		Unhealthy: unhealthy,
 		Index:     meta.LastIndex,
 		Time:      time.Now(),
 	}}, nil
