@@ -65,6 +65,9 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		scope = site.scope
 		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
 	}
+	if name := c.creds.Info().ServerName; name != "" {
+		scope += "#" + name // another channel's answers are of instances that proved another name
+	}
 	if len(c.dialOptions) > 0 {
 		scope = c.runtime.newScope() // a dialer or an authority may lead elsewhere than the target says
 	}

@@ -90,12 +90,18 @@ type instance struct {
 	stop func() error
 }
 
-// serve runs a catalog until the test ends or it is stopped.
+// serve runs a catalog in plaintext until the test ends or it is stopped.
 func (m *mesh) serve(s *shop, opts ...meshlite.ServerOption) *instance {
+	m.t.Helper()
+	return m.serveSecured(s, append([]meshlite.ServerOption{meshlite.WithPlaintext()}, opts...)...)
+}
+
+// serveSecured is serve with an option that says how the connections are secured.
+func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 	m.t.Helper()
 	before := len(m.instances("catalog"))
 	opts = append([]meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(200*time.Millisecond, 5*time.Second),
 	}, opts...)
 	server, err := meshlite.NewServer("catalog", opts...)
