@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/admin"
@@ -60,10 +61,13 @@ type run struct {
 	*Server
 	listener net.Listener
 	admin    *admin.Server
-	served   chan error // what Serve has answered
-	deadline time.Time  // for Consul to answer
-	leases   []catalog.Lease
-	follows  []func() // end what is followed of the other replicas
+	// healthOnly is the plaintext listener for Consul's check, nil without one.
+	healthOnly    *grpc.Server
+	healthAddress net.Addr
+	served        chan error // what Serve has answered
+	deadline      time.Time  // for Consul to answer
+	leases        []catalog.Lease
+	follows       []func() // end what is followed of the other replicas
 }
 
 func (r *run) start(ctx context.Context) error {
@@ -77,6 +81,10 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	if err := r.serveMetrics(); err != nil {
+		r.listener.Close()
+		return err
+	}
+	if err := r.serveHealth(); err != nil {
 		r.listener.Close()
 		return err
 	}
@@ -163,6 +171,8 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.As(err, new(refusedError)):
+			return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
 		case time.Now().Add(startRetry).After(r.deadline):
 			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
 		}
@@ -223,6 +233,9 @@ func (r *run) stop(ctx context.Context) {
 	timer.Stop()
 	for _, stop := range r.follows {
 		stop()
+	}
+	if r.healthOnly != nil {
+		r.healthOnly.Stop()
 	}
 	if r.admin != nil {
 		r.admin.Close()

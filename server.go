@@ -20,6 +20,7 @@ import (
 const (
 	metricsOff             = "off"
 	defaultMetricsAddress  = "127.0.0.1:0"
+	defaultHealthListener  = "127.0.0.1:0"
 	defaultDrain           = time.Second
 	defaultStopTimeout     = 10 * time.Second
 	defaultDeregisterAfter = time.Minute

@@ -42,7 +42,7 @@ func Validate(r catalog.Registration) error {
 // registration checks r and puts it into Consul's words.
 func registration(r catalog.Registration) (*api.AgentServiceRegistration, error) {
 	host, port, addressErr := splitAddress(r.Address)
-	if err := cmp.Or(checkNames(r), addressErr, checkTimes(r), checkWeights(r), checkMetadata(r.Metadata)); err != nil {
+	if err := cmp.Or(checkNames(r), addressErr, checkHow(r), checkTimes(r), checkWeights(r), checkMetadata(r.Metadata)); err != nil {
 		return nil, err
 	}
 	service := &api.AgentServiceRegistration{
@@ -70,6 +70,7 @@ func check(r catalog.Registration) *api.AgentServiceCheck {
 		interval := cmp.Or(r.CheckInterval, defaultCheckInterval)
 		check.Name = "gRPC health"
 		check.GRPC, check.GRPCUseTLS = cmp.Or(r.CheckAddress, r.Address), r.CheckTLS
+		check.TLSServerName, check.TLSSkipVerify = r.CheckServerName, r.CheckSkipVerify
 		check.Interval = interval.String()
 		check.Timeout = cmp.Or(r.CheckTimeout, min(defaultCheckTimeout, interval)).String()
 	}
@@ -98,6 +99,20 @@ func checkNames(r catalog.Registration) error {
 		return fmt.Errorf("consul: Tags %q: one of them is empty: leave it out", r.Tags)
 	case r.Zone != "" && r.Region == "":
 		return fmt.Errorf("consul: Zone %q without a Region: Consul takes a zone only within its region: set Region too", r.Zone)
+	}
+	return nil
+}
+
+// checkHow wants a check of the health that Consul carries out as it is written.
+func checkHow(r catalog.Registration) error {
+	if r.CheckAddress != "" {
+		if _, _, err := splitAddress(r.CheckAddress); err != nil {
+			return fmt.Errorf("consul: CheckAddress %q: write host:port that the agent can dial", r.CheckAddress)
+		}
+	}
+	if !r.CheckTLS && (r.CheckServerName != "" || r.CheckSkipVerify) {
+		return fmt.Errorf("consul: CheckServerName %q, CheckSkipVerify %t: a check without TLS verifies nothing: set CheckTLS, or leave them out",
+			r.CheckServerName, r.CheckSkipVerify)
 	}
 	return nil
 }
