@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_TOKEN_FILE"} {
 		os.Unsetenv(name)
 	}
+	if err := trustByTheSystem(); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 

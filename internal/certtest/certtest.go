@@ -32,15 +32,26 @@ type Authority struct {
 // New makes an authority that nobody trusts yet.
 func New(t testing.TB) *Authority {
 	t.Helper()
-	a := &Authority{Roots: x509.NewCertPool()}
-	template := &x509.Certificate{
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// NewAuthority is New for a TestMain.
+func NewAuthority() (*Authority, error) {
+	certificate, key, err := sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "certtest"}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign,
+	}, nil, nil)
+	if err != nil {
+		return nil, err
 	}
-	a.certificate, a.key = sign(t, template, nil, nil)
-	a.Roots.AddCert(a.certificate)
-	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
-	return a
+	a := &Authority{Roots: x509.NewCertPool(), certificate: certificate, key: key}
+	a.Roots.AddCert(certificate)
+	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+	return a, nil
 }
 
 // Issue signs a certificate, of a server or a client, for DNS names and IP addresses.
@@ -57,16 +68,18 @@ func (a *Authority) Issue(t testing.TB, names ...string) tls.Certificate {
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	leaf, key := sign(t, template, a.certificate, a.key)
+	leaf, key, err := sign(template, a.certificate, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
 // sign makes a certificate of template with a new key; without a parent it signs itself.
-func sign(t testing.TB, template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
+func sign(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	if parent == nil {
 		parent, by = template, key
@@ -75,11 +88,8 @@ func sign(t testing.TB, template, parent *x509.Certificate, by *ecdsa.PrivateKey
 	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificate, key
+	return certificate, key, err
 }
