@@ -166,6 +166,9 @@ func said(c *api.HealthCheck) string {
 
 // health reads the instances of one service in every state.
 func (d *Directory) health(ctx context.Context, q catalog.Query) ([]*api.ServiceEntry, error) {
+	if err := checkName("Service", q.Service); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	entries, meta, err := d.client.Health().ServiceMultipleTags(q.Service, q.Tags, false, optionsOf(q).WithContext(ctx))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/consul/api"
 
@@ -100,6 +101,23 @@ func checkNames(r catalog.Registration) error {
 	case r.Zone != "" && r.Region == "":
 		return fmt.Errorf("consul: Zone %q without a Region: Consul takes a zone only within its region: set Region too", r.Zone)
 	}
+	return cmp.Or(checkName("Service", r.Service), checkName("ID", r.ID), checkPrintable("Region", r.Region), checkPrintable("Zone", r.Zone),
+		checkPrintable("Tags", r.Tags...), checkPrintable("CheckServerName", r.CheckServerName))
+}
+
+func checkName(field, name string) error {
+	if err := catalog.CheckName(name); err != nil {
+		return fmt.Errorf("consul: %s %.80q: %w", field, name, err)
+	}
+	return nil
+}
+
+func checkPrintable(field string, texts ...string) error {
+	for _, text := range texts {
+		if err := catalog.CheckPrintable(text); err != nil {
+			return fmt.Errorf("consul: %s %.80q: %w", field, text, err)
+		}
+	}
 	return nil
 }
 
@@ -151,6 +169,8 @@ func checkMetadata(metadata map[string]string) error {
 			return fmt.Errorf("consul: Metadata key %q: write 1 to 128 letters, digits, hyphens and underscores", key)
 		case strings.HasPrefix(key, reservedMetadata):
 			return fmt.Errorf("consul: Metadata key %q: Consul keeps the prefix %q for itself: write another", key, reservedMetadata)
+		case !utf8.ValidString(value):
+			return fmt.Errorf("consul: Metadata %q has the value %.80q: JSON carries no bytes that are not UTF-8: encode them", key, value)
 		case len(value) > maxMetadataValue:
 			return fmt.Errorf("consul: Metadata %q has a value of %d bytes: Consul takes at most %d: shorten it", key, len(value), maxMetadataValue)
 		}
