@@ -83,6 +83,7 @@ func bundledName(opts resolver.BuildOptions) string {
 	if opts.CredsBundle == nil || opts.CredsBundle.TransportCredentials() == nil {
 		return ""
 	}
+	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
 	return opts.CredsBundle.TransportCredentials().Info().ServerName
 }
 

@@ -51,7 +51,8 @@ func TestThePinnedNameIsTheOneThatIsProven(t *testing.T) {
 	}
 	overridden := func(name string) credentials.TransportCredentials {
 		creds := pin("")
-		if err := creds.OverrideServerName(name); err != nil { //nolint:staticcheck // users still call it
+		//lint:ignore SA1019 users still call it
+		if err := creds.OverrideServerName(name); err != nil {
 			t.Fatal(err)
 		}
 		return creds
