@@ -65,6 +65,10 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		scope = site.scope
 		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
 	}
+	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
+	if name := c.creds.Info().ServerName; name != "" {
+		scope += "#" + name // another channel's answers are of instances that proved another name
+	}
 	if len(c.dialOptions) > 0 {
 		scope = c.runtime.newScope() // a dialer or an authority may lead elsewhere than the target says
 	}

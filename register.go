@@ -1,17 +1,12 @@
 package meshlite
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"net"
 	"strconv"
 	"strings"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -39,8 +34,6 @@ func (c *serverConfig) registration(name, address, metrics string) catalog.Regis
 			Zone:     c.zone,
 		},
 		WarningWeight:   c.warningWeight,
-		CheckAddress:    c.check,
-		CheckTLS:        !c.plaintext,
 		DeregisterAfter: c.deregisterAfter,
 		TTL:             c.ttl,
 	}
@@ -53,10 +46,15 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		metrics = reachable(r.admin.Addr(), address)
 	}
 	registration := r.config.registration(name, address, metrics)
-	registration.SelfCheck = func(ctx context.Context) error {
-		return r.selfCheck(ctx, cmp.Or(r.config.selfCheck, address))
-	}
-	err := r.try(ctx, func() error {
+	var check *healthCheck
+	err := r.try(ctx, func() (err error) {
+		if check == nil {
+			if check, err = r.findCheck(ctx, name, address); err != nil {
+				return err
+			}
+			check.apply(&registration)
+			registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, check, address) }
+		}
 		lease, err := r.config.directory.Register(ctx, registration)
 		if err == nil {
 			r.leases = append(r.leases, lease)
@@ -64,7 +62,7 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		return err
 	})
 	if err == nil {
-		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics)
+		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics, "health_check", check.String())
 	}
 	return err
 }
@@ -86,38 +84,6 @@ func hyphenate(c rune) rune {
 		return c
 	}
 	return '-'
-}
-
-// selfCheck asks the server for its health at address: the one that it advertises,
-// unless an option names another or leaves the question to Consul.
-func (r *run) selfCheck(ctx context.Context, address string) error {
-	if err := r.healthy(); err != nil {
-		return err
-	}
-	if address == selfCheckOff {
-		return nil
-	}
-	if !r.config.plaintext {
-		// A server cannot prove itself to itself without a client's certificate.
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err != nil {
-			return r.unreached(err)
-		}
-		return conn.Close()
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	response, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
-	if err != nil {
-		return r.unreached(err)
-	}
-	if response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		return fmt.Errorf("it says it is %v", response.GetStatus())
-	}
-	return nil
 }
 
 // unreached names the option that is missing when a server does not reach itself.

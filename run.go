@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/admin"
@@ -63,10 +64,13 @@ type run struct {
 	*Server
 	listener net.Listener
 	admin    *admin.Server
-	served   chan error // what Serve has answered
-	deadline time.Time  // for Consul to answer
-	leases   []catalog.Lease
-	follows  []func() // end what is followed of the other replicas
+	// healthOnly is the plaintext listener for Consul's check, nil without one.
+	healthOnly    *grpc.Server
+	healthAddress net.Addr
+	served        chan error // what Serve has answered
+	deadline      time.Time  // for Consul to answer
+	leases        []catalog.Lease
+	follows       []func() // end what is followed of the other replicas
 
 	published  atomic.Pointer[[]catalog.Lease] // leases, for the admin page
 	startError atomic.Pointer[error]           // the last one before a name was registered
@@ -83,6 +87,10 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	if err := r.serveMetrics(host); err != nil {
+		r.listener.Close()
+		return err
+	}
+	if err := r.serveHealth(); err != nil {
 		r.listener.Close()
 		return err
 	}
@@ -170,6 +178,8 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.As(err, new(refusedError)):
+			return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
 		case time.Now().Add(startRetry).After(r.deadline):
 			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
 		}

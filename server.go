@@ -21,6 +21,7 @@ const (
 	metricsOff             = "off"
 	selfCheckOff           = "off"
 	defaultMetricsAddress  = "127.0.0.1:0"
+	defaultHealthListener  = "127.0.0.1:0"
 	defaultDrain           = time.Second
 	defaultStopTimeout     = 10 * time.Second
 	defaultDeregisterAfter = time.Minute

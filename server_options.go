@@ -36,6 +36,9 @@ type serverConfig struct {
 	drain, stopTimeout                 time.Duration
 	deregisterAfter, ttl               time.Duration
 	ttlGiven                           bool
+	checkName                          string  // to verify in Consul's check
+	checkSkipVerify                    bool    // in Consul's check
+	healthListener                     *string // its address
 	reflection, channelz               bool
 	concurrency                        *concurrency.Limiter
 	policies                           *interceptors.Policies
@@ -64,8 +67,9 @@ func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }
 
-// WithHealthCheckAddress is where Consul checks the health, "host:port". Default:
-// the advertised address.
+// WithHealthCheckAddress is where Consul checks the health, "host:port", which the server
+// must reach too, to prove it. Default: the advertised address, or that of
+// WithHealthListener.
 func WithHealthCheckAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.check = address })
 }
@@ -76,6 +80,32 @@ func WithHealthCheckAddress(address string) ServerOption {
 // advertised address.
 func WithSelfCheckAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.selfCheck = address })
+}
+
+// WithHealthCheckServerName makes Consul's check of the health verify the server's
+// certificate for name by the authorities that its agent trusts. The agent must know the
+// authority: in its system's roots or, with enable_agent_tls_for_checks, in its own.
+//
+// Default: Consul verifies the name of the service, or the host that it calls, if this
+// machine's system roots prove one of them, and any certificate otherwise, such as one
+// of a private authority: the check carries no secret, and clients verify for
+// themselves. Of a server that demands a client's certificate, which Consul has not,
+// it is as with WithTTLCheck(15s). The log line "serving" says which it is.
+func WithHealthCheckServerName(name string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.checkName = name })
+}
+
+// WithHealthCheckSkipVerify makes Consul's check of the health take any certificate.
+func WithHealthCheckSkipVerify() ServerOption {
+	return serverOption(func(c *serverConfig) { c.checkSkipVerify = true })
+}
+
+// WithHealthListener answers the checks of grpc.health.v1, and nothing else, in
+// plaintext at address, "host:port", where Consul then checks the health: for a server
+// that demands what Consul's agent has not, such as a client's certificate. The agent
+// must reach it: "" is a free port of 127.0.0.1, for an agent on the same machine.
+func WithHealthListener(address string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.healthListener = &address })
 }
 
 // WithMetricsAddress is where /metrics, /healthz, /readyz and /debug/meshlite are served,
@@ -251,6 +281,29 @@ func checkAddress(option, address string, dialed bool) error {
 	return nil
 }
 
+// checkHealthCheck wants one way for Consul to learn of the health, and no more.
+func (c *serverConfig) checkHealthCheck() error {
+	var given []string
+	for option, is := range map[string]bool{
+		"WithTTLCheck": c.ttlGiven, "WithHealthListener": c.healthListener != nil,
+		"WithHealthCheckServerName": c.checkName != "", "WithHealthCheckSkipVerify": c.checkSkipVerify,
+	} {
+		if is {
+			given = append(given, option)
+		}
+	}
+	slices.Sort(given)
+	switch {
+	case len(given) > 1:
+		return optionError(given[0], given[1], "each says how Consul learns of the health: leave one of them out")
+	case c.plaintext && (c.checkName != "" || c.checkSkipVerify):
+		return optionError(given[0], c.checkName, "with WithPlaintext there is no certificate to verify: leave one of them out")
+	case c.healthListener != nil:
+		return checkAddress("WithHealthListener", *c.healthListener, false)
+	}
+	return nil
+}
+
 // checkRegistration wants what Consul will take, before anything is listened on.
 func (c *serverConfig) checkRegistration() error {
 	switch {
@@ -258,6 +311,9 @@ func (c *serverConfig) checkRegistration() error {
 		return optionError("WithTTLCheck", c.ttl.String(), "write at least 3s, or leave it out if Consul can call the server")
 	case c.ttlGiven && c.check != "":
 		return optionError("WithHealthCheckAddress", c.check, "with WithTTLCheck Consul calls nothing: leave one of them out")
+	}
+	if err := c.checkHealthCheck(); err != nil {
+		return err
 	}
 	metrics := ""
 	if c.metrics != metricsOff {

@@ -39,6 +39,9 @@ func (r *run) stop(ctx context.Context) {
 	for _, stop := range r.follows {
 		r.within(closeTime, "following the replicas", stop)
 	}
+	if r.healthOnly != nil {
+		r.within(closeTime, "the health listener", r.healthOnly.Stop)
+	}
 	if r.admin != nil {
 		r.within(closeTime, "the admin server", func() { r.admin.Close() })
 	}

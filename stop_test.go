@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,16 +81,6 @@ func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOp
 	}
 	m.t.Cleanup(func() { conn.Close(); cancel() })
 	return &running{conn, lines, func() error { cancel(); return <-ended }}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // X14: Every documented bound holds against user code that hangs: Run ends although

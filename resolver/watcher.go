@@ -21,6 +21,7 @@ type watcher struct {
 	cc            resolver.ClientConn
 	serviceConfig *serviceconfig.ParseResult // nil unless the target names a policy
 	directory     string                     // its name, for messages
+	pinned        string                     // what instances must prove to be; empty is the channel's authority
 
 	sources     []*subscription // one for each datacenter, in the order of failover
 	table       *balancer.Table
@@ -260,7 +261,7 @@ func (w *watcher) publish(list []catalog.Instance, absent error) {
 func (w *watcher) state(absent error) resolver.State {
 	state := resolver.State{ServiceConfig: w.serviceConfig}
 	for _, i := range w.instances {
-		endpoint := balancer.NewEndpoint(i, w.target.Service)
+		endpoint := balancer.NewEndpoint(i, w.pinned)
 		state.Endpoints = append(state.Endpoints, endpoint)
 		state.Addresses = append(state.Addresses, endpoint.Addresses...) // for policies that know no endpoints
 	}

@@ -211,6 +211,7 @@ func TestCheckOverTLS(t *testing.T) {
 		"catalog --tls":                                {1, "shows a certificate of an unknown authority", "1 of 7"},
 		"prices --cacert " + cert:                      {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
 		"prices --servername catalog --cacert " + cert: {0, "SERVING in ", ""},
+		"catalog --servername prices --cacert " + cert: {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
 		"mutual --servername catalog --cacert " + cert: {1, "wants a certificate of us, Consul says passing\n      show one by --cert and --key\n", "1 of 7"},
 		"mutual --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {0, "SERVING in ", ""},
 		"strict --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {1, "", "1 of 7"},

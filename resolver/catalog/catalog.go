@@ -175,8 +175,13 @@ type Registration struct {
 	// CheckAddress is host:port where the directory checks the gRPC health of
 	// the service. Empty is Address.
 	CheckAddress string
-	// CheckTLS makes that check speak TLS.
-	CheckTLS bool
+	// CheckTLS makes that check speak TLS, and verify the certificate for
+	// CheckServerName by the authorities that the directory trusts. An empty
+	// CheckServerName is the host of the address that is checked.
+	CheckTLS        bool
+	CheckServerName string
+	// CheckSkipVerify makes that check take any certificate.
+	CheckSkipVerify bool
 	// CheckInterval and CheckTimeout are the time between two checks and the
 	// longest one may take. 0 is 5 s and 2 s.
 	CheckInterval, CheckTimeout time.Duration

@@ -178,6 +178,9 @@ func said(c *healthCheck) string {
 
 // health reads the instances of one service in every state.
 func (d *Directory) health(ctx context.Context, q catalog.Query, take func(*entry)) error {
+	if err := checkName("Service", q.Service); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	n, meta, err := d.entries(ctx, q, false, optionsOf(q), take)

@@ -64,6 +64,11 @@ type answer struct {
 // Up to 60 watches of one agent hear of a change at once. Of more, each takes its
 // turn, and hears of it within a second for each 60 watches.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
+	if err := checkName("Service", q.Service); err != nil {
+		report(catalog.Snapshot{}, err) // whatever the path would name is another service
+		<-ctx.Done()
+		return
+	}
 	d.crowd.join()
 	defer func() {
 		if d.crowd.leave() {
