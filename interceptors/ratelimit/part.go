@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -76,12 +77,26 @@ func (p *part) refuse(v *verdict, ended error, tell func(metadata.MD)) error {
 	return r.err()
 }
 
+// record is that of the call, in which the picker says who was picked. A limiter alone
+// makes one only after a refusal, since it costs an allocation; before, it is nil.
+func (p *part) record(ctx context.Context) (context.Context, *attempt.Record) {
+	if r := attempt.FromContext(ctx); p.tracks.Load() || r != nil && r.Picked() == nil {
+		return attempt.Of(ctx, attempt.Unary)
+	}
+	return ctx, nil
+}
+
 // errPanic stands for the error of a call that ends by a panic.
 var errPanic = errors.New("the call panicked")
 
 func (p *part) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-	if err := p.holdBack(ctx, req, cc); err != nil {
-		return err
+	var record *attempt.Record
+	var avoided *avoidance
+	if p.kinds != nil {
+		ctx, record = p.record(ctx)
+		if avoided, err = p.prepare(ctx, req, cc, record); err != nil {
+			return err
+		}
 	}
 	var space [few]entry
 	v, ended := p.admit(ctx, req, space[:0])
@@ -92,9 +107,28 @@ func (p *part) unaryClient(ctx context.Context, method string, req, reply any, c
 		err = errPanic
 		defer func() { p.settle(ctx, v.entries, err) }()
 	}
-	err = invoker(ctx, method, req, reply, cc, opts...)
-	p.obey(ctx, req, cc, err, opts)
-	return err
+	finish := func(error) {}
+	if avoided != nil {
+		opts, finish = splitFinish(opts)
+	}
+	for {
+		err = invoker(ctx, method, req, reply, cc, opts...)
+		if p.kinds != nil {
+			p.learn(ctx, req, cc, record, avoided, err, opts)
+		}
+		if !avoided.refused() {
+			finish(err)
+			return err
+		}
+		if err = avoided.wait(ctx, err); err == nil {
+			avoided, err = p.prepare(ctx, req, cc, record)
+		}
+		if err != nil {
+			p.takeBack(ctx, v.entries)
+			finish(err)
+			return err
+		}
+	}
 }
 
 func (p *part) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
