@@ -34,5 +34,8 @@ func Ended(ctx context.Context, last error) error {
 		return status.Error(code, fmt.Sprintf("%s while it waited", why))
 	}
 	s := status.Convert(last)
+	if s.Code() == code {
+		return last
+	}
 	return status.Error(code, fmt.Sprintf("%s while it waited to try again after %v: %s", why, s.Code(), s.Message()))
 }

@@ -79,11 +79,9 @@ func (r *Record) Avoids() *Avoid { return r.avoid.Load() }
 // Choose says among how many instances one is picked. Pickers call it before Pick.
 func (r *Record) Choose(among int) { r.among.Store(int64(among)) }
 
-// Others reports whether there may be an instance that no attempt of the call went to.
-func (r *Record) Others() bool {
-	among := r.among.Load()
-	return among == 0 || int64(r.number) < among
-}
+// Others reports whether there is an instance that no attempt of the call went to, as
+// far as a picker has said.
+func (r *Record) Others() bool { return int64(r.number) < r.among.Load() }
 
 // Kind is what kind of call an attempt is of.
 type Kind uint32

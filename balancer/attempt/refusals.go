@@ -49,9 +49,6 @@ const (
 	// QuotaKey is by what the limit counts, so that a client knows which calls count
 	// together.
 	QuotaKey = "key"
-	// QuotaMethod is the method that was refused, so that a client knows that no handler
-	// of its call has run: a handler may pass on the refusal of another method.
-	QuotaMethod = "method"
 	// QuotaScope is whose limit it is, so that a client knows who else would refuse.
 	QuotaScope = "scope"
 	// ScopeInstance is that of the instance alone: another one may admit the call.

@@ -21,6 +21,7 @@ type part struct {
 	waits    bool   // some rule does
 	refunds  bool   // some rule does
 	shared   bool   // some rule is counted by the store
+	handled  bool   // a handler runs: it is about messages of a stream
 	messages *part  // the rules that charge each message of a stream, or nil
 	kinds    *kinds // nil where nothing is held back
 }
@@ -32,7 +33,7 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool, share func()
 	if !stream {
 		l.limits.put(p)
 	} else if m := l.limit(meta, share, func(r *policyv1.RateLimitRule) bool { return meant(r) && r.GetPerMessage() }); len(m.rules) > 0 {
-		p.messages = m
+		m.handled, p.messages = true, m
 	}
 	if p.holdsBack() {
 		p.kinds = l.limits.kindsOf(meta.FullMethod)

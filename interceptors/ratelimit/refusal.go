@@ -23,11 +23,16 @@ import (
 // value tells them not to.
 const pushbackKey = "grpc-retry-pushback-ms"
 
+// unhandledKey is the trailer by which a server says that no handler ran, so that any call
+// may be tried on another instance.
+const unhandledKey = "meshlite-unhandled"
+
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
 	message   string
 	quota     *anypb.Any    // a QuotaFailure
 	after     time.Duration // whole milliseconds, or Never
+	elsewhere bool          // another instance may admit the call, which no handler has seen
 	standings []Standing
 }
 
@@ -35,6 +40,7 @@ type refusal struct {
 func (p *part) refusal(v *verdict) refusal {
 	e := &v.entries[v.refusing]
 	r := refusal{quota: e.rule.quota, after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
+	r.elsewhere = e.charge.at != atStore && !p.handled && r.after != Never
 	if e.terms.limit != e.rule.limit || e.charge.at != e.rule.at {
 		r.quota = e.rule.quotaFailure(e.terms.limit, e.charge.at)
 	}
@@ -77,7 +83,7 @@ func (r *rule) quotaFailure(limit Limit, at place) *anypb.Any {
 		Description:     r.description(limit),
 		ApiService:      r.meta.Service,
 		QuotaId:         r.name,
-		QuotaDimensions: map[string]string{attempt.QuotaKey: r.by.seen, attempt.QuotaScope: scope, attempt.QuotaMethod: r.meta.Method},
+		QuotaDimensions: map[string]string{attempt.QuotaKey: r.by.seen, attempt.QuotaScope: scope},
 		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
 	})
 }
@@ -106,7 +112,11 @@ func (r refusal) trailer() metadata.MD {
 	if ms := r.after.Milliseconds(); ms <= math.MaxInt32 { // gRPC reads 32 bits
 		pushback = strconv.FormatInt(ms, 10)
 	}
-	return metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	md := metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	if r.elsewhere {
+		md.Set(unhandledKey, "limit")
+	}
+	return md
 }
 
 func (r refusal) err() error {

@@ -51,16 +51,18 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 			verdict, wait = m.judge(ctx, record.Number(), result)
 		}
 		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
-		err := result.err
 		if verdict == Again {
-			err = interceptors.Sleep(ctx, wait, result.err)
+			if result.err = interceptors.Sleep(ctx, wait, result.err); result.err == nil {
+				record = record.Next()
+				options.reset(reply)
+				continue
+			}
 		}
-		if err != nil {
-			options.finish(err)
-			return err
+		if verdict == Late && ctx.Err() != nil {
+			result.err = interceptors.Ended(ctx, result.err)
 		}
-		record = record.Next()
-		options.reset(reply)
+		options.finish(result.err)
+		return result.err
 	}
 }
 
