@@ -49,8 +49,8 @@ func WithIdentity(identity func(context.Context) (string, bool)) Option {
 	return func(o *options) { o.identity = identity }
 }
 
-// WithIdentityMetadata declares that a caller is who the value of a metadata key
-// says: of the incoming metadata on the server, where that is only as true as
+// WithIdentityMetadata declares that a caller is who the value of a metadata key, of which
+// there may be one, says: of the incoming metadata on the server, where that is only as true as
 // whoever sets it, of the outgoing on the client.
 func WithIdentityMetadata(key string) Option {
 	return func(o *options) { o.identityKey = &key }
