@@ -99,7 +99,7 @@ func (o *opened) Context() context.Context { return o.ctx }
 
 // X15: who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED, wherever a limit has
 // the call wait: for its turn, for the time that a server has asked for, for the store.
-func TestWhoeverEndsWhileWaitingIsToldThat(t *testing.T) {
+func TestWhoeverEndsWhileWaiting(t *testing.T) {
 	held := func() error {
 		s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
 			&errdetails.RetryInfo{RetryDelay: durationpb.New(20 * time.Second)},
