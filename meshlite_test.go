@@ -77,12 +77,16 @@ type shop struct {
 	name  string
 	calls atomic.Int64
 	work  func() // done in each call, if set
+	err   error  // that each call is answered with, if set
 }
 
 func (s *shop) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	s.calls.Add(1)
 	if s.work != nil {
 		s.work()
+	}
+	if s.err != nil {
+		return nil, s.err
 	}
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: s.name}}, nil
 }

@@ -43,6 +43,7 @@ type EndpointStats struct {
 	Part     float64 `json:"weight_part"` // of all weight in rotation, with slow start, failures and zones
 	InFlight int64   `json:"in_flight"`
 	Picks    uint64  `json:"picks"`
+	Refusals uint64  `json:"refusals"`   // attempts that it has refused, saying when to come again
 	Share    float64 `json:"share"`      // of all picks
 	Latency  float64 `json:"latency_ms"` // to the first response, rising at once and falling slowly; 0 is unknown
 	Failing  float64 `json:"failing"`    // part of the latest calls that it has not answered
@@ -89,7 +90,7 @@ func (e *Endpoint) stats(shown shown, now time.Duration) EndpointStats {
 	latency, _ := e.latency.read(now)
 	s := EndpointStats{
 		ID: e.ID, Address: e.Address, Region: shown.zone.region, Zone: shown.zone.name,
-		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(),
+		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(), Refusals: e.Refusals.Count(),
 		Latency: latency * 1000, Failing: e.failing.read(now), Warm: shown.warm, State: shown.state,
 	}
 	if e.ejection.out && (s.State == Ejected || s.State == Unconnected) {

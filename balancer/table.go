@@ -105,6 +105,7 @@ func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[st
 	for _, m := range before {
 		if t.giveBack(m, now); m.users == 0 {
 			m.cold = true // it has left the service: should it come back, it is new
+			m.Refusals.Lapse()
 		}
 	}
 	t.trim(now, s)
@@ -117,6 +118,7 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 	e := t.endpoints[instance.Address]
 	if e == nil || e.ID != instance.ID {
 		// Another instance at this address: it has nothing to do with the old one.
+		instance.Refusals = &attempt.Refusals{}
 		e = &Endpoint{Instance: instance, table: t, cold: t.begun}
 		t.endpoints[instance.Address] = e
 	}

@@ -88,6 +88,7 @@ func (t *Table) connect(m *member, state connectivity.State, now time.Duration) 
 	case state == connectivity.Ready:
 		if e.connected++; e.broken {
 			e.broken = false
+			e.Refusals.Lapse()
 			t.admit(e, reconnected, now)
 		}
 	case state == connectivity.TransientFailure && e.connected == 0:

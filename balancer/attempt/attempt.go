@@ -18,8 +18,9 @@ import (
 
 // Instance is who was picked. It is shared by all calls and must not be changed.
 type Instance struct {
-	ID      string // the directory's id, or the address where there is none
-	Address string
+	ID       string // the directory's id, or the address where there is none
+	Address  string
+	Refusals *Refusals // nil where no picker counts them
 }
 
 // Record is what one attempt tells and is told. It is safe for concurrent use:
@@ -31,6 +32,8 @@ type Record struct {
 	kind   atomic.Uint32
 	picked atomic.Pointer[Instance]
 	waiter atomic.Pointer[func()] // for the first response
+	avoid  atomic.Pointer[Avoid]
+	among  atomic.Int64
 	latest atomic.Pointer[Record] // of the first record only
 }
 
@@ -66,6 +69,19 @@ func (r *Record) Pick(i *Instance) {
 
 // Picked is who was picked last, or nil.
 func (r *Record) Picked() *Instance { return r.picked.Load() }
+
+// Avoid has pickers pass over instances for one attempt. nil is none.
+func (r *Record) Avoid(a *Avoid) { r.avoid.Store(a) }
+
+// Avoids is what pickers pass over, or nil.
+func (r *Record) Avoids() *Avoid { return r.avoid.Load() }
+
+// Choose says among how many instances one is picked. Pickers call it before Pick.
+func (r *Record) Choose(among int) { r.among.Store(int64(among)) }
+
+// Others reports whether there is an instance that no attempt of the call went to, as
+// far as a picker has said.
+func (r *Record) Others() bool { return int64(r.number) < r.among.Load() }
 
 // Kind is what kind of call an attempt is of.
 type Kind uint32

@@ -8,8 +8,10 @@
 // grows from 25ms by a factor of 2; no wait is longer than 1s ("full jitter", M.
 // Brooker, Exponential Backoff and Jitter, 2015). A server may say how long to
 // wait instead, or that there is no point in waiting: grpc-retry-pushback-ms
-// (gRFC A6) and google.rpc.RetryInfo are obeyed, and RESOURCE_EXHAUSTED without
-// one of them is final. No attempt is made that the deadline would not outlive.
+// (gRFC A6) and google.rpc.RetryInfo are obeyed, for 30s at most, and RESOURCE_EXHAUSTED
+// without one of them is final. With one of them it is tried on another instance at once,
+// where a picker of this module reports that there is one, and the limit is not said to be
+// the whole service's. No attempt is made that the deadline would not outlive.
 //
 // The budget holds for all calls of a method on a channel together: over time no
 // more than 0.2 retries for each call, so that a service that is down is asked

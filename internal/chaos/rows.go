@@ -91,6 +91,13 @@ func rows() []row {
 		wanted: "it is called again", healed: mendedCalled,
 		aim: aim{heal: 20 * time.Second, failed: 12},
 	}, {
+		name: "instance-refusing", lasts: 20 * time.Second, lastsShort: 5 * time.Second,
+		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
+		inject: startRefusing, heal: mendFailing,
+		wanted: "it is called again", healed: mendedCalled,
+		// One more where calls were on their way there when it was found out.
+		aim: aim{heal: 35 * time.Second, failed: 5},
+	}, {
 		name:   "rolling-restart",
 		does:   "every instance is stopped in order and another started in its place",
 		inject: restartInstances,
@@ -251,8 +258,16 @@ func frozenCalled(_ context.Context, s *scene) bool {
 	return s.customer.tally.answers(s.frozen.Address, s.ended)
 }
 
-func startFailing(ctx context.Context, s *scene) (err error) {
-	if s.failing, err = startFailer(s.consul.Address); err != nil {
+func startFailing(ctx context.Context, s *scene) error {
+	return startFourth(ctx, s, outOfOrder)
+}
+
+func startRefusing(ctx context.Context, s *scene) error {
+	return startFourth(ctx, s, refused(10*365*24*time.Hour))
+}
+
+func startFourth(ctx context.Context, s *scene, failure error) (err error) {
+	if s.failing, err = startFailer(s.consul.Address, failure); err != nil {
 		return err
 	}
 	s.touched[s.failing.address] = true
