@@ -34,7 +34,7 @@ func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bo
 		record.Pick(&r.Endpoint.Instance)
 		stream = record.Kind() == attempt.Stream
 	}
-	if measured || stream || n%oneIn == 1 || lease != 0 || result.Done != nil {
+	if measured || stream || r.table.comparing.Load() || n%oneIn == 1 || lease != 0 || result.Done != nil {
 		result.Done = measure(r, info.FullMethodName, record, lease, result.Done)
 	} else {
 		result.Done = r.member.done
