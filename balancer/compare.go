@@ -25,6 +25,8 @@ const (
 	// leastTrusted is the part of its weight that is left to one that refuses everything,
 	// so that its recovery is noticed.
 	leastTrusted = 1.0 / 32
+	// compareEvery is how often a refusal leads to a comparison.
+	compareEvery = 5 * time.Millisecond
 	// compareRest is how many times as long as a comparison took no other is made.
 	compareRest = 50
 )
@@ -98,7 +100,7 @@ func (t *Table) beginComparing() {
 	t.wake()
 }
 
-// compareSoon compares after a refusal, at most every 20 ms, and waits for nobody: an
+// compareSoon compares after a refusal, if it is time, and waits for nobody: an
 // endpoint that refuses at once must not draw calls for a second.
 func (t *Table) compareSoon(now time.Duration) {
 	if now < time.Duration(t.compareAt.Load()) || !t.mu.TryLock() {
@@ -134,7 +136,7 @@ func (t *Table) compareAnswers(now time.Duration) (changed bool) {
 			e.compared.Store(nil)
 		}
 	}
-	t.compareAt.Store(int64(now + max(checkEvery, compareRest*(t.now()-now))))
+	t.compareAt.Store(int64(now + max(compareEvery, compareRest*(t.now()-now))))
 	return changed
 }
 

@@ -15,9 +15,11 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
-// measured is an attempt whose time is taken.
+// measured is an attempt whose time is taken, or one whose record is notified.
 type measured struct {
 	member *member
+	record *attempt.Record // nil is none
+	timed  bool
 	lease  lease // of a probe, 0 if it is none
 	method traits
 	start  time.Duration
@@ -49,7 +51,8 @@ func measure(r *Ready, method string, record *attempt.Record, lease lease, inner
 		traits.kind = record.Kind()
 	}
 	m := newMeasured(traits.kind != attempt.Stream)
-	m.member, m.lease, m.inner, m.method = r.member, lease, inner, traits
+	m.member, m.record, m.timed = r.member, record, true
+	m.lease, m.inner, m.method = lease, inner, traits
 	m.start = r.table.now()
 	r.table.checkStalls(m.start)
 	if traits.kind == attempt.Stream {
@@ -58,6 +61,14 @@ func measure(r *Ready, method string, record *attempt.Record, lease lease, inner
 			record.Await(m.responded)
 		}
 	}
+	return m.done
+}
+
+// report only notifies record of how an attempt ends. What it costs is a pool's Get and Put.
+func report(r *Ready, record *attempt.Record) func(balancer.DoneInfo) {
+	m := newMeasured(true)
+	m.member, m.record, m.timed = r.member, record, false
+	m.lease, m.method = 0, traits{kind: attempt.Unary}
 	return m.done
 }
 
@@ -89,7 +100,10 @@ func (m *measured) end(info balancer.DoneInfo) {
 		m.inner(info)
 	}
 	o := outcomeOf(info)
-	if m.method.kind == attempt.Unary && (o == answered && info.Err == nil || o == failed && codeOf(info.Err) == codes.DeadlineExceeded) {
+	if m.record != nil {
+		m.record.Ended(endOf(info))
+	}
+	if m.timed && m.method.kind == attempt.Unary && (o == answered && info.Err == nil || o == failed && codeOf(info.Err) == codes.DeadlineExceeded) {
 		m.sample()
 	}
 	m.prove(o)
@@ -100,7 +114,7 @@ func (m *measured) end(info balancer.DoneInfo) {
 	member.Endpoint.end(o, &member.ejection)
 	m.compare(o, info)
 	if m.method.kind != attempt.Stream {
-		m.member, m.inner = nil, nil
+		m.member, m.record, m.inner = nil, nil, nil
 		unaries.Put(m)
 	}
 }
@@ -109,14 +123,25 @@ func (m *measured) end(info balancer.DoneInfo) {
 // counts when its first response comes, and again only as refused.
 func (m *measured) compare(o outcome, info balancer.DoneInfo) {
 	t := m.member.table
-	if !t.comparing.Load() || o == silent {
+	if !t.comparing.Load() || o == silent || !m.timed {
 		return
+	}
+	refused := info.Err != nil || o == refused
+	if info.Err == nil && isAnswer(info) { // gRPC reports no error if it found the end while it sent
+		switch m.method.kind {
+		case attempt.Unary: // an answer would have had a message
+			refused = true
+		case attempt.Stream:
+			if !refused && !m.heard.Load() {
+				return // it counts when the caller has seen that it ended well
+			}
+		}
 	}
 	counts := m.member.answersTo(m.method.slot)
 	if m.method.kind != attempt.Stream || m.heard.CompareAndSwap(false, true) {
 		counts.ended.Add(1)
 	}
-	if info.Err != nil {
+	if refused {
 		counts.refused.Add(1)
 		t.compareSoon(t.now())
 	}

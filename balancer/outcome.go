@@ -24,6 +24,9 @@ const (
 // there, or may not have it, says nothing against the endpoint.
 func outcomeOf(info balancer.DoneInfo) outcome {
 	code := codeOf(info.Err)
+	if endOf(info)&attempt.Unhandled != 0 {
+		return refused
+	}
 	if !info.BytesSent && !info.BytesReceived && code != codes.DeadlineExceeded {
 		return silent // it got nothing: credentials have failed, or gRPC picks again
 	}
@@ -47,6 +50,24 @@ func outcomeOf(info balancer.DoneInfo) outcome {
 	default:
 		return refused
 	}
+}
+
+// endOf is how an attempt ended, for its record.
+func endOf(info balancer.DoneInfo) (end attempt.End) {
+	end = attempt.Over
+	if info.BytesSent {
+		end |= attempt.Sent
+	}
+	if info.BytesReceived {
+		end |= attempt.Received
+	}
+	if isAnswer(info) {
+		end |= attempt.Answer
+	}
+	if len(info.Trailer[attempt.UnhandledKey]) > 0 {
+		end |= attempt.Unhandled
+	}
+	return end
 }
 
 // isAnswer reports whether an error is what the endpoint has answered: one that gRPC makes

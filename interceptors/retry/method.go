@@ -47,6 +47,9 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 			return invoker(ctx, name, req, reply, cc, options.with(trailer)...)
 		})
 		verdict, wait := m.judge(ctx, record.Number(), result)
+		if verdict == Final {
+			verdict = m.move(ctx, record, result.err)
+		}
 		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
 		if verdict != Again || !sleep(ctx, wait) {
 			options.finish(result.err)
