@@ -76,7 +76,7 @@ func (s *scene) renew() error {
 	if s.proxy != nil {
 		address = s.proxy.Address()
 	}
-	c, err := newCustomer(address, s.row.needs.wait, s.folder, s.log)
+	c, err := newCustomer(address, s.row.needs, s.folder, s.log)
 	if err != nil {
 		return err
 	}
