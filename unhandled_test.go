@@ -457,3 +457,29 @@ func endpoints(m *mesh) (all []balancer.EndpointStats) {
 	}
 	return all
 }
+
+// X2: A stream is not retried after its first message, whatever its end says.
+func TestAStreamStaysAfterItsFirstMessage(t *testing.T) {
+	m := newMesh(t)
+	var ran atomic.Int64
+	for range 2 {
+		m.placeGRPC(func(*grpc.Server) {}, grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			ran.Add(1)
+			stream.SetTrailer(metadata.Pairs("meshlite-unhandled", "method"))
+			if err := stream.SendMsg(&testpb.StreamingOutputCallResponse{}); err != nil {
+				return err
+			}
+			return status.Error(codes.Unimplemented, "no more")
+		}))
+	}
+	stream, err := testpb.NewTestServiceClient(testConn(t, m, "test")).FullDuplexCall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.Unimplemented || ran.Load() != 1 {
+		t.Errorf("%v after %d attempts, want the error of the first", err, ran.Load())
+	}
+}
