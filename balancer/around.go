@@ -22,7 +22,7 @@ func (p *picker) pickAround(info balancer.PickInfo, record *attempt.Record, avoi
 		}
 	}
 	for range draws {
-		if r := p.chooser.Choose(); !record.Tried(r.Address) && avoid.Held(&r.Instance) == 0 {
+		if r := p.view.fair(p.chooser.Choose()); !record.Tried(r.Address) && avoid.Held(&r.Instance) == 0 {
 			return r.pick(info, record, p.measures, 0)
 		}
 	}
@@ -33,12 +33,12 @@ func (p *picker) pickAround(info balancer.PickInfo, record *attempt.Record, avoi
 	return best.pick(info, record, p.measures, 0)
 }
 
-// allowed is the least loaded endpoint that is not to be avoided: in rotation, else of
-// another zone, else one that was tried before. If there is none, shortest is when the
+// allowed is the least loaded endpoint that is not to be avoided: in rotation, else one that
+// refuses, else of another zone, else one that was tried before. If there is none, shortest is when the
 // first may be picked. Those that are ejected fail.
 func (p *picker) allowed(record *attempt.Record, avoid *attempt.Avoid) (best *Ready, shortest time.Duration) {
 	var again *Ready // tried before
-	for _, ready := range [][]Ready{p.view.Ready, p.view.elsewhere} {
+	for _, ready := range [][]Ready{p.view.Ready, p.view.refusing, p.view.elsewhere} {
 		start, looked := 0, 0
 		if len(ready) > 0 {
 			start = int(p.view.Random() % uint64(len(ready)))

@@ -23,7 +23,9 @@ type Endpoint struct {
 	_       [64]byte
 
 	ignored atomic.Uint64 // ended attempts that tell nothing of the endpoint
-	streams atomic.Int64  // in flight, as far as they are known to be streams
+	// compared is nil while no answers are compared.
+	compared atomic.Pointer[compared]
+	streams  atomic.Int64 // in flight, as far as they are known to be streams
 
 	// The rest is guarded by Table.mu.
 
@@ -39,6 +41,7 @@ type Endpoint struct {
 
 	reach    reach
 	stall    stall
+	standing standing
 	ejection ejection
 }
 

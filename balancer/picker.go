@@ -22,7 +22,7 @@ type picker struct {
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	record := attempt.FromContext(info.Ctx)
 	if record != nil {
-		record.Choose(len(p.view.Ready) + len(p.view.elsewhere))
+		record.Choose(len(p.view.Ready) + len(p.view.refusing) + len(p.view.elsewhere))
 		if avoid := record.Avoids(); avoid != nil {
 			return p.pickAround(info, record, avoid)
 		}
@@ -37,7 +37,7 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 			return r.pick(info, record, p.measures, lease)
 		}
 	}
-	return p.chooser.Choose().pick(info, record, p.measures, 0)
+	return p.view.fair(p.chooser.Choose()).pick(info, record, p.measures, 0)
 }
 
 // nextDue is an endpoint that must have a call now, or nil, and the lease of a probe.
@@ -63,9 +63,9 @@ func (p *picker) nextDue(avoid *attempt.Avoid) (*Ready, lease) {
 const maxLook = 16
 
 // untried is the least loaded endpoint that no earlier attempt of the call went to:
-// in rotation, else of another zone, else an ejected one. Nil is none.
+// in rotation, else one that refuses, else of another zone, else an ejected one. Nil is none.
 func (p *picker) untried(record *attempt.Record) *Ready {
-	for _, ready := range [][]Ready{p.view.Ready, p.view.elsewhere, p.view.ejected} {
+	for _, ready := range [][]Ready{p.view.Ready, p.view.refusing, p.view.elsewhere, p.view.ejected} {
 		if best := leastOf(ready, record, p.view.Random); best != nil {
 			return best
 		}

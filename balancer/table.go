@@ -25,20 +25,23 @@ const forgetAfter = time.Hour
 type Table struct {
 	born   time.Time
 	random func() uint64
-	kinds  atomic.Pointer[map[string]attempt.Kind] // of methods
+	traits atomic.Pointer[map[string]traits] // of methods
 
-	checked atomic.Int64 // when it was last looked at who has stalled, since born
+	checked   atomic.Int64 // when it was last looked at who has stalled, since born
+	comparing atomic.Bool  // answers are counted by method, since some were not OK
+	compareAt atomic.Int64 // when they may be compared next, since born
 
-	mu        sync.Mutex
-	endpoints map[string]*Endpoint // by address
-	listed    int                  // of them, those that channels list
-	out       int                  // of those, the ejected
-	begun     bool                 // endpoints were listed before: one that comes now is new
-	channels  map[channel]*use     // that use the table
-	interval  time.Duration        // in which calls are counted
-	watched   time.Duration        // when the last failure came, since born; 0 is never
-	sampled   time.Duration        // when the counts were sampled last, since born
-	ejections map[Reason]uint64
+	mu         sync.Mutex
+	endpoints  map[string]*Endpoint // by address
+	listed     int                  // of them, those that channels list
+	out        int                  // of those, the ejected
+	begun      bool                 // endpoints were listed before: one that comes now is new
+	channels   map[channel]*use     // that use the table
+	interval   time.Duration        // in which calls are counted
+	watched    time.Duration        // when the last failure came, since born; 0 is never
+	sampled    time.Duration        // when the counts were sampled last, since born
+	comparedAt time.Duration        // when answers were compared last, since born
+	ejections  map[Reason]uint64
 
 	reaching      map[chan<- struct{}]int // who choose subsets
 	exchangeBegan time.Duration           // when the second began in which exchanged endpoints were

@@ -11,14 +11,17 @@ import (
 
 // View is what a policy chooses from.
 type View struct {
-	// Ready are the endpoints in rotation, at least one. Their weights are the
-	// configured ones times what slow start, failures and zones make of them.
+	// Ready are the endpoints in rotation, at least one, without those that refuse what
+	// others answer. Their weights are the configured ones times what slow start, failures
+	// and zones make of them.
 	Ready []Ready
 	// Random is a source of random bits that all may use at once.
 	Random func() uint64
 	// Now is the time in which latencies are told.
 	Now func() time.Duration
 
+	refusing  []Ready // get their expected share at most, whatever the policy thinks of them
+	refusals  uint64  // of all weight in rotation they have this part, in 2^-32
 	elsewhere []Ready // with a connection, and of a zone that is not needed
 	ejected   []Ready
 	due       []Ready       // must have the next calls: a probe, or the first of a slow start
@@ -53,6 +56,9 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 			v.Ready = append(v.Ready, r)
 			weights = append(weights, v.weight(r, now, s))
 		}
+	}
+	if t.compareAnswers(now); t.comparing.Load() {
+		v.look(failingTick)
 	}
 	if s.Ejection.compares() && t.watching(now) {
 		v.look(t.interval / samples)
@@ -111,7 +117,7 @@ func (v *View) weight(r Ready, now time.Duration, s *Settings) float64 {
 	if failing > 0 {
 		v.look(failingTick)
 	}
-	return float64(r.Weight) * part * (1 - failing)
+	return float64(r.Weight) * part * min(1-failing, e.standing.trusted())
 }
 
 // weigh gives the endpoints their weights, and takes those without one out of
@@ -134,6 +140,7 @@ func (v *View) weigh(weights []float64) {
 		rotation = append(rotation, r)
 	}
 	v.Ready = rotation
+	v.setApart()
 }
 
 // mostWeight is the largest weight after scaling: as exact as Consul's weights are.

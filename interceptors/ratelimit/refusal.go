@@ -23,10 +23,6 @@ import (
 // value tells them not to.
 const pushbackKey = "grpc-retry-pushback-ms"
 
-// unhandledKey is the trailer by which a server says that no handler ran, so that any call
-// may be tried on another instance.
-const unhandledKey = "meshlite-unhandled"
-
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
 	message   string
@@ -114,7 +110,7 @@ func (r refusal) trailer() metadata.MD {
 	}
 	md := metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
 	if r.elsewhere {
-		md.Set(unhandledKey, "limit")
+		md.Set(attempt.UnhandledKey, "limit")
 	}
 	return md
 }

@@ -17,8 +17,14 @@
 // more than 0.2 retries for each call, so that a service that is down is asked
 // 1.2 times as often as usual and not max_attempts times.
 //
+// Where the end of an attempt proves that no handler ran, the call goes to another instance
+// at once, whatever the method, unary or stream, and without a rule: the server marks its
+// answer to unknown methods, an HTTP server answers 404 or the like, a stream is refused or
+// beyond a GOAWAY. UNIMPLEMENTED without such a proof leads elsewhere only where the method
+// may run twice. Such attempts spend from the budget, too. max_attempts: 1 turns them off.
+//
 // The retries of grpc-go know neither a timeout of the attempt nor RetryInfo,
 // and those of go-grpc-middleware know no budget, no pushback and no policy; a
 // picker could not tell for either what was tried before. Streams are not retried
-// here.
+// here for other reasons, and none after its first message was received.
 package retry

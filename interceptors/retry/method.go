@@ -50,6 +50,9 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		if verdict != Again {
 			verdict, wait = m.judge(ctx, record.Number(), result)
 		}
+		if verdict == Final {
+			verdict = m.move(ctx, record, result.err)
+		}
 		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
 		if verdict == Again {
 			if result.err = interceptors.Sleep(ctx, wait, result.err); result.err == nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // failer is an instance in this process that passes all checks and fails all calls with
-// failure, until it is mended: a bad deployment.
+// failure, until it is mended: a bad deployment. Without the service it is the wrong program.
 type failer struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	failure error
@@ -51,26 +51,28 @@ func refused(after time.Duration) error {
 	return s.Err()
 }
 
-// startFailer runs one that registers with the agent.
-func startFailer(agent string, failure error) (*failer, error) {
+// start runs f, which registers with the agent and serves the service if it is not nil.
+func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
 	address, err := freeAddress()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	silent := slog.New(slog.DiscardHandler)
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithListenAddress(address),
 		meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		directory.Close()
-		return nil, err
+		return err
 	}
-	f := &failer{failure: failure, address: address, ended: make(chan struct{})}
-	catalogv1.RegisterCatalogServiceServer(server, f)
+	f.address, f.ended = address, make(chan struct{})
+	if has != nil {
+		catalogv1.RegisterCatalogServiceServer(server, has)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(f.ended)
@@ -81,7 +83,7 @@ func startFailer(agent string, failure error) (*failer, error) {
 		<-f.ended
 		directory.Close()
 	})
-	return f, nil
+	return nil
 }
 
 func freeAddress() (string, error) {
