@@ -49,7 +49,7 @@ func judge(e consul.Entry, a answer) (result, fix string) {
 	case a.state == serving && e.Status == catalog.Warning:
 		return Warning, "clients leave it out, unless they are built WithWarning"
 	case a.state == serving:
-		return Failed, fmt.Sprintf("clients leave it out: can the agent on node %s reach what the check asks?", orNone(e.Node))
+		return Failed, checkFix(e)
 	case a.state == unclear && e.Status != catalog.Critical:
 		return Warning, a.fix
 	case a.state == gone:

@@ -19,6 +19,7 @@ import (
 type Agent struct {
 	Reached     bool          `json:"reached"` // whether it answered at all
 	Version     string        `json:"version"`
+	StandIn     bool          `json:"stand_in"` // it is no Consul, but the consultest package, which says it is of that version
 	Node        string        `json:"node"`
 	NodeAddress string        `json:"node_address"`
 	Datacenter  string        `json:"datacenter"`
