@@ -8,9 +8,8 @@ import (
 
 func newCacheCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:        "cache",
-		SuggestFor: []string{"caches"},
-		Short:      "Show what the caches of processes save, and clear them",
+		Use:   "cache",
+		Short: "Show what the caches of processes save, and clear them",
 		Long: `Show what the caches of processes save, and clear them. Processes are found in Consul:
 the instances that tell where their admin page is (metrics_address), 64 at most, 2 s for
 each. A program that is no server is in no directory: name its admin page by --client.

@@ -99,7 +99,7 @@ func TestCheckOfAMeshThatIsWell(t *testing.T) {
 	r := runTool(t, "check")
 	r.want(t, 0, "10 passed, 0 warnings, 0 failed", "")
 	for _, line := range []string{
-		"consul\n  ✓ consul at " + os.Getenv("CONSUL_HTTP_ADDR") + ", version ",
+		"consul\n  ✓ consul at " + os.Getenv("CONSUL_HTTP_ADDR") + ", a stand-in for Consul, answers in ",
 		"  ✓ the leader is 127.0.0.1:8300\n", "  ✓ no token is needed", "  ✓ datacenter dc1, node consultest (127.0.0.1)\n", "  ✓ services: 3\n",
 		"clock\n  ✓ our clock is within 1s", "service catalog\n  ✓ catalog-127-0-0-1-", "service inventory\n  ✓ inventory-1  " + address + "  SERVING in ",
 	} {

@@ -58,7 +58,7 @@ func noCommand(cmd *cobra.Command, args []string) error {
 		if c.IsAvailableCommand() {
 			names = append(names, c.Name())
 		}
-		if slices.Contains(c.SuggestFor, args[0]) {
+		if c.IsAvailableCommand() && slices.Contains(c.SuggestFor, args[0]) {
 			likely = append(likely, c.Name())
 		}
 	}

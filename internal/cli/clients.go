@@ -149,7 +149,7 @@ func (o own) whyNot(e consul.Entry) string {
 	case !dialable(address):
 		return "its metrics_address is not host:port"
 	case loopback(hostOf(address)) && !o.here(hostOf(e.Address)):
-		host := hostOf(e.Address)
+		host := cmp.Or(hostOf(e.Address), e.Node)
 		return fmt.Sprintf("its admin page is on the loopback of host %s: run this there, or start it with meshlite.WithMetricsAddress(%q)",
 			host, net.JoinHostPort(host, "0"))
 	default:
