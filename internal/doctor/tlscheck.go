@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -9,8 +10,9 @@ import (
 )
 
 // checkFix is what to do where an instance is well and a check of it in Consul is not:
-// about its certificate if that is why, else about the way from the agent.
-func checkFix(e consul.Entry) string {
+// about its certificate if that is why, else about the way from the agent. Consul may
+// publish what a check says minutes after its state.
+func checkFix(e consul.Entry, overTLS bool) string {
 	for _, c := range e.Checks {
 		if c.Status == catalog.Passing {
 			continue
@@ -18,6 +20,9 @@ func checkFix(e consul.Entry) string {
 		if fix := tlsFix(c.Output); fix != "" {
 			return "clients leave it out: " + fix
 		}
+	}
+	if overTLS {
+		return fmt.Sprintf("clients leave it out: can the agent on node %s reach what the check asks, and verify its certificate by the name that it asks for? Its log says", orNone(e.Node))
 	}
 	return fmt.Sprintf("clients leave it out: can the agent on node %s reach what the check asks?", orNone(e.Node))
 }
@@ -27,7 +32,8 @@ func tlsFix(output string) string {
 	has := func(part string) bool { return strings.Contains(output, part) }
 	switch {
 	case wrongName(output):
-		return fmt.Sprintf("its check asks for the name %s, which its certificate does not prove: issue one with that name, or let the check ask for a name that it proves, by meshlite.WithHealthCheckServerName", orNone(wantedName(output)))
+		return fmt.Sprintf("its check asks for the name %s, which its certificate does not prove: issue one with that name, or let the check ask for a name that it proves, by meshlite.WithHealthCheckServerName",
+			cmp.Or(wantedName(output), "of its address"))
 	case has("signed by unknown authority"):
 		return "its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check take any certificate, by meshlite.WithHealthCheckSkipVerify"
 	case has("certificate has expired"):

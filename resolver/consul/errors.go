@@ -80,9 +80,11 @@ func (d *Directory) hidden(q catalog.Query) error {
 }
 
 // brief makes one line of what an agent, or what else listens there, has answered.
-func brief(body string) string {
-	const most = 200
-	line := strings.Join(strings.Fields(body), " ")
+func brief(body string) string { return inOneLine(body, 200) }
+
+// inOneLine is text in one line of most bytes.
+func inOneLine(text string, most int) string {
+	line := strings.Join(strings.Fields(text), " ")
 	if len(line) > most {
 		line = strings.ToValidUTF8(line[:most], "") + "..."
 	}

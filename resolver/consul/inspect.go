@@ -28,6 +28,9 @@ type Agent struct {
 	Clock       time.Duration `json:"clock"`  // how far its clock is ahead of ours, to about a second
 }
 
+// maxOutput has room for why a TLS handshake failed, which stands behind what it was for.
+const maxOutput = 500
+
 // Check is one health check of an instance.
 type Check struct {
 	Name   string         `json:"name"`
@@ -151,7 +154,7 @@ func (d *Directory) Entries(ctx context.Context, q catalog.Query) ([]Entry, erro
 func checks(list api.HealthChecks) []Check {
 	told := make([]Check, 0, len(list))
 	for _, c := range list {
-		told = append(told, Check{Name: c.Name, Status: status(api.HealthChecks{c}), Output: brief(said(c)), Node: c.ServiceID == ""})
+		told = append(told, Check{Name: c.Name, Status: status(api.HealthChecks{c}), Output: inOneLine(said(c), maxOutput), Node: c.ServiceID == ""})
 	}
 	return told
 }
