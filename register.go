@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net"
 	"strconv"
-	"strings"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -24,7 +23,7 @@ func (c *serverConfig) registration(name, address, metrics string) catalog.Regis
 	}
 	return catalog.Registration{
 		Instance: catalog.Instance{
-			ID:       name + "-" + strings.Map(hyphenate, address),
+			ID:       catalog.InstanceID(name, address),
 			Service:  name,
 			Address:  address,
 			Tags:     c.tags,
@@ -76,14 +75,6 @@ func reachable(listener net.Addr, advertised string) string {
 	}
 	host, _, _ := net.SplitHostPort(advertised)
 	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
-}
-
-// hyphenate keeps what Consul's ids and DNS have in common.
-func hyphenate(c rune) rune {
-	if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
-		return c
-	}
-	return '-'
 }
 
 // unreached names the option that is missing when a server does not reach itself.

@@ -112,9 +112,11 @@ func (d *Directory) concealed(err error) error {
 func (d *Directory) brief(body string) string { return brief(d.conceal(body)) }
 
 // brief makes one line of what an agent, or what else listens there, has answered.
-func brief(body string) string {
-	const most = 200
-	line := strings.Join(strings.Fields(body), " ")
+func brief(body string) string { return inOneLine(body, 200) }
+
+// inOneLine is text in one line of most bytes.
+func inOneLine(text string, most int) string {
+	line := strings.Join(strings.Fields(text), " ")
 	if len(line) > most {
 		line = strings.ToValidUTF8(line[:most], "") + "..."
 	}

@@ -19,6 +19,7 @@ import (
 type Agent struct {
 	Reached     bool          `json:"reached"` // whether it answered at all
 	Version     string        `json:"version"`
+	StandIn     bool          `json:"stand_in"` // it is no Consul, but the consultest package, which says it is of that version
 	Node        string        `json:"node"`
 	NodeAddress string        `json:"node_address"`
 	Datacenter  string        `json:"datacenter"`
@@ -26,6 +27,9 @@ type Agent struct {
 	Leader      string        `json:"leader"` // empty: there is none, so nothing can be written
 	Clock       time.Duration `json:"clock"`  // how far its clock is ahead of ours, to about a second
 }
+
+// maxOutput has room for why a TLS handshake failed, which stands behind what it was for.
+const maxOutput = 500
 
 // Check is one health check of an instance.
 type Check struct {
@@ -161,7 +165,7 @@ func checks(list []*healthCheck) []Check {
 	listed := make([]Check, 0, min(len(list), maxChecks))
 	for _, c := range list {
 		if c != nil && len(listed) < maxChecks {
-			listed = append(listed, Check{Name: c.Name, Status: status(c), Output: brief(said(c)), Node: c.ServiceID == ""})
+			listed = append(listed, Check{Name: c.Name, Status: status(c), Output: inOneLine(said(c), maxOutput), Node: c.ServiceID == ""})
 		}
 	}
 	return listed
