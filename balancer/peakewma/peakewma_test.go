@@ -190,3 +190,38 @@ func Example() {
 	fmt.Println(conn.Target())
 	// Output: dns:///catalog.internal:8080
 }
+
+// P15, above the size that is looked at whole: those that are drawn by weight are not
+// preferred by their weight once more, and load counts for its weight.
+func TestALargeSetSharesByWeight(t *testing.T) {
+	weights := balancertest.Equal(20)
+	for i := range 10 {
+		weights[i] = 4
+	}
+	for name, inFlight := range map[string]int{"idle": 1, "under load": 200} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T, c *balancertest.Channel) {
+				const n = 40_000
+				heavy := 0
+				var under []func(grpcbalancer.DoneInfo)
+				for range n {
+					i, done := pick(t, c)
+					if i < 10 {
+						heavy++
+					}
+					if under = append(under, done); len(under) == inFlight {
+						time.Sleep(ms)
+						under[0](success)
+						under = under[1:]
+					}
+				}
+				for _, done := range under {
+					done(success)
+				}
+				if got := float64(heavy) / n; math.Abs(got-0.8) > 0.04 {
+					t.Errorf("those with 0.8 of the weight have %.3f of the calls", got)
+				}
+			}, weights...)
+		})
+	}
+}

@@ -13,7 +13,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -174,18 +173,18 @@ func TestAdmittedCallAllocatesItsContext(t *testing.T) {
 }
 
 // A caller that adds a second name to the one a gateway has proven is nobody, and
-// shares one bucket with everybody like it.
+// shares one bucket with everybody like it: it neither has a bucket for each name that it
+// makes up, nor uses up that of another.
 func TestTwoIdentitiesAreNone(t *testing.T) {
-	rule := limit("caller", 1, &policyv1.RateLimitKey{By: &policyv1.RateLimitKey_Identity{Identity: &policyv1.IdentityKey{}}})
-	l := newLimiter(t, ratelimit.WithIdentityMetadata("customer-id"))
-	part := l.UnaryServerInterceptor(policies(t, rule))
-	admitted := 0
+	l, p := newLimiter(t, ratelimit.WithIdentityMetadata("customer-id")), policies(t, limit("caller", 1, byIdentity()))
+	count := 0
 	for i := range 100 {
-		ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("customer-id", "alice", "customer-id", fmt.Sprint(i)))
-		if _, err := part(ctx, &storefrontv1.BrowseRequest{}, &grpc.UnaryServerInfo{FullMethod: storefrontv1.StorefrontService_Browse_FullMethodName},
-			func(context.Context, any) (any, error) { return &storefrontv1.BrowseResponse{}, nil }); err == nil {
-			admitted++
-		}
+		made := fmt.Sprint("made up ", i)
+		count += admitted(t, l, p, from("customer-id", "alice", "customer-id", made), nil, 1)
+		count += admitted(t, l, p, from("customer-id", made, "customer-id", "alice"), nil, 1)
+		count += admitted(t, l, p, from("customer-id", ""), nil, 1)
 	}
-	want(t, "calls admitted", admitted, 1)
+	want(t, "calls of two names or an empty one", count, 1)
+	want(t, "calls of alice herself", admitted(t, l, p, from("customer-id", "alice"), nil, 5), 1)
+	want(t, "calls of a name that was made up", admitted(t, l, p, from("customer-id", "made up 1"), nil, 5), 1)
 }

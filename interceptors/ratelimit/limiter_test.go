@@ -93,6 +93,27 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 	})
 }
 
+// L6, where the true wait is no whole millisecond: what is told is rounded up.
+func TestTheWaitToldIsRoundedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, perMinute := range []uint64{7 * 60, 999 * 60, 3000 * 60, 1e6 * 60} {
+			rule := limit("short", perMinute, nil)
+			rule.Burst = proto.Uint64(1)
+			l, p := newLimiter(t), policies(t, rule)
+			for range 200 {
+				wait := time.Minute / time.Duration(perMinute)
+				want(t, "first", handle(l, p, context.Background(), nil), nil)
+				retry, _ := details(t, status.Convert(handle(l, p, context.Background(), nil)))
+				told := retry.GetRetryDelay().AsDuration()
+				if told < wait || told > wait+wait/10+time.Millisecond || told%time.Millisecond != 0 {
+					t.Fatalf("told to wait %v, want %v and up to a tenth more, in whole milliseconds", told, wait)
+				}
+				time.Sleep(told)
+			}
+		}
+	})
+}
+
 func details(t *testing.T, s *status.Status) (*errdetails.RetryInfo, *errdetails.QuotaFailure) {
 	t.Helper()
 	var retry *errdetails.RetryInfo
