@@ -89,6 +89,7 @@ func TestIdentityNamedTwiceIsNone(t *testing.T) {
 	c := newCache(t, cache.WithIdentityMetadata("user"))
 	sweets := server(t, &shop{}, c, private())
 	ask(t, as("user", "u", "user", "v"), sweets, "fudge")
+	ask(t, as("user", ""), sweets, "fudge") // nor is an empty one
 	want(t, "stored", c.Stats().Stored, 0)
 }
 
