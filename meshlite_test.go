@@ -74,10 +74,15 @@ type shop struct {
 	name  string
 	calls atomic.Int64
 	work  func() // done in each call, if set
+	// header goes with each answer, if set.
+	header func(id string) metadata.MD
 }
 
-func (s *shop) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+func (s *shop) GetSweet(ctx context.Context, req *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	s.calls.Add(1)
+	if s.header != nil {
+		_ = grpc.SetHeader(ctx, s.header(req.GetId()))
+	}
 	if s.work != nil {
 		s.work()
 	}
