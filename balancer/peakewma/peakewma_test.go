@@ -105,7 +105,8 @@ func TestIdleEndpointsShareByWeight(t *testing.T) {
 		const n = 40_000
 		counts := calls(t, c, n, ms, ms, ms)
 		for i, want := range []float64{.1, .2, .7} {
-			if got := float64(counts[i]) / n; math.Abs(got-want) > 0.02 {
+			// Six standard deviations of a binomial.
+			if got := float64(counts[i]) / n; math.Abs(got-want) > 6*math.Sqrt(want*(1-want)/n) {
 				t.Errorf("endpoint %d has %.3f of the calls, want %.1f", i, got, want)
 			}
 		}
