@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,7 +59,7 @@ func TestACallWaitsForTheTimeoutAtMost(t *testing.T) {
 				defer c.Close()
 				hung := make(chan struct{})
 				defer close(hung)
-				asked := 0
+				var asked atomic.Int64
 				call := func() (time.Duration, error) {
 					ctx := t.Context()
 					if test.deadline > 0 {
@@ -68,7 +69,7 @@ func TestACallWaitsForTheTimeoutAtMost(t *testing.T) {
 					}
 					start := time.Now()
 					_, err := redisconn.Call(ctx, c, func(ctx context.Context, _ rueidis.Client) (int, error) {
-						asked++
+						asked.Add(1)
 						if test.heeds {
 							<-ctx.Done()
 							return 0, ctx.Err()
@@ -88,8 +89,8 @@ func TestACallWaitsForTheTimeoutAtMost(t *testing.T) {
 						t.Fatalf("after %d failures a call waits for %v and answers %v", redisconn.MaxFailures, took, err)
 					}
 				}
-				if asked != redisconn.MaxFailures || c.Errors() != redisconn.MaxFailures || c.Refused() != 1000 {
-					t.Errorf("the client was asked %d times; %d errors and %d refusals are counted", asked, c.Errors(), c.Refused())
+				if asked.Load() != redisconn.MaxFailures || c.Errors() != redisconn.MaxFailures || c.Refused() != 1000 {
+					t.Errorf("the client was asked %d times; %d errors and %d refusals are counted", asked.Load(), c.Errors(), c.Refused())
 				}
 			})
 		})
