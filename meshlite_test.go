@@ -78,10 +78,15 @@ type shop struct {
 	calls atomic.Int64
 	work  func() // done in each call, if set
 	err   error  // that each call is answered with, if set
+	// header goes with each answer, if set.
+	header func(id string) metadata.MD
 }
 
-func (s *shop) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+func (s *shop) GetSweet(ctx context.Context, req *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	s.calls.Add(1)
+	if s.header != nil {
+		_ = grpc.SetHeader(ctx, s.header(req.GetId()))
+	}
 	if s.work != nil {
 		s.work()
 	}
@@ -360,8 +365,55 @@ func TestStopLeavesConsulBeforeItStops(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.stop() }()
 	<-watching.left
+	left := time.Now()
 	if got := get(t, client, "x"); got != "a" {
 		t.Errorf("in the drain time the answer is %q", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if time.Since(left) < 300*time.Millisecond {
+		t.Error("the drain time was over before the server had left Consul")
+	}
+}
+
+// G2: what is running when the drain time is over runs to its end: GOAWAY ends no call.
+func TestACallLongerThanTheDrainTimeEndsWell(t *testing.T) {
+	m := newMesh(t)
+	hung := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hung) })
+	s := m.serve(&shop{name: "a", work: func() { <-hung }}, meshlite.WithDrain(time.Millisecond, time.Minute))
+	t.Cleanup(release)
+	address := m.instances("catalog")[0]
+	client, _ := m.client("consul:///catalog", uncached())
+	answered := make(chan error, 1)
+	go func() {
+		_, err := client.GetSweet(context.Background(), &catalogv1.GetSweetRequest{Id: "x"})
+		answered <- err
+	}()
+	for s.calls.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	for { // until the server stops: then it accepts no connection
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			break
+		}
+		conn.Close()
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("the call ends with %v when the server stops", err)
+	case err := <-stopped:
+		t.Fatalf("the server has stopped with %v while a call runs", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	if err := <-answered; err != nil {
+		t.Errorf("the call that ran while the server stopped: %v", err)
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)

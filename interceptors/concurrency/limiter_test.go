@@ -190,17 +190,27 @@ func TestTheCountOfWhatRunsIsExact(t *testing.T) {
 			var running sync.WaitGroup
 			for range 64 {
 				running.Go(func() {
-					for range 200 {
+					for i := range 200 {
 						ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-						if err := call(ctx, func(ctx context.Context) error {
+						switch err := call(ctx, func(ctx context.Context) error {
 							if n := handlers.Add(1); n > 16 {
 								t.Errorf("%d handlers run", n)
 							}
 							defer handlers.Add(-1)
+							for i == 0 && refused.Load() == 0 { // until the limit is full
+								runtime.Gosched()
+							}
+							if i%20 == 10 {
+								<-ctx.Done()
+							}
 							runtime.Gosched()
 							return ctx.Err()
-						}); status.Code(err) == codes.Unavailable {
+						}); status.Code(err) {
+						case codes.Unavailable:
 							refused.Add(1)
+						case codes.OK, codes.Unknown: // Unknown is the error of a context
+						default:
+							t.Errorf("a call ends with %v", err)
 						}
 						if n := l.Stats()[0].InFlight; n < 0 || n > 16 {
 							t.Errorf("%d in flight", n)
@@ -214,6 +224,9 @@ func TestTheCountOfWhatRunsIsExact(t *testing.T) {
 			want(t, "in flight", s.InFlight, 0)
 			want(t, "refused", s.Refused, uint64(refused.Load()))
 			want(t, "all", s.Admitted+s.Refused, 64*200)
+			if s.Refused == 0 || s.Admitted == 0 {
+				t.Errorf("%d calls were admitted and %d refused, want some of both", s.Admitted, s.Refused)
+			}
 		})
 	}
 }
