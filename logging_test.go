@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.text.Write(p)
 }
 
-// named are the lines so far that are called msg.
+// named are the lines so far that are called msg, all of them for "".
 func (j *journal) named(t *testing.T, msg string) (found []map[string]any) {
 	t.Helper()
 	j.mu.Lock()
@@ -46,7 +47,7 @@ func (j *journal) named(t *testing.T, msg string) (found []map[string]any) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if one["msg"] == msg {
+		if msg == "" || one["msg"] == msg {
 			found = append(found, one)
 		}
 	}
@@ -106,8 +107,9 @@ func TestLinesOfACallLeadToItsTrace(t *testing.T) {
 func TestEjectionsAreLoggedWhereTheChannelLogs(t *testing.T) {
 	log := &journal{}
 	m := newMesh(t)
+	var failing atomic.Bool
 	broken := interceptors.Interceptors{UnaryServerInterceptor: func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if info.FullMethod == catalogv1.CatalogService_GetSweet_FullMethodName {
+		if failing.Load() && info.FullMethod == catalogv1.CatalogService_GetSweet_FullMethodName {
 			return nil, status.Error(codes.Internal, "broken")
 		}
 		return handler(ctx, req) // its health is asked for
@@ -115,6 +117,10 @@ func TestEjectionsAreLoggedWhereTheChannelLogs(t *testing.T) {
 	m.serve(&shop{name: "a"})
 	m.serve(&shop{name: "b"}, meshlite.WithInterceptors(broken))
 	client, _ := m.client("consul:///catalog", uncached(), meshlite.WithBalancer("round_robin"), meshlite.WithLogger(slog.New(slog.NewJSONHandler(log, nil))))
+	for n, answered := 0, map[string]bool{}; len(answered) < 2 && n < 4000; n++ { // connections are made one after the other
+		answered[get(t, client, "x")] = true
+	}
+	failing.Store(true)
 	for range 30 {
 		_, _ = client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "x"})
 	}

@@ -1,8 +1,10 @@
 package balancer_test
 
 import (
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
@@ -46,6 +48,7 @@ func TestPickersAreReplacedWhileInUse(t *testing.T) {
 			c := balancertest.New(t, policy)
 			c.Ready("{}", 1, 1, 1)
 			stop := make(chan struct{})
+			var picks atomic.Int64
 			var callers sync.WaitGroup
 			for caller := range 4 {
 				callers.Go(func() {
@@ -65,10 +68,14 @@ func TestPickersAreReplacedWhileInUse(t *testing.T) {
 						} else {
 							result.Done(success)
 						}
+						picks.Add(1)
 					}
 				})
 			}
 			for i := range 60 {
+				for before := picks.Load(); picks.Load() == before; { // each picker is in use when it is replaced
+					runtime.Gosched()
+				}
 				config := []string{"{}", `{"ejection": {"baseEjectionTime": "1ms", "maxEjectionTime": "2ms"}}`, `{"slowStart": {"window": "0s"}}`}[i%3]
 				c.Ready(config, []uint32{uint32(i%5 + 1), 1, 2, 3}[:3+i%2]...)
 				c.Table.Stats()

@@ -96,3 +96,30 @@ func TestIdleChannelComesBackWhileNoDatacenterAnswers(t *testing.T) {
 		}
 	})
 }
+
+// A datacenter that fails again and again keeps what it has answered for one grace time,
+// from its first failure on, and then the next one is taken.
+func TestFailoverIsNotPutOffByMoreFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far, channel := pair(t)
+		near.answer(1)
+		far.answer(2)
+		for second := range 60 {
+			near.directory.fail(errors.New("no path to datacenter"))
+			want := address(1)
+			if second > 15 { // the default grace time
+				want = address(2)
+			}
+			if got := channel.endpoints(); second != 15 && (len(got) != 1 || got[0] != want) {
+				t.Fatalf("endpoints are %v after %d s of failures, want %s", got, second, want)
+			}
+			time.Sleep(time.Second)
+		}
+		near.answer(1) // a success ends it, and the next failure begins a grace time of its own
+		near.directory.fail(errors.New("no path to datacenter"))
+		time.Sleep(14 * time.Second)
+		if got := channel.endpoints(); len(got) != 1 || got[0] != address(1) {
+			t.Errorf("endpoints are %v within the grace time of the next failure, want those of the first datacenter", got)
+		}
+	})
+}

@@ -369,3 +369,19 @@ func TestPoliciesSeeWhatIsToldOfAnInstance(t *testing.T) {
 		}
 	})
 }
+
+// Instances that are held count as being there: while enough are, a removal that is
+// small compared to the last answer is believed at once.
+func TestHeldInstancesAreEnoughToBelieveASmallRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(upTo(10)...)
+		if n := len(s.answer(0)); n != 5 {
+			t.Fatalf("%d endpoints after nine of ten have left, want half of them", n)
+		}
+		s.answer(0, 10, 11)
+		if got := s.answer(0, 10); len(got) != 6 || slices.Contains(got, address(11)) {
+			t.Errorf("endpoints are %v, want the two of the answer and the four that are held", got)
+		}
+	})
+}

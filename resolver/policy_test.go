@@ -214,3 +214,38 @@ func TestAChannelKnowsItsZone(t *testing.T) {
 		}
 	})
 }
+
+// R21, as far as the picker: an instance that comes has a call, and one that goes has
+// none more, before any time has gone by, with the default policy and a real connection.
+func TestAChangeReachesThePickerAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		for n := range 3 {
+			m.start(n + 1)
+		}
+		conn := m.connect()
+		defer conn.Close()
+		mustCall(t, conn, 30)
+		time.Sleep(time.Minute)
+		mustCall(t, conn, 30)
+		before := time.Now()
+		m.start(4)
+		synctest.Wait()
+		mustCall(t, conn, 100)
+		if counts := m.count(4); counts[3] == 0 {
+			t.Errorf("calls went to %v, none to the instance that has come", counts)
+		}
+		if err := m.agent.Deregister("catalog-1"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		gone := m.count(4)[0]
+		mustCall(t, conn, 100)
+		if n := m.count(4)[0] - gone; n != 0 {
+			t.Errorf("%d of 100 calls went to the instance that has gone", n)
+		}
+		if took := time.Since(before); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}

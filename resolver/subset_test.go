@@ -61,6 +61,8 @@ func TestSubsetSurvivesAnIdleCycle(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		mustCall(t, conn, 1)
+		synctest.Wait() // for all connections
 		mustCall(t, conn, 60)
 		before := used(m.count(30))
 		if len(before) != 3 {
@@ -214,4 +216,34 @@ func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
 			t.Errorf("giving up 5,000 instances allocates %d MiB", mib)
 		}
 	})
+}
+
+// R22, in what does not depend on the machine: of 10,000 endpoints a channel connects to
+// its subset and no more, and what one change costs does not grow with the endpoints that
+// the channel has not chosen.
+func TestAChangeOfTenThousandCostsWhatItsSubsetDoes(t *testing.T) {
+	cost := func(n int) (allocations float64, mib float64) {
+		conn := newCrowd(t).connect(t, n, resolver.WithLogger(silent))
+		defer conn.Close()
+		lists := [2][]catalog.Instance{crowdOf(n), crowdOf(n)}
+		for i := range lists[1] {
+			lists[1][i].Weight = 3
+		}
+		turn := 0
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		const runs = 20
+		allocations = testing.AllocsPerRun(runs, func() {
+			turn++
+			conn.change(lists[turn%2])
+		})
+		runtime.ReadMemStats(&after)
+		return allocations, float64(after.TotalAlloc-before.TotalAlloc) / (runs + 1) / (1 << 20)
+	}
+	small, _ := cost(100)
+	large, mib := cost(10_000)
+	t.Logf("a change of 100 endpoints allocates %.0f times, one of 10,000 %.0f times and %.1f MiB", small, large, mib)
+	if large > 1.5*small+200 || mib > 4 {
+		t.Errorf("a change of 10,000 endpoints allocates %.0f times and %.1f MiB; one of 100, all of which are used, %.0f times", large, mib, small)
+	}
 }

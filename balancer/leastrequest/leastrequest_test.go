@@ -224,3 +224,27 @@ func Example() {
 	fmt.Println(conn.Target())
 	// Output: dns:///catalog.internal:8080
 }
+
+// Above the size that is looked at whole, load follows the weights too: of a few that
+// are drawn by weight, the one with the least load for its weight is taken.
+func TestLoadOfALargeSetFollowsTheWeights(t *testing.T) {
+	c := balancertest.New(t, leastrequest.Name)
+	weights := balancertest.Equal(20)
+	for i := range 10 {
+		weights[i] = 4
+	}
+	c.Ready("{}", weights...)
+	counts := map[string]int{}
+	for range 50 * 100 { // 100 for each unit of weight
+		result, err := c.Picker().Pick(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[balancertest.AddressOf(result)]++
+	}
+	for i, weight := range weights {
+		if got, want := counts[balancertest.Address(i)], int(100*weight); got < want*9/10 || got > want*11/10 {
+			t.Errorf("endpoint %d of weight %d has %d calls in flight, want about %d", i, weight, got, want)
+		}
+	}
+}

@@ -105,7 +105,8 @@ func TestIdleEndpointsShareByWeight(t *testing.T) {
 		const n = 40_000
 		counts := calls(t, c, n, ms, ms, ms)
 		for i, want := range []float64{.1, .2, .7} {
-			if got := float64(counts[i]) / n; math.Abs(got-want) > 0.02 {
+			// Six standard deviations of a binomial.
+			if got := float64(counts[i]) / n; math.Abs(got-want) > 6*math.Sqrt(want*(1-want)/n) {
 				t.Errorf("endpoint %d has %.3f of the calls, want %.1f", i, got, want)
 			}
 		}
@@ -189,4 +190,39 @@ func Example() {
 	defer conn.Close()
 	fmt.Println(conn.Target())
 	// Output: dns:///catalog.internal:8080
+}
+
+// P15, above the size that is looked at whole: those that are drawn by weight are not
+// preferred by their weight once more, and load counts for its weight.
+func TestALargeSetSharesByWeight(t *testing.T) {
+	weights := balancertest.Equal(20)
+	for i := range 10 {
+		weights[i] = 4
+	}
+	for name, inFlight := range map[string]int{"idle": 1, "under load": 200} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T, c *balancertest.Channel) {
+				const n = 40_000
+				heavy := 0
+				var under []func(grpcbalancer.DoneInfo)
+				for range n {
+					i, done := pick(t, c)
+					if i < 10 {
+						heavy++
+					}
+					if under = append(under, done); len(under) == inFlight {
+						time.Sleep(ms)
+						under[0](success)
+						under = under[1:]
+					}
+				}
+				for _, done := range under {
+					done(success)
+				}
+				if got := float64(heavy) / n; math.Abs(got-0.8) > 0.04 {
+					t.Errorf("those with 0.8 of the weight have %.3f of the calls", got)
+				}
+			}, weights...)
+		})
+	}
 }

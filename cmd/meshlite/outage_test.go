@@ -3,17 +3,13 @@ package main
 import (
 	"net/http"
 	"testing"
-	"time"
 )
 
 func TestConsulIsDown(t *testing.T) {
 	agent := openAgent(t)
 	agent.Close()
-	start := time.Now()
-	call(t, "consul:///catalog", getSweet).want(t, 1, "", "refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR")
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("it took %v to say so", took)
-	}
+	// The refusal is what is reported, and not the end of some time: nothing waits for one.
+	call(t, "consul:///catalog", getSweet, "--timeout", "1h").want(t, 1, "", "refused the connection: is an agent running there? try `consul agent -dev`, or set CONSUL_HTTP_ADDR")
 }
 
 func TestConsulHangs(t *testing.T) {
@@ -25,11 +21,8 @@ func TestConsulHangs(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
-	start := time.Now()
-	call(t, "consul:///catalog", getSweet).want(t, 1, "", "has not answered within 5s: is it reachable?")
-	if took := time.Since(start); took > 6*time.Second {
-		t.Errorf("it took %v to say so", took)
-	}
+	// The start timeout ends it, long before the timeout of the call does.
+	call(t, "consul:///catalog", getSweet, "--timeout", "1h").want(t, 1, "", "has not answered within 5s: is it reachable?")
 	call(t, "consul:///catalog", getSweet, "--timeout", "200ms").want(t, 1, "", "is --timeout 200ms enough?")
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -89,6 +90,7 @@ func TestIdentityNamedTwiceIsNone(t *testing.T) {
 	c := newCache(t, cache.WithIdentityMetadata("user"))
 	sweets := server(t, &shop{}, c, private())
 	ask(t, as("user", "u", "user", "v"), sweets, "fudge")
+	ask(t, as("user", ""), sweets, "fudge") // nor is an empty one
 	want(t, "stored", c.Stats().Stored, 0)
 }
 
@@ -171,6 +173,25 @@ func TestFailuresAreNotStored(t *testing.T) {
 }
 
 // C8: Changing a returned reply changes no later reply.
+// On the server the reply that is changed may be the handler's own, or the one that an
+// interceptor around the cache is given.
+func TestChangingAReplyOnTheServerChangesNoLaterReply(t *testing.T) {
+	intercept := newCache(t).UnaryServerInterceptor(policies(t, onServer(&policyv1.CacheRule{Ttl: proto.String("1m")})))
+	own := &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Name: "answer"}}
+	calls := 0
+	for range 3 { // the first is the stored one, the others are hits
+		reply, err := intercept(grpc.NewContextWithServerTransportStream(t.Context(), &wire{}), &catalogv1.GetSweetRequest{Id: "fudge"},
+			&grpc.UnaryServerInfo{FullMethod: getSweet}, func(context.Context, any) (any, error) { calls++; return own, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "name", reply.(*catalogv1.GetSweetResponse).GetSweet().GetName(), "answer")
+		reply.(*catalogv1.GetSweetResponse).Sweet.Name = "changed by an interceptor"
+		own.Sweet.Name = "changed by the handler"
+	}
+	want(t, "calls of the handler", calls, 1)
+}
+
 func TestChangingAReplyChangesNoLaterReply(t *testing.T) {
 	sweets := client(t, &shop{}, newCache(t), &policyv1.CacheRule{})
 	for range 3 { // the first is the stored one, the others are hits
@@ -210,8 +231,9 @@ func TestHitReplaysMetadata(t *testing.T) {
 			sweets := build(t, &shop{answer: answer}, c, &policyv1.CacheRule{})
 			for i := range 3 {
 				var header, trailer metadata.MD
+				var from peer.Peer
 				ended := 0
-				ask(t, context.Background(), sweets, "fudge", grpc.Header(&header), grpc.Trailer(&trailer),
+				ask(t, context.Background(), sweets, "fudge", grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from),
 					grpc.OnFinish(func(err error) {
 						want(t, "error at the end", err, nil)
 						ended++
@@ -219,6 +241,7 @@ func TestHitReplaysMetadata(t *testing.T) {
 				want(t, "shelf", strings.Join(header.Get("shelf"), " "), "3 4")
 				want(t, "weight", strings.Join(trailer.Get("weight"), " "), "100")
 				want(t, "times the call ended", ended, 1)
+				want(t, "peer is known", from.Addr != nil, side == "server" || i == 0) // a hit on the client has none
 				want(t, "date is sent", len(header.Get("date")) > 0, i == 0)
 				header.Set("shelf", "changed")
 			}

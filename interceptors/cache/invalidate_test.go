@@ -214,6 +214,51 @@ func TestAnUnsafeMethodInvalidates(t *testing.T) {
 	}
 }
 
+// A caller who gives up has not undone what was changed: the other processes follow all
+// the same. A store that does not answer holds up the call for a second at most.
+func TestACancelledWriteInvalidatesElsewhereToo(t *testing.T) {
+	rules, err := changing(t, &policyv1.Invalidation{Tags: []string{"sweets"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const order = storefrontv1.StorefrontService_PlaceOrder_FullMethodName
+	for side, write := range map[string]func(ctx context.Context, c *cache.Cache, written func()) error{
+		"client": func(ctx context.Context, c *cache.Cache, written func()) error {
+			return c.UnaryClientInterceptor(rules)(ctx, order, &storefrontv1.PlaceOrderRequest{}, &emptypb.Empty{}, nil,
+				func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+					written()
+					return status.FromContextError(ctx.Err()).Err()
+				})
+		},
+		"server": func(ctx context.Context, c *cache.Cache, written func()) error {
+			_, err := c.UnaryServerInterceptor(rules)(ctx, &storefrontv1.PlaceOrderRequest{}, &grpc.UnaryServerInfo{FullMethod: order},
+				func(ctx context.Context, _ any) (any, error) {
+					written()
+					return nil, status.FromContextError(ctx.Err()).Err()
+				})
+			return err
+		},
+	} {
+		t.Run(side, func(t *testing.T) {
+			replicas(t, tagged, nil, func(t *testing.T, one, two caller, _ *backend, s *shelf, caches [2]*cache.Cache) {
+				two(t.Context(), "fudge").is(t, "the other, before", "answer 1")
+				ctx, cancel := context.WithCancel(t.Context())
+				if err := write(ctx, caches[0], cancel); status.Code(err) != codes.Canceled {
+					t.Errorf("the write ends with %v", err)
+				}
+				two(t.Context(), "fudge").is(t, "the other, afterwards", "answer 2")
+				want(t, "errors of the store", caches[0].Stats().StoreErrors, 0)
+
+				s.mute = true
+				start := time.Now()
+				_ = write(t.Context(), caches[0], func() {})
+				want(t, "held up", time.Since(start), time.Second)
+				want(t, "errors of a silent store", caches[0].Stats().StoreErrors, 1)
+			})
+		})
+	}
+}
+
 // Nobody knows what a call has changed that has panicked.
 func TestAPanicInvalidates(t *testing.T) {
 	rules, err := changing(t, &policyv1.Invalidation{Tags: []string{"sweets"}})

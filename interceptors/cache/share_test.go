@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,15 +128,22 @@ func TestNothingIsStoredWhileClosing(t *testing.T) {
 			t.Fatal(err)
 		}
 		call := sized(t, c, 0.5)
+		var calls atomic.Int64
 		var work sync.WaitGroup
 		for _, method := range []string{"Small", "Large"} {
 			work.Go(func() {
-				for i := 0; !c.Closed(); i++ {
+				for i, late := 0, 0; late < 10; i++ { // before it is closed, and after
+					if c.Closed() {
+						late++
+					}
 					call(method, fmt.Sprint(i), 8)
+					calls.Add(1)
 				}
 			})
 		}
-		time.Sleep(100 * time.Microsecond)
+		for calls.Load() < 100 || c.Stats().Stored == 0 {
+			runtime.Gosched()
+		}
 		c.Close()
 		work.Wait()
 		want(t, "entries", c.Stats().Entries, 0)

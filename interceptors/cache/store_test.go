@@ -27,6 +27,7 @@ type shelf struct {
 	subscribers map[int]func([]string)
 	loads       int
 	away        bool
+	mute        bool                        // it takes invalidations and never answers
 	slow        time.Duration               // to answer; who asks waits as long as its store's timeout
 	saving      func(context.Context) error // what Save does instead
 }
@@ -69,7 +70,13 @@ func (s *shelf) Save(ctx context.Context, ticket string, value []byte, ttl time.
 	return nil
 }
 
-func (s *shelf) Invalidate(_ context.Context, subjects []string) error {
+func (s *shelf) Invalidate(ctx context.Context, subjects []string) error {
+	if s.mute {
+		<-ctx.Done()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {

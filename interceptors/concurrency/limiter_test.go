@@ -136,6 +136,32 @@ func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
 	want(t, "in flight", statsOf(t, l, getSweet).InFlight, 0)
 }
 
+// X14: an observer that panics keeps no permit.
+func TestAnObserverThatPanicsKeepsNoPermit(t *testing.T) {
+	for name, rule := range map[string]*policyv1.ConcurrencyRule{"static": static(2), "adaptive": adaptive(1, 2)} {
+		l := newLimiter(t, concurrency.WithObserver(func(*interceptors.CallMeta, concurrency.Result) { panic("observer") }))
+		serve := l.StreamServerInterceptor(policies(t, rule))
+		calls := map[string]func(){
+			"unary": func() { _ = callOf(l, policies(t, rule), getSweet)(t.Context(), succeed) },
+			"stream": func() {
+				_ = serve(nil, stream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: getSweet},
+					func(any, grpc.ServerStream) error { return nil })
+			},
+		}
+		for kind, call := range calls {
+			for range 3 {
+				func() {
+					defer func() { _ = recover() }()
+					call()
+				}()
+			}
+			if n := statsOf(t, l, getSweet).InFlight; n != 0 {
+				t.Errorf("%s, %s: %d permits are kept", name, kind, n)
+			}
+		}
+	}
+}
+
 // X9: a caller that resets its calls as fast as it makes them has no more handlers
 // running than others: the permit is the handler's and not the caller's.
 func TestWhoCancelsRunsNoMoreHandlers(t *testing.T) {
@@ -164,17 +190,27 @@ func TestTheCountOfWhatRunsIsExact(t *testing.T) {
 			var running sync.WaitGroup
 			for range 64 {
 				running.Go(func() {
-					for range 200 {
+					for i := range 200 {
 						ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-						if err := call(ctx, func(ctx context.Context) error {
+						switch err := call(ctx, func(ctx context.Context) error {
 							if n := handlers.Add(1); n > 16 {
 								t.Errorf("%d handlers run", n)
 							}
 							defer handlers.Add(-1)
+							for i == 0 && refused.Load() == 0 { // until the limit is full
+								runtime.Gosched()
+							}
+							if i%20 == 10 {
+								<-ctx.Done()
+							}
 							runtime.Gosched()
 							return ctx.Err()
-						}); status.Code(err) == codes.Unavailable {
+						}); status.Code(err) {
+						case codes.Unavailable:
 							refused.Add(1)
+						case codes.OK, codes.Unknown: // Unknown is the error of a context
+						default:
+							t.Errorf("a call ends with %v", err)
 						}
 						if n := l.Stats()[0].InFlight; n < 0 || n > 16 {
 							t.Errorf("%d in flight", n)
@@ -188,6 +224,9 @@ func TestTheCountOfWhatRunsIsExact(t *testing.T) {
 			want(t, "in flight", s.InFlight, 0)
 			want(t, "refused", s.Refused, uint64(refused.Load()))
 			want(t, "all", s.Admitted+s.Refused, 64*200)
+			if s.Refused == 0 || s.Admitted == 0 {
+				t.Errorf("%d calls were admitted and %d refused, want some of both", s.Admitted, s.Refused)
+			}
 		})
 	}
 }

@@ -42,10 +42,14 @@ func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientIn
 			_ = d.ended(ctx, meta, err) // gRPC's errors have a status
 			cancel()
 		}
+		opened := false
+		defer func() {
+			if !opened { // an error, or a panic further inside
+				cancel()
+			}
+		}()
 		stream, err := streamer(ctx, desc, cc, method, append(slices.Clip(opts), grpc.OnFinish(ended))...)
-		if err != nil {
-			cancel()
-		}
+		opened = err == nil
 		return stream, err
 	}
 }

@@ -106,6 +106,65 @@ func TestStreamThatEndsGivesItsTimerBack(t *testing.T) {
 	}
 }
 
+// A call that ends gives its timer back, however it ends: also a stream that was refused
+// before gRPC made it, as by a limit further inside.
+func TestWhatEndsGivesItsTimerBack(t *testing.T) {
+	outcomes := map[string]func(){"refused": func() {}, "panic": func() { panic("toffee") }}
+	d, refused := build(t), status.Error(codes.ResourceExhausted, "full")
+	client, server := meta(interceptors.Client, "1h", policyv1.Side_SIDE_BOTH), meta(interceptors.Server, "1h", policyv1.Side_SIDE_BOTH)
+	for name, end := range outcomes {
+		for part, run := range map[string]func(seen func(context.Context)) error{
+			"unary client": func(seen func(context.Context)) error {
+				return call(t.Context(), d, client, func(ctx context.Context) error { seen(ctx); return refused })
+			},
+			"unary server": func(seen func(context.Context)) error {
+				return call(t.Context(), d, server, func(ctx context.Context) error { seen(ctx); return refused })
+			},
+			"stream client": func(seen func(context.Context)) error {
+				_, err := d.StreamClient(client)(t.Context(), nil, nil, method, func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+					seen(ctx)
+					return nil, refused
+				})
+				return err
+			},
+			"stream server": func(seen func(context.Context)) error {
+				return d.StreamServer(server)(nil, open{ctx: t.Context()}, nil, func(_ any, stream grpc.ServerStream) error {
+					seen(stream.Context())
+					return refused
+				})
+			},
+		} {
+			t.Run(name+" "+part, func(t *testing.T) {
+				var inner context.Context
+				func() {
+					defer func() { _ = recover() }()
+					err := run(func(ctx context.Context) {
+						if _, timed := ctx.Deadline(); !timed || ctx.Err() != nil {
+							t.Errorf("in the call its context has no time left: %v", ctx.Err())
+						}
+						inner = ctx
+						end()
+					})
+					if status.Code(err) != codes.ResourceExhausted {
+						t.Errorf("the call ends with %v", err)
+					}
+				}()
+				if inner.Err() != context.Canceled {
+					t.Errorf("the context has %v after the call, want it cancelled", inner.Err())
+				}
+			})
+		}
+	}
+}
+
+// open is a stream that a server has.
+type open struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (o open) Context() context.Context { return o.ctx }
+
 func serve(t *testing.T, s testgrpc.TestServiceServer, incoming []grpc.ServerOption, outgoing []grpc.DialOption) (testgrpc.TestServiceClient, func()) {
 	t.Helper()
 	server := grpc.NewServer(incoming...)

@@ -6,14 +6,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/recovery"
 )
 
@@ -230,5 +236,49 @@ func echo(t *testing.T, stream grpc.BidiStreamingClient[testgrpc.StreamingOutput
 	}
 	if _, err := stream.Recv(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// M1: what peers say of themselves, and where they come from, makes no series.
+func TestUserAgentsAndPeersMakeNoSeries(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := newMetrics(t, metrics.WithRegisterer(registry))
+	policies, err := interceptors.NewPolicies(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := interceptors.Chain(interceptors.Server, policies, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := chain.UnaryServer()
+	series := func() (n int) {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			n += len(family.GetMetric())
+		}
+		return n
+	}
+	var first int
+	const calls = 10_000
+	for i := range calls {
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("user-agent", fmt.Sprint("made-up/", i), ":authority", fmt.Sprint("host-", i), "x-user", fmt.Sprint(i)))
+		ctx = peer.NewContext(ctx, &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, byte(i>>8), byte(i)), Port: i + 1}})
+		if _, err := part(ctx, &testgrpc.SimpleRequest{}, &grpc.UnaryServerInfo{FullMethod: testgrpc.TestService_UnaryCall_FullMethodName},
+			func(context.Context, any) (any, error) { return &testgrpc.SimpleResponse{}, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = series()
+		}
+	}
+	if n := series(); n != first || n == 0 {
+		t.Errorf("%d series after %d peers, %d after the first", n, calls, first)
+	}
+	if n := sum(t, registry, "grpc_server_handled_total"); n != calls {
+		t.Errorf("%v calls are counted, want %d", n, calls)
 	}
 }

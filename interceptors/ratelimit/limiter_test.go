@@ -93,6 +93,56 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 	})
 }
 
+// L5, where the inner one of two limiters refuses what the outer one has admitted.
+func TestARefusalOfTheInnerLimiterHasOnePushback(t *testing.T) {
+	outer, inner := newLimiter(t), newLimiter(t)
+	conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(
+		outer.UnaryServerInterceptor(policies(t, limit("outer", 60, nil))), inner.UnaryServerInterceptor(policies(t, limit("inner", 2, nil))))}, nil)
+	for i := range 4 {
+		var trailer metadata.MD
+		_, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(context.Background(), &storefrontv1.BrowseRequest{}, grpc.Trailer(&trailer))
+		if i < 2 {
+			want(t, "admitted", err, nil)
+			continue
+		}
+		s := status.Convert(err)
+		want(t, "code", s.Code(), codes.ResourceExhausted)
+		retry, quota := details(t, s)
+		want(t, "violated", quota.GetViolations()[0].GetSubject(), "limit:inner")
+		pushback := trailer.Get("grpc-retry-pushback-ms")
+		want(t, "pushbacks", len(pushback), 1)
+		want(t, "pushback", pushback[0], strconv.FormatInt(retry.GetRetryDelay().AsDuration().Milliseconds(), 10))
+		for name, values := range trailer {
+			if strings.HasPrefix(name, "ratelimit") && len(values) > 2 {
+				t.Errorf("%s is told %d times", name, len(values))
+			}
+		}
+	}
+	want(t, "refused by the outer", outer.Stats().Refused, 0)
+	want(t, "refused by the inner", inner.Stats().Refused, 2)
+}
+
+// L6, where the true wait is no whole millisecond: what is told is rounded up.
+func TestTheWaitToldIsRoundedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, perMinute := range []uint64{7 * 60, 999 * 60, 3000 * 60, 1e6 * 60} {
+			rule := limit("short", perMinute, nil)
+			rule.Burst = proto.Uint64(1)
+			l, p := newLimiter(t), policies(t, rule)
+			for range 200 {
+				wait := time.Minute / time.Duration(perMinute)
+				want(t, "first", handle(l, p, context.Background(), nil), nil)
+				retry, _ := details(t, status.Convert(handle(l, p, context.Background(), nil)))
+				told := retry.GetRetryDelay().AsDuration()
+				if told < wait || told > wait+wait/10+time.Millisecond || told%time.Millisecond != 0 {
+					t.Fatalf("told to wait %v, want %v and up to a tenth more, in whole milliseconds", told, wait)
+				}
+				time.Sleep(told)
+			}
+		}
+	})
+}
+
 func details(t *testing.T, s *status.Status) (*errdetails.RetryInfo, *errdetails.QuotaFailure) {
 	t.Helper()
 	var retry *errdetails.RetryInfo

@@ -65,11 +65,11 @@ func (m *memory) level(c ratelimit.Charge) ratelimit.Taken {
 	return ratelimit.Taken{Charge: c, Used: time.Duration(max(m.full[c.Key]-m.now(), 0))}
 }
 
-func (m *memory) Give(_ context.Context, taken []ratelimit.Taken) (int, error) {
+func (m *memory) Give(ctx context.Context, taken []ratelimit.Taken) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.given
-	if m.away {
+	if m.away || ctx.Err() != nil {
 		return 0, errAway
 	}
 	for _, t := range taken {
@@ -366,5 +366,47 @@ func TestStandingInTheStore(t *testing.T) {
 		want(t, "error", err, nil)
 		want(t, "rules", l.Stats().Limits[0].Rules, "shared")
 		admitted(t, l, p, context.Background(), nil, 2)
+	})
+}
+
+// Who was refused while a call was in flight is not refused once more when that call is
+// given back: because it failed, or because its caller has given up waiting.
+func TestARefundEndsWhatWasRefused(t *testing.T) {
+	failure := errors.New("no")
+	t.Run("failed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			rule := shared("one", 1, nil)
+			rule.Refund = policyv1.Refund_REFUND_FAILED
+			l, p := newLimiter(t, ratelimit.WithStore(newMemory())), policies(t, rule)
+			_, err := l.UnaryServerInterceptor(p)(context.Background(), nil, &grpc.UnaryServerInfo{FullMethod: browse},
+				func(context.Context, any) (any, error) {
+					want(t, "while it is in flight", admitted(t, l, p, context.Background(), nil, 2), 0)
+					return nil, failure
+				})
+			want(t, "the call that failed", err, failure)
+			want(t, "after it was given back", admitted(t, l, p, context.Background(), nil, 2), 1)
+		})
+	})
+	t.Run("gave up waiting", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMemory()
+			queue := shared("queue", 60, nil) // one a second
+			queue.Burst, queue.Wait = proto.Uint64(1), proto.Bool(true)
+			impatient := shared("queue", 60, nil)
+			impatient.Burst = proto.Uint64(1)
+			l := newLimiter(t, ratelimit.WithStore(m))
+			patient := policies(t, queue)
+			want(t, "first", admitted(t, l, patient, context.Background(), nil, 1), 1)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- handle(l, patient, ctx, nil) }()
+			synctest.Wait()
+			want(t, "without waiting", admitted(t, l, policies(t, impatient), context.Background(), nil, 1), 0)
+			cancel()
+			want(t, "given up", status.Code(<-done), codes.Canceled)
+			time.Sleep(time.Second)
+			want(t, "in the place that was given up", admitted(t, l, policies(t, impatient), context.Background(), nil, 2), 1)
+			want(t, "errors of the store", l.Stats().StoreErrors, 0)
+		})
 	})
 }

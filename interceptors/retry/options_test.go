@@ -80,6 +80,7 @@ func TestFailedAttemptLeavesNothing(t *testing.T) {
 	b := newBackend(t, attempts(2))
 	message := &catalogv1.GetSweetResponse{}
 	var header, trailer metadata.MD
+	var from peer.Peer
 	number := 0
 	err := b.interceptor(t.Context(), "/shop.Catalog/GetSweet", nil, message, nil,
 		func(_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
@@ -87,11 +88,12 @@ func TestFailedAttemptLeavesNothing(t *testing.T) {
 				message.Sweet = &catalogv1.Sweet{Id: "half"}
 				*opts[0].(grpc.HeaderCallOption).HeaderAddr = metadata.Pairs("attempt", "1")
 				*opts[1].(grpc.TrailerCallOption).TrailerAddr = metadata.Pairs("attempt", "1")
+				*opts[2].(grpc.PeerCallOption).PeerAddr = peer.Peer{Addr: &net.TCPAddr{Port: 1}, LocalAddr: &net.TCPAddr{Port: 2}}
 			}
 			return status.Error(codes.Unavailable, "no")
-		}, grpc.Header(&header), grpc.Trailer(&trailer))
-	if err == nil || message.GetSweet() != nil || header != nil || trailer != nil {
-		t.Errorf("%v: left %v, %v, %v", err, message, header, trailer)
+		}, grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from))
+	if err == nil || number != 2 || message.GetSweet() != nil || header != nil || trailer != nil || from != (peer.Peer{}) {
+		t.Errorf("%v after %d attempts: left %v, %v, %v, %v", err, number, message, header, trailer, from)
 	}
 }
 

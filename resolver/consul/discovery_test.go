@@ -188,6 +188,9 @@ func TestForgottenServiceComesBackWithinAHeartbeat(t *testing.T) {
 		// The real agent's client has to reconnect, so this waits on the news, not on time.
 		r.awaitNews(t, before)
 		r.await(t, address)
+		fresh := watch(d, catalog.Query{Service: "catalog"}) // which has no list from before
+		defer fresh.stop()
+		fresh.await(t, address)
 	})
 }
 

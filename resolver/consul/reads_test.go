@@ -23,14 +23,21 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		all := map[string]*reports{}
+		ways := map[catalog.Consistency]*backends{}
+		standIn := strings.HasSuffix(t.Name(), "stand-in") // which knows no filters and no streams
 		for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+			transport := &http.Transport{}
+			defer transport.CloseIdleConnections()
+			ways[c] = &backends{RoundTripper: transport, seen: map[string]bool{}}
+			d := dial(t, a, consul.Config{Transport: ways[c]})
 			all[c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c})
-			if !strings.HasSuffix(t.Name(), "stand-in") { // which knows no filters
+			if !standIn {
 				all["filtered "+c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c, Filter: `Service.Meta.version == "2"`})
 			}
 		}
 		for _, r := range all {
 			defer r.stop()
+			r.awaitNews(t, 0) // nothing yet: what follows comes by the way that is tried
 		}
 		versions := map[string]string{}
 		register := func(id, version string) catalog.Lease {
@@ -63,6 +70,11 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 				}
 			}
 		}
+		for c, way := range ways {
+			if streamed := way.has("streaming"); !standIn && streamed == (c == catalog.Consistent) {
+				t.Errorf("%v reads are streamed: %v", c, streamed)
+			}
+		}
 	})
 }
 
@@ -81,6 +93,12 @@ func (b *backends) RoundTrip(request *http.Request) (*http.Response, error) {
 		b.seen[response.Header.Get("X-Consul-Query-Backend")] = true
 	}
 	return response, err
+}
+
+func (b *backends) has(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.seen[name]
 }
 
 // Consul answers from a stream, whose age nobody knows, also when it is asked to

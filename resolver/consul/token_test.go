@@ -100,6 +100,53 @@ func TestARotatedTokenIsUsedByTheNextRequest(t *testing.T) {
 	})
 }
 
+// Each way in which a file becomes another is noticed: written in place with a token of
+// the same length, or with one of another length at the same time, or replaced by a
+// file of the same length and time, as a copy that keeps times is.
+func TestATokenIsReadAgainHoweverItsFileChanges(t *testing.T) {
+	when := time.Now().Add(-time.Hour).Truncate(time.Second)
+	put := func(t *testing.T, path, token string, when time.Time) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		token  string
+		change func(t *testing.T, path, token string)
+	}{
+		"in place, of the same length": {"secret-2", func(t *testing.T, path, token string) { put(t, path, token, when.Add(time.Minute)) }},
+		"in place, and dated back":     {"secret-2", func(t *testing.T, path, token string) { put(t, path, token, when.Add(-time.Minute)) }},
+		"in place, at the same time":   {"secret-22", func(t *testing.T, path, token string) { put(t, path, token, when) }},
+		"by another file": {"secret-2", func(t *testing.T, path, token string) {
+			put(t, path+".next", token, when)
+			if err := os.Rename(path+".next", path); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "token")
+			put(t, path, "secret-1", when)
+			agent := consultest.New()
+			defer agent.Close()
+			var got seen
+			agent.Intercept(got.collect)
+			d := newDirectory(t, agent, consul.Config{TokenFile: path})
+			if _, err := d.NodeAddress(t.Context()); err != nil || got.last() != "secret-1" {
+				t.Fatalf("the token is %q, %v", got.last(), err)
+			}
+			test.change(t, path, test.token)
+			if _, err := d.NodeAddress(t.Context()); err != nil || got.last() != test.token {
+				t.Errorf("the token is %q, %v; want %q", got.last(), err, test.token)
+			}
+		})
+	}
+}
+
 // The agent writes to the catalog with the token of the registration, so a rotated
 // one has to reach it, within a heartbeat, before the old one ends.
 func TestARotatedTokenReachesTheAgent(t *testing.T) {

@@ -26,11 +26,10 @@ func TestCloseEndsOpenQueriesAndIsFinal(t *testing.T) {
 			{TTL: time.Hour}, {TCP: "127.0.0.1:1", Interval: time.Hour}}}))
 		done := ask(client, "web", &api.QueryOptions{WaitIndex: 1000, WaitTime: 10 * time.Minute})
 		waitFor(t, func() bool { return len(s.Queries()) == 1 })
-		start := time.Now()
 		s.Close()
 		s.Close()
-		if got := <-done; got.err == nil || time.Since(start) > 5*time.Second {
-			t.Errorf("after %v got %+v", time.Since(start), got)
+		if got := <-done; got.err == nil { // and not the answer that is due in ten minutes
+			t.Errorf("got %+v", got)
 		}
 		if got := <-ask(client, "web", nil); !errors.Is(got.err, syscall.ECONNREFUSED) {
 			t.Errorf("a closed agent answers %v", got.err)
