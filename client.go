@@ -65,6 +65,10 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		scope = site.scope
 		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
 	}
+	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
+	if name := c.creds.Info().ServerName; name != "" {
+		scope += "#" + name // another channel's answers are of instances that proved another name
+	}
 	if len(c.dialOptions) > 0 {
 		scope = c.runtime.newScope() // a dialer or an authority may lead elsewhere than the target says
 	}
@@ -74,11 +78,18 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	}
 	options = append(options, c.dialOptions...)
 	conn, err := grpc.NewClient(target, append(options, chain.DialOptions()...)...)
-	if err != nil {
+	shown := target // that of Consul was parsed, and has no secret
+	if !strings.HasPrefix(target, resolver.Scheme+":") {
+		shown = resolver.Redact(target)
+	}
+	switch {
+	case err != nil && shown != target:
+		return nil, fmt.Errorf("meshlite: target %q is refused by gRPC, for reasons that may repeat what is hidden here", shown)
+	case err != nil:
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	c.runtime.caches.Add(c.cache, target)
-	c.runtime.limits.AddChannel(c.limiter, target)
+	c.runtime.caches.Add(c.cache, shown)
+	c.runtime.limits.AddChannel(c.limiter, shown)
 	return conn, nil
 }
 
@@ -88,7 +99,10 @@ func (c *clientConfig) checkTarget(target string) error {
 	scheme, _, found := strings.Cut(target, "://")
 	known := scheme == resolver.Scheme || grpcresolver.Get(scheme) != nil || len(c.dialOptions) > 0
 	if target == "" || found && !known {
-		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another scheme that gRPC knows", target)
+		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another scheme that gRPC knows", resolver.Redact(target))
+	}
+	if scheme != resolver.Scheme && !strings.HasPrefix(target, "unix") && strings.Contains(target, "@") && len(c.dialOptions) == 0 {
+		return fmt.Errorf("meshlite: target %q has user information: leave it out, credentials belong in WithTransportCredentials or WithDialOptions", resolver.Redact(target))
 	}
 	return nil
 }

@@ -11,12 +11,13 @@ import (
 
 type clientConfig struct {
 	config
-	balancer      string
-	serviceConfig string
-	subset        int
-	snapshots     *string // directory
-	resolver      []resolver.Option
-	dialOptions   []grpc.DialOption
+	balancer       string
+	serviceConfig  string
+	subset         int
+	panicThreshold float64
+	snapshots      *string // directory
+	resolver       []resolver.Option
+	dialOptions    []grpc.DialOption
 }
 
 // WithBalancer chooses the policy of picking where neither the target nor a
@@ -36,6 +37,23 @@ func WithServiceConfig(json string) ClientOption {
 // WithWarning also calls instances in warning state, with Consul's warning weight.
 func WithWarning() ClientOption {
 	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarning()) })
+}
+
+// WithPanicThreshold sets which share of the instances must be healthy in Consul. When
+// fewer are, those that its health checks keep out are called, too, as far as they
+// answer; it is logged, and in meshlite_discovery_panicking. 0 obeys the health checks
+// always. Default: 0.3.
+func WithPanicThreshold(share float64) ClientOption {
+	return clientOption(func(c *clientConfig) {
+		c.resolver = append(c.resolver, resolver.WithPanicThreshold(share))
+		c.panicThreshold = share
+	})
+}
+
+// WithMaintenance calls, when too few instances are healthy, also those that an operator
+// has put into maintenance. Default: they are never called.
+func WithMaintenance() ClientOption {
+	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithMaintenance()) })
 }
 
 // WithDialOptions passes options on to grpc.NewClient. They win over ours.
@@ -71,6 +89,9 @@ func (c *clientConfig) finish() error {
 	}
 	if c.subset < 0 {
 		return optionError("WithSubset", strconv.Itoa(c.subset), "write 1 or more, or 0 for all endpoints")
+	}
+	if !(c.panicThreshold >= 0 && c.panicThreshold <= 1) {
+		return optionError("WithPanicThreshold", strconv.FormatFloat(c.panicThreshold, 'g', -1, 64), "write a share from 0 to 1")
 	}
 	if c.snapshots == nil {
 		return nil

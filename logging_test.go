@@ -35,7 +35,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.text.Write(p)
 }
 
-// named are the lines so far that are called msg.
+// named are the lines so far that are called msg, all of them for "".
 func (j *journal) named(t *testing.T, msg string) (found []map[string]any) {
 	t.Helper()
 	j.mu.Lock()
@@ -47,7 +47,7 @@ func (j *journal) named(t *testing.T, msg string) (found []map[string]any) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if one["msg"] == msg {
+		if msg == "" || one["msg"] == msg {
 			found = append(found, one)
 		}
 	}

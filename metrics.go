@@ -1,11 +1,15 @@
 package meshlite
 
 import (
+	"errors"
+	"fmt"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
@@ -23,8 +27,6 @@ const module = "github.com/meshlite-go/meshlite"
 // deploy/prometheus/METRICS.md lists all of it.
 func (r *Runtime) register() {
 	r.registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(),
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
@@ -32,6 +34,42 @@ func (r *Runtime) register() {
 		limits.New(r.limits.Rates),
 		bounds.New(r.limits.Own().Stats),
 		budgets.New(r.budgets))
+	if r.beside == nil {
+		return
+	}
+	if err := r.beside.Register(r.registry); err != nil {
+		r.err = fmt.Errorf("meshlite: WithRegisterer: %w: give each runtime a registerer of its own, such as by prometheus.WrapRegistererWith, or share one runtime", err)
+	}
+}
+
+// processRegistry has what is measured of the process.
+var processRegistry = sync.OnceValue(func() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+})
+
+// page is what /metrics shows: the program's own registry if the metrics are there, and
+// what is measured of the process unless that is among it.
+func (r *Runtime) page() prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		from := prometheus.Gatherer(r.registry)
+		if own, ok := r.beside.(prometheus.Gatherer); ok {
+			from = own
+		}
+		families, err := from.Gather()
+		process, processErr := processRegistry().Gather()
+		has := map[string]bool{}
+		for _, f := range families {
+			has[f.GetName()] = true
+		}
+		for _, f := range process {
+			if !has[f.GetName()] {
+				families = append(families, f)
+			}
+		}
+		return families, errors.Join(err, processErr)
+	})
 }
 
 // budgets are those of all channels.

@@ -68,8 +68,8 @@ func (o serverOption) applyToServer(c *serverConfig) { o(c) }
 // then read and change what is sent.
 func WithPlaintext() Option { return option(func(c *config) { c.plaintext = true }) }
 
-// WithTLS asks for TLS. On a client, the name that a server must prove is the
-// name of the service unless settings name another.
+// WithTLS asks for TLS. On a client, the name that a server must prove is
+// settings.ServerName or, when that is empty, the name of the service.
 func WithTLS(settings *tls.Config) Option {
 	return WithTransportCredentials(credentials.NewTLS(settings))
 }
@@ -157,6 +157,9 @@ func (c *config) finish() error {
 	}
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
+	}
+	if c.runtime.err != nil {
+		return c.runtime.err
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)

@@ -6,11 +6,6 @@ import (
 	"maps"
 	"net"
 	"strconv"
-	"strings"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -28,7 +23,7 @@ func (c *serverConfig) registration(name, address, metrics string) catalog.Regis
 	}
 	return catalog.Registration{
 		Instance: catalog.Instance{
-			ID:       name + "-" + strings.Map(hyphenate, address),
+			ID:       catalog.InstanceID(name, address),
 			Service:  name,
 			Address:  address,
 			Tags:     c.tags,
@@ -38,8 +33,6 @@ func (c *serverConfig) registration(name, address, metrics string) catalog.Regis
 			Zone:     c.zone,
 		},
 		WarningWeight:   c.warningWeight,
-		CheckAddress:    c.check,
-		CheckTLS:        !c.plaintext,
 		DeregisterAfter: c.deregisterAfter,
 		TTL:             c.ttl,
 	}
@@ -52,8 +45,15 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		metrics = reachable(r.admin.Addr(), address)
 	}
 	registration := r.config.registration(name, address, metrics)
-	registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, address) }
-	err := r.try(ctx, func() error {
+	var check *healthCheck
+	err := r.try(ctx, func() (err error) {
+		if check == nil {
+			if check, err = r.findCheck(ctx, name, address); err != nil {
+				return err
+			}
+			check.apply(&registration)
+			registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, check, address) }
+		}
 		lease, err := r.config.directory.Register(ctx, registration)
 		if err == nil {
 			r.leases = append(r.leases, lease)
@@ -61,7 +61,7 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		return err
 	})
 	if err == nil {
-		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics)
+		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics, "health_check", check.String())
 	}
 	return err
 }
@@ -77,48 +77,14 @@ func reachable(listener net.Addr, advertised string) string {
 	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
 
-// hyphenate keeps what Consul's ids and DNS have in common.
-func hyphenate(c rune) rune {
-	if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
-		return c
-	}
-	return '-'
-}
-
-// selfCheck asks the server for its health at the address that it advertises.
-func (r *run) selfCheck(ctx context.Context, address string) error {
-	if err := r.healthy(); err != nil {
-		return err
-	}
-	if !r.config.plaintext {
-		// A server cannot prove itself to itself without a client's certificate.
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err != nil {
-			return fmt.Errorf("%w: set WithAdvertisedAddress", err)
-		}
-		return conn.Close()
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	response, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
-	if err != nil {
-		return fmt.Errorf("%w: set WithAdvertisedAddress", err)
-	}
-	if response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		return fmt.Errorf("it says it is %v", response.GetStatus())
-	}
-	return nil
-}
-
-func (r *run) deregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, deregisterTime)
-	defer cancel()
-	for _, lease := range r.leases {
-		if err := lease.Deregister(ctx); err != nil {
-			r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
-		}
+// unreached names the option that is missing when a server does not reach itself.
+func (r *run) unreached(err error) error {
+	switch {
+	case r.config.selfCheck != "":
+		return fmt.Errorf("the self-check: %w: is WithSelfCheckAddress %q an address of this server?", err, r.config.selfCheck)
+	case r.config.advertised == "":
+		return fmt.Errorf("the self-check: %w: set WithAdvertisedAddress to where clients reach the server", err)
+	default:
+		return fmt.Errorf("the self-check: %w: if only others reach the server at WithAdvertisedAddress %q, as behind a port mapping, set WithSelfCheckAddress to where it reaches itself, or to \"off\"", err, r.config.advertised)
 	}
 }

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/admin"
@@ -18,16 +22,17 @@ import (
 )
 
 const (
-	startTimeout   = 10 * time.Second // for Consul to answer
-	startRetry     = 500 * time.Millisecond
-	deregisterTime = 3 * time.Second
+	startTimeout = 10 * time.Second // for Consul to answer
+	startRetry   = 500 * time.Millisecond
 )
 
 // Run serves until ctx ends or the process gets SIGTERM or SIGINT. It listens,
 // checks that it is reached at the address it advertises, registers in
 // Consul, which it keeps trying for 10 s, and serves. Then it leaves Consul,
-// accepts calls a little longer, lets running ones end, and stops. A server runs
-// once.
+// accepts calls a little longer, lets running ones end, and stops. A handler that
+// does not return although its call was cut off is logged and left behind: Run ends
+// by the times of [WithDrain], and some seconds for Consul, whatever handlers do. A
+// server runs once.
 //
 // An outage of Consul after the start never ends Run. It answers nil after an
 // orderly stop, even if Consul could not be told, which is logged.
@@ -37,7 +42,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	defer s.grpc.Stop()
 	r := &run{Server: s, served: make(chan error, 1)}
 	err := r.start(ctx)
 	if err == nil {
@@ -60,10 +64,16 @@ type run struct {
 	*Server
 	listener net.Listener
 	admin    *admin.Server
-	served   chan error // what Serve has answered
-	deadline time.Time  // for Consul to answer
-	leases   []catalog.Lease
-	follows  []func() // end what is followed of the other replicas
+	// healthOnly is the plaintext listener for Consul's check, nil without one.
+	healthOnly    *grpc.Server
+	healthAddress net.Addr
+	served        chan error // what Serve has answered
+	deadline      time.Time  // for Consul to answer
+	leases        []catalog.Lease
+	follows       []func() // end what is followed of the other replicas
+
+	published  atomic.Pointer[[]catalog.Lease] // leases, for the admin page
+	startError atomic.Pointer[error]           // the last one before a name was registered
 }
 
 func (r *run) start(ctx context.Context) error {
@@ -76,7 +86,11 @@ func (r *run) start(ctx context.Context) error {
 	if r.listener, err = listen(r.listenOption(), cmp.Or(r.config.listen, preset)); err != nil {
 		return err
 	}
-	if err := r.serveMetrics(); err != nil {
+	if err := r.serveMetrics(host); err != nil {
+		r.listener.Close()
+		return err
+	}
+	if err := r.serveHealth(); err != nil {
 		r.listener.Close()
 		return err
 	}
@@ -94,6 +108,7 @@ func (r *run) start(ctx context.Context) error {
 		if err := r.register(ctx, name, address); err != nil {
 			return err
 		}
+		r.publish()
 	}
 	return nil
 }
@@ -163,9 +178,12 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.As(err, new(refusedError)):
+			return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
 		case time.Now().Add(startRetry).After(r.deadline):
 			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
 		}
+		r.startError.Store(&err)
 		if !said {
 			r.config.log.Warn("cannot start yet: trying again", "for", startTimeout, "error", err)
 			said = true
@@ -179,7 +197,7 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 	}
 }
 
-func (r *run) serveMetrics() error {
+func (r *run) serveMetrics(host string) error {
 	if r.config.metrics == metricsOff {
 		return nil
 	}
@@ -188,7 +206,8 @@ func (r *run) serveMetrics() error {
 		return err
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	handler, err := r.config.runtime.handler(address.IP.IsLoopback(), r.healthy)
+	handler, err := r.config.runtime.handler(address.IP.IsLoopback(),
+		admin.WithReadiness(r.ready), admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...))
 	if err != nil {
 		listener.Close()
 		return err
@@ -197,36 +216,21 @@ func (r *run) serveMetrics() error {
 	return nil
 }
 
-// healthy is the answer of /healthz: what Consul is told, too.
+// hosts are the names by which the admin pages may be called.
+func (r *run) hosts(advertised string) []string {
+	machine, _ := os.Hostname()
+	listening, _, _ := net.SplitHostPort(r.config.metrics)
+	hosts := append([]string{advertised, listening, machine}, r.config.metricsHosts...)
+	return slices.DeleteFunc(hosts, func(name string) bool { return name == "" })
+}
+
+// healthy is the answer of the health service to "", which Consul asks for.
 func (r *run) healthy() error {
 	response, err := r.health.Check(context.Background(), &healthv1.HealthCheckRequest{})
 	if err == nil && response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		err = fmt.Errorf("%s is %v", r.config.names[0], response.GetStatus())
 	}
 	return err
-}
-
-// stop leaves Consul first, so that no new client comes, and gives those that
-// have not heard of it yet the drain time.
-func (r *run) stop(ctx context.Context) {
-	if r.listener == nil {
-		return
-	}
-	r.health.Shutdown()
-	registered := len(r.leases) > 0
-	r.deregister(ctx)
-	if registered {
-		time.Sleep(r.config.drain)
-	}
-	timer := time.AfterFunc(r.config.stopTimeout, r.grpc.Stop)
-	r.grpc.GracefulStop()
-	timer.Stop()
-	for _, stop := range r.follows {
-		stop()
-	}
-	if r.admin != nil {
-		r.admin.Close()
-	}
 }
 
 // listenOption is the option that has told where to listen.

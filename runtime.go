@@ -1,6 +1,7 @@
 package meshlite
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -27,6 +28,8 @@ import (
 // and bounded. It is safe for concurrent use.
 type Runtime struct {
 	registry *prometheus.Registry
+	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
+	err      error                 // of an option
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits       // with what bounds the handlers of all servers
@@ -48,16 +51,35 @@ type site struct {
 // channel uses is given up.
 const maxSites = 64
 
-var defaultRuntime = sync.OnceValue(NewRuntime)
+var defaultRuntime = sync.OnceValue(func() *Runtime { return NewRuntime() })
 
 // DefaultRuntime is what channels and servers share unless they are given
 // another.
 func DefaultRuntime() *Runtime { return defaultRuntime() }
 
-// NewRuntime makes a runtime of its own, for tests and for programs that keep
-// parts of themselves apart.
-func NewRuntime() *Runtime {
+// RuntimeOption changes what [NewRuntime] makes.
+type RuntimeOption func(*Runtime)
+
+// WithRegisterer puts the metrics of a runtime beside a program's own in registerer, such
+// as [prometheus.DefaultRegisterer], which then has all of them on one page. So does the
+// page of [Runtime.Handler] if registerer can be gathered from. A name that registerer has
+// already is an error of every channel, server and handler of the runtime.
+func WithRegisterer(registerer prometheus.Registerer) RuntimeOption {
+	return func(r *Runtime) {
+		if r.beside = registerer; registerer == nil {
+			r.err = errors.New("meshlite: WithRegisterer(nil): give a prometheus.Registerer, or leave the option out")
+		}
+	}
+}
+
+// NewRuntime makes a runtime of its own, for tests, for programs that keep parts of
+// themselves apart, and for those that have metrics of their own. What is wrong with an
+// option is an error of what is made with the runtime.
+func NewRuntime(opts ...RuntimeOption) *Runtime {
 	r := &Runtime{registry: prometheus.NewRegistry(), sites: map[Directory]*site{}}
+	for _, opt := range opts {
+		opt(r)
+	}
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
@@ -80,7 +102,9 @@ func NewRuntime() *Runtime {
 	return r
 }
 
-// Registry is where the metrics are, and where others can be added.
+// Registry is where the metrics are, and where others can be added. It has no go_* and
+// process_* of its own, so that it can be gathered beside another: [Runtime.Handler] adds
+// them where nobody has them.
 func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 
 // Cache keeps the answers of all channels and servers that have not been given one by
@@ -89,16 +113,19 @@ func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too, and
 // /debug/pprof if asked for, which belongs on a loopback address. A [Server] serves it by itself;
-// a program that is only a client calls this.
-func (r *Runtime) Handler(pprof bool) (http.Handler, error) {
-	return r.handler(pprof, func() error { return nil })
+// a program that is only a client calls this. Requests over TCP call the host by an IP address,
+// by localhost or by one of hosts, but for /metrics, /healthz and /readyz.
+func (r *Runtime) Handler(pprof bool, hosts ...string) (http.Handler, error) {
+	return r.handler(pprof, admin.WithHosts(hosts...))
 }
 
-// handler also serves what a server alone can say.
-func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error) {
+// handler also serves own, which a server alone can say.
+func (r *Runtime) handler(pprof bool, own ...admin.Option) (http.Handler, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
 	options := []admin.Option{
-		admin.WithGatherer(r.registry),
-		admin.WithHealth(healthy),
+		admin.WithGatherer(r.page()),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
@@ -109,7 +136,7 @@ func (r *Runtime) handler(pprof bool, healthy func() error) (http.Handler, error
 	if pprof {
 		options = append(options, admin.WithPprof())
 	}
-	return admin.New(options...)
+	return admin.New(append(options, own...)...)
 }
 
 // consul is the directory that the environment names.

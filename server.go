@@ -19,7 +19,9 @@ import (
 
 const (
 	metricsOff             = "off"
+	selfCheckOff           = "off"
 	defaultMetricsAddress  = "127.0.0.1:0"
+	defaultHealthListener  = "127.0.0.1:0"
 	defaultDrain           = time.Second
 	defaultStopTimeout     = 10 * time.Second
 	defaultDeregisterAfter = time.Minute
@@ -32,6 +34,9 @@ type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	ran    atomic.Bool
+
+	calls   *calls
+	streams *ownStreams
 
 	mu       sync.Mutex
 	running  bool            // the health service tells the truth
@@ -57,6 +62,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 		drain:           defaultDrain,
 		stopTimeout:     defaultStopTimeout,
 		deregisterAfter: defaultDeregisterAfter,
+
+		ownPerConnection: defaultOwnPerConnection,
+		ownPerServer:     defaultOwnPerServer,
 	}
 	for _, o := range opts {
 		o.applyToServer(&c)
@@ -75,8 +83,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), told: map[string]bool{}, warm: make(chan struct{})}
-	options := append([]grpc.ServerOption{grpc.Creds(c.creds), grpc.UnknownServiceHandler(s.unknown)}, c.serverOptions...)
-	s.grpc = grpc.NewServer(append(options, chain.ServerOptions()...)...)
+	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
+	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
+	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain)...)...)
 	s.registerOwn()
 	return s, nil
 }
@@ -85,12 +94,15 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 func (s *Server) registerOwn() {
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
-	healthv1.RegisterHealthServer(s.grpc, s.health)
+	healthv1.RegisterHealthServer(s, s.health)
 	if s.config.reflection {
-		reflection.Register(s.grpc)
+		reflection.Register(struct {
+			grpc.ServiceRegistrar
+			reflection.ServiceInfoProvider
+		}{s, s.grpc})
 	}
 	if s.config.channelz {
-		service.RegisterChannelzServiceToServer(s.grpc)
+		service.RegisterChannelzServiceToServer(s)
 	}
 }
 
@@ -108,16 +120,16 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 
 // RegisterService registers impl, as the generated functions do.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	s.grpc.RegisterService(desc, impl)
+	s.grpc.RegisterService(s.streams.bound(desc), impl)
 }
 
 // GRPC is the gRPC server itself.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
 // SetServing says of one service whether it can be called, "" being all of the
-// server, which is what Consul checks. Every service can be, from Run on, unless
-// this has said otherwise. A server that is told so of "" before Run, since it is
-// still warming up, registers once it is told that it serves.
+// server, which is what Consul checks. The names in Consul answer as "" does. Every
+// service can be called, from Run on, unless this has said otherwise. A server that does
+// not serve "" before Run, since it is still warming up, registers once it does.
 func (s *Server) SetServing(service string, serving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,8 +145,18 @@ func (s *Server) setServing(service string, serving bool) {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus(service, status)
+	s.setNames(service, status)
 	if service == "" && serving {
 		s.warmOnce.Do(func() { close(s.warm) })
+	}
+}
+
+// setNames answers for the names in Consul as for "", unless SetServing has named one.
+func (s *Server) setNames(service string, status healthv1.HealthCheckResponse_ServingStatus) {
+	for _, name := range s.config.names {
+		if _, own := s.told[name]; service == "" && !own {
+			s.health.SetServingStatus(name, status)
+		}
 	}
 }
 
@@ -144,9 +166,11 @@ func (s *Server) serve() {
 	defer s.mu.Unlock()
 	s.running = true
 	names := map[string]bool{"": true}
-	for name := range s.grpc.GetServiceInfo() {
+	services := s.grpc.GetServiceInfo()
+	for name := range services {
 		names[name] = true
 	}
+	s.config.runtime.metrics.Serves(services)
 	maps.Copy(names, s.told)
 	for name, serving := range names {
 		s.setServing(name, serving)

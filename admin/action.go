@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"mime"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
-	"strings"
 )
 
 const (
@@ -84,26 +81,9 @@ func (a action) refuse(r *http.Request) error {
 	// Browsers write these on every POST, also on one to a name that was bound anew.
 	case r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil:
 		return errors.New("actions are not for pages in a browser: ask with `meshlite` or curl")
-	case onLoopback(r) && !isAddress(r.Host):
-		return fmt.Errorf("host %q: on loopback, write its address or localhost", r.Host)
 	default:
 		return nil
 	}
-}
-
-// onLoopback reports whether the request has come in there, as far as it is known.
-func onLoopback(r *http.Request) bool {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return ok && local.IP.IsLoopback()
-}
-
-// isAddress reports whether host, with a port or without, is no name in DNS.
-func isAddress(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil || strings.EqualFold(host, "localhost")
 }
 
 // form is what the request says, and the status where it cannot be read.

@@ -98,40 +98,6 @@ func TestIndexTellsOfActions(t *testing.T) {
 	}
 }
 
-// A name that was bound to 127.0.0.1 is whoever's has bound it.
-func TestActionsOnLoopbackWantItsAddress(t *testing.T) {
-	server := admin.Serve(listen(t), clearing(t))
-	defer server.Close()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for host, want := range map[string]int{
-		"":                    200, // that of the address
-		"localhost":           200,
-		"LOCALHOST:9090":      200,
-		"127.0.0.1":           200,
-		"[::1]:9090":          200,
-		"[::1]":               200,
-		"evil.example":        403,
-		"evil.example:9090":   403,
-		"127.0.0.1.nip.io":    403,
-		"localhost.evil:9090": 403,
-	} {
-		r, err := http.NewRequest(http.MethodPost, "http://"+server.Addr().String()+clearPath, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Meshlite-Action", "cache/clear")
-		r.Host = host
-		answer, err := client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = answer.Body.Close()
-		if answer.StatusCode != want {
-			t.Errorf("host %q: %d, want %d", host, answer.StatusCode, want)
-		}
-	}
-}
-
 func TestActionsAreChecked(t *testing.T) {
 	do := func(context.Context, url.Values) (any, error) { return nil, nil }
 	for want, opts := range map[string][]admin.Option{

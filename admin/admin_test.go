@@ -42,6 +42,7 @@ func TestPages(t *testing.T) {
 	registry.MustRegister(sweets)
 	plain := build(t, admin.WithGatherer(registry), admin.WithStats("cache", func() any { return map[string]int{"entries": 3} }))
 	profiled := build(t, admin.WithGatherer(registry), admin.WithPprof())
+	warming := build(t, admin.WithReadiness(func() error { return errors.New("warming up") }))
 	sick := build(t, admin.WithHealth(func() error { return errors.Join(errors.New("consul is away"), errors.New("draining")) }))
 	broken := build(t, admin.WithStats("cache", func() any { return func() {} }))
 	tests := []struct {
@@ -54,6 +55,10 @@ func TestPages(t *testing.T) {
 		{"metrics", plain, "GET", "/metrics", 200, "sweets_total 0"},
 		{"healthy", plain, "GET", "/healthz", 200, "ok\n"},
 		{"unhealthy", sick, "GET", "/healthz", 503, "consul is away\ndraining\n"},
+		{"ready", plain, "GET", "/readyz", 200, "ok\n"},
+		{"unhealthy is not ready", sick, "GET", "/readyz", 503, "consul is away\n"},
+		{"not ready", warming, "GET", "/readyz", 503, "warming up\n"},
+		{"not ready and healthy", warming, "GET", "/healthz", 200, "ok\n"},
 		{"stats", plain, "GET", "/debug/meshlite", 200, `"entries": 3`},
 		{"stats that are no JSON", broken, "GET", "/debug/meshlite", 500, "json"},
 		{"index", plain, "GET", "/", 200, "/healthz"},
@@ -99,6 +104,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	for want, opts := range map[string][]admin.Option{
 		"WithGatherer(nil)":                 {admin.WithGatherer(nil)},
 		"WithHealth(nil)":                   {admin.WithHealth(nil)},
+		"WithReadiness(nil)":                {admin.WithReadiness(nil)},
+		`WithHosts("")`:                     {admin.WithHosts("web", "")},
 		`WithStats("")`:                     {admin.WithStats("", some)},
 		`WithStats("cache", nil)`:           {admin.WithStats("cache", nil)},
 		`WithStats("cache") is given twice`: {admin.WithStats("cache", some), admin.WithStats("cache", some)},

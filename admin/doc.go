@@ -12,10 +12,16 @@
 //
 //	curl -H 'Meshlite-Action: cache/clear' -d all=true http://127.0.0.1:9090/debug/meshlite/cache/clear
 //
-// So no page in a browser can ask for it, be it of another site or of a name that was bound
-// anew to this address: a request with an Origin or Sec-Fetch-Site is refused, and on loopback
-// one that calls the host by a name other than localhost. 403, 413 and 415 are requests that
-// were not read, 400 is an action that was not done; the text says why.
+// So no page in a browser can ask for it: a request with an Origin or Sec-Fetch-Site is
+// refused. 403, 413 and 415 are requests that were not read, 400 is an action that was not
+// done; the text says why.
+//
+// All but /metrics, /healthz and /readyz, which Prometheus and load balancers call by names
+// of their own, wants a Host that is an IP address, localhost or one of [WithHosts]: else a
+// page in a browser could read it by DNS rebinding.
+//
+// /healthz is for whoever restarts processes, as a liveness probe; /readyz is for whoever
+// sends them calls, as a readiness probe: 503 while the process warms up or stops.
 //
 // It has no authentication: serve it on loopback, or where only the operator can
 // reach it, and the profiles of net/http/pprof on loopback only, since they tell what is in

@@ -13,7 +13,7 @@ import (
 
 // New makes the handler. Options without a value and a name given twice are errors.
 func New(opts ...Option) (http.Handler, error) {
-	c := &config{gatherer: prometheus.DefaultGatherer, health: func() error { return nil }}
+	c := &config{gatherer: prometheus.DefaultGatherer, health: func() error { return nil }, hosts: map[string]bool{}}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -31,8 +31,9 @@ type page struct {
 
 func (c *config) handler() http.Handler {
 	pages := []page{
-		{"/metrics", "metrics for Prometheus", promhttp.HandlerFor(c.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})},
-		{"/healthz", "200 when healthy, 503 with the reasons when not", http.HandlerFunc(c.healthz)},
+		{metricsPath, "metrics for Prometheus", promhttp.HandlerFor(c.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})},
+		{healthPath, "200 while the process is alive, 503 with the reasons when it should be restarted", answers(c.health)},
+		{readyPath, "200 while it can be called, 503 with the reasons when not", answers(c.readiness())},
 		{statsPath, "what each part says of itself, as JSON", http.HandlerFunc(c.stats)},
 	}
 	if c.pprof {
@@ -47,7 +48,7 @@ func (c *config) handler() http.Handler {
 		pages = append(pages, page{path: a.path(), about: "POST: " + a.about})
 	}
 	mux.Handle("GET /{$}", index(pages))
-	return mux
+	return c.local(mux)
 }
 
 func index(pages []page) http.Handler {
@@ -60,12 +61,15 @@ func index(pages []page) http.Handler {
 	})
 }
 
-func (c *config) healthz(w http.ResponseWriter, _ *http.Request) {
-	if err := c.health(); err != nil {
-		plain(w, http.StatusServiceUnavailable, err.Error()+"\n")
-		return
-	}
-	plain(w, http.StatusOK, "ok\n")
+// answers is ok, or why it is not.
+func answers(ask func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := ask(); err != nil {
+			plain(w, http.StatusServiceUnavailable, err.Error()+"\n")
+			return
+		}
+		plain(w, http.StatusOK, "ok\n")
+	})
 }
 
 func (c *config) stats(w http.ResponseWriter, _ *http.Request) {

@@ -13,6 +13,8 @@ type Option func(*config)
 type config struct {
 	gatherer prometheus.Gatherer
 	health   func() error
+	ready    *func() error   // nil: health
+	hosts    map[string]bool // names by which the pages may be called
 	pprof    bool
 	parts    []part
 	actions  []action
@@ -29,10 +31,35 @@ func WithGatherer(gatherer prometheus.Gatherer) Option {
 	return func(c *config) { c.gatherer = gatherer }
 }
 
-// WithHealth sets what /healthz asks: it is healthy when the error is nil. The
-// text of the error is shown, so it must hold no secret. Default: always healthy.
+// WithHealth sets what /healthz asks: whether the process is alive, or should be
+// restarted. It is healthy when the error is nil. The text of the error is shown, so it
+// must hold no secret. Default: always healthy.
 func WithHealth(health func() error) Option {
 	return func(c *config) { c.health = health }
+}
+
+// WithReadiness sets what /readyz asks: whether the process can be called now, which a
+// restart would not change. The error is as that of [WithHealth]. Default: what
+// /healthz answers.
+func WithReadiness(ready func() error) Option {
+	return func(c *config) { c.ready = &ready }
+}
+
+func (c *config) readiness() func() error {
+	if c.ready == nil {
+		return c.health
+	}
+	return *c.ready
+}
+
+// WithHosts adds names by which all pages may be called, beside IP addresses and
+// localhost: those of this machine, or of a proxy before it, without ports.
+func WithHosts(names ...string) Option {
+	return func(c *config) {
+		for _, name := range names {
+			c.hosts[hostKey(name)] = true
+		}
+	}
 }
 
 // WithPprof adds /debug/pprof/. Profiles tell much of a process and cost it time:
@@ -54,6 +81,12 @@ func (c *config) check() error {
 	}
 	if c.health == nil {
 		return errors.New("admin: WithHealth(nil): leave the option out to be always healthy")
+	}
+	if c.ready != nil && *c.ready == nil {
+		return errors.New("admin: WithReadiness(nil): leave the option out to be ready while healthy")
+	}
+	if c.hosts[""] {
+		return errors.New(`admin: WithHosts(""): give names, such as "web-1.example.com"`)
 	}
 	names := map[string]bool{}
 	for _, p := range c.parts {

@@ -42,7 +42,10 @@ func (e *Endpoint) end(o outcome, s *Ejection) {
 		e.ignored.Add(1) // last, so that never more is ignored than has ended
 		return
 	}
-	if o != answered || e.suspect.Load() {
+	if o != answered && !e.table.comparing.Load() {
+		e.table.beginComparing()
+	}
+	if !o.works() || e.suspect.Load() {
 		e.table.tell(e, o, s)
 	}
 	e.ended.Add(1)
@@ -58,7 +61,7 @@ func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 		t.watch(now)
 		e.ejection.failed++
 	}
-	if e.failing.count(o != answered, now) {
+	if e.failing.count(!o.works(), now) {
 		t.wake()
 	}
 	if e.ejection.out {
@@ -66,7 +69,7 @@ func (t *Table) tell(e *Endpoint, o outcome, s *Ejection) {
 		return
 	}
 	switch o {
-	case answered:
+	case answered, refused:
 		e.ejection.consecutive = 0
 	case failed:
 		e.ejection.consecutive++
@@ -114,6 +117,8 @@ func (t *Table) admit(e *Endpoint, why string, now time.Duration) {
 	}
 	e.ejection = ejection{failed: e.ejection.failed, until: until, lasted: e.ejection.lasted}
 	e.failing.word.Store(0)
+	e.compared.Store(nil)
+	e.standing = standing{}
 	e.suspect.Store(false)
 	e.cold = true
 	t.wake()

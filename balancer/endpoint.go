@@ -23,7 +23,9 @@ type Endpoint struct {
 	_       [64]byte
 
 	ignored atomic.Uint64 // ended attempts that tell nothing of the endpoint
-	streams atomic.Int64  // in flight, as far as they are known to be streams
+	// compared is nil while no answers are compared.
+	compared atomic.Pointer[compared]
+	streams  atomic.Int64 // in flight, as far as they are known to be streams
 
 	// The rest is guarded by Table.mu.
 
@@ -37,7 +39,9 @@ type Endpoint struct {
 	owed  bool          // and has not had a call since it began
 	began time.Duration // when that was, since the table was made
 
+	reach    reach
 	stall    stall
+	standing standing
 	ejection ejection
 }
 

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/balancer"
@@ -14,12 +15,15 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
-// measured is an attempt whose time is taken.
+// measured is an attempt whose time is taken, or one whose record is notified.
 type measured struct {
 	member *member
+	record *attempt.Record // nil is none
+	timed  bool
 	lease  lease // of a probe, 0 if it is none
-	kind   attempt.Kind
+	method traits
 	start  time.Duration
+	heard  atomic.Bool             // the first response of a stream was counted
 	inner  func(balancer.DoneInfo) // of the child, may be nil
 	done   func(balancer.DoneInfo) // end, made once
 }
@@ -42,15 +46,16 @@ func newMeasured(again bool) *measured {
 // first response is measured, which only a record tells; it may come while the stream
 // ends, so streams are not used again. What is not known to be unary is not measured.
 func measure(r *Ready, method string, record *attempt.Record, lease lease, inner func(balancer.DoneInfo)) func(balancer.DoneInfo) {
-	kind := r.table.kindOf(method)
-	if kind == attempt.Unknown && record != nil {
-		kind = record.Kind()
+	traits := r.table.traitsOf(method)
+	if traits.kind == attempt.Unknown && record != nil {
+		traits.kind = record.Kind()
 	}
-	m := newMeasured(kind != attempt.Stream)
-	m.member, m.lease, m.inner, m.kind = r.member, lease, inner, kind
+	m := newMeasured(traits.kind != attempt.Stream)
+	m.member, m.record, m.timed = r.member, record, true
+	m.lease, m.inner, m.method = lease, inner, traits
 	m.start = r.table.now()
 	r.table.checkStalls(m.start)
-	if kind == attempt.Stream {
+	if traits.kind == attempt.Stream {
 		m.member.streams.Add(1)
 		if record != nil {
 			record.Await(m.responded)
@@ -59,9 +64,20 @@ func measure(r *Ready, method string, record *attempt.Record, lease lease, inner
 	return m.done
 }
 
+// report only notifies record of how an attempt ends. What it costs is a pool's Get and Put.
+func report(r *Ready, record *attempt.Record) func(balancer.DoneInfo) {
+	m := newMeasured(true)
+	m.member, m.record, m.timed = r.member, record, false
+	m.lease, m.method = 0, traits{kind: attempt.Unary}
+	return m.done
+}
+
 // responded is called when a stream has its first response.
 func (m *measured) responded() {
 	m.sample()
+	if m.member.table.comparing.Load() && m.heard.CompareAndSwap(false, true) {
+		m.member.answersTo(m.method.slot).ended.Add(1)
+	}
 	m.prove(answered)
 }
 
@@ -84,49 +100,85 @@ func (m *measured) end(info balancer.DoneInfo) {
 		m.inner(info)
 	}
 	o := outcomeOf(info)
-	if m.kind == attempt.Unary && (o == answered && info.Err == nil || o == failed && codeOf(info.Err) == codes.DeadlineExceeded) {
+	if m.record != nil {
+		m.record.Ended(endOf(info))
+	}
+	if m.timed && m.method.kind == attempt.Unary && (o == answered && info.Err == nil || o == failed && codeOf(info.Err) == codes.DeadlineExceeded) {
 		m.sample()
 	}
 	m.prove(o)
 	member := m.member
-	if m.kind == attempt.Stream {
+	if m.method.kind == attempt.Stream {
 		member.streams.Add(-1)
 	}
 	member.Endpoint.end(o, &member.ejection)
-	if m.kind != attempt.Stream {
-		m.member, m.inner = nil, nil
+	m.compare(o, info)
+	if m.method.kind != attempt.Stream {
+		m.member, m.record, m.inner = nil, nil, nil
 		unaries.Put(m)
 	}
 }
 
-// maxMethods caps the methods that a table remembers the kind of, and maxMethod their
+// compare counts the answer for the comparison with those of other endpoints. A stream
+// counts when its first response comes, and again only as refused.
+func (m *measured) compare(o outcome, info balancer.DoneInfo) {
+	t := m.member.table
+	if !t.comparing.Load() || o == silent || !m.timed {
+		return
+	}
+	refused := info.Err != nil || o == refused
+	if info.Err == nil && isAnswer(info) { // gRPC reports no error if it found the end while it sent
+		switch m.method.kind {
+		case attempt.Unary: // an answer would have had a message
+			refused = true
+		case attempt.Stream:
+			if !refused && !m.heard.Load() {
+				return // it counts when the caller has seen that it ended well
+			}
+		}
+	}
+	counts := m.member.answersTo(m.method.slot)
+	if m.method.kind != attempt.Stream || m.heard.CompareAndSwap(false, true) {
+		counts.ended.Add(1)
+	}
+	if refused {
+		counts.refused.Add(1)
+		t.compareSoon(t.now())
+	}
+}
+
+// maxMethods caps the methods that a table remembers the traits of, and maxMethod their
 // length: a program that forwards what it is asked for has no contracts of it.
 const (
 	maxMethods = 1024
 	maxMethod  = 1024
 )
 
-// kindOf is what the contracts that the program has the code of say of a method. Each
-// is looked up once.
-func (t *Table) kindOf(method string) attempt.Kind {
-	kinds := t.kinds.Load()
-	if kinds != nil {
-		if k, known := (*kinds)[method]; known {
-			return k
+// traits are what a table remembers of a method.
+type traits struct {
+	kind attempt.Kind // by the contracts that the program has the code of
+	slot uint8        // where its answers are counted
+}
+
+// traitsOf looks each method up once.
+func (t *Table) traitsOf(method string) traits {
+	var all map[string]traits
+	known := t.traits.Load()
+	if known != nil {
+		all = *known
+		if one, ok := all[method]; ok {
+			return one
 		}
-		if len(*kinds) >= maxMethods {
-			return attempt.Unknown
-		}
 	}
-	if len(method) > maxMethod {
-		return attempt.Unknown
+	one := traits{attempt.Unknown, comparedMethods - 1}
+	if len(all) >= maxMethods || len(method) > maxMethod {
+		return one
 	}
-	next := map[string]attempt.Kind{method: lookUp(method)}
-	if kinds != nil {
-		maps.Copy(next, *kinds)
-	}
-	t.kinds.CompareAndSwap(kinds, &next) // who loses looks it up again
-	return next[method]
+	one = traits{lookUp(method), uint8(min(len(all), comparedMethods-1))}
+	next := map[string]traits{method: one}
+	maps.Copy(next, all)
+	t.traits.CompareAndSwap(known, &next) // the loser looks it up again
+	return one
 }
 
 func lookUp(method string) attempt.Kind {

@@ -14,7 +14,8 @@ type outcome uint8
 
 const (
 	silent   outcome = iota // nothing: the caller gave up, or nothing was sent
-	answered                // it works, whatever it has answered
+	answered                // it works, and the code is OK
+	refused                 // it works, and the code is another one
 	overload                // it works, and asks for less
 	failed                  // it does not work
 )
@@ -23,11 +24,17 @@ const (
 // there, or may not have it, says nothing against the endpoint.
 func outcomeOf(info balancer.DoneInfo) outcome {
 	code := codeOf(info.Err)
+	if endOf(info)&attempt.Unhandled != 0 {
+		return refused
+	}
 	if !info.BytesSent && !info.BytesReceived && code != codes.DeadlineExceeded {
 		return silent // it got nothing: credentials have failed, or gRPC picks again
 	}
 	switch code {
 	case codes.Canceled:
+		if isAnswer(info) {
+			return refused
+		}
 		return silent
 	case codes.ResourceExhausted:
 		return overload
@@ -38,10 +45,37 @@ func outcomeOf(info balancer.DoneInfo) outcome {
 		return failed
 	case codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
 		return failed
-	default:
+	case codes.OK:
 		return answered
+	default:
+		return refused
 	}
 }
+
+// endOf is how an attempt ended, for its record.
+func endOf(info balancer.DoneInfo) (end attempt.End) {
+	end = attempt.Over
+	if info.BytesSent {
+		end |= attempt.Sent
+	}
+	if info.BytesReceived {
+		end |= attempt.Received
+	}
+	if isAnswer(info) {
+		end |= attempt.Answer
+	}
+	if len(info.Trailer[attempt.UnhandledKey]) > 0 {
+		end |= attempt.Unhandled
+	}
+	return end
+}
+
+// isAnswer reports whether an error is what the endpoint has answered: one that gRPC makes
+// here, because the caller gave up, has no trailer with the content type of the answer.
+func isAnswer(info balancer.DoneInfo) bool { return len(info.Trailer["content-type"]) > 0 }
+
+// works reports whether it speaks for the endpoint.
+func (o outcome) works() bool { return o == answered || o == refused }
 
 // isFull reports whether a server that is unavailable has refused the attempt because
 // it runs as many as it can.

@@ -21,27 +21,37 @@ type picker struct {
 // a probe, or the first of a slow start.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	record := attempt.FromContext(info.Ctx)
+	if record != nil {
+		record.Choose(len(p.view.Ready) + len(p.view.refusing) + len(p.view.elsewhere))
+		if avoid := record.Avoids(); avoid != nil {
+			return p.pickAround(info, record, avoid)
+		}
+	}
 	if record != nil && record.Number() > 1 {
 		if r := p.untried(record); r != nil {
 			return r.pick(info, record, p.measures, 0)
 		}
 	}
 	if len(p.view.due) > 0 {
-		if r, lease := p.nextDue(); r != nil {
+		if r, lease := p.nextDue(nil); r != nil {
 			return r.pick(info, record, p.measures, lease)
 		}
 	}
-	return p.chooser.Choose().pick(info, record, p.measures, 0)
+	return p.view.fair(p.chooser.Choose()).pick(info, record, p.measures, 0)
 }
 
 // nextDue is an endpoint that must have a call now, or nil, and the lease of a probe.
-func (p *picker) nextDue() (*Ready, lease) {
+// One that is to be avoided waits for the next picker.
+func (p *picker) nextDue(avoid *attempt.Avoid) (*Ready, lease) {
 	for int(p.paid.Load()) < len(p.view.due) {
 		n := int(p.paid.Add(1))
 		if n > len(p.view.due) {
 			return nil, 0
 		}
 		r := &p.view.due[n-1]
+		if avoid != nil && avoid.Held(&r.Instance) > 0 {
+			continue
+		}
 		if lease, owed := r.table.owes(r.Endpoint); owed {
 			return r, lease
 		}
@@ -53,9 +63,9 @@ func (p *picker) nextDue() (*Ready, lease) {
 const maxLook = 16
 
 // untried is the least loaded endpoint that no earlier attempt of the call went to:
-// in rotation, else of another zone, else an ejected one. Nil is none.
+// in rotation, else one that refuses, else of another zone, else an ejected one. Nil is none.
 func (p *picker) untried(record *attempt.Record) *Ready {
-	for _, ready := range [][]Ready{p.view.Ready, p.view.elsewhere, p.view.ejected} {
+	for _, ready := range [][]Ready{p.view.Ready, p.view.refusing, p.view.elsewhere, p.view.ejected} {
 		if best := leastOf(ready, record, p.view.Random); best != nil {
 			return best
 		}

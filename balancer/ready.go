@@ -34,9 +34,12 @@ func (r *Ready) pick(info balancer.PickInfo, record *attempt.Record, measured bo
 		record.Pick(&r.Endpoint.Instance)
 		stream = record.Kind() == attempt.Stream
 	}
-	if measured || stream || n%oneIn == 1 || lease != 0 || result.Done != nil {
+	switch {
+	case measured || stream || r.table.comparing.Load() || n%oneIn == 1 || lease != 0 || result.Done != nil:
 		result.Done = measure(r, info.FullMethodName, record, lease, result.Done)
-	} else {
+	case record != nil:
+		result.Done = report(r, record)
+	default:
 		result.Done = r.member.done
 	}
 	return result, nil

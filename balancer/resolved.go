@@ -25,7 +25,8 @@ func (h held) Equal(other any) bool {
 // attributes of the endpoint. Attributes of the address would make gRPC reconnect
 // whenever a tag changes. The weight is also where gRPC's own policies look for it,
 // and so is the key by which ring_hash places the instance, wherever it listens.
-// serverName is what the instance must prove to be under TLS.
+// serverName is what the instance must prove to be under TLS; empty is the channel's
+// authority.
 func NewEndpoint(instance *catalog.Instance, serverName string) resolver.Endpoint {
 	endpoint := resolver.Endpoint{
 		Addresses:  []resolver.Address{{Addr: instance.Address, ServerName: serverName}},

@@ -43,9 +43,11 @@ type EndpointStats struct {
 	Part     float64 `json:"weight_part"` // of all weight in rotation, with slow start, failures and zones
 	InFlight int64   `json:"in_flight"`
 	Picks    uint64  `json:"picks"`
+	Refusals uint64  `json:"refusals"`   // attempts that it has refused, saying when to come again
 	Share    float64 `json:"share"`      // of all picks
 	Latency  float64 `json:"latency_ms"` // to the first response, rising at once and falling slowly; 0 is unknown
 	Failing  float64 `json:"failing"`    // part of the latest calls that it has not answered
+	Refusing float64 `json:"refusing"`   // part of the latest calls that it has not answered with OK and others would have
 	Warm     float64 `json:"slow_start"` // how far its slow start is, from 0 to 1; 1 without one
 	State    State   `json:"state"`
 	Reason   Reason  `json:"reason,omitempty"`           // why it is ejected
@@ -89,8 +91,8 @@ func (e *Endpoint) stats(shown shown, now time.Duration) EndpointStats {
 	latency, _ := e.latency.read(now)
 	s := EndpointStats{
 		ID: e.ID, Address: e.Address, Region: shown.zone.region, Zone: shown.zone.name,
-		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(),
-		Latency: latency * 1000, Failing: e.failing.read(now), Warm: shown.warm, State: shown.state,
+		Weight: shown.weight, Part: shown.part, InFlight: e.InFlight(), Picks: e.Picks(), Refusals: e.Refusals.Count(),
+		Latency: latency * 1000, Failing: e.failing.read(now), Refusing: e.standing.excess, Warm: shown.warm, State: shown.state,
 	}
 	if e.ejection.out && (s.State == Ejected || s.State == Unconnected) {
 		s.Reason = e.ejection.reason
@@ -108,10 +110,10 @@ func (u *use) show(v View, s *Settings, now time.Duration) {
 		r.member.shown.state = OtherZone
 	}
 	var sum float64
-	for _, r := range v.Ready {
+	for _, r := range v.inRotation() {
 		sum += float64(r.Weight)
 	}
-	for _, r := range v.Ready {
+	for _, r := range v.inRotation() {
 		since := now - r.began
 		shown := &r.member.shown
 		shown.state, shown.part = InRotation, float64(r.Weight)/sum

@@ -25,20 +25,27 @@ const forgetAfter = time.Hour
 type Table struct {
 	born   time.Time
 	random func() uint64
-	kinds  atomic.Pointer[map[string]attempt.Kind] // of methods
+	traits atomic.Pointer[map[string]traits] // of methods
 
-	checked atomic.Int64 // when it was last looked at who has stalled, since born
+	checked   atomic.Int64 // when it was last looked at who has stalled, since born
+	comparing atomic.Bool  // answers are counted by method, since some were not OK
+	compareAt atomic.Int64 // when they may be compared next, since born
 
-	mu        sync.Mutex
-	endpoints map[string]*Endpoint // by address
-	listed    int                  // of them, those that channels list
-	out       int                  // of those, the ejected
-	begun     bool                 // endpoints were listed before: one that comes now is new
-	channels  map[channel]*use     // that use the table
-	interval  time.Duration        // in which calls are counted
-	watched   time.Duration        // when the last failure came, since born; 0 is never
-	sampled   time.Duration        // when the counts were sampled last, since born
-	ejections map[Reason]uint64
+	mu         sync.Mutex
+	endpoints  map[string]*Endpoint // by address
+	listed     int                  // of them, those that channels list
+	out        int                  // of those, the ejected
+	begun      bool                 // endpoints were listed before: one that comes now is new
+	channels   map[channel]*use     // that use the table
+	interval   time.Duration        // in which calls are counted
+	watched    time.Duration        // when the last failure came, since born; 0 is never
+	sampled    time.Duration        // when the counts were sampled last, since born
+	comparedAt time.Duration        // when answers were compared last, since born
+	ejections  map[Reason]uint64
+
+	reaching      map[chan<- struct{}]int // who choose subsets
+	exchangeBegan time.Duration           // when the second began in which exchanged endpoints were
+	exchanged     int
 
 	log    *slog.Logger // nil is none
 	limit  *lines.Limit
@@ -69,7 +76,7 @@ func (t *Table) WithLogger(log *slog.Logger) *Table {
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
 		born: time.Now(), random: random,
-		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{},
+		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{}, reaching: map[chan<- struct{}]int{},
 		limit: lines.New(maxLines),
 	}
 }
@@ -101,6 +108,7 @@ func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[st
 	for _, m := range before {
 		if t.giveBack(m, now); m.users == 0 {
 			m.cold = true // it has left the service: should it come back, it is new
+			m.Refusals.Lapse()
 		}
 	}
 	t.trim(now, s)
@@ -113,11 +121,14 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 	e := t.endpoints[instance.Address]
 	if e == nil || e.ID != instance.ID {
 		// Another instance at this address: it has nothing to do with the old one.
+		instance.Refusals = &attempt.Refusals{}
 		e = &Endpoint{Instance: instance, table: t, cold: t.begun}
 		t.endpoints[instance.Address] = e
 	}
 	if e.users++; e.users == 1 {
 		t.listed++
+		e.reach.listed(t.now())
+		t.reached()
 		if e.ejection.out {
 			t.out++
 		}
@@ -137,6 +148,7 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 func (t *Table) giveBack(m *member, now time.Duration) {
 	if m.state == connectivity.Ready {
 		m.connected--
+		t.noteReach(m.Endpoint, m.connected+1, false, now)
 	}
 	m.left = now
 	if m.users--; m.users == 0 {

@@ -11,14 +11,17 @@ import (
 
 // View is what a policy chooses from.
 type View struct {
-	// Ready are the endpoints in rotation, at least one. Their weights are the
-	// configured ones times what slow start, failures and zones make of them.
+	// Ready are the endpoints in rotation, at least one, without those that refuse what
+	// others answer. Their weights are the configured ones times what slow start, failures
+	// and zones make of them.
 	Ready []Ready
 	// Random is a source of random bits that all may use at once.
 	Random func() uint64
 	// Now is the time in which latencies are told.
 	Now func() time.Duration
 
+	refusing  []Ready // get their expected share at most, whatever the policy thinks of them
+	refusals  uint64  // of all weight in rotation they have this part, in 2^-32
 	elsewhere []Ready // with a connection, and of a zone that is not needed
 	ejected   []Ready
 	due       []Ready       // must have the next calls: a probe, or the first of a slow start
@@ -54,6 +57,9 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 			weights = append(weights, v.weight(r, now, s))
 		}
 	}
+	if t.compareAnswers(now); t.comparing.Load() {
+		v.look(failingTick)
+	}
 	if s.Ejection.compares() && t.watching(now) {
 		v.look(t.interval / samples)
 	}
@@ -78,14 +84,17 @@ func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
 // started anew: what it did before is no fault of it.
 func (t *Table) connect(m *member, state connectivity.State, now time.Duration) {
 	e := m.Endpoint
+	before := e.connected
 	if m.state == connectivity.Ready {
 		e.connected--
 	}
 	m.state = state
+	defer func() { t.noteReach(e, before, state == connectivity.TransientFailure, now) }()
 	switch {
 	case state == connectivity.Ready:
 		if e.connected++; e.broken {
 			e.broken = false
+			e.Refusals.Lapse()
 			t.admit(e, reconnected, now)
 		}
 	case state == connectivity.TransientFailure && e.connected == 0:
@@ -108,7 +117,7 @@ func (v *View) weight(r Ready, now time.Duration, s *Settings) float64 {
 	if failing > 0 {
 		v.look(failingTick)
 	}
-	return float64(r.Weight) * part * (1 - failing)
+	return float64(r.Weight) * part * min(1-failing, e.standing.trusted())
 }
 
 // weigh gives the endpoints their weights, and takes those without one out of
@@ -131,6 +140,7 @@ func (v *View) weigh(weights []float64) {
 		rotation = append(rotation, r)
 	}
 	v.Ready = rotation
+	v.setApart()
 }
 
 // mostWeight is the largest weight after scaling: as exact as Consul's weights are.

@@ -332,10 +332,14 @@ func TestUnknownMethodsAreOne(t *testing.T) {
 	for i := range 5000 {
 		serve(nil, fmt.Sprintf("/made.Up/Method%d", i))
 	}
+	// gRPC's own services are exempt only where they are registered.
+	const check = "/grpc.health.v1.Health/Check"
+	serve(nil, check)
 	serve(nil, getSweet)
 	serve(nil, "/foreign.Service/Method")
 	serve(asked, "/served.Service/Method")
-	want := names{"other", getSweet, "/foreign.Service/Method", "/served.Service/Method"}
+	serve(asked, check)
+	want := names{"other", getSweet, "/foreign.Service/Method", "/served.Service/Method", check}
 	if !slices.Equal(*asked, want) {
 		t.Errorf("asked about %v, want %v", *asked, want)
 	}

@@ -133,6 +133,9 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 	if _, known := policyv1.StoreFailure_name[int32(rule.GetOnStoreFailure())]; !known {
 		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_SHARE", rule.GetOnStoreFailure())
 	}
+	if _, known := policyv1.MissingKey_name[int32(rule.GetMissingKey())]; !known {
+		c.wrong(where, "missing_key", "%d is nothing to do: write MISSING_KEY_SHARED, MISSING_KEY_PEER or MISSING_KEY_REFUSE", rule.GetMissingKey())
+	}
 	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED {
 		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", s)
 	}
@@ -259,6 +262,9 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 	if err := checkMergedStore(rule); err != nil {
 		return err
 	}
+	if err := checkMissingKey(rule); err != nil {
+		return fmt.Errorf("missing_key: %w", err)
+	}
 	key, ok := rule.GetKey().GetBy().(*policyv1.RateLimitKey_Field)
 	if !ok {
 		return nil
@@ -281,6 +287,24 @@ func checkMergedStore(rule *policyv1.RateLimitRule) error {
 	}
 	if store == policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED && rule.GetOnStoreFailure() > 0 {
 		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED")
+	}
+	return nil
+}
+
+// checkMissingKey lets an operator take back what the contract says by writing
+// MISSING_KEY_SHARED.
+func checkMissingKey(rule *policyv1.RateLimitRule) error {
+	missing := rule.GetMissingKey()
+	if missing <= policyv1.MissingKey_MISSING_KEY_SHARED {
+		return nil
+	}
+	switch rule.GetKey().GetBy().(type) {
+	case *policyv1.RateLimitKey_Metadata, *policyv1.RateLimitKey_Identity:
+	default:
+		return fmt.Errorf("%v: only a key by metadata or identity can be missing: leave it out, or write MISSING_KEY_SHARED", missing)
+	}
+	if side := rule.GetSide(); missing == policyv1.MissingKey_MISSING_KEY_PEER && Client.On(side, Server) {
+		return fmt.Errorf("%v: a client has no peer before its call, and side is %v: write MISSING_KEY_REFUSE or MISSING_KEY_SHARED", missing, side)
 	}
 	return nil
 }

@@ -58,6 +58,9 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Period: ptr("1 fortnight")}), []string{"default.rate_limits[0].period", "fortnight"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Period: ptr("0s")}), []string{"default.rate_limits[0].period", "0"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: metadataKey("Customer")}), []string{"default.rate_limits[0].key.metadata", `"Customer"`}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), MissingKey: 9}), []string{"default.rate_limits[0].missing_key", "9", "MISSING_KEY_REFUSE"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), MissingKey: policyv1.MissingKey_MISSING_KEY_REFUSE}), []string{"rate_limits[0].missing_key", "MISSING_KEY_REFUSE", "MISSING_KEY_SHARED"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: metadataKey("customer"), Side: policyv1.Side_SIDE_BOTH, MissingKey: policyv1.MissingKey_MISSING_KEY_PEER}), []string{"rate_limits[0].missing_key", "SIDE_BOTH"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: &policyv1.RateLimitKey{By: &policyv1.RateLimitKey_Peer{
 			Peer: &policyv1.PeerKey{Ipv6Prefix: ptr(uint32(129))}}}}), []string{"default.rate_limits[0].key.peer.ipv6_prefix", "129"}},
 		{caches(&policyv1.CacheRule{StaleWhileRevalidate: ptr("5 min of stale")}), []string{"default.cache.stale_while_revalidate", "5 min of stale"}},

@@ -94,6 +94,17 @@ func splitMethod(fullMethod string) (service, method string) {
 	return "", name
 }
 
-// infrastructure reports whether a service belongs to gRPC itself (health,
-// reflection, channelz): a default policy is not meant for it.
-func infrastructure(service string) bool { return strings.HasPrefix(service, "grpc.") }
+// Infrastructure reports whether gRPC itself defines service: health, reflection,
+// channelz and ORCA, and nothing else. Their calls are exempt from defaults, limits and
+// traces. A user's own package may be named grpc too, so no prefix decides it.
+func Infrastructure(service string) bool {
+	switch service {
+	case "grpc.health.v1.Health",
+		"grpc.reflection.v1.ServerReflection",
+		"grpc.reflection.v1alpha.ServerReflection",
+		"grpc.channelz.v1.Channelz",
+		"xds.service.orca.v3.OpenRcaService":
+		return true
+	}
+	return false
+}

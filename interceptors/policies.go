@@ -95,7 +95,7 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	merge(meta.Policy, known.service.GetMethods()[method])
 	merge(meta.Policy, known.policy)
 	for _, layer := range []*policyv1.ServicePolicy{above.builder, above.operator} {
-		if !infrastructure(service) {
+		if !Infrastructure(service) {
 			mergeDefault(meta.Policy, layer.GetDefault())
 			merge(meta.Policy, layer.GetMethods()[method])
 		}
@@ -104,10 +104,12 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	return meta
 }
 
-// know reports whether a contract has fullMethod or a policy names it.
+// know reports whether a contract has fullMethod or a policy names it. gRPC's own
+// contracts do not count: their services are exempt only where they are registered.
 func (p *Policies) know(fullMethod string) bool {
 	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
-	return p.contract(fullMethod).method != nil ||
+	service, _ := splitMethod(fullMethod)
+	return p.contract(fullMethod).method != nil && !Infrastructure(service) ||
 		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
 }
 
@@ -166,7 +168,7 @@ func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, 
 		parent := string(c.method.Parent().FullName())
 		same := parent == service
 		// A short name does not reach gRPC's own services.
-		if (same || service == "" && !infrastructure(parent)) && string(c.method.Name()) == method {
+		if (same || service == "" && !Infrastructure(parent)) && string(c.method.Name()) == method {
 			methods = append(methods, c.method)
 		}
 		foreign = foreign && !same

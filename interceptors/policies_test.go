@@ -99,6 +99,32 @@ func TestDefaultsDoNotReachServicesOfGRPC(t *testing.T) {
 	}
 }
 
+// L11: Health and reflection are exempt by default; a user's service in a package named
+// grpc, or grpc.team, gets the default of its builder and of its operator.
+func TestAPackageNamedGRPCKeepsItsPolicy(t *testing.T) {
+	written := forAll(&policyv1.MethodPolicy{Timeout: ptr("1s"), RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: ptr(uint64(5))}}})
+	operator := newPolicies(t, nil)
+	if err := operator.SetOperator(written); err != nil {
+		t.Fatal(err)
+	}
+	for name, policies := range map[string]*interceptors.Policies{"builder": newPolicies(t, written), "operator": operator} {
+		for service, exempt := range map[string]bool{
+			"shop.v1.OrderService": false, "grpcshop.v1.OrderService": false, "grpc.OrderService": false, "grpc.shop.v1.OrderService": false,
+			"grpc.health.v1.Health2": false, "grpc.health.v1.Health.More": false, "grpc.health.v2.Health": false,
+			"grpc.reflection.v1.Mine": false, "grpc.channelz.v2.Channelz": false, "grpc": false, "": false, "GRPC.health.v1.Health": false,
+			"grpc.health.v1.Health": true, "grpc.channelz.v1.Channelz": true, "xds.service.orca.v3.OpenRcaService": true,
+			"grpc.reflection.v1.ServerReflection": true, "grpc.reflection.v1alpha.ServerReflection": true,
+		} {
+			for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
+				policy := policies.Call(side, "/"+service+"/Method").Policy
+				if got := len(policy.GetRateLimits()) == 0 && policy.GetTimeout() == ""; got != exempt {
+					t.Errorf("%s, %v: %q is exempt: %v, want %v", name, side, service, got, exempt)
+				}
+			}
+		}
+	}
+}
+
 func TestCallMetaTellsWhatTheContractSays(t *testing.T) {
 	policies := newPolicies(t, nil)
 	tests := []struct {

@@ -20,7 +20,7 @@ type responding struct {
 func (s responding) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	if err == nil || errors.Is(err, io.EOF) {
-		s.record.Respond()
+		s.record.Latest().Respond() // a stream may have begun anew elsewhere
 	}
 	return err
 }

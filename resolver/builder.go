@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/resolver"
@@ -68,6 +70,23 @@ func (b *Builder) Idle() bool {
 // Scheme is [Scheme].
 func (b *Builder) Scheme() string { return Scheme }
 
+// OverrideAuthority is the name that instances prove under TLS where the channel's
+// owner names none, by WithAuthority or in the transport credentials: the service. An
+// address with a ServerName would take precedence over the credentials.
+func (b *Builder) OverrideAuthority(target resolver.Target) string {
+	return url.PathEscape(strings.Trim(target.URL.Path, "/"))
+}
+
+// bundledName is what a credentials.Bundle pins. gRPC takes only the names of
+// transport credentials that stand alone for the authority.
+func bundledName(opts resolver.BuildOptions) string {
+	if opts.CredsBundle == nil || opts.CredsBundle.TransportCredentials() == nil {
+		return ""
+	}
+	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
+	return opts.CredsBundle.TransportCredentials().Info().ServerName
+}
+
 // Build starts a resolver. gRPC calls it.
 func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
 	if err := b.check(); err != nil {
@@ -84,6 +103,7 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	r := &watcher{
 		builder: b, target: target, cc: cc,
 		directory: directory.Name(),
+		pinned:    bundledName(opts),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
 	}
@@ -100,6 +120,7 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 		r.sources = append(r.sources, b.watches.subscribe(directory, q, b.settings, r.wake))
 	}
 	r.table, r.returnTable = b.tables.borrow(directory.Name(), queries, b.log.With("service", target.Service))
+	r.subset = subset{size: b.subset, seed: b.watches.seed, near: target.Near != "", table: r.table, wake: r.wake}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go r.run(ctx)

@@ -11,8 +11,8 @@ import (
 // Follow tells changed which instances answer q, and again whenever that may have
 // changed, one call at a time. It believes the directory as channels do, with which it
 // shares its watch: of instances that vanish many at once some stay for the grace time,
-// and what is known stays while the directory is away. Nothing is told before the first
-// answer. The list must not be changed. stop ends it and waits; it must not be called
+// and what is known stays while the directory is away. What is known from before serves
+// until the first answer; without it nothing is reported before. The list must not be changed. stop ends it and waits; it must not be called
 // by changed.
 func (b *Builder) Follow(q catalog.Query, changed func([]catalog.Instance)) (stop func()) {
 	wake, done := make(chan struct{}, 1), make(chan struct{})
@@ -47,8 +47,11 @@ func (b *Builder) Follow(q catalog.Query, changed func([]catalog.Instance)) (sto
 // tell answers when to look again without being woken; 0 is never.
 func (s *subscription) tell(changed func([]catalog.Instance)) (again time.Duration) {
 	now := s.look()
-	if now.known {
-		changed(now.list)
+	switch {
+	case now.known:
+		changed(now.callable())
+	case len(now.before) > 0:
+		changed(now.before)
 	}
 	return now.again
 }

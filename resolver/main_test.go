@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -45,6 +46,7 @@ type mesh struct {
 	mu       sync.Mutex
 	backends map[string]*backend
 	dials    int
+	dead     map[string]func(context.Context) error // how a dial to an address without backend fails
 }
 
 // backend answers health checks and counts them.
@@ -53,6 +55,9 @@ type backend struct {
 	server   *grpc.Server
 	calls    int
 	conns    int
+	open     int // of them, those that the client has not closed
+	links    []net.Conn
+	down     bool
 }
 
 func newMesh(t testing.TB) *mesh {
@@ -97,15 +102,28 @@ func (m *mesh) register(n int, s consultest.Service) {
 func (m *mesh) dial(ctx context.Context, address string) (net.Conn, error) {
 	m.mu.Lock()
 	m.dials++
-	b := m.backends[address]
+	b, fail := m.backends[address], m.dead[address]
 	m.mu.Unlock()
-	if b == nil {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrNotExist}
+	if b == nil && fail != nil {
+		return nil, fail(ctx)
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b == nil || b.down {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrNotExist}
+	}
+	conn, err := b.listener.DialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
 	b.conns++
-	m.mu.Unlock()
-	return b.listener.DialContext(ctx)
+	b.open++
+	b.links = append(b.links, conn)
+	return link{conn, sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		b.open--
+	})}, nil
 }
 
 // directory reaches the agent.
@@ -171,4 +189,47 @@ func (m *mesh) connections(n int) int {
 func dialLazily(b *resolver.Builder) (*grpc.ClientConn, error) {
 	return grpc.NewClient("consul:///catalog", grpc.WithResolvers(b), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// connected are the backends of 1 to n to which there is a connection.
+func (m *mesh) connected(n int) []int {
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var numbers []int
+	for i := range n {
+		if m.backends["10.0.0."+strconv.Itoa(i+1)+":80"].open > 0 {
+			numbers = append(numbers, i+1)
+		}
+	}
+	return numbers
+}
+
+// stop breaks the connections to backend n and makes no other, until back is called.
+func (m *mesh) stop(n int) (back func()) {
+	address := "10.0.0." + strconv.Itoa(n) + ":80"
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.backends[address]
+	b.down = true
+	for _, conn := range b.links {
+		conn.Close()
+	}
+	b.links = nil
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		b.down = false
+	}
+}
+
+// link is a connection to a backend.
+type link struct {
+	net.Conn
+	closed func()
+}
+
+func (l link) Close() error {
+	l.closed()
+	return l.Conn.Close()
 }

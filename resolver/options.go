@@ -18,6 +18,7 @@ type settings struct {
 	startTimeout  time.Duration
 	grace         time.Duration
 	maxRemoval    float64
+	panic         panicSettings
 	subset        int
 	snapshots     Snapshots
 	serviceConfig string
@@ -30,6 +31,7 @@ func defaults() settings {
 		startTimeout:  5 * time.Second,
 		grace:         15 * time.Second,
 		maxRemoval:    0.5,
+		panic:         panicSettings{threshold: defaultThreshold},
 		subset:        100,
 		serviceConfig: "{}",
 		log:           slog.Default(),
@@ -44,6 +46,8 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithGrace %v: write 0 or more", s.grace)
 	case !(s.maxRemoval >= 0 && s.maxRemoval <= 1):
 		return fmt.Errorf("resolver: WithMaxRemoval %v: write a share from 0 to 1", s.maxRemoval)
+	case !(s.panic.threshold >= 0 && s.panic.threshold <= 1):
+		return fmt.Errorf("resolver: WithPanicThreshold %v: write a share from 0 to 1", s.panic.threshold)
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
@@ -59,7 +63,7 @@ func (s settings) check() error {
 func WithWarning() Option { return func(s *settings) { s.warning = true } }
 
 // WithStartTimeout bounds how long the first call waits for an answer of the
-// directory before it fails Unavailable. Default: 5 s.
+// directory before it fails Unavailable, where nothing is known from before. Default: 5 s.
 func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.startTimeout = d } }
 
 // WithGrace sets how long an answer without instances, or without most of them,
@@ -76,7 +80,9 @@ func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemo
 
 // WithSubset bounds the endpoints that a channel connects to. Of more, each
 // process takes a part of its own, which changes by one endpoint at most when one
-// instance comes or goes. Policies that mean the same by a key in every process,
+// instance comes or goes. With a policy of this module, members that do not connect are
+// exchanged: a tenth of them a second at most, or at once while fewer than three can be
+// reached. Policies that mean the same by a key in every process,
 // such as grpc:ring_hash, need them all: 0. Default: 100.
 func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = endpoints } }
 

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -67,7 +68,7 @@ func (s *saver) run(ctx context.Context) {
 			if equal(last, snapshot.Instances) {
 				continue
 			}
-			err := s.write(snapshot)
+			err := s.tryWrite(snapshot)
 			if err == nil {
 				last = snapshot.Instances
 			} else if !failed {
@@ -85,11 +86,21 @@ func (s *saver) run(ctx context.Context) {
 	}
 }
 
+// tryWrite makes a panic an error: no caller is there to recover from it.
+func (s *saver) tryWrite(snapshot catalog.Snapshot) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("saving it has panicked: %v", p)
+		}
+	}()
+	return s.write(snapshot)
+}
+
 // finish writes what is left.
 func (s *saver) finish() {
 	select {
 	case snapshot := <-s.newest:
-		_ = s.write(snapshot) // the last failure was logged
+		_ = s.tryWrite(snapshot) // the last failure was logged
 	default:
 	}
 }
@@ -104,6 +115,7 @@ func (s *saver) close() {
 	select {
 	case <-s.done:
 	case <-time.After(closeTime):
+		s.log.Warn("the snapshot is still being written: it is left to the disk")
 	}
 }
 

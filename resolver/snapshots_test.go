@@ -83,8 +83,7 @@ func TestClientStartsFromASnapshotWhileConsulIsDown(t *testing.T) {
 	})
 }
 
-// R19, with an agent that neither answers nor refuses: the snapshot is used when
-// the start timeout is over.
+// R19, with an agent that neither answers nor refuses: the snapshot is used at once.
 func TestClientStartsFromASnapshotWhileConsulHangs(t *testing.T) {
 	dir, err := snapshot.Open(t.TempDir())
 	if err != nil {
@@ -101,8 +100,8 @@ func TestClientStartsFromASnapshotWhileConsulHangs(t *testing.T) {
 		defer second.Close()
 		start := time.Now()
 		mustCall(t, second, 10)
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("the first calls took %v, want the start timeout of 5s at most", took)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("the first calls took %v, want none", took)
 		}
 	})
 }

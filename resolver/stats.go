@@ -28,6 +28,12 @@ type Stats struct {
 	Passing int `json:"passing"`
 	Warning int `json:"warning"`
 	Held    int `json:"held"`
+	// Critical and Maintenance are those that the health checks keep out. Panicking is
+	// whether so few are left that they are called, too, unless another datacenter has
+	// healthy ones.
+	Critical    int  `json:"critical"`
+	Maintenance int  `json:"maintenance"`
+	Panicking   bool `json:"panicking"`
 }
 
 // Stats tells of all open watches, sorted by directory and service.
@@ -55,17 +61,24 @@ func (w *watch) stats() Stats {
 	s := Stats{
 		Directory: w.directory, Query: w.query, Channels: len(w.subscriptions),
 		Answered: now.told, Answers: w.answers, Failures: w.failures,
-		Held: now.holding,
+		Held: now.holding, Panicking: now.panicking > 0 || len(now.unhealthy) > 0,
 	}
 	if now.err != nil {
 		s.Error = now.err.Error()
 	}
-	for i := range now.list {
-		if now.list[i].Status == catalog.Warning {
-			s.Warning++
-		} else {
-			s.Passing++
-		}
+	list := now.list
+	if !now.known {
+		list = now.before
 	}
+	count := func(list []catalog.Instance, status catalog.Status) (n int) {
+		for i := range list {
+			if list[i].Status == status {
+				n++
+			}
+		}
+		return n
+	}
+	s.Passing, s.Warning = count(list, catalog.Passing), count(list, catalog.Warning)
+	s.Critical, s.Maintenance = count(w.unhealthy, catalog.Critical), count(w.unhealthy, catalog.Maintenance)
 	return s
 }

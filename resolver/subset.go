@@ -4,36 +4,78 @@ import (
 	"cmp"
 	"hash/maphash"
 	"slices"
+	"time"
 
+	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// subset is the part of list that a client connects to: size of them, or all
-// where there are no more. By rendezvous hashing (Thaler and Ravishankar, as in
-// gRFC A68) it changes by one entry at most when one instance comes or goes, and
-// clients with other seeds have other subsets. A list by distance is cut where it
-// is far enough.
-func subset(list []catalog.Instance, size int, seed maphash.Seed, near bool) []catalog.Instance {
-	if size == 0 || len(list) <= size {
-		return list
+// subset is the part of a list that a channel connects to: size of it, or all where
+// there are no more, and for a time those that are tried in the place of what does not
+// connect. By rendezvous hashing (Thaler and Ravishankar, as in gRFC A68) it changes by
+// one entry at most when one instance comes or goes, and clients with other seeds have
+// other subsets. A list by distance is cut where it is far enough.
+type subset struct {
+	size  int
+	seed  maphash.Seed
+	near  bool
+	table *balancer.Table
+	wake  chan<- struct{} // is filled when the subset may change
+
+	list      []catalog.Instance // that these are of:
+	order     []int              // of preference
+	addresses []string           // in this order
+	stop      func()             // ends the waking; nil while it does not
+}
+
+// of is the subset of list, and after which time to ask again, if that is not 0.
+func (s *subset) of(list []catalog.Instance) (part []catalog.Instance, again time.Duration) {
+	if s.size == 0 || len(list) <= s.size {
+		s.close()
+		return list, 0
 	}
-	if near {
-		return list[:size]
+	if s.stop == nil {
+		s.stop = s.table.OnReach(s.wake)
 	}
-	type score struct {
-		hash uint64
-		at   int
+	s.sort(list)
+	chosen, again := s.table.Subset(s.addresses, s.size)
+	var at []int
+	for i, in := range chosen {
+		if in {
+			at = append(at, s.order[i])
+		}
 	}
-	scores := make([]score, len(list))
+	slices.Sort(at)
+	part = make([]catalog.Instance, len(at))
+	for i, n := range at {
+		part[i] = list[n]
+	}
+	return part, again
+}
+
+// sort finds the order of list, unless it is the last one.
+func (s *subset) sort(list []catalog.Instance) {
+	if len(s.list) == len(list) && &s.list[0] == &list[0] {
+		return
+	}
+	hashes := make([]uint64, len(list))
+	s.list, s.order, s.addresses = list, make([]int, len(list)), make([]string, len(list))
 	for i := range list {
-		scores[i] = score{maphash.String(seed, list[i].Address), i}
+		s.order[i] = i
+		hashes[i] = maphash.String(s.seed, list[i].Address)
 	}
-	slices.SortFunc(scores, func(a, b score) int { return cmp.Compare(a.hash, b.hash) })
-	scores = scores[:size]
-	slices.SortFunc(scores, func(a, b score) int { return cmp.Compare(a.at, b.at) })
-	chosen := make([]catalog.Instance, size)
-	for i, s := range scores {
-		chosen[i] = list[s.at]
+	if !s.near {
+		slices.SortFunc(s.order, func(a, b int) int { return cmp.Compare(hashes[a], hashes[b]) })
 	}
-	return chosen
+	for i, at := range s.order {
+		s.addresses[i] = list[at].Address
+	}
+}
+
+// close ends the waking.
+func (s *subset) close() {
+	if s.stop != nil {
+		s.stop()
+		s.stop, s.list, s.order, s.addresses = nil, nil, nil, nil
+	}
 }

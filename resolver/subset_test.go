@@ -61,6 +61,8 @@ func TestSubsetSurvivesAnIdleCycle(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		mustCall(t, conn, 1)
+		synctest.Wait() // for all connections
 		mustCall(t, conn, 60)
 		before := used(m.count(30))
 		if len(before) != 3 {

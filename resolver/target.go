@@ -42,6 +42,25 @@ func ParseTarget(text string) (Target, error) {
 	return parseTarget(u)
 }
 
+// Redact is target for messages: user information and query values, where secrets may
+// stand by mistake, are "***".
+func Redact(target string) string {
+	scheme, rest, found := strings.Cut(target, "://")
+	if !found {
+		scheme, rest = "", target
+	}
+	if at := strings.LastIndex(rest, "@"); at >= 0 {
+		rest = "***" + rest[at:]
+	}
+	if query := strings.Index(rest, "?"); query >= 0 {
+		rest = rest[:query] + "?***"
+	}
+	if !found {
+		return rest
+	}
+	return scheme + "://" + rest
+}
+
 func parseTarget(u *url.URL) (Target, error) {
 	t := Target{Agent: u.Host, Service: strings.Trim(u.Path, "/")}
 	switch {
@@ -51,6 +70,8 @@ func parseTarget(u *url.URL) (Target, error) {
 		return t, errors.New("target has user information before its host: a token does not belong in a target: set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
 	case u.Opaque != "" || t.Service == "" || strings.Contains(t.Service, "/"):
 		return t, fmt.Errorf("target names no service, or more than one: write %s", form)
+	case catalog.CheckName(t.Service) != nil:
+		return t, fmt.Errorf("target service %.80q: %w", t.Service, catalog.CheckName(t.Service))
 	case u.Fragment != "":
 		return t, fmt.Errorf("target has a fragment: write %s", form)
 	}
@@ -71,6 +92,11 @@ func (t *Target) parseQuery(raw string) error {
 	for key, values := range query {
 		if slices.Contains(values, "") {
 			return fmt.Errorf("target key %q has no value: leave it out or give one", key)
+		}
+		for _, value := range values {
+			if err := catalog.CheckPrintable(value); err != nil && key != "filter" { // which may have lines
+				return fmt.Errorf("target key %q: %w", key, err)
+			}
 		}
 		if len(values) > 1 && key != "tag" && key != "dc" {
 			return fmt.Errorf("target key %q is given %d times: only tag and dc repeat", key, len(values))

@@ -21,9 +21,11 @@ type watcher struct {
 	cc            resolver.ClientConn
 	serviceConfig *serviceconfig.ParseResult // nil unless the target names a policy
 	directory     string                     // its name, for messages
+	pinned        string                     // what instances must prove to be; empty is the channel's authority
 
 	sources     []*subscription // one for each datacenter, in the order of failover
 	table       *balancer.Table
+	subset      subset
 	returnTable func()
 	wake        chan struct{}
 	cancel      context.CancelFunc
@@ -32,6 +34,8 @@ type watcher struct {
 	instances []*catalog.Instance // what gRPC was told last
 	told      bool                // whether it was told any
 	trouble   string              // what was logged last
+	held      bool                // whether instances were held then
+	panicked  bool                // whether unhealthy instances were called then
 }
 
 // ResolveNow has nothing to do: the answer to a blocking query comes by itself,
@@ -47,6 +51,7 @@ func (w *watcher) Close() {
 		sources.Go(s.close)
 	}
 	sources.Wait()
+	w.subset.close()
 	w.returnTable()
 }
 
@@ -79,8 +84,9 @@ func (w *watcher) look(starting time.Duration) time.Duration {
 	w.log(now)
 	switch {
 	case len(now.list) > 0:
-		list := subset(now.list, w.builder.subset, w.builder.watches.seed, w.target.Near != "")
+		list, again := w.subset.of(now.list)
 		w.publish(list, nil)
+		now.again = soonest(now.again, again)
 	case now.err == nil:
 		w.publish(nil, w.absent(now.hint))
 	case w.told:
@@ -91,30 +97,41 @@ func (w *watcher) look(starting time.Duration) time.Duration {
 	return now.again
 }
 
+// soonest is the shorter of two times of which 0 is none.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
 // found is what all datacenters together tell.
 type found struct {
-	list    []catalog.Instance
-	err     error         // of a datacenter that does not answer
-	hint    string        // why an empty list may be empty
-	told    time.Time     // when a list was told that is used in spite of err
-	holding int           // how many of the list are there only by the guard
-	pending bool          // an answer that decides is still to come
-	again   time.Duration // when a grace time, or the start timeout, ends; 0 is none
+	list      []catalog.Instance
+	err       error         // of a datacenter that does not answer
+	hint      string        // why an empty list may be empty
+	told      time.Time     // when a list was told that is used in spite of err
+	holding   int           // how many of the list are there only by the guard
+	panicking int           // how many of the list are called in spite of their health checks
+	pending   bool          // an answer that decides is still to come
+	again     time.Duration // when a grace time, or the start timeout, ends; 0 is none
 }
 
 // choose takes the first datacenter that has a list. One that fails keeps what it
 // has answered for the grace time; after that the next one is taken and, if none has
-// any, the last list of one that fails or has not answered, be it from before.
+// any, the last list of one that fails or has not answered, be it from before; and where
+// there is no list, the unhealthy instances of the first that has some.
 func (w *watcher) choose(starting time.Duration) found {
 	var all found
+	var unhealthy []catalog.Instance // of the first datacenter that has only such
 	for _, s := range w.sources {
 		now := s.look()
 		left := w.builder.grace - time.Since(now.failing)
 		switch {
 		case len(now.list) > 0 && now.err == nil:
-			return found{list: now.list, holding: now.holding, again: now.again}
+			return found{list: now.list, panicking: now.panicking, holding: now.holding, again: now.again}
 		case len(now.list) > 0 && now.own && left > 0:
-			return found{list: now.list, err: now.err, told: now.told, again: left}
+			return found{list: now.list, panicking: now.panicking, err: now.err, told: now.told, again: left}
 		case now.err != nil:
 			all.err = now.err
 			if all.list == nil {
@@ -123,15 +140,37 @@ func (w *watcher) choose(starting time.Duration) found {
 		case now.known:
 			all.hint = now.hint
 		case starting > 0: // the next datacenter is not asked before this one has had its time
-			return found{pending: true, again: starting}
+			now = w.meanwhile()
+			return found{list: now.list, told: now.told, pending: len(now.list) == 0, again: starting}
 		default:
 			all.err = fmt.Errorf("%s has not answered within %v: is it reachable?", w.directory, w.builder.startTimeout)
 			if all.list == nil {
 				all.list, all.told = now.before, now.told
 			}
 		}
+		if unhealthy == nil {
+			unhealthy = now.unhealthy
+		}
+	}
+	if len(all.list) == 0 {
+		all.list, all.panicking = unhealthy, len(unhealthy)
 	}
 	return all
+}
+
+// meanwhile is what to go on with until a datacenter has answered that comes first: the
+// list of the first one that was known before and did not fail at the end, else of any.
+func (w *watcher) meanwhile() (best known) {
+	for _, s := range w.sources {
+		now := s.look()
+		if len(now.list) == 0 {
+			now.list = now.before
+		}
+		if now.recalled && len(now.list) > 0 && (len(best.list) == 0 || best.stale && !now.stale) {
+			best = now
+		}
+	}
+	return best
 }
 
 func (w *watcher) absent(hint string) error {
@@ -145,6 +184,9 @@ func (w *watcher) absent(hint string) error {
 	return err
 }
 
+// onlyHeld is no trouble yet: a clean restart of the only instance looks like this.
+const onlyHeld = "the only instance has left: it is held for the grace time"
+
 // log says once when discovery gets into trouble and once when it is out of it.
 func (w *watcher) log(now found) {
 	trouble := ""
@@ -153,23 +195,40 @@ func (w *watcher) log(now found) {
 		trouble = "discovery fails: calls go on with what was known"
 	case now.err != nil:
 		trouble = "discovery fails, and so do calls until it works"
+	case now.panicking > 0:
+		trouble = "too few instances are healthy by the directory: those that its health checks keep out are called, too"
+	case now.holding == 1 && (len(now.list) == 1 || w.trouble == onlyHeld):
+		trouble = onlyHeld
 	case now.holding > 0:
 		trouble = "too many instances vanished at once: the last ones are held for the grace time"
+	case now.err == nil && len(now.list) == 0 && w.trouble != "":
+		trouble = "no instance is left: calls fail until one registers"
 	}
 	if trouble == w.trouble {
 		return
 	}
-	w.trouble = trouble
+	held, panicked := w.held, w.panicked
+	w.trouble, w.held, w.panicked = trouble, now.holding > 0, now.panicking > 0
 	log := w.builder.log.With("service", w.target.Service, "directory", w.directory, "instances", len(now.list))
 	switch {
-	case trouble == "":
+	case trouble == onlyHeld:
+		log.Info(trouble)
+	case trouble == "" && panicked:
+		log.Info("enough instances are healthy again: only those are called")
+	case trouble == "" && held:
 		log.Info("discovery works again, and nothing is held")
+	case trouble == "":
+		log.Info("discovery works again")
 	case now.err != nil && !now.told.IsZero():
 		log.Warn(trouble, "told", now.told, "error", now.err)
 	case now.err != nil:
 		log.Warn(trouble, "error", now.err)
-	default:
+	case now.panicking > 0:
+		log.Warn(trouble, "unhealthy", now.panicking)
+	case now.holding > 0:
 		log.Warn(trouble, "held", now.holding)
+	default:
+		log.Warn(trouble)
 	}
 }
 
@@ -202,7 +261,7 @@ func (w *watcher) publish(list []catalog.Instance, absent error) {
 func (w *watcher) state(absent error) resolver.State {
 	state := resolver.State{ServiceConfig: w.serviceConfig}
 	for _, i := range w.instances {
-		endpoint := balancer.NewEndpoint(i, w.target.Service)
+		endpoint := balancer.NewEndpoint(i, w.pinned)
 		state.Endpoints = append(state.Endpoints, endpoint)
 		state.Addresses = append(state.Addresses, endpoint.Addresses...) // for policies that know no endpoints
 	}

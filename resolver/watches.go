@@ -15,23 +15,29 @@ type watches struct {
 
 	mu     sync.Mutex
 	open   map[watchKey]*watch
-	closed map[watchKey]remembered
+	closed map[question]remembered
 }
+
+// question is what is asked of whom. Its answer is the same however it is believed.
+type question struct{ directory, query string }
 
 // watchKey is what channels must have in common to share a watch.
 type watchKey struct {
-	directory, query string
-	grace            time.Duration
-	maxRemoval       float64
-	snapshots        Snapshots
+	question
+	grace      time.Duration
+	maxRemoval float64
+	panic      panicSettings
+	snapshots  Snapshots
 }
 
-// remembered is what a watch knew that was closed. A channel that comes back from
-// idleness while the directory is away goes on with it.
+// remembered is what another watch knew of the same question, be it closed or not. A
+// channel that comes back from idleness, or is made again, goes on with it until the
+// directory answers.
 type remembered struct {
-	list   []catalog.Instance
-	told   time.Time // by the directory
-	closed time.Time
+	list    []catalog.Instance
+	told    time.Time // by the directory
+	failing bool      // the directory failed at the end
+	closed  time.Time
 }
 
 // rememberFor is how long that outlives the watch, and maxRemembered of how many
@@ -42,7 +48,7 @@ const (
 )
 
 func newWatches() *watches {
-	return &watches{seed: maphash.MakeSeed(), open: map[watchKey]*watch{}, closed: map[watchKey]remembered{}}
+	return &watches{seed: maphash.MakeSeed(), open: map[watchKey]*watch{}, closed: map[question]remembered{}}
 }
 
 // subscription is one reader of a watch.
@@ -60,12 +66,12 @@ func (s *subscription) signal() {
 }
 
 func (w *watches) subscribe(watcher catalog.Watcher, q catalog.Query, settings settings, wake chan<- struct{}) *subscription {
-	key := watchKey{watcher.Name(), q.Key(), settings.grace, settings.maxRemoval, settings.snapshots}
+	key := watchKey{question{watcher.Name(), q.Key()}, settings.grace, settings.maxRemoval, settings.panic, settings.snapshots}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	shared := w.open[key]
 	if shared == nil {
-		shared = newWatch(watcher, q, settings, w.closed[key])
+		shared = newWatch(watcher, q, settings, w.recall(key.question))
 		w.open[key] = shared
 		shared.start(watcher)
 	}
@@ -87,7 +93,7 @@ func (w *watches) unsubscribe(key watchKey, s *subscription) {
 	s.mu.Unlock()
 	if last {
 		delete(w.open, key)
-		w.remember(key, s.watch)
+		w.remember(key.question, s.watch)
 	}
 	w.mu.Unlock()
 	if last {
@@ -95,16 +101,30 @@ func (w *watches) unsubscribe(key watchKey, s *subscription) {
 	}
 }
 
+// recall is what is known of q by a watch with other settings, or was by one that is
+// closed. The caller holds w.mu.
+func (w *watches) recall(q question) remembered {
+	for key, other := range w.open {
+		if key.question != q {
+			continue
+		}
+		if now := other.look(); len(now.callable()) > 0 {
+			return remembered{list: now.callable(), told: now.told, failing: now.err != nil}
+		}
+	}
+	return w.closed[q]
+}
+
 // remember keeps what a watch knew that is closed.
-func (w *watches) remember(key watchKey, closed *watch) {
+func (w *watches) remember(key question, closed *watch) {
 	for other, r := range w.closed {
 		if time.Since(r.closed) > rememberFor || len(w.closed) >= maxRemembered {
 			delete(w.closed, other)
 		}
 	}
 	switch now := closed.look(); {
-	case len(now.list) > 0:
-		w.closed[key] = remembered{now.list, now.told, time.Now()}
+	case len(now.callable()) > 0:
+		w.closed[key] = remembered{now.callable(), now.told, now.err != nil, time.Now()}
 	case now.known:
 		delete(w.closed, key)
 	}
@@ -118,12 +138,15 @@ func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, befor
 		subscriptions: map[*subscription]struct{}{},
 		before:        before.list,
 		told:          before.told,
+		recalled:      len(before.list) > 0,
+		stale:         before.failing,
 		snapshots:     settings.snapshots,
+		log:           settings.log.With("service", q.Service, "directory", watcher.Name()),
+		panic:         settings.panic,
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}
 	if w.snapshots != nil {
-		log := settings.log.With("service", q.Service, "directory", w.directory)
-		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, log)
+		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, w.log)
 	}
 	return w
 }

@@ -18,8 +18,9 @@ import (
 
 // Instance is who was picked. It is shared by all calls and must not be changed.
 type Instance struct {
-	ID      string // the directory's id, or the address where there is none
-	Address string
+	ID       string // the directory's id, or the address where there is none
+	Address  string
+	Refusals *Refusals // nil where no picker counts them
 }
 
 // Record is what one attempt tells and is told. It is safe for concurrent use:
@@ -31,7 +32,10 @@ type Record struct {
 	kind   atomic.Uint32
 	picked atomic.Pointer[Instance]
 	waiter atomic.Pointer[func()] // for the first response
+	avoid  atomic.Pointer[Avoid]
+	among  atomic.Int64
 	latest atomic.Pointer[Record] // of the first record only
+	end    atomic.Uint32
 }
 
 // New makes the record of a first attempt.
@@ -61,11 +65,25 @@ func (r *Record) Number() int { return r.number }
 // to pick again: nobody waits for a response to the pick before any more.
 func (r *Record) Pick(i *Instance) {
 	r.waiter.Store(nil)
+	r.end.Store(0)
 	r.picked.Store(i)
 }
 
 // Picked is who was picked last, or nil.
 func (r *Record) Picked() *Instance { return r.picked.Load() }
+
+// Avoid has pickers pass over instances for one attempt. nil is none.
+func (r *Record) Avoid(a *Avoid) { r.avoid.Store(a) }
+
+// Avoids is what pickers pass over, or nil.
+func (r *Record) Avoids() *Avoid { return r.avoid.Load() }
+
+// Choose says among how many instances one is picked. Pickers call it before Pick.
+func (r *Record) Choose(among int) { r.among.Store(int64(among)) }
+
+// Others reports whether there is an instance that no attempt of the call went to, as
+// far as a picker has said.
+func (r *Record) Others() bool { return int64(r.number) < r.among.Load() }
 
 // Kind is what kind of call an attempt is of.
 type Kind uint32
@@ -95,6 +113,24 @@ func (r *Record) Respond() {
 // Await asks for a call of responded at the first response to what was picked last.
 // Pickers call it after Pick.
 func (r *Record) Await(responded func()) { r.waiter.Store(&responded) }
+
+// End is how an attempt ended, as a picker sees it.
+type End uint32
+
+// What may be true of an end. The status of a call is its error.
+const (
+	Over      End = 1 << iota // it has ended
+	Sent                      // a stream was opened
+	Received                  // bytes have come from the server
+	Answer                    // the server's answer is an error in gRPC's form
+	Unhandled                 // the server says that no handler ran: see [UnhandledKey]
+)
+
+// Ended records how the attempt ended. Pickers call it before the call returns.
+func (r *Record) Ended(end End) { r.end.Store(uint32(end)) }
+
+// End is how the attempt ended; 0 before, and where no picker has recorded it.
+func (r *Record) End() End { return End(r.end.Load()) }
 
 // Tried reports whether an earlier attempt of the same call went to address.
 func (r *Record) Tried(address string) bool {
@@ -146,6 +182,11 @@ func FromContext(ctx context.Context) *Record {
 	r, _ := ctx.Value(contextKey{}).(*Record)
 	return r
 }
+
+// UnhandledKey is the trailer by which a server says that no handler ran, so that any call
+// may be tried on another instance: "service" if it has nothing of the service, "method" if
+// it lacks the method alone, "limit" if a limit of the instance has refused the call.
+const UnhandledKey = "meshlite-unhandled"
 
 // The google.rpc.ErrorInfo by which a server that answers UNAVAILABLE says that it
 // works and is full, so that nobody takes it for broken.

@@ -61,12 +61,13 @@ type (
 // reasons are told from 0 on, so that the first ejection is an increase.
 var reasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
-func picksOf(tables []balancer.Picks) map[pickSource]uint64 {
+// picksOf sums what each endpoint has counted.
+func picksOf(tables []balancer.Picks, counted func(balancer.EndpointStats) uint64) map[pickSource]uint64 {
 	sums := map[pickSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
 		for _, e := range t.Endpoints {
-			sums[pickSource{text(t.Service), text(e.Address), t.Directory, queries, e.ID}] += e.Picks
+			sums[pickSource{text(t.Service), text(e.Address), t.Directory, queries, e.ID}] += counted(e)
 		}
 	}
 	return sums

@@ -33,6 +33,7 @@ type collector struct {
 
 	mu        sync.Mutex
 	picks     counters[pickSource, endpointLabels]
+	refusals  counters[pickSource, endpointLabels]
 	ejections counters[ejectionSource, ejectionLabels]
 }
 
@@ -51,6 +52,8 @@ var (
 
 	picked = prometheus.NewDesc("meshlite_endpoint_picks_total",
 		"Attempts that were sent to an endpoint.", ofEndpoint, nil)
+	refused = prometheus.NewDesc("meshlite_endpoint_refusals_total",
+		"Attempts that an endpoint has refused by a rate limit, saying when to come again.", ofEndpoint, nil)
 	inFlight = prometheus.NewDesc("meshlite_endpoint_in_flight",
 		"Attempts that were sent to an endpoint and are not over.", ofEndpoint, nil)
 	latency = prometheus.NewDesc("meshlite_endpoint_latency_seconds",
@@ -79,7 +82,7 @@ var (
 // Describe implements [prometheus.Collector].
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		picked, inFlight, latency, weight, part, failing, warm, ejected, info,
+		picked, refused, inFlight, latency, weight, part, failing, warm, ejected, info,
 		endpoints, ejections, panicking,
 	} {
 		to <- d
@@ -88,12 +91,15 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	services, picks, out := c.look()
+	services, picks, refusals, out := c.look()
 	for _, s := range services {
 		s.collect(to)
 	}
 	for labels, n := range picks {
 		count(to, picked, n, labels.service, labels.address)
+	}
+	for labels, n := range refusals {
+		count(to, refused, n, labels.service, labels.address)
 	}
 	for labels, n := range out {
 		count(to, ejections, n, labels.service, labels.reason)
@@ -101,19 +107,21 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 }
 
 // look reads the tables. Two looks at once would count what has come since twice.
-func (c *collector) look() (map[string]*service, map[endpointLabels]uint64, map[ejectionLabels]uint64) {
+func (c *collector) look() (services map[string]*service, picks, refusals map[endpointLabels]uint64, out map[ejectionLabels]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	tables := c.tables()
-	services := merge(tables)
+	services = merge(tables)
 	limit(services)
-	picks := c.picks.grow(picksOf(tables), func(s pickSource) endpointLabels {
+	labels := func(s pickSource) endpointLabels {
 		return endpointLabels{s.service, services[s.service].labelOf(s.address)}
-	})
-	out := c.ejections.grow(ejectionsOf(tables), func(s ejectionSource) ejectionLabels {
+	}
+	picks = c.picks.grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Picks }), labels)
+	refusals = c.refusals.grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Refusals }), labels)
+	out = c.ejections.grow(ejectionsOf(tables), func(s ejectionSource) ejectionLabels {
 		return ejectionLabels{s.service, s.reason}
 	})
-	return services, picks, out
+	return services, picks, refusals, out
 }
 
 func (s *service) collect(to chan<- prometheus.Metric) {

@@ -81,6 +81,7 @@ func compare(t *testing.T, c prometheus.Collector, want string, names ...string)
 
 func TestEachEndpointIsTold(t *testing.T) {
 	one := endpoint("10.0.0.1:80", 7)
+	one.Refusals = 2
 	one.Region, one.Zone, one.Weight, one.Part, one.InFlight, one.Latency = "eu", "eu-1", 3, 0.75, 2, 12.5
 	two := endpoint("10.0.0.2:80", 3)
 	two.Part, two.Failing, two.Warm, two.State, two.Reason = 0.25, 0.5, 0.4, balancer.Ejected, balancer.SuccessRate
@@ -110,6 +111,10 @@ meshlite_endpoint_latency_seconds{address="10.0.0.1:80",service="catalog"} 0.012
 # TYPE meshlite_endpoint_picks_total counter
 meshlite_endpoint_picks_total{address="10.0.0.1:80",service="catalog"} 7
 meshlite_endpoint_picks_total{address="10.0.0.2:80",service="catalog"} 3
+# HELP meshlite_endpoint_refusals_total Attempts that an endpoint has refused by a rate limit, saying when to come again.
+# TYPE meshlite_endpoint_refusals_total counter
+meshlite_endpoint_refusals_total{address="10.0.0.1:80",service="catalog"} 2
+meshlite_endpoint_refusals_total{address="10.0.0.2:80",service="catalog"} 0
 # HELP meshlite_endpoint_slow_start_ratio How far the slow start of an endpoint is, 1 without one.
 # TYPE meshlite_endpoint_slow_start_ratio gauge
 meshlite_endpoint_slow_start_ratio{address="10.0.0.1:80",service="catalog"} 1

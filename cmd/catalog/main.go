@@ -25,7 +25,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run() error {
-	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz and pprof at `host:port`")
+	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz, /readyz and pprof at `host:port`")
 	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
 	flag.Parse()
 	if flag.NArg() > 0 {

@@ -234,7 +234,7 @@ func TestCacheStatsThatCannotBeHad(t *testing.T) {
 	well, _ := serveCaches(t, `[{"name": "runtime"}]`, "")
 	runTool(t, "cache", "stats", "--client", well, "--client", gone).want(t, 0, ": no calls yet\n", "cannot ask "+gone+": connection refused: has it ended?\n")
 	enlistClient(t, agent, "prices", "elsewhere", "203.0.113.7:80", "127.0.0.1:9090")
-	runTool(t, "cache", "clear", "prices", "--all").want(t, 1, "", "its admin page is on the loopback of another host")
+	runTool(t, "cache", "clear", "prices", "--all").want(t, 1, "", "its admin page is on the loopback of host 203.0.113.7")
 	t.Setenv("CONSUL_HTTP_ADDR", closedPort(t))
 	runTool(t, "cache", "stats").want(t, 1, "", "refused the connection")
 }

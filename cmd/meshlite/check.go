@@ -12,8 +12,9 @@ import (
 func newCheckCommand() *cobra.Command {
 	var o cli.CheckOptions
 	cmd := &cobra.Command{
-		Use:   "check [SERVICE...]",
-		Short: "Find out what is wrong with Consul, the clock and the instances of services",
+		Use:        "check [SERVICE...]",
+		SuggestFor: []string{"doctor", "status", "ping"},
+		Short:      "Find out what is wrong with Consul, the clock and the instances of services",
 		Long: `Look at Consul (is it reached, has it a leader, is the token good), at the clock, and
 at all instances of the named services, or of all that are registered: is their
 address reachable, what do they answer to grpc.health.v1, what does Consul say of

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -99,7 +100,7 @@ func TestCheckOfAMeshThatIsWell(t *testing.T) {
 	r := runTool(t, "check")
 	r.want(t, 0, "10 passed, 0 warnings, 0 failed", "")
 	for _, line := range []string{
-		"consul\n  ✓ consul at " + os.Getenv("CONSUL_HTTP_ADDR") + ", version ",
+		"consul\n  ✓ consul at " + os.Getenv("CONSUL_HTTP_ADDR") + ", a stand-in for Consul, answers in ",
 		"  ✓ the leader is 127.0.0.1:8300\n", "  ✓ no token is needed", "  ✓ datacenter dc1, node consultest (127.0.0.1)\n", "  ✓ services: 3\n",
 		"clock\n  ✓ our clock is within 1s", "service catalog\n  ✓ catalog-127-0-0-1-", "service inventory\n  ✓ inventory-1  " + address + "  SERVING in ",
 	} {
@@ -134,7 +135,7 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		"frozen":                     {silent.Addr().String(), "passing", 1, []string{"takes connections and does not answer in time", "is the process frozen"}},
 		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"says NOT_SERVING, Consul says passing", "clients still call it: let its check in Consul ask grpc.health.v1"}},
 		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "says NOT_SERVING, Consul says critical", "see its log"}},
-		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients leave it out: can the agent on node consultest reach"}},
+		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients leave it out while enough others are healthy: can the agent on node consultest reach"}},
 		"well, and Consul warns":     {well, "warning", 0, []string{"! x-1", ", Consul says warning (lease)\n", "unless they are built WithWarning"}},
 		"without a check":            {well, "", 0, []string{"✓ x-1", "! x-1", "has no check in Consul: it never leaves rotation by itself\n", "register it with a gRPC check"}},
 		"without an address":         {"", "passing", 1, []string{"✗ x-1  -  has no address that can be called", "-id=x-1"}},
@@ -155,8 +156,41 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 					t.Errorf("stdout %s, want %q in it", r.out, part)
 				}
 			}
-			if test.code == 1 && r.err != "meshlite: 1 of 7 checks failed\n" {
+			checks := 7
+			if test.status == "critical" {
+				checks++ // that too few are healthy
+			}
+			if test.code == 1 && r.err != fmt.Sprintf("meshlite: 1 of %d checks failed\n", checks) {
 				t.Errorf("stderr %q", r.err)
+			}
+		})
+	}
+}
+
+// R24: when so few instances are healthy that clients call the others, check says so.
+func TestCheckSaysThatTooFewAreHealthy(t *testing.T) {
+	const says = "instances are healthy by Consul: clients call the others, too, as far as they answer"
+	for _, test := range []struct {
+		healthy, critical int
+		want              string
+	}{
+		{0, 2, "! 0 of 2 " + says},
+		{1, 3, "! 1 of 4 " + says},
+		{1, 2, ""},
+		{2, 0, ""},
+	} {
+		t.Run(fmt.Sprintf("%d of %d", test.healthy, test.healthy+test.critical), func(t *testing.T) {
+			agent := openAgent(t)
+			for n := range test.healthy + test.critical {
+				status := "passing"
+				if n >= test.healthy {
+					status = "critical"
+				}
+				enlist(t, agent, "x", fmt.Sprint("x-", n), openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), status)
+			}
+			out := runTool(t, "check", "x").out
+			if said := strings.Contains(out, says); said != (test.want != "") || !strings.Contains(out, test.want) {
+				t.Errorf("stdout %s, want %q in it", out, test.want)
 			}
 		})
 	}
@@ -172,12 +206,16 @@ func TestCheckOverTLS(t *testing.T) {
 	enlist(t, agent, "strict", "strict-1", openHealth(t, healthv1.HealthCheckResponse_SERVING,
 		&tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}), "passing")
 	enlist(t, agent, "plain", "plain-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), "passing")
+	enlist(t, agent, "doubted", "doubted-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "critical")
 	for args, want := range map[string]result{
-		"catalog --cacert " + cert:                     {0, "SERVING in ", ""},
-		"catalog --tls":                                {1, "shows a certificate of an unknown authority", "1 of 7"},
-		"prices --cacert " + cert:                      {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
-		"prices --servername catalog --cacert " + cert: {0, "SERVING in ", ""},
-		"mutual --servername catalog --cacert " + cert: {1, "wants a certificate of us, Consul says passing\n      show one by --cert and --key\n", "1 of 7"},
+		// Consul may publish what a check says minutes after its state.
+		"doubted --servername catalog --cacert " + cert: {1, "reach what the check asks, and verify its certificate by the name that it asks for? Its log says\n", "1 of 7"},
+		"catalog --cacert " + cert:                      {0, "SERVING in ", ""},
+		"catalog --tls":                                 {1, "shows a certificate of an unknown authority", "1 of 7"},
+		"prices --cacert " + cert:                       {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
+		"prices --servername catalog --cacert " + cert:  {0, "SERVING in ", ""},
+		"catalog --servername prices --cacert " + cert:  {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
+		"mutual --servername catalog --cacert " + cert:  {1, "wants a certificate of us, Consul says passing\n      show one by --cert and --key\n", "1 of 7"},
 		"mutual --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {0, "SERVING in ", ""},
 		"strict --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {1, "", "1 of 7"},
 		"plain --tls":             {1, "speaks plaintext, not TLS", "1 of 7"},

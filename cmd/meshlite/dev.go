@@ -11,23 +11,29 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshlite-go/meshlite/internal/cli"
+	"github.com/meshlite-go/meshlite/internal/demo"
 	"github.com/meshlite-go/meshlite/internal/shop"
 )
 
 func newDevCommand() *cobra.Command {
 	o := shop.DevOptions{Command: commandName(os.Args[0])}
 	var registry string
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Keep a registry and the sweet shop open to play with, until ctrl-C",
 		Long: `Start a registry and the sweet shop as real processes on free ports of loopback
 (2 catalogs, 2 inventories, a storefront, all with reflection), print where they are
 and what to type, and keep them open until ctrl-C or SIGTERM. What ends by itself is
-told and not restarted: kill one and see what happens.
+reported and not restarted: kill one and see what happens.
+
+Customers call the storefront some eight times a second, so that top, limits, cache stats
+and endpoints --picks have something to show; --quiet leaves them out.
 
 The registry is the consul on PATH, else the one that ` + "`make consul`" + ` has built, else
 the embedded stand-in; --registry forces one.`,
 		Example: `  meshlite dev
+  meshlite dev --quiet
   meshlite dev --registry embedded -o json`,
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -39,10 +45,14 @@ the embedded stand-in; --registry forces one.`,
 			defer done()
 			o.Out, o.Progress = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			o.JSON = outputOf(cmd) == cli.JSON
+			if !quiet {
+				o.Customers = demo.Customers
+			}
 			return shop.Dev(ctx, o)
 		},
 	}
 	addRegistry(cmd, &registry)
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "without customers: only you call")
 	return cmd
 }
 

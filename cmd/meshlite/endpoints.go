@@ -9,8 +9,9 @@ import (
 func newEndpointsCommand() *cobra.Command {
 	var o cli.EndpointsOptions
 	cmd := &cobra.Command{
-		Use:   "endpoints SERVICE",
-		Short: "List the instances of a service, follow them, and see how clients pick",
+		Use:        "endpoints SERVICE",
+		SuggestFor: []string{"instances", "list"},
+		Short:      "List the instances of a service, follow them, and see how clients pick",
 		Long: `List all instances of a service as Consul knows them, callable or not. SERVICE is a
 name, or a target as call takes it, such as consul:///catalog?tag=canary.
 

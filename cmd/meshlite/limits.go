@@ -9,8 +9,9 @@ import (
 func newLimitsCommand() *cobra.Command {
 	var o cli.LimitsOptions
 	cmd := &cobra.Command{
-		Use:   "limits [SERVICE]",
-		Short: "Show the limits of processes, and who is near them",
+		Use:        "limits [SERVICE]",
+		SuggestFor: []string{"ratelimit", "rates"},
+		Short:      "Show the limits of processes, and who is near them",
 		Long: `Show the limits in SERVICE's own processes, or in all processes that Consul knows: of
 their servers and of their channels, as far as a method with one was called. Processes are
 found as by cache stats; name others by --client.

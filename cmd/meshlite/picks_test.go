@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -121,7 +122,7 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 		}
 	}
 	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client`)
-	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `no client calls "catalogue" now, of 2 that were asked: is it catalog?`)
+	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
 	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 }
@@ -265,7 +266,8 @@ func TestClientsThatCannotBeAsked(t *testing.T) {
 	}
 	// Somebody else listens there on this host.
 	enlistClient(t, agent, "storefront", "elsewhere", "203.0.113.7:80", lure)
-	enlistClient(t, agent, "storefront", "elsewhere-2", "catalog.invalid:80", fmt.Sprintf("[::]:%d", lurePort))
+	enlistClient(t, agent, "storefront", "elsewhere-2", "203.0.113.7:81", fmt.Sprintf("[::]:%d", lurePort))
+	enlistClient(t, agent, "storefront", "far", "catalog.invalid:80", "localhost:"+strconv.Itoa(lurePort))
 	r := runTool(t, "endpoints", "catalog", "--picks")
 	r.want(t, 0, "10.0.0.1:80 ", "")
 	for who, why := range map[string]string{
@@ -275,14 +277,15 @@ func TestClientsThatCannotBeAsked(t *testing.T) {
 		"older":     "an answer without endpoints: is it built with an older meshlite?",
 		"huge":      "an answer of more than 8 MiB",
 		"away":      "and 2 more: its metrics_address is not host:port",
-		"elsewhere": "and 1 more: its admin page is on the loopback of another host: run this there, or give it meshlite.WithMetricsAddress",
+		"elsewhere": `and 1 more: its admin page is on the loopback of host 203.0.113.7: run this there, or start it with meshlite.WithMetricsAddress("203.0.113.7:0")`,
+		"far":       `its admin page is on the loopback of host catalog.invalid: run this there, or start it with meshlite.WithMetricsAddress("catalog.invalid:0")`,
 	} {
 		if !strings.Contains(r.err, "cannot ask "+who+" (") || !strings.Contains(r.err, why) {
 			t.Errorf("of %s stderr does not say %q: %s", who, why, r.err)
 		}
 	}
-	if n := strings.Count(r.err, "\n"); n != 7 {
-		t.Errorf("%d lines, want one for each of 7 reasons: %s", n, r.err)
+	if n := strings.Count(r.err, "\n"); n != 8 {
+		t.Errorf("%d lines, want one for each of 7 reasons, and that of a host for each: %s", n, r.err)
 	}
 	select {
 	case path := <-asked:

@@ -2,17 +2,23 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/meshlite-go/meshlite/internal/cli"
+	"github.com/meshlite-go/meshlite/internal/nearest"
 )
 
 // flagError says what to write instead of a value that a flag does not take.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		return unknownFlag(cmd, unknown)
+	}
 	if !errors.As(err, &invalid) {
 		return cli.Usagef("%w: see %s --help", err, cmd.CommandPath())
 	}
@@ -31,19 +37,34 @@ func flagError(cmd *cobra.Command, err error) error {
 	return cli.Usagef("--%s %q: %s", flag.Name, invalid.GetValue(), fix)
 }
 
+// unknownFlag names the flags that may be meant.
+func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	likely := nearest.Names(err.GetSpecifiedName(), names)
+	if len(likely) == 0 || err.GetSpecifiedShortnames() != "" {
+		return cli.Usagef("%w: see %s --help", err, cmd.CommandPath())
+	}
+	return cli.Usagef("%w: is it --%s?", err, strings.Join(likely, ", --"))
+}
+
 // noCommand refuses what is no command, naming the ones that may be meant.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	cmd.SuggestionsMinimumDistance = 2
-	likely := cmd.SuggestionsFor(args[0])
-	if len(likely) == 0 {
-		for _, c := range cmd.Commands() {
-			if c.IsAvailableCommand() {
-				likely = append(likely, c.Name())
-			}
+	var names, likely []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
 		}
+		if c.IsAvailableCommand() && slices.Contains(c.SuggestFor, args[0]) {
+			likely = append(likely, c.Name())
+		}
+	}
+	likely = append(likely, nearest.Names(args[0], names)...)
+	if len(likely) == 0 {
+		likely = names
 	}
 	return cli.Usagef("%q is not a command of %s: write %s", args[0], cmd.CommandPath(), strings.Join(likely, ", "))
 }

@@ -9,8 +9,9 @@ import (
 func newRegistryCommand() *cobra.Command {
 	var listen string
 	cmd := &cobra.Command{
-		Use:   "registry",
-		Short: "Run a stand-in for a Consul agent, until ctrl-C",
+		Use:        "registry",
+		SuggestFor: []string{"agent", "consul"},
+		Short:      "Run a stand-in for a Consul agent, until ctrl-C",
 		Long: `Run a stand-in that speaks Consul's HTTP API (registration, checks, health with
 blocking queries, KV), where there is no Consul to try things with. It keeps
 everything in memory and stays on loopback, since it asks nobody for a token.`,

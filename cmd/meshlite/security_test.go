@@ -23,7 +23,8 @@ func TestSecurity(t *testing.T) {
 	pool.AddCert(pair.Leaf)
 	open := openTLS(t, &tls.Config{Certificates: []tls.Certificate{pair}})
 	mutual := openTLS(t, &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert})
-	openAgent(t)
+	agent := openAgent(t)
+	enlist(t, agent, "sweets", "sweets-1", open, "passing")
 	openShop(t, "catalog", 1, meshlite.WithReflection())
 
 	for name, test := range map[string]struct {
@@ -31,15 +32,18 @@ func TestSecurity(t *testing.T) {
 		code     int
 		out, err string
 	}{
-		"trusted":                 {[]string{open, getSweet, "--cacert", cert}, 0, `"sweet"`, "OK from " + open},
-		"by another name":         {[]string{open, getSweet, "--cacert", cert, "--servername", "catalog"}, 0, `"sweet"`, ""},
-		"with a certificate":      {[]string{mutual, getSweet, "--cacert", cert, "--cert", cert, "--key", key}, 0, `"sweet"`, ""},
-		"without a certificate":   {[]string{mutual, getSweet, "--cacert", cert}, 1, "", "Unavailable"},
-		"not trusted":             {[]string{open, getSweet}, 1, "", "signed by unknown authority\": name the file of its authority by --cacert"},
-		"wrong name":              {[]string{open, getSweet, "--cacert", cert, "--servername", "inventory"}, 1, "", "name what the certificate proves by --servername"},
-		"plaintext to TLS":        {[]string{open, getSweet, "--plaintext"}, 1, "", "if the server speaks TLS, leave --plaintext out"},
-		"TLS to plaintext":        {[]string{"consul:///catalog", getSweet}, 1, "", "the server speaks plaintext: add --plaintext"},
-		"a key of something else": {[]string{open, getSweet, "--cert", cert, "--key", cert}, 2, "", "--cert "},
+		"trusted":                   {[]string{open, getSweet, "--cacert", cert}, 0, `"sweet"`, "OK from " + open},
+		"by another name":           {[]string{open, getSweet, "--cacert", cert, "--servername", "catalog"}, 0, `"sweet"`, ""},
+		"with a certificate":        {[]string{mutual, getSweet, "--cacert", cert, "--cert", cert, "--key", key}, 0, `"sweet"`, ""},
+		"without a certificate":     {[]string{mutual, getSweet, "--cacert", cert}, 1, "", "Unavailable"},
+		"not trusted":               {[]string{open, getSweet}, 1, "", "signed by unknown authority\": name the file of its authority by --cacert"},
+		"wrong name":                {[]string{open, getSweet, "--cacert", cert, "--servername", "inventory"}, 1, "", "name what the certificate proves by --servername"},
+		"service of the wrong name": {[]string{"consul:///sweets", getSweet, "--cacert", cert}, 1, "", "name what the certificate proves by --servername"},
+		"service by another name":   {[]string{"consul:///sweets", getSweet, "--cacert", cert, "--servername", "catalog"}, 0, `"sweet"`, "OK from sweets-1 (" + open},
+		"service by the wrong name": {[]string{"consul:///sweets", getSweet, "--cacert", cert, "--servername", "inventory"}, 1, "", "name what the certificate proves by --servername"},
+		"plaintext to TLS":          {[]string{open, getSweet, "--plaintext"}, 1, "", "if the server speaks TLS, leave --plaintext out"},
+		"TLS to plaintext":          {[]string{"consul:///catalog", getSweet}, 1, "", "the server speaks plaintext: add --plaintext"},
+		"a key of something else":   {[]string{open, getSweet, "--cert", cert, "--key", cert}, 2, "", "--cert "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runTool(t, append([]string{"call"}, test.args...)...).want(t, test.code, test.out, test.err)

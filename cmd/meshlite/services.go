@@ -11,8 +11,9 @@ import (
 func newServicesCommand() *cobra.Command {
 	var o cli.ServicesOptions
 	cmd := &cobra.Command{
-		Use:   "services",
-		Short: "List the services in Consul and how their instances are",
+		Use:        "services",
+		SuggestFor: []string{"list", "ls"},
+		Short:      "List the services in Consul and how their instances are",
 		Long: `List the services that are registered in Consul, and how many of their instances are
 passing, warning and critical. Consul itself is left out. Where they cannot be read,
 stderr says why.

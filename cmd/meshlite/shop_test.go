@@ -35,6 +35,8 @@ type sweets struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	mu    sync.Mutex
 	calls int
+
+	together chan struct{} // full when as many calls of "together" are there as it holds
 }
 
 func (s *sweets) GetSweet(ctx context.Context, req *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
@@ -42,6 +44,8 @@ func (s *sweets) GetSweet(ctx context.Context, req *catalogv1.GetSweetRequest) (
 	s.calls++
 	s.mu.Unlock()
 	switch req.GetId() {
+	case "together":
+		s.join()
 	case "slow":
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -62,6 +66,17 @@ func (s *sweets) GetSweet(ctx context.Context, req *catalogv1.GetSweetRequest) (
 	}
 	_ = grpc.SetTrailer(ctx, metadata.Pairs("seen-bin", "\x00\x01"))
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: req.GetId(), Name: name}}, nil
+}
+
+// join waits until together is full, once.
+func (s *sweets) join() {
+	select {
+	case s.together <- struct{}{}:
+	default: // it was
+	}
+	for len(s.together) < cap(s.together) {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (s *sweets) ListSections(context.Context, *catalogv1.ListSectionsRequest) (*catalogv1.ListSectionsResponse, error) {

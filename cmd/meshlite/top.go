@@ -12,10 +12,11 @@ import (
 func newTopCommand() *cobra.Command {
 	var o cli.TopOptions
 	cmd := &cobra.Command{
-		Use:   "top [SERVICE...]",
-		Short: "Show how much services and their instances are called, how well and how fast",
+		Use:        "top [SERVICE...]",
+		SuggestFor: []string{"watch", "stats"},
+		Short:      "Show how much services and their instances are called, how well and how fast",
 		Long: `Show how much services are called, how well and how fast, and each of their instances
-below them, the busiest first, until ctrl-C. The figures are the processes' own: what
+below them, the busiest first, until q or ctrl-C. The figures are the processes' own: what
 /metrics tells, read every --interval. No Prometheus is needed. Processes are found as by
 cache stats, anew every 10 s; name others by --client. Who cannot be asked is shown with
 the reason. On a terminal the table is drawn over, else one is written below the other.

@@ -265,7 +265,7 @@ func TestTopThatCannotBeHad(t *testing.T) {
 	// Who is gone after the first reading is the whole of it with --once.
 	runTool(t, "top", "--once", "--interval", "100ms", "--client", serveMetrics(t, handled(1, 0, 1), "<html>")).want(t, 1, "", "no process could be asked")
 	enlistClient(t, agent, "prices", "elsewhere", "203.0.113.7:80", "127.0.0.1:9090")
-	runTool(t, "top", "prices").want(t, 1, "", "its admin page is on the loopback of another host")
+	runTool(t, "top", "prices").want(t, 1, "", "its admin page is on the loopback of host 203.0.113.7")
 	t.Setenv("CONSUL_HTTP_ADDR", closedPort(t))
 	runTool(t, "top").want(t, 1, "", "refused the connection")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -86,13 +86,13 @@ func (c *Cache) told(subjects []string) {
 	c.forget(subjects)
 }
 
-// Close ends the refreshes that are under way, waits for them, also for a handler that does
-// not look at its context, and gives the memory back. Calls that follow pass through. It may
+// Close ends the refreshes that are under way, waits for them, and gives the memory back.
+// A handler or a store that does not heed its context is left running after 5 s, and logged. Calls that follow pass through. It may
 // be called more than once, and not by what a refresh runs. It does not close the store.
 func (c *Cache) Close() {
 	c.closing.Do(func() {
 		c.closed.Store(true)
-		c.unsubscribe()
+		c.saves.closeSubscription(c.unsubscribe)
 		c.refreshes.close()
 		c.saves.close()
 		c.entries.InvalidateAll()

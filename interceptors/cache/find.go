@@ -76,8 +76,7 @@ func (r *rule) join(ctx context.Context, a *asked) (*entry, Result, error) {
 			return served(r.obtain(ctx, a, key, e))
 		case first:
 			if late, at := r.lookup(a); at == key && r.judge(late, a.wishes, time.Now()) == fresh { // it has just been stored
-				shared.got = obtained{entry: late, result: Hit}
-				r.flights.land(key+a.manner, shared)
+				r.flights.land(key+a.manner, shared, outcome{got: obtained{entry: late, result: Hit}})
 				return late, Hit, nil
 			}
 			return served(r.lead(ctx, a, key, e, shared))

@@ -25,9 +25,14 @@ type flights struct {
 // is first now makes the call, and all at once if alone.
 type flight struct {
 	landed chan struct{} // closed when the rest is known
-	got    obtained
-	err    error
-	alone  bool
+	outcome
+}
+
+// outcome is what a flight brings.
+type outcome struct {
+	got   obtained
+	err   error
+	alone bool
 }
 
 // board answers the flight for key, and whether the caller is the one to make the call.
@@ -49,11 +54,15 @@ func (f *flights) board(key string) (shared *flight, first bool) {
 	return shared, true
 }
 
-// land ends a flight.
-func (f *flights) land(key string, shared *flight) {
+// land ends a flight. Only the first outcome counts.
+func (f *flights) land(key string, shared *flight, brought outcome) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open[key] != shared {
+		return
+	}
 	delete(f.open, key)
-	f.mu.Unlock()
+	shared.outcome = brought
 	close(shared.landed)
 }
 
@@ -70,29 +79,31 @@ func (s *flight) await(ctx context.Context) error {
 // errPanicked is what is told of a call that has panicked.
 var errPanicked = status.Error(codes.Internal, "the call that was waited for has panicked")
 
-// lead makes the call for all that wait, and tells them what may be told: nothing if the
-// caller's own context has ended, whatever the error then says. A panic frees them with
-// an error and goes on.
+// lead makes the call for all that wait, and shares with them what may be shared: nothing
+// once the caller's own context has ended, whatever the error then says, and though the
+// call goes on in a handler that does not heed it. A panic frees them with an error and
+// goes on.
 func (r *rule) lead(ctx context.Context, a *asked, key string, old *entry, shared *flight) (obtained, error) {
-	shared.err = errPanicked
-	defer r.flights.land(key+a.manner, shared)
+	brought := outcome{err: errPanicked}
+	defer func() { r.flights.land(key+a.manner, shared, brought) }()
+	defer context.AfterFunc(ctx, func() { r.flights.land(key+a.manner, shared, outcome{}) })()
 	got, err := r.obtain(ctx, a, key, old)
-	shared.got, shared.err = got, nil
+	brought = outcome{got: got}
 	if err != nil && ctx.Err() != nil {
 		return got, err
 	}
 	switch status.Code(err) {
 	case codes.OK:
-		shared.alone = got.entry == nil || got.own
+		brought.alone = got.entry == nil || got.own
 	case codes.Canceled, codes.DeadlineExceeded: // of an attempt, or of a call that this one has made
-		shared.alone = true
+		brought.alone = true
 	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
 		// What this caller may not, another may, unless all that wait are this caller.
-		if shared.alone = r.public; !r.public {
-			shared.err = err
+		if brought.alone = r.public; !r.public {
+			brought.err = err
 		}
 	default:
-		shared.err = err
+		brought.err = err
 	}
 	return got, err
 }

@@ -16,11 +16,9 @@ func (r *rule) caller(values metadataValues) (string, bool) {
 	case r.options.identity != nil:
 		return r.options.identity(values.ctx)
 	case r.options.identityKey != nil:
-		named := values.get(*r.options.identityKey)
-		if len(named) != 1 || named[0] == "" {
-			return "", false // two names are no name
-		}
-		return named[0], true
+		// Who has no name, or several, is given no answer that is kept.
+		named, err := interceptors.MetadataValue(values.ctx, values.side, *r.options.identityKey)
+		return named, named != "" && err == nil
 	case r.meta.Side == interceptors.Server:
 		return peerIdentity(values.ctx)
 	default:

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -23,10 +22,7 @@ type metadataValues struct {
 }
 
 func (v metadataValues) get(key string) []string {
-	if v.side == interceptors.Server {
-		return metadata.ValueFromIncomingContext(v.ctx, key)
-	}
-	return metadata.ValueFromOutgoingContext(v.ctx, key)
+	return interceptors.MetadataValues(v.ctx, v.side, key)
 }
 
 // deterministic gives equal messages equal bytes, whatever order their maps have.

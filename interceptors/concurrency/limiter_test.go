@@ -136,6 +136,32 @@ func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
 	want(t, "in flight", statsOf(t, l, getSweet).InFlight, 0)
 }
 
+// X14: an observer that panics keeps no permit.
+func TestAnObserverThatPanicsKeepsNoPermit(t *testing.T) {
+	for name, rule := range map[string]*policyv1.ConcurrencyRule{"static": static(2), "adaptive": adaptive(1, 2)} {
+		l := newLimiter(t, concurrency.WithObserver(func(*interceptors.CallMeta, concurrency.Result) { panic("observer") }))
+		serve := l.StreamServerInterceptor(policies(t, rule))
+		calls := map[string]func(){
+			"unary": func() { _ = callOf(l, policies(t, rule), getSweet)(t.Context(), succeed) },
+			"stream": func() {
+				_ = serve(nil, stream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: getSweet},
+					func(any, grpc.ServerStream) error { return nil })
+			},
+		}
+		for kind, call := range calls {
+			for range 3 {
+				func() {
+					defer func() { _ = recover() }()
+					call()
+				}()
+			}
+			if n := statsOf(t, l, getSweet).InFlight; n != 0 {
+				t.Errorf("%s, %s: %d permits are kept", name, kind, n)
+			}
+		}
+	}
+}
+
 // X9: a caller that resets its calls as fast as it makes them has no more handlers
 // running than others: the permit is the handler's and not the caller's.
 func TestWhoCancelsRunsNoMoreHandlers(t *testing.T) {

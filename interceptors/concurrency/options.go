@@ -17,7 +17,7 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 }
 
 // WithObserver has observe called with what becomes of each call of a method that has
-// a limit. It must be safe for concurrent use and quick, and must not panic.
+// a limit. It must be safe for concurrent use and quick.
 func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
 	return func(l *Limiter) { l.observe = observe }
 }

@@ -31,28 +31,37 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, streams bool) *part {
 	return &part{Limiter: l, meta: meta, rule: r, method: m, refusal: newRefusal(meta)}
 }
 
-// admit takes a permit, or refuses the call.
-func (p *part) admit(ctx context.Context) bool {
-	limit := p.method.limit(p.rule)
+// admit takes a permit, or gives the error of a call that has none. Who gets a permit calls
+// the observer after it has seen to its release: the observer may panic.
+func (p *part) admit(ctx context.Context) error {
+	limit, err := p.method.limit(p.rule), error(nil)
 	if p.rule.priority != "" {
-		limit = p.priorityOf(ctx).of(limit)
+		var priority Priority
+		if priority, err = p.priorityOf(ctx); err == nil {
+			limit = priority.of(limit)
+		}
 	}
-	if p.method.acquire(limit) {
-		p.observe(p.meta, Admitted)
-		return true
+	switch {
+	case err != nil:
+		p.method.refused.Add(1)
+	case p.method.acquire(limit):
+		return nil
+	default:
+		err = p.refusal
+		p.method.waited()
 	}
-	p.method.waited()
 	p.observe(p.meta, Refused)
 	interceptors.OutcomeOf(ctx, p.meta).TellLimit(interceptors.Concurrency.String(), Refused.String())
-	return false
+	return err
 }
 
 func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
-	if !p.admit(ctx) {
-		return nil, p.refusal
+	if err := p.admit(ctx); err != nil {
+		return nil, err
 	}
 	if !p.rule.adaptive {
 		defer p.method.release()
+		p.observe(p.meta, Admitted)
 		return handler(ctx, req)
 	}
 	began, result := p.method.started(), noSample
@@ -60,15 +69,17 @@ func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, hand
 		p.method.release()
 		p.method.ended(began, result, p.rule.bounds)
 	}()
+	p.observe(p.meta, Admitted)
 	reply, err = handler(ctx, req)
 	result = p.method.outcomeOf(ctx, began, err)
 	return reply, err
 }
 
 func (p *part) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if !p.admit(ss.Context()) {
-		return p.refusal
+	if err := p.admit(ss.Context()); err != nil {
+		return err
 	}
 	defer p.method.release()
+	p.observe(p.meta, Admitted)
 	return handler(srv, ss)
 }

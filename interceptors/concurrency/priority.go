@@ -3,7 +3,7 @@ package concurrency
 import (
 	"context"
 
-	"google.golang.org/grpc/metadata"
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Priority is the value of the metadata key that the policy names: how much a call
@@ -39,17 +39,23 @@ func (p Priority) percent() int64 {
 // of is the part of limit for p.
 func (p Priority) of(limit int64) int64 { return (limit*p.percent() + 99) / 100 }
 
-// priorityOf is that of a call. One that does not count is ignored and counted:
-// unknown, given twice, or of a caller who is not trusted.
-func (p *part) priorityOf(ctx context.Context) Priority {
-	values := metadata.ValueFromIncomingContext(ctx, p.rule.priority)
-	if len(values) == 0 {
-		return Critical
-	}
-	given := Priority(values[0])
-	if len(values) > 1 || given.percent() == 0 || !p.trusted(ctx) {
+// priorityOf is that of a call. One that does not count is ignored and counted: unknown,
+// or of a caller who is not trusted. Of a caller who is trusted and sends several, the
+// error is INVALID_ARGUMENT.
+func (p *part) priorityOf(ctx context.Context) (Priority, error) {
+	value, err := interceptors.MetadataValue(ctx, interceptors.Server, p.rule.priority)
+	given := Priority(value)
+	switch {
+	case value == "" && err == nil:
+		return Critical, nil
+	case !p.trusted(ctx):
 		p.method.ignored.Add(1)
-		return Critical
+		return Critical, nil
+	case err != nil:
+		return "", err
+	case given.percent() == 0:
+		p.method.ignored.Add(1)
+		return Critical, nil
 	}
-	return given
+	return given, nil
 }

@@ -2,6 +2,7 @@ package concurrency_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,7 @@ func admitted(t *testing.T, ctx context.Context, rule *policyv1.ConcurrencyRule,
 // L12: priorities count only from trusted peers.
 func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 	stranger := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus"))
+	stranger2 := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus", "priority", "sheddable"))
 	trust := concurrency.WithTrusted(trusted)
 	for _, tt := range []struct {
 		name    string
@@ -64,12 +66,21 @@ func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 		{"a stranger", stranger, []concurrency.Option{trust}, 90, 91},
 		{"nobody is trusted", of("critical_plus"), nil, 90, 91},
 		{"unknown", of("VERY IMPORTANT"), []concurrency.Option{trust}, 90, 91},
-		{"two", of("critical_plus", "sheddable"), []concurrency.Option{trust}, 90, 91},
+		{"two of a stranger", stranger2, []concurrency.Option{trust}, 90, 91},
 	} {
 		got, stats := admitted(t, tt.ctx, prioritized(100), tt.opts...)
 		want(t, tt.name, got, tt.want)
 		want(t, tt.name+": ignored", stats.Ignored, tt.ignored)
 	}
+}
+
+// L16: of several priorities, nobody may choose which one counts.
+func TestSeveralPrioritiesAreRefused(t *testing.T) {
+	call := callOf(newLimiter(t, concurrency.WithTrusted(trusted)), policies(t, prioritized(10)), getSweet)
+	err := call(of("critical_plus", "sheddable"), succeed)
+	want(t, "code", status.Code(err), codes.InvalidArgument)
+	want(t, "the key is named", strings.Contains(err.Error(), `"priority"`), true)
+	want(t, "one of them", call(of("sheddable"), succeed), nil)
 }
 
 // Without a key in the policy, all calls may use the whole limit; and with few places,

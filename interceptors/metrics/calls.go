@@ -66,7 +66,7 @@ type method struct {
 
 	codes  *prometheus.CounterVec
 	labels []string
-	// handled by code, made when the code first comes: most never do.
+	// handled by code and class
 	handled [codes.Unauthenticated + 1][classes]atomic.Pointer[prometheus.Counter]
 }
 
@@ -88,7 +88,7 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 	for _, l := range c.labels {
 		labels = append(labels, l.of(meta))
 	}
-	return &method{
+	made := &method{
 		served:   served,
 		started:  c.started.WithLabelValues(labels...),
 		inFlight: c.inFlight.WithLabelValues(labels...),
@@ -98,6 +98,18 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 		handler:  timing{vec: c.handler, labels: labels},
 		codes:    c.handled,
 		labels:   labels,
+	}
+	if served {
+		made.begin()
+	}
+	return made
+}
+
+// begin makes the counters of all codes, each in the class that it has unless the caller
+// cancels: the first failure of a method is one for rate(), too.
+func (m *method) begin() {
+	for code := range codes.Code(len(m.handled)) {
+		m.handledWith(code, classOf(context.Background(), code, m.served))
 	}
 }
 

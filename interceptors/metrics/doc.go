@@ -21,5 +21,8 @@
 // grpc.UnknownServiceHandler is asked for, which a peer can make up: without such a
 // handler no interceptor sees it. No label has a peer.
 //
+// The counters of a method exist from [Metrics.Serves] on, or from its first call, with
+// every code: rate() sees the first failure.
+//
 // deploy/prometheus/METRICS.md lists all metrics, and which codes are in which class.
 package metrics

@@ -44,6 +44,7 @@ func (m *Metrics) Panic(meta *interceptors.CallMeta) {
 // events are counters by method and up to two further labels.
 type events struct {
 	vec   *prometheus.CounterVec
+	zero  string // value of the last label that exists from a method's first event on
 	extra int
 	names *names
 	known table[eventKey, prometheus.Counter]
@@ -51,10 +52,12 @@ type events struct {
 
 type eventKey struct{ fullMethod, first, second string }
 
-func newEvents(r *registration, seen *names, name, help string, labels ...string) *events {
+// newEvents makes counters. An alert on zero would miss the first event of a series
+// that begins with it: rate() takes two samples.
+func newEvents(r *registration, seen *names, name, help, zero string, labels ...string) *events {
 	all := append([]string{"grpc_service", "grpc_method"}, labels...)
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, all)
-	return &events{vec: register(r, name, vec), extra: len(labels), names: seen}
+	return &events{vec: register(r, name, vec), zero: zero, extra: len(labels), names: seen}
 }
 
 // count allocates nothing after the first event of its kind.
@@ -73,6 +76,10 @@ func (e *events) find(meta *interceptors.CallMeta, first, second string) prometh
 		service, method, first, second = other, other, other, other
 	}
 	extra := []string{strings.ToValidUTF8(first, ""), strings.ToValidUTF8(second, "")}
-	counter := e.vec.WithLabelValues(append([]string{service, method}, extra[:e.extra]...)...)
+	values := append([]string{service, method}, extra[:e.extra]...)
+	counter := e.vec.WithLabelValues(values...)
+	if last := len(values) - 1; e.zero != "" && first != other && first != codes.OK.String() {
+		e.vec.WithLabelValues(append(values[:last:last], e.zero)...)
+	}
 	return e.known.add(eventKey{name.FullMethod, first, second}, counter)
 }

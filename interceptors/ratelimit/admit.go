@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/grpc/status"
-
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -20,6 +18,7 @@ type entry struct {
 	rule   *rule
 	terms  *terms // of the rule, unless they are this call's own
 	key    key
+	absent bool // the call has no value for the key
 	charge charge
 	taken  *Taken // by the store; nil: it has taken nothing
 }
@@ -46,7 +45,12 @@ func (p *part) admit(ctx context.Context, req any, space []entry) (verdict, erro
 		if r.skip != nil && r.skip(ctx, req) {
 			continue
 		}
-		v.entries = append(v.entries, r.meet(ctx, req)) // may run the user's code
+		e, err := r.meet(ctx, req) // may run the user's code
+		if err != nil {
+			p.reject(ctx, r)
+			return v, err
+		}
+		v.entries = append(v.entries, e)
 	}
 	if len(v.entries) == 0 {
 		return v, nil
@@ -155,39 +159,29 @@ func (p *part) settle(ctx context.Context, es entries, err error) {
 // await holds an admitted call until its time.
 func (p *part) await(ctx context.Context, v *verdict) error {
 	p.waited.Add(1)
-	if sleep(ctx, v.wait) {
-		v.now = p.table.now() // for what the handler reads
-		return nil
+	err := interceptors.Sleep(ctx, v.wait, nil)
+	if err != nil {
+		p.takeBack(ctx, v.entries)
 	}
-	v.entries.cancel(p.table.now())
-	p.giveAll(ctx, v.entries)
-	return status.FromContextError(ctx.Err()).Err()
+	v.now = p.table.now() // for what the handler reads
+	return err
 }
 
-// sleep reports whether ctx lasted.
-func sleep(ctx context.Context, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+// takeBack takes back what a call was charged that is not made after all.
+func (p *part) takeBack(ctx context.Context, es entries) {
+	es.cancel(p.table.now())
+	p.giveAll(ctx, es)
 }
 
 // finish counts and tells what became of a call.
 func (p *part) finish(ctx context.Context, v *verdict) {
-	outcome := interceptors.OutcomeOf(ctx, p.meta)
 	if v.refusing != nobody {
 		e := &v.entries[v.refusing]
-		p.refused.Add(1)
-		e.rule.counts.refused.Add(1)
 		p.note(ctx, e)
-		p.tell(e.rule, Refused)
-		outcome.TellLimit(e.rule.name, Refused.String())
+		p.reject(ctx, e.rule)
 		return
 	}
+	outcome := interceptors.OutcomeOf(ctx, p.meta)
 	p.admitted.Add(1)
 	limit, told := v.entries[0].rule.name, Admitted
 	for i := range v.entries {
@@ -205,6 +199,14 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 		p.tell(e.rule, result)
 	}
 	outcome.TellLimit(limit, told.String())
+}
+
+// reject counts a call that r refuses.
+func (p *part) reject(ctx context.Context, r *rule) {
+	p.refused.Add(1)
+	r.counts.refused.Add(1)
+	p.tell(r, Refused)
+	interceptors.OutcomeOf(ctx, p.meta).TellLimit(r.name, Refused.String())
 }
 
 func (p *part) tell(r *rule, result Result) {

@@ -45,13 +45,17 @@
 //     right, that is not trusted ([WithTrustedPrefixes]); nobody else is believed;
 //   - identity: what [WithIdentity] or [WithIdentityMetadata] declare, on the
 //     server otherwise the names in the peer's verified certificate;
-//   - metadata: all values of a key, incoming on the server, outgoing on the client;
+//   - metadata: the value of a key, incoming on the server, outgoing on the client. Several
+//     values, or one of more than 8 KiB, are refused with INVALID_ARGUMENT, as handlers
+//     read different ones of them ([interceptors.MetadataValue]);
 //   - field: the value of a request field. It limits unary calls only: when a
 //     stream opens there is no request yet;
 //   - a function ([WithKey]), such as one that asks realip.FromContext of
 //     go-grpc-middleware.
 //
-// Callers for whom the key has no value share one bucket. A client does not know
+// Callers for whom the key has no value share one bucket, and a refusal says so, unless
+// missing_key of a rule by metadata or identity has them count by their network address, or
+// refuses them with INVALID_ARGUMENT. A client does not know
 // its peer before the call, so there a limit by peer is one for all calls.
 //
 // # The memory
@@ -97,15 +101,21 @@
 // None of them shows the value of the key, which may be a secret. A handler reads
 // the same numbers by [FromContext].
 //
-// A client obeys. Retries wait for the time told. Until then the limiter itself
-// refuses, without asking the server, calls of the same method to the same target
-// that the server counts together with the one that was refused, for a minute at
-// most ([WithHoldBack]); where the policy says that they wait, they wait. Which
-// calls those are the refusal tells by the kind of its key; a server that is not
-// ours tells none, and then it is all calls of the method. What a client cannot
-// tell, as for a key by function, it does not hold back. The time is read from
-// RetryInfo, and from the pushback where the caller or a retry asks for the
-// trailer. Our balancers pick an endpoint that refuses less often.
+// A client obeys. A refusal holds back calls of the same method, that the server counts
+// together with the one that was refused, from the instance that refused; others get them
+// at once, by the picker and by retries. It holds back from all instances if it says that
+// the limit is the service's: "scope" in the dimensions of the QuotaFailure is "service" of
+// a limit in a shared store, else "instance". One of a server that is not ours counts for
+// its instance, and for all calls of the method. When all instances hold calls back, the
+// limiter fails them without asking, by the shortest time given; where the policy says that
+// they wait, they wait. What a server asks for lasts 30 seconds at most ([WithHoldBack]);
+// then one call finds out whether it still refuses. It ends when its instance leaves the
+// service. What a client cannot tell, as for a key by function, it does not hold back.
+//
+// The time is read from RetryInfo, and from the pushback where the caller or a retry asks
+// for the trailer. Which instance it was is known from the policies of package balancer:
+// with those of gRPC only refusals for the whole service are obeyed. Used alone, without
+// package logging or retry in the chain, a limiter obeys from the second refusal on.
 //
 // # For users of express-rate-limit
 //

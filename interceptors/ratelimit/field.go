@@ -10,7 +10,7 @@ import (
 )
 
 // fieldKey is nil where the request's type is not known.
-func fieldKey(seeds *seeds, method protoreflect.MethodDescriptor, text string) (of func(context.Context, any) key, named func(string) (key, error)) {
+func fieldKey(seeds *seeds, method protoreflect.MethodDescriptor, text string) (of finder, named func(string) (key, error)) {
 	if method == nil {
 		return nil, nil
 	}
@@ -18,11 +18,11 @@ func fieldKey(seeds *seeds, method protoreflect.MethodDescriptor, text string) (
 	if err != nil {
 		return nil, nil
 	}
-	of = func(_ context.Context, req any) key {
+	of = func(_ context.Context, req any) (key, error) {
 		if message, ok := req.(proto.Message); ok {
-			return seeds.hashField(message.ProtoReflect(), path)
+			return seeds.hashField(message.ProtoReflect(), path), nil
 		}
-		return key{}
+		return key{}, nil
 	}
 	return of, func(value string) (key, error) {
 		if !isText(path[len(path)-1]) {

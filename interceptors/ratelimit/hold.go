@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,15 +13,21 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 const (
-	defaultHoldBack = time.Minute
+	// defaultHoldBack bounds what a server can ask for: after it one call finds out.
+	defaultHoldBack = 30 * time.Second
+	// probeTime is how long others wait for that call, in which its answer is expected.
+	probeTime = time.Second
 	// mostHolds is of how many keys refusals are obeyed, about.
 	mostHolds = 1 << 10
 	// mostKinds bounds the limits of one method whose refusals are obeyed.
 	mostKinds = 8
+	// mostName bounds the name of a limit that a server has sent.
+	mostName = 128
 )
 
 // kind is a limit that a server has refused a call of the method by. Calls count
@@ -30,83 +35,108 @@ const (
 type kind struct {
 	limit, counts string // its name and by what it counts
 	keyer
+	until *atomic.Int64 // when no call of the kind is held back any more
 }
 
 // kinds are those of one method: few, mostly none.
 type kinds = atomic.Pointer[[]kind]
 
-// held is how long the call is held back, and by which limit.
-func (p *part) held(ctx context.Context, req any, target string) (longest time.Duration, by *kind) {
-	if p.kinds == nil {
-		return 0, nil
+// learn takes note of how an attempt ended: of an instance or a service that wants no
+// more such calls for a time, and of one that takes them again.
+func (p *part) learn(ctx context.Context, req any, cc *grpc.ClientConn, record *attempt.Record, a *avoidance, err error, opts []grpc.CallOption) {
+	var picked *attempt.Instance
+	if record != nil {
+		picked = record.Picked()
 	}
-	kinds := p.kinds.Load()
-	if kinds == nil {
-		return 0, nil
+	if a != nil {
+		a.ended(picked, status.Code(err))
 	}
-	now, at := p.table.now(), p.table.seeds.hash(target)
-	for i := range *kinds {
-		k := &(*kinds)[i]
-		if left := p.holds.left(k.key(ctx, req).of(at), now); left > longest {
-			longest, by = left, k
-		}
-	}
-	return longest, by
-}
-
-// holdBack refuses a call until the time that the server has told, or waits for it.
-func (p *part) holdBack(ctx context.Context, req any, cc *grpc.ClientConn) error {
-	target := targetOf(cc)
-	left, by := p.held(ctx, req, target)
-	if by == nil {
-		return nil
-	}
-	p.heldBack.Add(1)
-	if p.waitsFor(by.limit) && int64(left) <= patienceOf(ctx) {
-		if !sleep(ctx, left) {
-			return status.FromContextError(ctx.Err()).Err()
-		}
-		return nil
-	}
-	interceptors.OutcomeOf(ctx, p.meta).TellLimit(by.limit, "held_back")
-	r := refusal{after: jittered(left), quota: newQuotaFailure(&errdetails.QuotaFailure_Violation{
-		Subject:         "limit:" + by.limit,
-		Description:     "held back by the client",
-		ApiService:      p.meta.Service,
-		QuotaId:         by.limit,
-		QuotaDimensions: map[string]string{keyDimension: by.counts},
-	})}
-	r.message = fmt.Sprintf("%s has refused such a call by its rate limit %q: held back here, try again in %v", target, by.limit, r.after)
-	return r.err()
-}
-
-// obey takes note of when a server that refused a call wants another.
-func (p *part) obey(ctx context.Context, req any, cc *grpc.ClientConn, err error, opts []grpc.CallOption) {
-	if err == nil || p.kinds == nil || status.Code(err) != codes.ResourceExhausted {
+	if status.Code(err) != codes.ResourceExhausted || a.refused() {
 		return
 	}
-	after, limit, counts := advice(p.meta.Service, status.Convert(err), opts)
-	if after <= 0 {
-		return
+	asked := advice(p.meta.Service, status.Convert(err), opts)
+	p.tracks.Store(true)
+	if asked.after <= 0 || picked == nil && !asked.service {
+		return // nobody knows who has refused
 	}
-	k, ok := p.learn(limit, counts)
+	k, ok := p.kindOf(asked)
 	if !ok {
 		return
 	}
-	key := k.key(ctx, req).of(p.table.seeds.hash(targetOf(cc)))
-	p.holds.put(&hold{key: key, until: p.table.now() + int64(min(after, p.options.holdBack))})
+	found, _, failed := k.key(ctx, req)
+	if failed != nil {
+		return
+	}
+	whose := picked
+	if asked.service {
+		whose = nil
+	} else {
+		picked.Refused()
+	}
+	seeds, lasts := &p.table.seeds, min(asked.after, p.options.holdBack)
+	until := p.table.now() + int64(lasts)
+	p.holds.put(&hold{key: found.of(seeds.hash(targetOf(cc))).of(seeds.hashInstance(whose)), until: until})
+	k.extend(until + int64(probeTime))
+	p.warnHeld(targetOf(cc), whose, asked, lasts)
+}
+
+// extend never shortens the time in which calls of the kind are looked at.
+func (k *kind) extend(until int64) {
+	for last := k.until.Load(); last < until && !k.until.CompareAndSwap(last, until); {
+		last = k.until.Load()
+	}
+}
+
+// hashInstance tells instances apart, and what one was before from what it is now. That
+// of all together is zero.
+func (s *seeds) hashInstance(i *attempt.Instance) key {
+	if i == nil {
+		return key{}
+	}
+	names := [...]string{i.ID, i.Address}
+	term := i.Term()
+	return s.hashAll(names[:]).of(key{term, term})
+}
+
+// warnEvery is how often it is said that calls are held back.
+const warnEvery = time.Minute
+
+// warnHeld says once a minute that servers refuse calls.
+func (p *part) warnHeld(target string, picked *attempt.Instance, asked asked, lasts time.Duration) {
+	obeyed, now := p.obeyed.Add(1), p.table.now()
+	last := p.warnedAt.Load()
+	if last != 0 && now-last < int64(warnEvery) || !p.warnedAt.CompareAndSwap(last, max(now, 1)) {
+		return
+	}
+	all := []any{"target", target, "method", p.meta.FullMethod, "limit", asked.limit,
+		"for", lasts, "asked_for", asked.after, "refusals", obeyed - p.obeyedThen.Swap(obeyed)}
+	if picked != nil {
+		all = append(all, "instance", picked.ID, "address", picked.Address)
+	}
+	p.options.log.Warn("calls are held back: a server has refused one by its rate limit", all...)
+}
+
+// asked is what a refusal asks of its caller.
+type asked struct {
+	after   time.Duration // when to come again; 0 is that nobody says
+	limit   string
+	counts  string // by what
+	service bool   // all instances together
 }
 
 // advice reads RetryInfo and, where the caller or a retry has asked for the
-// trailer, the pushback. The longer counts.
-func advice(service string, s *status.Status, opts []grpc.CallOption) (after time.Duration, limit, counts string) {
+// trailer, the pushback. The longer counts. A limit is that of its instance, unless it
+// says that it is the service's.
+func advice(service string, s *status.Status, opts []grpc.CallOption) (a asked) {
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {
 		case *errdetails.RetryInfo:
-			after = max(after, d.GetRetryDelay().AsDuration())
+			a.after = max(a.after, d.GetRetryDelay().AsDuration())
 		case *errdetails.QuotaFailure:
 			if all := d.GetViolations(); len(all) > 0 {
-				limit, counts = all[0].GetQuotaId(), countsOf(service, all[0])
+				a.limit, a.counts = all[0].GetQuotaId(), countsOf(service, all[0])
+				a.limit = strings.ToValidUTF8(a.limit[:min(len(a.limit), mostName)], "?")
+				a.service = all[0].GetQuotaDimensions()[attempt.QuotaScope] == attempt.ScopeService
 			}
 		}
 	}
@@ -114,11 +144,11 @@ func advice(service string, s *status.Status, opts []grpc.CallOption) (after tim
 		if trailer, ok := option.(grpc.TrailerCallOption); ok {
 			if values := trailer.TrailerAddr.Get(pushbackKey); len(values) == 1 {
 				ms, _ := strconv.ParseUint(values[0], 10, 31)
-				after = max(after, time.Duration(ms)*time.Millisecond)
+				a.after = max(a.after, time.Duration(ms)*time.Millisecond)
 			}
 		}
 	}
-	return after, limit, counts
+	return a
 }
 
 // elsewhere is what a refusal counts by that a server passes on from another
@@ -126,16 +156,17 @@ func advice(service string, s *status.Status, opts []grpc.CallOption) (after tim
 const elsewhere = "elsewhere"
 
 func countsOf(service string, v *errdetails.QuotaFailure_Violation) string {
-	counts, ours := v.GetQuotaDimensions()[keyDimension]
+	counts, ours := v.GetQuotaDimensions()[attempt.QuotaKey]
 	if ours && v.GetApiService() != service {
 		return elsewhere
 	}
 	return counts
 }
 
-// learn finds the kind of a refusal, or adds it. There is none where a client
+// kindOf finds the kind of a refusal, or adds it. There is none where a client
 // cannot tell which calls count together.
-func (p *part) learn(limit, counts string) (*kind, bool) {
+func (p *part) kindOf(asked asked) (*kind, bool) {
+	limit, counts := asked.limit, asked.counts
 	for {
 		old := p.kinds.Load()
 		var kinds []kind
@@ -149,7 +180,7 @@ func (p *part) learn(limit, counts string) (*kind, bool) {
 		if !ok || len(kinds) >= mostKinds {
 			return nil, false
 		}
-		fresh := kind{limit: limit, counts: counts}
+		fresh := kind{limit: limit, counts: counts, until: &atomic.Int64{}}
 		fresh.of = of
 		fresh.keyer.limit = p.table.seeds.hashAll([]string{p.meta.FullMethod, limit, counts})
 		kinds = append(slices.Clone(kinds), fresh)
@@ -160,14 +191,16 @@ func (p *part) learn(limit, counts string) (*kind, bool) {
 }
 
 // keyOf is nil where all calls of this process count together.
-func (p *part) keyOf(counts string) (of func(context.Context, any) key, ok bool) {
+func (p *part) keyOf(counts string) (of finder, ok bool) {
 	seeds := &p.table.seeds
 	what, name, _ := strings.Cut(counts, " ")
 	switch {
 	case counts == "" || counts == "identity":
 		return nil, true
 	case counts == "peer": // who calls for others says for whom
-		return metadataKey(seeds, interceptors.Client, forwardedKey), true
+		return func(ctx context.Context, _ any) (key, error) {
+			return seeds.hashAll(interceptors.MetadataValues(ctx, interceptors.Client, forwardedKey)), nil
+		}, true
 	case what == "metadata":
 		return metadataKey(seeds, interceptors.Client, name), true
 	case strings.HasPrefix(counts, "request field "):

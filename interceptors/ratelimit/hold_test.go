@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
@@ -39,7 +40,7 @@ func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option
 	conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(count, newLimiter(t, server...).UnaryServerInterceptor(policies(t, rules...)))},
 		[]grpc.DialOption{grpc.WithUnaryInterceptor(limiter.UnaryClientInterceptor(policies(t)))})
 	return func(kv ...string) error {
-		ctx := metadata.AppendToOutgoingContext(context.Background(), kv...)
+		ctx := metadata.AppendToOutgoingContext(attempt.NewContext(context.Background(), attempt.New()), kv...)
 		_, err := storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{})
 		return err
 	}, reached
@@ -90,10 +91,19 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 	}
 }
 
-// answering is a client's call whose server answers err.
+// answering is a client's call whose server answers err. It is the only one, as far as
+// a picker reports it.
 func answering(l grpc.UnaryClientInterceptor, ctx context.Context, err error, opts ...grpc.CallOption) (result error, made bool) {
+	ctx, _ = attempt.Of(ctx, attempt.Unary)
 	result = l(ctx, browse, nil, nil, nil,
-		func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+			record, only := attempt.FromContext(ctx), &attempt.Instance{ID: "only", Address: "192.0.2.1:80"}
+			if avoid := record.Avoids(); avoid != nil {
+				if left := avoid.Held(only); left > 0 {
+					return avoid.All(left)
+				}
+			}
+			record.Pick(only)
 			made = true
 			return err
 		}, opts...)
@@ -134,7 +144,7 @@ func TestWhichRefusalsAreObeyed(t *testing.T) {
 		{"no time", status.Error(codes.ResourceExhausted, ""), nil, nil, 0},
 		{"of another service", passedOn(3 * time.Second), nil, nil, 0},
 		{"another code", later(codes.Unavailable, 3*time.Second), nil, nil, 0},
-		{"an hour", later(codes.ResourceExhausted, time.Hour), nil, nil, time.Minute},
+		{"an hour", later(codes.ResourceExhausted, time.Hour), nil, nil, 30 * time.Second},
 		{"bounded", later(codes.ResourceExhausted, time.Hour), nil, []ratelimit.Option{ratelimit.WithHoldBack(time.Second)}, time.Second},
 		{"off", later(codes.ResourceExhausted, time.Hour), nil, []ratelimit.Option{ratelimit.WithHoldBack(0)}, 0},
 	} {

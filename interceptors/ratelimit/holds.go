@@ -1,17 +1,15 @@
 package ratelimit
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "sync/atomic"
 
 // holds are refusals by others that are in force. Each has one of two places by its
 // key, so there may be about as many as places; of more, those that end first go.
 type holds []atomic.Pointer[hold]
 
 type hold struct {
-	key   key
-	until int64
+	key    key
+	until  int64
+	probed atomic.Int64 // until when a call finds out whether it is over
 }
 
 func (h holds) sample(k key) [2]*atomic.Pointer[hold] {
@@ -27,14 +25,6 @@ func (h holds) find(k key) *hold {
 		}
 	}
 	return nil
-}
-
-// left is how long calls of the key are still held back.
-func (h holds) left(k key, now int64) time.Duration {
-	if there := h.find(k); there != nil {
-		return time.Duration(there.until - now)
-	}
-	return 0
 }
 
 // drop ends the hold of a key.

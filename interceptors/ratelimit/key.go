@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -24,20 +25,40 @@ type keyer struct {
 	seeds *seeds
 	limit key // of all keys of the limit: that of callers without a value
 
-	// of is nil where all callers count together. req is nil for a stream.
-	of func(ctx context.Context, req any) key
+	// of is nil where all callers count together. req is nil for a stream. It finds no
+	// key for a call without a value, and fails for one whose value is not to be had.
+	of finder
+	// missing is what becomes of a call without a value, and absent how people call it.
+	missing policyv1.MissingKey
+	absent  string
+	byPeer  finder
 	// named is the key that of finds for a value that somebody has written down.
 	named func(value string) (key, error)
 	// open is the value where it is no secret, or nil.
 	open func(ctx context.Context) string
 }
 
-// key finds whose call it is. Callers without a value share the limit's own.
-func (k *keyer) key(ctx context.Context, req any) key {
+// finder is the zero key for a call that has none.
+type finder func(ctx context.Context, req any) (key, error)
+
+// key finds whose call it is. Calls without a value share the limit's own, unless the
+// policy says otherwise. An error comes with that key, for a limit in shadow.
+func (k *keyer) key(ctx context.Context, req any) (found key, absent bool, err error) {
 	if k.of == nil {
-		return k.limit
+		return k.limit, false, nil
 	}
-	return k.of(ctx, req).of(k.limit)
+	found, err = k.of(ctx, req)
+	if found != (key{}) || err != nil {
+		return found.of(k.limit), false, err
+	}
+	switch k.missing {
+	case policyv1.MissingKey_MISSING_KEY_REFUSE:
+		err = status.Errorf(codes.InvalidArgument, "the call has no %s, by which its rate limit counts: send it", k.absent)
+	case policyv1.MissingKey_MISSING_KEY_PEER:
+		found, err = k.byPeer(ctx, req)
+		found = found.of(k.seeds.hash("by peer"))
+	}
+	return found.of(k.limit), true, err
 }
 
 // find is the key of a value.
@@ -53,12 +74,16 @@ func (k *keyer) find(value string) (key, error) {
 }
 
 // newKeyer makes what the policy says, unless a function takes its place.
-func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv1.RateLimitKey, seeds *seeds) keyer {
-	k := keyer{seeds: seeds, named: func(value string) (key, error) { return seeds.hash(value), nil }}
+func (l *Limiter) newKeyer(meta *interceptors.CallMeta, rule *policyv1.RateLimitRule, seeds *seeds) keyer {
+	name := rule.GetName()
+	k := keyer{seeds: seeds, missing: rule.GetMissingKey(), named: func(value string) (key, error) { return seeds.hash(value), nil }}
 	if of := l.options.rules[name]; of != nil && of.key != nil {
 		k.by, k.of = "function", functionKey(seeds, of.key)
 	} else {
-		l.keyBy(&k, meta, by)
+		l.keyBy(&k, meta, rule.GetKey())
+	}
+	if k.missing == policyv1.MissingKey_MISSING_KEY_PEER {
+		k.byPeer, _ = l.peerKey(seeds, defaultIPv6Prefix)
 	}
 	if k.seen == "" {
 		k.seen = k.by
@@ -67,12 +92,12 @@ func (l *Limiter) newKeyer(meta *interceptors.CallMeta, name string, by *policyv
 	return k
 }
 
-func functionKey(seeds *seeds, function func(context.Context, any) (string, bool)) func(context.Context, any) key {
-	return func(ctx context.Context, req any) key {
+func functionKey(seeds *seeds, function func(context.Context, any) (string, bool)) finder {
+	return func(ctx context.Context, req any) (key, error) {
 		if value, ok := function(ctx, req); ok {
-			return seeds.hash(value)
+			return seeds.hash(value), nil
 		}
-		return key{}
+		return key{}, nil
 	}
 }
 
@@ -83,17 +108,16 @@ func (l *Limiter) keyBy(k *keyer, meta *interceptors.CallMeta, by *policyv1.Rate
 		k.by = "peer"
 		l.keyByPeer(k, meta.Side, by.Peer)
 	case *policyv1.RateLimitKey_Identity:
-		k.by = "identity"
+		k.by, k.absent = "identity", "identity"
 		k.of = l.identityKey(seeds, meta.Side)
 		if l.options.identity != nil {
 			k.seen = "function"
 		} else if name := l.options.identityKey; name != nil {
-			k.seen = "metadata " + *name
+			k.seen, k.absent = "metadata "+*name, fmt.Sprintf("metadata %q", *name)
 		}
 	case *policyv1.RateLimitKey_Metadata:
-		k.by = "metadata " + by.Metadata
+		k.by, k.absent = "metadata "+by.Metadata, fmt.Sprintf("metadata %q", by.Metadata)
 		k.of = metadataKey(seeds, meta.Side, by.Metadata)
-		k.named = func(value string) (key, error) { return seeds.hashAll([]string{value}), nil }
 	case *policyv1.RateLimitKey_Field:
 		k.by = "request field " + by.Field
 		k.of, k.named = fieldKey(seeds, meta.Descriptor, by.Field)
@@ -105,30 +129,11 @@ func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerK
 	if side == interceptors.Client {
 		return
 	}
-	bits, seeds, trusted := defaultIPv6Prefix, k.seeds, l.options.trusted
+	bits, seeds := defaultIPv6Prefix, k.seeds
 	if by.GetIpv6Prefix() > 0 {
 		bits = int(by.GetIpv6Prefix())
 	}
-	k.of = func(ctx context.Context, _ any) key {
-		p, ok := peer.FromContext(ctx)
-		if !ok || p.Addr == nil {
-			return key{}
-		}
-		if addr, ok := trusted.caller(ctx, p.Addr); ok {
-			return seeds.hashAddr(network(addr, bits))
-		}
-		return seeds.hash(p.Addr.String()) // no IP address, such as a socket's path
-	}
-	k.open = func(ctx context.Context) string {
-		p, ok := peer.FromContext(ctx)
-		if !ok || p.Addr == nil {
-			return ""
-		}
-		if addr, ok := trusted.caller(ctx, p.Addr); ok {
-			return name(network(addr, bits))
-		}
-		return p.Addr.String()
-	}
+	k.of, k.open = l.peerKey(seeds, bits)
 	k.named = func(value string) (key, error) {
 		if prefix, err := netip.ParsePrefix(value); err == nil {
 			return seeds.hashAddr(network(plain(prefix.Addr()), bits)), nil
@@ -138,6 +143,33 @@ func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerK
 		}
 		return seeds.hash(value), nil
 	}
+}
+
+// peerKey finds the caller's network address, and shows it. It finds nothing where the
+// peer is not known.
+func (l *Limiter) peerKey(seeds *seeds, bits int) (of finder, open func(context.Context) string) {
+	trusted := l.options.trusted
+	of = func(ctx context.Context, _ any) (key, error) {
+		p, ok := peer.FromContext(ctx)
+		if !ok || p.Addr == nil {
+			return key{}, nil
+		}
+		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+			return seeds.hashAddr(network(addr, bits)), nil
+		}
+		return seeds.hash(p.Addr.String()), nil // no IP address, such as a socket's path
+	}
+	open = func(ctx context.Context) string {
+		p, ok := peer.FromContext(ctx)
+		if !ok || p.Addr == nil {
+			return ""
+		}
+		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+			return name(network(addr, bits))
+		}
+		return p.Addr.String()
+	}
+	return of, open
 }
 
 // network is addr or, in IPv6, all of its subscriber's addresses.
@@ -162,25 +194,19 @@ func (s *seeds) hashAddr(network netip.Prefix) key {
 	return s.hashBytes(bytes[:])
 }
 
-func (l *Limiter) identityKey(seeds *seeds, side interceptors.Side) func(context.Context, any) key {
+func (l *Limiter) identityKey(seeds *seeds, side interceptors.Side) finder {
 	switch {
 	case l.options.identity != nil:
-		return func(ctx context.Context, _ any) key {
+		return func(ctx context.Context, _ any) (key, error) {
 			if identity, ok := l.options.identity(ctx); ok {
-				return seeds.hash(identity)
+				return seeds.hash(identity), nil
 			}
-			return key{}
+			return key{}, nil
 		}
 	case l.options.identityKey != nil:
-		return func(ctx context.Context, _ any) key {
-			named := valuesOf(ctx, side, *l.options.identityKey)
-			if len(named) != 1 || named[0] == "" {
-				return key{} // two names are no name
-			}
-			return seeds.hash(named[0])
-		}
+		return metadataKey(seeds, side, *l.options.identityKey)
 	case side == interceptors.Server:
-		return func(ctx context.Context, _ any) key { return seeds.hashPeerNames(ctx) }
+		return func(ctx context.Context, _ any) (key, error) { return seeds.hashPeerNames(ctx), nil }
 	default:
 		return nil
 	}
@@ -204,16 +230,14 @@ func (s *seeds) hashPeerNames(ctx context.Context) key {
 	return s.hashAll(leaf.DNSNames).of(s.hashBytes(leaf.RawSubject))
 }
 
-func metadataKey(seeds *seeds, side interceptors.Side, name string) func(context.Context, any) key {
-	return func(ctx context.Context, _ any) key { return seeds.hashAll(valuesOf(ctx, side, name)) }
-}
-
-func valuesOf(ctx context.Context, side interceptors.Side, name string) []string {
-	if side == interceptors.Server {
-		return metadata.ValueFromIncomingContext(ctx, name)
+func metadataKey(seeds *seeds, side interceptors.Side, name string) finder {
+	return func(ctx context.Context, _ any) (key, error) {
+		value, err := interceptors.MetadataValue(ctx, side, name)
+		if value == "" || err != nil {
+			return key{}, err
+		}
+		return seeds.hash(value), nil
 	}
-	md, _ := metadata.FromOutgoingContext(ctx)
-	return md.Get(name)
 }
 
 var errNotText = errors.New("the request field is no string: only keys of string fields can be written down")

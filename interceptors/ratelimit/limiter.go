@@ -26,6 +26,9 @@ type Limiter struct {
 	warned   [2]sync.Once
 
 	admitted, refused, shadowed, waited, refunded, heldBack    atomic.Uint64
+	obeyed, obeyedThen                                         atomic.Uint64 // refusals by servers, now and at the last warning
+	warnedAt                                                   atomic.Int64  // when that was
+	tracks                                                     atomic.Bool   // who is picked, for who was refused
 	remembered, storeErrors, fellOpen, fellClosed, fellToShare atomic.Uint64
 }
 

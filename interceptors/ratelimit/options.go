@@ -49,8 +49,8 @@ func WithIdentity(identity func(context.Context) (string, bool)) Option {
 	return func(o *options) { o.identity = identity }
 }
 
-// WithIdentityMetadata declares that a caller is who the value of a metadata key
-// says: of the incoming metadata on the server, where that is only as true as
+// WithIdentityMetadata declares that a caller is who the value of a metadata key, of which
+// there may be one, says: of the incoming metadata on the server, where that is only as true as
 // whoever sets it, of the outgoing on the client.
 func WithIdentityMetadata(key string) Option {
 	return func(o *options) { o.identityKey = &key }
@@ -96,9 +96,9 @@ func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
 }
 
-// WithHoldBack bounds for how long a client refuses calls by itself after a server
-// has refused one and told when to come again. 0 leaves it to the server to refuse
-// them. Default: 1 minute.
+// WithHoldBack bounds for how long a client keeps calls from an instance, or from a
+// service, that has refused one and said when to come again. 0 leaves it to the server to
+// refuse them. Default: 30 seconds.
 func WithHoldBack(longest time.Duration) Option {
 	return func(o *options) { o.holdBack = longest }
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
@@ -29,7 +30,7 @@ func TestTheOutcomeTellsOfACallThatIsHeldBack(t *testing.T) {
 		[]grpc.ServerOption{grpc.UnaryInterceptor(newLimiter(t).UnaryServerInterceptor(policies(t, limit("all", 1, nil))))},
 		[]grpc.DialOption{grpc.WithUnaryInterceptor(newLimiter(t).UnaryClientInterceptor(policies(t)))})
 	for _, says := range []string{" ", " ", "all held_back"} {
-		ctx, outcome := interceptors.Listen(context.Background(), interceptors.Client, browse)
+		ctx, outcome := interceptors.Listen(attempt.NewContext(context.Background(), attempt.New()), interceptors.Client, browse)
 		_, _ = storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{})
 		limit, verdict := outcome.Limit()
 		want(t, "told", limit+" "+verdict, says)

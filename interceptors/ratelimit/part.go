@@ -3,11 +3,11 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -20,6 +20,7 @@ type part struct {
 	waits    bool   // some rule does
 	refunds  bool   // some rule does
 	shared   bool   // some rule is counted by the store
+	handled  bool   // a handler runs: it is about messages of a stream
 	messages *part  // the rules that charge each message of a stream, or nil
 	kinds    *kinds // nil where nothing is held back
 }
@@ -31,7 +32,7 @@ func (l *Limiter) newPart(meta *interceptors.CallMeta, stream bool, share func()
 	if !stream {
 		l.limits.put(p)
 	} else if m := l.limit(meta, share, func(r *policyv1.RateLimitRule) bool { return meant(r) && r.GetPerMessage() }); len(m.rules) > 0 {
-		p.messages = m
+		m.handled, p.messages = true, m
 	}
 	if p.holdsBack() {
 		p.kinds = l.limits.kindsOf(meta.FullMethod)
@@ -61,7 +62,7 @@ func (l *Limiter) limit(meta *interceptors.CallMeta, share func() float64, meant
 // holdsBack reports whether the client obeys refusals: not those of gRPC's own
 // services, which are exempt as from defaults.
 func (p *part) holdsBack() bool {
-	return p.meta.Side == interceptors.Client && p.options.holdBack > 0 && !strings.HasPrefix(p.meta.Service, "grpc.")
+	return p.meta.Side == interceptors.Client && p.options.holdBack > 0 && !interceptors.Infrastructure(p.meta.Service)
 }
 
 // refuse is the error of a call that is not made, nil for one that is.
@@ -76,12 +77,26 @@ func (p *part) refuse(v *verdict, ended error, tell func(metadata.MD)) error {
 	return r.err()
 }
 
+// record is that of the call, in which the picker says who was picked. A limiter alone
+// makes one only after a refusal, since it costs an allocation; before, it is nil.
+func (p *part) record(ctx context.Context) (context.Context, *attempt.Record) {
+	if r := attempt.FromContext(ctx); p.tracks.Load() || r != nil && r.Picked() == nil {
+		return attempt.Of(ctx, attempt.Unary)
+	}
+	return ctx, nil
+}
+
 // errPanic stands for the error of a call that ends by a panic.
 var errPanic = errors.New("the call panicked")
 
 func (p *part) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-	if err := p.holdBack(ctx, req, cc); err != nil {
-		return err
+	var record *attempt.Record
+	var avoided *avoidance
+	if p.kinds != nil {
+		ctx, record = p.record(ctx)
+		if avoided, err = p.prepare(ctx, req, cc, record); err != nil {
+			return err
+		}
 	}
 	var space [few]entry
 	v, ended := p.admit(ctx, req, space[:0])
@@ -92,9 +107,28 @@ func (p *part) unaryClient(ctx context.Context, method string, req, reply any, c
 		err = errPanic
 		defer func() { p.settle(ctx, v.entries, err) }()
 	}
-	err = invoker(ctx, method, req, reply, cc, opts...)
-	p.obey(ctx, req, cc, err, opts)
-	return err
+	finish := func(error) {}
+	if avoided != nil {
+		opts, finish = splitFinish(opts)
+	}
+	for {
+		err = invoker(ctx, method, req, reply, cc, opts...)
+		if p.kinds != nil {
+			p.learn(ctx, req, cc, record, avoided, err, opts)
+		}
+		if !avoided.refused() {
+			finish(err)
+			return err
+		}
+		if err = avoided.wait(ctx, err); err == nil {
+			avoided, err = p.prepare(ctx, req, cc, record)
+		}
+		if err != nil {
+			p.takeBack(ctx, v.entries)
+			finish(err)
+			return err
+		}
+	}
 }
 
 func (p *part) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {

@@ -14,21 +14,21 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // pushbackKey tells gRPC's own retries when to come again (gRFC A6); a negative
 // value tells them not to.
 const pushbackKey = "grpc-retry-pushback-ms"
 
-// keyDimension is where a refusal says by what the limit counts, so that a client
-// can tell which calls count together.
-const keyDimension = "key"
-
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
 	message   string
 	quota     *anypb.Any    // a QuotaFailure
 	after     time.Duration // whole milliseconds, or Never
+	elsewhere bool          // another instance may admit the call, which no handler has seen
 	standings []Standing
 }
 
@@ -36,10 +36,11 @@ type refusal struct {
 func (p *part) refusal(v *verdict) refusal {
 	e := &v.entries[v.refusing]
 	r := refusal{quota: e.rule.quota, after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
-	if e.terms.limit != e.rule.limit {
-		r.quota = e.rule.quotaFailure(e.terms.limit)
+	r.elsewhere = e.charge.at != atStore && !p.handled && r.after != Never
+	if e.terms.limit != e.rule.limit || e.charge.at != e.rule.at {
+		r.quota = e.rule.quotaFailure(e.terms.limit, e.charge.at)
 	}
-	limit := e.rule.description(e.terms.limit)
+	limit := e.description()
 	switch {
 	case e.charge.at == nowhere:
 		r.message = fmt.Sprintf("rate limit %q admits nothing while its shared store is away: try again in %v", e.rule.name, r.after)
@@ -53,14 +54,32 @@ func (p *part) refusal(v *verdict) refusal {
 	return r
 }
 
-// quotaFailure tells the limit, and by what it counts.
-func (r *rule) quotaFailure(limit Limit) *anypb.Any {
+// description says why a call without a key finds the limit reached.
+func (e *entry) description() string {
+	limit := e.rule.description(e.terms.limit)
+	switch by := &e.rule.by; {
+	case !e.absent || by.absent == "":
+		return limit
+	case by.missing == policyv1.MissingKey_MISSING_KEY_PEER:
+		return fmt.Sprintf("%s; the call has no %s and counts by its network address", limit, by.absent)
+	default:
+		return fmt.Sprintf("%s; the call has no %s and counts with all that have none", limit, by.absent)
+	}
+}
+
+// quotaFailure describes the limit, by what it counts, and whose it is: only what the
+// store counts is the limit of all replicas together.
+func (r *rule) quotaFailure(limit Limit, at place) *anypb.Any {
+	scope := attempt.ScopeInstance
+	if at == atStore {
+		scope = attempt.ScopeService
+	}
 	return newQuotaFailure(&errdetails.QuotaFailure_Violation{
 		Subject:         "limit:" + r.name,
 		Description:     r.description(limit),
 		ApiService:      r.meta.Service,
 		QuotaId:         r.name,
-		QuotaDimensions: map[string]string{keyDimension: r.by.seen},
+		QuotaDimensions: map[string]string{attempt.QuotaKey: r.by.seen, attempt.QuotaScope: scope},
 		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
 	})
 }
@@ -89,7 +108,11 @@ func (r refusal) trailer() metadata.MD {
 	if ms := r.after.Milliseconds(); ms <= math.MaxInt32 { // gRPC reads 32 bits
 		pushback = strconv.FormatInt(ms, 10)
 	}
-	return metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	md := metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	if r.elsewhere {
+		md.Set(attempt.UnhandledKey, "limit")
+	}
+	return md
 }
 
 func (r refusal) err() error {

@@ -66,7 +66,7 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 	if r.at == atStore {
 		seeds = &l.shared
 	}
-	r.by = l.newKeyer(meta, policy.GetName(), policy.GetKey(), seeds)
+	r.by = l.newKeyer(meta, policy, seeds)
 	if of := l.options.rules[r.name]; of != nil {
 		r.functions = *of
 	}
@@ -75,51 +75,58 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 	}
 	r.terms = r.limit.terms(r.cost)
 	r.terms.warm = int64(warm)
-	r.quota = r.quotaFailure(r.limit)
+	r.quota = r.quotaFailure(r.limit, r.at)
 	return r
 }
 
-// meet is the entry of a call.
-func (r *rule) meet(ctx context.Context, req any) entry {
-	e := entry{rule: r, terms: &r.terms, key: r.by.key(ctx, req)}
-	if r.limitOf != nil || r.costOf != nil || r.costKey != "" {
-		e.terms = r.own(ctx, req)
+// meet is the entry of a call. The error is INVALID_ARGUMENT, for a call that does not
+// say what the limit needs of it; a limit in shadow does without.
+func (r *rule) meet(ctx context.Context, req any) (entry, error) {
+	e := entry{rule: r, terms: &r.terms}
+	var err error
+	if e.key, e.absent, err = r.by.key(ctx, req); err == nil && (r.limitOf != nil || r.costOf != nil || r.costKey != "") {
+		e.terms, err = r.own(ctx, req)
+	}
+	if err != nil && !r.shadow {
+		return e, err
 	}
 	e.charge.at = r.at
 	if r.sharing != nil && r.at == here {
 		e.terms = r.scaled(e.terms)
 	}
-	return e
+	return e, nil
 }
 
-// own are the terms of one call.
-func (r *rule) own(ctx context.Context, req any) *terms {
+// own are the terms of one call. An error comes with those of the rule.
+func (r *rule) own(ctx context.Context, req any) (*terms, error) {
 	limit, cost := r.limit, r.cost
 	if r.limitOf != nil {
 		limit = r.limitOf(ctx, req, limit)
 	}
 	if r.costOf != nil {
 		cost = r.costOf(ctx, req)
-	} else if declared, ok := r.declared(ctx); ok {
+	} else if declared, ok, err := r.declared(ctx); err != nil {
+		return &r.terms, err
+	} else if ok {
 		cost = declared
 	}
 	t := limit.terms(cost)
 	t.warm = r.terms.warm
-	return &t
+	return &t, nil
 }
 
 // declared is the cost that metadata names, if a trusted peer has sent it: a whole
-// number from 1 on, once. A client trusts its own.
-func (r *rule) declared(ctx context.Context) (uint64, bool) {
+// number from 1 on. A client trusts its own.
+func (r *rule) declared(ctx context.Context) (cost uint64, ok bool, err error) {
 	if r.costKey == "" || r.meta.Side == interceptors.Server && !r.trusted.peer(ctx) {
-		return 0, false
+		return 0, false, nil
 	}
-	values := valuesOf(ctx, r.meta.Side, r.costKey)
-	if len(values) != 1 {
-		return 0, false
+	value, err := interceptors.MetadataValue(ctx, r.meta.Side, r.costKey)
+	if value == "" || err != nil {
+		return 0, false, err
 	}
-	cost, err := strconv.ParseUint(values[0], 10, 64)
-	return cost, err == nil && cost > 0
+	cost, invalid := strconv.ParseUint(value, 10, 64)
+	return cost, invalid == nil && cost > 0, nil
 }
 
 // refunds reports whether a call that ended with err is given back.

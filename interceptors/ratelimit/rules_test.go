@@ -289,7 +289,8 @@ func TestCostFromMetadataCountsFromTrustedPeersOnly(t *testing.T) {
 		{"trusted, none", cost("10.1.2.3:9"), 5},
 		{"trusted, no number", cost("10.1.2.3:9", "-5"), 5},
 		{"trusted, nothing", cost("10.1.2.3:9", "0"), 5},
-		{"trusted, two", cost("10.1.2.3:9", "5", "6"), 5},
+		{"trusted, two", cost("10.1.2.3:9", "5", "6"), 0},
+		{"not trusted, two", cost("192.0.2.1:9", "5", "6"), 5},
 		{"not trusted", cost("192.0.2.1:9", "1"), 5},
 		{"unknown", metadata.NewIncomingContext(context.Background(), metadata.Pairs("cost", "1")), 5},
 	} {

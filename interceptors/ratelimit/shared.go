@@ -5,8 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/grpc/status"
-
+	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -62,7 +61,7 @@ func (p *part) takeShared(ctx context.Context, v *verdict, patience int64) error
 	case err == nil:
 		v.counted(p.Limiter, asked, all)
 	case ctx.Err() != nil:
-		return status.FromContextError(ctx.Err()).Err()
+		return interceptors.Ended(ctx, nil)
 	default:
 		p.storeErrors.Add(1)
 		p.fallBack(v, asked)

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
 func (p *part) streamServer(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
@@ -62,29 +64,63 @@ func (s *serverStream) tell(md metadata.MD) {
 	}
 }
 
-func (p *part) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	if err := p.holdBack(ctx, nil, cc); err != nil {
-		return nil, err
+func (p *part) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (stream grpc.ClientStream, err error) {
+	var record *attempt.Record
+	var avoided *avoidance
+	if p.kinds != nil {
+		ctx, record = attempt.Of(ctx, attempt.Stream)
+		if avoided, err = p.prepare(ctx, nil, cc, record); err != nil {
+			return nil, err
+		}
 	}
 	v, ended := p.admit(ctx, nil, nil) // outlives this call
 	if err := p.refuse(&v, ended, nil); err != nil {
 		return nil, err
 	}
-	outer, cancel := ctx, func() {}
+	own, finished := splitFinish(opts)
+	for {
+		a := avoided // of this attempt
+		stream, err = p.open(ctx, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return streamer(ctx, desc, cc, method, opts...)
+		}, own, func(err error) {
+			if p.kinds != nil {
+				p.learn(ctx, nil, cc, record, a, err, nil)
+			}
+			if !a.refused() {
+				p.settle(ctx, v.entries, err)
+				finished(err)
+			}
+		})
+		if err == nil || !a.refused() {
+			return stream, err
+		}
+		if err = a.wait(ctx, err); err == nil {
+			avoided, err = p.prepare(ctx, nil, cc, record)
+		}
+		if err != nil {
+			p.takeBack(ctx, v.entries)
+			finished(err)
+			return nil, err
+		}
+	}
+}
+
+// open opens a stream, and calls finish once when it has ended or could not be opened.
+func (p *part) open(ctx context.Context, streamer func(context.Context, ...grpc.CallOption) (grpc.ClientStream, error), opts []grpc.CallOption, finish func(error)) (grpc.ClientStream, error) {
+	cancel := func() {}
 	if p.messages != nil {
 		ctx, cancel = context.WithCancel(ctx)
 	}
 	var once sync.Once
-	finish := func(err error) {
+	ended := func(err error) {
 		once.Do(func() {
-			p.settle(outer, v.entries, err)
-			p.obey(outer, nil, cc, err, nil)
+			finish(err)
 			cancel()
 		})
 	}
-	stream, err := streamer(ctx, desc, cc, method, append(slices.Clip(opts), grpc.OnFinish(finish))...)
+	stream, err := streamer(ctx, append(slices.Clip(opts), grpc.OnFinish(ended))...)
 	if err != nil {
-		finish(err)
+		ended(err)
 		return nil, err
 	}
 	if p.messages == nil {

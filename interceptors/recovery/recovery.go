@@ -15,8 +15,10 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// maxStack bounds what is kept of a stack: a deep recursion has a long one.
-const maxStack = 64 << 10
+const (
+	maxStack  = 64 << 10 // bytes of a stack that are kept: a deep recursion has a long one
+	maxLogged = 8 << 10  // bytes of it in the log
+)
 
 // Recovery is the concern. It is safe for concurrent use.
 type Recovery struct {
@@ -24,14 +26,15 @@ type Recovery struct {
 	observer Observer
 }
 
-// Observer is told of a panic once, in the goroutine that panicked, with the
-// first 64 KiB of its stack. It must not panic.
+// Observer is passed a panic once, in the goroutine that panicked, with the
+// first 64 KiB of its stack. Its own panic is logged and goes no further.
 type Observer func(meta *interceptors.CallMeta, value any, stack []byte)
 
 // Option changes what [New] makes.
 type Option func(*Recovery)
 
-// WithLogger sets where panics are logged, as errors. Default: [slog.Default].
+// WithLogger sets where panics are logged, as errors: the function and line that
+// panicked first, and up to 8 KiB of the stack from there on. Default: [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(r *Recovery) { r.logger = logger }
 }
@@ -59,17 +62,57 @@ func New(opts ...Option) (*Recovery, error) {
 // Place is [interceptors.Recovery].
 func (r *Recovery) Place() interceptors.Place { return interceptors.Recovery }
 
-// recovered tells of a panic and gives what the peer is told.
+// recovered logs a panic, passes it to the observer and returns the peer's error.
 func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, value any) error {
 	stack := make([]byte, maxStack)
 	stack = stack[:runtime.Stack(stack, false)]
+	at, from := origin(string(stack))
 	r.logger.LogAttrs(ctx, slog.LevelError, "panic",
+		slog.String("at", at),
+		slog.String("panic", describe(value)),
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
-		slog.String("panic", describe(value)),
-		slog.String("stack", string(stack)))
-	r.observer(meta, value, stack)
+		slog.String("stack", from[:min(len(from), maxLogged)]))
+	r.observe(ctx, meta, value, stack)
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
+}
+
+// observe calls the observer. A panic in it must not end the process either.
+func (r *Recovery) observe(ctx context.Context, meta *interceptors.CallMeta, value any, stack []byte) {
+	defer func() {
+		if again := recover(); again != nil {
+			r.logger.LogAttrs(ctx, slog.LevelError, "the observer of panics panics itself",
+				slog.String("panic", describe(again)), slog.String("method", meta.FullMethod))
+		}
+	}()
+	r.observer(meta, value, stack)
+}
+
+// origin is the frame that panicked, as "function (file:line)", and the stack from there
+// on: without this package, the runtime and what raises the panic.
+func origin(stack string) (at, from string) {
+	from = stack
+	// The frames above the first panic are those that recover.
+	if i := strings.LastIndex(stack, "\npanic("); i >= 0 {
+		from = afterFrame(stack[i+1:])
+	}
+	for strings.HasPrefix(from, "runtime.") { // of a nil pointer or an index out of range
+		from = afterFrame(from)
+	}
+	function, rest, _ := strings.Cut(from, "\n")
+	if i := strings.LastIndexByte(function, '('); i > 0 {
+		function = function[:i]
+	}
+	place, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	place, _, _ = strings.Cut(place, " +0x")
+	return fmt.Sprintf("%s (%s)", function, place), from
+}
+
+// afterFrame cuts the first frame, which is two lines.
+func afterFrame(stack string) string {
+	_, rest, _ := strings.Cut(stack, "\n")
+	_, rest, _ = strings.Cut(rest, "\n")
+	return rest
 }
 
 // describe is what a panic said, if it was made to be read: other values, such as

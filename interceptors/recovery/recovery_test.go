@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -111,6 +112,67 @@ func TestPanicInAHandler(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A panic is a log line with the user's frame first, the stack as an attribute of
+// bounded size.
+func TestTheLineOfAPanicBeginsWhereItHappened(t *testing.T) {
+	var nobody *service
+	for name, fault := range map[string]func(){
+		"answer": func() { (&service{value: secret}).answer() },
+		"nil":    func() { nobody.answer() },
+		"index":  func() { _ = []int{}[len(name(nil))] },
+		"again": func() {
+			defer func() { panic(recover()) }()
+			panic(secret)
+		},
+		"deep": func() { deep(10_000) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			r := build(t, recovery.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
+			_, _ = r.UnaryServerInterceptor()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/shop.Catalog/GetSweet"},
+				func(context.Context, any) (any, error) { fault(); return nil, nil })
+			var line struct{ At, Stack string }
+			if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+				t.Fatalf("%v: %s", err, &log)
+			}
+			if !strings.Contains(line.At, "recovery_test.") || !strings.Contains(line.At, "recovery_test.go:") {
+				t.Errorf("at is %q, want a function of this test and its line", line.At)
+			}
+			function, _, _ := strings.Cut(line.At, " (")
+			if !strings.HasPrefix(line.Stack, function) || len(line.Stack) > 8<<10 {
+				t.Errorf("%d bytes of stack that begin with %.100q, want 8 KiB at most from %s on", len(line.Stack), line.Stack, function)
+			}
+			if _, attributes, _ := strings.Cut(log.String(), `"msg":"panic",`); !strings.HasPrefix(attributes, `"at":`) {
+				t.Errorf("the frame is not the first attribute: %.200s", &log)
+			}
+		})
+	}
+}
+
+func name([]int) string { return "none" }
+
+func deep(n int) {
+	if n == 0 {
+		panic(secret)
+	}
+	deep(n - 1)
+}
+
+// X14: An observer that panics ends neither the process nor the call.
+func TestAnObserverThatPanics(t *testing.T) {
+	var log bytes.Buffer
+	r := build(t, recovery.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+		recovery.WithObserver(func(*interceptors.CallMeta, any, []byte) { panic("observer") }))
+	_, err := r.UnaryServerInterceptor()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/shop.Catalog/GetSweet"},
+		func(context.Context, any) (any, error) { panic(secret) })
+	if status.Code(err) != codes.Internal {
+		t.Errorf("the call ends with %v, want INTERNAL", err)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines != 2 || !strings.Contains(log.String(), "panic=observer") {
+		t.Errorf("logged %s, want both panics", &log)
 	}
 }
 

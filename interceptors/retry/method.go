@@ -18,8 +18,8 @@ import (
 // attemptsKey tells the server how many attempts came before (gRFC A6).
 const attemptsKey = "grpc-previous-rpc-attempts"
 
-// longestAdvice is how long a call without a deadline waits because a server says so.
-const longestAdvice = time.Minute
+// longestAdvice is how long a call waits because a server says so.
+const longestAdvice = 30 * time.Second
 
 // method retries the calls of one method.
 type method struct {
@@ -46,14 +46,26 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		result := m.attempt(ctx, record, func(ctx context.Context, trailer grpc.CallOption) error {
 			return invoker(ctx, name, req, reply, cc, options.with(trailer)...)
 		})
-		verdict, wait := m.judge(ctx, record.Number(), result)
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
-		if verdict != Again || !sleep(ctx, wait) {
-			options.finish(result.err)
-			return result.err
+		verdict, wait := m.elsewhere(ctx, record, result)
+		if verdict != Again {
+			verdict, wait = m.judge(ctx, record.Number(), result)
 		}
-		record = record.Next()
-		options.reset(reply)
+		if verdict == Final {
+			verdict = m.move(ctx, record, result.err)
+		}
+		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
+		if verdict == Again {
+			if result.err = interceptors.Sleep(ctx, wait, result.err); result.err == nil {
+				record = record.Next()
+				options.reset(reply)
+				continue
+			}
+		}
+		if verdict == Late && ctx.Err() != nil {
+			result.err = interceptors.Ended(ctx, result.err)
+		}
+		options.finish(result.err)
+		return result.err
 	}
 }
 
@@ -95,10 +107,7 @@ func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict
 	}
 	wait := m.rule.wait(number)
 	if advice.given {
-		wait = advice.wait
-	}
-	if _, bounded := ctx.Deadline(); !bounded && wait > longestAdvice {
-		return Late, 0
+		wait = min(advice.wait, longestAdvice)
 	}
 	if ctx.Err() != nil || !outlives(ctx, wait) {
 		return Late, 0
@@ -113,16 +122,4 @@ func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict
 func outlives(ctx context.Context, wait time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return !ok || time.Until(deadline) > wait
-}
-
-// sleep reports whether ctx lasted.
-func sleep(ctx context.Context, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

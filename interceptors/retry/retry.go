@@ -68,11 +68,15 @@ func New(opts ...Option) (*Retry, error) {
 func (r *Retry) Place() interceptors.Place { return interceptors.Retry }
 
 // UnaryClient retries the calls of a method with a rule of more than one attempt
-// that may run twice. The budget begins anew with each change of the policy.
+// that may run twice. Those of others are tried elsewhere where no handler ran, unless the
+// rule says one attempt. The budget begins anew with each change of the policy.
 func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	rule := newRule(meta.Policy.GetRetry())
 	if rule.attempts < 2 || !meta.Retryable() {
 		r.budgets.set(meta.FullMethod, nil)
+		if m := r.unruled(meta, rule); m != nil {
+			return m.once
+		}
 		return nil
 	}
 	m := &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observe: r.observer}

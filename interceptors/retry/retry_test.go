@@ -192,16 +192,37 @@ func TestNoAttemptThatTheDeadlineWouldNotOutlive(t *testing.T) {
 	})
 }
 
-func TestCallThatEndsInTheWaitHasItsRealError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBackend(t, attempts(3), reply{failed(codes.Unavailable).err, []string{"2000"}, 0})
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Second, cancel)
-		if err := b.call(ctx); status.Code(err) != codes.Unavailable || len(b.starts) != 1 {
-			t.Errorf("%v after %d attempts, want the error of the first", err, len(b.starts))
-		}
-	})
+// X15: who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED, and the failure
+// that the call waited to try again after is in the message.
+func TestCallThatEndsInTheWaitSaysWhy(t *testing.T) {
+	for _, code := range []codes.Code{codes.Canceled, codes.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBackend(t, attempts(3), reply{failed(codes.Unavailable).err, []string{"2000"}, 0})
+			ctx, cancel := context.WithCancel(t.Context())
+			if code == codes.DeadlineExceeded {
+				ctx, cancel = endingLater(t.Context(), time.Second)
+			}
+			defer cancel()
+			if code == codes.Canceled {
+				time.AfterFunc(time.Second, cancel)
+			}
+			err := b.call(ctx)
+			if status.Code(err) != code || len(b.starts) != 1 || !strings.Contains(err.Error(), "after Unavailable: Unavailable after 1 attempts") {
+				t.Errorf("%v after %d attempts, want %v with the error of the first", err, len(b.starts), code)
+			}
+		})
+	}
 }
+
+// endingLater is a context whose time is over after d, which nobody can know before.
+func endingLater(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	inner, cancel := context.WithTimeout(parent, d)
+	return undated{inner}, cancel
+}
+
+type undated struct{ context.Context }
+
+func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func TestCancelledCallIsNotRetried(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -272,7 +293,7 @@ func TestMethodsThatAreNotRetriedHaveNoPart(t *testing.T) {
 	single := attempts(1)
 	single.AllowSideEffects = ptr(true)
 	for name, rule := range map[string]*policyv1.RetryRule{
-		"no rule": nil, "one attempt": single, "side effects": attempts(3),
+		"one attempt": single,
 	} {
 		if r.UnaryClient(meta(rule)) != nil {
 			t.Errorf("%s: has a part", name)

@@ -63,6 +63,9 @@ func TestWhatIsOffHasNoPart(t *testing.T) {
 	if got := parts(newTracing(t, tracing.WithTracerProvider(sdktrace.NewTracerProvider())), "grpc.health.v1.Health"); got != 0 {
 		t.Errorf("health checks have %d parts", got)
 	}
+	if got := parts(newTracing(t, tracing.WithTracerProvider(sdktrace.NewTracerProvider())), "grpc.health.shop.v1.Orders"); got != 6 {
+		t.Errorf("a user's service in a package named grpc has %d parts", got)
+	}
 	everything := tracing.WithSkip(func(*interceptors.CallMeta) bool { return true })
 	check("all skipped", newTracing(t, tracing.WithTracerProvider(sdktrace.NewTracerProvider()), everything), 0)
 

@@ -19,6 +19,7 @@ func serverOf(target string) []attribute.KeyValue {
 		_, target, _ = strings.Cut(rest, "/")
 	}
 	target, _, _ = strings.Cut(target, "?")
+	target = target[strings.LastIndex(target, "@")+1:] // a span is no place for user information
 	if host, text, err := net.SplitHostPort(target); err == nil {
 		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
 			return []attribute.KeyValue{semconv.ServerAddress(cut(host)), semconv.ServerPort(int(port))}

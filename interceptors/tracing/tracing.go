@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"strings"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
@@ -51,7 +50,7 @@ func WithPropagators(propagators propagation.TextMapPropagator) Option {
 }
 
 // WithSkip leaves out the methods for which skip reports true. It is asked once per
-// method. Default: gRPC's own health checks, reflection and channelz.
+// method. Default: gRPC's own health checks, reflection, channelz and ORCA.
 func WithSkip(skip func(*interceptors.CallMeta) bool) Option {
 	return func(t *Tracing) error {
 		if skip == nil {
@@ -73,14 +72,9 @@ func New(opts ...Option) (*Tracing, error) {
 	return t, nil
 }
 
-// infrastructure reports whether a method tells of a server rather than of its work.
+// infrastructure reports whether a method belongs to gRPC itself.
 func infrastructure(meta *interceptors.CallMeta) bool {
-	for _, prefix := range []string{"grpc.health.", "grpc.reflection.", "grpc.channelz."} {
-		if strings.HasPrefix(meta.Service, prefix) {
-			return true
-		}
-	}
-	return false
+	return interceptors.Infrastructure(meta.Service)
 }
 
 // Place is [interceptors.Tracing].

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,7 +36,7 @@ func (a agent) passing(ctx context.Context, service string) (map[string]bool, er
 			Port    int
 		}
 	}
-	body, err := a.do(ctx, http.MethodGet, "/v1/health/service/"+service+"?passing=true")
+	body, err := a.do(ctx, http.MethodGet, "/v1/health/service/"+service+"?passing=true", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -51,19 +52,19 @@ func (a agent) passing(ctx context.Context, service string) (map[string]bool, er
 
 // deregister makes the agent forget the service with id.
 func (a agent) deregister(ctx context.Context, id string) error {
-	_, err := a.do(ctx, http.MethodPut, "/v1/agent/service/deregister/"+url.PathEscape(id))
+	_, err := a.do(ctx, http.MethodPut, "/v1/agent/service/deregister/"+url.PathEscape(id), nil)
 	return err
 }
 
 // maintain turns the maintenance mode of the service with id on or off: while it is
 // on, the service is critical.
 func (a agent) maintain(ctx context.Context, id string, on bool) error {
-	_, err := a.do(ctx, http.MethodPut, fmt.Sprintf("/v1/agent/service/maintenance/%s?enable=%t", url.PathEscape(id), on))
+	_, err := a.do(ctx, http.MethodPut, fmt.Sprintf("/v1/agent/service/maintenance/%s?enable=%t", url.PathEscape(id), on), nil)
 	return err
 }
 
-func (a agent) do(ctx context.Context, method, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+a.address+path, nil)
+func (a agent) do(ctx context.Context, method, path string, content []byte) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+a.address+path, bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}

@@ -35,23 +35,28 @@ type customer struct {
 
 // needs are what a row asks of its customer.
 type needs struct {
-	proxy     bool          // a fault proxy stands between it and Consul
-	wait      time.Duration // of its blocking queries, 0 for the default
-	snapshots bool          // it keeps what Consul told on disk
+	proxy       bool          // a fault proxy stands between it and Consul
+	wait        time.Duration // of its blocking queries, 0 for the default
+	snapshots   bool          // it keeps what Consul answered on disk
+	maintenance bool          // it has WithMaintenance
+	elsewhere   bool          // it tries elsewhere what no handler has seen
 }
 
 // newCustomer makes a client over the agent at address that calls nobody yet.
 // Folder is where it keeps snapshots, empty for nowhere.
-func newCustomer(address string, wait time.Duration, folder string, log *slog.Logger) (*customer, error) {
+func newCustomer(address string, n needs, folder string, log *slog.Logger) (*customer, error) {
 	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
 	var err error
-	if c.directory, err = consul.New(consul.Config{Address: address, Wait: wait, Logger: log}); err != nil {
+	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Logger: log}); err != nil {
 		return nil, err
 	}
 	options := []meshlite.ClientOption{
 		meshlite.WithPlaintext(), meshlite.WithConsul(c.directory), meshlite.WithLogger(log),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare()),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare(n.elsewhere)),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
+	}
+	if n.maintenance {
+		options = append(options, meshlite.WithMaintenance())
 	}
 	if folder != "" {
 		options = append(options, meshlite.WithSnapshots(folder))
@@ -64,13 +69,15 @@ func newCustomer(address string, wait time.Duration, folder string, log *slog.Lo
 	return c, nil
 }
 
-// bare takes out of the contract what hides a fault: retries and the cache.
-func bare() *policyv1.ServicePolicy {
+// bare takes out of the contract what hides a fault: retries and the cache. What no
+// handler has seen is tried elsewhere where no rule says one attempt.
+func bare(elsewhere bool) *policyv1.ServicePolicy {
 	once, never := uint32(1), "0s"
-	return &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
-		Retry: &policyv1.RetryRule{MaxAttempts: &once},
-		Cache: &policyv1.CacheRule{Ttl: &never},
-	}}
+	policy := &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &never}}
+	if !elsewhere {
+		policy.Retry = &policyv1.RetryRule{MaxAttempts: &once}
+	}
+	return &policyv1.ServicePolicy{Default: policy}
 }
 
 func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {

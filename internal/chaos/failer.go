@@ -8,18 +8,21 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// failer is an instance in this process that passes all checks and fails all calls,
-// until it is mended: a bad deployment.
+// failer is an instance in this process that passes all checks and fails all calls with
+// failure, until it is mended: a bad deployment. Without the service it is the wrong program.
 type failer struct {
 	catalogv1.UnimplementedCatalogServiceServer
+	failure error
 	mended  atomic.Bool
 	address string
 	ended   chan struct{} // closed when it has
@@ -30,33 +33,46 @@ type failer struct {
 // GetSweet fails, or answers with nothing.
 func (f *failer) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	if !f.mended.Load() {
-		return nil, status.Error(codes.Internal, "out of order")
+		return nil, f.failure
 	}
 	return &catalogv1.GetSweetResponse{}, nil
 }
 
 func (f *failer) mend() { f.mended.Store(true) }
 
-// startFailer runs one that registers with the agent.
-func startFailer(agent string) (*failer, error) {
+// outOfOrder is a failure of its own, refused that of one who wants no calls for a time.
+var outOfOrder = status.Error(codes.Internal, "out of order")
+
+func refused(after time.Duration) error {
+	s, err := status.New(codes.ResourceExhausted, "not now").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	if err != nil {
+		return err
+	}
+	return s.Err()
+}
+
+// start runs f, which registers with the agent and serves the service if it is not nil.
+func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
 	address, err := freeAddress()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	silent := slog.New(slog.DiscardHandler)
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithListenAddress(address),
 		meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		directory.Close()
-		return nil, err
+		return err
 	}
-	f := &failer{address: address, ended: make(chan struct{})}
-	catalogv1.RegisterCatalogServiceServer(server, f)
+	f.address, f.ended = address, make(chan struct{})
+	if has != nil {
+		catalogv1.RegisterCatalogServiceServer(server, has)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(f.ended)
@@ -67,7 +83,7 @@ func startFailer(agent string) (*failer, error) {
 		<-f.ended
 		directory.Close()
 	})
-	return f, nil
+	return nil
 }
 
 func freeAddress() (string, error) {

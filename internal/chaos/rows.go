@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 
 // rows are the faults in the order in which they are played.
 func rows() []row {
-	return []row{{
+	return append([]row{{
 		name: "consul-restarted", short: true, times: 2,
 		does:   "Consul is killed and started empty, twice",
 		inject: restartConsul,
@@ -91,6 +93,20 @@ func rows() []row {
 		wanted: "it is called again", healed: mendedCalled,
 		aim: aim{heal: 20 * time.Second, failed: 12},
 	}, {
+		name: "instance-refusing", lasts: 20 * time.Second, lastsShort: 5 * time.Second,
+		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
+		inject: startRefusing, heal: mendFailing,
+		wanted: "it is called again", healed: mendedCalled,
+		// One more where calls were on their way there when it was found out.
+		aim: aim{heal: 35 * time.Second, failed: 5},
+	}, {
+		name: "wrong-program", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
+		does:   "a program without the service is registered at a fourth address, passes its checks, and is stopped",
+		needs:  needs{elsewhere: true},
+		inject: startWrong, heal: stopWrong,
+		wanted: "Consul no longer lists it", healed: allRegistered,
+		aim: aim{heal: 2 * time.Second},
+	}, {
 		name:   "rolling-restart",
 		does:   "every instance is stopped in order and another started in its place",
 		inject: restartInstances,
@@ -104,7 +120,7 @@ func rows() []row {
 		inject:  startWithoutConsul, heal: startConsul,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
-	}}
+	}}, adviceRows()...)
 }
 
 func names() string {
@@ -251,16 +267,37 @@ func frozenCalled(_ context.Context, s *scene) bool {
 	return s.customer.tally.answers(s.frozen.Address, s.ended)
 }
 
-func startFailing(ctx context.Context, s *scene) (err error) {
-	if s.failing, err = startFailer(s.consul.Address); err != nil {
+func startFailing(ctx context.Context, s *scene) error {
+	f := &failer{failure: outOfOrder}
+	return playFailer(ctx, s, f, f, "a fourth instance is started, which fails all calls")
+}
+
+func startRefusing(ctx context.Context, s *scene) error {
+	f := &failer{failure: refused(10 * 365 * 24 * time.Hour)}
+	return playFailer(ctx, s, f, f, "a fourth instance is started, which refuses all calls for ten years")
+}
+
+func startWrong(ctx context.Context, s *scene) error {
+	return playFailer(ctx, s, &failer{}, nil, "a program without the service is at a fourth address")
+}
+
+func stopWrong(_ context.Context, s *scene) error {
+	s.failing.stop()
+	return nil
+}
+
+// playFailer runs f with a service, or without one if it is nil, and lets it last.
+func playFailer(ctx context.Context, s *scene, f *failer, service catalogv1.CatalogServiceServer, does string) error {
+	if err := f.start(s.consul.Address, service); err != nil {
 		return err
 	}
+	s.failing = f
 	s.touched[s.failing.address] = true
 	if _, err := await(ctx, wholePatience, s.failerPasses); err != nil {
 		s.failing.stop()
 		return fmt.Errorf("the failing instance does not pass in Consul: %w", cmp.Or(s.failing.err, err))
 	}
-	s.say("a fourth instance is started, which fails all calls for %v", s.lasts)
+	s.say("%s for %v", does, s.lasts)
 	return pause(ctx, s.lasts)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -32,7 +33,9 @@ type scene struct {
 	killed  *shop.Instance
 	frozen  *shop.Instance
 	failing *failer
-	ended   time.Time // of what was killed, or of what was wrong with an instance
+	silent  net.Listener // of registrations that say nothing
+	dead    []string     // ids of registrations without an instance
+	ended   time.Time    // of what was killed, or of what was wrong with an instance
 }
 
 // play makes one fault and judges it. The error says why the rest cannot be
@@ -76,7 +79,7 @@ func (s *scene) renew() error {
 	if s.proxy != nil {
 		address = s.proxy.Address()
 	}
-	c, err := newCustomer(address, s.row.needs.wait, s.folder, s.log)
+	c, err := newCustomer(address, s.row.needs, s.folder, s.log)
 	if err != nil {
 		return err
 	}
@@ -99,6 +102,9 @@ func (s *scene) leave() {
 	}
 	if s.failing != nil {
 		s.failing.stop()
+	}
+	if s.silent != nil {
+		s.silent.Close()
 	}
 	if s.proxy != nil {
 		s.proxy.Close()
@@ -161,6 +167,9 @@ func (s *scene) restore(ctx context.Context) error {
 	}
 	if s.failing != nil {
 		s.failing.stop()
+	}
+	if err := deregisterDead(ctx, s); err != nil { // the fault may have failed half way
+		return err
 	}
 	for len(s.living) > size && ctx.Err() == nil {
 		if err := s.replaceOldest(ctx); err != nil {

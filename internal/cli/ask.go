@@ -172,7 +172,7 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 // refusal is why there is no answer. What is wrong with an action, the text says.
 func refusal(r *http.Response) error {
 	told := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
-	if r.Request.Method == http.MethodGet {
+	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden {
 		return errors.New(told + ": is it a program of meshlite?")
 	}
 	switch r.StatusCode {

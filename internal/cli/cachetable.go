@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/cachepage"
@@ -14,6 +13,7 @@ import (
 // writeCaches writes what there is of each process that was asked: those whose caches do
 // something, and in a line each those whose caches have nothing to do.
 func writeCaches(out io.Writer, all []cached, index bool) error {
+	t := newTables(out)
 	var idle strings.Builder
 	gap := ""
 	for _, p := range all {
@@ -25,19 +25,19 @@ func writeCaches(out io.Writer, all []cached, index bool) error {
 			}
 			fmt.Fprintf(out, "%s%s\n%s\n", gap, title, summary(c))
 			gap = "\n"
-			if err := writeMethods(out, c.Methods); err != nil {
+			if err := writeMethods(t, c.Methods); err != nil {
 				return err
 			}
 			if index && len(c.Index) > 0 {
 				fmt.Fprintln(out)
-				if err := writeIndex(out, c); err != nil {
+				if err := writeIndex(t, c); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	if idle.Len() == 0 {
-		return nil
+	if err := t.close(); err != nil || idle.Len() == 0 {
+		return err
 	}
 	_, err := fmt.Fprint(out, gap, idle.String())
 	return err
@@ -59,23 +59,21 @@ func summary(c cachepage.Report) string {
 
 // writeMethods writes figures in columns, and over each row the method, whose name would
 // leave no room for them beside it.
-func writeMethods(out io.Writer, methods []cachepage.Method) error {
-	var table strings.Builder
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "  HITS\t1M\t5M\t15M\tCALLS\tCOALESCED\tSTALE\tBYPASSED\tENTRIES\tSIZE")
+func writeMethods(t *tables, methods []cachepage.Method) error {
+	g := &grid{indent: 2, fields: []field{{head: "HITS"}, {head: "1M"}, {head: "5M", drop: 3}, {head: "15M", drop: 4}, {head: "CALLS"},
+		{head: "COALESCED", drop: 6}, {head: "STALE", drop: 5}, {head: "BYPASSED", drop: 7}, {head: "ENTRIES", drop: 2}, {head: "SIZE", drop: 1}}}
 	for _, m := range methods {
 		since := rate(m.Counts)
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", rateText(since), rateText(m.LastMinute), rateText(m.Last5Minutes), rateText(m.Last15Minutes),
-			since.Calls, m.Coalesced, m.Stale, m.Bypassed, m.Entries, size(uint64(max(m.Bytes, 0))))
+		g.add(rateText(since), rateText(m.LastMinute), rateText(m.Last5Minutes), rateText(m.Last15Minutes), fmt.Sprint(since.Calls),
+			fmt.Sprint(m.Coalesced), fmt.Sprint(m.Stale), fmt.Sprint(m.Bypassed), fmt.Sprint(m.Entries), size(uint64(max(m.Bytes, 0))))
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	header, rows, _ := strings.Cut(table.String(), "\n")
-	fmt.Fprintln(out, header)
-	for i, row := range strings.Split(strings.TrimSuffix(rows, "\n"), "\n") {
-		fmt.Fprintf(out, "%s\n%s\n", methodName(methods[i].Method), row)
-		writeShadow(out, methods[i].Shadow)
+	lines := t.fit(g)
+	fmt.Fprintln(t.out, lines[0])
+	for i, row := range lines[1:] {
+		if _, err := fmt.Fprintf(t.out, "%s\n%s\n", methodName(methods[i].Method), row); err != nil {
+			return err
+		}
+		writeShadow(t.out, methods[i].Shadow)
 	}
 	return nil
 }
@@ -99,20 +97,19 @@ func writeShadow(out io.Writer, ages []cachepage.Shadow) {
 	}
 }
 
-func writeIndex(out io.Writer, c cachepage.Report) error {
+func writeIndex(t *tables, c cachepage.Report) error {
 	if n := int64(len(c.Index)); n < c.Entries {
-		fmt.Fprintf(out, "the %d entries that are asked for most\n", n)
+		fmt.Fprintf(t.out, "the %d entries that are asked for most\n", n)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tSIZE\tAGE\tLEFT\tMETHOD")
+	g := &grid{fields: []field{{head: "ID", drop: 1}, {head: "SIZE", drop: 2}, {head: "AGE", drop: 3}, {head: "LEFT"}, {head: "METHOD", least: 30, begin: true}}}
 	for _, e := range c.Index {
 		method := methodName(e.Method)
 		if e.Code != "OK" {
 			method += ", " + oneLine(e.Code)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cell(e.ID), size(uint64(e.Bytes)), rounded(e.AgeSeconds), left(e.LeftSeconds), method)
+		g.add(cell(e.ID), size(uint64(e.Bytes)), rounded(e.AgeSeconds), left(e.LeftSeconds), method)
 	}
-	return w.Flush()
+	return t.write(g)
 }
 
 func left(seconds float64) string {

@@ -24,7 +24,7 @@ import (
 // CallOptions are those of [Call].
 type CallOptions struct {
 	Target   string
-	Method   string   // "package.Service/Method" or with a dot
+	Method   string   // "package.Service/Method" or with a dot; a service, or nothing, lists what there is
 	Data     string   // the request as JSON, "@file", or "-" for the input
 	Metadata []string // "key:value"
 	Timeout  time.Duration
@@ -32,18 +32,26 @@ type CallOptions struct {
 	// wants when nobody asked for a timeout.
 	LimitStream bool
 	Repeat      int // how often to call; more than once prints a table
+	Callers     int // how many call at once, 0 and 1 is one after the other
+	Contracts   reflectcall.FileOptions
 	Security    Security
 	Format      Format
 }
 
-// maxRepeat is a day of calls, not a load test.
-const maxRepeat = 1_000_000
+const (
+	maxRepeat  = 1_000_000 // a day of calls, not a load test
+	maxCallers = 1000
+)
 
 func (o *CallOptions) check() error {
 	if err := checkTarget(o.Target); err != nil {
 		return err
 	}
-	if _, _, err := reflectcall.SplitName(o.Method); err != nil {
+	if o.Method == "" {
+		if o.single() != "" {
+			return Usagef("%s without METHOD: name the method to call, or leave it out", o.single())
+		}
+	} else if _, _, err := reflectcall.SplitName(o.Method); err != nil {
 		return &Error{ExitUsage, err}
 	}
 	if o.Timeout <= 0 {
@@ -52,10 +60,34 @@ func (o *CallOptions) check() error {
 	if o.Repeat < 1 || o.Repeat > maxRepeat {
 		return Usagef("-n %d: write 1 to %d", o.Repeat, maxRepeat)
 	}
+	if o.Callers < 0 || o.Callers > maxCallers {
+		return Usagef("-c %d: write 1 to %d", o.Callers, maxCallers)
+	}
+	if o.Callers > 1 && o.Repeat == 1 {
+		return Usagef("-c %d without -n: say how many calls they make in all, such as -n %d", o.Callers, 100*o.Callers)
+	}
+	if len(o.Contracts.ImportPaths) > 0 && len(o.Contracts.Protos) == 0 {
+		return Usagef("--proto-path without --proto: name a .proto file, too")
+	}
 	return nil
 }
 
-// Call calls a method by reflection, through meshlite's resolver and pickers.
+// single is the flag that makes sense with a method only, if one was given.
+func (o *CallOptions) single() string {
+	switch {
+	case o.Repeat != 1:
+		return fmt.Sprintf("-n %d", o.Repeat)
+	case o.Callers > 1:
+		return fmt.Sprintf("-c %d", o.Callers)
+	case o.Data != noFields:
+		return "-d"
+	default:
+		return ""
+	}
+}
+
+// Call calls a method by its contract, through meshlite's resolver and pickers, or
+// lists services and methods.
 func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
@@ -68,15 +100,29 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	if err != nil {
 		return err
 	}
+	files, err := reflectcall.ReadFiles(ctx, o.Contracts)
+	if err != nil {
+		return &Error{ExitUsage, err}
+	}
 	conn, closeAll, err := dial(o)
 	if err != nil {
 		return err
 	}
 	defer closeAll()
-	c := &caller{CallOptions: o, streams: streams, conn: conn}
+	c := &caller{CallOptions: o, streams: streams, conn: conn, finder: reflectcall.Finder{Conn: conn, Files: files}}
 	ctx = metadata.NewOutgoingContext(ctx, md)
-	if err := c.find(ctx, text); err != nil {
+	if o.Method == "" {
+		return c.listServices(ctx)
+	}
+	service, err := c.find(ctx)
+	if err != nil {
 		return err
+	}
+	if c.method == nil {
+		return c.listMethods(service)
+	}
+	if c.request, err = c.method.Request(text); err != nil {
+		return Usagef("-d: %w", err)
 	}
 	return c.call(ctx)
 }
@@ -86,7 +132,8 @@ type caller struct {
 	CallOptions
 	streams Streams
 	conn    *grpc.ClientConn
-	method  *reflectcall.Method
+	finder  reflectcall.Finder
+	method  *reflectcall.Method // nil when a service was named
 	request proto.Message
 }
 
@@ -125,25 +172,32 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 // call may take by default, say so before the question to the server ends.
 const resolverFirst = 250 * time.Millisecond
 
-// find asks for the contract and reads the request by it.
-func (c *caller) find(ctx context.Context, text []byte) error {
+// find asks for the contract of the method, or of the service if one was named.
+func (c *caller) find(ctx context.Context) (service *reflectcall.Service, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
 	defer cancel()
-	var err error
-	c.method, err = reflectcall.Lookup(ctx, c.conn, c.Method)
-	if failure, ok := status.FromError(err); ok && err != nil {
+	service, c.method, err = c.finder.Find(ctx, c.Method)
+	if err == nil && c.method == nil && c.single() != "" {
+		err = service.Unfinished()
+	}
+	return service, c.unfound(err)
+}
+
+// unfound is why there is no contract, with what to do about it.
+func (c *caller) unfound(err error) error {
+	failure, ok := status.FromError(err)
+	switch {
+	case err == nil:
+		return nil
+	case ok:
 		return fmt.Errorf("%s: asking for the contract: %s", c.Target, c.explain(failure))
-	}
-	if errors.Is(err, reflectcall.ErrNoReflection) {
+	case errors.Is(err, reflectcall.ErrNoReflection) && c.finder.Files == nil:
+		return fmt.Errorf("%s: %w: name its contract by --proto or --descriptor-set, or build it with meshlite.WithReflection(); grpc.health.v1.Health/Check needs neither", c.Target, err)
+	case errors.Is(err, reflectcall.ErrNoReflection):
 		return fmt.Errorf("%s: %w", c.Target, err)
-	}
-	if err != nil {
+	default:
 		return err
 	}
-	if c.request, err = c.method.Request(text); err != nil {
-		return Usagef("-d: %w", err)
-	}
-	return nil
 }
 
 func (c *caller) call(ctx context.Context) error {
@@ -179,8 +233,10 @@ func (c *caller) fix(code codes.Code, message string) string {
 		return "the server speaks plaintext: add --plaintext"
 	case !c.Security.Plaintext && has("signed by unknown authority"):
 		return "name the file of its authority by --cacert"
-	case !c.Security.Plaintext && has("x509: certificate is"):
+	case !c.Security.Plaintext && (has("x509: certificate is") || has("x509: cannot validate certificate for")):
 		return "name what the certificate proves by --servername"
+	case has("certificate has expired"):
+		return "it must be renewed, or one of the clocks is wrong"
 	case c.Security.Plaintext && has("error reading server preface"):
 		return "if the server speaks TLS, leave --plaintext out"
 	case code == codes.DeadlineExceeded:

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/meshlite-go/meshlite/internal/doctor"
+	"github.com/meshlite-go/meshlite/internal/screen"
 )
 
 // CheckOptions are those of [Check].
@@ -57,12 +58,13 @@ func writeReport(out io.Writer, format Format, report *doctor.Report) error {
 		return WriteJSON(out, report)
 	}
 	var text strings.Builder
+	width := screen.Columns(out)
 	for rest := report.Checks; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && title(rest[n]) == title(rest[0]) {
 			n++
 		}
-		writeGroup(&text, rest[:n])
+		writeGroup(&text, rest[:n], width)
 		rest = rest[n:]
 	}
 	warnings := "warnings"
@@ -82,7 +84,7 @@ func title(c doctor.Check) string {
 	return c.Group
 }
 
-func writeGroup(text *strings.Builder, checks []doctor.Check) {
+func writeGroup(text *strings.Builder, checks []doctor.Check, width int) {
 	if text.Len() > 0 {
 		text.WriteByte('\n')
 	}
@@ -93,14 +95,36 @@ func writeGroup(text *strings.Builder, checks []doctor.Check) {
 		addresses = max(addresses, utf8.RuneCountInString(oneLine(c.Address)))
 	}
 	for _, c := range checks {
-		fmt.Fprintf(text, "  %s ", mark(c.Result))
+		line := fmt.Sprintf("  %s ", mark(c.Result))
 		if c.Instance != "" {
-			fmt.Fprintf(text, "%-*s  %-*s  ", ids, oneLine(c.Instance), addresses, cell(c.Address))
+			line += fmt.Sprintf("%-*s  %-*s  ", ids, oneLine(c.Instance), addresses, cell(c.Address))
 		}
-		text.WriteString(oneLine(c.Text) + "\n")
+		if whole := line + oneLine(c.Text); width == 0 || utf8.RuneCountInString(whole) <= width {
+			text.WriteString(whole + "\n")
+		} else {
+			if c.Instance != "" { // what is said has lines of its own
+				text.WriteString(strings.TrimRight(line, " ") + "\n")
+				line = margin
+			}
+			writeWrapped(text, line, oneLine(c.Text), width)
+		}
 		if c.Fix != "" {
-			text.WriteString("      " + oneLine(c.Fix) + "\n")
+			writeWrapped(text, margin, oneLine(c.Fix), width)
 		}
+	}
+}
+
+const margin = "      " // of what is said of an instance
+
+// writeWrapped writes lines that fit the width, if there is one, the first after begin.
+func writeWrapped(text *strings.Builder, begin, words string, width int) {
+	if width == 0 {
+		text.WriteString(begin + words + "\n")
+		return
+	}
+	for _, line := range broken(words, max(width-len(margin), 20)) {
+		text.WriteString(begin + strings.TrimPrefix(line, indent) + "\n")
+		begin = margin
 	}
 }
 

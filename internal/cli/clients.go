@@ -141,15 +141,17 @@ func ownAddresses() own {
 }
 
 // whyNot says why an instance's admin page must not be asked, nothing if it may be. On
-// the loopback of another host it cannot be reached, and here that address is of a
-// program that has nothing to do with it.
+// the loopback of another host, which it names, it cannot be reached, and here that
+// address is of a program that has nothing to do with it.
 func (o own) whyNot(e consul.Entry) string {
 	address := e.Metadata[metricsAddress]
 	switch {
 	case !dialable(address):
 		return "its metrics_address is not host:port"
 	case loopback(hostOf(address)) && !o.here(hostOf(e.Address)):
-		return "its admin page is on the loopback of another host: run this there, or give it meshlite.WithMetricsAddress"
+		host := cmp.Or(hostOf(e.Address), e.Node)
+		return fmt.Sprintf("its admin page is on the loopback of host %s: run this there, or start it with meshlite.WithMetricsAddress(%q)",
+			host, net.JoinHostPort(host, "0"))
 	default:
 		return ""
 	}

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/meshlite-go/meshlite/internal/nearest"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -220,13 +220,16 @@ func writeEndpoints(streams Streams, format Format, service string, list []endpo
 }
 
 func writeTable(out io.Writer, list []endpoint) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ADDRESS\tID\tNODE\tDC\tZONE\tWEIGHT\tSTATUS\tTAGS")
+	g := &grid{fields: []field{{head: "ADDRESS"}, {head: "ID", drop: 1, least: 20, begin: true}, {head: "NODE", drop: 4}, {head: "DC", drop: 6},
+		{head: "ZONE", drop: 3}, {head: "WEIGHT", drop: 5}, {head: "STATUS", least: 20}, {head: "TAGS", drop: 2}}}
 	for _, e := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cell(e.Address), cell(e.ID), cell(e.Node), cell(e.Datacenter),
-			cell(e.Zone), e.Weight, cell(state(e)), cell(strings.Join(e.Tags, ",")))
+		g.add(cell(e.Address), cell(e.ID), cell(e.Node), cell(e.Datacenter), cell(e.Zone), strconv.Itoa(int(e.Weight)), cell(state(e)), tags(e))
 	}
-	return w.Flush()
+	t := newTables(out)
+	if err := t.write(g); err != nil {
+		return err
+	}
+	return t.close()
 }
 
 // state is the status, and why clients do not call an instance if that does not say it.

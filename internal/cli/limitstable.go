@@ -1,10 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/limitspage"
@@ -12,7 +12,7 @@ import (
 
 const (
 	mostRows = 20 // of a table, unless all are asked for
-	columns  = 80 // of a terminal
+	columns  = 80 // where it is not known
 )
 
 // noLimits is told of those that have met none.
@@ -26,19 +26,23 @@ func writeLimits(out io.Writer, all []limited, each bool) error {
 			asked = append(asked, p)
 		}
 	}
+	tables := newTables(out)
 	if !each {
-		return (&limitsWriter{out: out, rows: mostRows, all: asked}).write(ofProcesses(len(asked)) + ": " + noLimits)
+		if err := (&limitsWriter{out, tables, mostRows, asked}).write(ofProcesses(len(asked)) + ": " + noLimits); err != nil {
+			return err
+		}
+		return tables.close()
 	}
 	for i, p := range asked {
 		if i > 0 {
 			fmt.Fprintln(out)
 		}
 		fmt.Fprintln(out, p.name())
-		if err := (&limitsWriter{out: out, all: []limited{p}}).write(noLimits); err != nil {
+		if err := (&limitsWriter{out, tables, 0, []limited{p}}).write(noLimits); err != nil {
 			return err
 		}
 	}
-	return nil
+	return tables.close()
 }
 
 func ofProcesses(n int) string {
@@ -50,9 +54,10 @@ func ofProcesses(n int) string {
 
 // limitsWriter writes what there is of processes in tables of so many rows, 0 for all.
 type limitsWriter struct {
-	out  io.Writer
-	rows int
-	all  []limited
+	out    io.Writer
+	tables *tables
+	rows   int
+	all    []limited
 }
 
 func (w *limitsWriter) write(none string) error {
@@ -62,7 +67,7 @@ func (w *limitsWriter) write(none string) error {
 		return err
 	}
 	for _, c := range limiters[:w.shown(len(limiters))] {
-		fmt.Fprintln(w.out, wrapped(c.text(w.rows > 0), 2))
+		fmt.Fprintln(w.out, w.wrapped(c.text(w.rows > 0), 2))
 	}
 	w.tellMore(len(limiters), "limiters")
 	gap := len(limiters) > 0
@@ -97,44 +102,41 @@ func (w *limitsWriter) tellMore(n int, what string) {
 
 // table is figures in columns, and over each row what would leave no room for them beside it.
 type table struct {
-	title, of, header string // of: what a row is
-	over, rows        []string
+	title, of string // of: what a row is
+	over      []string
+	grid
 }
 
-func (t *table) add(over, row string) {
-	t.over, t.rows = append(t.over, over), append(t.rows, row)
+func (t *table) add(over string, cells ...string) {
+	t.over = append(t.over, over)
+	t.grid.add(cells...)
 }
 
 // writeTable writes what is over a row once for rows one after the other.
 func (w *limitsWriter) writeTable(t table) error {
-	n := w.shown(len(t.rows))
-	var text strings.Builder
-	tabs := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tabs, "  "+t.header)
-	for _, row := range t.rows[:n] {
-		fmt.Fprintln(tabs, "  "+row)
-	}
-	if err := tabs.Flush(); err != nil {
-		return err
-	}
-	header, rows, _ := strings.Cut(strings.TrimSuffix(text.String(), "\n"), "\n")
-	last := strings.LastIndex(header, "  ") + 2
-	fmt.Fprintf(w.out, "%s\n%s\n", t.title, header)
-	for i, row := range strings.Split(rows, "\n") {
+	all := len(t.rows)
+	t.rows, t.indent = t.rows[:w.shown(all)], 2
+	lines := w.tables.fit(&t.grid)
+	last := strings.LastIndex(lines[0], "  ") + 2
+	fmt.Fprintf(w.out, "%s\n%s\n", t.title, lines[0])
+	for i, row := range lines[1:] {
 		if i == 0 || t.over[i] != t.over[i-1] {
 			fmt.Fprintln(w.out, t.over[i])
 		}
-		fmt.Fprintln(w.out, wrapped(row, last))
+		if _, err := fmt.Fprintln(w.out, w.wrapped(row, last)); err != nil {
+			return err
+		}
 	}
-	w.tellMore(len(t.rows), t.of)
+	w.tellMore(all, t.of)
 	return nil
 }
 
 // wrapped breaks text where it enumerates, so that it fits if it can.
-func wrapped(text string, indent int) string {
+func (w *limitsWriter) wrapped(text string, indent int) string {
+	width := cmp.Or(w.tables.width, columns)
 	lines := ""
-	for len(text) > columns {
-		at := strings.LastIndex(text[:columns], ", ")
+	for len(text) > width {
+		at := strings.LastIndex(text[:width], ", ")
 		if at <= indent {
 			break
 		}
@@ -166,7 +168,7 @@ func (c counted) text(processes bool) string {
 }
 
 func limitTable(rows []limitRow) table {
-	t := table{title: "rate limits, the nearest first", of: "limits", header: "USED\tREFUSED\tLIMIT"}
+	t := table{title: "rate limits, the nearest first", of: "limits", grid: grid{fields: []field{{head: "USED"}, {head: "REFUSED"}, {head: "LIMIT"}}}}
 	for _, r := range rows {
 		text := describe(r.Rule)
 		if r.Side == "client" {
@@ -175,7 +177,7 @@ func limitTable(rows []limitRow) table {
 		if r.processes < r.of {
 			text += fmt.Sprintf(", in %d of %d processes", r.processes, r.of)
 		}
-		t.add(methodName(r.Method), fmt.Sprintf("%s\t%s\t%s", usedText(r.used), refusals(r), text))
+		t.add(methodName(r.Method), usedText(r.used), refusals(r), text)
 	}
 	return t
 }
@@ -207,13 +209,14 @@ func refusals(r limitRow) string {
 }
 
 func nearTable(rows []nearRow) table {
-	t := table{title: "keys that have used most of a limit", of: "keys", header: "USED\tLEFT\tRESET IN\tKEY\tPROCESS"}
+	t := table{title: "keys that have used most of a limit", of: "keys", grid: grid{fields: []field{
+		{head: "USED"}, {head: "LEFT"}, {head: "RESET IN", drop: 2}, {head: "KEY", least: 20}, {head: "PROCESS", drop: 1, least: 20, begin: true}}}}
 	for _, r := range rows {
 		over := methodName(r.Method) + ", " + cell(r.Name)
 		if r.Side == "client" {
 			over += ", client " + cell(r.limiter)
 		}
-		t.add(over, fmt.Sprintf("%s\t%d\t%s\t%s\t%s", usedText(r.Used), r.Remaining, secondsText(r.ResetSeconds), keyText(r.Key), r.process))
+		t.add(over, usedText(r.Used), fmt.Sprint(r.Remaining), secondsText(r.ResetSeconds), keyText(r.Key), r.process)
 	}
 	return t
 }
@@ -228,7 +231,8 @@ func keyText(key string) string {
 
 func runningTable(rows []runningRow) table {
 	t := table{title: "calls that run at once, the fullest first", of: "methods",
-		header: "USED\tIN FLIGHT\tREFUSED\tBASE\tSAMPLE\tFULLEST PROCESS"}
+		grid: grid{fields: []field{{head: "USED"}, {head: "IN FLIGHT"}, {head: "REFUSED"}, {head: "BASE", drop: 2}, {head: "SAMPLE", drop: 2},
+			{head: "FULLEST PROCESS", drop: 1, least: 20, begin: true}}}}
 	for _, r := range rows {
 		over := methodName(r.method)
 		if r.limiter != "runtime" {
@@ -237,8 +241,8 @@ func runningTable(rows []runningRow) table {
 		if r.adaptive {
 			over += ", adaptive"
 		}
-		t.add(over, fmt.Sprintf("%s\t%d of %d\t%d\t%s\t%s\t%s", share(fullness(r.fullest)), r.inFlight, r.limit, r.refused,
-			secondsText(r.fullest.BaseLatency/1000), secondsText(r.fullest.SampleLatency/1000), r.process))
+		t.add(over, share(fullness(r.fullest)), fmt.Sprintf("%d of %d", r.inFlight, r.limit), fmt.Sprint(r.refused),
+			secondsText(r.fullest.BaseLatency/1000), secondsText(r.fullest.SampleLatency/1000), r.process)
 	}
 	return t
 }

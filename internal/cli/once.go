@@ -139,10 +139,7 @@ func (c *caller) failure(o outcome) error {
 	if o.status.Code() == codes.OK {
 		return nil
 	}
-	text := fmt.Sprintf("%s: %s", c.method.Name(), c.explain(o.status))
-	for _, detail := range c.details(o.status) {
-		text += "; detail " + string(detail)
-	}
+	text := c.method.Name() + ": " + c.words(o.status)
 	if o.instance.Address != "" {
 		text += "; from " + name(o.instance)
 	}

@@ -54,9 +54,29 @@ func picks(ctx context.Context, o EndpointsOptions, queries []catalog.Query, str
 	}
 	tellUnasked(streams.Err, processes)
 	if !slices.ContainsFunc(clients, func(c client) bool { return len(c.Targets) > 0 }) {
+		if err := o.unknown(ctx, queries[0]); err != nil {
+			return err
+		}
 		return nobodyCalls(queries[0].Service, from, clients)
 	}
 	return writePicks(streams.Out, o.Format, queries[0].Service, clients)
+}
+
+// unknown is the error of a service that Consul does not know, where it was asked.
+func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
+	if len(o.Clients) > 0 {
+		return nil
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	names, err := directory.Names(ctx, q.Datacenter)
+	if err != nil || slices.Contains(names, q.Service) {
+		return err
+	}
+	return whyNone(ctx, directory, q, io.Discard)
 }
 
 // take keeps what a client tells of service.

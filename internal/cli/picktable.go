@@ -6,7 +6,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
@@ -28,6 +27,7 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 			Clients []client `json:"clients"`
 		}{service, shown})
 	}
+	tables := newTables(out)
 	first := true
 	for _, c := range shown {
 		for _, p := range c.Targets {
@@ -35,15 +35,16 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 				fmt.Fprintln(out)
 			}
 			first = false
-			if err := writeTarget(out, c, p); err != nil {
+			if err := writeTarget(tables, c, p); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return tables.close()
 }
 
-func writeTarget(out io.Writer, c client, p balancer.Picks) error {
+func writeTarget(t *tables, c client, p balancer.Picks) error {
+	out := t.out
 	fmt.Fprintln(out, c.name()+", "+oneLine(p.Directory+questions(p)))
 	if p.Panic {
 		fmt.Fprintln(out, "panic: so few can be used that the ejected are used, too")
@@ -52,13 +53,13 @@ func writeTarget(out io.Writer, c client, p balancer.Picks) error {
 		_, err := fmt.Fprintln(out, "no endpoints: it knows no instance, or a policy of gRPC's own picks")
 		return err
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ADDRESS\tZONE\tWEIGHT\tIN FLIGHT\tLATENCY\tPICKS\tFAILS\tSTATE")
+	g := &grid{fields: []field{{head: "ADDRESS"}, {head: "ZONE", drop: 2}, {head: "WEIGHT", drop: 4}, {head: "IN FLIGHT", drop: 5},
+		{head: "LATENCY", drop: 3}, {head: "PICKS"}, {head: "FAILS", drop: 1}, {head: "STATE", least: 20}}}
 	for _, e := range p.Endpoints {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d %s\t%s\t%s\n", cell(e.Address), cell(e.Zone), orDash(strconv.Itoa(int(e.Weight))), e.InFlight,
-			latency(e), e.Picks, percent(e.Share), percent(e.Failing), cell(stateOf(e)))
+		g.add(cell(e.Address), cell(e.Zone), orDash(strconv.Itoa(int(e.Weight))), strconv.Itoa(int(e.InFlight)), latency(e),
+			fmt.Sprintf("%d %s", e.Picks, percent(e.Share)), percent(e.Failing), cell(stateOf(e)))
 	}
-	return w.Flush()
+	return t.write(g)
 }
 
 // questions is what a target asks for beside the service.

@@ -1,44 +1,33 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
-	"text/tabwriter"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
-
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
-// tally counts calls by the instance that was picked.
-type tally struct {
-	calls, failed int
-	codes         map[string]int
-	rows          map[attempt.Instance]*row
-	first         *outcome // that failed
-	start         time.Time
-}
-
-type row struct {
-	attempt.Instance
-	calls, failed int
-	spent         time.Duration
-}
-
-// repeat makes calls one after the other and prints who answered how many. An
-// interrupt ends it early.
+// repeat makes calls, some at once if so asked, and prints who answered how many and
+// how fast, and which failed. An interrupt ends it early.
 func (c *caller) repeat(ctx context.Context) error {
-	t := &tally{codes: map[string]int{}, rows: map[attempt.Instance]*row{}, start: time.Now()}
-	for range c.Repeat {
-		o := c.attempt(ctx)
+	t := newTally()
+	var mu sync.Mutex
+	start := time.Now()
+	each(c.Repeat, max(c.Callers, 1), func(int) {
 		if ctx.Err() != nil {
-			break
+			return
 		}
-		t.add(o)
-	}
+		o := c.attempt(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		if ctx.Err() == nil { // else the interrupt has ended it
+			t.add(o)
+		}
+	})
+	t.took = time.Since(start)
 	if err := c.printTally(t); err != nil {
 		return err
 	}
@@ -46,60 +35,63 @@ func (c *caller) repeat(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if t.failed > 0 {
-		return fmt.Errorf("%d of %d calls failed, the first one: %w", t.failed, t.calls, c.failure(*t.first))
+		return fmt.Errorf("%d of %d calls failed: %s", t.failed, t.calls, t.codeList())
 	}
 	return nil
-}
-
-func (t *tally) add(o outcome) {
-	r := t.rows[o.instance]
-	if r == nil {
-		r = &row{Instance: o.instance}
-		t.rows[o.instance] = r
-	}
-	t.calls++
-	r.calls++
-	r.spent += o.duration
-	t.codes[o.status.Code().String()]++
-	if o.status.Code() == codes.OK {
-		return
-	}
-	t.failed++
-	r.failed++
-	if t.first == nil {
-		t.first = &o
-	}
-}
-
-func (t *tally) sorted() []*row {
-	rows := make([]*row, 0, len(t.rows))
-	for _, r := range t.rows {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(a, b *row) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Address, b.Address))
-	})
-	return rows
 }
 
 func (c *caller) printTally(t *tally) error {
 	if c.Format == JSON {
-		return WriteJSON(c.streams.Out, t.report())
+		return WriteJSON(c.streams.Out, c.tallyReport(t))
 	}
-	w := tabwriter.NewWriter(c.streams.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "INSTANCE\tADDRESS\tCALLS\tSHARE\tFAILED\tMEAN")
-	for _, r := range t.sorted() {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%.0f%%\t%d\t%s\n", oneLine(cmp.Or(r.ID, "none")), oneLine(cmp.Or(r.Address, "-")),
-			r.calls, 100*float64(r.calls)/float64(t.calls), r.failed, short(r.mean()))
-	}
-	if err := w.Flush(); err != nil {
+	tables := newTables(c.streams.Out)
+	if err := tables.write(t.grid()); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.streams.Err, "%d calls in %s, %d failed\n", t.calls, short(time.Since(t.start)), t.failed)
+	if err := c.printFailures(tables, t); err != nil {
+		return err
+	}
+	if err := tables.close(); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.streams.Err, "%d calls in %s, %s per second, %d failed\n%s\n", t.calls, short(t.took),
+		perSecond(float64(t.calls)/max(t.took.Seconds(), 1e-9)), t.failed, latenciesOf(t.durations()).text())
 	return nil
 }
 
-func (r *row) mean() time.Duration { return r.spent / time.Duration(r.calls) }
+// printFailures writes how many calls failed by code and instance, and an example of
+// each code in words.
+func (c *caller) printFailures(tables *tables, t *tally) error {
+	if t.failed == 0 {
+		return nil
+	}
+	g := &grid{fields: []field{{head: "FAILED WITH"}, {head: "INSTANCE", least: 20, begin: true}, {head: "ADDRESS", drop: 1}, {head: "CALLS"}}}
+	var examples []string
+	seen := map[codes.Code]bool{}
+	for _, f := range t.failures() {
+		g.add(f.code.String(), instanceCell(f.Instance), cell(f.Address), fmt.Sprint(f.calls))
+		if !seen[f.code] {
+			seen[f.code] = true
+			examples = append(examples, c.words(f.example.status))
+		}
+	}
+	out := c.streams.Out
+	fmt.Fprintln(out)
+	if err := tables.write(g); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	for _, text := range examples {
+		lines := []string{oneLine(text)}
+		if tables.width > 0 {
+			lines = broken(lines[0], tables.width)
+		}
+		if _, err := fmt.Fprintln(out, strings.Join(lines, "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // tallyReport is a tally as JSON.
 type tallyReport struct {
@@ -108,20 +100,49 @@ type tallyReport struct {
 	DurationMS float64          `json:"duration_ms"`
 	Codes      map[string]int   `json:"codes"`
 	Instances  []instanceReport `json:"instances"`
+	Failures   []failureReport  `json:"failures"`
+	latencyReport
+}
+
+// latencyReport is of calls, the failed ones too.
+type latencyReport struct {
+	MeanMS float64 `json:"mean_ms"`
+	P50MS  float64 `json:"p50_ms"`
+	P95MS  float64 `json:"p95_ms"`
+	P99MS  float64 `json:"p99_ms"`
+	MaxMS  float64 `json:"max_ms"`
 }
 
 type instanceReport struct {
-	Instance string  `json:"instance"`
-	Address  string  `json:"address"`
-	Calls    int     `json:"calls"`
-	Failed   int     `json:"failed"`
-	MeanMS   float64 `json:"mean_ms"`
+	Instance string `json:"instance"`
+	Address  string `json:"address"`
+	Calls    int    `json:"calls"`
+	Failed   int    `json:"failed"`
+	latencyReport
 }
 
-func (t *tally) report() tallyReport {
-	instances := []instanceReport{} // [] and not null for none
-	for _, r := range t.sorted() {
-		instances = append(instances, instanceReport{r.ID, r.Address, r.calls, r.failed, milliseconds(r.mean())})
+// failureReport is of the calls of an instance that failed with a code.
+type failureReport struct {
+	Code     string `json:"code"`
+	Instance string `json:"instance"`
+	Address  string `json:"address"`
+	Calls    int    `json:"calls"`
+	Example  report `json:"example"`
+}
+
+func (c *caller) tallyReport(t *tally) tallyReport {
+	r := tallyReport{Calls: t.calls, Failed: t.failed, DurationMS: milliseconds(t.took), Codes: t.codeNames(),
+		Instances: []instanceReport{}, Failures: []failureReport{}, // [] and not null for none
+		latencyReport: latenciesOf(t.durations()).report()}
+	for _, i := range t.instances() {
+		r.Instances = append(r.Instances, instanceReport{i.ID, i.Address, len(i.durations), i.failed, latenciesOf(i.durations).report()})
 	}
-	return tallyReport{t.calls, t.failed, milliseconds(time.Since(t.start)), t.codes, instances}
+	for _, f := range t.failures() {
+		r.Failures = append(r.Failures, failureReport{f.code.String(), f.ID, f.Address, f.calls, c.report(f.example)})
+	}
+	return r
+}
+
+func (l latencies) report() latencyReport {
+	return latencyReport{milliseconds(l.mean), milliseconds(l.p50), milliseconds(l.p95), milliseconds(l.p99), milliseconds(l.most)}
 }

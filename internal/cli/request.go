@@ -9,8 +9,11 @@ import (
 	"strings"
 )
 
-// maxRequest bounds what is read: gRPC servers take 4 MiB unless told otherwise.
+// maxRequest bounds what is read: gRPC servers take 4 MiB by default.
 const maxRequest = 16 << 20
+
+// noFields is the request when none was given.
+const noFields = "{}"
 
 // readRequest reads the JSON that data is, or the file that "@file" names, or the
 // input for "-".
@@ -56,7 +59,7 @@ func readAll(name string, from io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("-d %s: %w", name, err)
 	}
 	if len(text) > maxRequest {
-		return nil, Usagef("-d %s: more than %d MiB: gRPC servers take 4 MiB unless told otherwise", name, maxRequest>>20)
+		return nil, Usagef("-d %s: more than %d MiB: gRPC servers take 4 MiB by default", name, maxRequest>>20)
 	}
 	return notEmpty(name, text)
 }

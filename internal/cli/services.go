@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -50,14 +50,17 @@ func whyNoServices(ctx context.Context, directory *consul.Directory) string {
 }
 
 func writeServices(out io.Writer, services []consul.Service) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tPASSING\tWARNING\tCRITICAL\tTAGS")
+	g := &grid{fields: []field{{head: "NAME", least: 30}, {head: "PASSING"}, {head: "WARNING"}, {head: "CRITICAL"}, {head: "TAGS", drop: 1, least: 20}}}
 	for _, s := range services {
 		if s.Error != "" {
-			fmt.Fprintf(w, "%s\t?\t?\t?\t?\n", cell(s.Name))
+			g.add(cell(s.Name), "?", "?", "?", "?")
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\n", cell(s.Name), s.Passing, s.Warning, s.Critical, cell(strings.Join(s.Tags, ",")))
+		g.add(cell(s.Name), strconv.Itoa(s.Passing), strconv.Itoa(s.Warning), strconv.Itoa(s.Critical), cell(strings.Join(s.Tags, ",")))
 	}
-	return w.Flush()
+	t := newTables(out)
+	if err := t.write(g); err != nil {
+		return err
+	}
+	return t.close()
 }

@@ -20,6 +20,9 @@ func checkTarget(target string) error {
 		}
 		return nil
 	}
+	if strings.Contains(target, "@") && !strings.HasPrefix(target, "unix") {
+		return Usagef("target %q has user information: leave it out", resolver.Redact(target))
+	}
 	if strings.Contains(target, ":") && grpcresolver.Get(scheme) != nil {
 		return nil
 	}

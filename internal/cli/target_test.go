@@ -1,6 +1,9 @@
 package cli
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestCheckTarget(t *testing.T) {
 	for _, target := range []string{
@@ -14,9 +17,10 @@ func TestCheckTarget(t *testing.T) {
 	for _, target := range []string{
 		"", "catalog", "consul", "consul:", "consul:///", "consul:///a/b", "consul://a/b", "http://a:1", "consl:///catalog",
 		"consl:/catalog", "a:", "a:0", "a:65536", "::1:80", "https://a.example/catalog",
+		"u:hunter2@a:1", "dns:///u:hunter2@a:1", "dns://u:hunter2@a/b:1", "http://u:hunter2@a", "consul://u:hunter2@a:1/b", "u:hunter2@a",
 	} {
-		if err := checkTarget(target); err == nil {
-			t.Errorf("%q passes", target)
+		if err := checkTarget(target); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q passes, or its password is repeated: %v", target, err)
 		}
 	}
 }

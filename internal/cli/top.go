@@ -65,6 +65,14 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 		if s, ok := screen.Of(streams.Out); ok {
 			defer s.Close()
 			t.screen = s
+			quit, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer screen.Keys(quit, streams.In, func(key byte) {
+				if key == 'q' || key == 'Q' {
+					cancel()
+				}
+			})()
+			ctx = quit
 		}
 	}
 	err := t.run(ctx)

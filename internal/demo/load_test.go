@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,6 +24,9 @@ type fakeShop struct {
 	err      error
 	inFlight atomic.Int64
 	most     atomic.Int64
+
+	mu    sync.Mutex
+	calls map[string]int // by customer
 }
 
 func (f *fakeShop) serve(ctx context.Context) error {
@@ -39,6 +43,12 @@ func (f *fakeShop) serve(ctx context.Context) error {
 		return status.FromContextError(ctx.Err()).Err()
 	}
 	sent, _ := metadata.FromOutgoingContext(ctx)
+	f.mu.Lock()
+	if f.calls == nil {
+		f.calls = map[string]int{}
+	}
+	f.calls[sent.Get("who")[0]]++
+	f.mu.Unlock()
 	if sent.Get("who")[0] == abuser {
 		return status.Error(codes.ResourceExhausted, "enough")
 	}

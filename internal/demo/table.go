@@ -38,7 +38,7 @@ func (r *Result) writePhases(w io.Writer) {
 }
 
 func (r *Result) writeInstances(w io.Writer) {
-	fmt.Fprintf(w, "\ninstance\taddress\tcalls\tof its due\tat the end\n")
+	fmt.Fprintf(w, "\ninstance\taddress\tcalls\tof its share\tat the end\n")
 	untold := false
 	for _, c := range r.cards {
 		share := fmt.Sprintf("%.0f%%", 100*(1+c.share.off()))
@@ -47,9 +47,9 @@ func (r *Result) writeInstances(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", c.name, c.address, c.calls, share, cmp.Or(c.fate, "running"))
 	}
-	fmt.Fprintf(w, "due is the same to all that lived, less to a new one in its slow start, over times of %v and more in which none came or went\n", minWindow)
+	fmt.Fprintf(w, "share: equal for all running instances, less during slow start, in times of\n%v and more in which none came or went; %s is uneven by plan\n", minWindow, uneven)
 	if untold {
-		fmt.Fprintf(w, "- is no second in which none came or went, or fewer than %d calls due in it\n", minExpected)
+		fmt.Fprintf(w, "-: there was no such time, or fewer than %d calls were expected in it\n", minExpected)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 // What must hold.
 const (
-	minRate   = 200  // calls a second before the doubling
+	minRate   = 200  // calls/s before the doubling
 	maxOff    = 0.2  // of what is due
 	maxJoined = 1000 // milliseconds from registration to first call
 	minRatio  = 0.5  // of cache hits
@@ -48,13 +48,13 @@ func (r *Result) Broken() []string {
 }
 
 func (r *Result) nobodyFailed() Condition {
-	return Condition{"failed calls of ordinary customers", r.Calls > 0 && r.Failed == 0,
+	return Condition{"ordinary customers' failed calls", r.Calls > 0 && r.Failed == 0,
 		fmt.Sprintf("%d of %d", r.Failed, r.Calls), "0"}
 }
 
 func (r *Result) enoughCalls() Condition {
 	rate := float64(r.before.calls) / r.before.seconds
-	return Condition{"calls a second before the doubling", rate >= minRate,
+	return Condition{"calls/s before the doubling", rate >= minRate,
 		fmt.Sprintf("%.0f", rate), fmt.Sprintf("%d or more", minRate)}
 }
 
@@ -70,8 +70,8 @@ func (r *Result) enoughOrders() Condition {
 // evenShares looks at the instance that is farthest from its due. One that was
 // due too few calls to tell is left out, and at least one must be left.
 func (r *Result) evenShares() Condition {
-	c := Condition{Name: "calls of an instance beside its due", Figure: "too few calls to tell",
-		Aim: fmt.Sprintf("within %.0f%% (%s is uneven by plan)", 100*maxOff, uneven)}
+	c := Condition{Name: "instance farthest from its share", Figure: "too few calls",
+		Aim: fmt.Sprintf("within %.0f%%", 100*maxOff)}
 	var judged []card
 	for _, card := range r.cards {
 		if card.service != uneven && card.share.judged() {
@@ -85,30 +85,30 @@ func (r *Result) evenShares() Condition {
 		return int(math.Copysign(1, math.Abs(a.share.off())-math.Abs(b.share.off())))
 	})
 	c.Held = math.Abs(worst.share.off()) <= maxOff
-	c.Figure = fmt.Sprintf("%s is farthest: %+.1f%%", worst.name, 100*worst.share.off())
+	c.Figure = fmt.Sprintf("%s by %+.1f%%", worst.name, 100*worst.share.off())
 	return c
 }
 
 func (r *Result) joinedSoon() Condition {
-	return Condition{"registration to first call of a new replica", r.Joined > 0 && r.Joined <= maxJoined,
+	return Condition{"first call of a new replica after", r.Joined > 0 && r.Joined <= maxJoined,
 		fmt.Sprintf("%.0f ms", r.Joined), fmt.Sprintf("%d ms or less", maxJoined)}
 }
 
 func (r *Result) cacheHits() Condition {
-	held, going := r.Cache.ratio() >= minRatio, "misses in each phase"
+	held, going := r.Cache.ratio() >= minRatio, "with misses"
 	for p, c := range r.caches {
 		if c.Misses == 0 {
 			held, going = false, "no misses in phase "+phaseNames[p]
 		}
 	}
 	return Condition{"cache hits", held,
-		fmt.Sprintf("%.2f, %s", r.Cache.ratio(), going), fmt.Sprintf("%.1f or more, with misses going on", minRatio)}
+		fmt.Sprintf("%.2f, %s", r.Cache.ratio(), going), fmt.Sprintf("%.1f or more, and misses", minRatio)}
 }
 
 // abuserHeld also needs a refusal: an abuser that was never refused has not
 // tried, and proves nothing.
 func (r *Result) abuserHeld() Condition {
 	held := r.Abuser.Admitted <= r.Abuser.Allowed && r.Refused > 0
-	return Condition{"calls admitted of the abusive customer", held,
-		fmt.Sprintf("%d, and %d refused", r.Abuser.Admitted, r.Refused), fmt.Sprintf("%d or less", r.Abuser.Allowed)}
+	return Condition{"admitted calls of the abuser", held,
+		fmt.Sprintf("%d, %d refused", r.Abuser.Admitted, r.Refused), fmt.Sprintf("%d or less", r.Abuser.Allowed)}
 }

@@ -14,24 +14,24 @@ func TestEveryConditionCanFail(t *testing.T) {
 		spoil func(*Result)
 		want  string
 	}{
-		"a call failed":     {func(r *Result) { r.Failed = 1 }, "failed calls of ordinary customers: 1 of 8000, not 0"},
-		"there were none":   {func(r *Result) { r.Calls = 0 }, "failed calls of ordinary customers: 0 of 0, not 0"},
-		"too few calls":     {func(r *Result) { r.before.calls, r.before.orders = 1320, 132 }, "calls a second before the doubling: 198, not 200 or more"},
+		"a call failed":     {func(r *Result) { r.Failed = 1 }, "ordinary customers' failed calls: 1 of 8000, not 0"},
+		"there were none":   {func(r *Result) { r.Calls = 0 }, "ordinary customers' failed calls: 0 of 0, not 0"},
+		"too few calls":     {func(r *Result) { r.before.calls, r.before.orders = 1320, 132 }, "calls/s before the doubling: 198, not 200 or more"},
 		"too few orders":    {func(r *Result) { r.before.orders = 158 }, "orders among them: 9.9%, not 10%"},
-		"an instance idles": {func(r *Result) { r.cards[1].share.calls = 239 }, "calls of an instance beside its due: catalog-2 is farthest: -20.3%, not within 20% (inventory is uneven by plan)"},
-		"an instance slogs": {func(r *Result) { r.cards[0].share.calls = 220 }, "calls of an instance beside its due: catalog-1 is farthest: +23.6%, not within 20% (inventory is uneven by plan)"},
+		"an instance idles": {func(r *Result) { r.cards[1].share.calls = 239 }, "instance farthest from its share: catalog-2 by -20.3%, not within 20%"},
+		"an instance slogs": {func(r *Result) { r.cards[0].share.calls = 220 }, "instance farthest from its share: catalog-1 by +23.6%, not within 20%"},
 		"nothing to judge": {func(r *Result) {
 			for i := range r.cards {
 				r.cards[i].share = share{minExpected - 1, minExpected - 1}
 			}
-		}, "calls of an instance beside its due: too few calls to tell, not within 20% (inventory is uneven by plan)"},
-		"joined late":    {func(r *Result) { r.Joined = 1001 }, "registration to first call of a new replica: 1001 ms, not 1000 ms or less"},
-		"never joined":   {func(r *Result) { r.Joined = 0 }, "registration to first call of a new replica: 0 ms, not 1000 ms or less"},
-		"few hits":       {func(r *Result) { r.Cache = Cache{49, 51} }, "cache hits: 0.49, misses in each phase, not 0.5 or more, with misses going on"},
-		"no cache":       {func(r *Result) { r.Cache = Cache{} }, "cache hits: 0.00, misses in each phase, not 0.5 or more, with misses going on"},
-		"no more misses": {func(r *Result) { r.caches[faults].Misses = 0 }, "cache hits: 0.93, no misses in phase faults, not 0.5 or more, with misses going on"},
-		"abuse":          {func(r *Result) { r.Abuser.Admitted = 1051 }, "calls admitted of the abusive customer: 1051, and 2950 refused, not 1050 or less"},
-		"no abuse":       {func(r *Result) { r.Refused = 0 }, "calls admitted of the abusive customer: 1050, and 0 refused, not 1050 or less"},
+		}, "instance farthest from its share: too few calls, not within 20%"},
+		"joined late":    {func(r *Result) { r.Joined = 1001 }, "first call of a new replica after: 1001 ms, not 1000 ms or less"},
+		"never joined":   {func(r *Result) { r.Joined = 0 }, "first call of a new replica after: 0 ms, not 1000 ms or less"},
+		"few hits":       {func(r *Result) { r.Cache = Cache{49, 51} }, "cache hits: 0.49, with misses, not 0.5 or more, and misses"},
+		"no cache":       {func(r *Result) { r.Cache = Cache{} }, "cache hits: 0.00, with misses, not 0.5 or more, and misses"},
+		"no more misses": {func(r *Result) { r.caches[faults].Misses = 0 }, "cache hits: 0.93, no misses in phase faults, not 0.5 or more, and misses"},
+		"abuse":          {func(r *Result) { r.Abuser.Admitted = 1051 }, "admitted calls of the abuser: 1051, 2950 refused, not 1050 or less"},
+		"no abuse":       {func(r *Result) { r.Refused = 0 }, "admitted calls of the abuser: 1050, 0 refused, not 1050 or less"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := goodResult()

@@ -66,7 +66,10 @@ func registered(names []string, err error) Check {
 
 func reachable(name string, agent consul.Agent, took time.Duration) Check {
 	text := name
-	if agent.Version != "" {
+	switch {
+	case agent.StandIn:
+		text += ", a stand-in for Consul"
+	case agent.Version != "":
 		text += ", version " + agent.Version
 	}
 	return Check{Group: Consul, Name: "reachable", Result: Passed, Text: fmt.Sprintf("%s, answers in %s", text, took.Round(10*time.Microsecond))}

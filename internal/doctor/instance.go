@@ -15,7 +15,7 @@ func checked(e consul.Entry) bool {
 }
 
 // examined compares what Consul says of an instance with what it says of itself.
-func examined(e consul.Entry, a answer) []Check {
+func examined(e consul.Entry, a answer, overTLS bool) []Check {
 	c := Check{Group: Service, Service: e.Service, Instance: e.ID, Address: e.Address, Name: "health"}
 	if e.Address == "" {
 		c.Name, c.Result = "address", Failed
@@ -23,7 +23,7 @@ func examined(e consul.Entry, a answer) []Check {
 		c.Fix = "register it with the port it listens on, or remove it: " + deregister(e)
 		return []Check{c}
 	}
-	c.Result, c.Fix = judge(e, a)
+	c.Result, c.Fix = judge(e, a, overTLS)
 	c.Text = a.text + ", Consul says " + opinion(e)
 	if m := maintenance(e); m != nil {
 		c.Result, c.Fix = Warning, "when it is over: "+endMaintenance(e, m.Node)
@@ -40,7 +40,7 @@ func examined(e consul.Entry, a answer) []Check {
 }
 
 // judge is the result of both opinions, and what to do.
-func judge(e consul.Entry, a answer) (result, fix string) {
+func judge(e consul.Entry, a answer, overTLS bool) (result, fix string) {
 	switch {
 	case a.state == serving && e.Status != catalog.Critical && e.Weight == 0:
 		return Warning, fmt.Sprintf("clients never call it: register it with a weight above 0 for the state %v", e.Status)
@@ -49,7 +49,7 @@ func judge(e consul.Entry, a answer) (result, fix string) {
 	case a.state == serving && e.Status == catalog.Warning:
 		return Warning, "clients leave it out, unless they are built WithWarning"
 	case a.state == serving:
-		return Failed, fmt.Sprintf("clients leave it out: can the agent on node %s reach what the check asks?", orNone(e.Node))
+		return Failed, checkFix(e, overTLS)
 	case a.state == unclear && e.Status != catalog.Critical:
 		return Warning, a.fix
 	case a.state == gone:

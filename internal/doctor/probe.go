@@ -122,8 +122,10 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) a
 		return answer{odd, "shows a certificate of an unknown authority", "name the file of its authority by --cacert"}
 	case has("certificate required"):
 		return answer{odd, "wants a certificate of us", "show one by --cert and --key"}
-	case has("x509: certificate is"):
+	case wrongName(s.Message()):
 		return answer{odd, "shows a certificate of another name (" + gist(s.Message()) + ")", "name what it proves by --servername"}
+	case has("certificate has expired"):
+		return answer{odd, "shows a certificate that is not valid now (" + gist(s.Message()) + ")", "renew it, and look at both clocks"}
 	case p.tls != nil && s.Code() == codes.Unavailable && wantsCertificate(ctx, address):
 		return p.unproven()
 	case p.tls == nil && speaksTLS(ctx, address):

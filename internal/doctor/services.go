@@ -16,6 +16,7 @@ type service struct {
 	name    string
 	entries []consul.Entry
 	answers []answer // of the entries
+	overTLS bool     // how they were asked
 	err     error    // why it could not be read
 }
 
@@ -54,7 +55,7 @@ func unknown(directory, name string, names []string) Check {
 func examine(ctx context.Context, directory *consul.Directory, options Options, names []string) []*service {
 	services := make([]*service, len(names))
 	each(len(names), maxReads, func(i int) {
-		s := &service{name: names[i]}
+		s := &service{name: names[i], overTLS: options.TLS != nil}
 		s.entries, s.err = directory.Entries(ctx, catalog.Query{Service: s.name})
 		s.answers = make([]answer, len(s.entries))
 		services[i] = s
@@ -78,7 +79,7 @@ func (s *service) checks() []Check {
 	}
 	var checks []Check
 	for i, e := range s.entries {
-		checks = append(checks, examined(e, s.answers[i])...)
+		checks = append(checks, examined(e, s.answers[i], s.overTLS)...)
 	}
-	return append(checks, twins(s.entries)...)
+	return append(append(checks, s.panics()...), twins(s.entries)...)
 }

@@ -63,7 +63,7 @@ func doubt(e consul.Entry) int {
 	if e.Status != catalog.Passing {
 		d += 2
 	}
-	if !strings.HasSuffix(e.ID, strings.NewReplacer(".", "-", ":", "-").Replace(e.Address)) {
+	if !strings.HasSuffix(e.ID, strings.TrimPrefix(catalog.InstanceID("", e.Address), "-")) {
 		d++
 	}
 	return d

@@ -30,7 +30,7 @@ import (
 func TestRealFaults(t *testing.T) {
 	dir := build(t)
 	agenttest.Path(t)
-	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed", "instance-frozen", "instance-failing"} {
+	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed", "instance-frozen", "instance-failing", "wrong-program"} {
 		t.Run(name, func(t *testing.T) {
 			result := makeFault(t, dir, name)
 			// A machine that stalls fails calls by their own deadline.

@@ -75,6 +75,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/common":                    {"internal/scrape"},
 	"golang.org/x/time":                               {"resolver/consul"},
 	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
+	"github.com/bufbuild/protocompile":                {"internal/reflectcall"},
 	"google.golang.org/grpc/balancer":                 {"balancer", "balancer/...", "internal/..."},
 	"google.golang.org/grpc/experimental":             {"balancer", "internal/..."},
 	"google.golang.org/grpc/xds":                      {},

@@ -44,24 +44,26 @@ func alike(wanted, name string) bool {
 // fold makes names comparable, and short enough to be compared.
 func fold(name string) string { return strings.ToLower(name[:min(len(name), maxName)]) }
 
-// distance counts the letters to insert, delete or replace between a and b
-// (Levenshtein's).
+// distance counts the letters to insert, delete or replace between a and b, and the
+// neighbours to swap (Levenshtein's, with Damerau's transpositions).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	last, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next[0] = i + 1
 		for j := range len(b) {
-			replaced := diagonal
+			replaced := row[j]
 			if a[i] != b[j] {
 				replaced++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+			next[j+1] = min(replaced, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], last[j-1]+1)
+			}
 		}
+		last, row, next = row, next, last
 	}
 	return row[len(b)]
 }

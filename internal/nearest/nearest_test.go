@@ -19,6 +19,7 @@ func TestNames(t *testing.T) {
 		"catalogue": {"catalog", "catalog-admin"},
 		"CATALOG":   {"catalog", "catalog-admin"},
 		"invntory":  {"inventory"},
+		"ivnentory": {"inventory"},
 		"front":     {"storefront"},
 		"payments":  nil,
 		"":          nil,
@@ -42,6 +43,9 @@ func TestNamesAreSortedByTheLettersThatDiffer(t *testing.T) {
 		t.Error("the caller's names are sorted")
 	}
 	if got := nearest.Sorted("kitten", []string{"mutton!!", "sitting"}); got[0] != "sitting" {
+		t.Errorf("the names are sorted %q", got)
+	}
+	if got := nearest.Sorted("tpo", []string{"tap", "top"}); got[0] != "top" { // neighbours that are swapped are one slip
 		t.Errorf("the names are sorted %q", got)
 	}
 	if got := len(nearest.Sorted("a", make([]string, 5000))); got != 1000 {

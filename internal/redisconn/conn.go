@@ -24,6 +24,8 @@ type Config struct {
 	Commands string
 	// Eviction is the maxmemory-policy that suits what is kept: "allkeys-lru".
 	Eviction string
+	// MaxReply is the most bytes of one reply, of a connection that is ours; 0 is 4 MiB.
+	MaxReply int64
 	// Probe asks Redis whether it is well, and ends by [Conn.LetIn] when it reports
 	// done. It is called again as long as it reports neither that nor an error. Nil asks
 	// for a key.

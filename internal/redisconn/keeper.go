@@ -1,6 +1,7 @@
 package redisconn
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -96,7 +97,7 @@ func (c *Conn) connect() (rueidis.Client, error) {
 	if client := c.client.Load(); client != nil {
 		return *client, nil
 	}
-	client, err := rueidis.NewClient(filled(*c.Option))
+	client, err := rueidis.NewClient(guarded(filled(*c.Option), cmp.Or(c.MaxReply, defaultMaxReply)))
 	if err != nil {
 		if client != nil {
 			client.Close()

@@ -75,6 +75,8 @@ func checkOption(o *rueidis.ClientOption) error {
 	switch {
 	case len(o.InitAddress) == 0 || o.InitAddress[0] == "":
 		return errors.New("WithClientOption: InitAddress is empty: name a server, such as 127.0.0.1:6379")
+	case strings.Contains(strings.Join(o.InitAddress, ""), "@"):
+		return errors.New("WithClientOption: InitAddress has user information (it is not shown): write host:port, and set Username and Password")
 	case o.ReplicaOnly || o.SendToReplicas != nil || len(o.Standalone.ReplicaAddress) > 0:
 		return errors.New("WithClientOption: ReplicaOnly, SendToReplicas and Standalone.ReplicaAddress read what replicas do not know yet: leave them out")
 	case o.PipelineMultiplex > rueidis.MaxPipelineMultiplex:

@@ -4,34 +4,100 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/dynamicpb"
 )
 
 // ErrNoReflection is the error of a server that does not answer reflection.
-var ErrNoReflection = errors.New("the server does not answer reflection: build it with meshlite.WithReflection(), or google.golang.org/grpc/reflection")
+var ErrNoReflection = errors.New("the server does not answer reflection")
 
-// Lookup asks for the contract of a method, named as [SplitName] takes it. A
-// method that the server does not offer is an error that lists what it offers,
-// closest first. An error of the call to the server keeps its gRPC status.
+// Finder finds contracts: those of a server, by reflection, and else those of Files,
+// which the user names. What this program is compiled with, such as grpc.health.v1,
+// stands in for a server that keeps its contracts to itself.
+type Finder struct {
+	Conn  grpc.ClientConnInterface
+	Files *Files // nil is none
+}
+
+// Lookup finds a method of the server at conn. It is [Finder.Method] without files.
 func Lookup(ctx context.Context, conn grpc.ClientConnInterface, name string) (*Method, error) {
+	return Finder{Conn: conn}.Method(ctx, name)
+}
+
+// Method finds a method, named as [SplitName] takes it. A service is an error that
+// lists its methods.
+func (f Finder) Method(ctx context.Context, name string) (*Method, error) {
+	service, method, err := f.Find(ctx, name)
+	if err == nil && method == nil {
+		err = service.Unfinished()
+	}
+	return method, err
+}
+
+// Find finds a method, or a service and no method if that is what name is. What does
+// not exist is an error that lists what there is, closest first. An error of the call
+// to the server keeps its gRPC status.
+func (f Finder) Find(ctx context.Context, name string) (*Service, *Method, error) {
 	service, method, err := SplitName(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, version := range versions {
-		found, err := lookup(ctx, conn, version, service, method)
-		if status.Code(err) != codes.Unimplemented || isHTTP(err) {
-			return found, err
+	var found *Service
+	var m *Method
+	find := func(s source) (err error) { found, m, err = find(s, service, method); return err }
+
+	err = f.reflect(ctx, find)
+	var unknown *unknownError
+	missing := errors.As(err, &unknown)
+	if err == nil || !missing && unreached(err) {
+		return found, m, err
+	}
+	if f.Files != nil {
+		if ours := find(f.Files); !errors.As(ours, &unknown) {
+			return found, m, ours
 		}
 	}
-	return nil, ErrNoReflection
+	if !missing && keptBack(err) {
+		if ours := find(compiledIn()); !errors.As(ours, &unknown) {
+			return found, m, ours
+		}
+	}
+	if f.Files != nil && !missing {
+		err = fmt.Errorf("%w, and the files that were given have no service %q: they have %s", err, service, offer(service, f.Files.names()))
+	}
+	return nil, nil, err
+}
+
+// Services lists the names of all services, in the order of the server or the alphabet.
+func (f Finder) Services(ctx context.Context) (names []string, err error) {
+	err = f.reflect(ctx, func(s source) (err error) { names, err = s.services(); return err })
+	if err == nil || f.Files == nil || unreached(err) {
+		return names, err
+	}
+	return f.Files.services()
+}
+
+// reflect asks the server, in the newest version of the service that it knows.
+func (f Finder) reflect(ctx context.Context, ask func(source) error) error {
+	for _, version := range versions {
+		err := in(ctx, f.Conn, version, ask)
+		if status.Code(err) != codes.Unimplemented || isHTTP(err) {
+			return err
+		}
+	}
+	return ErrNoReflection
+}
+
+func in(ctx context.Context, conn grpc.ClientConnInterface, version string, ask func(source) error) error {
+	s, err := open(ctx, conn, version)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return ask(s)
 }
 
 // isHTTP reports an answer that no gRPC server gave: gRPC makes Unimplemented of
@@ -40,73 +106,58 @@ func isHTTP(err error) bool {
 	return strings.HasPrefix(status.Convert(err).Message(), "unexpected HTTP status code")
 }
 
-func lookup(ctx context.Context, conn grpc.ClientConnInterface, version, service, method string) (*Method, error) {
-	s, err := open(ctx, conn, version)
-	if err != nil {
-		return nil, err
+// unreached reports an error with which a call would end as well.
+func unreached(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	default:
+		return isHTTP(err)
 	}
-	defer s.close()
+}
+
+// keptBack reports that the server does not show its contracts, or not to us.
+func keptBack(err error) bool {
+	code := status.Code(err)
+	return errors.Is(err, ErrNoReflection) || code == codes.PermissionDenied || code == codes.Unauthenticated
+}
+
+// source is where contracts come from.
+type source interface {
+	// service is nil without an error when name is none of a service.
+	service(name string) (*Service, error)
+	services() ([]string, error)
+}
+
+// unknownError is of a source that has no such service.
+type unknownError struct {
+	service string
+	names   []string // that it has
+}
+
+func (e *unknownError) Error() string {
+	return fmt.Sprintf("the server has no service %q: it offers %s", e.service, offer(e.service, e.names))
+}
+
+// find is a service of s and its method, which is nil if a service was named.
+func find(s source, service, method string) (*Service, *Method, error) {
 	found, err := s.service(service)
-	if status.Code(err) == codes.NotFound || err == nil && found == nil {
-		return nil, s.unknown(service, method)
-	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if m := found.desc.Methods().ByName(protoreflect.Name(method)); m != nil {
-		return &Method{desc: m, types: found.types}, nil
+	if found != nil && method != "" {
+		m, err := found.method(method)
+		return found, m, err
 	}
-	return nil, found.lacks(method)
-}
-
-// described is a service and the types that its contract knows.
-type described struct {
-	desc  protoreflect.ServiceDescriptor
-	types *dynamicpb.Types
-}
-
-// service is nil without an error when name is something else than a service.
-func (s *session) service(name string) (*described, error) {
-	files, err := s.files(name)
-	if err != nil {
-		return nil, err
+	if found == nil && method != "" { // a dot stands before a method and within a service
+		found, err = s.service(service + "." + method)
 	}
-	desc, err := files.FindDescriptorByName(protoreflect.FullName(name))
-	if err != nil {
-		return nil, status.Errorf(codes.Internal, "the contract is not valid: %v", err)
+	if found != nil || err != nil {
+		return found, nil, err
 	}
-	service, ok := desc.(protoreflect.ServiceDescriptor)
-	if !ok {
-		return nil, nil
-	}
-	return &described{service, dynamicpb.NewTypes(files)}, nil
-}
-
-// unknown says what the server offers instead of a service.
-func (s *session) unknown(service, method string) error {
 	names, err := s.services()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if whole := service + "." + method; slices.Contains(names, whole) {
-		// A service was named, and no method of it.
-		found, err := s.service(whole)
-		if err != nil || found == nil {
-			return fmt.Errorf("%q is a service: write %s/Method", whole, whole)
-		}
-		return fmt.Errorf("%q is a service: write %s/ and one of %s", whole, whole, offer("", found.methods()))
-	}
-	return fmt.Errorf("the server has no service %q: it offers %s", service, offer(service, names))
-}
-
-func (d *described) lacks(method string) error {
-	return fmt.Errorf("%s has no method %q: it has %s", d.desc.FullName(), method, offer(method, d.methods()))
-}
-
-func (d *described) methods() []string {
-	var names []string
-	for i := range d.desc.Methods().Len() {
-		names = append(names, string(d.desc.Methods().Get(i).Name()))
-	}
-	return names
+	return nil, nil, &unknownError{service, names}
 }

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
-// Method is a method as the server's own contract has it.
+// Method is a method as its contract has it.
 type Method struct {
 	desc  protoreflect.MethodDescriptor
 	types *dynamicpb.Types
@@ -37,12 +37,13 @@ func (m *Method) Request(text []byte) (proto.Message, error) {
 	err := protojson.UnmarshalOptions{Resolver: resolver{m.types}}.Unmarshal(text, request)
 	if err != nil {
 		name := m.desc.Input().FullName()
-		return nil, fmt.Errorf("%s: %s (%s has %s)", name, plain(err), name.Name(), offer("", m.fields()))
+		return nil, fmt.Errorf("%s: %s (%s has %s)", name, plain(err), name.Name(), offer("", m.Fields()))
 	}
 	return request, nil
 }
 
-func (m *Method) fields() []string {
+// Fields are the names of the request's fields in JSON.
+func (m *Method) Fields() []string {
 	var names []string
 	for i := range m.desc.Input().Fields().Len() {
 		names = append(names, m.desc.Input().Fields().Get(i).JSONName())

@@ -66,13 +66,16 @@ func TestSplitName(t *testing.T) {
 		"a.v1.S.M":  {"a.v1.S", "M"},
 		"S/M":       {"S", "M"},
 		"S.M":       {"S", "M"},
+		"S":         {"S", ""},
+		"/S":        {"S", ""},
+		"a.v1.S/":   {"a.v1.S", ""},
 	} {
 		service, method, err := reflectcall.SplitName(name)
 		if err != nil || service != want[0] || method != want[1] {
 			t.Errorf("SplitName(%q) = %q, %q, %v", name, service, method, err)
 		}
 	}
-	for _, name := range []string{"", "M", "/", "S/", "/M", "a/b/c", "a..S/M", "a.S/M.N", "a b/M", "http://a/b"} {
+	for _, name := range []string{"", "/", "//", "//M", "a/b/c", "a.b.", ".a", "a b", "a..S/M", "a.S/M.N", "a b/M", "http://a/b"} {
 		if _, _, err := reflectcall.SplitName(name); err == nil || !strings.Contains(err.Error(), "write package.Service/Method") {
 			t.Errorf("SplitName(%q): got %v", name, err)
 		}

@@ -25,7 +25,7 @@ func offer(wanted string, names []string) string {
 		names[i] = name[:min(len(name), maxName)]
 	}
 	if wanted != "" {
-		names = nearest.Sorted(wanted, names)
+		names = sorted(wanted, names)
 	}
 	shown := names[:min(len(names), maxOffered)]
 	text := strings.Join(shown, ", ")
@@ -33,4 +33,25 @@ func offer(wanted string, names []string) string {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
+}
+
+// sorted puts the names first that are most like wanted, which may lack the package.
+func sorted(wanted string, names []string) []string {
+	if strings.Contains(wanted, ".") {
+		return nearest.Sorted(wanted, names)
+	}
+	whole := map[string][]string{} // by what stands behind the package
+	var short []string
+	for _, name := range names {
+		last := name[strings.LastIndexByte(name, '.')+1:]
+		if whole[last] == nil {
+			short = append(short, last)
+		}
+		whole[last] = append(whole[last], name)
+	}
+	var all []string
+	for _, last := range nearest.Sorted(wanted, short) {
+		all = append(all, whole[last]...)
+	}
+	return all
 }

@@ -11,6 +11,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Side is whose view of calls is meant.
@@ -179,7 +181,7 @@ func labelsOf(m *dto.Metric) labels {
 // method is the method of a series, unless it is one of gRPC's own.
 func (l labels) method() (name string, ok bool) {
 	service := l["grpc_service"]
-	return service + "/" + l["grpc_method"], service != "" && !strings.HasPrefix(service, "grpc.")
+	return service + "/" + l["grpc_method"], service != "" && !interceptors.Infrastructure(service)
 }
 
 // failure reports whether calls have ended by a fault of the server. Programs that use

@@ -28,3 +28,16 @@ func (t terminal) size() (width, height int) {
 	}
 	return int(size.Col), int(size.Row)
 }
+
+// Columns is the width of w if it is a terminal, else 0.
+func Columns(w io.Writer) int {
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	if _, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ); err != nil {
+		return 0
+	}
+	width, _ := terminal{file}.size()
+	return width
+}

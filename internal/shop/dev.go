@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"text/tabwriter"
+
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // DevOptions say how to keep the shop open.
@@ -19,6 +21,9 @@ type DevOptions struct {
 	Out, Progress io.Writer
 	// JSON makes one object of what Out hears.
 	JSON bool
+	// Customers call the shop until ctx ends, so that there is something to see. Nil is
+	// nobody.
+	Customers func(ctx context.Context, directory *consul.Directory) error
 }
 
 // Dev opens the shop, tells of it, and keeps it open until ctx ends, which is no
@@ -53,9 +58,22 @@ func dev(ctx context.Context, o DevOptions) error {
 	if err := tell(o, registry, instances); err != nil {
 		return err
 	}
+	var customers sync.WaitGroup
+	customers.Go(func() { o.invite(ctx, s) })
 	watchEnds(ctx, o.Progress, instances)
+	customers.Wait() // they have heard of ctx, too
 	fmt.Fprintln(o.Progress, "closing the shop")
 	return nil
+}
+
+// invite lets customers in until ctx ends.
+func (o DevOptions) invite(ctx context.Context, s *Shop) {
+	if o.Customers == nil {
+		return
+	}
+	if err := o.Customers(ctx, s.Directory()); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(o.Progress, "no customers come: %v\n", err)
+	}
 }
 
 func (s *Shop) openForDev(ctx context.Context) ([]*Instance, error) {
@@ -104,12 +122,16 @@ func tell(o DevOptions, registry *Registry, instances []*Instance) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if o.Customers != nil {
+		fmt.Fprintf(o.Out, "\ncustomers call the storefront 8 times a second, one now and then too often\n(dev --quiet leaves them out)\n")
+	}
 	storefront := instances[len(instances)-1].Metrics
 	_, err := fmt.Fprintf(o.Out, `
-call the shop:
+see what there is to call, and call it:
+  %[1]s call --plaintext consul://%[2]s/storefront
   %[1]s call --plaintext consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{}'
   %[1]s call --plaintext -H 'customer-id: ada' consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/PlaceOrder -d '{"sweetId": "lemon-sherbet", "grams": 100}'
-  %[1]s call --plaintext consul://%[2]s/catalog sweetshop.catalog.v1.CatalogService/ListSections -n 100
+  %[1]s call --plaintext consul://%[2]s/catalog sweetshop.catalog.v1.CatalogService/ListSections -n 1000 -c 10
 
 see what it counts:
   curl -s http://%[3]s/metrics | grep ^grpc_server_handled_total
@@ -117,9 +139,11 @@ see what it counts:
 see how much is called, how well and how fast:
   %[1]s top --http-addr %[2]s
 
-look for what is wrong, watch who comes and goes, see how clients pick, what caches save and who is near a limit:
+look for what is wrong, and watch who comes and goes:
   %[1]s check --http-addr %[2]s
   %[1]s endpoints catalog --watch --http-addr %[2]s
+
+see how clients pick, what caches save and who is near a limit:
   %[1]s endpoints catalog --picks --http-addr %[2]s
   %[1]s cache stats storefront --http-addr %[2]s
   %[1]s limits storefront --http-addr %[2]s

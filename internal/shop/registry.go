@@ -47,7 +47,7 @@ func StartRegistry(ctx context.Context, choice Choice) (*Registry, error) {
 	path, err := consulagent.Find()
 	switch {
 	case choice == Embedded:
-		return startEmbedded("a real Consul is used with --registry=consul: the one on PATH, or the one that `make consul` builds")
+		return startEmbedded("--registry=consul uses a real one: that on PATH, or of `make consul`")
 	case err == nil:
 		return startConsul(ctx, path)
 	case choice == Consul:

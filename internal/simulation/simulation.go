@@ -26,6 +26,7 @@ import (
 	grpcbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/health/grpc_health_v1" // the contract of method
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer"
@@ -208,7 +209,7 @@ func (r *running) call(over func()) {
 		c.Took, c.Code = r.now-c.Start, code
 		r.calls = append(r.calls, c)
 		if picked.Done != nil {
-			picked.Done(grpcbalancer.DoneInfo{Err: status.Error(code, ""), BytesSent: true, BytesReceived: code != codes.DeadlineExceeded})
+			picked.Done(doneInfo(code))
 		}
 		if over != nil {
 			over()
@@ -218,6 +219,15 @@ func (r *running) call(over func()) {
 		r.at(r.now+r.Deadline, func() { end(codes.DeadlineExceeded) })
 	}
 	r.arrive(c.Backend, end)
+}
+
+// doneInfo is what gRPC reports of a call. An error of a server comes as trailers only.
+func doneInfo(code codes.Code) grpcbalancer.DoneInfo {
+	info := grpcbalancer.DoneInfo{Err: status.Error(code, ""), BytesSent: true, BytesReceived: code != codes.DeadlineExceeded}
+	if code != codes.OK && info.BytesReceived {
+		info.Trailer = metadata.Pairs("content-type", "application/grpc")
+	}
+	return info
 }
 
 // arrive gives a call to a backend, or lets it wait there.

@@ -46,6 +46,7 @@ const (
 	Passing Status = iota
 	Warning
 	Critical
+	Maintenance // an operator has taken it out, or its node: `consul maint`
 )
 
 // String gives Consul's word for s.
@@ -55,6 +56,8 @@ func (s Status) String() string {
 		return "passing"
 	case Warning:
 		return "warning"
+	case Maintenance:
+		return "maintenance"
 	default:
 		return "critical"
 	}
@@ -65,13 +68,13 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads Consul's word.
 func (s *Status) UnmarshalText(text []byte) error {
-	for known := Passing; known <= Critical; known++ {
+	for known := Passing; known <= Maintenance; known++ {
 		if known.String() == string(text) {
 			*s = known
 			return nil
 		}
 	}
-	return fmt.Errorf("status %.80q: write passing, warning or critical", text)
+	return fmt.Errorf("status %.80q: write passing, warning, critical or maintenance", text)
 }
 
 // Query says which instances to watch. Queries that are equal by [Query.Key]
@@ -137,9 +140,12 @@ func ParseConsistency(word string) (Consistency, error) {
 // readers and must not be changed.
 type Snapshot struct {
 	Instances []Instance // one per address, sorted by it or, with Near, by round trip
-	Index     uint64     // the directory's index of this answer
-	Time      time.Time  // when the directory gave it
-	Hint      string     // why an empty answer might be empty, for messages
+	// Unhealthy are those that the health checks keep out of Instances, in the same order
+	// and with other addresses. They are called only when too few instances are left.
+	Unhealthy []Instance
+	Index     uint64    // the directory's index of this answer
+	Time      time.Time // when the directory gave it
+	Hint      string    // why an empty answer might be empty, for messages
 }
 
 // Watcher follows a query.
@@ -169,8 +175,13 @@ type Registration struct {
 	// CheckAddress is host:port where the directory checks the gRPC health of
 	// the service. Empty is Address.
 	CheckAddress string
-	// CheckTLS makes that check speak TLS.
-	CheckTLS bool
+	// CheckTLS makes that check speak TLS, and verify the certificate for
+	// CheckServerName by the authorities that the directory trusts. An empty
+	// CheckServerName is the host of the address that is checked.
+	CheckTLS        bool
+	CheckServerName string
+	// CheckSkipVerify makes that check take any certificate.
+	CheckSkipVerify bool
 	// CheckInterval and CheckTimeout are the time between two checks and the
 	// longest one may take. 0 is 5 s and 2 s.
 	CheckInterval, CheckTimeout time.Duration

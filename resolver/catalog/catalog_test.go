@@ -47,8 +47,8 @@ func ExampleQuery_Key() {
 }
 
 func ExampleStatus() {
-	fmt.Println(catalog.Passing, catalog.Warning, catalog.Critical)
-	// Output: passing warning critical
+	fmt.Println(catalog.Passing, catalog.Warning, catalog.Critical, catalog.Maintenance)
+	// Output: passing warning critical maintenance
 }
 
 // A field that Equal forgets would never reach a channel when it changes.
@@ -74,7 +74,7 @@ func TestEqualSeesEveryField(t *testing.T) {
 }
 
 func TestStatusIsReadAsItIsWritten(t *testing.T) {
-	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical} {
+	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical, catalog.Maintenance} {
 		text, err := json.Marshal(s)
 		if err != nil || string(text) != `"`+s.String()+`"` {
 			t.Errorf("%v is written as %s, %v", s, text, err)

@@ -23,7 +23,7 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 	}
 	told.Reached = true
 	var self struct {
-		Config      struct{ Version, NodeName, Datacenter string }
+		Config      struct{ Version, Revision, NodeName, Datacenter string }
 		DebugConfig struct{ ACLsEnabled bool }
 		Member      struct{ Addr string }
 	}
@@ -33,6 +33,7 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 		return told, d.explain(err, "agent:read")
 	}
 	told.Version, told.Node, told.Datacenter = self.Config.Version, self.Config.NodeName, self.Config.Datacenter
+	told.StandIn = self.Config.Revision == "consultest"
 	told.NodeAddress, told.ACLs = self.Member.Addr, self.DebugConfig.ACLsEnabled
 	return told, nil
 }

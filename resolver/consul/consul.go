@@ -43,6 +43,11 @@ type Config struct {
 	// made from CONSUL_HTTP_SSL, CONSUL_CACERT and their like.
 	Transport http.RoundTripper
 
+	// MaxBodyBytes bounds an answer of the agent, counted after decompression: 1 KiB to
+	// 1 GiB. 0 is 64 MiB, which is some 50,000 instances. A larger answer is an error.
+	// Errors, and answers that are no lists, have 4 MiB at most.
+	MaxBodyBytes int64
+
 	// Wait is how long the agent may hold a blocking query: 1 s to 10 min.
 	// 0 is one minute, which bounds how long a connection that died in silence
 	// goes unnoticed.
@@ -77,6 +82,7 @@ type Directory struct {
 	agents    *agents // other than this one
 	wait      time.Duration
 	heartbeat time.Duration
+	maxBody   int64 // of an answer
 	log       *slog.Logger
 }
 
@@ -93,6 +99,9 @@ func New(config Config) (*Directory, error) {
 	if config.Heartbeat != 0 && config.Heartbeat < time.Second {
 		return nil, fmt.Errorf("consul: Heartbeat %v is below 1s and would burden the agent", config.Heartbeat)
 	}
+	if err := checkMaxBody(config.MaxBodyBytes); err != nil {
+		return nil, err
+	}
 	settings := api.DefaultConfig()
 	prepare(settings.Transport)
 	if config.Address != "" {
@@ -104,6 +113,7 @@ func New(config Config) (*Directory, error) {
 	d := &Directory{
 		wait:      cmp.Or(config.Wait, defaultWait),
 		heartbeat: cmp.Or(config.Heartbeat, defaultHeartbeat),
+		maxBody:   cmp.Or(config.MaxBodyBytes, defaultMaxBody),
 		log:       config.Logger,
 		agents:    &agents{known: map[string]*Directory{}},
 	}
@@ -145,7 +155,7 @@ func (d *Directory) connect(settings api.Config) error {
 
 // transport is the base with what is ours around it.
 func (d *Directory) transport() http.RoundTripper {
-	next := http.RoundTripper(counted{d.base, d.counters})
+	next := http.RoundTripper(counted{decoder{bounded{d.base, d.maxBody}}, d.counters})
 	if d.tokenNow != nil {
 		next = authorized{next, d.tokenNow}
 	}

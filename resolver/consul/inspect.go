@@ -3,9 +3,9 @@ package consul
 import (
 	"cmp"
 	"context"
+	"io"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +19,7 @@ import (
 type Agent struct {
 	Reached     bool          `json:"reached"` // whether it answered at all
 	Version     string        `json:"version"`
+	StandIn     bool          `json:"stand_in"` // it is no Consul, but the consultest package, which says it is of that version
 	Node        string        `json:"node"`
 	NodeAddress string        `json:"node_address"`
 	Datacenter  string        `json:"datacenter"`
@@ -26,6 +27,9 @@ type Agent struct {
 	Leader      string        `json:"leader"` // empty: there is none, so nothing can be written
 	Clock       time.Duration `json:"clock"`  // how far its clock is ahead of ours, to about a second
 }
+
+// maxOutput has room for why a TLS handshake failed, which stands behind what it was for.
+const maxOutput = 500
 
 // Check is one health check of an instance.
 type Check struct {
@@ -65,9 +69,7 @@ func (d *Directory) Services(ctx context.Context, datacenter string) ([]Service,
 	}
 	services, errs := make([]Service, len(names)), make([]error, len(names))
 	each(len(names), func(i int) {
-		var entries []*api.ServiceEntry
-		entries, errs[i] = d.health(ctx, catalog.Query{Service: names[i], Datacenter: datacenter})
-		services[i] = sum(names[i], entries, errs[i])
+		services[i], errs[i] = d.sum(ctx, catalog.Query{Service: names[i], Datacenter: datacenter})
 	})
 	if len(names) > 0 && !slices.Contains(errs, nil) {
 		return nil, errs[0]
@@ -80,16 +82,21 @@ func (d *Directory) Services(ctx context.Context, datacenter string) ([]Service,
 func (d *Directory) Names(ctx context.Context, datacenter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	options := (&api.QueryOptions{Datacenter: datacenter, AllowStale: true}).WithContext(ctx)
-	tags, meta, err := d.client.Catalog().Services(options)
+	var names []string
+	listed := decoding(ctx, func(body io.Reader) error {
+		return eachName(body, func(name string) { names = append(names, name) })
+	})
+	options := &api.QueryOptions{Datacenter: datacenter, AllowStale: true}
+	_, meta, err := d.client.Catalog().Services(options.WithContext(listed))
 	if err != nil {
 		return nil, d.explainQuery(err, catalog.Query{Datacenter: datacenter})
 	}
-	if len(tags) == 0 && meta.ResultsFilteredByACLs {
+	if len(names) == 0 && meta.ResultsFilteredByACLs {
 		return nil, d.hidden(catalog.Query{})
 	}
-	delete(tags, "consul")
-	return slices.Sorted(maps.Keys(tags)), nil
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "consul" }), nil
 }
 
 // each does work for 0 to n-1, some at once.
@@ -106,38 +113,42 @@ func each(n int, work func(i int)) {
 	workers.Wait()
 }
 
-func sum(name string, entries []*api.ServiceEntry, err error) Service {
-	s := Service{Name: name, Tags: []string{}}
-	if err != nil {
-		s.Error = err.Error()
-	}
-	for _, entry := range entries {
-		s.Tags = append(s.Tags, entry.Service.Tags...)
-		switch status(entry.Checks) {
-		case catalog.Passing:
-			s.Passing++
-		case catalog.Warning:
-			s.Warning++
-		default:
-			s.Critical++
+// sum counts the instances of one service.
+func (d *Directory) sum(ctx context.Context, q catalog.Query) (Service, error) {
+	tags, count := map[string]bool{}, map[catalog.Status]int{}
+	err := d.health(ctx, q, func(e *entry) {
+		for _, tag := range e.Service.Tags {
+			tags[tag] = true
 		}
+		count[status(e.Checks...)]++
+	})
+	if err != nil {
+		return Service{Name: q.Service, Tags: []string{}, Error: err.Error()}, err
 	}
-	slices.Sort(s.Tags)
-	s.Tags = slices.Compact(s.Tags)
-	return s
+	return Service{
+		Name: q.Service, Tags: append([]string{}, slices.Sorted(maps.Keys(tags))...),
+		Passing: count[catalog.Passing], Warning: count[catalog.Warning], Critical: count[catalog.Critical],
+	}, nil
 }
 
 // Entries lists all instances that q asks for, whatever their status, sorted by
 // address and id or, with Near, by round trip. Those without an address are among
 // them, and so are all that share one.
 func (d *Directory) Entries(ctx context.Context, q catalog.Query) ([]Entry, error) {
-	found, err := d.health(ctx, q)
+	entries := []Entry{}
+	skipped := 0
+	err := d.health(ctx, q, func(e *entry) {
+		if len(entries) == maxInstances {
+			skipped++
+			return
+		}
+		entries = append(entries, Entry{instance(e), checks(e.Checks)})
+	})
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]Entry, 0, len(found))
-	for _, f := range found {
-		entries = append(entries, Entry{instance(f), checks(f.Checks)})
+	if skipped > 0 {
+		d.log.Warn("a service has more instances than are listed", "service", q.Service, "left out", skipped)
 	}
 	if q.Near == "" {
 		slices.SortFunc(entries, func(a, b Entry) int {
@@ -147,33 +158,41 @@ func (d *Directory) Entries(ctx context.Context, q catalog.Query) ([]Entry, erro
 	return entries, nil
 }
 
-func checks(list api.HealthChecks) []Check {
-	told := make([]Check, 0, len(list))
+// maxChecks caps those of one instance that are listed.
+const maxChecks = 64
+
+func checks(list []*healthCheck) []Check {
+	listed := make([]Check, 0, min(len(list), maxChecks))
 	for _, c := range list {
-		told = append(told, Check{Name: c.Name, Status: status(api.HealthChecks{c}), Output: brief(said(c)), Node: c.ServiceID == ""})
+		if c != nil && len(listed) < maxChecks {
+			listed = append(listed, Check{Name: c.Name, Status: status(c), Output: inOneLine(said(c), maxOutput), Node: c.ServiceID == ""})
+		}
 	}
-	return told
+	return listed
 }
 
 // said is what a check has put out. Consul writes an operator's reason for
 // maintenance into the notes.
-func said(c *api.HealthCheck) string {
-	if c.CheckID == api.NodeMaint || strings.HasPrefix(c.CheckID, api.ServiceMaintPrefix) {
+func said(c *healthCheck) string {
+	if c.maintenance() {
 		return cmp.Or(c.Output, c.Notes)
 	}
 	return c.Output
 }
 
 // health reads the instances of one service in every state.
-func (d *Directory) health(ctx context.Context, q catalog.Query) ([]*api.ServiceEntry, error) {
+func (d *Directory) health(ctx context.Context, q catalog.Query, take func(*entry)) error {
+	if err := checkName("Service", q.Service); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	entries, meta, err := d.client.Health().ServiceMultipleTags(q.Service, q.Tags, false, optionsOf(q).WithContext(ctx))
-	if err != nil {
-		return nil, d.explainQuery(err, q)
+	n, meta, err := d.entries(ctx, q, false, optionsOf(q), take)
+	switch {
+	case err != nil:
+		return d.explainQuery(err, q)
+	case n == 0 && meta.ResultsFilteredByACLs:
+		return d.hidden(q)
 	}
-	if len(entries) == 0 && meta.ResultsFilteredByACLs {
-		return nil, d.hidden(q)
-	}
-	return slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool { return e == nil || e.Service == nil }), nil
+	return nil
 }

@@ -1,12 +1,14 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,14 +52,18 @@ func (d *Directory) lease(ctx context.Context, r catalog.Registration, service *
 // keep looks after the registration until ctx ends.
 func (l *lease) keep(ctx context.Context) {
 	outage := trouble{log: l.log, begins: "registration cannot be kept for now", ends: "registration is kept again"}
+	critical := trouble{log: l.log, begins: "Consul calls this instance critical: clients leave it out", ends: "Consul no longer calls this instance critical"}
 	for last := ""; ; {
 		pause(ctx, jitter(l.directory.heartbeat))
-		lost, err := l.restore(ctx)
+		has, lost, err := l.restore(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		outage.set(err)
 		l.directory.counters.services.tried(l.registration.Service, l, err)
+		if has != nil {
+			critical.set(criticality(has.Checks))
+		}
 		if err != nil {
 			continue
 		}
@@ -73,27 +79,42 @@ func (l *lease) keep(ctx context.Context) {
 }
 
 // restore registers again what the agent no longer knows as it was registered,
-// and names it.
-func (l *lease) restore(ctx context.Context) (lost string, err error) {
-	has, err := l.directory.look(ctx, l.registration.ID)
+// and names it. has is what the agent knew before; nil is nothing, or an error.
+func (l *lease) restore(ctx context.Context) (has *registered, lost string, err error) {
+	has, err = l.directory.look(ctx, l.registration.ID)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	lost = drift(l.service, has)
 	// The agent writes to the catalog, states of checks among it, with the token that
 	// it was given at the registration.
 	token := l.directory.currentToken()
 	if lost == "" && token == l.token {
-		return "", nil
+		return has, "", nil
 	}
 	if err := l.again(ctx, hasCheck(has, l.service.Check)); err != nil {
-		return lost, err
+		return has, lost, err
 	}
 	if token != l.token {
 		l.log.Info("the token has changed: registered again with the new one")
 	}
 	l.token = token
-	return lost, nil
+	return has, lost, nil
+}
+
+// criticality is what the checks put out that call an instance critical, of its node
+// and of others too; nil is that none does.
+func criticality(checks []*healthCheck) error {
+	var outputs []string
+	for _, c := range checks {
+		if c != nil && c.Status == api.HealthCritical {
+			outputs = append(outputs, fmt.Sprintf("%s: %s", c.Name, cmp.Or(brief(said(c)), "no output")))
+		}
+	}
+	if outputs == nil {
+		return nil
+	}
+	return errors.New(strings.Join(outputs, "; "))
 }
 
 // again registers again: as passing, after a self-check, where the check is gone, and
@@ -111,7 +132,6 @@ func (l *lease) again(ctx context.Context, checked bool) error {
 // renew tells the agent three times in each TTL what the self-check finds.
 func (l *lease) renew(ctx context.Context) {
 	r := l.registration
-	sick := trouble{log: l.log, begins: "the self-check fails: Consul is told that the service is critical", ends: "the self-check passes again"}
 	mute := trouble{log: l.log, begins: "the agent cannot be told of the health for now", ends: "the agent is told of the health again"}
 	third := r.TTL / 3
 	ticker := time.NewTicker(third)
@@ -127,7 +147,6 @@ func (l *lease) renew(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		sick.set(found)
 		if err != nil {
 			err = l.directory.explain(err, fmt.Sprintf("service:write on %q", r.Service))
 		}

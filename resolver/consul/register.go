@@ -75,7 +75,7 @@ func (d *Directory) leftCritical(ctx context.Context, service *api.AgentServiceR
 	if err != nil || has == nil {
 		return false
 	}
-	own := slices.DeleteFunc(has.Checks, func(c *api.HealthCheck) bool { return c.ServiceID == "" })
+	own := slices.DeleteFunc(has.Checks, func(c *healthCheck) bool { return c == nil || c.ServiceID == "" })
 	return len(own) == 1 && own[0].CheckID == service.Check.CheckID && own[0].Status == api.HealthCritical
 }
 
@@ -122,10 +122,10 @@ func (d *Directory) tell(ctx context.Context, r catalog.Registration, found erro
 }
 
 // look is what the agent itself, not the catalog, knows of an instance; nil is nothing.
-func (d *Directory) look(ctx context.Context, id string) (*api.AgentServiceChecksInfo, error) {
+func (d *Directory) look(ctx context.Context, id string) (*registered, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	var info api.AgentServiceChecksInfo
+	var info registered
 	// api.Agent.AgentHealthServiceByIDOpts loses the reason of a refusal.
 	_, err := d.client.Raw().Query("/v1/agent/health/service/id/"+id, &info, (&api.QueryOptions{}).WithContext(ctx))
 	var status api.StatusError
@@ -144,7 +144,7 @@ func (d *Directory) look(ctx context.Context, id string) (*api.AgentServiceCheck
 // drift names what the agent has otherwise than it was registered; nothing is "".
 // Neither the state of our check nor checks of others, such as the maintenance
 // mode, are ours to decide.
-func drift(want *api.AgentServiceRegistration, has *api.AgentServiceChecksInfo) string {
+func drift(want *api.AgentServiceRegistration, has *registered) string {
 	if has == nil || has.Service == nil {
 		return "the service"
 	}
@@ -168,9 +168,9 @@ func drift(want *api.AgentServiceRegistration, has *api.AgentServiceChecksInfo) 
 	return ""
 }
 
-func hasCheck(has *api.AgentServiceChecksInfo, want *api.AgentServiceCheck) bool {
-	return has != nil && slices.ContainsFunc(has.Checks, func(c *api.HealthCheck) bool {
-		return c.CheckID == want.CheckID && c.Name == want.Name
+func hasCheck(has *registered, want *api.AgentServiceCheck) bool {
+	return has != nil && slices.ContainsFunc(has.Checks, func(c *healthCheck) bool {
+		return c != nil && c.CheckID == want.CheckID && c.Name == want.Name
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/consul/api"
 
@@ -42,7 +43,7 @@ func Validate(r catalog.Registration) error {
 // registration checks r and puts it into Consul's words.
 func registration(r catalog.Registration) (*api.AgentServiceRegistration, error) {
 	host, port, addressErr := splitAddress(r.Address)
-	if err := cmp.Or(checkNames(r), addressErr, checkTimes(r), checkWeights(r), checkMetadata(r.Metadata)); err != nil {
+	if err := cmp.Or(checkNames(r), addressErr, checkHow(r), checkTimes(r), checkWeights(r), checkMetadata(r.Metadata)); err != nil {
 		return nil, err
 	}
 	service := &api.AgentServiceRegistration{
@@ -70,6 +71,7 @@ func check(r catalog.Registration) *api.AgentServiceCheck {
 		interval := cmp.Or(r.CheckInterval, defaultCheckInterval)
 		check.Name = "gRPC health"
 		check.GRPC, check.GRPCUseTLS = cmp.Or(r.CheckAddress, r.Address), r.CheckTLS
+		check.TLSServerName, check.TLSSkipVerify = r.CheckServerName, r.CheckSkipVerify
 		check.Interval = interval.String()
 		check.Timeout = cmp.Or(r.CheckTimeout, min(defaultCheckTimeout, interval)).String()
 	}
@@ -98,6 +100,37 @@ func checkNames(r catalog.Registration) error {
 		return fmt.Errorf("consul: Tags %q: one of them is empty: leave it out", r.Tags)
 	case r.Zone != "" && r.Region == "":
 		return fmt.Errorf("consul: Zone %q without a Region: Consul takes a zone only within its region: set Region too", r.Zone)
+	}
+	return cmp.Or(checkName("Service", r.Service), checkName("ID", r.ID), checkPrintable("Region", r.Region), checkPrintable("Zone", r.Zone),
+		checkPrintable("Tags", r.Tags...), checkPrintable("CheckServerName", r.CheckServerName))
+}
+
+func checkName(field, name string) error {
+	if err := catalog.CheckName(name); err != nil {
+		return fmt.Errorf("consul: %s %.80q: %w", field, name, err)
+	}
+	return nil
+}
+
+func checkPrintable(field string, texts ...string) error {
+	for _, text := range texts {
+		if err := catalog.CheckPrintable(text); err != nil {
+			return fmt.Errorf("consul: %s %.80q: %w", field, text, err)
+		}
+	}
+	return nil
+}
+
+// checkHow wants a check of the health that Consul carries out as it is written.
+func checkHow(r catalog.Registration) error {
+	if r.CheckAddress != "" {
+		if _, _, err := splitAddress(r.CheckAddress); err != nil {
+			return fmt.Errorf("consul: CheckAddress %q: write host:port that the agent can dial", r.CheckAddress)
+		}
+	}
+	if !r.CheckTLS && (r.CheckServerName != "" || r.CheckSkipVerify) {
+		return fmt.Errorf("consul: CheckServerName %q, CheckSkipVerify %t: a check without TLS verifies nothing: set CheckTLS, or leave them out",
+			r.CheckServerName, r.CheckSkipVerify)
 	}
 	return nil
 }
@@ -136,6 +169,8 @@ func checkMetadata(metadata map[string]string) error {
 			return fmt.Errorf("consul: Metadata key %q: write 1 to 128 letters, digits, hyphens and underscores", key)
 		case strings.HasPrefix(key, reservedMetadata):
 			return fmt.Errorf("consul: Metadata key %q: Consul keeps the prefix %q for itself: write another", key, reservedMetadata)
+		case !utf8.ValidString(value):
+			return fmt.Errorf("consul: Metadata %q has the value %.80q: JSON carries no bytes that are not UTF-8: encode them", key, value)
 		case len(value) > maxMetadataValue:
 			return fmt.Errorf("consul: Metadata %q has a value of %d bytes: Consul takes at most %d: shorten it", key, len(value), maxMetadataValue)
 		}

@@ -32,8 +32,10 @@ type service struct {
 
 // confirmation is the latest of a registration.
 type confirmation struct {
-	has bool
-	at  time.Time
+	has       bool
+	since, at time.Time // the first and the last time that the agent had it
+	err       error     // the last one
+	errAt     time.Time
 }
 
 // tried counts an attempt on a service; l is nil while it is not registered yet.
@@ -59,11 +61,27 @@ func (s *services) tried(name string, l *lease, err error) {
 		return
 	}
 	if one.leases[l] == nil {
-		one.leases[l] = &confirmation{}
+		one.leases[l] = &confirmation{since: time.Now()}
 	}
-	if one.leases[l].has = err == nil; err == nil {
-		one.leases[l].at = time.Now()
+	one.leases[l].set(err)
+}
+
+func (c *confirmation) set(err error) {
+	if c.has = err == nil; c.has {
+		c.at = time.Now()
+	} else {
+		c.err, c.errAt = err, time.Now()
 	}
+}
+
+// of is the confirmation of a lease, zero after it was given back.
+func (s *services) of(name string, l *lease) confirmation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.known[name]; one != nil && one.leases[l] != nil {
+		return *one.leases[l]
+	}
+	return confirmation{}
 }
 
 // left ends what is told of a lease, and of its service with the last one.

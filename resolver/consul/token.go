@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -56,7 +57,7 @@ func (f *tokenFile) refresh() error {
 	if same(f.seen, info) {
 		return nil
 	}
-	data, err := os.ReadFile(f.path)
+	data, err := readAtMost(f.path, maxToken)
 	if err != nil {
 		return reason(err)
 	}
@@ -69,6 +70,22 @@ func (f *tokenFile) refresh() error {
 	}
 	f.token, f.seen = token, info
 	return nil
+}
+
+// maxToken is far above what Consul takes.
+const maxToken = 4 << 10
+
+func readAtMost(path string, most int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("it has more than %d bytes", most)
+	}
+	return data, err
 }
 
 // reason is err without the path, which the message around it has.

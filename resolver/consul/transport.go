@@ -44,6 +44,7 @@ func (c counted) CloseIdleConnections() {
 // one has died in silence, before the end of a blocking query would.
 func prepare(transport *http.Transport) {
 	transport.MaxConnsPerHost, transport.MaxIdleConnsPerHost = maxConnections, maxConnections
+	transport.MaxResponseHeaderBytes = 64 << 10
 	dialer := &net.Dialer{
 		Timeout:         requestTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 2},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -43,6 +44,7 @@ type watch struct {
 	unconfirmed bool      // the last answer was doubtful, and is to be confirmed
 	repeated    bool      // the last answer did not move the index, and came early
 	reset       time.Time // when the last answer with a lower index was followed up
+	large       trouble   // more instances than are kept
 }
 
 // answer is what came of one blocking query.
@@ -56,11 +58,17 @@ type answer struct {
 // Watch follows q with blocking queries until ctx ends. It reports every answer
 // that Consul gives, also one that is like the last. An answer that has lost more
 // than half of the instances, or all of them, is read again from the leader before
-// it is reported. A service that changes all the time is read twice a second.
+// it is reported. A service that changes all the time is read twice a second. Of more
+// than 20,000 instances the first are reported, which is logged.
 //
 // Up to 60 watches of one agent hear of a change at once. Of more, each takes its
 // turn, and hears of it within a second for each 60 watches.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
+	if err := checkName("Service", q.Service); err != nil {
+		report(catalog.Snapshot{}, err) // whatever the path would name is another service
+		<-ctx.Done()
+		return
+	}
 	d.crowd.join()
 	defer func() {
 		if d.crowd.leave() {
@@ -68,6 +76,7 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 		}
 	}()
 	w := &watch{Directory: d, query: q, bucket: rate.NewLimiter(queryRate, queryBurst)}
+	w.large = trouble{log: d.log.With("service", q.Service), begins: "a service has more instances than are kept: the others get no calls", ends: "all instances of the service are kept again"}
 	for w.bucket.Wait(ctx) == nil {
 		answer, err := w.next(ctx)
 		switch {
@@ -188,17 +197,21 @@ func (w *watch) leaders() *api.QueryOptions {
 func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
-	entries, meta, err := w.client.Health().ServiceMultipleTags(w.query.Service, w.query.Tags, !w.query.Warning, options.WithContext(bounded))
+	found := instances{query: w.query}
+	n, meta, err := w.entries(bounded, w.query, false, options, found.add)
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
 		return answer{}, errCrowded
 	case err != nil:
 		return answer{}, w.explainQuery(err, w.query)
-	case len(entries) == 0 && meta.ResultsFilteredByACLs:
+	case n == 0 && meta.ResultsFilteredByACLs:
 		return answer{}, w.hidden(w.query)
 	}
+	w.large.set(found.tooMany())
+	healthy, unhealthy := found.lists()
 	return answer{Snapshot: catalog.Snapshot{
-		Instances: instances(entries, w.query),
+		Instances: healthy,
+		Unhealthy: unhealthy,
 		Index:     meta.LastIndex,
 		Time:      time.Now(),
 	}}, nil
@@ -210,12 +223,12 @@ func (w *watch) whyEmpty(ctx context.Context) string {
 	w.bucket.Reserve()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	options := (&api.QueryOptions{Datacenter: w.query.Datacenter, AllowStale: true}).WithContext(ctx)
-	checks, _, err := w.client.Health().Checks(w.query.Service, options)
+	options := &api.QueryOptions{Datacenter: w.query.Datacenter, AllowStale: true}
 	registered := map[string]bool{}
-	for _, check := range checks {
-		registered[check.Node+"/"+check.ServiceID] = true
-	}
+	counted := decoding(ctx, func(body io.Reader) error {
+		return eachItem(body, func(c *healthCheck) { registered[c.Node+"/"+c.ServiceID] = true })
+	})
+	_, _, err := w.client.Health().Checks(w.query.Service, options.WithContext(counted))
 	switch {
 	case err == nil && len(registered) > 0 && w.query.Filter != "":
 		return fmt.Sprintf("Consul knows %d: are they passing, and do they match %s?", len(registered), w.query.Filter)

@@ -60,6 +60,8 @@ var (
 		"Instances that are known, by what the directory says of them. Of many, a channel calls a part.", append(ofWatch, "state"), nil)
 	held = prometheus.NewDesc("meshlite_discovery_held_instances",
 		"Instances that have vanished from the directory and are held for the grace time.", ofWatch, nil)
+	panicking = prometheus.NewDesc("meshlite_discovery_panicking",
+		"1 while too few instances are healthy and those that the health checks keep out are called, too.", ofWatch, nil)
 	answers = prometheus.NewDesc("meshlite_discovery_answers_total",
 		"Answers of the directory.", ofWatch, nil)
 	failures = prometheus.NewDesc("meshlite_discovery_failures_total",
@@ -87,7 +89,7 @@ var (
 // Describe implements [prometheus.Collector].
 func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		age, failing, instances, held, answers, failures,
+		age, failing, instances, held, panicking, answers, failures,
 		requests, requestFailures, reregistrations, registrations,
 		registered, registeredAge, attempts, failedAttempts,
 	} {
@@ -127,6 +129,9 @@ func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string
 	gauge(to, failing, float(s.Error != ""), labels...)
 	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
 	gauge(to, instances, float64(s.Warning), append(labels, catalog.Warning.String())...)
+	gauge(to, instances, float64(s.Critical), append(labels, catalog.Critical.String())...)
+	gauge(to, instances, float64(s.Maintenance), append(labels, catalog.Maintenance.String())...)
+	gauge(to, panicking, float(s.Panicking), labels...)
 	gauge(to, held, float64(s.Held), labels...)
 	count(to, answers, s.Answers, labels...)
 	count(to, failures, s.Failures, labels...)
@@ -145,6 +150,7 @@ func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
 			sum.Answered = s.Answered
 		}
 		sum.Passing, sum.Warning, sum.Held = max(sum.Passing, s.Passing), max(sum.Warning, s.Warning), max(sum.Held, s.Held)
+		sum.Critical, sum.Maintenance, sum.Panicking = max(sum.Critical, s.Critical), max(sum.Maintenance, s.Maintenance), sum.Panicking || s.Panicking
 		sums[labelsOf(s)] = sum
 	}
 	return sums

@@ -46,7 +46,7 @@ func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
 	tagged := catalog.Query{Service: "catalog", Tags: []string{"fast"}}
 	watches := func() []resolver.Stats {
 		return []resolver.Stats{
-			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Answered: time.Now()},
+			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Critical: 9, Maintenance: 1, Panicking: true, Answered: time.Now()},
 			{Directory: "consul at a", Query: plain, Answers: 1}, // with another grace time
 			{Directory: "consul at a", Query: tagged, Error: "refused", Failures: 4},
 		}
@@ -70,14 +70,22 @@ meshlite_discovery_held_instances{directory="consul at a",query="",service="cata
 meshlite_discovery_held_instances{directory="consul at a",query="tag=fast",service="catalog"} 0
 # HELP meshlite_discovery_instances Instances that are known, by what the directory says of them. Of many, a channel calls a part.
 # TYPE meshlite_discovery_instances gauge
+meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="critical"} 9
+meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="maintenance"} 1
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="passing"} 3
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="warning"} 1
+meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="critical"} 0
+meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="maintenance"} 0
 meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="passing"} 0
 meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="warning"} 0
+# HELP meshlite_discovery_panicking 1 while too few instances are healthy and those that the health checks keep out are called, too.
+# TYPE meshlite_discovery_panicking gauge
+meshlite_discovery_panicking{directory="consul at a",query="",service="catalog"} 1
+meshlite_discovery_panicking{directory="consul at a",query="tag=fast",service="catalog"} 0
 `
 	err := testutil.CollectAndCompare(metrics.New(watches, nil), strings.NewReader(want),
 		"meshlite_discovery_answers_total", "meshlite_discovery_failing", "meshlite_discovery_failures_total",
-		"meshlite_discovery_held_instances", "meshlite_discovery_instances")
+		"meshlite_discovery_held_instances", "meshlite_discovery_instances", "meshlite_discovery_panicking")
 	if err != nil {
 		t.Error(err)
 	}

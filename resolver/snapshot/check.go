@@ -35,7 +35,7 @@ func (i instance) check() error {
 	case i.Weight == 0:
 		return errors.New("weight is 0, want 1 at least")
 	case !known:
-		return fmt.Errorf("status is %.80q, want passing, warning or critical", i.Status)
+		return fmt.Errorf("status is %.80q, want passing, warning, critical or maintenance", i.Status)
 	}
 	return nil
 }
@@ -48,7 +48,7 @@ func isHostPort(address string) bool {
 
 // statusOf reads Consul's word for a status.
 func statusOf(word string) (status catalog.Status, known bool) {
-	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical} {
+	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical, catalog.Maintenance} {
 		if s.String() == word {
 			return s, true
 		}

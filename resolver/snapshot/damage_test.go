@@ -54,7 +54,7 @@ func TestDamagedAndForeignFilesAreRefused(t *testing.T) {
 		"a bare IPv6":        {sealedWith(`{"address":"::1","weight":1,"status":"passing"}`), `instances[0].address is "::1", want host:port`},
 		"no weight":          {sealedWith(`{"address":"a:1","status":"passing"}`), "instances[0].weight is 0, want 1 at least"},
 		"a negative weight":  {sealedWith(`{"address":"a:1","weight":-1,"status":"passing"}`), "number -1 into Go struct field"},
-		"no status":          {sealedWith(`{"address":"a:1","weight":1}`), `instances[0].status is "", want passing, warning or critical`},
+		"no status":          {sealedWith(`{"address":"a:1","weight":1}`), `instances[0].status is "", want passing, warning, critical or maintenance`},
 		"an unknown status":  {sealedWith(`{"address":"a:1","weight":1,"status":"Passing"}`), `instances[0].status is "Passing"`},
 		"an address twice":   {sealedWith(`{"address":"a:1","weight":1,"status":"passing"},{"address":"a:1","weight":1,"status":"passing"}`), `instances[1].address is "a:1" as of instances[0]`},
 	} {

@@ -42,6 +42,7 @@ func New(opts ...Option) (*Redis, error) {
 		Away:     "answers are kept in each process only",
 		Commands: "GET, GETRANGE, SET, EXPIRE, PUBLISH and SUBSCRIBE on the keys and the channel of the prefix",
 		Eviction: "allkeys-lru",
+		MaxReply: int64(o.maxValue) + 4<<20,
 		Probe:    r.settle,
 	})
 	r.conn.Start()

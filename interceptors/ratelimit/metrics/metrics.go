@@ -53,7 +53,7 @@ var (
 			func(s ratelimit.Stats) uint64 { return s.Waited }),
 		total("refunded_total", "Charges that were given back after the call.",
 			func(s ratelimit.Stats) uint64 { return s.Refunded }),
-		total("held_back_total", "Calls that were not made yet, as a server has refused such calls.",
+		total("held_back_total", "Calls that were not made yet, as all instances of a service have refused such calls.",
 			func(s ratelimit.Stats) uint64 { return s.HeldBack }),
 		total("remembered_refusals_total", "Refusals by limits that did not ask their shared store, as it had told until when.",
 			func(s ratelimit.Stats) uint64 { return s.Remembered }),

@@ -145,6 +145,63 @@ func (CacheScope) EnumDescriptor() ([]byte, []int) {
 	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{1}
 }
 
+// MissingKey is what a limit does with a call that has no value for its key.
+type MissingKey int32
+
+const (
+	// Shared.
+	MissingKey_MISSING_KEY_UNSPECIFIED MissingKey = 0
+	// All such calls share one bucket.
+	MissingKey_MISSING_KEY_SHARED MissingKey = 1
+	// They count by network address. Server side.
+	MissingKey_MISSING_KEY_PEER MissingKey = 2
+	// They are refused with INVALID_ARGUMENT, which names the key.
+	MissingKey_MISSING_KEY_REFUSE MissingKey = 3
+)
+
+// Enum value maps for MissingKey.
+var (
+	MissingKey_name = map[int32]string{
+		0: "MISSING_KEY_UNSPECIFIED",
+		1: "MISSING_KEY_SHARED",
+		2: "MISSING_KEY_PEER",
+		3: "MISSING_KEY_REFUSE",
+	}
+	MissingKey_value = map[string]int32{
+		"MISSING_KEY_UNSPECIFIED": 0,
+		"MISSING_KEY_SHARED":      1,
+		"MISSING_KEY_PEER":        2,
+		"MISSING_KEY_REFUSE":      3,
+	}
+)
+
+func (x MissingKey) Enum() *MissingKey {
+	p := new(MissingKey)
+	*p = x
+	return p
+}
+
+func (x MissingKey) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MissingKey) Descriptor() protoreflect.EnumDescriptor {
+	return file_meshlite_policy_v1_policy_proto_enumTypes[2].Descriptor()
+}
+
+func (MissingKey) Type() protoreflect.EnumType {
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[2]
+}
+
+func (x MissingKey) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MissingKey.Descriptor instead.
+func (MissingKey) EnumDescriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
 // RateLimitStore is where counts are kept.
 type RateLimitStore int32
 
@@ -189,11 +246,11 @@ func (x RateLimitStore) String() string {
 }
 
 func (RateLimitStore) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[2].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[3].Descriptor()
 }
 
 func (RateLimitStore) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[2]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[3]
 }
 
 func (x RateLimitStore) Number() protoreflect.EnumNumber {
@@ -202,7 +259,7 @@ func (x RateLimitStore) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RateLimitStore.Descriptor instead.
 func (RateLimitStore) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 // StoreFailure is what a limit does while its shared store is away.
@@ -246,11 +303,11 @@ func (x StoreFailure) String() string {
 }
 
 func (StoreFailure) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[3].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[4].Descriptor()
 }
 
 func (StoreFailure) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[3]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[4]
 }
 
 func (x StoreFailure) Number() protoreflect.EnumNumber {
@@ -259,7 +316,7 @@ func (x StoreFailure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StoreFailure.Descriptor instead.
 func (StoreFailure) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 // Refund gives the cost of some finished calls back.
@@ -303,11 +360,11 @@ func (x Refund) String() string {
 }
 
 func (Refund) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[4].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[5].Descriptor()
 }
 
 func (Refund) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[4]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[5]
 }
 
 func (x Refund) Number() protoreflect.EnumNumber {
@@ -316,7 +373,7 @@ func (x Refund) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refund.Descriptor instead.
 func (Refund) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 // ServicePolicy is a default for all methods and what single methods change of it.
@@ -749,7 +806,10 @@ type RateLimitRule struct {
 	// until then, the first one all of the burst. Not with a shared store.
 	WarmUp *string `protobuf:"bytes,15,opt,name=warm_up,json=warmUp,proto3,oneof" json:"warm_up,omitempty"`
 	// Drop a limit that was set elsewhere.
-	Disabled      *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
+	Disabled *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
+	// What becomes of a call without the key: no such metadata, or an empty value, or
+	// no identity. Default: shared.
+	MissingKey    MissingKey `protobuf:"varint,17,opt,name=missing_key,json=missingKey,proto3,enum=meshlite.policy.v1.MissingKey" json:"missing_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,6 +956,13 @@ func (x *RateLimitRule) GetDisabled() bool {
 	return false
 }
 
+func (x *RateLimitRule) GetMissingKey() MissingKey {
+	if x != nil {
+		return x.MissingKey
+	}
+	return MissingKey_MISSING_KEY_UNSPECIFIED
+}
+
 // RateLimitKey says whose limit it is.
 type RateLimitKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -998,7 +1065,8 @@ type RateLimitKey_Identity struct {
 }
 
 type RateLimitKey_Metadata struct {
-	// The value of a metadata key: "customer-id".
+	// The value of a metadata key: "customer-id". A call with several values, or with
+	// one of more than 8 KiB, is refused with INVALID_ARGUMENT.
 	Metadata string `protobuf:"bytes,3,opt,name=metadata,proto3,oneof"`
 }
 
@@ -1509,7 +1577,7 @@ const file_meshlite_policy_v1_policy_proto_rawDesc = "" +
 	"\x13_allow_side_effects\"4\n" +
 	"\fNegativeRule\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x10\n" +
-	"\x03ttl\x18\x02 \x01(\tR\x03ttl\"\xe7\x05\n" +
+	"\x03ttl\x18\x02 \x01(\tR\x03ttl\"\xa8\x06\n" +
 	"\rRateLimitRule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\x05limit\x18\x02 \x01(\x04H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
@@ -1528,7 +1596,9 @@ const file_meshlite_policy_v1_policy_proto_rawDesc = "" +
 	"\vper_message\x18\x0e \x01(\bH\aR\n" +
 	"perMessage\x88\x01\x01\x12\x1c\n" +
 	"\awarm_up\x18\x0f \x01(\tH\bR\x06warmUp\x88\x01\x01\x12\x1f\n" +
-	"\bdisabled\x18\x10 \x01(\bH\tR\bdisabled\x88\x01\x01B\b\n" +
+	"\bdisabled\x18\x10 \x01(\bH\tR\bdisabled\x88\x01\x01\x12?\n" +
+	"\vmissing_key\x18\x11 \x01(\x0e2\x1e.meshlite.policy.v1.MissingKeyR\n" +
+	"missingKeyB\b\n" +
 	"\x06_limitB\t\n" +
 	"\a_periodB\b\n" +
 	"\x06_burstB\a\n" +
@@ -1599,7 +1669,13 @@ const file_meshlite_policy_v1_policy_proto_rawDesc = "" +
 	"CacheScope\x12\x1b\n" +
 	"\x17CACHE_SCOPE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CACHE_SCOPE_PRIVATE\x10\x01\x12\x16\n" +
-	"\x12CACHE_SCOPE_PUBLIC\x10\x02*\x87\x01\n" +
+	"\x12CACHE_SCOPE_PUBLIC\x10\x02*o\n" +
+	"\n" +
+	"MissingKey\x12\x1b\n" +
+	"\x17MISSING_KEY_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12MISSING_KEY_SHARED\x10\x01\x12\x14\n" +
+	"\x10MISSING_KEY_PEER\x10\x02\x12\x16\n" +
+	"\x12MISSING_KEY_REFUSE\x10\x03*\x87\x01\n" +
 	"\x0eRateLimitStore\x12 \n" +
 	"\x1cRATE_LIMIT_STORE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RATE_LIMIT_STORE_LOCAL\x10\x01\x12\x1b\n" +
@@ -1631,60 +1707,62 @@ func file_meshlite_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_meshlite_policy_v1_policy_proto_rawDescData
 }
 
-var file_meshlite_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_meshlite_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_meshlite_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_meshlite_policy_v1_policy_proto_goTypes = []any{
 	(Side)(0),                           // 0: meshlite.policy.v1.Side
 	(CacheScope)(0),                     // 1: meshlite.policy.v1.CacheScope
-	(RateLimitStore)(0),                 // 2: meshlite.policy.v1.RateLimitStore
-	(StoreFailure)(0),                   // 3: meshlite.policy.v1.StoreFailure
-	(Refund)(0),                         // 4: meshlite.policy.v1.Refund
-	(*ServicePolicy)(nil),               // 5: meshlite.policy.v1.ServicePolicy
-	(*MethodPolicy)(nil),                // 6: meshlite.policy.v1.MethodPolicy
-	(*CacheRule)(nil),                   // 7: meshlite.policy.v1.CacheRule
-	(*NegativeRule)(nil),                // 8: meshlite.policy.v1.NegativeRule
-	(*RateLimitRule)(nil),               // 9: meshlite.policy.v1.RateLimitRule
-	(*RateLimitKey)(nil),                // 10: meshlite.policy.v1.RateLimitKey
-	(*PeerKey)(nil),                     // 11: meshlite.policy.v1.PeerKey
-	(*IdentityKey)(nil),                 // 12: meshlite.policy.v1.IdentityKey
-	(*RetryRule)(nil),                   // 13: meshlite.policy.v1.RetryRule
-	(*HedgeRule)(nil),                   // 14: meshlite.policy.v1.HedgeRule
-	(*ConcurrencyRule)(nil),             // 15: meshlite.policy.v1.ConcurrencyRule
-	(*Invalidation)(nil),                // 16: meshlite.policy.v1.Invalidation
-	nil,                                 // 17: meshlite.policy.v1.ServicePolicy.MethodsEntry
-	(*descriptorpb.MethodOptions)(nil),  // 18: google.protobuf.MethodOptions
-	(*descriptorpb.ServiceOptions)(nil), // 19: google.protobuf.ServiceOptions
+	(MissingKey)(0),                     // 2: meshlite.policy.v1.MissingKey
+	(RateLimitStore)(0),                 // 3: meshlite.policy.v1.RateLimitStore
+	(StoreFailure)(0),                   // 4: meshlite.policy.v1.StoreFailure
+	(Refund)(0),                         // 5: meshlite.policy.v1.Refund
+	(*ServicePolicy)(nil),               // 6: meshlite.policy.v1.ServicePolicy
+	(*MethodPolicy)(nil),                // 7: meshlite.policy.v1.MethodPolicy
+	(*CacheRule)(nil),                   // 8: meshlite.policy.v1.CacheRule
+	(*NegativeRule)(nil),                // 9: meshlite.policy.v1.NegativeRule
+	(*RateLimitRule)(nil),               // 10: meshlite.policy.v1.RateLimitRule
+	(*RateLimitKey)(nil),                // 11: meshlite.policy.v1.RateLimitKey
+	(*PeerKey)(nil),                     // 12: meshlite.policy.v1.PeerKey
+	(*IdentityKey)(nil),                 // 13: meshlite.policy.v1.IdentityKey
+	(*RetryRule)(nil),                   // 14: meshlite.policy.v1.RetryRule
+	(*HedgeRule)(nil),                   // 15: meshlite.policy.v1.HedgeRule
+	(*ConcurrencyRule)(nil),             // 16: meshlite.policy.v1.ConcurrencyRule
+	(*Invalidation)(nil),                // 17: meshlite.policy.v1.Invalidation
+	nil,                                 // 18: meshlite.policy.v1.ServicePolicy.MethodsEntry
+	(*descriptorpb.MethodOptions)(nil),  // 19: google.protobuf.MethodOptions
+	(*descriptorpb.ServiceOptions)(nil), // 20: google.protobuf.ServiceOptions
 }
 var file_meshlite_policy_v1_policy_proto_depIdxs = []int32{
-	6,  // 0: meshlite.policy.v1.ServicePolicy.default:type_name -> meshlite.policy.v1.MethodPolicy
-	17, // 1: meshlite.policy.v1.ServicePolicy.methods:type_name -> meshlite.policy.v1.ServicePolicy.MethodsEntry
-	7,  // 2: meshlite.policy.v1.MethodPolicy.cache:type_name -> meshlite.policy.v1.CacheRule
-	9,  // 3: meshlite.policy.v1.MethodPolicy.rate_limits:type_name -> meshlite.policy.v1.RateLimitRule
+	7,  // 0: meshlite.policy.v1.ServicePolicy.default:type_name -> meshlite.policy.v1.MethodPolicy
+	18, // 1: meshlite.policy.v1.ServicePolicy.methods:type_name -> meshlite.policy.v1.ServicePolicy.MethodsEntry
+	8,  // 2: meshlite.policy.v1.MethodPolicy.cache:type_name -> meshlite.policy.v1.CacheRule
+	10, // 3: meshlite.policy.v1.MethodPolicy.rate_limits:type_name -> meshlite.policy.v1.RateLimitRule
 	0,  // 4: meshlite.policy.v1.MethodPolicy.timeout_side:type_name -> meshlite.policy.v1.Side
-	13, // 5: meshlite.policy.v1.MethodPolicy.retry:type_name -> meshlite.policy.v1.RetryRule
-	14, // 6: meshlite.policy.v1.MethodPolicy.hedge:type_name -> meshlite.policy.v1.HedgeRule
-	15, // 7: meshlite.policy.v1.MethodPolicy.concurrency:type_name -> meshlite.policy.v1.ConcurrencyRule
-	16, // 8: meshlite.policy.v1.MethodPolicy.invalidates:type_name -> meshlite.policy.v1.Invalidation
+	14, // 5: meshlite.policy.v1.MethodPolicy.retry:type_name -> meshlite.policy.v1.RetryRule
+	15, // 6: meshlite.policy.v1.MethodPolicy.hedge:type_name -> meshlite.policy.v1.HedgeRule
+	16, // 7: meshlite.policy.v1.MethodPolicy.concurrency:type_name -> meshlite.policy.v1.ConcurrencyRule
+	17, // 8: meshlite.policy.v1.MethodPolicy.invalidates:type_name -> meshlite.policy.v1.Invalidation
 	0,  // 9: meshlite.policy.v1.CacheRule.side:type_name -> meshlite.policy.v1.Side
 	1,  // 10: meshlite.policy.v1.CacheRule.scope:type_name -> meshlite.policy.v1.CacheScope
-	8,  // 11: meshlite.policy.v1.CacheRule.negative:type_name -> meshlite.policy.v1.NegativeRule
-	10, // 12: meshlite.policy.v1.RateLimitRule.key:type_name -> meshlite.policy.v1.RateLimitKey
+	9,  // 11: meshlite.policy.v1.CacheRule.negative:type_name -> meshlite.policy.v1.NegativeRule
+	11, // 12: meshlite.policy.v1.RateLimitRule.key:type_name -> meshlite.policy.v1.RateLimitKey
 	0,  // 13: meshlite.policy.v1.RateLimitRule.side:type_name -> meshlite.policy.v1.Side
-	2,  // 14: meshlite.policy.v1.RateLimitRule.store:type_name -> meshlite.policy.v1.RateLimitStore
-	3,  // 15: meshlite.policy.v1.RateLimitRule.on_store_failure:type_name -> meshlite.policy.v1.StoreFailure
-	4,  // 16: meshlite.policy.v1.RateLimitRule.refund:type_name -> meshlite.policy.v1.Refund
-	11, // 17: meshlite.policy.v1.RateLimitKey.peer:type_name -> meshlite.policy.v1.PeerKey
-	12, // 18: meshlite.policy.v1.RateLimitKey.identity:type_name -> meshlite.policy.v1.IdentityKey
-	6,  // 19: meshlite.policy.v1.ServicePolicy.MethodsEntry.value:type_name -> meshlite.policy.v1.MethodPolicy
-	18, // 20: meshlite.policy.v1.method:extendee -> google.protobuf.MethodOptions
-	19, // 21: meshlite.policy.v1.service:extendee -> google.protobuf.ServiceOptions
-	6,  // 22: meshlite.policy.v1.method:type_name -> meshlite.policy.v1.MethodPolicy
-	5,  // 23: meshlite.policy.v1.service:type_name -> meshlite.policy.v1.ServicePolicy
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	22, // [22:24] is the sub-list for extension type_name
-	20, // [20:22] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	3,  // 14: meshlite.policy.v1.RateLimitRule.store:type_name -> meshlite.policy.v1.RateLimitStore
+	4,  // 15: meshlite.policy.v1.RateLimitRule.on_store_failure:type_name -> meshlite.policy.v1.StoreFailure
+	5,  // 16: meshlite.policy.v1.RateLimitRule.refund:type_name -> meshlite.policy.v1.Refund
+	2,  // 17: meshlite.policy.v1.RateLimitRule.missing_key:type_name -> meshlite.policy.v1.MissingKey
+	12, // 18: meshlite.policy.v1.RateLimitKey.peer:type_name -> meshlite.policy.v1.PeerKey
+	13, // 19: meshlite.policy.v1.RateLimitKey.identity:type_name -> meshlite.policy.v1.IdentityKey
+	7,  // 20: meshlite.policy.v1.ServicePolicy.MethodsEntry.value:type_name -> meshlite.policy.v1.MethodPolicy
+	19, // 21: meshlite.policy.v1.method:extendee -> google.protobuf.MethodOptions
+	20, // 22: meshlite.policy.v1.service:extendee -> google.protobuf.ServiceOptions
+	7,  // 23: meshlite.policy.v1.method:type_name -> meshlite.policy.v1.MethodPolicy
+	6,  // 24: meshlite.policy.v1.service:type_name -> meshlite.policy.v1.ServicePolicy
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	23, // [23:25] is the sub-list for extension type_name
+	21, // [21:23] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_meshlite_policy_v1_policy_proto_init() }
@@ -1710,7 +1788,7 @@ func file_meshlite_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meshlite_policy_v1_policy_proto_rawDesc), len(file_meshlite_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      5,
+			NumEnums:      6,
 			NumMessages:   13,
 			NumExtensions: 2,
 			NumServices:   0,

@@ -1,0 +1,53 @@
+package admin
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+const (
+	metricsPath = "/metrics"
+	healthPath  = "/healthz"
+	readyPath   = "/readyz"
+)
+
+// local refuses requests that call the host by a name that is not known to be its own:
+// in a browser, anybody's page can give a name of its own to this address (DNS
+// rebinding), and then read what is here. Metrics and health are for all names, since
+// Prometheus and load balancers have their own for a host, and tell less.
+func (c *config) local(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case metricsPath, healthPath, readyPath:
+		default:
+			if err := c.checkHost(r); err != nil {
+				plain(w, http.StatusForbidden, err.Error()+"\n")
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (c *config) checkHost(r *http.Request) error {
+	// Browsers come over TCP, and net/http says so.
+	if _, tcp := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); !tcp {
+		return nil
+	}
+	host := hostKey(r.Host)
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || c.hosts[host] {
+		return nil
+	}
+	return fmt.Errorf("host %.255q is not known to be this one: write its address or localhost, or allow the name by admin.WithHosts or meshlite.WithMetricsHosts", r.Host)
+}
+
+// hostKey is host without a port, as it is compared.
+func hostKey(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+}

@@ -1,0 +1,43 @@
+package meshlite
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// What one connection may cost, where gRPC's own defaults are 15 MiB of metadata a call,
+// any number of streams, two minutes of silence and no end of an idle connection.
+const (
+	maxHeaderListSize    = 16 << 10
+	maxConcurrentStreams = 1000 // a connection; so many handlers run at most, too
+	connectionTimeout    = 5 * time.Second
+	maxConnectionIdle    = 30 * time.Minute
+	keepaliveTime        = 30 * time.Second
+	keepaliveTimeout     = 20 * time.Second
+
+	defaultOwnPerConnection = 16
+	defaultOwnPerServer     = 4096
+)
+
+// connectionBounds stand before the options of [WithServerOptions], which win. Pings of
+// clients are limited by gRPC's own default, one in 5 min.
+func connectionBounds() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxHeaderListSize(maxHeaderListSize),
+		grpc.MaxConcurrentStreams(maxConcurrentStreams),
+		grpc.ConnectionTimeout(connectionTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: maxConnectionIdle, Time: keepaliveTime, Timeout: keepaliveTimeout,
+		}),
+	}
+}
+
+// WithInfrastructureStreams bounds the open streams of gRPC's own services (health
+// watches, reflection, ORCA), on which no policy has a limit or a timeout: on each
+// connection and in the whole server. More are refused as RESOURCE_EXHAUSTED. Watches end
+// when the server drains. Default: 16 and 4,096.
+func WithInfrastructureStreams(perConnection, perServer int) ServerOption {
+	return serverOption(func(c *serverConfig) { c.ownPerConnection, c.ownPerServer = perConnection, perServer })
+}

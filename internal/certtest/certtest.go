@@ -1,0 +1,95 @@
+// Package certtest issues certificates for tests: a private authority, and what it
+// signs for names and addresses, good for an hour.
+//
+//	authority := certtest.New(t)
+//	server := &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, "catalog")}}
+//	client := &tls.Config{RootCAs: authority.Roots}
+package certtest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"testing"
+	"time"
+)
+
+// Authority signs certificates.
+type Authority struct {
+	Roots *x509.CertPool // the authority alone
+	PEM   []byte         // its certificate
+
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+// New makes an authority that nobody trusts yet.
+func New(t testing.TB) *Authority {
+	t.Helper()
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// NewAuthority is New for a TestMain.
+func NewAuthority() (*Authority, error) {
+	certificate, key, err := sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "certtest"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	}, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{Roots: x509.NewCertPool(), certificate: certificate, key: key}
+	a.Roots.AddCert(certificate)
+	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+	return a, nil
+}
+
+// Issue signs a certificate, of a server or a client, for DNS names and IP addresses.
+func (a *Authority) Issue(t testing.TB, names ...string) tls.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	leaf, key, err := sign(template, a.certificate, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// sign makes a certificate of template with a new key; without a parent it signs itself.
+func sign(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	if parent == nil {
+		parent, by = template, key
+	}
+	template.SerialNumber = big.NewInt(time.Now().UnixNano())
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	if err != nil {
+		return nil, nil, err
+	}
+	certificate, err := x509.ParseCertificate(der)
+	return certificate, key, err
+}

@@ -1,0 +1,136 @@
+package redisconn
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/redis/rueidis"
+)
+
+// defaultMaxReply is far above what commands of Redis's own answer, such as CLUSTER SLOTS.
+const defaultMaxReply = 4 << 20
+
+// guarded makes o dial connections that end where a reply is larger than most bytes, or
+// is none: rueidis makes room for whatever length a header has, and panics in a
+// goroutine of its own at a negative one, and at a reply that nothing was asked for.
+func guarded(o rueidis.ClientOption, most int64) rueidis.ClientOption {
+	dial := o.DialCtxFn
+	if other := o.DialFn; dial == nil && other != nil {
+		dial = func(_ context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+			return other(address, dialer, config)
+		}
+	}
+	if dial == nil {
+		dial = dialTCP
+	}
+	o.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, address, dialer, config)
+		if err != nil {
+			return nil, err
+		}
+		return guard(conn, most), nil
+	}
+	return o
+}
+
+// dialTCP is what rueidis does by itself.
+func dialTCP(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+	if config == nil {
+		return dialer.DialContext(ctx, "tcp", address)
+	}
+	return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, "tcp", address)
+}
+
+// guardedConn is a connection whose replies are looked at before the client reads them.
+type guardedConn struct {
+	net.Conn
+
+	reading sync.Mutex
+	replies scanner
+	refused error // what came that is no reply
+
+	writing  sync.Mutex
+	commands scanner
+
+	mu         sync.Mutex
+	asked      int  // commands without a reply
+	subscribed bool // replies are no longer counted: messages come unasked
+	unasked    bool // a reply came that nothing was asked for
+}
+
+func guard(conn net.Conn, most int64) *guardedConn {
+	g := &guardedConn{Conn: conn}
+	g.replies = scanner{most: most, done: g.replied}
+	g.commands = scanner{done: g.commanded}
+	return g
+}
+
+func (g *guardedConn) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	g.reading.Lock()
+	defer g.reading.Unlock()
+	if g.refused == nil {
+		g.refused = g.look(p[:n])
+	}
+	if g.refused != nil {
+		_ = g.Conn.Close()
+		return 0, g.refused
+	}
+	return n, err
+}
+
+func (g *guardedConn) look(p []byte) error {
+	if err := g.replies.scan(p); err != nil {
+		return fmt.Errorf("%w: is a Redis server listening there?", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.unasked {
+		return errors.New("a reply came that nothing was asked for: is a Redis server listening there?")
+	}
+	return nil
+}
+
+func (g *guardedConn) Write(p []byte) (int, error) {
+	g.writing.Lock()
+	err := g.commands.scan(p)
+	g.writing.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return g.Conn.Write(p)
+}
+
+func (g *guardedConn) commanded(command value) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked++
+	g.subscribed = g.subscribed || subscribes(command)
+}
+
+func (g *guardedConn) replied(reply value) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.subscribed:
+	case reply.kind == '>':
+		g.unasked = g.unasked || subscribes(reply) // others are ignored
+	default:
+		g.asked--
+		g.unasked = g.unasked || g.asked < 0
+	}
+}
+
+func subscribes(v value) bool {
+	switch strings.ToLower(string(v.first())) {
+	case "subscribe", "psubscribe", "ssubscribe":
+		return true
+	default:
+		return false
+	}
+}

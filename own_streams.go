@@ -1,0 +1,96 @@
+package meshlite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// ownStreams bounds the streams of gRPC's own services. No policy limits them, and a
+// health watch never ends by itself.
+type ownStreams struct {
+	perConnection, perServer int
+	stopping                 context.Context
+	end                      context.CancelFunc // ends those that heed their context, as watches do
+
+	mu   sync.Mutex
+	all  int
+	open map[*peer.Peer]int // gRPC makes one peer for each connection
+}
+
+func newOwnStreams(perConnection, perServer int) *ownStreams {
+	s := &ownStreams{perConnection: perConnection, perServer: perServer, open: map[*peer.Peer]int{}}
+	s.stopping, s.end = context.WithCancel(context.Background())
+	return s
+}
+
+// bound is desc with its streams bounded, if gRPC itself defines the service.
+func (s *ownStreams) bound(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
+	if !interceptors.Infrastructure(desc.ServiceName) || len(desc.Streams) == 0 {
+		return desc
+	}
+	bounded := *desc
+	bounded.Streams = slices.Clone(desc.Streams)
+	for i := range bounded.Streams {
+		handler := bounded.Streams[i].Handler
+		bounded.Streams[i].Handler = func(srv any, stream grpc.ServerStream) error {
+			return s.run(srv, stream, handler)
+		}
+	}
+	return &bounded
+}
+
+func (s *ownStreams) run(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
+	connection, _ := peer.FromContext(stream.Context())
+	if err := s.begin(connection); err != nil {
+		return err
+	}
+	defer s.ended(connection)
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.stopping, cancel)()
+	return handler(srv, ownStream{stream, ctx})
+}
+
+func (s *ownStreams) begin(connection *peer.Peer) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.open[connection] >= s.perConnection:
+		return s.refusal(s.perConnection, "connection")
+	case s.all >= s.perServer:
+		return s.refusal(s.perServer, "server")
+	}
+	s.open[connection]++
+	s.all++
+	return nil
+}
+
+func (s *ownStreams) refusal(most int, of string) error {
+	return status.Error(codes.ResourceExhausted, fmt.Sprintf("the streams of gRPC's own services are limited to %d per %s", most, of))
+}
+
+func (s *ownStreams) ended(connection *peer.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.open[connection]--; s.open[connection] == 0 {
+		delete(s.open, connection)
+	}
+}
+
+// ownStream ends when the server stops.
+type ownStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s ownStream) Context() context.Context { return s.ctx }

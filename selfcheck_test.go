@@ -1,0 +1,71 @@
+package meshlite_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/meshlite-go/meshlite"
+)
+
+// nodeAt is a directory whose node is elsewhere.
+type nodeAt struct {
+	meshlite.Directory
+	host string
+}
+
+func (d nodeAt) NodeAddress(context.Context) (string, error) { return d.host, nil }
+
+// Behind a port mapping without hairpin NAT a server starts: the self-check is directed
+// elsewhere or left to Consul, and its error names the option that is missing.
+func TestSelfCheckBehindAPortMapping(t *testing.T) {
+	m := newMesh(t)
+	inside, mapped := freeAddress(t), freeAddress(t) // nothing listens on the latter here
+	for name, test := range map[string]struct {
+		options []meshlite.ServerOption
+		names   string // the option in the error; "" is no error
+	}{
+		"not said": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped)},
+			`if only others reach the server at WithAdvertisedAddress "` + mapped + `", as behind a port mapping, set WithSelfCheckAddress`},
+		"directed elsewhere": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped),
+			meshlite.WithSelfCheckAddress(inside)}, ""},
+		"left to Consul": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped),
+			meshlite.WithSelfCheckAddress("off")}, ""},
+		"directed wrongly": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(inside),
+			meshlite.WithSelfCheckAddress(mapped)}, `is WithSelfCheckAddress "` + mapped + `" an address of this server?`},
+		"nothing advertised": {[]meshlite.ServerOption{meshlite.WithListenAddress(":0"), meshlite.WithConsul(nodeAt{m.directory, "240.0.0.1"})},
+			"set WithAdvertisedAddress to where clients reach the server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := &journal{}
+			server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
+				meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
+				meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithDrain(0, 0),
+			}, test.options...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- server.Run(ctx) }()
+			want := "serving"
+			if test.names != "" {
+				want = "cannot start yet: trying again"
+			}
+			line := lines.await(t, 1, want)[0]
+			if text, _ := line["error"].(string); !strings.Contains(text, test.names) {
+				t.Errorf("the error is %q, want %q in it", text, test.names)
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, wrong := range []string{"here", ":80", "host:0", "host:abc"} {
+		if _, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithSelfCheckAddress(wrong)); err == nil || !strings.Contains(err.Error(), "WithSelfCheckAddress") {
+			t.Errorf("%q: %v", wrong, err)
+		}
+	}
+}

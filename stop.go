@@ -1,0 +1,152 @@
+package meshlite
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	deregisterTime = 3 * time.Second
+	// cutOffTime is what handlers have to return after their calls were cut off.
+	cutOffTime = time.Second
+	// closeTime bounds what is closed beside the gRPC server.
+	closeTime = time.Second
+	// maxHung is how many methods are named whose handlers do not end.
+	maxHung = 10
+)
+
+// stop leaves Consul first, so that no new client comes, and gives those that
+// have not heard of it yet the drain time. It ends in time whatever handlers do.
+func (r *run) stop(ctx context.Context) {
+	if r.listener == nil {
+		r.grpc.Stop()
+		return
+	}
+	log := r.config.log.With("service", r.config.names[0])
+	r.health.Shutdown()
+	if len(r.leases) > 0 {
+		log.Info("leaving Consul, and still accepting calls", "for", r.config.drain)
+		r.deregister(ctx)
+		time.Sleep(r.config.drain)
+	}
+	r.streams.end()
+	log.Info("draining: no new calls", "calls", r.calls.count(), "for", r.config.stopTimeout)
+	r.drain(log)
+	for _, stop := range r.follows {
+		r.within(closeTime, "following the replicas", stop)
+	}
+	if r.healthOnly != nil {
+		r.within(closeTime, "the health listener", r.healthOnly.Stop)
+	}
+	if r.admin != nil {
+		r.within(closeTime, "the admin server", func() { r.admin.Close() })
+	}
+	log.Info("stopped")
+}
+
+// drain lets calls end, cuts off those that take longer than the stop timeout, and leaves
+// behind handlers that do not heed even that.
+func (r *run) drain(log *slog.Logger) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.grpc.GracefulStop() // it waits for handlers, also after Stop
+	}()
+	if before(ended, r.config.stopTimeout) {
+		return
+	}
+	log.Warn("cutting off the calls that have not ended", "calls", r.calls.count(), "after", r.config.stopTimeout)
+	// Stop waits for connections, which may wait for a handler.
+	go r.grpc.Stop()
+	if before(ended, cutOffTime) {
+		return
+	}
+	hung := r.calls.byMethod()
+	for _, h := range hung[:min(len(hung), maxHung)] {
+		log.Error("a handler does not end although its call was cut off: it is left running", "method", h.method, "calls", h.calls, "since", h.since)
+	}
+	switch {
+	case len(hung) == 0:
+		log.Error("the gRPC server does not end: an interceptor or a stats handler of WithServerOptions does not return")
+	case len(hung) > maxHung:
+		log.Error("handlers of further methods do not end", "methods", len(hung)-maxHung)
+	}
+}
+
+// within runs what others have made, at most for d, and logs if it panics or does not end.
+func (r *run) within(d time.Duration, what string, run func()) {
+	ended, begun := make(chan struct{}), time.Now()
+	go func() {
+		defer close(ended)
+		defer func() {
+			if value := recover(); value != nil {
+				r.config.log.Error("a panic while stopping", "in", what, "panic", value)
+			}
+		}()
+		run()
+	}()
+	if !before(ended, d) {
+		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
+	}
+}
+
+// before reports whether ended is closed within d.
+func before(ended <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+func (r *run) deregister(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, deregisterTime)
+	defer cancel()
+	var leases sync.WaitGroup
+	for _, lease := range r.leases {
+		leases.Go(func() {
+			r.within(deregisterTime+closeTime, "the deregistration", func() {
+				if err := lease.Deregister(ctx); err != nil {
+					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
+				}
+			})
+		})
+	}
+	leases.Wait()
+}
+
+// hung are the calls of a method that do not end.
+type hung struct {
+	method string
+	calls  int
+	since  time.Time // of the first
+}
+
+// byMethod is what runs now, the oldest first.
+func (c *calls) byMethod() []hung {
+	methods := map[string]*hung{}
+	for running := range c.all() {
+		h := methods[running.method]
+		if h == nil {
+			h = &hung{method: running.method, since: running.start}
+			methods[running.method] = h
+		}
+		h.calls++
+		if running.start.Before(h.since) {
+			h.since = running.start
+		}
+	}
+	var all []hung
+	for _, h := range methods {
+		all = append(all, *h)
+	}
+	slices.SortFunc(all, func(a, b hung) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.method, b.method)) })
+	return all
+}
