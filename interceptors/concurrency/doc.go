@@ -49,7 +49,7 @@
 // # Priorities
 //
 // With priority_metadata, a call may say how much it matters: see [Priority]. That
-// counts only from callers whom [WithTrusted] trusts, by default from nobody.
+// counts only from callers who are trusted ([WithCallers]), by default from nobody.
 //
 // # The refusal
 //

@@ -1,11 +1,11 @@
 package concurrency
 
 import (
-	"context"
 	"fmt"
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -13,7 +13,7 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	trusted func(context.Context) bool
+	callers *caller.Callers
 	observe func(*interceptors.CallMeta, Result)
 	methods methods
 }
@@ -21,10 +21,7 @@ type Limiter struct {
 // New makes a limiter that has learned nothing: the limits are in the policy. The
 // error names every option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	l := &Limiter{
-		trusted: func(context.Context) bool { return false },
-		observe: func(*interceptors.CallMeta, Result) {},
-	}
+	l := &Limiter{observe: func(*interceptors.CallMeta, Result) {}}
 	for _, opt := range opts {
 		opt(l)
 	}

@@ -1,19 +1,19 @@
 package concurrency
 
 import (
-	"context"
 	"errors"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Option changes what [New] makes.
 type Option func(*Limiter)
 
-// WithTrusted declares whose priorities count. It is called once for each call that
-// has one, concurrently, and may panic like a handler. Default: nobody's.
-func WithTrusted(trusted func(context.Context) bool) Option {
-	return func(l *Limiter) { l.trusted = trusted }
+// WithCallers says whose priorities count: those of callers who are trusted. Default:
+// nobody's.
+func WithCallers(callers *caller.Callers) Option {
+	return func(l *Limiter) { l.callers = callers }
 }
 
 // WithObserver has observe called with what becomes of each call of a method that has
@@ -23,12 +23,8 @@ func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
 }
 
 func (l *Limiter) check() error {
-	var errs []error
-	if l.trusted == nil {
-		errs = append(errs, errors.New("WithTrusted(nil): leave the option out to trust nobody"))
-	}
 	if l.observe == nil {
-		errs = append(errs, errors.New("WithObserver(nil): leave the option out for no observer"))
+		return errors.New("WithObserver(nil): leave the option out for no observer")
 	}
-	return errors.Join(errs...)
+	return nil
 }

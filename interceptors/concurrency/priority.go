@@ -48,7 +48,7 @@ func (p *part) priorityOf(ctx context.Context) (Priority, error) {
 	switch {
 	case value == "" && err == nil:
 		return Critical, nil
-	case !p.trusted(ctx):
+	case !p.callers.Trusted(ctx):
 		p.method.ignored.Add(1)
 		return Critical, nil
 	case err != nil:

@@ -23,7 +23,7 @@
 //
 // What else a rule may say:
 //   - cost: a call takes so many places. cost_metadata lets a trusted peer say how
-//     many ([WithTrustedPrefixes]); a client is trusted by itself.
+//     many ([WithCallers]); a client is trusted by itself.
 //   - wait: instead of being refused, a call waits its turn, in the order of
 //     arrival, if its deadline leaves the time (one minute without a deadline).
 //   - refund: calls that failed, or succeeded ([WithSuccess]), are given back, as
@@ -42,9 +42,9 @@
 // A limit counts all callers of its method together, or each by itself, by
 //   - peer: the network address without the port, an IPv6 address by its /64.
 //     Of a trusted proxy it is the first address in x-forwarded-for, from the
-//     right, that is not trusted ([WithTrustedPrefixes]); nobody else is believed;
-//   - identity: what [WithIdentity] or [WithIdentityMetadata] declare, on the
-//     server otherwise the names in the peer's verified certificate;
+//     right, that is not trusted ([WithCallers]);
+//   - identity: what [WithCallers] declares, on the server otherwise that of the
+//     peer's verified certificate;
 //   - metadata: the value of a key, incoming on the server, outgoing on the client. Several
 //     values, or one of more than 8 KiB, are refused with INVALID_ARGUMENT, as handlers
 //     read different ones of them ([interceptors.MetadataValue]);
@@ -133,7 +133,7 @@
 //	requestPropertyName      FromContext
 //	keyGenerator             key of the rule, or WithKey
 //	ipv6Subnet               key.peer.ipv6_prefix of the rule
-//	trust proxy (Express)    WithTrustedPrefixes
+//	trust proxy (Express)    caller.WithTrustedPrefixes
 //	skip                     WithSkip, or disabled in the policy of a method
 //	skipFailedRequests       refund: REFUND_FAILED
 //	skipSuccessfulRequests   refund: REFUND_SUCCEEDED

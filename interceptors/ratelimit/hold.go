@@ -199,7 +199,7 @@ func (p *part) keyOf(counts string) (of finder, ok bool) {
 		return nil, true
 	case counts == "peer": // who calls for others says for whom
 		return func(ctx context.Context, _ any) (key, error) {
-			return seeds.hashAll(interceptors.MetadataValues(ctx, interceptors.Client, forwardedKey)), nil
+			return seeds.hashAll(interceptors.MetadataValues(ctx, interceptors.Client, "x-forwarded-for")), nil
 		}, true
 	case what == "metadata":
 		return metadataKey(seeds, interceptors.Client, name), true

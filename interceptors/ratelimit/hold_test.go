@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
@@ -49,7 +50,7 @@ func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option
 // A client that was refused sends no such call before the time told, and others as
 // before: those that the server counts apart.
 func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
-	identity := ratelimit.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), true })
+	identity := callers(caller.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), true }))
 	for _, test := range []struct {
 		name        string
 		key         *policyv1.RateLimitKey
@@ -60,7 +61,7 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 		{name: "all", other: true, held: true, same: true},
 		{name: "peer", key: byPeer(), other: true, held: true, same: true},
 		{name: "metadata", key: byMetadata("id"), same: true},
-		{name: "identity by metadata", key: byIdentity(), server: []ratelimit.Option{ratelimit.WithIdentityMetadata("id")}, same: true},
+		{name: "identity by metadata", key: byIdentity(), server: []ratelimit.Option{callers(caller.WithIdentityMetadata("id"))}, same: true},
 		{name: "identity by a function", key: byIdentity(), server: []ratelimit.Option{identity}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

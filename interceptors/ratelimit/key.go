@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -109,11 +110,12 @@ func (l *Limiter) keyBy(k *keyer, meta *interceptors.CallMeta, by *policyv1.Rate
 		l.keyByPeer(k, meta.Side, by.Peer)
 	case *policyv1.RateLimitKey_Identity:
 		k.by, k.absent = "identity", "identity"
-		k.of = l.identityKey(seeds, meta.Side)
-		if l.options.identity != nil {
-			k.seen = "function"
-		} else if name := l.options.identityKey; name != nil {
-			k.seen, k.absent = "metadata "+*name, fmt.Sprintf("metadata %q", *name)
+		k.of = identityKey(seeds, l.options.callers, meta.Side)
+		if l.options.callers.Declares() {
+			k.seen = l.options.callers.Source()
+		}
+		if name, ok := strings.CutPrefix(k.seen, "metadata "); ok {
+			k.absent = fmt.Sprintf("metadata %q", name)
 		}
 	case *policyv1.RateLimitKey_Metadata:
 		k.by, k.absent = "metadata "+by.Metadata, fmt.Sprintf("metadata %q", by.Metadata)
@@ -136,9 +138,9 @@ func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerK
 	k.of, k.open = l.peerKey(seeds, bits)
 	k.named = func(value string) (key, error) {
 		if prefix, err := netip.ParsePrefix(value); err == nil {
-			return seeds.hashAddr(network(plain(prefix.Addr()), bits)), nil
+			return seeds.hashAddr(network(prefix.Addr().Unmap().WithZone(""), bits)), nil
 		}
-		if addr, err := parseForwarded(value); err == nil {
+		if addr, err := caller.ParseAddress(value); err == nil {
 			return seeds.hashAddr(network(addr, bits)), nil
 		}
 		return seeds.hash(value), nil
@@ -148,13 +150,13 @@ func (l *Limiter) keyByPeer(k *keyer, side interceptors.Side, by *policyv1.PeerK
 // peerKey finds the caller's network address, and shows it. It finds nothing where the
 // peer is not known.
 func (l *Limiter) peerKey(seeds *seeds, bits int) (of finder, open func(context.Context) string) {
-	trusted := l.options.trusted
+	callers := l.options.callers
 	of = func(ctx context.Context, _ any) (key, error) {
 		p, ok := peer.FromContext(ctx)
 		if !ok || p.Addr == nil {
 			return key{}, nil
 		}
-		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+		if addr, ok := callers.Address(ctx); ok {
 			return seeds.hashAddr(network(addr, bits)), nil
 		}
 		return seeds.hash(p.Addr.String()), nil // no IP address, such as a socket's path
@@ -164,7 +166,7 @@ func (l *Limiter) peerKey(seeds *seeds, bits int) (of finder, open func(context.
 		if !ok || p.Addr == nil {
 			return ""
 		}
-		if addr, ok := trusted.caller(ctx, p.Addr); ok {
+		if addr, ok := callers.Address(ctx); ok {
 			return name(network(addr, bits))
 		}
 		return p.Addr.String()
@@ -194,40 +196,21 @@ func (s *seeds) hashAddr(network netip.Prefix) key {
 	return s.hashBytes(bytes[:])
 }
 
-func (l *Limiter) identityKey(seeds *seeds, side interceptors.Side) finder {
-	switch {
-	case l.options.identity != nil:
-		return func(ctx context.Context, _ any) (key, error) {
-			if identity, ok := l.options.identity(ctx); ok {
-				return seeds.hash(identity), nil
-			}
-			return key{}, nil
+// identityKey is nil on a client whose options declare no identity.
+func identityKey(seeds *seeds, callers *caller.Callers, side interceptors.Side) finder {
+	identity := callers.Incoming
+	if side == interceptors.Client {
+		if identity = callers.Outgoing; !callers.Declares() {
+			return nil
 		}
-	case l.options.identityKey != nil:
-		return metadataKey(seeds, side, *l.options.identityKey)
-	case side == interceptors.Server:
-		return func(ctx context.Context, _ any) (key, error) { return seeds.hashPeerNames(ctx), nil }
-	default:
-		return nil
 	}
-}
-
-// hashPeerNames takes what a verified certificate calls the peer, which stays when
-// the certificate is renewed: its SPIFFE id, or else its names.
-func (s *seeds) hashPeerNames(ctx context.Context) key {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return key{}
+	return func(ctx context.Context, _ any) (key, error) {
+		value, err := identity(ctx)
+		if value == "" || err != nil {
+			return key{}, err
+		}
+		return seeds.hash(value), nil
 	}
-	tls, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(tls.State.VerifiedChains) == 0 {
-		return key{}
-	}
-	if tls.SPIFFEID != nil {
-		return s.hash(tls.SPIFFEID.String())
-	}
-	leaf := tls.State.PeerCertificates[0]
-	return s.hashAll(leaf.DNSNames).of(s.hashBytes(leaf.RawSubject))
 }
 
 func metadataKey(seeds *seeds, side interceptors.Side, name string) finder {

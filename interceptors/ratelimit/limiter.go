@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -38,6 +39,9 @@ func New(opts ...Option) (*Limiter, error) {
 	o := options{maxKeys: defaultMaxKeys, holdBack: defaultHoldBack}
 	for _, option := range opts {
 		option(&o)
+	}
+	if o.callers == nil {
+		o.callers = new(caller.Callers) // unlike nil, it keeps the identities of certificates
 	}
 	if o.log == nil {
 		o.log = slog.Default()

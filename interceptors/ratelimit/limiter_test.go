@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -312,12 +312,12 @@ func TestObserverIsTold(t *testing.T) {
 // X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.
 func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 	bad := true
-	l := newLimiter(t, ratelimit.WithIdentity(func(context.Context) (string, bool) {
+	l := newLimiter(t, callers(caller.WithIdentity(func(context.Context) (string, bool) {
 		if bad {
 			panic("no identity today")
 		}
 		return "u", true
-	}))
+	})))
 	p := policies(t, limit("all", 5, nil), limit("each", 5, byIdentity()))
 	for range 100 {
 		func() {
@@ -331,15 +331,11 @@ func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 
 func TestNewRefusesBadOptions(t *testing.T) {
 	never := func(context.Context, any) bool { return false }
-	identity := ratelimit.WithIdentity(func(context.Context) (string, bool) { return "", false })
 	for _, test := range []struct {
 		opts []ratelimit.Option
 		says string
 	}{
 		{[]ratelimit.Option{ratelimit.WithMaxKeys(1)}, "ratelimit: WithMaxKeys: 1 keys: give 64 to 268435456"},
-		{[]ratelimit.Option{identity, ratelimit.WithIdentityMetadata("user")}, "ratelimit: WithIdentity and WithIdentityMetadata are both given: choose one"},
-		{[]ratelimit.Option{ratelimit.WithIdentityMetadata("User")}, `ratelimit: WithIdentityMetadata: "User" is not a metadata key: write lower case letters, digits and _-. only`},
-		{[]ratelimit.Option{ratelimit.WithTrustedPrefixes(netip.Prefix{})}, "ratelimit: WithTrustedPrefixes: invalid Prefix is no network: write one such as 10.0.0.0/8 or fd00::/8"},
 		{[]ratelimit.Option{ratelimit.WithHoldBack(-time.Second)}, "ratelimit: WithHoldBack: -1s: write a duration from 0 on; 0 turns it off"},
 		{[]ratelimit.Option{ratelimit.WithKey("one", nil)}, `ratelimit: WithKey("one"): the function is nil: leave the option out`},
 		{[]ratelimit.Option{ratelimit.WithSkip("one", never), ratelimit.WithSkip("two", never), ratelimit.WithSkip("one", never)}, `ratelimit: WithSkip("one") is given twice: leave one out`},

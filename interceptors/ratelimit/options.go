@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -20,20 +19,18 @@ const minSecret = 16
 type Option func(*options)
 
 type options struct {
-	maxKeys     int
-	trusted     trust
-	holdBack    time.Duration
-	fields      bool
-	rules       map[string]*functions // by the name of the limit
-	given       []string              // options of rules, by name and limit
-	errs        []error
-	identity    func(context.Context) (string, bool)
-	identityKey *string
-	observe     func(*interceptors.CallMeta, string, Result)
-	store       Store
-	secret      *string
-	share       func() float64
-	log         *slog.Logger
+	maxKeys  int
+	callers  *caller.Callers
+	holdBack time.Duration
+	fields   bool
+	rules    map[string]*functions // by the name of the limit
+	given    []string              // options of rules, by name and limit
+	errs     []error
+	observe  func(*interceptors.CallMeta, string, Result)
+	store    Store
+	secret   *string
+	share    func() float64
+	log      *slog.Logger
 }
 
 // WithMaxKeys bounds for how many keys the counts are kept: 64 to 268,435,456, by
@@ -42,26 +39,11 @@ func WithMaxKeys(n int) Option {
 	return func(o *options) { o.maxKeys = n }
 }
 
-// WithIdentity declares who makes a call, for limits by identity. Calls for which
-// it reports false share one bucket. It is called once per call and limit,
-// concurrently, and may panic like a handler.
-func WithIdentity(identity func(context.Context) (string, bool)) Option {
-	return func(o *options) { o.identity = identity }
-}
-
-// WithIdentityMetadata declares that a caller is who the value of a metadata key, of which
-// there may be one, says: of the incoming metadata on the server, where that is only as true as
-// whoever sets it, of the outgoing on the client.
-func WithIdentityMetadata(key string) Option {
-	return func(o *options) { o.identityKey = &key }
-}
-
-// WithTrustedPrefixes declares from which networks peers are believed: the proxies
-// whose x-forwarded-for says who calls, and the peers whose cost_metadata counts. An
-// address in x-forwarded-for counts if all to the right of it, and the peer, are in
-// one of prefixes. Default: nobody is believed.
-func WithTrustedPrefixes(prefixes ...netip.Prefix) Option {
-	return func(o *options) { o.trusted = append(o.trusted, prefixes...) }
+// WithCallers says who calls, for limits by identity and by peer, and whose cost_metadata
+// counts. Callers without an identity share one bucket. Default: the identity is that of the
+// verified certificate, the address that of the peer, and nobody is trusted.
+func WithCallers(callers *caller.Callers) Option {
+	return func(o *options) { o.callers = callers }
 }
 
 // WithStore counts in store the calls that limits with store RATE_LIMIT_STORE_SHARED
@@ -176,17 +158,6 @@ func (o *options) check() error {
 	errs := o.errs
 	if o.maxKeys < minMaxKeys || o.maxKeys > maxMaxKeys {
 		errs = append(errs, fmt.Errorf("WithMaxKeys: %d keys: give %d to %d", o.maxKeys, minMaxKeys, maxMaxKeys))
-	}
-	if o.identity != nil && o.identityKey != nil {
-		errs = append(errs, errors.New("WithIdentity and WithIdentityMetadata are both given: choose one"))
-	}
-	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
-		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
-	}
-	for _, prefix := range o.trusted {
-		if !prefix.IsValid() || prefix.Addr().Is4In6() {
-			errs = append(errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix))
-		}
 	}
 	if o.secret != nil && len(*o.secret) < minSecret {
 		errs = append(errs, fmt.Errorf("WithSecret: %d bytes: give %d or more, such as by `openssl rand -hex 16`", len(*o.secret), minSecret))

@@ -102,7 +102,7 @@ func (r *registry) all() []*part {
 
 // Standing tells where a key stands at a limit of a method that was called before,
 // and charges nothing. The key is written as the policy counts: an address or
-// network, an identity as [WithIdentity] gives it or a SPIFFE id, the value of the
+// network, an identity as package caller writes it, the value of the
 // metadata key or of the request field, what [WithKey] gives; "" is that of all who
 // have none. An unknown method or limit, a key that cannot be written down, and what
 // the store says that counts are errors.

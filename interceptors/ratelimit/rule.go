@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -28,7 +29,7 @@ type rule struct {
 	sharing    *sharing // nil unless this process ever enforces its share alone
 	onFailure  policyv1.StoreFailure
 	costKey    string // metadata key, or ""
-	trusted    trust
+	callers    *caller.Callers
 	quota      *anypb.Any // what a refusal tells of the limit
 	counts     *counts
 	functions
@@ -58,7 +59,7 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 		perMessage: policy.GetPerMessage(),
 		onFailure:  policy.GetOnStoreFailure(),
 		costKey:    policy.GetCostMetadata(),
-		trusted:    l.options.trusted,
+		callers:    l.options.callers,
 		counts:     l.limits.countsOf(meta, policy.GetName()),
 	}
 	l.place(&r, policy.GetStore(), share)
@@ -118,7 +119,7 @@ func (r *rule) own(ctx context.Context, req any) (*terms, error) {
 // declared is the cost that metadata names, if a trusted peer has sent it: a whole
 // number from 1 on. A client trusts its own.
 func (r *rule) declared(ctx context.Context) (cost uint64, ok bool, err error) {
-	if r.costKey == "" || r.meta.Side == interceptors.Server && !r.trusted.peer(ctx) {
+	if r.costKey == "" || r.meta.Side == interceptors.Server && !r.callers.Trusted(ctx) {
 		return 0, false, nil
 	}
 	value, err := interceptors.MetadataValue(ctx, r.meta.Side, r.costKey)

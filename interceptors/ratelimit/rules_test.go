@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -297,7 +298,7 @@ func TestCostFromMetadataCountsFromTrustedPeersOnly(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			rule := limit("one", 10, nil)
 			rule.Cost, rule.CostMetadata = proto.Uint64(2), proto.String("cost")
-			l := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8")))
+			l := newLimiter(t, callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8"))))
 			want(t, "admitted", admitted(t, l, policies(t, rule), test.ctx, nil, 20), test.want)
 		})
 	}

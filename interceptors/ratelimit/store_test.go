@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -170,7 +171,7 @@ func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
 		m := newMemory()
 		rule := shared("one", 60, byMetadata("id"))
 		rule.CostMetadata = proto.String("cost")
-		l, p := newLimiter(t, ratelimit.WithStore(m), ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8"))), policies(t, rule)
+		l, p := newLimiter(t, ratelimit.WithStore(m), callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8")))), policies(t, rule)
 		call := func(cost string) bool {
 			ctx := metadata.NewIncomingContext(tcp("10.0.0.1:1"), metadata.Pairs("id", "a", "cost", cost))
 			return handle(l, p, ctx, nil) == nil
