@@ -153,7 +153,7 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 	for key := range m.full {
 		want(t, "shows the caller", strings.Contains(string(key[:]), "hunter2"), false)
 	}
-	near := l.Stats().Near
+	near := l.Stats().HotKeys
 	want(t, "near the limit", len(near) == 1 && near[0].Used > 0.9 && near[0].Remaining == 0, true)
 	for key := range m.full {
 		want(t, "shows a key of the store", strings.Contains(fmt.Sprintf("%x", key), strings.TrimPrefix(near[0].Key, "#")), false)
@@ -241,7 +241,7 @@ func TestAClosedLimitSaysWhy(t *testing.T) {
 	err := handle(l, policies(t, rule), context.Background(), nil)
 	s := status.Convert(err)
 	want(t, "code", s.Code(), codes.ResourceExhausted)
-	if !strings.HasPrefix(s.Message(), `rate limit "one" admits nothing while its shared store is away: try again in 1`) {
+	if !strings.HasPrefix(s.Message(), `rate limit "one" admits nothing while its external store is unavailable: try again in 1`) {
 		t.Errorf("message: %s", s.Message())
 	}
 	retry, _ := details(t, s)
@@ -365,7 +365,7 @@ func TestStandingInTheStore(t *testing.T) {
 			return nil, nil
 		})
 		want(t, "error", err, nil)
-		want(t, "rules", l.Stats().Limits[0].Rules, "shared")
+		want(t, "rules", l.Stats().Limits[0].Rules, "external")
 		admitted(t, l, p, context.Background(), nil, 2)
 	})
 }

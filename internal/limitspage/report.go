@@ -35,7 +35,7 @@ func report(name string, s ratelimit.Stats) Limiter {
 			Refused: one.Refused, Shadowed: one.Shadowed,
 		})
 	}
-	for _, one := range s.Near {
+	for _, one := range s.HotKeys {
 		r.Near = append(r.Near, Near{
 			ID:  ID{methodName(one.Method), one.Side, one.Name},
 			Key: one.Key, Used: math.Round(one.Used*1000) / 1000, Remaining: one.Remaining,

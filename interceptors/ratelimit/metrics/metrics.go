@@ -124,7 +124,7 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 			continue
 		}
 		kept += stats.Keys
-		for _, n := range stats.Near {
+		for _, n := range stats.HotKeys {
 			nears[labelsOf(n)]++
 		}
 		now, before := countsOf(stats), c.seen[at]
@@ -138,7 +138,7 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 }
 
 // labelsOf cuts "/service/method", and leaves what Prometheus takes for text.
-func labelsOf(n ratelimit.NearStats) nearLabels {
+func labelsOf(n ratelimit.HotKeyStats) nearLabels {
 	text := strings.ToValidUTF8(strings.TrimPrefix(n.Method, "/"), "?")
 	l := nearLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
 	if i := strings.LastIndexByte(text, '/'); i >= 0 {
