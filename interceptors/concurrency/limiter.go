@@ -1,6 +1,7 @@
 package concurrency
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -18,8 +19,8 @@ type Limiter struct {
 	methods methods
 }
 
-// New makes a limiter that has learned nothing: the limits are in the policy. The
-// error names every option that is wrong.
+// New makes a limiter without state: the limits are in the policy. The error names the
+// option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
 	l := &Limiter{observe: func(*interceptors.CallMeta, Result) {}}
 	for _, opt := range opts {
@@ -37,8 +38,8 @@ func (l *Limiter) Place() interceptors.Place { return interceptors.Concurrency }
 // UnaryServer limits the handlers of one method that run at once, nil where the
 // policy does not.
 func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if p := l.newPart(meta, false); p != nil {
-		return p.unary
+	if m := newMethodLimit(l, meta, false); m != nil {
+		return m.unary
 	}
 	return nil
 }
@@ -46,8 +47,8 @@ func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInter
 // StreamServer limits the streams of one method that are open at once, nil where the
 // policy does not. The limit is its max, adaptive or not.
 func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if p := l.newPart(meta, true); p != nil {
-		return p.stream
+	if m := newMethodLimit(l, meta, true); m != nil {
+		return m.stream
 	}
 	return nil
 }
@@ -70,4 +71,25 @@ func (l *Limiter) alone(policies *interceptors.Policies) *interceptors.Chained {
 		panic(err)
 	}
 	return chain
+}
+
+// Option changes what [New] makes.
+type Option func(*Limiter)
+
+// WithCallers says whose priorities count: those of callers who are trusted. Default:
+// nobody's.
+func WithCallers(callers *caller.Callers) Option {
+	return func(l *Limiter) { l.callers = callers }
+}
+
+// WithObserver calls observe with the result of each call of a method that has a limit. It must be safe for concurrent use and quick.
+func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
+	return func(l *Limiter) { l.observe = observe }
+}
+
+func (l *Limiter) check() error {
+	if l.observe == nil {
+		return errors.New("WithObserver(nil): leave the option out for no observer")
+	}
+	return nil
 }
