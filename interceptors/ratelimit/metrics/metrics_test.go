@@ -128,15 +128,15 @@ func TestWhatBecomesOfSharedLimitsIsTold(t *testing.T) {
 		t.Errorf("of the calls are admitted %v, want %v", got, want)
 	}
 	want := `
-# HELP meshlite_ratelimit_fallbacks_total Calls at limits whose shared store was away, by what on_store_failure had the limit do.
+# HELP meshlite_ratelimit_fallbacks_total Calls at limits whose external store was unavailable, by what on_store_failure did instead.
 # TYPE meshlite_ratelimit_fallbacks_total counter
 meshlite_ratelimit_fallbacks_total{to="closed"} 8
 meshlite_ratelimit_fallbacks_total{to="open"} 7
 meshlite_ratelimit_fallbacks_total{to="share"} 9
-# HELP meshlite_ratelimit_remembered_refusals_total Refusals by limits that did not ask their shared store, as it had told until when.
+# HELP meshlite_ratelimit_remembered_refusals_total Refusals without asking the external store, as it had refused the key until a later time.
 # TYPE meshlite_ratelimit_remembered_refusals_total counter
 meshlite_ratelimit_remembered_refusals_total 5
-# HELP meshlite_ratelimit_store_errors_total Operations that the shared store has failed.
+# HELP meshlite_ratelimit_store_errors_total Operations of the external store that failed.
 # TYPE meshlite_ratelimit_store_errors_total counter
 meshlite_ratelimit_store_errors_total 24
 `
