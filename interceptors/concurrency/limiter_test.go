@@ -338,14 +338,14 @@ func TestMadeUpMethodsShareOneLimit(t *testing.T) {
 	want(t, "calls of the others", statsOf(t, l, "other").Admitted, 3001-1024)
 }
 
-func TestObserverIsToldOfEachCall(t *testing.T) {
-	var told []string
+func TestObserverGetsEachResult(t *testing.T) {
+	var results []string
 	l := newLimiter(t, concurrency.WithObserver(func(meta *interceptors.CallMeta, result concurrency.Result) {
-		told = append(told, meta.Method+" "+result.String())
+		results = append(results, meta.Method+" "+result.String())
 	}))
 	call := callOf(l, policies(t, static(1)), getSweet)
 	_ = call(t.Context(), func(ctx context.Context) error { return call(ctx, succeed) })
-	want(t, "results", strings.Join(told, ", "), "GetSweet admitted, GetSweet refused")
+	want(t, "results", strings.Join(results, ", "), "GetSweet admitted, GetSweet refused")
 	want(t, "a result of no name", concurrency.Result(7).String(), "result 7")
 }
 
@@ -356,8 +356,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// The figures tell what an adaptive limit goes by.
-func TestStatsTellOfTheLatency(t *testing.T) {
+// The figures show what an adaptive limit goes by.
+func TestStatsHaveTheLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 100), newBackend(1, 50, 10*ms))
 		s.load(1000, 5*time.Second)

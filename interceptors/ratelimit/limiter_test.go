@@ -55,7 +55,7 @@ func TestLimitOfTheContractIsKept(t *testing.T) {
 // L5: A refusal carries RESOURCE_EXHAUSTED, RetryInfo, QuotaFailure and exactly
 // one grpc-retry-pushback-ms, also with two limiters stacked (grpc-go takes two as "never retry").
 // L6: RetryInfo is never below the true wait, and is jittered upward.
-func TestRefusalTellsLimitAndWait(t *testing.T) {
+func TestRefusalNamesLimitAndWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := policies(t, limit("secretive", 2, byMetadata("token")))
 		conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(
@@ -79,7 +79,7 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 		retry, quota := details(t, s)
 		wait := retry.GetRetryDelay().AsDuration()
 		if wait < 30*time.Second || wait > 33*time.Second+time.Millisecond {
-			t.Errorf("told to wait %v, want 30s and up to a tenth more", wait)
+			t.Errorf("reported: to wait %v, want 30s and up to a tenth more", wait)
 		}
 		violation := quota.GetViolations()[0]
 		want(t, "violation", violation.GetSubject()+": "+violation.GetDescription(), "limit:secretive: 2 per 1m0s by metadata token")
@@ -88,7 +88,7 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 		want(t, "pushback", pushback[0], strconv.FormatInt(wait.Milliseconds(), 10))
 		time.Sleep(wait)
 		if _, err := call(); err != nil {
-			t.Errorf("after the time told: %v", err)
+			t.Errorf("after the retry delay: %v", err)
 		}
 	})
 }
@@ -184,7 +184,7 @@ func TestRefusedCallCostsNothingOnOtherLimits(t *testing.T) {
 	want(t, "nobody else", admitted(t, l, p, from("id", "third"), nil, 100), 0)
 	err := handle(l, p, from("id", "abuser"), nil)
 	if message := status.Convert(err).Message(); !strings.HasPrefix(message, `rate limit "slow"`) {
-		t.Errorf("refused by both, told: %s", message)
+		t.Errorf("refused by both: %s", message)
 	}
 	want(t, "refused", l.Stats().Refused, 296)
 	want(t, "admitted", l.Stats().Admitted, 5)
@@ -298,15 +298,15 @@ func TestClientKeepsToItsQuota(t *testing.T) {
 	}
 }
 
-// The observer is told every limit that admits a call, and the one that refuses it.
-func TestObserverIsTold(t *testing.T) {
-	var told []string
+// The observer gets every limit that admits a call, and the one that refuses it.
+func TestObserverGetsEachLimit(t *testing.T) {
+	var results []string
 	l := newLimiter(t, ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
-		told = append(told, meta.Method+" "+limit+" "+result.String())
+		results = append(results, meta.Method+" "+limit+" "+result.String())
 	}))
 	p := policies(t, limit("a", 5, nil), limit("b", 1, nil))
 	admitted(t, l, p, context.Background(), nil, 2)
-	want(t, "told", strings.Join(told, ", "), "Browse a admitted, Browse b admitted, Browse b refused")
+	want(t, "results", strings.Join(results, ", "), "Browse a admitted, Browse b admitted, Browse b refused")
 }
 
 // X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.

@@ -12,8 +12,8 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
-// Who listens to a call is told the limit that decided, not all that it met.
-func TestTheOutcomeTellsTheLimitThatDecided(t *testing.T) {
+// Who observes a call gets the limit that decided, not all that it met.
+func TestTheOutcomeHasTheLimitThatDecided(t *testing.T) {
 	shadowed := limit("trial", 1, nil)
 	shadowed.Shadow = proto.Bool(true)
 	l, p := newLimiter(t), policies(t, limit("first", 5, nil), shadowed, limit("last", 2, nil))
@@ -21,11 +21,11 @@ func TestTheOutcomeTellsTheLimitThatDecided(t *testing.T) {
 		ctx, outcome := interceptors.Listen(t.Context(), interceptors.Server, browse)
 		_ = handle(l, p, ctx, nil)
 		limit, verdict := outcome.Limit()
-		want(t, "told", limit+" "+verdict, says)
+		want(t, "reported", limit+" "+verdict, says)
 	}
 }
 
-func TestTheOutcomeTellsOfACallThatIsHeldBack(t *testing.T) {
+func TestTheOutcomeHasACallThatIsHeldBack(t *testing.T) {
 	conn := dial(t,
 		[]grpc.ServerOption{grpc.UnaryInterceptor(newLimiter(t).UnaryServerInterceptor(policies(t, limit("all", 1, nil))))},
 		[]grpc.DialOption{grpc.WithUnaryInterceptor(newLimiter(t).UnaryClientInterceptor(policies(t)))})
@@ -33,6 +33,6 @@ func TestTheOutcomeTellsOfACallThatIsHeldBack(t *testing.T) {
 		ctx, outcome := interceptors.Listen(attempt.NewContext(context.Background(), attempt.New()), interceptors.Client, browse)
 		_, _ = storefrontv1.NewStorefrontServiceClient(conn).Browse(ctx, &storefrontv1.BrowseRequest{})
 		limit, verdict := outcome.Limit()
-		want(t, "told", limit+" "+verdict, says)
+		want(t, "reported", limit+" "+verdict, says)
 	}
 }

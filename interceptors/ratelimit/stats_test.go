@@ -19,8 +19,8 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
-// The figures tell the limits and who is near one, ten at most, and no secret.
-func TestStatsTellWhoIsNearALimit(t *testing.T) {
+// The figures show the limits and who is near one, ten at most, and no secret.
+func TestStatsHaveTheHotKeys(t *testing.T) {
 	rich := limit("token", 10, byMetadata("token"))
 	rich.Cost, rich.Refund, rich.WarmUp = proto.Uint64(2), policyv1.Refund_REFUND_FAILED, proto.String("0s")
 	l, p := newLimiter(t), policies(t, limit("address", 5, byPeer()), rich, limit("all", 1e6, nil))

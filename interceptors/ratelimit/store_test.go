@@ -164,7 +164,7 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 	}
 }
 
-// Until the time told a caller who is over the limit costs the store nothing, whatever
+// Until the retry delay a caller who is over the limit costs the store nothing, whatever
 // it costs, and a call that costs less is asked for when it may be admitted.
 func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 	}
 }
 
-// Who is refused because the store is away is told so, and where it stands is not.
+// Who is refused because the store is away gets that as the reason, and no standing.
 func TestAClosedLimitSaysWhy(t *testing.T) {
 	m := newMemory()
 	m.away = true
@@ -245,7 +245,7 @@ func TestAClosedLimitSaysWhy(t *testing.T) {
 		t.Errorf("message: %s", s.Message())
 	}
 	retry, _ := details(t, s)
-	want(t, "told a wait of a second", retry.GetRetryDelay().AsDuration() >= time.Second, true)
+	want(t, "reported: a wait of a second", retry.GetRetryDelay().AsDuration() >= time.Second, true)
 	_, standing := l.Standing(browse, "one", "")
 	want(t, "standing", standing, errAway)
 	rule.Shadow = proto.Bool(true)
@@ -352,13 +352,13 @@ func TestShadowInTheStore(t *testing.T) {
 	want(t, "would refuse", l.Stats().Shadowed, 4)
 }
 
-// The handler is told where its caller stands in the store.
+// The handler has the standing of its caller in the store.
 func TestStandingInTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, p := newLimiter(t, ratelimit.WithStore(newMemory())), policies(t, shared("one", 60, nil), limit("two", 6, nil))
 		_, err := l.UnaryServer(p.Call(interceptors.Server, browse))(context.Background(), nil, nil, func(ctx context.Context, _ any) (any, error) {
 			all, ok := ratelimit.FromContext(ctx)
-			want(t, "told", ok && len(all) == 2, true)
+			want(t, "reported", ok && len(all) == 2, true)
 			want(t, "in the store", all[0].Remaining, 59)
 			want(t, "reset", all[0].Reset, time.Second)
 			want(t, "here", all[1].Remaining, 5)
