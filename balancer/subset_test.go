@@ -82,3 +82,27 @@ func TestSubsetSaysWhenToAskAgain(t *testing.T) {
 		})
 	}
 }
+
+// One that is new, long after the channel has begun, has 10 s to connect, and again when
+// it is listed anew.
+func TestANewMemberHasItsTimeToConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := balancertest.New(t, leastrequest.Name)
+		defer c.Policy.Close()
+		all := balancertest.Instances(balancertest.Equal(8)...)
+		c.ReadyInstances("{}", all[1:]...)
+		for range 2 {
+			time.Sleep(time.Hour)
+			if err := c.UpdateInstances("{}", all...); err != nil {
+				t.Fatal(err)
+			}
+			if chosen, again := subsetOf(c); !slices.Equal(chosen, []int{0, 1, 2, 3, 4}) || again != 10*time.Second {
+				t.Errorf("chosen are %v, again after %v: want the new one among the first five, for 10 s", chosen, again)
+			}
+			time.Sleep(9 * time.Second)
+			if err := c.UpdateInstances("{}", all[1:]...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
