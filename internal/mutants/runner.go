@@ -57,14 +57,17 @@ func (r *runner) test(pkg string, m *mutant) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer os.RemoveAll(filepath.Dir(program))
 	by := r.run(pkg, program)
 	if by == "" || r.sound[pkg] {
 		return by, nil
 	}
-	if program, err = r.build(pkg, nil); err != nil {
+	unchanged, err := r.build(pkg, nil)
+	if err != nil {
 		return "", fmt.Errorf("%s: the tests do not compile without a mutant", pkg)
 	}
-	if fails := r.run(pkg, program); fails != "" {
+	defer os.RemoveAll(filepath.Dir(unchanged))
+	if fails := r.run(pkg, unchanged); fails != "" {
 		return "", fmt.Errorf("%s: %s fails without a mutant, too", pkg, fails)
 	}
 	r.sound[pkg] = true
@@ -73,8 +76,12 @@ func (r *runner) test(pkg string, m *mutant) (string, error) {
 
 // build returns the test binary of a package in which m, if any, replaces its file.
 func (r *runner) build(pkg string, m *mutant) (string, error) {
-	program := filepath.Join(r.dir, "mutant.test")
-	args := []string{"test", "-c", "-vet=off", "-o", program}
+	// In a folder of its own it gets the name that go test gives it, which tests may read.
+	folder, err := os.MkdirTemp(r.dir, "tests")
+	if err != nil {
+		return "", err
+	}
+	args := []string{"test", "-c", "-vet=off", "-o", folder + string(filepath.Separator)}
 	if m != nil {
 		changed, overlay := filepath.Join(r.dir, "mutant.go"), filepath.Join(r.dir, "overlay.json")
 		text, err := json.Marshal(map[string]map[string]string{"Replace": {m.file: changed}})
@@ -88,7 +95,11 @@ func (r *runner) build(pkg string, m *mutant) (string, error) {
 	if err := build.Run(); err != nil {
 		return "", errNotCompiled
 	}
-	return program, nil
+	built, err := filepath.Glob(filepath.Join(folder, "*.test"))
+	if err != nil || len(built) != 1 {
+		return "", fmt.Errorf("%s has no tests: leave it out", pkg)
+	}
+	return built[0], nil
 }
 
 // run returns what fails first, "" if nothing does.
