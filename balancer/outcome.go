@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // outcome is what the end of an attempt tells of its endpoint.
@@ -64,7 +65,7 @@ func endOf(info balancer.DoneInfo) (end attempt.End) {
 	if isAnswer(info) {
 		end |= attempt.Answer
 	}
-	if len(info.Trailer[attempt.UnhandledKey]) > 0 {
+	if len(info.Trailer[wire.UnhandledKey]) > 0 {
 		end |= attempt.Unhandled
 	}
 	return end
@@ -81,7 +82,7 @@ func (o outcome) works() bool { return o == answered || o == refused }
 // it runs as many as it can.
 func isFull(err error) bool {
 	for _, detail := range status.Convert(err).Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == attempt.ErrorDomain && info.GetReason() == attempt.ReasonOverloaded {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == wire.ErrorDomain && info.GetReason() == wire.ReasonOverloaded {
 			return true
 		}
 	}

@@ -123,7 +123,7 @@ const (
 	Sent                      // a stream was opened
 	Received                  // bytes have come from the server
 	Answer                    // the server's answer is an error in gRPC's form
-	Unhandled                 // the server says that no handler ran: see [UnhandledKey]
+	Unhandled                 // the server says that no handler ran
 )
 
 // Ended records how the attempt ended. Pickers call it before the call returns.
@@ -182,15 +182,3 @@ func FromContext(ctx context.Context) *Record {
 	r, _ := ctx.Value(contextKey{}).(*Record)
 	return r
 }
-
-// UnhandledKey is the trailer by which a server says that no handler ran, so that any call
-// may be tried on another instance: "service" if it has nothing of the service, "method" if
-// it lacks the method alone, "limit" if a limit of the instance has refused the call.
-const UnhandledKey = "meshlite-unhandled"
-
-// The google.rpc.ErrorInfo by which a server that answers UNAVAILABLE says that it
-// works and is full, so that nobody takes it for broken.
-const (
-	ErrorDomain      = "meshlite"
-	ReasonOverloaded = "OVERLOADED"
-)

@@ -42,17 +42,3 @@ func (i *Instance) Term() uint64 {
 	}
 	return i.Refusals.term.Load()
 }
-
-// The dimensions in the google.rpc.QuotaFailure of a refusal by a rate limit of this
-// module.
-const (
-	// QuotaKey is by what the limit counts, so that a client knows which calls count
-	// together.
-	QuotaKey = "key"
-	// QuotaScope is whose limit it is, so that a client knows who else would refuse.
-	QuotaScope = "scope"
-	// ScopeInstance is that of the instance alone: another one may admit the call.
-	ScopeInstance = "instance"
-	// ScopeService is that of all instances together.
-	ScopeService = "service"
-)
