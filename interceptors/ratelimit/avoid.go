@@ -49,7 +49,7 @@ func (p *part) avoidance(ctx context.Context, req any, cc *grpc.ClientConn) *avo
 		found, _, err := a.kinds[i].key(ctx, req)
 		a.keys[i], a.broken[i] = found.of(a.at), err != nil
 	}
-	a.Held, a.All = a.held, a.all
+	a.For, a.Err = a.held, a.all
 	return a
 }
 
@@ -145,7 +145,7 @@ func (p *part) prepare(ctx context.Context, req any, cc *grpc.ClientConn, record
 		err := a.service()
 		if err == nil {
 			if record != nil {
-				record.Avoid(&a.Avoid)
+				record.SetAvoid(&a.Avoid)
 			}
 			return a, nil
 		}

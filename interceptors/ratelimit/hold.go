@@ -71,7 +71,7 @@ func (p *part) learn(ctx context.Context, req any, cc *grpc.ClientConn, record *
 	if asked.service {
 		whose = nil
 	} else {
-		picked.Refused()
+		picked.CountRefusal()
 	}
 	seeds, lasts := &p.table.seeds, min(asked.after, p.options.holdBack)
 	until := p.table.now() + int64(lasts)
@@ -94,7 +94,7 @@ func (s *seeds) hashInstance(i *attempt.Instance) key {
 		return key{}
 	}
 	names := [...]string{i.ID, i.Address}
-	term := i.Term()
+	term := i.Generation()
 	return s.hashAll(names[:]).of(key{term, term})
 }
 

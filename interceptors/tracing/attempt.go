@@ -33,7 +33,7 @@ func (m *method) attempt(ctx context.Context, name string, req, reply any, cc *g
 	if !sampled(ctx) {
 		return invoker(inject(ctx, m.propagators), name, req, reply, cc, opts...)
 	}
-	ctx, record := attempt.Of(ctx, attempt.Unary)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
 	var trailer metadata.MD
 	err = errPanic
@@ -52,7 +52,7 @@ func (m *method) openAttempt(ctx context.Context, desc *grpc.StreamDesc, cc *grp
 	if !sampled(ctx) {
 		return streamer(inject(ctx, m.propagators), desc, cc, name, opts...)
 	}
-	ctx, record := attempt.Of(ctx, attempt.Stream)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
 	return follow(inject(ctx, m.propagators), desc, cc, name, streamer, opts, func(err error) {
 		m.endAttempt(span, record, err)
