@@ -207,7 +207,7 @@ func TestCallThatEndsInTheWaitSaysWhy(t *testing.T) {
 				time.AfterFunc(time.Second, cancel)
 			}
 			err := b.call(ctx)
-			if status.Code(err) != code || len(b.starts) != 1 || !strings.Contains(err.Error(), "after Unavailable: Unavailable after 1 attempts") {
+			if status.Code(err) != code || len(b.starts) != 1 || !strings.Contains(err.Error(), "to try again after Unavailable: Unavailable") {
 				t.Errorf("%v after %d attempts, want %v with the error of the first", err, len(b.starts), code)
 			}
 		})
