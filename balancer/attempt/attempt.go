@@ -32,11 +32,12 @@ type Record struct {
 	first      *Record
 	latest     atomic.Pointer[Record] // of the first record only
 	kind       atomic.Uint32
-	candidates atomic.Int64
 	avoid      atomic.Pointer[Avoid]
 	picked     atomic.Pointer[Instance]
 	onResponse atomic.Pointer[func()]
-	end        atomic.Uint32
+	// pick holds the number of candidates and the end, which a pick resets: one atomic store
+	// instead of two.
+	pick atomic.Uint64
 }
 
 // New makes the record of a first attempt.
@@ -92,19 +93,23 @@ func (r *Record) SetAvoid(a *Avoid) { r.avoid.Store(a) }
 // Avoid is what pickers exclude, or nil.
 func (r *Record) Avoid() *Avoid { return r.avoid.Load() }
 
-// SetCandidates records among how many instances the picker picks. Pickers call it before
-// SetPicked.
-func (r *Record) SetCandidates(n int) { r.candidates.Store(int64(n)) }
+// endBits is the size of an [End] in Record.pick.
+const endBits = 8
+
+// SetCandidates records among how many instances the picker picks, and that the attempt has not
+// ended. Pickers call it before SetPicked.
+func (r *Record) SetCandidates(n int) { r.pick.Store(uint64(n) << endBits) }
 
 // HasUntried reports whether there is an instance without an attempt of the call, by the
 // candidates that the picker recorded.
-func (r *Record) HasUntried() bool { return int64(r.number) < r.candidates.Load() }
+func (r *Record) HasUntried() bool { return uint64(r.number) < r.pick.Load()>>endBits }
 
 // SetPicked records the picked instance. Pickers call it, more than once if gRPC picks again. It
 // drops the function of OnResponse, which belongs to the pick before.
 func (r *Record) SetPicked(i *Instance) {
-	r.onResponse.Store(nil)
-	r.end.Store(0)
+	if r.onResponse.Load() != nil {
+		r.onResponse.Store(nil)
+	}
 	r.picked.Store(i)
 }
 
@@ -137,10 +142,12 @@ const (
 )
 
 // SetEnd records how the attempt ended. Pickers call it before the call returns.
-func (r *Record) SetEnd(end End) { r.end.Store(uint32(end)) }
+func (r *Record) SetEnd(end End) {
+	r.pick.Store(r.pick.Load()>>endBits<<endBits | uint64(end))
+}
 
 // End is how the attempt ended; 0 before, and if the picker does not record it.
-func (r *Record) End() End { return End(r.end.Load()) }
+func (r *Record) End() End { return End(r.pick.Load() & (1<<endBits - 1)) }
 
 type contextKey struct{}
 
