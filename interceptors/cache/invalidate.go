@@ -124,8 +124,8 @@ func (i *invalidation) after(ctx context.Context, names []string, err error) {
 		codes.ResourceExhausted, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
 		return
 	}
-	// Whoever gives up has not undone what was changed.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellingTimeout)
+	// Whoever gives up has not undone what was changed. A store is given half of the time.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*tellingTimeout)
 	defer cancel()
 	if err := i.invalidate(ctx, names); err != nil {
 		i.options.log.WarnContext(ctx, "an invalidation was not told to other processes", "method", i.meta.FullMethod, "error", err)
