@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type store struct{}
 
 // bounded says that it bounds itself.
-type bounded struct{ store }
+type bounded struct{}
 
 func (bounded) Bounded() {}
 
