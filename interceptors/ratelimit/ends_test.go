@@ -28,6 +28,9 @@ func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 // slow is a store that answers nobody.
 type slow struct{ ratelimit.Store }
 
+// Bounded: it waits for as long as the call has.
+func (slow) Bounded() {}
+
 func (slow) Take(ctx context.Context, _ []ratelimit.Charge) ([]ratelimit.Taken, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()

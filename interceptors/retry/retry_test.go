@@ -303,3 +303,19 @@ func TestMethodsThatAreNotRetriedHaveNoPart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An observer that panics changes nothing: the call is retried, and the budget is right.
+func TestAnObserverMayPanic(t *testing.T) {
+	rule := attempts(3)
+	rule.AllowSideEffects = ptr(true)
+	r, err := retry.New(retry.WithObserver(func(*interceptors.CallMeta, retry.Attempt) { panic("no pencil") }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &backend{replies: []reply{failed(codes.Unavailable), failed(codes.Unavailable), {}}, interceptor: r.UnaryClient(meta(rule))}
+	synctest.Test(t, func(t *testing.T) {
+		if err := b.call(t.Context()); err != nil || len(b.starts) != 3 {
+			t.Errorf("%v after %d attempts, want none after 3", err, len(b.starts))
+		}
+	})
+}

@@ -52,7 +52,7 @@ func (m *method) moves(ctx context.Context, record *attempt.Record, err error) b
 		verdict = m.move(ctx, record, err)
 	}
 	if record.Number() > 1 || verdict != Answered && verdict != Final {
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
+		m.observed(Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
 	}
 	return verdict == Again
 }
