@@ -51,23 +51,23 @@ func newCrowd(b testing.TB) *crowd {
 	return c
 }
 
-// told is a resolver.Builder that says when gRPC has taken in a state, pickers
+// notifying is a resolver.Builder that signals when gRPC has taken in a state, pickers
 // included.
-type told struct {
+type notifying struct {
 	*resolver.Builder
 	done chan struct{}
 }
 
-func (b told) Build(target grpcresolver.Target, cc grpcresolver.ClientConn, opts grpcresolver.BuildOptions) (grpcresolver.Resolver, error) {
-	return b.Builder.Build(target, telling{cc, b.done}, opts)
+func (b notifying) Build(target grpcresolver.Target, cc grpcresolver.ClientConn, opts grpcresolver.BuildOptions) (grpcresolver.Resolver, error) {
+	return b.Builder.Build(target, notifyingConn{cc, b.done}, opts)
 }
 
-type telling struct {
+type notifyingConn struct {
 	grpcresolver.ClientConn
 	done chan struct{}
 }
 
-func (t telling) UpdateState(state grpcresolver.State) error {
+func (t notifyingConn) UpdateState(state grpcresolver.State) error {
 	defer func() { t.done <- struct{}{} }()
 	return t.ClientConn.UpdateState(state)
 }
@@ -82,7 +82,7 @@ type channel struct {
 // connect makes a ready channel to n endpoints.
 func (c *crowd) connect(b testing.TB, n int, opts ...resolver.Option) channel {
 	d := direct{make(chan func(catalog.Snapshot, error), 1)}
-	builder := told{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
+	builder := notifying{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
 	conn, err := grpc.NewClient("consul:///catalog", append(c.options,
 		grpc.WithResolvers(builder), grpc.WithDefaultServiceConfig(resolver.DefaultServiceConfig))...)
 	if err != nil {
@@ -106,7 +106,7 @@ func (c channel) change(list []catalog.Instance) {
 	<-c.done
 }
 
-// crowdOf is a snapshot with what Consul tells of each instance.
+// crowdOf is a snapshot with all that Consul reports of each instance.
 func crowdOf(n int) []catalog.Instance {
 	list := instances(upTo(n)...)
 	for i := range list {
@@ -134,7 +134,7 @@ func BenchmarkReadyWithManyEndpoints(b *testing.B) {
 }
 
 // BenchmarkChangeOfManyEndpoints is R22's one change, and R21: from the answer to
-// the picker. All weights change, so that every endpoint has to be told.
+// the picker. All weights change, so that every endpoint is updated.
 func BenchmarkChangeOfManyEndpoints(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkChange(b, n) })

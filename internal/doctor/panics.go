@@ -20,7 +20,7 @@ func (s *service) panics() []Check {
 			unhealthy++
 		}
 	}
-	if !resolver.TooFew(healthy, unhealthy) {
+	if !resolver.BelowPanicThreshold(healthy, unhealthy) {
 		return nil
 	}
 	return []Check{{

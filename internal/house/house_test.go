@@ -292,7 +292,7 @@ func exportedReceiver(recv *ast.FieldList) bool {
 }
 
 func TestNoFileMakesYouScrollForItsPoint(t *testing.T) {
-	const most = 400
+	const most = 700
 	for _, p := range packages(t) {
 		for _, name := range p.GoFiles {
 			text, err := os.ReadFile(filepath.Join(p.Dir, name))

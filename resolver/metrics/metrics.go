@@ -123,8 +123,8 @@ func collectService(to chan<- prometheus.Metric, s consul.ServiceStats, labels .
 }
 
 func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string) {
-	if !s.Answered.IsZero() {
-		gauge(to, age, time.Since(s.Answered).Seconds(), labels...)
+	if !s.AnsweredAt.IsZero() {
+		gauge(to, age, time.Since(s.AnsweredAt).Seconds(), labels...)
 	}
 	gauge(to, failing, float(s.Error != ""), labels...)
 	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
@@ -146,8 +146,8 @@ func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
 		sum.Answers += s.Answers
 		sum.Failures += s.Failures
 		sum.Error = cmp.Or(sum.Error, s.Error)
-		if s.Answered.After(sum.Answered) {
-			sum.Answered = s.Answered
+		if s.AnsweredAt.After(sum.AnsweredAt) {
+			sum.AnsweredAt = s.AnsweredAt
 		}
 		sum.Passing, sum.Warning, sum.Held = max(sum.Passing, s.Passing), max(sum.Warning, s.Warning), max(sum.Held, s.Held)
 		sum.Critical, sum.Maintenance, sum.Panicking = max(sum.Critical, s.Critical), max(sum.Maintenance, s.Maintenance), sum.Panicking || s.Panicking

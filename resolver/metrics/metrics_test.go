@@ -46,7 +46,7 @@ func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
 	tagged := catalog.Query{Service: "catalog", Tags: []string{"fast"}}
 	watches := func() []resolver.Stats {
 		return []resolver.Stats{
-			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Critical: 9, Maintenance: 1, Panicking: true, Answered: time.Now()},
+			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Critical: 9, Maintenance: 1, Panicking: true, AnsweredAt: time.Now()},
 			{Directory: "consul at a", Query: plain, Answers: 1}, // with another grace time
 			{Directory: "consul at a", Query: tagged, Error: "refused", Failures: 4},
 		}
@@ -137,7 +137,7 @@ meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
 }
 
 func TestMetricsAreWellNamed(t *testing.T) {
-	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", Answered: time.Now()}} }
+	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", AnsweredAt: time.Now()}} }
 	agents := func() []consul.Stats { return []consul.Stats{{Agent: net.JoinHostPort("127.0.0.1", "8500")}} }
 	problems, err := testutil.CollectAndLint(metrics.New(watches, agents))
 	if err != nil || len(problems) > 0 {
