@@ -329,8 +329,8 @@ func TestCheckOfConsul(t *testing.T) {
 		out   string
 	}{
 		"a good token":      {"right", 0, "✓ the token is good"},
-		"an unknown token":  {"wrong-and-secret", 1, "does not know the token"},
-		"a powerless token": {"weak", 1, "hid all services: the token needs service:read and node:read"},
+		"an unknown token":  {"wrong-and-secret", 1, "rejects the token"},
+		"a powerless token": {"weak", 1, "returns no services because of ACLs: the token needs service:read and node:read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			agent := consultest.New(consultest.WithACL("right", "weak"))

@@ -25,7 +25,7 @@ func (r *Report) consul(ctx context.Context, directory *consul.Directory) (names
 	asked := time.Now()
 	badToken := directory.CheckToken(ctx)
 	answered := time.Since(asked)
-	names, hidden := directory.Names(ctx, "") // without a token there may be some that everybody sees
+	names, hidden := directory.ServiceNames(ctx, "") // without a token there may be some that everybody sees
 	r.add(reachable(directory.Name(), agent, answered), leader(agent), token(agent, badToken, len(names)))
 	if err == nil || badToken == nil {
 		r.add(datacenter(agent, err))
@@ -34,7 +34,7 @@ func (r *Report) consul(ctx context.Context, directory *consul.Directory) (names
 	if listed {
 		r.add(registered(names, hidden))
 	}
-	r.add(clock(agent.Clock))
+	r.add(clock(agent.ClockOffset))
 	return names, listed && hidden == nil
 }
 
@@ -67,7 +67,7 @@ func registered(names []string, err error) Check {
 func reachable(name string, agent consul.Agent, took time.Duration) Check {
 	text := name
 	switch {
-	case agent.StandIn:
+	case agent.Simulated:
 		text += ", a stand-in for Consul"
 	case agent.Version != "":
 		text += ", version " + agent.Version

@@ -115,8 +115,8 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 
 func collectService(to chan<- prometheus.Metric, s consul.ServiceStats, labels ...string) {
 	gauge(to, registered, float(s.Registered), labels...)
-	if !s.Confirmed.IsZero() {
-		gauge(to, registeredAge, time.Since(s.Confirmed).Seconds(), labels...)
+	if !s.ConfirmedAt.IsZero() {
+		gauge(to, registeredAge, time.Since(s.ConfirmedAt).Seconds(), labels...)
 	}
 	count(to, attempts, s.Attempts, labels...)
 	count(to, failedAttempts, s.Failures, labels...)
@@ -190,8 +190,8 @@ func byService(all []consul.ServiceStats) map[string]consul.ServiceStats {
 			s.Registered = s.Registered && sum.Registered
 			s.Attempts += sum.Attempts
 			s.Failures += sum.Failures
-			if s.Confirmed.IsZero() || !sum.Confirmed.IsZero() && sum.Confirmed.Before(s.Confirmed) {
-				s.Confirmed = sum.Confirmed
+			if s.ConfirmedAt.IsZero() || !sum.ConfirmedAt.IsZero() && sum.ConfirmedAt.Before(s.ConfirmedAt) {
+				s.ConfirmedAt = sum.ConfirmedAt
 			}
 		}
 		sums[name] = s

@@ -150,10 +150,10 @@ func TestRegistrationsAreToldByService(t *testing.T) {
 	agents := func() []consul.Stats {
 		return []consul.Stats{
 			{Agent: "a", Services: []consul.ServiceStats{
-				{Service: "catalog", Registered: true, Attempts: 3, Failures: 1, Confirmed: now},
+				{Service: "catalog", Registered: true, Attempts: 3, Failures: 1, ConfirmedAt: now},
 				{Service: "new", Attempts: 1, Failures: 1},
 			}},
-			{Agent: "a", Services: []consul.ServiceStats{{Service: "catalog", Attempts: 4, Failures: 2, Confirmed: now.Add(-time.Hour)}}},
+			{Agent: "a", Services: []consul.ServiceStats{{Service: "catalog", Attempts: 4, Failures: 2, ConfirmedAt: now.Add(-time.Hour)}}},
 		}
 	}
 	want := `
