@@ -1,9 +1,13 @@
 package consultest
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -123,3 +127,171 @@ func (f Fault) stirs() bool {
 func (f Fault) alters() bool {
 	return f.has(func(e effect) bool { return e.body != nil || e.index != nil })
 }
+
+// Pass is no fault: in a script, a request that is answered as always.
+func Pass() Fault { return Fault{} }
+
+// IndexZero answers with X-Consul-Index 0, as Consul did on several occasions
+// (https://github.com/hashicorp/consul/pull/4437). Every query is answered at once,
+// since none can carry the index of the last answer.
+func IndexZero() Fault {
+	return Fault{effects: []effect{{index: func(uint64, uint64) uint64 { return 0 }}}}
+}
+
+// IndexBackwards answers with lower indexes than before, as after servers were
+// restored from a backup: all fall by half of the highest one, to 1 at least. A
+// query with a higher index is answered at once, so that every client gets to
+// see it; the others block as ever.
+func IndexBackwards() Fault {
+	return Fault{effects: []effect{{index: func(index, lower uint64) uint64 {
+		if index <= lower {
+			return 1
+		}
+		return index - lower
+	}}}}
+}
+
+// IndexKept, added to a fault that changes lists, leaves their index as it is.
+// Without it the index rises when such a fault comes and when it goes, as with any
+// change. A query that comes with the latest index then blocks, and sees nothing
+// of the fault before its wait is over.
+func IndexKept() Fault { return Fault{effects: []effect{{kept: true}}} }
+
+// Stale says that the answer comes from a server that has not heard from the
+// leader for age: X-Consul-LastContact, in milliseconds, and X-Consul-KnownLeader false.
+func Stale(age time.Duration) Fault {
+	return Fault{effects: []effect{{header: func(h http.Header) {
+		h.Set("X-Consul-LastContact", strconv.FormatInt(age.Milliseconds(), 10))
+		h.Set("X-Consul-KnownLeader", "false")
+	}}}}
+}
+
+// Empty answers an empty list, as if nothing were registered. Together with
+// IndexBackwards it is what Consul has answered for services that had instances:
+// https://github.com/hashicorp/consul/issues/20790.
+func Empty() Fault {
+	return Edit(func(body []byte) []byte {
+		if bytes.HasPrefix(body, []byte("{")) {
+			return []byte("{}")
+		}
+		return []byte("[]")
+	})
+}
+
+// ACLFiltered answers an empty list and says that it was filtered, as Consul does
+// when a token lost its permissions.
+func ACLFiltered() Fault {
+	return Empty().And(Fault{effects: []effect{{header: func(h http.Header) {
+		h.Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	}}}})
+}
+
+// Without answers lists that lack a share of their entries, from 0 to 1 and
+// rounded up: the first ones, which are always the same.
+func Without(share float64) Fault {
+	if !(share >= 0 && share <= 1) {
+		panic(fmt.Sprintf("consultest: a list cannot lack a share of %v: want 0 to 1", share))
+	}
+	return onLists(func(items []json.RawMessage) []json.RawMessage {
+		return items[int(math.Ceil(share*float64(len(items)))):]
+	})
+}
+
+// WithoutFirst answers lists that lack their first n entries, or all if they have fewer.
+func WithoutFirst(n int) Fault {
+	if n < 0 {
+		panic(fmt.Sprintf("consultest: a list cannot lack %d entries: want 0 or more", n))
+	}
+	return onLists(func(items []json.RawMessage) []json.RawMessage { return items[min(n, len(items)):] })
+}
+
+// Duplicates answers lists with every entry twice.
+func Duplicates() Fault {
+	return onLists(func(items []json.RawMessage) []json.RawMessage {
+		twice := make([]json.RawMessage, 0, 2*len(items))
+		for _, item := range items {
+			twice = append(twice, item, item)
+		}
+		return twice
+	})
+}
+
+// Edit changes the bodies of answers with status 200 in any way.
+func Edit(change func(body []byte) []byte) Fault {
+	return Fault{effects: []effect{{body: change}}}
+}
+
+func onLists(change func([]json.RawMessage) []json.RawMessage) Fault {
+	return Edit(func(body []byte) []byte {
+		var items []json.RawMessage
+		if json.Unmarshal(body, &items) != nil || items == nil {
+			return body
+		}
+		changed, _ := json.Marshal(change(items)) // raw messages that were read cannot fail
+		return changed
+	})
+}
+
+// ServerError answers an error instead of asking the agent. Consul's own are
+// 500 with a line of text.
+func ServerError(status int, text string) Fault {
+	return answering(status, typeText, text)
+}
+
+// NoLeader answers 500 "No cluster leader", as Consul does while its servers elect
+// one. Registrations and heartbeats do not fail then: the agent keeps them for later.
+func NoLeader() Fault { return ServerError(http.StatusInternalServerError, "No cluster leader") }
+
+// Forbidden answers 403 "ACL not found", as Consul does to every request of a
+// token that was deleted.
+func Forbidden() Fault { return answering(errTokenUnknown.status, typeText, errTokenUnknown.text) }
+
+// Garbage answers 200 with a page of HTML: something is there, but no Consul.
+func Garbage() Fault {
+	return answering(http.StatusOK, "text/html; charset=utf-8",
+		"<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n")
+}
+
+func answering(status int, contentType, body string) Fault {
+	return Fault{effects: []effect{{arrive: func(m *meeting, rec *recorder) bool {
+		if contentType == typeText { // Consul's own
+			m.visit.server.writeCommon(rec.Header())
+		}
+		write(rec, status, contentType, []byte(body))
+		return true
+	}}}}
+}
+
+// Delay holds requests back for d before the agent sees them.
+func Delay(d time.Duration) Fault {
+	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
+		m.wait(time.NewTimer(d))
+		return false
+	}}}}
+}
+
+// Hang holds requests back until the client gives up or the fault is lifted;
+// they are answered then.
+func Hang() Fault {
+	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
+		m.wait(nil)
+		return false
+	}}}}
+}
+
+// Reset breaks the connection before an answer. Through Transport that is
+// "connection reset by peer"; over a socket it comes after the first line of an
+// answer and net/http calls it "unexpected EOF", since before that it would hide
+// it by asking again.
+func Reset() Fault {
+	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
+		m.visit.reset()
+		return true
+	}}}}
+}
+
+// SlowBody sends the header at once and the body in pieces that take d together.
+func SlowBody(d time.Duration) Fault { return Fault{effects: []effect{{drip: d}}} }
+
+// Truncate announces the whole body and breaks the connection in the middle of it.
+func Truncate() Fault { return Fault{effects: []effect{{cut: true}}} }

@@ -2,7 +2,12 @@ package consultest
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,20 +18,16 @@ const maxQueries = 16384
 
 // Server is one agent. All methods are safe for concurrent use.
 type Server struct {
-	config
-	mux     *http.ServeMux
-	started time.Time
-	work    sync.WaitGroup // handlers, probes, timers, the accept loop
+	registry
+	mux *http.ServeMux
 
-	mu        sync.Mutex // never held while waiting
-	st        *state
-	closed    bool
+	// The lock of the registry also guards these:
 	reachable bool
 	intercept func(http.ResponseWriter, *http.Request) bool
 	queries   []Query
 	peers     map[string]*Server // of other datacenters, by name
 	listeners []*listener
-	life      context.Context // ends when the agent dies or is cut off
+	life      context.Context // ends when the agent is killed or cut off
 	kill      context.CancelFunc
 
 	faults faultSet
@@ -36,8 +37,9 @@ type Server struct {
 
 // New makes an agent that knows no services and listens nowhere. Close it.
 func New(opts ...Option) *Server {
-	s := &Server{config: newConfig(opts), started: time.Now(), reachable: true, ended: make(chan struct{})}
+	s := &Server{registry: registry{config: newConfig(opts), started: time.Now()}, reachable: true, ended: make(chan struct{})}
 	s.st = newState(&s.config)
+	s.faults.registry = &s.registry
 	s.conns = connections{limit: s.maxConnections, from: make(map[string]int)}
 	s.mux = s.routes()
 	s.life, s.kill = context.WithCancel(context.Background())
@@ -174,4 +176,284 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if life.Err() != nil {
 		panic(http.ErrAbortHandler) // a killed agent finishes no answer
 	}
+}
+
+// Register adds an instance, or replaces the one with the same id, as a PUT to
+// /v1/agent/service/register does. A check that was there before keeps its state,
+// and checks that svc does not mention stay. The error is what the agent would answer.
+func (s *Server) Register(svc Service) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.register(svc, false)
+}
+
+// Deregister removes an instance and its checks.
+func (s *Server) Deregister(serviceID string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deregister(serviceID)
+}
+
+// SetStatus puts the checks of an instance into a state; one without checks gets
+// a check for that. The state stays until a heartbeat, a missed one or a probe
+// says otherwise.
+func (s *Server) SetStatus(serviceID, status string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.setServiceStatus(serviceID, status)
+}
+
+// Flap puts the checks of an instance into HealthCritical, after every into
+// HealthPassing, and so on, until stop is called, which leaves it passing, or
+// Close. An instance that does not exist, or no longer, flaps when it is
+// registered; an id that was mistyped is not told apart from that. stop may be
+// called more than once.
+func (s *Server) Flap(serviceID string, every time.Duration) (stop func()) {
+	if every <= 0 {
+		panic(fmt.Sprintf("consultest: an instance cannot flap every %v: want more than 0", every))
+	}
+	ticker := time.NewTicker(every)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		ticker.Stop()
+		return cancel
+	}
+	_ = s.setServiceStatus(serviceID, HealthCritical)
+	stopped := make(chan struct{})
+	s.work.Go(func() {
+		defer close(stopped)
+		defer ticker.Stop()
+		s.flap(ctx, serviceID, ticker.C)
+	})
+	return sync.OnceFunc(func() {
+		cancel()
+		<-stopped
+		_ = s.SetStatus(serviceID, HealthPassing)
+	})
+}
+
+func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Time) {
+	for next, then := HealthPassing, HealthCritical; ; next, then = then, next {
+		select {
+		case <-tick:
+			_ = s.SetStatus(serviceID, next) // it may not be there just now
+		case <-ctx.Done():
+			return
+		case <-s.ended:
+			return
+		}
+	}
+}
+
+// Inject lets requests meet the faults, in the order given, until lift is called.
+// A fault with Times is over when as many have met it. Several may be in force at
+// once. lift may be called more than once.
+//
+// Whoever waits in a blocking query that a fault matches meets it now: the query
+// is not held any longer. When a fault that alters answers is lifted, the queries
+// that it was to alter are answered too, without it; those that it delays or
+// hangs go on to the agent.
+func (s *Server) Inject(faults ...Fault) (lift func()) {
+	var rules []*rule
+	for _, f := range faults {
+		rules = append(rules, &rule{steps: []Fault{f}, lasts: f.times == 0})
+	}
+	s.faults.inject(rules...)
+	return func() { s.faults.lift(rules) }
+}
+
+// Script lets the first request that its fault matches meet the first step, the
+// next one the second, and so on; a step with Times counts as that many. Then all
+// is as before. A query that waits when Script is called comes first, and one that
+// meets a step other than Pass is answered without blocking. done is closed when
+// the last step was answered, and with Heal and Close.
+func (s *Server) Script(steps ...Fault) (done <-chan struct{}) {
+	r := &rule{steps: slices.Clone(steps)}
+	s.faults.inject(r)
+	return r.done
+}
+
+// Heal lifts all faults and ends all scripts.
+func (s *Server) Heal() {
+	s.faults.mu.Lock()
+	rules := slices.Clone(s.faults.rules)
+	s.faults.mu.Unlock()
+	s.faults.lift(rules)
+}
+
+// Join connects datacenters, each with each: a request to one of the agents with
+// ?dc= naming another is answered there, with that one's catalog, keys, indexes,
+// tokens and faults. Faults that alter indexes act there only. One that is
+// unreachable or closed answers 500, as Consul does when the servers of a datacenter
+// do not respond. Two agents of the same datacenter cannot be joined.
+func (s *Server) Join(others ...*Server) error {
+	all := append([]*Server{s}, others...)
+	names := make(map[string]bool)
+	for _, one := range all {
+		if names[one.datacenter] {
+			return fmt.Errorf("consultest: cannot join two agents of datacenter %q: name one with WithDatacenter", one.datacenter)
+		}
+		names[one.datacenter] = true
+	}
+	for _, one := range all {
+		for _, other := range all {
+			if one != other {
+				one.know(other)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Server) know(other *Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers == nil {
+		s.peers = make(map[string]*Server)
+	}
+	s.peers[other.datacenter] = other
+}
+
+// Listen serves the agent on a TCP address until Close and returns the address
+// with the port filled in; "127.0.0.1:0" picks a free one. Anything but loopback
+// needs WithACL, since whoever reaches the agent can make it open connections.
+func (s *Server) Listen(address string) (string, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("consultest: bad listen address %q: want host:port, such as 127.0.0.1:8500: %w", address, err)
+	}
+	if !tcp.IP.IsLoopback() && !s.aclEnabled {
+		return "", fmt.Errorf("consultest: listen address %q is not loopback: use 127.0.0.1 or turn on WithACL", address)
+	}
+	inner, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("consultest: cannot listen on %s (is another agent running there? stop it or take another port, 0 for a free one): %w", address, err)
+	}
+	l := &listener{Listener: inner, owner: s, conns: make(map[*conn]struct{})}
+	// No WriteTimeout: a blocking query may rightly take ten minutes.
+	l.server = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout: 15 * time.Minute, IdleTimeout: 2 * time.Minute,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnState:   func(c net.Conn, state http.ConnState) { c.(*conn).owe(state == http.StateActive) }}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = inner.Close()
+		return "", fmt.Errorf("consultest: cannot listen on %s: the server is closed", address)
+	}
+	s.listeners = append(s.listeners, l)
+	s.work.Go(func() { _ = l.server.Serve(l) })
+	return inner.Addr().String(), nil
+}
+
+func (s *Server) isReachable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reachable
+}
+
+// Connections tells how many connections to the agent's listeners are open, and
+// how many were at most at one time, those over a limit included. Transport has none.
+func (s *Server) Connections() (open, most int) {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	return s.conns.open, s.conns.most
+}
+
+// Transport returns a round tripper that reaches the agent, whatever the host
+// in the URL, with no socket: its goroutines block on channels only, so it works
+// in a testing/synctest bubble. Answers stream. As with [http.Transport],
+// the end of the request's context ends the request at once, here and in the agent.
+func (s *Server) Transport() http.RoundTripper { return transport{s} }
+
+// newcomer hides the request that ctx may be of already, as a socket would.
+func (s *Server) newcomer(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, connKey{}, nil), own{s}, nil)
+}
+
+// visitOf finds the visit that r belongs to.
+func (s *Server) visitOf(ctx context.Context) *visit {
+	v, _ := ctx.Value(own{s}).(*visit)
+	return v
+}
+
+func (s *Server) isUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reachable && !s.closed
+}
+
+// datacenters are the own one, then the others.
+func (s *Server) datacenters() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string{s.datacenter}, slices.Sorted(maps.Keys(s.peers))...)
+}
+
+// datacenterOf is the one a request asks for, or empty.
+func datacenterOf(q url.Values) string {
+	if dc := q.Get("datacenter"); dc != "" {
+		return dc
+	}
+	return q.Get("dc")
+}
+
+// elsewhere finds the agent of another datacenter that a request is for.
+// Endpoints of the agent itself know no datacenter.
+func (s *Server) elsewhere(r *http.Request) *Server {
+	if strings.HasPrefix(r.URL.Path, "/v1/agent/") || r.URL.Path == "/v1/catalog/datacenters" {
+		return nil
+	}
+	dc := datacenterOf(r.URL.Query())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[dc]
+}
+
+// forward lets other answer. What goes wrong between the datacenters is told in
+// Consul's words.
+func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) {
+	v := s.visitOf(r.Context())
+	s.writeCommon(w.Header())
+	for {
+		if !other.isUp() {
+			text := "rpc error getting client: failed to get conn: dial tcp 127.0.0.1:0->" + other.nodeAddress + ":8300: connect: connection refused"
+			write(w, http.StatusInternalServerError, typeText, []byte(text))
+			return
+		}
+		rec, broken := v.ask(other, r)
+		switch {
+		case !broken:
+			maps.Copy(w.Header(), rec.header)
+			w.WriteHeader(rec.status)
+			_, _ = w.Write(rec.body.Bytes())
+		case r.Context().Err() != nil:
+			panic(http.ErrAbortHandler)
+		case v.changed.Err() != nil && !v.turned():
+			continue
+		case !v.again:
+			write(w, http.StatusServiceUnavailable, typeText, []byte("error reading from server: EOF"))
+		}
+		return
+	}
+}
+
+// ask passes a request on until it is answered, the connection between the
+// datacenters breaks, or the faults here change.
+func (v *visit) ask(other *Server, r *http.Request) (rec *recorder, broken bool) {
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connKey{}, nil)) // the client's connection is not the other's to break
+	defer cancel()
+	defer context.AfterFunc(v.changed, cancel)()
+	rec = &recorder{header: make(http.Header), status: http.StatusOK}
+	r = r.Clone(ctx)
+	if v.hurry {
+		q := r.URL.Query()
+		q.Del("index")
+		r.URL.RawQuery = q.Encode()
+	}
+	err := serve(other, rec, r)
+	return rec, err != nil
 }

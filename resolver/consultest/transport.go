@@ -4,20 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 )
-
-// Transport returns a round tripper that reaches the agent, whatever the host
-// in the URL, with no socket: its goroutines block on channels only, so it works
-// in a testing/synctest bubble. Answers stream. As with [http.Transport],
-// the end of the request's context ends the request at once, here and in the agent.
-func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
 type transport struct{ server *Server }
 
@@ -75,11 +71,6 @@ func serve(h http.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	}()
 	h.ServeHTTP(w, r)
 	return nil
-}
-
-// newcomer hides the request that ctx may be of already, as a socket would.
-func (s *Server) newcomer(ctx context.Context) context.Context {
-	return context.WithValue(context.WithValue(ctx, connKey{}, nil), own{s}, nil)
 }
 
 func serverRequest(ctx context.Context, req *http.Request) *http.Request {
@@ -200,4 +191,155 @@ func (w *responseWriter) abort(err error) {
 		err = io.ErrUnexpectedEOF // EOF would look like a complete body
 	}
 	_ = w.body.CloseWithError(err)
+}
+
+// listener keeps its connections at hand, to break them as a dying agent would.
+type listener struct {
+	net.Listener
+	owner  *Server
+	server *http.Server
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+// Accept drops connections at once while the agent is unreachable.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		inner, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: inner, owner: l, over: l.owner.conns.add(clientOf(inner))}
+		l.mu.Lock()
+		l.conns[c] = struct{}{}
+		l.mu.Unlock()
+		if l.owner.isReachable() {
+			return c, nil
+		}
+		c.reset()
+	}
+}
+
+// drop breaks all open connections.
+func (l *listener) drop() {
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.conns))
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.breakOff("HTTP/1.1 ", func(c *conn) { _ = c.Close() })
+	}
+}
+
+// connKey leads from the context of a request to its *conn.
+type connKey struct{}
+
+type conn struct {
+	net.Conn
+	owner *listener
+	over  bool // the limit of its client
+
+	mu     sync.Mutex
+	owes   bool // an answer of which not a byte was written
+	broken bool
+}
+
+func (c *conn) owe(answer bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owes = answer
+}
+
+// Write sends nothing after the words of breakOff.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	broken := c.broken
+	c.owes = false
+	c.mu.Unlock()
+	if broken {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+// breakOff ends a connection so that its client hears of it: net/http quietly
+// repeats a GET whose connection broke before the first byte of an answer, and
+// would ask an agent that has restarted in between with an index of the old one.
+// Words that answer nothing would be worse: it complains of them in the log.
+func (c *conn) breakOff(words string, end func(*conn)) {
+	c.mu.Lock()
+	owes := c.owes
+	c.owes, c.broken = false, true
+	c.mu.Unlock()
+	if !owes {
+		c.reset()
+		return
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = c.Conn.Write([]byte(words))
+	end(c)
+}
+
+// reset closes without the courtesy of a FIN, as the kernel does for a killed process.
+func (c *conn) reset() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+func (c *conn) Close() error {
+	c.owner.mu.Lock()
+	_, open := c.owner.conns[c]
+	delete(c.owner.conns, c)
+	c.owner.mu.Unlock()
+	if open {
+		c.owner.owner.conns.remove(clientOf(c))
+	}
+	return c.Conn.Close()
+}
+
+// connections counts those to all listeners of an agent.
+type connections struct {
+	mu         sync.Mutex
+	limit      int // per client address, or 0
+	open, most int
+	from       map[string]int
+}
+
+// add counts c and reports whether its client has too many.
+func (cs *connections) add(client string) (over bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open++
+	cs.most = max(cs.most, cs.open)
+	cs.from[client]++
+	return cs.limit > 0 && cs.from[client] > cs.limit
+}
+
+func (cs *connections) remove(client string) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open--
+	if cs.from[client]--; cs.from[client] == 0 {
+		delete(cs.from, client)
+	}
+}
+
+// clientOf is the address without its port, which is another for every connection.
+func clientOf(c net.Conn) string {
+	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	return host
+}
+
+// ServeHTTP answers requests of the listener. A connection over the limit gets
+// Consul's words for that, once its request is there to be answered.
+func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok && c.over {
+		w.Header().Set("Connection", "close")
+		write(w, http.StatusTooManyRequests, "text/plain",
+			[]byte("Your IP is issuing too many concurrent connections, please rate limit your calls\n"))
+		return
+	}
+	l.owner.ServeHTTP(w, r)
 }

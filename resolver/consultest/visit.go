@@ -5,10 +5,143 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
+	"sync"
+	"syscall"
 	"time"
 )
+
+// faultSet holds the faults that are injected and not lifted. Its lock is taken before that
+// of the registry, whose indexes it raises.
+type faultSet struct {
+	registry *registry
+
+	mu      sync.Mutex
+	rules   []*rule
+	changed context.Context // ends when a rule comes or goes
+	change  context.CancelFunc
+}
+
+// rule is a fault that lasts, or what is left of a script.
+type rule struct {
+	steps  []Fault
+	lasts  bool
+	lower  uint64        // how far indexes fall that go backwards
+	open   int           // requests that have met it and are not done
+	lifted chan struct{} // closed with the fault
+	done   chan struct{} // closed when it is lifted or its last step was answered
+}
+
+func (fs *faultSet) inject(rules ...*rule) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.registry.mu.Lock()
+	defer fs.registry.mu.Unlock()
+	for _, r := range rules {
+		r.lower = fs.registry.st.index / 2
+		r.lifted, r.done = make(chan struct{}), make(chan struct{})
+		if fs.registry.closed || len(r.steps) == 0 {
+			close(r.done)
+			continue
+		}
+		fs.rules = append(fs.rules, r)
+		if r.lasts {
+			fs.stir(r.steps[0])
+		}
+	}
+	fs.turn()
+}
+
+func (fs *faultSet) lift(rules []*rule) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.registry.mu.Lock()
+	defer fs.registry.mu.Unlock()
+	for _, r := range rules {
+		if !fs.remove(r) {
+			continue
+		}
+		close(r.lifted)
+		if r.lasts {
+			fs.stir(r.steps[0])
+		}
+	}
+	fs.turn()
+}
+
+// stir lets indexes rise if f changes lists. The caller holds the lock of the registry.
+func (fs *faultSet) stir(f Fault) {
+	if f.stirs() {
+		fs.registry.st.stir(f.service)
+	}
+}
+
+// end forgets all rules. What they hold back is broken off by the agent's end.
+func (fs *faultSet) end() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for len(fs.rules) > 0 {
+		fs.remove(fs.rules[0])
+	}
+}
+
+// turn makes waiting requests look at the rules again.
+func (fs *faultSet) turn() {
+	if fs.change != nil {
+		fs.change()
+	}
+	fs.changed, fs.change = context.WithCancel(context.Background())
+}
+
+func (fs *faultSet) remove(r *rule) bool {
+	i := slices.Index(fs.rules, r)
+	if i < 0 {
+		return false
+	}
+	fs.rules = slices.Delete(fs.rules, i, i+1)
+	close(r.done)
+	return true
+}
+
+// next is the fault that a request would meet.
+func (r *rule) next(req *http.Request) (Fault, bool) {
+	if len(r.steps) == 0 || !r.steps[0].matches(req) {
+		return Fault{}, false
+	}
+	return r.steps[0], true
+}
+
+// take uses up a step that was met.
+func (r *rule) take() {
+	r.open++
+	if r.lasts {
+		return
+	}
+	if r.steps[0].times--; r.steps[0].times <= 0 {
+		r.steps = r.steps[1:]
+	}
+}
+
+// leave ends a meeting. Whatever a step told is true no longer.
+func (fs *faultSet) leave(m meeting) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	m.rule.open--
+	if m.rule.lasts {
+		return
+	}
+	fs.registry.mu.Lock()
+	fs.stir(m.fault)
+	fs.registry.mu.Unlock()
+	if m.rule.open == 0 && len(m.rule.steps) == 0 {
+		fs.remove(m.rule)
+	}
+}
 
 // visit is one request at the agent. A query that waits goes round again when a
 // fault comes that it has not met, or one goes that altered what it would be told.
@@ -38,12 +171,6 @@ var errAgain = errors.New("the faults have changed")
 // own leads from the context of a request to its visit.
 type own struct{ *Server }
 
-// visitOf finds the visit that r belongs to.
-func (s *Server) visitOf(ctx context.Context) *visit {
-	v, _ := ctx.Value(own{s}).(*visit)
-	return v
-}
-
 // serve goes round until the request is answered.
 func (v *visit) serve(answer func(http.ResponseWriter)) {
 	defer v.leave()
@@ -59,7 +186,7 @@ func (v *visit) serve(answer func(http.ResponseWriter)) {
 
 func (v *visit) leave() {
 	for _, m := range v.met {
-		v.server.leave(m)
+		v.server.faults.leave(m)
 	}
 }
 
@@ -85,7 +212,7 @@ func (v *visit) meet() {
 		}
 		if !r.lasts {
 			v.server.mu.Lock()
-			v.server.stir(fault)
+			fs.stir(fault)
 			v.server.mu.Unlock()
 		}
 	}
@@ -234,4 +361,103 @@ func (v *visit) timer(timeout time.Duration) (expired <-chan time.Time, stop fun
 	}
 	timer := time.NewTimer(time.Until(v.deadline))
 	return timer.C, func() { timer.Stop() }
+}
+
+// pieces is how many a slow body comes in.
+const pieces = 10
+
+// recorder keeps an answer until faults have altered it.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+	begun  bool
+}
+
+func (rec *recorder) Header() http.Header { return rec.header }
+
+func (rec *recorder) WriteHeader(status int) {
+	if !rec.begun && status >= 200 {
+		rec.status, rec.begun = status, true
+	}
+}
+
+func (rec *recorder) Write(p []byte) (int, error) {
+	rec.WriteHeader(http.StatusOK)
+	return rec.body.Write(p)
+}
+
+// Flush does nothing: the answer is sent when it is complete.
+func (rec *recorder) Flush() {}
+
+func (rec *recorder) alter(effects []effect) {
+	for _, e := range effects {
+		if e.header != nil {
+			e.header(rec.header)
+		}
+		if e.body != nil && rec.status == http.StatusOK {
+			changed := e.body(bytes.Clone(rec.body.Bytes()))
+			rec.body.Reset()
+			rec.body.Write(changed)
+		}
+	}
+}
+
+// deliver sends what was recorded, as fast and as far as the faults let it.
+func (v *visit) deliver(rec *recorder) {
+	body := rec.body.Bytes()
+	maps.Copy(v.client.Header(), rec.header)
+	v.client.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	v.client.WriteHeader(rec.status)
+	cut := v.find(func(e effect) bool { return e.cut }) != nil
+	if cut {
+		body = body[:len(body)/2]
+	}
+	if slow := v.find(func(e effect) bool { return e.drip > 0 }); slow != nil {
+		slow.drip(body)
+	} else {
+		_, _ = v.client.Write(body)
+	}
+	if cut {
+		v.flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// find is the first meeting with a fault that has what is asked for, or nil.
+func (v *visit) find(what func(effect) bool) *meeting {
+	for i := range v.met {
+		if v.met[i].fault.has(what) {
+			return &v.met[i]
+		}
+	}
+	return nil
+}
+
+func (v *visit) flush() { _ = http.NewResponseController(v.client).Flush() }
+
+// drip sends the body in pieces; when the fault is lifted the rest comes at once.
+func (m *meeting) drip(body []byte) {
+	var whole time.Duration
+	for _, e := range m.fault.effects {
+		whole += e.drip
+	}
+	m.visit.flush()
+	n := min(pieces, len(body)) // an empty body has come with its header
+	for i := range n {
+		m.wait(time.NewTimer(whole / time.Duration(n)))
+		_, _ = m.visit.client.Write(body[len(body)*i/n : len(body)*(i+1)/n])
+		m.visit.flush()
+	}
+}
+
+// reset breaks the connection of the request, if it is known.
+func (v *visit) reset() {
+	if w, ok := v.client.(*responseWriter); ok {
+		w.abort(&net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
+	}
+	if c, ok := v.request.Context().Value(connKey{}).(*conn); ok {
+		c.breakOff("HTTP/1.1 200 OK\r\n", (*conn).reset) // half a line would look like a malformed one
+	}
+	panic(http.ErrAbortHandler)
 }
