@@ -399,14 +399,14 @@ func (s agentAPI) healthByID(w http.ResponseWriter, r *http.Request) (any, error
 	defer s.mu.Unlock()
 	in := s.own(id)
 	if in == nil {
-		return nil, sayHealth(w, r, http.StatusNotFound, HealthCritical, "ServiceId "+id+" not found",
+		return nil, writeHealth(w, r, http.StatusNotFound, HealthCritical, "ServiceId "+id+" not found",
 			serviceHealthJSON{AggregatedStatus: HealthCritical})
 	}
 	if err := s.require(r, "service:read", in.Name); err != nil {
 		return nil, err
 	}
 	health := s.healthOf(in)
-	return nil, sayHealth(w, r, healthCode(health.AggregatedStatus), health.AggregatedStatus, health.AggregatedStatus, health)
+	return nil, writeHealth(w, r, healthCode(health.AggregatedStatus), health.AggregatedStatus, health.AggregatedStatus, health)
 }
 
 func (s agentAPI) healthByName(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -428,13 +428,13 @@ func (s agentAPI) healthByName(w http.ResponseWriter, r *http.Request) (any, err
 		all, worst = append(all, health), worse(worst, health.AggregatedStatus)
 	}
 	if len(all) == 0 {
-		return nil, sayHealth(w, r, http.StatusNotFound, HealthCritical, "ServiceName "+name+" Not Found", all)
+		return nil, writeHealth(w, r, http.StatusNotFound, HealthCritical, "ServiceName "+name+" Not Found", all)
 	}
-	return nil, sayHealth(w, r, healthCode(worst), worst, worst, all)
+	return nil, writeHealth(w, r, healthCode(worst), worst, worst, all)
 }
 
 // sayHealth answers in the code of the status, and in one word if asked for text.
-func sayHealth(w http.ResponseWriter, r *http.Request, code int, status, reason string, body any) error {
+func writeHealth(w http.ResponseWriter, r *http.Request, code int, status, reason string, body any) error {
 	w.Header().Set("X-Consul-Reason", reason)
 	if strings.HasPrefix(r.Header.Get("Accept"), "text/plain") || r.URL.Query().Get("format") == "text" {
 		write(w, code, "text/plain", []byte(status))

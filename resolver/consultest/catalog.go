@@ -135,15 +135,15 @@ func (s catalogAPI) aclTokenSelf(w http.ResponseWriter, r *http.Request) (any, e
 	return shown, nil
 }
 
-// noFilter refuses expressions, rather than ignore them and answer too much.
+// noFilter rejects filter expressions: ignoring them would return too much.
 func noFilter(r *http.Request) error {
 	if filter := r.URL.Query().Get("filter"); filter != "" {
-		return badRequest("consultest does not know filter expressions, such as %q: ask without ?filter", filter)
+		return badRequest("consultest has no filter expressions, such as %q: leave out ?filter", filter)
 	}
 	return nil
 }
 
-// readable refuses what no reading endpoint of catalog and health can answer.
+// readable rejects what no endpoint of catalog and health supports.
 func (s catalogAPI) readable(r *http.Request) error {
 	if _, err := s.allowed(r); err != nil {
 		return err
@@ -151,7 +151,7 @@ func (s catalogAPI) readable(r *http.Request) error {
 	return noFilter(r)
 }
 
-// healthService is what resolvers ask: the instances of a service with their checks.
+// healthService returns the instances of a service with their checks: what resolvers read.
 func (s catalogAPI) healthService(w http.ResponseWriter, r *http.Request) (any, error) {
 	name, q := after(r, "/v1/health/service/"), r.URL.Query()
 	if name == "" {

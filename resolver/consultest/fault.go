@@ -22,7 +22,7 @@ const (
 	Everything    = "/"
 )
 
-// Fault is a way to misbehave, and an aim: the requests that meet it. The functions that
+// Fault is a way to misbehave, and the requests that it applies to. The functions that
 // make one aim it at HealthReads; its methods return an altered copy, so a Fault
 // may be kept and used again. It does nothing until it is given to
 // [Server.Inject] or [Server.Script].
@@ -36,13 +36,13 @@ type Fault struct {
 
 // effect is one thing that a fault does. One field or two are set.
 type effect struct {
-	arrive func(*meeting, *recorder) (answered bool) // before the agent sees the request
-	index  func(index, lower uint64) uint64          // of an answer, made from the true one
-	header func(http.Header)                         // of an answer of the agent
-	body   func([]byte) []byte                       // of an answer of the agent with status 200
-	kept   bool                                      // a changed body is no change of index
-	drip   time.Duration                             // the body takes that long
-	cut    bool                                      // and ends too soon
+	arrive func(*match, *recorder) (answered bool) // before the agent sees the request
+	index  func(index, lower uint64) uint64        // of an answer, made from the true one
+	header func(http.Header)                       // of an answer of the agent
+	body   func([]byte) []byte                     // of an answer of the agent with status 200
+	kept   bool                                    // a changed body is no change of index
+	drip   time.Duration                           // the body takes that long
+	cut    bool                                    // and ends too soon
 }
 
 // On aims the fault at the requests that match any of the patterns, which are
@@ -117,13 +117,13 @@ func onPattern(pattern string, r *http.Request) bool {
 // has reports whether any effect has what is asked for.
 func (f Fault) has(what func(effect) bool) bool { return slices.ContainsFunc(f.effects, what) }
 
-// stirs reports whether indexes rise when f comes and goes: what clients are told
-// changes, and they hear of it as of any change.
-func (f Fault) stirs() bool {
+// raisesIndex reports whether f raises the indexes when it is injected and lifted, so that clients
+// are notified of it as of any change.
+func (f Fault) raisesIndex() bool {
 	return f.has(func(e effect) bool { return e.body != nil }) && !f.has(func(e effect) bool { return e.kept })
 }
 
-// alters reports whether clients are told something else while f lasts.
+// alters reports whether f changes answers.
 func (f Fault) alters() bool {
 	return f.has(func(e effect) bool { return e.body != nil || e.index != nil })
 }
@@ -157,8 +157,8 @@ func IndexBackwards() Fault {
 // of the fault before its wait is over.
 func IndexKept() Fault { return Fault{effects: []effect{{kept: true}}} }
 
-// Stale says that the answer comes from a server that has not heard from the
-// leader for age: X-Consul-LastContact, in milliseconds, and X-Consul-KnownLeader false.
+// Stale says that the answer comes from a server without contact to
+// its leader for age: X-Consul-LastContact, in milliseconds, and X-Consul-KnownLeader false.
 func Stale(age time.Duration) Fault {
 	return Fault{effects: []effect{{header: func(h http.Header) {
 		h.Set("X-Consul-LastContact", strconv.FormatInt(age.Milliseconds(), 10))
@@ -246,34 +246,34 @@ func NoLeader() Fault { return ServerError(http.StatusInternalServerError, "No c
 // token that was deleted.
 func Forbidden() Fault { return answering(errTokenUnknown.status, typeText, errTokenUnknown.text) }
 
-// Garbage answers 200 with a page of HTML: something is there, but no Consul.
+// Garbage answers 200 with a page of HTML: something answers there, but it is not Consul.
 func Garbage() Fault {
 	return answering(http.StatusOK, "text/html; charset=utf-8",
 		"<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n")
 }
 
 func answering(status int, contentType, body string) Fault {
-	return Fault{effects: []effect{{arrive: func(m *meeting, rec *recorder) bool {
+	return Fault{effects: []effect{{arrive: func(m *match, rec *recorder) bool {
 		if contentType == typeText { // Consul's own
-			m.visit.server.writeCommon(rec.Header())
+			m.exchange.server.writeCommon(rec.Header())
 		}
 		write(rec, status, contentType, []byte(body))
 		return true
 	}}}}
 }
 
-// Delay holds requests back for d before the agent sees them.
+// Delay delays requests by d before the agent sees them.
 func Delay(d time.Duration) Fault {
-	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
+	return Fault{effects: []effect{{arrive: func(m *match, _ *recorder) bool {
 		m.wait(time.NewTimer(d))
 		return false
 	}}}}
 }
 
-// Hang holds requests back until the client gives up or the fault is lifted;
-// they are answered then.
+// Hang delays requests until the client gives up or the fault is lifted, and then
+// answers them.
 func Hang() Fault {
-	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
+	return Fault{effects: []effect{{arrive: func(m *match, _ *recorder) bool {
 		m.wait(nil)
 		return false
 	}}}}
@@ -284,8 +284,8 @@ func Hang() Fault {
 // answer and net/http calls it "unexpected EOF", since before that it would hide
 // it by asking again.
 func Reset() Fault {
-	return Fault{effects: []effect{{arrive: func(m *meeting, _ *recorder) bool {
-		m.visit.reset()
+	return Fault{effects: []effect{{arrive: func(m *match, _ *recorder) bool {
+		m.exchange.reset()
 		return true
 	}}}}
 }

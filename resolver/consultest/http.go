@@ -40,7 +40,7 @@ func badRequest(format string, args ...any) error {
 	return httpError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// errAnswered says that an endpoint wrote its whole answer itself.
+// errAnswered is returned by an endpoint that has written its answer itself.
 var errAnswered = errors.New("answered")
 
 // endpoint returns what to send as JSON, or nil for an empty 200.
@@ -86,7 +86,7 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// answer is what the agent itself says.
+// answer writes the agent's own answer.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	unprintable := func(c rune) bool { return !unicode.IsPrint(c) }
 	if strings.ContainsFunc(r.URL.Path, unprintable) {
@@ -94,7 +94,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	if other := s.elsewhere(r); other != nil {
+	if other := s.peerFor(r); other != nil {
 		s.forward(other, w, r)
 		return
 	}
@@ -112,10 +112,10 @@ func unknownPath(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// wrap makes a handler of an endpoint that knows the given methods.
+// wrap makes a handler of an endpoint with the given methods.
 func (s *Server) wrap(fn endpoint, methods ...string) http.Handler {
 	allow := "OPTIONS," + strings.Join(methods, ",")
-	known := "," + allow + ","
+	allowed := "," + allow + ","
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.writeCommon(w.Header())
 		if r.Method == http.MethodOptions {
@@ -123,7 +123,7 @@ func (s *Server) wrap(fn endpoint, methods ...string) http.Handler {
 			write(w, http.StatusOK, typeEmpty, nil)
 			return
 		}
-		if !strings.Contains(known, ","+r.Method+",") {
+		if !strings.Contains(allowed, ","+r.Method+",") {
 			w.Header().Set("Allow", allow)
 			write(w, http.StatusMethodNotAllowed, typeText, []byte("method "+r.Method+" not allowed"))
 			return
@@ -141,7 +141,7 @@ func (s *Server) wrap(fn endpoint, methods ...string) http.Handler {
 func respond(w http.ResponseWriter, r *http.Request, obj any, err error) {
 	var refusal httpError
 	switch {
-	case errors.Is(err, errAnswered), errors.Is(err, errAgain):
+	case errors.Is(err, errAnswered), errors.Is(err, errRetry):
 	case errors.As(err, &refusal):
 		write(w, refusal.status, typeText, []byte(refusal.text))
 	case err != nil:
@@ -170,7 +170,7 @@ func write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that has gone is no error of ours
+	_, _ = w.Write(body) // a closed connection is not an error here
 }
 
 // writeCommon sets the headers of every answer.
@@ -278,19 +278,18 @@ func (o queryOptions) timeout() time.Duration {
 	return wait + rand.N(wait/jitterFraction+1)
 }
 
-// block calls look, with the state locked, until it reports that it has seen
-// enough, the timeout passes, or ctx ends. The first call decides at once if
-// timeout is zero. The error is errAgain.
+// block calls look, with the state locked, until it returns true, the timeout passes, or ctx
+// ends. With a timeout of zero it calls look once. The error is errRetry.
 func (s *Server) block(ctx context.Context, timeout time.Duration, look func(*state) bool) error {
-	v := s.visitOf(ctx)
+	v := s.exchangeOf(ctx)
 	expired, stop := v.timer(timeout)
 	defer stop()
 	for {
 		s.mu.Lock()
 		enough, changed := look(s.st), s.st.changed
 		s.mu.Unlock()
-		if v.turned() { // comes first: what was seen may be what a fault has stirred
-			return errAgain
+		if v.mustRetry() { // comes first: the change that was seen may be that of a fault
+			return errRetry
 		}
 		if enough || expired == nil {
 			return nil
@@ -301,20 +300,20 @@ func (s *Server) block(ctx context.Context, timeout time.Duration, look func(*st
 		case <-expired:
 			return nil
 		case <-ctx.Done():
-			panic(http.ErrAbortHandler) // nobody is left to answer, or the agent died
+			panic(http.ErrAbortHandler) // the client has closed the connection, or the agent was killed
 		}
 	}
 }
 
 // read answers a query: it calls look until the index it returns has passed the
-// one in the request, then writes the headers that belong to it. An index that
-// went backwards keeps blocking, as Consul does; recovering is up to the client.
+// one in the request, then writes the headers of a read. An index that went
+// backwards keeps blocking, as in Consul: the client must reset it.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, look func(*state) (index uint64)) error {
 	return s.readFound(w, r, func(st *state) (uint64, bool) { return look(st), true })
 }
 
-// readFound is read for things that may be missing: a query for one keeps
-// blocking while it stays missing, whatever else changes.
+// readFound is read for things that may not exist: a query keeps blocking while its thing
+// does not exist, whatever else changes.
 func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*state) (uint64, bool)) error {
 	opts, err := parseQuery(r)
 	if err != nil {
@@ -329,7 +328,7 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 	}
 	var index uint64
 	var missed bool
-	after, v := opts.index, s.visitOf(r.Context())
+	after, v := opts.index, s.exchangeOf(r.Context())
 	err = s.block(r.Context(), timeout, func(st *state) bool {
 		var found bool
 		index, found = look(st)
@@ -338,7 +337,7 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 			after = index
 		}
 		missed = !found
-		return v.isNews(index, after)
+		return v.isNew(index, after)
 	})
 	if err != nil {
 		return err
@@ -393,7 +392,7 @@ func (s *config) allowed(r *http.Request) (bool, error) {
 	}
 }
 
-// require refuses a request whose token lacks a permission, in Consul's words.
+// require rejects a request whose token lacks a permission, with Consul's text.
 func (s *config) require(r *http.Request, permission, on string) error {
 	allowed, err := s.allowed(r)
 	if allowed || err != nil {
@@ -408,8 +407,8 @@ func (s *config) require(r *http.Request, permission, on string) error {
 	return httpError{http.StatusForbidden, text}
 }
 
-// filter reports whether a list must come back empty. If it had n items, whoever
-// gave a token is told so; the anonymous are not, so that they learn nothing.
+// filter reports whether a list must be returned empty. If it had n items, a header says so,
+// but only to requests with a token.
 func (s *config) filter(w http.ResponseWriter, r *http.Request, n int) bool {
 	if allowed, _ := s.allowed(r); allowed {
 		return false

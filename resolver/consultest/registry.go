@@ -196,8 +196,8 @@ type check struct {
 	catalogOnly                 bool
 
 	status        string
-	output        string // as the agent knows it
-	catalogOutput string // as the catalog does: Consul writes mere output back late
+	output        string // as the agent has it
+	catalogOutput string // as the catalog has it: Consul writes a change of output alone late
 	create        uint64
 	modify        uint64
 
@@ -273,7 +273,7 @@ func (s *registry) stopAllChecks() {
 	}
 }
 
-// renew stores what the owner of a TTL check says, and starts its time again.
+// renew stores the status that the owner of a TTL check sends, and restarts its TTL.
 func (s *registry) renew(c *check, status, output string) {
 	if len(output) > maxOutput {
 		output = fmt.Sprintf("%s ... (captured %d of %d bytes)", output[:maxOutput], maxOutput, len(output))
@@ -294,7 +294,7 @@ func (s *registry) expired(c *check) {
 
 // setStatus records a result. A change of state is written to the catalog at
 // once; a change of output alone only after minutes, so that heartbeats do not
-// wake everybody (Consul: check_update_interval).
+// wake all queries (Consul: check_update_interval).
 func (s *registry) setStatus(c *check, status, output string) {
 	if status == HealthCritical && c.criticalSince.IsZero() {
 		c.criticalSince = time.Now()
@@ -388,7 +388,7 @@ func sameCheck(a, b *check) bool {
 		a.serviceID == b.serviceID && a.serviceName == b.serviceName
 }
 
-// probeNetwork is the Probe that really looks, with the outputs that Consul writes.
+// probeNetwork is the Probe over the network, with the outputs that Consul writes.
 func probeNetwork(ctx context.Context, c Check) (status, output string) {
 	switch {
 	case c.GRPC != "":
@@ -411,7 +411,7 @@ func probeGRPC(ctx context.Context, c Check) (status, output string) {
 		creds = credentials.NewTLS(c.tlsConfig())
 	}
 	addr, service, _ := strings.Cut(c.GRPC, "/")
-	// A proxy or a user's service config has no business in a health check.
+	// Neither a proxy nor a user's service config applies to a health check.
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig())
 	if err != nil {

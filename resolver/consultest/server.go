@@ -35,7 +35,7 @@ type Server struct {
 	ended  chan struct{} // closed by Close
 }
 
-// New makes an agent that knows no services and listens nowhere. Close it.
+// New returns an agent without services or listeners. Close it.
 func New(opts ...Option) *Server {
 	s := &Server{registry: registry{config: newConfig(opts), started: time.Now()}, reachable: true, ended: make(chan struct{})}
 	s.st = newState(&s.config)
@@ -43,7 +43,7 @@ func New(opts ...Option) *Server {
 	s.conns = connections{limit: s.maxConnections, from: make(map[string]int)}
 	s.mux = s.routes()
 	s.life, s.kill = context.WithCancel(context.Background())
-	s.faults.turn()
+	s.faults.notify()
 	return s
 }
 
@@ -78,8 +78,8 @@ func (s *Server) Restart() {
 }
 
 // SetReachable cuts the agent off, or connects it again. While it is cut off it
-// keeps its state, its checks go on, requests through Transport fail as with
-// nobody listening, and connections to its listeners are dropped.
+// keeps its state, its checks go on, requests through Transport fail with
+// "connection refused", and connections to its listeners are dropped.
 func (s *Server) SetReachable(reachable bool) {
 	if !reachable {
 		s.cut(func() { s.reachable = false })
@@ -146,9 +146,9 @@ func (s *Server) record(r *http.Request, refused bool) {
 
 // ServeHTTP answers one request of Consul's HTTP API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if v := s.visitOf(r.Context()); v != nil {
-		if s.answer(w, r); v.again {
-			panic(errAgain) // whoever intercepts must not take nothing for the answer
+	if v := s.exchangeOf(r.Context()); v != nil {
+		if s.answer(w, r); v.retry {
+			panic(errRetry) // an interceptor must not take this for the answer
 		}
 		return
 	}
@@ -163,8 +163,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.work.Done()
 
-	v := &visit{server: s, client: w}
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{s}, v))
+	v := &exchange{server: s, client: w}
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), exchangeKey{s}, v))
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
 	v.request = r.WithContext(ctx)
@@ -206,7 +206,7 @@ func (s *Server) SetStatus(serviceID, status string) error {
 // Flap puts the checks of an instance into HealthCritical, after every into
 // HealthPassing, and so on, until stop is called, which leaves it passing, or
 // Close. An instance that does not exist, or no longer, flaps when it is
-// registered; an id that was mistyped is not told apart from that. stop may be
+// registered; a mistyped id is not an error. stop may be
 // called more than once.
 func (s *Server) Flap(serviceID string, every time.Duration) (stop func()) {
 	if every <= 0 {
@@ -251,8 +251,7 @@ func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Ti
 // A fault with Times is over when as many have met it. Several may be in force at
 // once. lift may be called more than once.
 //
-// Whoever waits in a blocking query that a fault matches meets it now: the query
-// is not held any longer. When a fault that alters answers is lifted, the queries
+// A blocking query that waits and matches a fault is answered with it now. When a fault that alters answers is lifted, the queries
 // that it was to alter are answered too, without it; those that it delays or
 // hangs go on to the agent.
 func (s *Server) Inject(faults ...Fault) (lift func()) {
@@ -300,14 +299,14 @@ func (s *Server) Join(others ...*Server) error {
 	for _, one := range all {
 		for _, other := range all {
 			if one != other {
-				one.know(other)
+				one.addPeer(other)
 			}
 		}
 	}
 	return nil
 }
 
-func (s *Server) know(other *Server) {
+func (s *Server) addPeer(other *Server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.peers == nil {
@@ -318,7 +317,7 @@ func (s *Server) know(other *Server) {
 
 // Listen serves the agent on a TCP address until Close and returns the address
 // with the port filled in; "127.0.0.1:0" picks a free one. Anything but loopback
-// needs WithACL, since whoever reaches the agent can make it open connections.
+// needs WithACL, since its clients can make it open connections.
 func (s *Server) Listen(address string) (string, error) {
 	tcp, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -355,8 +354,8 @@ func (s *Server) isReachable() bool {
 	return s.reachable
 }
 
-// Connections tells how many connections to the agent's listeners are open, and
-// how many were at most at one time, those over a limit included. Transport has none.
+// Connections returns how many connections to the agent's listeners are open, and the
+// most at one time, including those over a limit. Transport has none.
 func (s *Server) Connections() (open, most int) {
 	s.conns.mu.Lock()
 	defer s.conns.mu.Unlock()
@@ -369,14 +368,14 @@ func (s *Server) Connections() (open, most int) {
 // the end of the request's context ends the request at once, here and in the agent.
 func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
-// newcomer hides the request that ctx may be of already, as a socket would.
-func (s *Server) newcomer(ctx context.Context) context.Context {
-	return context.WithValue(context.WithValue(ctx, connKey{}, nil), own{s}, nil)
+// detached removes the exchange that ctx may belong to, as a socket would.
+func (s *Server) detached(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, connKey{}, nil), exchangeKey{s}, nil)
 }
 
-// visitOf finds the visit that r belongs to.
-func (s *Server) visitOf(ctx context.Context) *visit {
-	v, _ := ctx.Value(own{s}).(*visit)
+// exchangeOf returns the exchange of a request by its context.
+func (s *Server) exchangeOf(ctx context.Context) *exchange {
+	v, _ := ctx.Value(exchangeKey{s}).(*exchange)
 	return v
 }
 
@@ -401,9 +400,9 @@ func datacenterOf(q url.Values) string {
 	return q.Get("dc")
 }
 
-// elsewhere finds the agent of another datacenter that a request is for.
-// Endpoints of the agent itself know no datacenter.
-func (s *Server) elsewhere(r *http.Request) *Server {
+// peerFor returns the agent of another datacenter that a request is for.
+// Endpoints of the agent itself have no datacenter.
+func (s *Server) peerFor(r *http.Request) *Server {
 	if strings.HasPrefix(r.URL.Path, "/v1/agent/") || r.URL.Path == "/v1/catalog/datacenters" {
 		return nil
 	}
@@ -413,10 +412,9 @@ func (s *Server) elsewhere(r *http.Request) *Server {
 	return s.peers[dc]
 }
 
-// forward lets other answer. What goes wrong between the datacenters is told in
-// Consul's words.
+// forward lets other answer. Errors between the datacenters have Consul's text.
 func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) {
-	v := s.visitOf(r.Context())
+	v := s.exchangeOf(r.Context())
 	s.writeCommon(w.Header())
 	for {
 		if !other.isUp() {
@@ -432,9 +430,9 @@ func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) 
 			_, _ = w.Write(rec.body.Bytes())
 		case r.Context().Err() != nil:
 			panic(http.ErrAbortHandler)
-		case v.changed.Err() != nil && !v.turned():
+		case v.changed.Err() != nil && !v.mustRetry():
 			continue
-		case !v.again:
+		case !v.retry:
 			write(w, http.StatusServiceUnavailable, typeText, []byte("error reading from server: EOF"))
 		}
 		return
@@ -443,13 +441,13 @@ func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) 
 
 // ask passes a request on until it is answered, the connection between the
 // datacenters breaks, or the faults here change.
-func (v *visit) ask(other *Server, r *http.Request) (rec *recorder, broken bool) {
+func (v *exchange) ask(other *Server, r *http.Request) (rec *recorder, broken bool) {
 	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connKey{}, nil)) // the client's connection is not the other's to break
 	defer cancel()
 	defer context.AfterFunc(v.changed, cancel)()
 	rec = &recorder{header: make(http.Header), status: http.StatusOK}
 	r = r.Clone(ctx)
-	if v.hurry {
+	if v.noBlock {
 		q := r.URL.Query()
 		q.Del("index")
 		r.URL.RawQuery = q.Encode()

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Bounds of memory. Consul has none; a laptop does.
+// Bounds of memory. Consul has none.
 const (
 	maxServices = 20000
 	maxChecks   = 40000
@@ -24,8 +24,8 @@ const (
 	bootIndex = 14
 )
 
-// state is the catalog and the KV store. It knows no time and starts nothing:
-// the Server that holds it does, and guards it.
+// state is the catalog and the KV store. It has no timers and no lock: those are the
+// registry's.
 type state struct {
 	cfg     *config
 	index   uint64        // of the last write, shared by everything
@@ -74,14 +74,14 @@ func newState(cfg *config) *state {
 	return st
 }
 
-// wake makes waiting queries look again.
+// wake makes waiting queries read again.
 func (st *state) wake() {
 	close(st.changed)
 	st.changed = make(chan struct{})
 }
 
-// stir lets the index of a service rise, or all of them, with nothing written.
-func (st *state) stir(name string) {
+// raiseIndex raises the index of a service, or of all, without a write.
+func (st *state) raiseIndex(name string) {
 	idx := st.next()
 	if name != "" {
 		st.touch(name, idx)
@@ -144,7 +144,7 @@ func (st *state) put(svc Service, idx uint64) bool {
 	return true
 }
 
-// unlist takes in off its name, which is gone with its last instance.
+// unlist removes in from its name, which ends with its last instance.
 func (st *state) unlist(in *instance, idx uint64) {
 	delete(st.byName[in.Name], in.ID)
 	if len(st.byName[in.Name]) == 0 {
@@ -284,11 +284,11 @@ type kvEntry struct {
 // kvStore keeps deleted keys by their index, so that the index of a prefix does
 // not go backwards when its newest key goes.
 type kvStore struct {
-	entries    map[string]kvEntry
-	tombstones map[string]uint64
-	buried     uint64 // the newest of the tombstones that were given up
-	index      uint64 // of the last change to any key
-	size       int
+	entries      map[string]kvEntry
+	tombstones   map[string]uint64
+	evictedIndex uint64 // of the newest evicted tombstone
+	index        uint64 // of the last change to any key
+	size         int
 }
 
 func newKVStore() kvStore {
@@ -321,7 +321,7 @@ func (kv *kvStore) remove(key string, idx uint64) {
 	delete(kv.entries, key)
 	kv.size -= len(old.Value)
 	if len(kv.tombstones) == maxTombstones {
-		kv.buried = kv.index
+		kv.evictedIndex = kv.index
 		clear(kv.tombstones)
 	}
 	kv.tombstones[key], kv.index = idx, idx
@@ -343,7 +343,7 @@ func (kv *kvStore) list(prefix string) (entries []kvEntry, index uint64) {
 			index = max(index, idx)
 		}
 	}
-	if index = max(index, kv.buried); index == 0 {
+	if index = max(index, kv.evictedIndex); index == 0 {
 		index = kv.index
 	}
 	slices.SortFunc(entries, func(a, b kvEntry) int { return cmp.Compare(a.Key, b.Key) })

@@ -41,7 +41,7 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		defer cancel(context.Canceled)
 		defer release()
 		defer stop()
-		err := serve(s, w, serverRequest(s.newcomer(ctx), req))
+		err := serve(s, w, serverRequest(s.detached(ctx), req))
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -92,7 +92,7 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// refused is what net.Dial says when nobody listens.
+// refused is the error of net.Dial when there is no listener.
 func refused(req *http.Request) error {
 	addr := req.URL.Host
 	if req.URL.Port() == "" {
@@ -107,8 +107,8 @@ type address string
 func (address) Network() string  { return "tcp" }
 func (a address) String() string { return string(a) }
 
-// responseWriter hands the client a response as soon as its header is written
-// and then passes the body through a pipe.
+// responseWriter returns a response to the client once its header is written, and streams
+// the body through a pipe.
 type responseWriter struct {
 	request  *http.Request
 	header   http.Header
@@ -193,7 +193,7 @@ func (w *responseWriter) abort(err error) {
 	_ = w.body.CloseWithError(err)
 }
 
-// listener keeps its connections at hand, to break them as a dying agent would.
+// listener tracks its connections, to break them as a killed agent would.
 type listener struct {
 	net.Listener
 	owner  *Server
@@ -227,7 +227,7 @@ func (l *listener) drop() {
 	conns := slices.Collect(maps.Keys(l.conns))
 	l.mu.Unlock()
 	for _, c := range conns {
-		c.breakOff("HTTP/1.1 ", func(c *conn) { _ = c.Close() })
+		c.breakWith("HTTP/1.1 ", func(c *conn) { _ = c.Close() })
 	}
 }
 
@@ -250,7 +250,7 @@ func (c *conn) owe(answer bool) {
 	c.owes = answer
 }
 
-// Write sends nothing after the words of breakOff.
+// Write sends nothing after the bytes of breakWith.
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	broken := c.broken
@@ -262,11 +262,11 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// breakOff ends a connection so that its client hears of it: net/http quietly
-// repeats a GET whose connection broke before the first byte of an answer, and
-// would ask an agent that has restarted in between with an index of the old one.
-// Words that answer nothing would be worse: it complains of them in the log.
-func (c *conn) breakOff(words string, end func(*conn)) {
+// breakWith breaks a connection so that its client gets an error: net/http silently
+// repeats a GET whose connection broke before the first byte of an answer, and would
+// send an index of before a restart to the restarted agent. It writes part of an answer,
+// but only if one is due: net/http logs bytes without a request.
+func (c *conn) breakWith(bytes string, end func(*conn)) {
 	c.mu.Lock()
 	owes := c.owes
 	c.owes, c.broken = false, true
@@ -276,11 +276,11 @@ func (c *conn) breakOff(words string, end func(*conn)) {
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	_, _ = c.Conn.Write([]byte(words))
+	_, _ = c.Conn.Write([]byte(bytes))
 	end(c)
 }
 
-// reset closes without the courtesy of a FIN, as the kernel does for a killed process.
+// reset closes without a FIN, as the kernel does for a killed process.
 func (c *conn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -333,7 +333,7 @@ func clientOf(c net.Conn) string {
 }
 
 // ServeHTTP answers requests of the listener. A connection over the limit gets
-// Consul's words for that, once its request is there to be answered.
+// Consul's text for that, once its request has arrived.
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*conn); ok && c.over {
 		w.Header().Set("Connection", "close")

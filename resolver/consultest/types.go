@@ -10,7 +10,7 @@ import (
 // Option configures a Server.
 type Option func(*config)
 
-// Probe finds out the state of what a check points at. It returns one of the
+// Probe runs a check. It returns one of the
 // Health constants and the output to store with it, and obeys ctx, which ends
 // at the check's timeout.
 type Probe func(ctx context.Context, check Check) (status, output string)
@@ -39,10 +39,10 @@ func WithDatacenter(name string) Option {
 }
 
 // WithACL turns on access control with Consul's default policy deny. The
-// management token may do everything. The others are known but may do nothing,
-// like a token without policies: writes answer 403, lists come back empty with
-// X-Consul-Results-Filtered-By-ACLs. A request with no token is as powerless,
-// but is not told that anything was filtered; an unknown token always answers 403.
+// management token may do everything. The others exist but may do nothing,
+// as a token without policies: writes answer 403, lists are empty and have
+// X-Consul-Results-Filtered-By-ACLs. A request without a token may do as little, and
+// its lists lack that header; an unknown token always gets 403.
 // https://developer.hashicorp.com/consul/api-docs/api-structure#results-filtered-by-acls
 func WithACL(managementToken string, powerless ...string) Option {
 	return func(c *config) {
@@ -89,7 +89,7 @@ const (
 	HealthCritical = "critical"
 )
 
-// Service is one instance of a service as an agent is told of it.
+// Service is one instance of a service as it is registered.
 // The fields carry Consul's names and meanings:
 // https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
 type Service struct {
@@ -124,7 +124,7 @@ type Locality struct {
 	Zone   string
 }
 
-// Check says how the agent learns the state of a service. Exactly one of TTL,
+// Check says how the agent checks a service. Exactly one of TTL,
 // GRPC, HTTP and TCP is set; the last three need Interval.
 // https://developer.hashicorp.com/consul/api-docs/agent/check#register-check
 type Check struct {
@@ -162,7 +162,7 @@ type Check struct {
 	DeregisterCriticalServiceAfter time.Duration
 }
 
-// Query is one request for the health of a service that reached the agent.
+// Query is one request for the health of a service.
 type Query struct {
 	Time     time.Time
 	Service  string

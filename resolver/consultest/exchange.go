@@ -32,7 +32,7 @@ type rule struct {
 	steps  []Fault
 	lasts  bool
 	lower  uint64        // how far indexes fall that go backwards
-	open   int           // requests that have met it and are not done
+	open   int           // requests that match it and are not answered
 	lifted chan struct{} // closed with the fault
 	done   chan struct{} // closed when it is lifted or its last step was answered
 }
@@ -51,10 +51,10 @@ func (fs *faultSet) inject(rules ...*rule) {
 		}
 		fs.rules = append(fs.rules, r)
 		if r.lasts {
-			fs.stir(r.steps[0])
+			fs.raiseIndex(r.steps[0])
 		}
 	}
-	fs.turn()
+	fs.notify()
 }
 
 func (fs *faultSet) lift(rules []*rule) {
@@ -68,20 +68,20 @@ func (fs *faultSet) lift(rules []*rule) {
 		}
 		close(r.lifted)
 		if r.lasts {
-			fs.stir(r.steps[0])
+			fs.raiseIndex(r.steps[0])
 		}
 	}
-	fs.turn()
+	fs.notify()
 }
 
-// stir lets indexes rise if f changes lists. The caller holds the lock of the registry.
-func (fs *faultSet) stir(f Fault) {
-	if f.stirs() {
-		fs.registry.st.stir(f.service)
+// raiseIndex raises the indexes if f changes lists. The caller holds the lock of the registry.
+func (fs *faultSet) raiseIndex(f Fault) {
+	if f.raisesIndex() {
+		fs.registry.st.raiseIndex(f.service)
 	}
 }
 
-// end forgets all rules. What they hold back is broken off by the agent's end.
+// end removes all rules. Requests that they delay end with the agent.
 func (fs *faultSet) end() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -90,8 +90,8 @@ func (fs *faultSet) end() {
 	}
 }
 
-// turn makes waiting requests look at the rules again.
-func (fs *faultSet) turn() {
+// notify makes waiting requests check the rules.
+func (fs *faultSet) notify() {
 	if fs.change != nil {
 		fs.change()
 	}
@@ -108,7 +108,7 @@ func (fs *faultSet) remove(r *rule) bool {
 	return true
 }
 
-// next is the fault that a request would meet.
+// next returns the fault that matches a request.
 func (r *rule) next(req *http.Request) (Fault, bool) {
 	if len(r.steps) == 0 || !r.steps[0].matches(req) {
 		return Fault{}, false
@@ -116,7 +116,7 @@ func (r *rule) next(req *http.Request) (Fault, bool) {
 	return r.steps[0], true
 }
 
-// take uses up a step that was met.
+// take consumes a step of a script.
 func (r *rule) take() {
 	r.open++
 	if r.lasts {
@@ -127,8 +127,8 @@ func (r *rule) take() {
 	}
 }
 
-// leave ends a meeting. Whatever a step told is true no longer.
-func (fs *faultSet) leave(m meeting) {
+// leave ends a match. What a step of a script has changed is undone.
+func (fs *faultSet) leave(m match) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	m.rule.open--
@@ -136,109 +136,109 @@ func (fs *faultSet) leave(m meeting) {
 		return
 	}
 	fs.registry.mu.Lock()
-	fs.stir(m.fault)
+	fs.raiseIndex(m.fault)
 	fs.registry.mu.Unlock()
 	if m.rule.open == 0 && len(m.rule.steps) == 0 {
 		fs.remove(m.rule)
 	}
 }
 
-// visit is one request at the agent. A query that waits goes round again when a
-// fault comes that it has not met, or one goes that altered what it would be told.
-type visit struct {
+// exchange is one request to the agent and its answer. A query that waits is answered anew
+// when a fault is injected that matches it, or one is lifted that would alter its answer.
+type exchange struct {
 	server   *Server
 	client   http.ResponseWriter
 	request  *http.Request
-	met      []meeting
-	changed  context.Context // of the rules, when met was drawn up
-	waited   bool            // has been round already
-	hurry    bool            // is answered without blocking
-	again    bool            // stopped waiting to go round again
+	matches  []match
+	changed  context.Context // of the rules, as of matches
+	waited   bool            // has been answered anew already
+	noBlock  bool            // is to be answered without blocking
+	retry    bool            // stopped waiting, to be answered anew
 	deadline time.Time       // of its blocking
 }
 
-// meeting is a request with a fault that it met.
-type meeting struct {
-	visit *visit
-	rule  *rule
-	fault Fault
-	seen  bool // has had its arrival
+// match is a fault that matches a request.
+type match struct {
+	exchange *exchange
+	rule     *rule
+	fault    Fault
+	seen     bool // its arrive effects have acted
 }
 
-// errAgain unwinds a query that goes round again.
-var errAgain = errors.New("the faults have changed")
+// errRetry unwinds a query that is answered anew.
+var errRetry = errors.New("the faults have changed")
 
-// own leads from the context of a request to its visit.
-type own struct{ *Server }
+// exchangeKey is the context key of a request's exchange.
+type exchangeKey struct{ *Server }
 
-// serve goes round until the request is answered.
-func (v *visit) serve(answer func(http.ResponseWriter)) {
+// serve repeats until the request is answered.
+func (v *exchange) serve(answer func(http.ResponseWriter)) {
 	defer v.leave()
 	for {
-		v.meet()
-		if v.round(answer); !v.again {
+		v.matchFaults()
+		if v.round(answer); !v.retry {
 			return
 		}
-		v.again, v.waited = false, true
+		v.retry, v.waited = false, true
 		clear(v.client.Header())
 	}
 }
 
-func (v *visit) leave() {
-	for _, m := range v.met {
+func (v *exchange) leave() {
+	for _, m := range v.matches {
 		v.server.faults.leave(m)
 	}
 }
 
-// meet draws up what the request meets in this round.
-func (v *visit) meet() {
+// matchFaults updates the matches of the request.
+func (v *exchange) matchFaults() {
 	fs := &v.server.faults
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	v.changed = fs.changed
-	v.met = slices.DeleteFunc(v.met, func(m meeting) bool {
-		v.hurry = v.hurry || m.gone() && m.fault.alters()
-		return m.gone()
+	v.matches = slices.DeleteFunc(v.matches, func(m match) bool {
+		v.noBlock = v.noBlock || m.lifted() && m.fault.alters()
+		return m.lifted()
 	})
 	for _, r := range fs.rules {
 		fault, ok := r.next(v.request)
-		if !ok || v.hasMet(r) {
+		if !ok || v.hasMatched(r) {
 			continue
 		}
 		r.take()
-		v.met = append(v.met, meeting{visit: v, rule: r, fault: fault})
+		v.matches = append(v.matches, match{exchange: v, rule: r, fault: fault})
 		if len(fault.effects) > 0 && (v.waited || !r.lasts) {
-			v.hurry = true
+			v.noBlock = true
 		}
 		if !r.lasts {
 			v.server.mu.Lock()
-			fs.stir(fault)
+			fs.raiseIndex(fault)
 			v.server.mu.Unlock()
 		}
 	}
 }
 
-// turned reports whether there is a reason to go round again.
-func (v *visit) turned() bool {
+// mustRetry reports whether the request must be answered anew.
+func (v *exchange) mustRetry() bool {
 	if v.changed.Err() == nil {
 		return false
 	}
 	fs := &v.server.faults
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	v.again = slices.ContainsFunc(fs.rules, func(r *rule) bool {
+	v.retry = slices.ContainsFunc(fs.rules, func(r *rule) bool {
 		_, ok := r.next(v.request)
-		return ok && !v.hasMet(r)
-	}) || slices.ContainsFunc(v.met, func(m meeting) bool { return m.gone() && m.fault.alters() })
+		return ok && !v.hasMatched(r)
+	}) || slices.ContainsFunc(v.matches, func(m match) bool { return m.lifted() && m.fault.alters() })
 	v.changed = fs.changed
-	return v.again
+	return v.retry
 }
 
-func (v *visit) hasMet(r *rule) bool {
-	return slices.ContainsFunc(v.met, func(m meeting) bool { return m.rule == r })
+func (v *exchange) hasMatched(r *rule) bool {
+	return slices.ContainsFunc(v.matches, func(m match) bool { return m.rule == r })
 }
 
-func (m *meeting) gone() bool {
+func (m *match) lifted() bool {
 	select {
 	case <-m.rule.lifted:
 		return true
@@ -247,16 +247,16 @@ func (m *meeting) gone() bool {
 	}
 }
 
-// round is one try to answer.
-func (v *visit) round(answer func(http.ResponseWriter)) {
-	if len(v.met) == 0 {
+// round tries to answer once.
+func (v *exchange) round(answer func(http.ResponseWriter)) {
+	if len(v.matches) == 0 {
 		answered(answer, v.client)
 		return
 	}
 	v.readBody()
 	rec := &recorder{header: make(http.Header), status: http.StatusOK}
 	if !v.arrive(rec) {
-		if answered(answer, rec); v.again {
+		if answered(answer, rec); v.retry {
 			return
 		}
 		rec.alter(v.effects())
@@ -264,20 +264,20 @@ func (v *visit) round(answer func(http.ResponseWriter)) {
 	v.deliver(rec)
 }
 
-// answered calls answer, which a query that goes round again may leave in the middle.
+// answered calls answer, which a query to be answered anew leaves by a panic.
 func answered(answer func(http.ResponseWriter), w http.ResponseWriter) {
 	defer func() {
-		if p := recover(); p != nil && p != errAgain {
+		if p := recover(); p != nil && p != errRetry {
 			panic(p)
 		}
 	}()
 	answer(w)
 }
 
-// arrive lets the faults act that come before the agent; each acts once.
-func (v *visit) arrive(rec *recorder) (answered bool) {
-	for i := range v.met {
-		m := &v.met[i]
+// arrive applies the faults that act before the agent; each acts once.
+func (v *exchange) arrive(rec *recorder) (answered bool) {
+	for i := range v.matches {
+		m := &v.matches[i]
 		if m.seen {
 			continue
 		}
@@ -291,40 +291,40 @@ func (v *visit) arrive(rec *recorder) (answered bool) {
 	return false
 }
 
-// effects are those of the faults that were not lifted in the meantime.
-func (v *visit) effects() []effect {
+// effects returns those of the faults that were not lifted meanwhile.
+func (v *exchange) effects() []effect {
 	var all []effect
-	for _, m := range v.met {
-		if !m.gone() {
+	for _, m := range v.matches {
+		if !m.lifted() {
 			all = append(all, m.fault.effects...)
 		}
 	}
 	return all
 }
 
-// index is what the request is told instead of the true index.
-func (v *visit) index(index uint64) uint64 {
-	told := max(index, 1) // 0 would make clients spin
-	for _, m := range v.met {
+// index returns the index to send, which faults may alter.
+func (v *exchange) index(index uint64) uint64 {
+	shown := max(index, 1) // 0 would make clients spin
+	for _, m := range v.matches {
 		for _, e := range m.fault.effects {
-			if e.index != nil && !m.gone() {
-				told = e.index(told, m.rule.lower)
+			if e.index != nil && !m.lifted() {
+				shown = e.index(shown, m.rule.lower)
 			}
 		}
 	}
-	return told
+	return shown
 }
 
-// isNews reports whether a query that knows an index is to be told another one. An
-// index that fell by itself is none, as in Consul; one that a fault lowered is.
-func (v *visit) isNews(told, known uint64) bool {
-	return told > known ||
-		told < known && v.find(func(e effect) bool { return e.index != nil }) != nil
+// isNew reports whether an index ends a query that waits beyond after. A lower one does
+// not, as in Consul, unless a fault has lowered it.
+func (v *exchange) isNew(shown, after uint64) bool {
+	return shown > after ||
+		shown < after && v.find(func(e effect) bool { return e.index != nil }) != nil
 }
 
-// readBody takes the body in, so that net/http listens for the client's leaving
-// while the request is held back.
-func (v *visit) readBody() {
+// readBody buffers the body, so that net/http detects that the client has closed the connection
+// while the request is delayed.
+func (v *exchange) readBody() {
 	if v.request.Body == nil || v.request.Body == http.NoBody {
 		return
 	}
@@ -336,7 +336,7 @@ func (v *visit) readBody() {
 }
 
 // wait ends with the timer, which may be nil, and with the fault.
-func (m *meeting) wait(timer *time.Timer) {
+func (m *match) wait(timer *time.Timer) {
 	var expired <-chan time.Time
 	if timer != nil {
 		defer timer.Stop()
@@ -345,15 +345,15 @@ func (m *meeting) wait(timer *time.Timer) {
 	select {
 	case <-expired:
 	case <-m.rule.lifted:
-	case <-m.visit.request.Context().Done():
+	case <-m.exchange.request.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// timer limits the blocking of a query, for all rounds together. It is nil for
-// what does not block.
-func (v *visit) timer(timeout time.Duration) (expired <-chan time.Time, stop func()) {
-	if timeout <= 0 || v.hurry {
+// timer limits the blocking of a query, all rounds together. It is nil for a request that does
+// not block.
+func (v *exchange) timer(timeout time.Duration) (expired <-chan time.Time, stop func()) {
+	if timeout <= 0 || v.noBlock {
 		return nil, func() {}
 	}
 	if v.deadline.IsZero() {
@@ -366,7 +366,7 @@ func (v *visit) timer(timeout time.Duration) (expired <-chan time.Time, stop fun
 // pieces is how many a slow body comes in.
 const pieces = 10
 
-// recorder keeps an answer until faults have altered it.
+// recorder buffers an answer until faults have altered it.
 type recorder struct {
 	header http.Header
 	status int
@@ -403,8 +403,8 @@ func (rec *recorder) alter(effects []effect) {
 	}
 }
 
-// deliver sends what was recorded, as fast and as far as the faults let it.
-func (v *visit) deliver(rec *recorder) {
+// deliver sends the recorded answer, as fast and as far as the faults allow.
+func (v *exchange) deliver(rec *recorder) {
 	body := rec.body.Bytes()
 	maps.Copy(v.client.Header(), rec.header)
 	v.client.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -424,40 +424,40 @@ func (v *visit) deliver(rec *recorder) {
 	}
 }
 
-// find is the first meeting with a fault that has what is asked for, or nil.
-func (v *visit) find(what func(effect) bool) *meeting {
-	for i := range v.met {
-		if v.met[i].fault.has(what) {
-			return &v.met[i]
+// find returns the first match whose fault has an effect that satisfies what, or nil.
+func (v *exchange) find(what func(effect) bool) *match {
+	for i := range v.matches {
+		if v.matches[i].fault.has(what) {
+			return &v.matches[i]
 		}
 	}
 	return nil
 }
 
-func (v *visit) flush() { _ = http.NewResponseController(v.client).Flush() }
+func (v *exchange) flush() { _ = http.NewResponseController(v.client).Flush() }
 
-// drip sends the body in pieces; when the fault is lifted the rest comes at once.
-func (m *meeting) drip(body []byte) {
+// drip sends the body in pieces; when the fault is lifted the rest is sent at once.
+func (m *match) drip(body []byte) {
 	var whole time.Duration
 	for _, e := range m.fault.effects {
 		whole += e.drip
 	}
-	m.visit.flush()
+	m.exchange.flush()
 	n := min(pieces, len(body)) // an empty body has come with its header
 	for i := range n {
 		m.wait(time.NewTimer(whole / time.Duration(n)))
-		_, _ = m.visit.client.Write(body[len(body)*i/n : len(body)*(i+1)/n])
-		m.visit.flush()
+		_, _ = m.exchange.client.Write(body[len(body)*i/n : len(body)*(i+1)/n])
+		m.exchange.flush()
 	}
 }
 
-// reset breaks the connection of the request, if it is known.
-func (v *visit) reset() {
+// reset resets the connection of the request, if it has one.
+func (v *exchange) reset() {
 	if w, ok := v.client.(*responseWriter); ok {
 		w.abort(&net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
 	}
 	if c, ok := v.request.Context().Value(connKey{}).(*conn); ok {
-		c.breakOff("HTTP/1.1 200 OK\r\n", (*conn).reset) // half a line would look like a malformed one
+		c.breakWith("HTTP/1.1 200 OK\r\n", (*conn).reset) // half a line would look like a malformed one
 	}
 	panic(http.ErrAbortHandler)
 }
