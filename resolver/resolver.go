@@ -92,7 +92,7 @@ func (r *consulResolver) update(starting time.Duration) time.Duration {
 	case c.err == nil:
 		r.publish(nil, r.noInstance(c.hint))
 	case r.hasState:
-		r.publish(nil, c.err) // the published instances are known to be gone
+		r.publish(nil, c.err) // the published instances were removed
 	default:
 		r.cc.ReportError(c.err)
 	}
@@ -261,7 +261,7 @@ func (r *consulResolver) publish(list []catalog.Instance, reason error) {
 		return
 	}
 	r.published, r.hasState = instances, true
-	// An error asks for another update, which comes with the next change anyway.
+	// An error requests another update, which the next change makes anyway.
 	_ = r.cc.UpdateState(r.state(reason))
 }
 

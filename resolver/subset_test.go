@@ -223,9 +223,9 @@ func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
 // the channel has not chosen.
 func TestAChangeOfTenThousandCostsWhatItsSubsetDoes(t *testing.T) {
 	cost := func(n int) (allocations float64, mib float64) {
-		conn := newCrowd(t).connect(t, n, resolver.WithLogger(silent))
+		conn := newSharedBackend(t).connect(t, n, resolver.WithLogger(silent))
 		defer conn.Close()
-		lists := [2][]catalog.Instance{crowdOf(n), crowdOf(n)}
+		lists := [2][]catalog.Instance{snapshotOf(n), snapshotOf(n)}
 		for i := range lists[1] {
 			lists[1][i].Weight = 3
 		}

@@ -350,7 +350,7 @@ func (r *watchRegistry) keep(key queryKey, closing *sharedWatch) {
 	case len(v.all()) > 0:
 		r.closed[key] = closedWatch{earlierList{v.all(), v.answeredAt, v.err != nil}, time.Now()}
 	case v.believed:
-		delete(r.closed, key) // it is known to be empty
+		delete(r.closed, key) // an empty list is believed
 	}
 }
 

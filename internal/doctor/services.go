@@ -132,7 +132,7 @@ func judge(e consul.Entry, a probeResult, overTLS bool) (result, fix string) {
 	case a.state == unreachable:
 		return Failed, a.fix + " If it is gone for good: " + deregister(e)
 	case a.state == notServing && e.Status == catalog.Passing:
-		return Failed, "clients still call it: let its check in Consul ask grpc.health.v1 at its own address, as that of meshlite.NewServer does"
+		return Failed, "clients still call it: make its check in Consul call grpc.health.v1 at its own address, as that of meshlite.NewServer does"
 	default:
 		return Failed, a.fix
 	}

@@ -54,7 +54,7 @@ func CheckName(name string) error {
 // of a metric.
 func CheckPrintable(text string) error {
 	if !utf8.ValidString(text) || strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
-		return errors.New("it has unprintable characters: write letters, digits, spaces and punctuation in UTF-8")
+		return errors.New("it holds characters that cannot be printed: write letters, digits, spaces and punctuation in UTF-8")
 	}
 	return nil
 }

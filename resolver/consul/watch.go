@@ -202,7 +202,7 @@ func (w *watch) send(ctx context.Context, options *api.QueryOptions) (answer, er
 	}}, nil
 }
 
-// whyEmpty asks Consul, each time that the service becomes empty, whether its instances are
+// whyEmpty reads from Consul, each time that the service becomes empty, whether its instances are
 // unhealthy or there are none.
 func (w *watch) whyEmpty(ctx context.Context) string {
 	w.limiter.Reserve()

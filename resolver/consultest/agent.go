@@ -88,7 +88,7 @@ func (s agentAPI) serviceMaintenance(_ http.ResponseWriter, r *http.Request) (an
 	return nil, nil
 }
 
-// agentService shows one instance. With ?hash it blocks until the hash of what
+// service shows one instance. With ?hash it blocks until the hash of what
 // it shows is another one.
 func (s agentAPI) service(w http.ResponseWriter, r *http.Request) (any, error) {
 	id := after(r, "/v1/agent/service/")
@@ -315,7 +315,7 @@ func (s agentAPI) checkDeregister(_ http.ResponseWriter, r *http.Request) (any, 
 	return nil, nil
 }
 
-// agentCheckUpdate is the heartbeat of a TTL check, in its four spellings.
+// checkUpdate renews a TTL check: pass, warn, fail or update.
 func (s agentAPI) checkUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
 	verb, id, _ := strings.Cut(after(r, "/v1/agent/check/"), "/")
 	update := struct{ Status, Output string }{Output: r.URL.Query().Get("note")}
@@ -433,7 +433,7 @@ func (s agentAPI) healthByName(w http.ResponseWriter, r *http.Request) (any, err
 	return nil, writeHealth(w, r, healthCode(worst), worst, worst, all)
 }
 
-// sayHealth answers in the code of the status, and in one word if asked for text.
+// writeHealth answers with the code of the status, and as one word if text is requested.
 func writeHealth(w http.ResponseWriter, r *http.Request, code int, status, reason string, body any) error {
 	w.Header().Set("X-Consul-Reason", reason)
 	if strings.HasPrefix(r.Header.Get("Accept"), "text/plain") || r.URL.Query().Get("format") == "text" {

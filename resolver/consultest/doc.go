@@ -61,8 +61,8 @@
 // A blocking query that waits when a matching fault is injected is answered or reset at once.
 // Faults that change lists raise the indexes when they are injected and lifted, as any
 // change does, so that no client misses them, and queries block in between. With IndexZero
-// and steps of a script they never block. [Server.Heal] lifts everything. Flap and SetReachable are not faults of
-// answers but of the agent, and combine with all of the above.
+// and steps of a script they never block. [Server.Heal] lifts everything. Flap and SetReachable
+// are not faults of answers but of the agent, and combine with all of the above.
 //
 // An outage of ten minutes takes no time in a bubble:
 //

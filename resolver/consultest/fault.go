@@ -14,7 +14,7 @@ import (
 
 // Requests to aim a fault at, for [Fault.On].
 const (
-	HealthReads   = "GET /v1/health/service/" // what resolvers ask; the aim of a new fault
+	HealthReads   = "GET /v1/health/service/" // what resolvers send; the aim of a new fault
 	CatalogReads  = "GET /v1/catalog/"
 	Registrations = "PUT /v1/agent/service/register"
 	Heartbeats    = "PUT /v1/agent/check/" // of TTL checks; registrations of checks too
@@ -74,7 +74,7 @@ func (f Fault) When(match func(r *http.Request) bool) Fault {
 	return f
 }
 
-// Times ends the fault when n requests have met it. In a script it repeats the step.
+// Times ends the fault after n requests. In a script it repeats the step.
 func (f Fault) Times(n int) Fault {
 	if n < 1 {
 		panic(fmt.Sprintf("consultest: a fault cannot happen %d times: want 1 or more", n))
@@ -83,8 +83,8 @@ func (f Fault) Times(n int) Fault {
 	return f
 }
 
-// And adds what others do, in the order given; it is aimed as f is. What holds a
-// request back goes before what answers or breaks it off: Delay(d).And(NoLeader()).
+// And adds the effects of others, in the order given, with the aim of f. Delays come before
+// what answers the request or breaks its connection: Delay(d).And(NoLeader()).
 func (f Fault) And(others ...Fault) Fault {
 	f.effects = slices.Clone(f.effects)
 	for _, other := range others {
@@ -114,7 +114,7 @@ func onPattern(pattern string, r *http.Request) bool {
 	return path == r.URL.Path || strings.HasSuffix(path, "/") && strings.HasPrefix(r.URL.Path, path)
 }
 
-// has reports whether any effect has what is asked for.
+// has reports whether any effect satisfies what.
 func (f Fault) has(what func(effect) bool) bool { return slices.ContainsFunc(f.effects, what) }
 
 // raisesIndex reports whether f raises the indexes when it is injected and lifted, so that clients
@@ -128,7 +128,7 @@ func (f Fault) alters() bool {
 	return f.has(func(e effect) bool { return e.body != nil || e.index != nil })
 }
 
-// Pass is no fault: in a script, a request that is answered as always.
+// Pass has no effect: in a script, the request is answered as usual.
 func Pass() Fault { return Fault{} }
 
 // IndexZero answers with X-Consul-Index 0, as Consul did on several occasions
@@ -232,7 +232,7 @@ func onLists(change func([]json.RawMessage) []json.RawMessage) Fault {
 	})
 }
 
-// ServerError answers an error instead of asking the agent. Consul's own are
+// ServerError answers an error instead of the agent. Consul's own are
 // 500 with a line of text.
 func ServerError(status int, text string) Fault {
 	return answering(status, typeText, text)
@@ -282,7 +282,7 @@ func Hang() Fault {
 // Reset breaks the connection before an answer. Through Transport that is
 // "connection reset by peer"; over a socket it comes after the first line of an
 // answer and net/http calls it "unexpected EOF", since before that it would hide
-// it by asking again.
+// it by sending the request again.
 func Reset() Fault {
 	return Fault{effects: []effect{{arrive: func(m *match, _ *recorder) bool {
 		m.exchange.reset()

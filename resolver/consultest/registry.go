@@ -63,7 +63,7 @@ func (s *registry) own(id string) *instance {
 }
 
 // register is Register with s.mu held, as are all below. With replace, checks
-// that svc does not mention go.
+// that svc does not name are removed.
 func (s *registry) register(svc Service, replace bool) error {
 	svc, err := svc.normalize()
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *registry) replaceCheck(c *check, idx uint64) bool {
 	return changed
 }
 
-// addCheck is replaceCheck as a write of its own.
+// addCheck is replaceCheck with an index of its own.
 func (s *registry) addCheck(c *check) {
 	idx := s.st.index + 1
 	if s.replaceCheck(c, idx) {
@@ -207,7 +207,7 @@ type check struct {
 	failures, success  int                // in a row
 }
 
-// alarm is a timer whose callback Server.Close waits for. Guarded by Server.mu.
+// alarm is a timer whose callback Server.Close waits for. Guarded by registry.mu.
 type alarm struct {
 	timer *time.Timer
 	set   int // which setting a late callback belongs to
@@ -240,7 +240,7 @@ func (s *registry) clearAlarm(a *alarm) {
 	a.timer = nil
 }
 
-// startCheck sets c going. Like all below but watch, it is called with s.mu held.
+// startCheck starts the timers and probes of c. Like all below but watch, it is called with s.mu held.
 func (s *registry) startCheck(c *check) {
 	if c.status == HealthCritical && c.criticalSince.IsZero() {
 		c.criticalSince = time.Now()
@@ -401,7 +401,7 @@ func probeNetwork(ctx context.Context, c Check) (status, output string) {
 }
 
 func (c Check) tlsConfig() *tls.Config {
-	// Skipping verification is what the registration asks for.
+	// The registration decides about verification.
 	return &tls.Config{ServerName: c.TLSServerName, InsecureSkipVerify: c.TLSSkipVerify} //nolint:gosec
 }
 

@@ -67,9 +67,9 @@ func (s *Server) Close() {
 	s.work.Wait()
 }
 
-// Restart is an agent that was killed and came back with nothing: services,
-// checks and keys are gone, indexes start low again, open queries and
-// connections break. Faults, Queries and joined agents stay.
+// Restart simulates an agent that was killed and started empty: it has no services, checks
+// or keys, indexes start low again, and open queries and connections break. Faults, Queries
+// and joined agents stay.
 func (s *Server) Restart() {
 	s.cut(func() {
 		s.stopAllChecks()
@@ -77,7 +77,7 @@ func (s *Server) Restart() {
 	})
 }
 
-// SetReachable cuts the agent off, or connects it again. While it is cut off it
+// SetReachable disconnects the agent from its clients, or reconnects it. While disconnected it
 // keeps its state, its checks go on, requests through Transport fail with
 // "connection refused", and connections to its listeners are dropped.
 func (s *Server) SetReachable(reachable bool) {
@@ -102,18 +102,17 @@ func (s *Server) cut(change func()) {
 	s.life, s.kill = context.WithCancel(context.Background())
 	s.mu.Unlock()
 	for _, l := range listeners {
-		l.drop() // before the handlers end, who would close connections in their own way
+		l.drop() // before the handlers end, which would close connections in their own way
 	}
 	kill()
 }
 
-// Intercept lets answer see every request before the agent does; the agent
-// leaves those alone for which it returns true. Within answer, s.ServeHTTP(w, r)
-// gives the agent's own answer, which may be altered on its way. Nil ends it.
-// answer must return when the request's context ends. Faults that are injected
-// meet a request before answer does, and alter what it writes. When they change, a
-// query that waits in s.ServeHTTP comes by again: answer is left by a panic, as with
-// [http.ErrAbortHandler], and called anew.
+// Intercept calls answer with every request before the agent; the agent ignores those for
+// which it returns true. Within answer, s.ServeHTTP(w, r) writes the agent's own answer,
+// which may be altered on its way. Nil ends the interception. answer must return when the
+// request's context ends. Injected faults apply before answer is called, and alter what it
+// writes. When they change, answer is called again for a query that waits in s.ServeHTTP: it
+// is left by a panic, as with [http.ErrAbortHandler].
 func (s *Server) Intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +127,7 @@ func (s *Server) Queries() []Query {
 	return append([]Query(nil), s.queries...)
 }
 
-// record keeps r if it asks for the health of a service. The caller holds s.mu.
+// record stores r if it reads the health of a service. The caller holds s.mu.
 func (s *Server) record(r *http.Request, refused bool) {
 	service, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
 	if !ok {
@@ -137,7 +136,7 @@ func (s *Server) record(r *http.Request, refused bool) {
 	if len(s.queries) == maxQueries {
 		s.queries = append(s.queries[:0], s.queries[maxQueries/2:]...)
 	}
-	opts, _ := parseQuery(r) // a bad one is still a query
+	opts, _ := parseQuery(r) // an invalid one is still a query
 	s.queries = append(s.queries, Query{
 		Time: time.Now(), Service: service, Index: opts.index, Wait: opts.wait,
 		RawQuery: r.URL.RawQuery, HasToken: tokenOf(r) != "", Refused: refused,
@@ -179,8 +178,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Register adds an instance, or replaces the one with the same id, as a PUT to
-// /v1/agent/service/register does. A check that was there before keeps its state,
-// and checks that svc does not mention stay. The error is what the agent would answer.
+// /v1/agent/service/register does. A check that exists keeps its state, and checks that svc
+// does not name stay. The error is the agent's answer.
 func (s *Server) Register(svc Service) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,20 +193,18 @@ func (s *Server) Deregister(serviceID string) error {
 	return s.deregister(serviceID)
 }
 
-// SetStatus puts the checks of an instance into a state; one without checks gets
-// a check for that. The state stays until a heartbeat, a missed one or a probe
-// says otherwise.
+// SetStatus sets the state of the checks of an instance; one without checks gets a check for
+// that. The state stays until a heartbeat, a missed one or a probe changes it.
 func (s *Server) SetStatus(serviceID, status string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.setServiceStatus(serviceID, status)
 }
 
-// Flap puts the checks of an instance into HealthCritical, after every into
-// HealthPassing, and so on, until stop is called, which leaves it passing, or
-// Close. An instance that does not exist, or no longer, flaps when it is
-// registered; a mistyped id is not an error. stop may be
-// called more than once.
+// Flap sets the checks of an instance to HealthCritical, after every to HealthPassing, and
+// so on, until Close or until stop is called, which leaves it passing. An instance that is not
+// registered flaps once it is, so a mistyped id is not an error. stop may be called more
+// than once.
 func (s *Server) Flap(serviceID string, every time.Duration) (stop func()) {
 	if every <= 0 {
 		panic(fmt.Sprintf("consultest: an instance cannot flap every %v: want more than 0", every))
@@ -238,7 +235,7 @@ func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Ti
 	for next, then := HealthPassing, HealthCritical; ; next, then = then, next {
 		select {
 		case <-tick:
-			_ = s.SetStatus(serviceID, next) // it may not be there just now
+			_ = s.SetStatus(serviceID, next) // it may not be registered now
 		case <-ctx.Done():
 			return
 		case <-s.ended:
@@ -247,13 +244,13 @@ func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Ti
 	}
 }
 
-// Inject lets requests meet the faults, in the order given, until lift is called.
-// A fault with Times is over when as many have met it. Several may be in force at
-// once. lift may be called more than once.
+// Inject applies the faults to the requests that they match, in the order given, until lift is
+// called. A fault with Times ends after as many requests. Several may be in force at once.
+// lift may be called more than once.
 //
-// A blocking query that waits and matches a fault is answered with it now. When a fault that alters answers is lifted, the queries
-// that it was to alter are answered too, without it; those that it delays or
-// hangs go on to the agent.
+// A blocking query that waits and matches a fault is answered with it now. When a fault that
+// alters answers is lifted, waiting queries that match it are answered too, without it; those
+// that it delays or hangs go on to the agent.
 func (s *Server) Inject(faults ...Fault) (lift func()) {
 	var rules []*rule
 	for _, f := range faults {
@@ -263,11 +260,10 @@ func (s *Server) Inject(faults ...Fault) (lift func()) {
 	return func() { s.faults.lift(rules) }
 }
 
-// Script lets the first request that its fault matches meet the first step, the
-// next one the second, and so on; a step with Times counts as that many. Then all
-// is as before. A query that waits when Script is called comes first, and one that
-// meets a step other than Pass is answered without blocking. done is closed when
-// the last step was answered, and with Heal and Close.
+// Script applies its first step to the first request that it matches, then the second to the
+// next, and so on; a step with Times counts as that many. A query that waits when Script is
+// called comes first, and one that matches a step other than Pass is answered without blocking.
+// done is closed when the last step was answered, and with Heal and Close.
 func (s *Server) Script(steps ...Fault) (done <-chan struct{}) {
 	r := &rule{steps: slices.Clone(steps)}
 	s.faults.inject(r)
@@ -282,8 +278,8 @@ func (s *Server) Heal() {
 	s.faults.lift(rules)
 }
 
-// Join connects datacenters, each with each: a request to one of the agents with
-// ?dc= naming another is answered there, with that one's catalog, keys, indexes,
+// Join connects datacenters, each with each: a request to one of the agents with the ?dc= of
+// another is answered there, with that one's catalog, keys, indexes,
 // tokens and faults. Faults that alter indexes act there only. One that is
 // unreachable or closed answers 500, as Consul does when the servers of a datacenter
 // do not respond. Two agents of the same datacenter cannot be joined.
@@ -385,14 +381,14 @@ func (s *Server) isUp() bool {
 	return s.reachable && !s.closed
 }
 
-// datacenters are the own one, then the others.
+// datacenters returns its own, then the others.
 func (s *Server) datacenters() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{s.datacenter}, slices.Sorted(maps.Keys(s.peers))...)
 }
 
-// datacenterOf is the one a request asks for, or empty.
+// datacenterOf returns the datacenter in a query, or "".
 func datacenterOf(q url.Values) string {
 	if dc := q.Get("datacenter"); dc != "" {
 		return dc
@@ -422,7 +418,7 @@ func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) 
 			write(w, http.StatusInternalServerError, typeText, []byte(text))
 			return
 		}
-		rec, broken := v.ask(other, r)
+		rec, broken := v.forward(other, r)
 		switch {
 		case !broken:
 			maps.Copy(w.Header(), rec.header)
@@ -439,10 +435,10 @@ func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) 
 	}
 }
 
-// ask passes a request on until it is answered, the connection between the
+// forward sends the request to other until it is answered, the connection between the
 // datacenters breaks, or the faults here change.
-func (v *exchange) ask(other *Server, r *http.Request) (rec *recorder, broken bool) {
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connKey{}, nil)) // the client's connection is not the other's to break
+func (v *exchange) forward(other *Server, r *http.Request) (rec *recorder, broken bool) {
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connKey{}, nil)) // other must not break the client's connection
 	defer cancel()
 	defer context.AfterFunc(v.changed, cancel)()
 	rec = &recorder{header: make(http.Header), status: http.StatusOK}

@@ -208,7 +208,7 @@ func (st *state) touchCheck(c *check, idx uint64) {
 }
 
 // indexOf is the index of the instances of name, which rises with writes to these
-// and their checks only. Whether the asker sees checks matters just until the
+// and their checks only. withChecks matters only until the
 // first service ends.
 func (st *state) indexOf(name string, withChecks bool) uint64 {
 	if idx, ok := st.serviceIndex[name]; ok {
@@ -229,7 +229,7 @@ func (st *state) instancesOf(name string) []*instance {
 	return sorted(st.byName[name])
 }
 
-// checksOf lists the checks that decide over in: the node's and its own.
+// checksOf returns the checks that apply to in: the node's and its own.
 func (st *state) checksOf(in *instance, nodeChecks []*check) []*check {
 	return append(slices.Clip(nodeChecks), sorted(in.checks)...)
 }
@@ -245,7 +245,7 @@ func (st *state) nodeChecks() []*check {
 	return of
 }
 
-// full names what there is no room for, or is empty.
+// full returns which limit would be exceeded, or "".
 func (st *state) full(newServices, newChecks int) string {
 	if len(st.instances)+newServices > maxServices {
 		return "the registry is full: it holds at most " + strconv.Itoa(maxServices) + " services"

@@ -10,8 +10,7 @@ import (
 // Option configures a Server.
 type Option func(*config)
 
-// Probe runs a check. It returns one of the
-// Health constants and the output to store with it, and obeys ctx, which ends
+// Probe runs a check. It returns one of the Health constants and the output to store with it, and obeys ctx, which ends
 // at the check's timeout.
 type Probe func(ctx context.Context, check Check) (status, output string)
 
@@ -167,7 +166,7 @@ type Query struct {
 	Time     time.Time
 	Service  string
 	Index    uint64        // zero: not a blocking query
-	Wait     time.Duration // as asked for; zero if the default was left to the agent
+	Wait     time.Duration // as requested; zero is the agent's default
 	RawQuery string
 	HasToken bool // whichever it was
 	Refused  bool // made through Transport while the agent was unreachable

@@ -121,10 +121,10 @@ func TestEmptyAnswerLeavesTheLastGoodOne(t *testing.T) {
 func TestAnswerThatCouldNotBeLoadedIsNotSaved(t *testing.T) {
 	d, _ := saved(t, answer(2))
 	for says, spoil := range map[string]func(*catalog.Snapshot){
-		`instances[1].address is "10.0.0.1", want host:port`:         func(s *catalog.Snapshot) { s.Instances[1].Address = "10.0.0.1" },
-		`instances[1].weight is 0, want at least 1`:                  func(s *catalog.Snapshot) { s.Instances[1].Weight = 0 },
+		`instances[1].address is "10.0.0.1", want host:port`:                  func(s *catalog.Snapshot) { s.Instances[1].Address = "10.0.0.1" },
+		`instances[1].weight is 0, want at least 1`:                           func(s *catalog.Snapshot) { s.Instances[1].Weight = 0 },
 		`instances[1].address is "10.0.0.0:8080", as is that of instances[0]`: func(s *catalog.Snapshot) { s.Instances[1].Address = s.Instances[0].Address },
-		`year outside of range [0,9999]`:                             func(s *catalog.Snapshot) { s.Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		`year outside of range [0,9999]`:                                      func(s *catalog.Snapshot) { s.Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		s := answer(2)
 		s.Index = 99
