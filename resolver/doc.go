@@ -42,7 +42,8 @@
 //
 // A target with several datacenters has a watch for each. The first one that has
 // instances serves. One that fails keeps its last list for the grace time; then the next
-// one is taken. If none is left, the last list of a failing one serves without limit.
+// one is taken. If none is left, the last list of a failing one serves without limit; and if
+// no list has a healthy instance, the unhealthy ones of the first datacenter that has some.
 //
 // # Which endpoints a channel connects to
 //

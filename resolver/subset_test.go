@@ -130,7 +130,7 @@ func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 		if len(before) != 100 {
 			t.Fatalf("the channel gets %d endpoints, want 100", len(before))
 		}
-		updates := 0
+		changes := 0
 		for n := range 12 {
 			left := address(all[n])
 			updates := s.channel.updates()
@@ -138,12 +138,12 @@ func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 			if changed := s.channel.updates() != updates; changed != slices.Contains(before, left) {
 				t.Fatalf("%s has left and the channel was updated: %v, it had it: %v", left, changed, !changed)
 			} else if changed {
-				updates++
+				changes++
 			}
 			before = s.endpoints()
 		}
-		if updates > 6 {
-			t.Errorf("12 changes among 10,000 updated a channel of 100 %d times", updates)
+		if changes > 6 {
+			t.Errorf("12 changes among 10,000 updated a channel of 100 %d times", changes)
 		}
 	})
 }
