@@ -36,7 +36,7 @@ func WithServiceConfig(json string) ClientOption {
 
 // WithWarning also calls instances in warning state, with Consul's warning weight.
 func WithWarning() ClientOption {
-	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarning()) })
+	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarningInstances()) })
 }
 
 // WithPanicThreshold sets which share of the instances must be healthy in Consul. When

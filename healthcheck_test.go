@@ -235,10 +235,10 @@ func TestAnAuthorityThatTheAgentDoesNotKnowIsLogged(t *testing.T) {
 	if c := checked(t, directory, ended); c.Status != api.HealthCritical {
 		t.Fatalf("Consul's check says %v: %q", c.Status, c.Output)
 	}
-	for log.line("calls this instance critical") == "" {
+	for log.line("reports this instance as critical") == "" {
 		time.Sleep(20 * time.Millisecond)
 	}
-	if line := log.line("calls this instance critical"); !strings.Contains(line, "level=WARN") || !strings.Contains(line, "unknown authority") {
+	if line := log.line("reports this instance as critical"); !strings.Contains(line, "level=WARN") || !strings.Contains(line, "unknown authority") {
 		t.Errorf("the log says %q, want a warning with Consul's output", line)
 	}
 	if line := log.line("msg=serving"); !strings.Contains(line, `verified for \"catalog\" by the agent's authorities`) {

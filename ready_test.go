@@ -144,14 +144,14 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 	for _, r := range kept {
 		callable := m.instances("catalog")[0]
 		if !r.Registered || r.ID == "" || r.Address != callable || !strings.HasPrefix(r.Check, "gRPC health of "+callable+" every 5s") ||
-			r.Since.Before(before) || r.Confirmed.Before(r.Since) || r.LastError != "" {
+			r.RegisteredAt.Before(before) || r.ConfirmedAt.Before(r.RegisteredAt) || r.LastError != "" {
 			t.Errorf("%+v of the instance at %s", r, callable)
 		}
 	}
 	m.agent.Close() // the agent goes away
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		_, kept = read()
-		if r := kept[0]; !r.Registered && strings.Contains(r.LastError, "consul at ") && r.LastErrorAt.After(r.Since) {
+		if r := kept[0]; !r.Registered && strings.Contains(r.LastError, "consul at ") && r.LastErrorAt.After(r.RegisteredAt) {
 			break
 		}
 		if time.Now().After(deadline) {

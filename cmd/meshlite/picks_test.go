@@ -123,7 +123,7 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 	}
 	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client`)
 	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
-	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere"`)
+	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 }
 

@@ -27,8 +27,8 @@ func TestLooksIntoARealConsul(t *testing.T) {
 	runTool(t, "check").want(t, 0, "✓ catalog-127-0-0-1-", "")
 	runTool(t, "services").want(t, 0, "catalog  1        0        0         canary\n", "")
 	runTool(t, "endpoints", "catalog", "--near", "_agent", "--filter", "canary in Service.Tags").want(t, 0, "  meshlite  dc1  -     1       passing  canary\n", "")
-	runTool(t, "endpoints", "catalog", "--filter", "==").want(t, 1, "", "does not take the filter `==`")
-	runTool(t, "endpoints", "catalog", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere"`)
+	runTool(t, "endpoints", "catalog", "--filter", "==").want(t, 1, "", "rejects the filter `==`")
+	runTool(t, "endpoints", "catalog", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 
 	// Nothing but the check of its node.
 	agent := consulClient(t).Agent()

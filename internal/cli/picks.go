@@ -72,7 +72,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 		return err
 	}
 	defer directory.Close()
-	names, err := directory.Names(ctx, q.Datacenter)
+	names, err := directory.ServiceNames(ctx, q.Datacenter)
 	if err != nil || slices.Contains(names, q.Service) {
 		return err
 	}

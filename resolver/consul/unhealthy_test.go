@@ -48,7 +48,7 @@ func TestUnhealthyInstancesAreReportedApart(t *testing.T) {
 			t.Errorf("WithWarning %v: %d are unhealthy, want %d: %+v", warning, len(unhealthy), len(want), unhealthy)
 		}
 		for _, i := range unhealthy {
-			if status, known := want[i.ID]; !known || i.Status != status {
+			if status, ok := want[i.ID]; !ok || i.Status != status {
 				t.Errorf("WithWarning %v: %s is %v, want %v", warning, i.ID, i.Status, status)
 			}
 		}

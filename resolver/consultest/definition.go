@@ -32,8 +32,8 @@ func (d *duration) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// serviceDefinition is the body of a registration, with every field that Consul
-// knows, since it refuses the others.
+// serviceDefinition is the body of a registration, with every field that Consul has: it
+// rejects the others.
 type serviceDefinition struct {
 	ID, Name, Address, Namespace, Partition, Token, Kind, SocketPath string
 	Port                                                             int
@@ -50,7 +50,7 @@ type serviceDefinition struct {
 	Proxy, Connect, Ports                                            json.RawMessage
 }
 
-// checkFields are those of a check that also a registration of a check alone has.
+// checkFields are the fields of a check, in a service or alone.
 type checkFields struct {
 	Name, Status, Notes                                       string
 	TTL, Interval, Timeout                                    duration
@@ -100,7 +100,7 @@ func (d checkFields) check(id string) Check {
 	}
 }
 
-// unsupported names a kind of check that only a real agent carries out.
+// unsupported returns an error for a kind of check that only a real agent runs.
 func (d checkFields) unsupported() error {
 	kinds := map[string]bool{"script": len(d.ScriptArgs)+len(d.Args) > 0, "Docker": d.DockerContainerID != "", "UDP": d.UDP != "",
 		"H2PING": d.H2PING != "", "OS service": d.OSService != "", "alias": d.AliasNode+d.AliasService != ""}
@@ -112,7 +112,7 @@ func (d checkFields) unsupported() error {
 	return nil
 }
 
-// service is the definition as the agent keeps it, or what is wrong with it.
+// service converts the definition, or returns what is wrong with it.
 func (d serviceDefinition) service() (Service, error) {
 	svc := Service{
 		ID: d.ID, Name: d.Name, Address: d.Address, Port: d.Port, Tags: d.Tags, Meta: d.Meta,
@@ -129,11 +129,11 @@ func (d serviceDefinition) service() (Service, error) {
 	}
 	for name, raw := range map[string]json.RawMessage{"Proxy": d.Proxy, "Connect": d.Connect, "Ports": d.Ports} {
 		if raw = bytes.TrimSpace(raw); len(raw) > 0 && !strings.Contains("null {} []", string(raw)) {
-			return svc, badRequest("consultest does not know %s: register without it", name)
+			return svc, badRequest("consultest does not support %s: register without it", name)
 		}
 	}
 	if d.Kind != "" || d.SocketPath != "" {
-		return svc, badRequest("consultest does not know services with a Kind or a SocketPath: register without")
+		return svc, badRequest("consultest does not support services with a Kind or a SocketPath: register without")
 	}
 	defs := d.Checks
 	if d.Check != nil && !d.Check.empty() {
@@ -154,7 +154,7 @@ func (d serviceCheckDefinition) empty() bool {
 	return err == nil && bytes.Equal(bare, none) && d.unsupported() == nil
 }
 
-// normalize fills in what Consul fills in and refuses what Consul refuses.
+// normalize sets the defaults that Consul sets and rejects what Consul rejects.
 func (s Service) normalize() (Service, error) {
 	s = s.clone()
 	if s.Name == "" {
@@ -210,11 +210,11 @@ func (s *Service) tagAddress(ip netip.Addr) {
 func (w Weights) validate() error {
 	switch {
 	case w.Passing < 1:
-		return fmt.Errorf("Passing must be greater than 0") //nolint:staticcheck // Consul's words
+		return fmt.Errorf("Passing must be greater than 0") //nolint:staticcheck // Consul's text
 	case w.Warning < 0:
-		return fmt.Errorf("Warning must be greater or equal than 0") //nolint:staticcheck // Consul's words
+		return fmt.Errorf("Warning must be greater or equal than 0") //nolint:staticcheck // Consul's text
 	case w.Passing > 65535, w.Warning > 65535:
-		return fmt.Errorf("DNS Weight must be between 0 and 65535") //nolint:staticcheck // Consul's words
+		return fmt.Errorf("DNS Weight must be between 0 and 65535") //nolint:staticcheck // Consul's text
 	}
 	return nil
 }
@@ -223,7 +223,7 @@ var metaKey = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
 func validateMeta(meta map[string]string) error {
 	if len(meta) > 64 {
-		return fmt.Errorf("Node metadata cannot contain more than 64 key/value pairs") //nolint:staticcheck // Consul's words
+		return fmt.Errorf("Node metadata cannot contain more than 64 key/value pairs") //nolint:staticcheck // Consul's text
 	}
 	for key, value := range meta {
 		var problem string
@@ -241,7 +241,7 @@ func validateMeta(meta map[string]string) error {
 		default:
 			continue
 		}
-		return fmt.Errorf("Couldn't load metadata pair ('%s', '%s'): %s", key, value, problem) //nolint:staticcheck // Consul's words
+		return fmt.Errorf("Couldn't load metadata pair ('%s', '%s'): %s", key, value, problem) //nolint:staticcheck // Consul's text
 	}
 	return nil
 }

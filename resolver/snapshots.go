@@ -10,26 +10,24 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// Snapshots keeps the last good answers over the end of the program. Package
+// Snapshots stores the last good answers for the start of a later process. Package
 // [github.com/meshlite-go/meshlite/resolver/snapshot] does so on disk. It must be
 // safe for concurrent use; directory is the [catalog.Watcher]'s name.
 type Snapshots interface {
-	// Load is what was saved last: a zero Snapshot if there is nothing, an error
-	// that says why what is there cannot be used.
+	// Load returns what was saved last, a zero Snapshot if nothing was, or an error
+	// that says why it cannot be used.
 	Load(directory string, q catalog.Query) (catalog.Snapshot, error)
 	// Save replaces what was saved before.
 	Save(directory string, q catalog.Query, s catalog.Snapshot) error
 }
 
-// savePause is the shortest time between two snapshots of one watch.
-const savePause = time.Second
+const (
+	minSaveInterval  = time.Second           // between two snapshots of one watch
+	saveCloseTimeout = 50 * time.Millisecond // for the disk, when a watch ends
+)
 
-// closeTime is how long the end of a watch waits for the disk.
-const closeTime = 50 * time.Millisecond
-
-// saver writes the snapshots of one watch in a goroutine of its own: a disk that
-// hangs must hold up neither discovery nor the end of a channel. A nil saver does
-// nothing.
+// saver writes the snapshots of one watch in a goroutine of its own: a stalled disk
+// must delay neither discovery nor the closing of a channel. A nil saver does nothing.
 type saver struct {
 	write  func(catalog.Snapshot) error
 	log    *slog.Logger
@@ -45,8 +43,8 @@ func newSaver(write func(catalog.Snapshot) error, log *slog.Logger) *saver {
 	return s
 }
 
-// save hands over the newest snapshot, in place of one that has not been written
-// yet. Only one goroutine at a time may call it.
+// save queues a snapshot, in place of one that is not written yet. Only one goroutine at a
+// time may call it.
 func (s *saver) save(snapshot catalog.Snapshot) {
 	if s == nil {
 		return
@@ -72,32 +70,32 @@ func (s *saver) run(ctx context.Context) {
 			if err == nil {
 				last = snapshot.Instances
 			} else if !failed {
-				s.log.Warn("the snapshot cannot be kept on disk", "error", err)
+				s.log.Warn("the snapshot cannot be saved: a start without the directory would use an older one", "error", err)
 			}
 			failed = err != nil
 			select {
-			case <-time.After(savePause):
+			case <-time.After(minSaveInterval):
 			case <-ctx.Done():
 			}
 		case <-ctx.Done():
-			s.finish()
+			s.flush()
 			return
 		}
 	}
 }
 
-// tryWrite makes a panic an error: no caller is there to recover from it.
+// tryWrite turns a panic into an error: this goroutine has no caller that recovers.
 func (s *saver) tryWrite(snapshot catalog.Snapshot) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("saving it has panicked: %v", p)
+			err = fmt.Errorf("saving it panicked: %v", p)
 		}
 	}()
 	return s.write(snapshot)
 }
 
-// finish writes what is left.
-func (s *saver) finish() {
+// flush writes what is queued.
+func (s *saver) flush() {
 	select {
 	case snapshot := <-s.newest:
 		_ = s.tryWrite(snapshot) // the last failure was logged
@@ -105,8 +103,8 @@ func (s *saver) finish() {
 	}
 }
 
-// close has what is left written, and waits for that unless the disk is slow: then
-// the saver ends with its last write.
+// close writes what is queued and waits, but not for a slow disk: then the goroutine ends
+// with its last write.
 func (s *saver) close() {
 	if s == nil {
 		return
@@ -114,8 +112,8 @@ func (s *saver) close() {
 	s.cancel()
 	select {
 	case <-s.done:
-	case <-time.After(closeTime):
-		s.log.Warn("the snapshot is still being written: it is left to the disk")
+	case <-time.After(saveCloseTimeout):
+		s.log.Warn("the snapshot is still being written: the channel does not wait for the disk", "timeout", saveCloseTimeout)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// inBubble runs test under virtual time with an agent that knows n instances of
+// inBubble runs test under virtual time with an agent with n instances of
 // catalog, at ports from 1 on, and a watch that has its first answer.
 func inBubble(t *testing.T, n int, test func(t *testing.T, agent *consultest.Server, r *reports)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -26,7 +26,7 @@ func inBubble(t *testing.T, n int, test func(t *testing.T, agent *consultest.Ser
 		defer r.stop()
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != n {
-			t.Fatalf("the first answer tells %v", addressesOf(s))
+			t.Fatalf("the first answer has %v", addressesOf(s))
 		}
 		test(t, agent, r)
 	})
@@ -67,7 +67,7 @@ func TestEmptyAnswerWithALowerIndexIsConfirmedFirst(t *testing.T) {
 		}
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != 2 {
-			t.Errorf("the watch tells %v, want the two that are left", addressesOf(s))
+			t.Errorf("the watch reports %v, want the two that are left", addressesOf(s))
 		}
 	})
 }
@@ -81,7 +81,7 @@ func TestConfirmedEmptinessIsReported(t *testing.T) {
 			synctest.Wait()
 		}
 		if s, _ := r.last(); len(s.Instances) != 0 || s.Hint == "" {
-			t.Errorf("the watch tells %v and the hint %q, want an empty list and why", addressesOf(s), s.Hint)
+			t.Errorf("the watch reports %v and the hint %q, want an empty list and why", addressesOf(s), s.Hint)
 		}
 	})
 }
@@ -98,7 +98,7 @@ func TestMassRemovalIsConfirmedFirst(t *testing.T) {
 		defer lift()
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != 4 {
-			t.Errorf("the watch tells %v, want the four that a second read confirms", addressesOf(s))
+			t.Errorf("the watch reports %v, want the four that a second read confirms", addressesOf(s))
 		}
 	})
 }
@@ -110,7 +110,7 @@ func TestSmallRemovalIsReportedAsItComes(t *testing.T) {
 		defer lift()
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != 2 {
-			t.Errorf("the watch tells %v, want two", addressesOf(s))
+			t.Errorf("the watch reports %v, want two", addressesOf(s))
 		}
 		for _, q := range agent.Queries()[before:] {
 			if q.Index == 0 {
@@ -129,7 +129,7 @@ func TestUnconfirmedRemovalIsAnErrorAndNotAnAnswer(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		if s, _ := r.last(); len(s.Instances) != 3 || r.fewest() != 3 {
-			t.Errorf("the watch tells %v, want all three", addressesOf(s))
+			t.Errorf("the watch reports %v, want all three", addressesOf(s))
 		}
 	})
 }
@@ -149,12 +149,12 @@ func TestRemovalIsConfirmedByAnAgentThatKeepsFailing(t *testing.T) {
 		defer lift()
 		time.Sleep(time.Minute)
 		if s, _ := r.last(); len(s.Instances) != 0 {
-			t.Errorf("after a minute the watch still tells %v", addressesOf(s))
+			t.Errorf("after a minute the watch still reports %v", addressesOf(s))
 		}
 	})
 }
 
-// R1 and R3 together: doubt that never ends costs two queries in 15 s: the doubtful
+// R1 and R3 together: confirmation that never ends costs two queries in 15 s: the blocking
 // one, and the one that does not confirm it.
 func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
@@ -265,7 +265,7 @@ func TestDoubtfulAnswersAreReadFromTheLeader(t *testing.T) {
 				agent.Script(consultest.Empty())
 				synctest.Wait()
 				if r.fewest() != 1 || r.lastError() != nil {
-					t.Errorf("the watch tells lists of %d and the error %v", r.fewest(), r.lastError())
+					t.Errorf("the watch reports lists of %d and the error %v", r.fewest(), r.lastError())
 				}
 				query := agent.Queries()[before]
 				got := ""
@@ -282,7 +282,7 @@ func TestDoubtfulAnswersAreReadFromTheLeader(t *testing.T) {
 	}
 }
 
-// An agent's cache that has heard of nothing yet answers index 1 and an empty list
+// An agent's cache that has loaded nothing yet answers index 1 and an empty list
 // when the time is over: that is not what a service without instances looks like.
 func TestEmptyCacheIsNoEmptyService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -300,7 +300,7 @@ func TestEmptyCacheIsNoEmptyService(t *testing.T) {
 		defer r.stop()
 		time.Sleep(10 * time.Minute)
 		if r.fewest() != 1 || r.lastError() != nil {
-			t.Errorf("the watch tells lists of %d and the error %v", r.fewest(), r.lastError())
+			t.Errorf("the watch reports lists of %d and the error %v", r.fewest(), r.lastError())
 		}
 		if n := len(agent.Queries()); n > 2*(3+600/15) {
 			t.Errorf("%d queries in ten minutes", n)
@@ -323,7 +323,7 @@ func TestHintDoesNotHoldTheWatch(t *testing.T) {
 		register(t, agent, "catalog-a", 1)
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != 1 {
-			t.Errorf("the watch tells %v", addressesOf(s))
+			t.Errorf("the watch reports %v", addressesOf(s))
 		}
 	})
 }
@@ -346,7 +346,7 @@ func TestEveryFaultIsAnErrorAndPasses(t *testing.T) {
 				lift := agent.Inject(fault)
 				time.Sleep(10 * time.Minute)
 				if r.lastError() == nil || r.fewest() != 3 {
-					t.Errorf("the watch tells lists of %d and the error %v", r.fewest(), r.lastError())
+					t.Errorf("the watch reports lists of %d and the error %v", r.fewest(), r.lastError())
 				}
 				if n := len(agent.Queries()) - before; n > 100 {
 					t.Errorf("%d queries in ten minutes", n)
@@ -355,7 +355,7 @@ func TestEveryFaultIsAnErrorAndPasses(t *testing.T) {
 				register(t, agent, "catalog-z", 99)
 				time.Sleep(80 * time.Second)
 				if s, _ := r.last(); len(s.Instances) != 4 {
-					t.Errorf("after the fault the watch tells %v", addressesOf(s))
+					t.Errorf("after the fault the watch reports %v", addressesOf(s))
 				}
 			})
 		})
@@ -369,7 +369,7 @@ func TestSlowBodiesAreNoErrors(t *testing.T) {
 		register(t, agent, "catalog-z", 99)
 		time.Sleep(10 * time.Second)
 		if s, _ := r.last(); len(s.Instances) != 4 || r.lastError() != nil {
-			t.Errorf("the watch tells %v and the error %v", addressesOf(s), r.lastError())
+			t.Errorf("the watch reports %v and the error %v", addressesOf(s), r.lastError())
 		}
 	})
 }

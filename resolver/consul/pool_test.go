@@ -18,7 +18,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-const crowdSize = 300
+const manyWatches = 300
 
 func serviceName(n int) string { return fmt.Sprint("service-", n) }
 
@@ -30,12 +30,12 @@ func registerNamed(t *testing.T, agent *consultest.Server, name string, port int
 	}
 }
 
-// watchCrowd watches crowdSize services, each with one instance, and waits for
+// watchMany watches manyWatches services, each with one instance, and waits for
 // the first answers.
-func watchCrowd(t *testing.T, agent *consultest.Server, d *consul.Directory) []*reports {
+func watchMany(t *testing.T, agent *consultest.Server, d *consul.Directory) []*reports {
 	t.Helper()
 	var all []*reports
-	for n := range crowdSize {
+	for n := range manyWatches {
 		registerNamed(t, agent, serviceName(n), 1)
 		all = append(all, watch(d, catalog.Query{Service: serviceName(n)}))
 	}
@@ -61,7 +61,7 @@ func TestManyWatchesShareFewConnections(t *testing.T) {
 	defer d.Close()
 	var used connections
 	consul.WrapDial(d, used.count)
-	all := watchCrowd(t, agent, d)
+	all := watchMany(t, agent, d)
 	for n, r := range all {
 		defer r.stop()
 		registerNamed(t, agent, serviceName(n), 2)
@@ -71,10 +71,10 @@ func TestManyWatchesShareFewConnections(t *testing.T) {
 	}
 	mustRegister(t, d, instance("late-1", serveHealth(t))) // for which there is always a connection left
 	if most := used.most.Load(); most > 64 || most < 2 {
-		t.Errorf("%d connections for %d watches, want some and 64 at most", most, crowdSize)
+		t.Errorf("%d connections for %d watches, want some and 64 at most", most, manyWatches)
 	}
-	if n := d.Stats()[0].Watches; n != crowdSize {
-		t.Errorf("the statistics tell of %d watches", n)
+	if n := d.Stats()[0].Watches; n != manyWatches {
+		t.Errorf("the statistics report %d watches", n)
 	}
 }
 
@@ -105,7 +105,7 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// R12, exactly: no watch of 300 hears of a change later than its turn comes, with
+// R12, exactly: no watch of 300 is notified of a change later than its turn comes, with
 // at most 60 queries in the air, and registrations are not kept waiting.
 func TestACrowdTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -126,9 +126,9 @@ func TestACrowdTakesTurns(t *testing.T) {
 			return true
 		})
 		d := newDirectory(t, agent, consul.Config{})
-		const turns = crowdSize / 60 * time.Second * 17 / 16
+		const turns = manyWatches / 60 * time.Second * 17 / 16
 		start := time.Now()
-		all := watchCrowd(t, agent, d)
+		all := watchMany(t, agent, d)
 		if took := time.Since(start); took > turns {
 			t.Errorf("the first answers took %v", took)
 		}
@@ -137,14 +137,14 @@ func TestACrowdTakesTurns(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		var worst time.Duration
-		for n := 0; n < crowdSize; n += 7 {
+		for n := 0; n < manyWatches; n += 7 {
 			registerNamed(t, agent, serviceName(n), 2)
 			changed := time.Now()
 			all[n].await(t, "10.0.0.1:1", "10.0.0.1:2")
 			worst = max(worst, time.Since(changed))
 		}
 		if worst > turns {
-			t.Errorf("a change was heard of after %v, want %v at most", worst, turns)
+			t.Errorf("a watch was notified of a change after %v, want %v at most", worst, turns)
 		}
 		start = time.Now()
 		if _, err := d.NodeAddress(t.Context()); err != nil || time.Since(start) > 0 {
@@ -283,12 +283,12 @@ func TestEachDatacenterKeepsItsOwnIndex(t *testing.T) {
 			registerNamed(t, here, "catalog", 10+turn)
 			synctest.Wait()
 			if s, _ := near.last(); len(s.Instances) != turn+2 {
-				t.Fatalf("turn %d: the near watch tells %v", turn, addressesOf(s))
+				t.Fatalf("turn %d: the near watch reports %v", turn, addressesOf(s))
 			}
 			registerNamed(t, there, "catalog", 20+turn)
 			synctest.Wait()
 			if s, _ := far.last(); len(s.Instances) != turn+2 {
-				t.Fatalf("turn %d: the far watch tells %v", turn, addressesOf(s))
+				t.Fatalf("turn %d: the far watch reports %v", turn, addressesOf(s))
 			}
 		}
 		there.SetReachable(false) // and its own failures
@@ -300,7 +300,7 @@ func TestEachDatacenterKeepsItsOwnIndex(t *testing.T) {
 	})
 }
 
-// Two agents behind one host are not told apart by the host alone.
+// Two agents behind one host are distinguished by more than the host.
 func TestAgentBehindAPrefixHasANameOfItsOwn(t *testing.T) {
 	d, err := consul.New(consul.Config{Address: "http://127.0.0.1:8500/consul", Logger: silent})
 	if err != nil {
@@ -339,7 +339,7 @@ func TestStatsCountWhatIsAskedAndWhatFails(t *testing.T) {
 			t.Fatalf("the statistics are %+v, want those of both agents", s)
 		}
 		if s[0].Requests < 2 || s[0].Failures != 0 || s[0].Watches != 0 {
-			t.Errorf("after a watch of a service that nobody knows: %+v", s[0])
+			t.Errorf("after a watch of an unknown service: %+v", s[0])
 		}
 		lift := agent.Inject(consultest.NoLeader())
 		before := s[0].Failures
