@@ -15,7 +15,7 @@ import (
 // A collector that describes nothing could be registered twice, and every scrape
 // after that would fail.
 func TestASecondCollectorIsRefused(t *testing.T) {
-	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", Answered: time.Now()}} }
+	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", AnsweredAt: time.Now()}} }
 	agents := func() []consul.Stats {
 		return []consul.Stats{{Agent: "127.0.0.1:8500", Services: []consul.ServiceStats{{Service: "catalog"}}}}
 	}
