@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"cmp"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -67,7 +68,7 @@ func NewTable() *Table { return NewSeededTable(rand.Uint64) }
 // WithLogger has log told of ejections and of their ends, as info. It is for a table that
 // nobody uses yet, and answers it.
 func (t *Table) WithLogger(log *slog.Logger) *Table {
-	t.log = log
+	t.log = cmp.Or(log, slog.Default())
 	return t
 }
 

@@ -1,7 +1,7 @@
 package resolver
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -52,8 +52,6 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
 		return fmt.Errorf("resolver: WithSnapshots: a %T cannot be told from another: give a pointer", s.snapshots)
-	case s.log == nil:
-		return errors.New("resolver: WithLogger: the logger is nil: leave the option out")
 	default:
 		return nil
 	}
@@ -103,5 +101,8 @@ func WithLocality(region, zone string) Option {
 }
 
 // WithLogger hears of outages of the directory and, where a policy of this module is used,
-// of ejections: of channels that share endpoints the first one's. Default: slog.Default().
-func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
+// of ejections: of channels that share endpoints the first one's. Default, and nil:
+// slog.Default().
+func WithLogger(log *slog.Logger) Option {
+	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }
+}
