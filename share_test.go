@@ -88,7 +88,7 @@ func TestReplicasDivideALimit(t *testing.T) {
 			one := m.serveSharer(rule)
 			want(t, "first calls", one.admitted(t, 2), 2)
 			one.awaitShare(t, 1)
-			two, three := m.serveSharer(rule, meshlite.WithWeight(2, 1)), m.serveSharer(rule)
+			two, three := m.serveSharer(rule, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Weight: 2}})), m.serveSharer(rule)
 			for _, s := range []sharer{two, three} {
 				want(t, "first calls", s.admitted(t, 2), 2)
 			}
@@ -145,7 +145,7 @@ func (noLease) Deregister(context.Context) error { return nil }
 func TestAReplicaThatKnowsNobodyYet(t *testing.T) {
 	m := newMesh(t)
 	directory := &mute{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA))
 	if err != nil {
 		t.Fatal(err)

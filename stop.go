@@ -26,7 +26,7 @@ func (r *run) stop(ctx context.Context) {
 		r.grpc.Stop()
 		return
 	}
-	log := r.config.log.With("service", r.config.names[0])
+	log := r.config.log.With("service", r.config.registrations[0].Service)
 	r.health.Shutdown()
 	if len(r.leases) > 0 {
 		log.Info("leaving Consul, and still accepting calls", "for", r.config.drain)
@@ -114,7 +114,7 @@ func (r *run) deregister(ctx context.Context) {
 		leases.Go(func() {
 			r.within(deregisterTime+closeTime, "the deregistration", func() {
 				if err := lease.Deregister(ctx); err != nil {
-					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
+					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.registrations[0].Service, "error", err)
 				}
 			})
 		})

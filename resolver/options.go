@@ -38,6 +38,15 @@ func defaults() settings {
 	}
 }
 
+// Validate returns the error that [Builder.Build] would return for opts.
+func Validate(opts ...Option) error {
+	s := defaults()
+	for _, o := range opts {
+		o(&s)
+	}
+	return s.check()
+}
+
 func (s settings) check() error {
 	switch {
 	case s.startTimeout <= 0:
@@ -51,14 +60,14 @@ func (s settings) check() error {
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
-		return fmt.Errorf("resolver: WithSnapshots: a %T cannot be told from another: give a pointer", s.snapshots)
+		return fmt.Errorf("resolver: WithSnapshots: a %T is not comparable: give a pointer", s.snapshots)
 	default:
 		return nil
 	}
 }
 
-// WithWarning also calls instances in warning state, with Consul's warning weight.
-func WithWarning() Option { return func(s *settings) { s.warning = true } }
+// WithWarningInstances also calls instances in warning state, with Consul's warning weight.
+func WithWarningInstances() Option { return func(s *settings) { s.warning = true } }
 
 // WithStartTimeout bounds how long the first call waits for an answer of the
 // directory before it fails Unavailable, where nothing is known from before. Default: 5 s.

@@ -47,7 +47,7 @@ func judge(e consul.Entry, a answer, overTLS bool) (result, fix string) {
 	case a.state == serving && e.Status == catalog.Passing:
 		return Passed, ""
 	case a.state == serving && e.Status == catalog.Warning:
-		return Warning, "clients leave it out, unless they are built WithWarning"
+		return Warning, "clients leave it out, unless they are built with resolver.WithWarningInstances"
 	case a.state == serving:
 		return Failed, checkFix(e, overTLS)
 	case a.state == unclear && e.Status != catalog.Critical:

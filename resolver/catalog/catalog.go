@@ -159,17 +159,18 @@ type Watcher interface {
 	Name() string
 }
 
-// Registration is what a service tells the directory of itself.
+// Registration describes one instance to the directory, and how its health is checked.
+// Zero values are the defaults. Node, Datacenter and Status are the directory's to set.
 type Registration struct {
-	Instance
+	Instance // a Weight of 0 is 1
 
-	// WarningWeight is the weight while a check warns. 0 takes the instance out.
-	WarningWeight uint32
+	// WarningWeight is the weight while a check warns: 0 takes the instance out. Nil is 1.
+	WarningWeight *uint32
 
-	// TTL replaces the directory's check of the gRPC health: the lease runs
-	// SelfCheck and tells what it found three times in each TTL, and an instance
-	// that has told nothing for a whole one is critical. 0 is the gRPC check,
-	// anything else at least 3 s.
+	// TTL replaces the directory's check of the gRPC health: the lease runs SelfCheck and
+	// reports its result three times in each TTL, and an instance without a report for a
+	// whole one is critical. The directory then never calls the instance, so that the
+	// fields Check... have no use. At least 3 s. 0 is the gRPC check.
 	TTL time.Duration
 
 	// CheckAddress is host:port where the directory checks the gRPC health of
@@ -185,9 +186,8 @@ type Registration struct {
 	// CheckInterval and CheckTimeout are the time between two checks and the
 	// longest one may take. 0 is 5 s and 2 s.
 	CheckInterval, CheckTimeout time.Duration
-	// DeregisterAfter removes an instance that has been critical this long: 0 is
-	// never, anything else at least one minute, because Consul silently makes
-	// that of less.
+	// DeregisterAfter removes an instance that has been critical this long: at least
+	// one minute, to which Consul silently raises less. Negative is never. 0 is one minute.
 	DeregisterAfter time.Duration
 
 	// SelfCheck calls the instance at its own address. It runs before each
@@ -195,6 +195,9 @@ type Registration struct {
 	// before it has checked anything, and for each heartbeat of a TTL. Nil is no check.
 	SelfCheck func(context.Context) error
 }
+
+// NoSelfCheck is the SelfCheck of an instance that is only checked by the directory.
+func NoSelfCheck(context.Context) error { return nil }
 
 // Registrar puts services into the directory.
 type Registrar interface {
