@@ -7,7 +7,7 @@ GO       ?= go
 POLICY   := proto/meshlite/policy/v1/policy.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo chaos dev test test-short bench bench-go lint fmt generate check-generate breaking tools consul clean
+.PHONY: help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simul
 
 bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e
+
+# Other seeds, rooms or numbers: make mutants MUTANTS='-seed 7 -n 50 ./balancer/...'
+MUTANTS ?= ./balancer/... ./interceptors/... ./resolver
+mutants: ## change product code at 20 drawn places, one at a time, and name the test that notices
+	@$(GO) run ./internal/mutants $(MUTANTS)
 
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

@@ -41,7 +41,7 @@ func (c *config) checkHost(r *http.Request) error {
 	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || c.hosts[host] {
 		return nil
 	}
-	return fmt.Errorf("host %.255q is not known to be this one: write its address or localhost, or allow the name by admin.WithHosts or meshlite.WithMetricsHosts", r.Host)
+	return fmt.Errorf("host %.255q is not known to be this one: write its address or localhost, or allow the name by admin.WithHosts or meshlite.WithMetricsAddress", r.Host)
 }
 
 // hostKey is host without a port, as it is compared.

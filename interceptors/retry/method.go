@@ -41,7 +41,7 @@ type outcome struct {
 func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	m.budget.earn()
 	options := newOptions(opts)
-	ctx, record := attempt.Of(ctx, attempt.Unary)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	for {
 		result := m.attempt(ctx, record, func(ctx context.Context, trailer grpc.CallOption) error {
 			return invoker(ctx, name, req, reply, cc, options.with(trailer)...)

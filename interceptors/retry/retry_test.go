@@ -207,7 +207,7 @@ func TestCallThatEndsInTheWaitSaysWhy(t *testing.T) {
 				time.AfterFunc(time.Second, cancel)
 			}
 			err := b.call(ctx)
-			if status.Code(err) != code || len(b.starts) != 1 || !strings.Contains(err.Error(), "after Unavailable: Unavailable after 1 attempts") {
+			if status.Code(err) != code || len(b.starts) != 1 || !strings.Contains(err.Error(), "to try again after Unavailable: Unavailable") {
 				t.Errorf("%v after %d attempts, want %v with the error of the first", err, len(b.starts), code)
 			}
 		})
@@ -271,7 +271,7 @@ func TestRecordsTellWhatWasTried(t *testing.T) {
 				if record.Number() > 1 && !record.Tried("192.0.2.1:80") {
 					t.Errorf("attempt %d does not know what was tried", record.Number())
 				}
-				record.Pick(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
+				record.SetPicked(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
 				outgoing, _ := metadata.FromOutgoingContext(ctx)
 				previous = append(previous, outgoing.Get("grpc-previous-rpc-attempts")...)
 				return status.Error(codes.Unavailable, "no")
