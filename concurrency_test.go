@@ -93,7 +93,7 @@ func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
 	runtime := meshlite.NewRuntime()
 	_, end := full(t, m, meshlite.WithRuntime(runtime))
 	defer end()
-	handler, err := runtime.Handler(false)
+	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}

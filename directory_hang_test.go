@@ -59,8 +59,8 @@ func TestRunEndsThoughTheDirectoryHangsAtItsStart(t *testing.T) {
 				d.node = fault
 			}
 			lines := &journal{}
-			server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(d), meshlite.WithRuntime(meshlite.NewRuntime()),
-				meshlite.WithMetricsAddress("off"), meshlite.WithDrain(0, 0), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))))
+			server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(d), meshlite.WithRuntime(meshlite.NewRuntime()),
+				meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, 0), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -29,7 +29,7 @@ func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
 			t.Errorf("the metrics lack %s", want)
 		}
 	}
-	handler, err := m.runtime.Handler(false)
+	handler, err := m.runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,13 +103,15 @@ func parseSettings(text json.RawMessage) (Settings, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return Settings{}, err
 	}
-	return s, s.check()
+	return s, s.Validate()
 }
 
 // longest bounds every time in the settings.
 const longest = Duration(24 * time.Hour)
 
-func (s Settings) check() error {
+// Validate returns an error that names a field out of its range. A Settings of zero values
+// is not valid: begin with [DefaultSettings].
+func (s Settings) Validate() error {
 	e := s.Ejection
 	for _, wrong := range []error{
 		within("slowStart.window", s.SlowStart.Window, 0, longest),
@@ -134,6 +136,9 @@ func (s Settings) check() error {
 
 // String writes d as it is read.
 func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes d as it is read.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 func within[T int | float64 | Duration](field string, value, least, most T) error {
 	if value >= least && value <= most {

@@ -67,7 +67,7 @@ func NewTable() *Table { return NewSeededTable(rand.Uint64) }
 // WithLogger logs ejections and readmissions to log, at level info. Call it before the table is
 // used. It returns t.
 func (t *Table) WithLogger(log *slog.Logger) *Table {
-	t.log = log
+	t.log = cmp.Or(log, slog.Default())
 	return t
 }
 

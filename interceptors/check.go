@@ -14,12 +14,6 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// unenforced lists the fields of the policy that no concern keeps yet. A rule
-// that would silently do nothing is refused instead.
-var unenforced = []protoreflect.FullName{
-	"meshlite.policy.v1.MethodPolicy.hedge",
-}
-
 func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	errs := []error{checkMethodPolicy("default", policy.GetDefault())}
 	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
@@ -35,7 +29,6 @@ func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 		return nil
 	}
 	c := &checker{}
-	c.enforced(where, policy.ProtoReflect())
 	c.duration(where, "timeout", policy.Timeout)
 	c.cache(path(where, "cache"), policy.GetCache())
 	c.retry(path(where, "retry"), policy.GetRetry())
@@ -74,24 +67,6 @@ func (c *checker) duration(where, field string, text *string) {
 	}
 }
 
-func (c *checker) enforced(where string, message protoreflect.Message) {
-	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		name := string(field.Name())
-		switch {
-		case slices.Contains(unenforced, field.FullName()):
-			c.wrong(where, name, "this version does not enforce it: remove the field")
-		case field.Message() == nil:
-		case field.IsList():
-			for i := range value.List().Len() {
-				c.enforced(path(where, fmt.Sprintf("%s[%d]", name, i)), value.List().Get(i).Message())
-			}
-		default:
-			c.enforced(path(where, name), value.Message())
-		}
-		return true
-	})
-}
-
 // rateLimits wants a name of its own for each: limits are merged by name, and two
 // of one name would become one.
 func (c *checker) rateLimits(where string, rules []*policyv1.RateLimitRule) {
@@ -128,16 +103,16 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 		c.wrong(where, "refund", "%d is no refund: write REFUND_NONE, REFUND_FAILED or REFUND_SUCCEEDED", rule.GetRefund())
 	}
 	if _, known := policyv1.RateLimitStore_name[int32(rule.GetStore())]; !known {
-		c.wrong(where, "store", "%d is no store: write RATE_LIMIT_STORE_LOCAL, RATE_LIMIT_STORE_SHARED or RATE_LIMIT_STORE_SHARE", rule.GetStore())
+		c.wrong(where, "store", "%d is no store: write RATE_LIMIT_STORE_LOCAL, RATE_LIMIT_STORE_EXTERNAL or RATE_LIMIT_STORE_PER_REPLICA", rule.GetStore())
 	}
 	if _, known := policyv1.StoreFailure_name[int32(rule.GetOnStoreFailure())]; !known {
-		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_SHARE", rule.GetOnStoreFailure())
+		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_PER_REPLICA", rule.GetOnStoreFailure())
 	}
 	if _, known := policyv1.MissingKey_name[int32(rule.GetMissingKey())]; !known {
 		c.wrong(where, "missing_key", "%d is nothing to do: write MISSING_KEY_SHARED, MISSING_KEY_PEER or MISSING_KEY_REFUSE", rule.GetMissingKey())
 	}
-	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED {
-		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", s)
+	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL {
+		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_EXTERNAL", s)
 	}
 	switch key := rule.GetKey().GetBy().(type) {
 	case *policyv1.RateLimitKey_Metadata:
@@ -282,11 +257,11 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 // says what happens when it fails, since a layer above cannot take that away.
 func checkMergedStore(rule *policyv1.RateLimitRule) error {
 	store := rule.GetStore()
-	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED && warm > 0 {
-		return errors.New("warm_up: a shared store keeps no key that is unused, and cannot tell a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
+	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL && warm > 0 {
+		return errors.New("warm_up: an external store keeps no unused key, so it cannot recognize a new one: leave it out, or count by RATE_LIMIT_STORE_PER_REPLICA")
 	}
 	if store == policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED && rule.GetOnStoreFailure() > 0 {
-		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED")
+		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_EXTERNAL")
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ type StreamAttempt interface {
 // Place is where in the chain a concern stands.
 type Place uint8
 
-// The places, each taken by one concern at most.
+// The places, each taken by one concern at most, but for Own.
 const (
 	Tracing Place = iota + 1
 	Metrics
@@ -60,19 +60,18 @@ const (
 	Cache
 	Retry
 	RateLimit
-	Breaker
 	Concurrency
 	Handler // what is about handlers alone
 )
 
-// order lists the places from the caller or the wire inwards. The client limits
-// each attempt, so its limit stands inside retry; the server refuses before it
-// works, so its limit stands outside almost everything; a hit costs no place
-// among the running handlers, so concurrency stands inside of the cache; and
-// metrics hang the trace on what they measure, so tracing is outermost.
+// order lists the places from the caller or the wire inwards; [Chain] sorts by it. The
+// client limits each attempt, so its limit is inside retry. The server refuses before it
+// works, so authorization and its limit are outside almost everything, and no cache hit
+// bypasses them. A hit costs no concurrency, so that limit is inside the cache. Metrics
+// attach the trace to what they measure, so tracing is outermost.
 func order(side Side) []Place {
 	if side == Client {
-		return []Place{Tracing, Metrics, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
+		return []Place{Tracing, Metrics, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit}
 	}
 	return []Place{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency, Handler}
 }
@@ -100,8 +99,6 @@ func (p Place) String() string {
 		return "retry"
 	case RateLimit:
 		return "ratelimit"
-	case Breaker:
-		return "breaker"
 	case Concurrency:
 		return "concurrency"
 	case Handler:

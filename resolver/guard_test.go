@@ -202,7 +202,6 @@ func TestWrongSettingsAreErrorsOfBuild(t *testing.T) {
 	for want, option := range map[string]resolver.Option{
 		"WithMaxRemoval": resolver.WithMaxRemoval(1.5), "WithGrace": resolver.WithGrace(-1),
 		"WithSubset": resolver.WithSubset(-1), "WithStartTimeout": resolver.WithStartTimeout(0),
-		"WithLogger": resolver.WithLogger(nil),
 	} {
 		conn, err := dialLazily(resolver.NewBuilder(&scripted{}, option))
 		if err != nil {

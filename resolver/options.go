@@ -1,7 +1,7 @@
 package resolver
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -38,6 +38,15 @@ func defaults() settings {
 	}
 }
 
+// Validate returns the error that [Builder.Build] would return for opts.
+func Validate(opts ...Option) error {
+	s := defaults()
+	for _, o := range opts {
+		o(&s)
+	}
+	return s.check()
+}
+
 func (s settings) check() error {
 	switch {
 	case s.startTimeout <= 0:
@@ -51,9 +60,7 @@ func (s settings) check() error {
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
-		return fmt.Errorf("resolver: WithSnapshots: a %T is not comparable, so channels cannot share it: give a pointer", s.snapshots)
-	case s.log == nil:
-		return errors.New("resolver: WithLogger: the logger is nil: leave the option out")
+		return fmt.Errorf("resolver: WithSnapshots: a %T is not comparable: give a pointer", s.snapshots)
 	default:
 		return nil
 	}
@@ -112,6 +119,9 @@ func WithLocality(region, zone string) Option {
 	return func(s *settings) { s.region, s.zone = region, zone }
 }
 
-// WithLogger receives outages of the directory and, with a policy of this module, ejections.
-// Channels that share endpoints log to the first one's logger. Default: slog.Default().
-func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
+// WithLogger hears of outages of the directory and, where a policy of this module is used,
+// of ejections: of channels that share endpoints the first one's. Default, and nil:
+// slog.Default().
+func WithLogger(log *slog.Logger) Option {
+	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }
+}

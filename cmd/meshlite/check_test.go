@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
@@ -136,7 +137,7 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"reports NOT_SERVING, Consul says passing", "clients still call it: make its check in Consul call grpc.health.v1"}},
 		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "reports NOT_SERVING, Consul says critical", "see its log"}},
 		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients do not call it while enough others are healthy: can the agent on node consultest reach"}},
-		"well, and Consul warns":     {well, "warning", 0, []string{"! x-1", ", Consul says warning (lease)\n", "unless they are built WithWarning"}},
+		"well, and Consul warns":     {well, "warning", 0, []string{"! x-1", ", Consul says warning (lease)\n", "unless they are built WithWarningInstances"}},
 		"without a check":            {well, "", 0, []string{"✓ x-1", "! x-1", "has no check in Consul: it is never taken out of rotation\n", "register it with a gRPC check"}},
 		"without an address":         {"", "passing", 1, []string{"✗ x-1  -  has no address that can be called", "-id=x-1"}},
 		"TLS":                        {openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "passing", 1, []string{"speaks TLS, but was called in plaintext, Consul says passing\n", "add --tls, or --cacert"}},
@@ -271,7 +272,7 @@ func TestCheckOfTwoServicesAtOneAddress(t *testing.T) {
 
 func TestCheckOfAServerWithTwoNames(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithServiceNames("sweets"), meshlite.WithMetricsAddress("127.0.0.1:0"))
+	openShop(t, "catalog", 1, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "sweets"}}), meshlite.WithMetricsAddress("127.0.0.1:0"))
 	awaitPassing(t, "sweets", 1)
 	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
 }

@@ -34,12 +34,12 @@ func openClient(t *testing.T, n int, targets ...string) (address string) {
 	}
 	t.Cleanup(directory.Close)
 	runtime := meshlite.NewRuntime()
-	handler, err := runtime.Handler(false)
+	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		conn, err := meshlite.NewClient(target, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))
+		conn, err := meshlite.NewClient(target, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 			}
 		}
 	}
-	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client`)
+	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
 	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
 	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")

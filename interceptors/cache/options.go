@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,9 @@ func WithStore(store Store) Option { return func(o *options) { o.store = store }
 
 // WithLogger logs to log instead of slog.Default(): refreshes that panic, invalidations
 // that other processes were not told.
-func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = cmp.Or(log, slog.Default()) }
+}
 
 func (o *options) check() error {
 	var errs []error
@@ -91,9 +94,6 @@ func (o *options) check() error {
 	}
 	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
 		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
-	}
-	if o.log == nil {
-		errs = append(errs, errors.New("WithLogger: nil: leave the option out for slog.Default()"))
 	}
 	return errors.Join(errs...)
 }

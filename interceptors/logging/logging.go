@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,10 +27,10 @@ type Logging struct {
 // Option changes what [New] makes.
 type Option func(*Logging)
 
-// WithLogger sets where the lines go. Default: what [slog.Default] is when [New]
+// WithLogger sets where the lines go. Default, and nil: what [slog.Default] is when [New]
 // is called.
 func WithLogger(logger *slog.Logger) Option {
-	return func(l *Logging) { l.logger = logger }
+	return func(l *Logging) { l.logger = cmp.Or(logger, slog.Default()) }
 }
 
 // WithLevel sets the level of a line by the code of the call. It is asked for
@@ -63,8 +64,6 @@ func New(opts ...Option) (*Logging, error) {
 		opt(l)
 	}
 	switch {
-	case l.logger == nil:
-		return nil, errors.New("logging: WithLogger(nil): give a logger, or leave the concern out for no lines")
 	case l.level == nil:
 		return nil, errors.New("logging: WithLevel(nil): leave the option out for the default levels")
 	case l.text == nil:

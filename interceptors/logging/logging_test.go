@@ -117,7 +117,7 @@ func TestLongMessagesAreCut(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, opt := range map[string]logging.Option{
-		"WithLogger(nil)": logging.WithLogger(nil), "WithLevel(nil)": logging.WithLevel(nil),
+		"WithLevel(nil)":     logging.WithLevel(nil),
 		"WithErrorText(nil)": logging.WithErrorText(nil), "WithLimit(0)": logging.WithLimit(0),
 	} {
 		if _, err := logging.New(opt); err == nil || !strings.Contains(err.Error(), name) {

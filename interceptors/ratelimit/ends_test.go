@@ -109,7 +109,7 @@ func TestWhoeverEndsWhileWaiting(t *testing.T) {
 			&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: "queue"}}})
 		return s.Err()
 	}
-	shared := policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+	shared := policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL
 	none := policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED
 	for name, test := range map[string]struct {
 		callers func(*testing.T) map[string]caller

@@ -20,7 +20,7 @@ import (
 
 func byShare(name string, n uint64) *policyv1.RateLimitRule {
 	rule := limit(name, n, nil)
-	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE
+	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA
 	return rule
 }
 

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,9 @@ type Observer func(meta *interceptors.CallMeta, value any, stack []byte)
 type Option func(*Recovery)
 
 // WithLogger sets where panics are logged, as errors: the function and line that
-// panicked first, and up to 8 KiB of the stack from there on. Default: [slog.Default].
+// panicked first, and up to 8 KiB of the stack from there on. Default, and nil: [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
-	return func(r *Recovery) { r.logger = logger }
+	return func(r *Recovery) { r.logger = cmp.Or(logger, slog.Default()) }
 }
 
 // WithObserver sets who is told of panics besides the log, such as a counter.
@@ -44,14 +45,11 @@ func WithObserver(observer Observer) Option {
 	return func(r *Recovery) { r.observer = observer }
 }
 
-// New makes the concern. A nil logger and a nil observer are errors.
+// New makes the concern. A nil observer is an error.
 func New(opts ...Option) (*Recovery, error) {
 	r := &Recovery{logger: slog.Default(), observer: func(*interceptors.CallMeta, any, []byte) {}}
 	for _, opt := range opts {
 		opt(r)
-	}
-	if r.logger == nil {
-		return nil, errors.New("recovery: WithLogger(nil): give a logger, or slog.New(slog.DiscardHandler) for none")
 	}
 	if r.observer == nil {
 		return nil, errors.New("recovery: WithObserver(nil): leave the option out for no observer")

@@ -215,7 +215,7 @@ func TestGoexitIsNoPanic(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, opt := range map[string]recovery.Option{
-		"WithLogger(nil)": recovery.WithLogger(nil), "WithObserver(nil)": recovery.WithObserver(nil),
+		"WithObserver(nil)": recovery.WithObserver(nil),
 	} {
 		if _, err := recovery.New(opt); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

@@ -105,7 +105,7 @@ func (o *EndpointsOptions) processes(ctx context.Context, queries []catalog.Quer
 }
 
 // noServer is how a program is asked that Consul does not know.
-const noServer = "a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client"
+const noServer = "a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client"
 
 // nobodyCalls says why there is nothing to show, and what to do.
 func nobodyCalls(service, from string, clients []client) error {

@@ -227,14 +227,14 @@ func tlsFix(output string) string {
 	has := func(part string) bool { return strings.Contains(output, part) }
 	switch {
 	case wrongName(output):
-		return fmt.Sprintf("its check verifies the name %s, which its certificate does not have: issue one with that name, or set a name that it has, by meshlite.WithHealthCheckServerName",
+		return fmt.Sprintf("its check verifies the name %s, which its certificate does not have: issue one with that name, or set a name that it has, by CheckServerName of meshlite.WithRegistration",
 			cmp.Or(wantedName(output), "of its address"))
 	case has("signed by unknown authority"):
-		return "its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check accept any certificate, by meshlite.WithHealthCheckSkipVerify"
+		return "its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check accept any certificate, by CheckSkipVerify of meshlite.WithRegistration"
 	case has("certificate has expired"):
 		return "its certificate is not valid now: renew it, and look at the agent's clock"
 	case has("certificate required"), has("bad certificate"):
-		return "it requires a client certificate, which the agent does not have: serve checks separately by meshlite.WithHealthListener, or use meshlite.WithTTLCheck"
+		return "it requires a client certificate, which the agent does not have: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
 	case has("first record does not look like a TLS handshake"):
 		return "its check speaks TLS, and it speaks plaintext: register it with a check without TLS"
 	default:

@@ -294,6 +294,33 @@ func exportedReceiver(recv *ast.FieldList) bool {
 	}
 }
 
+// The front door stays small. Whoever adds an option says in its commit which one it
+// replaces, or why no other way serves: a field of an option's value, an option of the
+// part that is configured, gRPC's own option.
+func TestTheFrontDoorHasFewOptions(t *testing.T) {
+	const most = 26
+	var options []string
+	for _, p := range packages(t) {
+		if p.room() != "" {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range file.Decls {
+				if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "With") {
+					options = append(options, f.Name.Name)
+				}
+			}
+		}
+	}
+	if n := len(options); n == 0 || n > most {
+		t.Errorf("the root has %d options, want at most %d: %v", n, most, options)
+	}
+}
+
 func TestNoFileMakesYouScrollForItsPoint(t *testing.T) {
 	const most = 700
 	for _, p := range packages(t) {

@@ -162,16 +162,18 @@ type Watcher interface {
 	Name() string
 }
 
-// Registration is an instance with the health check that it registers.
+// Registration describes one instance to the directory, and how its health is checked.
+// Zero values are the defaults. Node, Datacenter and Status are the directory's to set.
 type Registration struct {
-	Instance
+	Instance // a Weight of 0 is 1
 
-	// WarningWeight is the weight while a check is in warning state. 0 excludes the instance.
-	WarningWeight uint32
+	// WarningWeight is the weight while a check warns: 0 takes the instance out. Nil is 1.
+	WarningWeight *uint32
 
 	// TTL replaces the directory's check of the gRPC health: the lease runs SelfCheck and
-	// sends its result three times in each TTL, and an instance that has sent nothing for
-	// a whole TTL is critical. 0 is the gRPC check, anything else at least 3 s.
+	// reports its result three times in each TTL, and an instance without a report for a
+	// whole one is critical. The directory then never calls the instance, so that the
+	// fields Check... have no use. At least 3 s. 0 is the gRPC check.
 	TTL time.Duration
 
 	// CheckAddress is host:port where the directory checks the gRPC health of
@@ -187,8 +189,8 @@ type Registration struct {
 	// CheckInterval and CheckTimeout are the time between two checks and the
 	// longest one may take. 0 is 5 s and 2 s.
 	CheckInterval, CheckTimeout time.Duration
-	// DeregisterAfter removes an instance that has been critical this long: 0 is
-	// never, anything else at least one minute, since Consul silently raises less.
+	// DeregisterAfter removes an instance that has been critical this long: at least
+	// one minute, to which Consul silently raises less. Negative is never. 0 is one minute.
 	DeregisterAfter time.Duration
 
 	// SelfCheck calls the instance at its own address. It runs before each registration,
@@ -197,7 +199,10 @@ type Registration struct {
 	SelfCheck func(context.Context) error
 }
 
-// Registrar registers services in a directory.
+// NoSelfCheck is the SelfCheck of an instance that is only checked by the directory.
+func NoSelfCheck(context.Context) error { return nil }
+
+// Registrar puts services into the directory.
 type Registrar interface {
 	// Register registers r as passing, or returns why it could not. From then on the lease
 	// keeps it registered, even if the directory loses it.

@@ -63,7 +63,7 @@ func dial(t *testing.T, a agent, config consul.Config) *consul.Directory {
 }
 
 func instance(id, address string) catalog.Registration {
-	return catalog.Registration{Instance: catalog.Instance{ID: id, Service: "catalog", Address: address, Weight: 1}, WarningWeight: 1}
+	return catalog.Registration{Instance: catalog.Instance{ID: id, Service: "catalog", Address: address, Weight: 1}, DeregisterAfter: -1}
 }
 
 func mustRegister(t *testing.T, d *consul.Directory, r catalog.Registration) catalog.Lease {

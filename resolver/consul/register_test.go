@@ -415,7 +415,7 @@ func TestLimitsOfConsulAreToldByTheFieldsName(t *testing.T) {
 		"any address":      {func(r *catalog.Registration) { r.Address = "0.0.0.0:80" }, `Address "0.0.0.0:80"`},
 		"empty tag":        {func(r *catalog.Registration) { r.Tags = []string{"a", ""} }, "Tags"},
 		"heavy":            {func(r *catalog.Registration) { r.Weight = 65536 }, "Weight 65536"},
-		"heavy warning":    {func(r *catalog.Registration) { r.WarningWeight = 70000 }, "Weight 70000"},
+		"heavy warning":    {func(r *catalog.Registration) { r.WarningWeight = new(uint32(70000)) }, "Weight 70000"},
 		"much metadata":    {func(r *catalog.Registration) { r.Metadata = many }, "65 keys"},
 		"metadata key":     {func(r *catalog.Registration) { r.Metadata = map[string]string{"a.b": ""} }, `"a.b"`},
 		"empty key":        {func(r *catalog.Registration) { r.Metadata = map[string]string{"": ""} }, `key ""`},
@@ -438,7 +438,7 @@ func TestTheLimitsAreConsuls(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		r := instance("catalog-1", serveHealth(t))
-		r.Weight, r.WarningWeight, r.CheckInterval, r.DeregisterAfter = 65535, 65535, time.Second, time.Minute
+		r.Weight, r.WarningWeight, r.CheckInterval, r.DeregisterAfter = 65535, new(uint32(65535)), time.Second, time.Minute
 		r.Metadata = map[string]string{}
 		for i := range 64 {
 			r.Metadata[strings.Repeat("k", 128-i)] = strings.Repeat("v", 512)

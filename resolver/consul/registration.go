@@ -49,7 +49,7 @@ func registration(r catalog.Registration) (*api.AgentServiceRegistration, error)
 	service := &api.AgentServiceRegistration{
 		ID: r.ID, Name: r.Service, Address: host, Port: port,
 		Tags: slices.Clone(r.Tags), Meta: maps.Clone(r.Metadata),
-		Weights: &api.AgentWeights{Passing: int(max(r.Weight, 1)), Warning: int(r.WarningWeight)},
+		Weights: &api.AgentWeights{Passing: int(max(r.Weight, 1)), Warning: int(warningWeight(r))},
 		Check:   check(r),
 	}
 	if r.Region != "" {
@@ -75,8 +75,8 @@ func check(r catalog.Registration) *api.AgentServiceCheck {
 		check.Interval = interval.String()
 		check.Timeout = cmp.Or(r.CheckTimeout, min(defaultCheckTimeout, interval)).String()
 	}
-	if r.DeregisterAfter > 0 {
-		check.DeregisterCriticalServiceAfter = r.DeregisterAfter.String()
+	if after := cmp.Or(r.DeregisterAfter, minDeregisterAfter); after > 0 {
+		check.DeregisterCriticalServiceAfter = after.String()
 	}
 	return check
 }
@@ -128,6 +128,10 @@ func checkCheck(r catalog.Registration) error {
 			return fmt.Errorf("consul: CheckAddress %q: write host:port that the agent can dial", r.CheckAddress)
 		}
 	}
+	if r.TTL != 0 && (r.CheckAddress != "" || r.CheckTLS || r.CheckServerName != "" || r.CheckSkipVerify) {
+		return fmt.Errorf("consul: TTL %v with CheckAddress %q, CheckTLS %t, CheckServerName %q, CheckSkipVerify %t: with a TTL Consul calls nothing: leave out the TTL or all of them",
+			r.TTL, r.CheckAddress, r.CheckTLS, r.CheckServerName, r.CheckSkipVerify)
+	}
 	if !r.CheckTLS && (r.CheckServerName != "" || r.CheckSkipVerify) {
 		return fmt.Errorf("consul: CheckServerName %q, CheckSkipVerify %t: a check without TLS verifies nothing: set CheckTLS, or leave them out",
 			r.CheckServerName, r.CheckSkipVerify)
@@ -138,9 +142,9 @@ func checkCheck(r catalog.Registration) error {
 func checkTimes(r catalog.Registration) error {
 	interval := cmp.Or(r.CheckInterval, defaultCheckInterval)
 	switch {
-	case r.DeregisterAfter != 0 && r.DeregisterAfter < minDeregisterAfter:
-		return fmt.Errorf("consul: DeregisterAfter %v: Consul silently raises it to %v: write at least that",
-			r.DeregisterAfter, minDeregisterAfter)
+	case r.DeregisterAfter > 0 && r.DeregisterAfter < minDeregisterAfter:
+		return fmt.Errorf("consul: DeregisterAfter %v is below %v, to which Consul would silently raise it: write at least %v, or a negative one for never",
+			r.DeregisterAfter, minDeregisterAfter, minDeregisterAfter)
 	case interval < time.Second:
 		return fmt.Errorf("consul: CheckInterval %v: Consul checks at most once a second: write at least 1s", r.CheckInterval)
 	case r.CheckTimeout < 0 || r.CheckTimeout > interval:
@@ -152,9 +156,16 @@ func checkTimes(r catalog.Registration) error {
 	return nil
 }
 
+func warningWeight(r catalog.Registration) uint32 {
+	if r.WarningWeight == nil {
+		return 1
+	}
+	return *r.WarningWeight
+}
+
 func checkWeights(r catalog.Registration) error {
-	if w := max(r.Weight, r.WarningWeight); w > maxWeight {
-		return fmt.Errorf("consul: Weight %d: Consul accepts weights up to %d: write less", w, maxWeight)
+	if w := max(r.Weight, warningWeight(r)); w > maxWeight {
+		return fmt.Errorf("consul: Weight %d: Consul knows weights up to %d: write less", w, maxWeight)
 	}
 	return nil
 }

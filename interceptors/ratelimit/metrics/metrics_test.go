@@ -117,13 +117,13 @@ func TestWhatBecomesOfSharedLimitsIsTold(t *testing.T) {
 	}
 	call := func(calls int, name string, failure policyv1.StoreFailure) int {
 		return admitted(l, calls, &policyv1.RateLimitRule{Name: name, Limit: proto.Uint64(4), Period: proto.String("1h"),
-			Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED, OnStoreFailure: failure})
+			Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL, OnStoreFailure: failure})
 	}
 	refused := call(6, "full", policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED) // the store is asked once
 	s.away = true
 	open := call(7, "open", policyv1.StoreFailure_STORE_FAILURE_OPEN)
 	closed := call(8, "closed", policyv1.StoreFailure_STORE_FAILURE_CLOSED)
-	share := call(9, "share", policyv1.StoreFailure_STORE_FAILURE_SHARE)
+	share := call(9, "share", policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA)
 	if got, want := [...]int{refused, open, closed, share}, [...]int{0, 7, 0, 2}; got != want {
 		t.Errorf("of the calls are admitted %v, want %v", got, want)
 	}
