@@ -11,8 +11,8 @@ import (
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
-// A handler that refreshes an answer in the background finds its method as in any call, and
-// can send headers that go nowhere. Without a transport, as in a test, it runs as well.
+// A handler that refreshes an answer in the background finds its method as in any call.
+// Without a transport, as in a test that calls the interceptor itself, it runs as well.
 func TestAHandlerInTheBackgroundHasItsMethod(t *testing.T) {
 	for name, begin := range map[string]func(context.Context) context.Context{
 		getSweet: func(ctx context.Context) context.Context {
