@@ -49,6 +49,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithTransportCredentials(c.creds),
+		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 	}
 	scope := ""
 	if err := c.checkTarget(target); err != nil {

@@ -56,7 +56,9 @@ func WithMaintenance() ClientOption {
 	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithMaintenance()) })
 }
 
-// WithDialOptions passes options on to grpc.NewClient. They win over ours.
+// WithDialOptions passes options on to grpc.NewClient. They win over ours, which bound
+// the header and the trailer of a response: grpc.WithMaxHeaderListSize 16 KiB. A call
+// fails if its response has more, details of a status included.
 // Interceptors among them run outside of all concerns, the cache and the metrics
 // too; those of [WithInterceptors] have their place inside.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {

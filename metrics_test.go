@@ -129,7 +129,7 @@ func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 		return n
 	}
 	made := 0
-	// A miss, and a call that waits for its answer. Nothing tells when it does, so a call
+	// A miss, and a call that waits for its answer. Nothing shows when it does, so a call
 	// that came too late for that has hit, and the next key is tried.
 	for result("coalesced") == 0 && made < limit/2 {
 		var calls sync.WaitGroup

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -54,7 +55,9 @@ func (r *run) register(ctx context.Context, name, address string) error {
 			check.apply(&registration)
 			registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, check, address) }
 		}
-		lease, err := r.config.directory.Register(ctx, registration)
+		lease, err := inTime(ctx, r, "Register of the directory", func(ctx context.Context) (catalog.Lease, error) {
+			return r.config.directory.Register(ctx, registration)
+		}, r.giveUp)
 		if err == nil {
 			r.leases = append(r.leases, lease)
 		}
@@ -64,6 +67,54 @@ func (r *run) register(ctx context.Context, name, address string) error {
 		r.config.log.Info("serving", "service", name, "id", registration.ID, "address", address, "metrics", metrics, "health_check", check.String())
 	}
 	return err
+}
+
+// giveUp gives back a lease that came when the start had failed.
+func (r *run) giveUp(late catalog.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), deregisterTime)
+	defer cancel()
+	if err := late.Deregister(ctx); err != nil {
+		r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
+	}
+}
+
+// inTime asks the directory until the time to start is over, or a second longer than ctx
+// lasts. What has not returned by then is left running, and what it returns later is passed
+// to late.
+func inTime[T any](ctx context.Context, r *run, what string, ask func(context.Context) (T, error), late func(T)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers, over, begun := make(chan answer), make(chan struct{}), time.Now()
+	go func() {
+		var a answer
+		defer func() {
+			if p := recover(); p != nil {
+				a.err = fmt.Errorf("%s has panicked: %v", what, p)
+			}
+			select {
+			case answers <- a:
+			case <-over:
+				if a.err == nil {
+					late(a.value)
+				}
+			}
+		}()
+		a.value, a.err = ask(ctx)
+	}()
+	timer := time.NewTimer(time.Until(r.deadline) + closeTime)
+	defer timer.Stop()
+	defer context.AfterFunc(ctx, func() { timer.Reset(closeTime) })()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-timer.C:
+		close(over)
+		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
+		var none T
+		return none, fmt.Errorf("%s does not return", what)
+	}
 }
 
 // reachable is where a listener is reached: at the host that is advertised when it

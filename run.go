@@ -154,7 +154,7 @@ func (r *run) host(ctx context.Context) (string, error) {
 	}
 	var host string
 	err := r.try(ctx, func() (err error) {
-		host, err = r.config.directory.NodeAddress(ctx)
+		host, err = inTime(ctx, r, "NodeAddress of the directory", r.config.directory.NodeAddress, func(string) {})
 		return err
 	})
 	return host, err

@@ -123,7 +123,7 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 // first response comes.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, record := attempt.Of(ctx, attempt.Stream)
+		ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 		stream, err := nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
 		if err != nil {
 			return nil, err

@@ -43,7 +43,7 @@ func TestTheChainTellsOfTheFirstResponse(t *testing.T) {
 				if record == nil || record.Kind() != attempt.Stream {
 					t.Fatalf("the picker gets the record %v, want one of a stream", record)
 				}
-				record.Await(func() { told = received })
+				record.OnResponse(func() { told = received })
 				return &scripted{errs: test.errs}, nil
 			}
 			chain := chainOf(t, interceptors.Client, newPolicies(t, nil))

@@ -385,3 +385,36 @@ func TestHeldInstancesAreEnoughToBelieveASmallRemoval(t *testing.T) {
 		}
 	})
 }
+
+// The grace time of what is missing begins anew after three failures, and not after more.
+func TestTheGraceTimeIsRenewedThreeTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		s.answer(1, 2)
+		for second := 0; second < 45; second += 5 { // renewed at 5, 10 and 15 s
+			s.directory.fail(errors.New("reset"))
+			n := len(s.answer(1))
+			if want := map[bool]int{true: 2, false: 1}[second < 30]; n != want {
+				t.Errorf("%d endpoints after %d s, want %d", n, second, want)
+			}
+			time.Sleep(5 * time.Second)
+		}
+	})
+}
+
+// A removal is measured by the most that was there within the grace time, which begins
+// anew with each answer that has as many.
+func TestThePeakLastsForTheGraceTimeFromItsLastAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, "consul:///catalog")
+		for range 15 {
+			s.answer(upTo(10)...)
+			time.Sleep(time.Second)
+		}
+		s.answer(upTo(5)...)
+		time.Sleep(2 * time.Second)
+		if n := len(s.answer(upTo(3)...)); n != 5 {
+			t.Errorf("%d endpoints after seven of ten have left within 2 s, want half of them", n)
+		}
+	})
+}

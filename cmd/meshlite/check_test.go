@@ -209,7 +209,7 @@ func TestCheckOverTLS(t *testing.T) {
 	enlist(t, agent, "doubted", "doubted-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "critical")
 	for args, want := range map[string]result{
 		// Consul may publish what a check says minutes after its state.
-		"doubted --servername catalog --cacert " + cert: {1, "reach what the check asks, and verify its certificate by the name that it asks for? Its log says\n", "1 of 7"},
+		"doubted --servername catalog --cacert " + cert: {1, "reach what the check asks, and verify its certificate by the name that it asks for? Its log says\n", "1 of 8"},
 		"catalog --cacert " + cert:                      {0, "SERVING in ", ""},
 		"catalog --tls":                                 {1, "shows a certificate of an unknown authority", "1 of 7"},
 		"prices --cacert " + cert:                       {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},

@@ -204,10 +204,10 @@ type toldPicks struct {
 			Ejections map[string]int
 			Endpoints []struct {
 				ID, Address, Region, Zone, State, Reason string
-				Weight, Picks                            int
+				Weight, Picks, Refusals                  int
 				InFlight                                 int     `json:"in_flight"`
 				Part                                     float64 `json:"weight_part"`
-				Share, Failing                           float64
+				Share, Failing, Refusing                 float64
 				Latency                                  float64 `json:"latency_ms"`
 				SlowStart                                float64 `json:"slow_start"`
 				Probe                                    float64 `json:"probe_in_seconds"`

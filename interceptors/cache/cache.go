@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Cache is the concern of kept answers. One value may serve several channels and
@@ -29,6 +30,7 @@ type Cache struct {
 	closed      atomic.Bool
 	closing     sync.Once
 	unsubscribe func()
+	store       *guard.Store
 
 	evicted, invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
 }
@@ -51,6 +53,7 @@ func New(opts ...Option) (*Cache, error) {
 		saves:       newTasks("the store", o.log),
 		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
 		unsubscribe: func() {},
+		store:       guard.NewStore(o.store, o.log),
 	}
 	var err error
 	c.entries, err = otter.New(&otter.Options[string, *entry]{

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Deadline is the concern. It is safe for concurrent use.
@@ -66,7 +67,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	d.observer(meta)
+	guard.Observe(func() { d.observer(meta) })
 	if _, ok := status.FromError(err); ok {
 		return err
 	}

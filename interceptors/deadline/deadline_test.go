@@ -155,3 +155,17 @@ func TestNilObserverIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An observer that panics changes nothing of its call.
+func TestAnObserverMayPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := build(t, deadline.WithObserver(func(*interceptors.CallMeta) { panic("no pencil") }))
+		err := call(t.Context(), d, meta(interceptors.Client, "2s", policyv1.Side_SIDE_CLIENT), func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("the call ends with %v", err)
+		}
+	})
+}

@@ -44,7 +44,7 @@ func (p part) call(ctx context.Context, method string, req, reply any, cc *grpc.
 	}
 	p = p.limited()
 	c := call{ctx: ctx, method: method, start: time.Now()}
-	ctx, c.record = attempt.Of(p.listen(&c, ctx), attempt.Unary) // a failure must name its instance, and is not known beforehand
+	ctx, c.record = attempt.FromOrNew(p.listen(&c, ctx), attempt.Unary) // a failure must name its instance, and is not known beforehand
 	err = errPanic
 	defer func() { p.end(&c, err) }()
 	err = invoker(ctx, method, req, reply, cc, opts...)

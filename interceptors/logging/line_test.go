@@ -68,7 +68,7 @@ func TestLinesTellWhatTheCacheHad(t *testing.T) {
 	for _, want := range []string{"miss", "hit"} {
 		err := call(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "a"}, &catalogv1.GetSweetResponse{}, nil,
 			func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
-				attempt.FromContext(ctx).Pick(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
+				attempt.FromContext(ctx).SetPicked(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
 				return nil
 			})
 		if err != nil {

@@ -205,8 +205,8 @@ func client(ctx context.Context, l *logging.Logging, err error) error {
 	return l.UnaryClientInterceptor()(ctx, method, nil, nil, nil,
 		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			first := attempt.FromContext(ctx)
-			first.Pick(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
-			first.Next().Pick(&attempt.Instance{ID: "catalog-2", Address: "192.0.2.2:80"})
+			first.SetPicked(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
+			first.Next().SetPicked(&attempt.Instance{ID: "catalog-2", Address: "192.0.2.2:80"})
 			return err
 		})
 }

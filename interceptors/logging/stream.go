@@ -22,7 +22,7 @@ func (p part) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientCo
 	}
 	p = p.limited()
 	c := &call{ctx: ctx, method: method, start: time.Now(), messages: &messages{}}
-	ctx, c.record = attempt.Of(p.listen(c, ctx), attempt.Stream)
+	ctx, c.record = attempt.FromOrNew(p.listen(c, ctx), attempt.Stream)
 	s := &clientStream{call: c, single: !desc.ServerStreams, end: func(err error) { p.end(c, err) }}
 	err := errPanic
 	defer func() {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // few is for how many limits a decision allocates nothing.
@@ -211,7 +212,7 @@ func (p *part) reject(ctx context.Context, r *rule) {
 
 func (p *part) tell(r *rule, result Result) {
 	if p.options.observe != nil {
-		p.options.observe(p.meta, r.name, result)
+		guard.Observe(func() { p.options.observe(p.meta, r.name, result) })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Limiter is the concern of rate limits. One value may serve several channels and
@@ -17,6 +18,7 @@ import (
 type Limiter struct {
 	options options
 	table   *Table
+	store   *guard.Store
 	limits  registry
 	near    near
 	holds   holds
@@ -49,7 +51,7 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, holds: make(holds, mostHolds)}
+	l := &Limiter{options: o, table: table, holds: make(holds, mostHolds), store: guard.NewStore(o.store, o.log)}
 	if o.store != nil {
 		l.shared, l.refusals = sharedSeeds(o.secret), make(holds, mostRefusals)
 	}

@@ -114,7 +114,7 @@ func TestARefusalOfTheInnerLimiterHasOnePushback(t *testing.T) {
 		want(t, "pushback", pushback[0], strconv.FormatInt(retry.GetRetryDelay().AsDuration().Milliseconds(), 10))
 		for name, values := range trailer {
 			if strings.HasPrefix(name, "ratelimit") && len(values) > 2 {
-				t.Errorf("%s is told %d times", name, len(values))
+				t.Errorf("%s is sent %d times", name, len(values))
 			}
 		}
 	}
@@ -122,8 +122,8 @@ func TestARefusalOfTheInnerLimiterHasOnePushback(t *testing.T) {
 	want(t, "refused by the inner", inner.Stats().Refused, 2)
 }
 
-// L6, where the true wait is no whole millisecond: what is told is rounded up.
-func TestTheWaitToldIsRoundedUp(t *testing.T) {
+// L6, where the true wait is no whole millisecond: RetryInfo is rounded up.
+func TestTheWaitOfARefusalIsRoundedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, perMinute := range []uint64{7 * 60, 999 * 60, 3000 * 60, 1e6 * 60} {
 			rule := limit("short", perMinute, nil)
@@ -133,11 +133,11 @@ func TestTheWaitToldIsRoundedUp(t *testing.T) {
 				wait := time.Minute / time.Duration(perMinute)
 				want(t, "first", handle(l, p, context.Background(), nil), nil)
 				retry, _ := details(t, status.Convert(handle(l, p, context.Background(), nil)))
-				told := retry.GetRetryDelay().AsDuration()
-				if told < wait || told > wait+wait/10+time.Millisecond || told%time.Millisecond != 0 {
-					t.Fatalf("told to wait %v, want %v and up to a tenth more, in whole milliseconds", told, wait)
+				delay := retry.GetRetryDelay().AsDuration()
+				if delay < wait || delay > wait+wait/10+time.Millisecond || delay%time.Millisecond != 0 {
+					t.Fatalf("RetryInfo says %v, want %v and up to a tenth more, in whole milliseconds", delay, wait)
 				}
-				time.Sleep(told)
+				time.Sleep(delay)
 			}
 		}
 	})

@@ -167,7 +167,8 @@ func (o *options) function(option, limit string, missing bool, note func(*functi
 
 // WithObserver has observe called with the name of each limit that a call met and
 // what became of it: all limits of an admitted call, the one that refused another.
-// It must be safe for concurrent use and quick.
+// It must be safe for concurrent use and quick: the call waits for it. A panic is logged,
+// and the call goes on.
 func WithObserver(observe func(meta *interceptors.CallMeta, limit string, result Result)) Option {
 	return func(o *options) { o.observe = observe }
 }

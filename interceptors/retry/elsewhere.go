@@ -9,12 +9,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // elsewhere is [Again], at once, for an attempt that one instance has refused by a rate
 // limit, whatever codes the rule retries: another may admit it.
 func (m *method) elsewhere(ctx context.Context, record *attempt.Record, result outcome) (Verdict, time.Duration) {
-	if status.Code(result.err) != codes.ResourceExhausted || !record.Others() || record.Number() >= m.rule.attempts {
+	if status.Code(result.err) != codes.ResourceExhausted || !record.HasUntried() || record.Number() >= m.rule.attempts {
 		return Final, 0
 	}
 	s := status.Convert(result.err)
@@ -33,7 +34,7 @@ func (m *method) elsewhere(ctx context.Context, record *attempt.Record, result o
 func ofService(s *status.Status) bool {
 	for _, detail := range s.Details() {
 		if quota, ok := detail.(*errdetails.QuotaFailure); ok && len(quota.GetViolations()) > 0 {
-			return quota.GetViolations()[0].GetQuotaDimensions()[attempt.QuotaScope] == attempt.ScopeService
+			return quota.GetViolations()[0].GetQuotaDimensions()[wire.QuotaScope] == wire.ScopeService
 		}
 	}
 	return false

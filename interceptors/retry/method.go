@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // attemptsKey tells the server how many attempts came before (gRFC A6).
@@ -41,7 +42,7 @@ type outcome struct {
 func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	m.budget.earn()
 	options := newOptions(opts)
-	ctx, record := attempt.Of(ctx, attempt.Unary)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	for {
 		result := m.attempt(ctx, record, func(ctx context.Context, trailer grpc.CallOption) error {
 			return invoker(ctx, name, req, reply, cc, options.with(trailer)...)
@@ -53,7 +54,7 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		if verdict == Final {
 			verdict = m.move(ctx, record, result.err)
 		}
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
+		m.observed(Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
 		if verdict == Again {
 			if result.err = interceptors.Sleep(ctx, wait, result.err); result.err == nil {
 				record = record.Next()
@@ -116,6 +117,11 @@ func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict
 		return Overspent, 0
 	}
 	return Again, wait
+}
+
+// observed passes an attempt to the observer.
+func (m *method) observed(a Attempt) {
+	guard.Observe(func() { m.observe(m.meta, a) })
 }
 
 // outlives reports whether ctx lasts longer than wait.

@@ -41,7 +41,7 @@ const (
 )
 
 // Observer is told of each attempt that ended, in the goroutine of the call. It
-// must be fast. Methods that are not retried have no attempts to tell of.
+// must be fast: the call waits for it. A panic is logged, and the call goes on. Methods that are not retried have no attempts to tell of.
 type Observer func(*interceptors.CallMeta, Attempt)
 
 // Option changes what [New] makes.

@@ -31,7 +31,7 @@ func (r *Retry) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInter
 
 func (m *method) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	m.budget.earn()
-	ctx, record := attempt.Of(ctx, attempt.Stream)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	s := &stream{method: m, ctx: ctx, options: newOptions(opts), record: record}
 	s.open = func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(ctx, desc, cc, name, opts...)

@@ -86,11 +86,11 @@ func open(t *testing.T, all []*instance, opts ...grpc.CallOption) (grpc.ClientSt
 	streamer := func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		to := all[n]
 		record := attempt.FromContext(ctx)
-		record.Choose(len(all))
-		record.Pick(&attempt.Instance{Address: fmt.Sprint(n)})
+		record.SetCandidates(len(all))
+		record.SetPicked(&attempt.Instance{Address: fmt.Sprint(n)})
 		to.options = opts
 		to.end = func() {
-			record.Ended(attempt.Over | attempt.Sent | attempt.Received | attempt.Answer | attempt.Unhandled)
+			record.SetEnd(attempt.Over | attempt.Sent | attempt.Received | attempt.Answer | attempt.Unhandled)
 		}
 		n++
 		if to.opening != nil {

@@ -33,7 +33,7 @@ func (r *Retry) unruled(meta *interceptors.CallMeta, rule rule) *method {
 func (m *method) once(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	m.budget.earn()
 	options := newOptions(opts)
-	ctx, record := attempt.Of(ctx, attempt.Unary)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	err := invoker(ctx, name, req, reply, cc, options.all...)
 	for m.moves(ctx, record, err) {
 		record = record.Next()
@@ -52,7 +52,7 @@ func (m *method) moves(ctx context.Context, record *attempt.Record, err error) b
 		verdict = m.move(ctx, record, err)
 	}
 	if record.Number() > 1 || verdict != Answered && verdict != Final {
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
+		m.observed(Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
 	}
 	return verdict == Again
 }
@@ -78,7 +78,7 @@ func (m *method) move(ctx context.Context, record *attempt.Record, err error) Ve
 // may run twice and the instance does not have it. An instance that was tried before is
 // not left for another: there is none.
 func (m *method) movable(record *attempt.Record, err error) bool {
-	if picked := record.Picked(); picked == nil || !record.Others() || record.Tried(picked.Address) {
+	if picked := record.Picked(); picked == nil || !record.HasUntried() || record.Tried(picked.Address) {
 		return false
 	}
 	return unhandled(record.End(), err) || status.Code(err) == codes.Unimplemented && m.meta.Retryable()

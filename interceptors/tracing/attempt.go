@@ -2,7 +2,6 @@ package tracing
 
 import (
 	"context"
-	"strconv"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -11,10 +10,8 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
-
-// pushbackKey is the trailer by which a server says when to try again (gRFC A6).
-const pushbackKey = "grpc-retry-pushback-ms"
 
 // UnaryAttempt makes the span of an attempt and tells the server of it.
 func (t *Tracing) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
@@ -36,13 +33,13 @@ func (m *method) attempt(ctx context.Context, name string, req, reply any, cc *g
 	if !sampled(ctx) {
 		return invoker(inject(ctx, m.propagators), name, req, reply, cc, opts...)
 	}
-	ctx, record := attempt.Of(ctx, attempt.Unary)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
 	var trailer metadata.MD
 	err = errPanic
 	defer func() {
-		if ms, given := pushback(trailer); given {
-			span.SetAttributes(attribute.Int64("meshlite.retry.pushback_ms", ms))
+		if wait, given := wire.Pushback(trailer); given {
+			span.SetAttributes(attribute.Int64("meshlite.retry.pushback_ms", wait.Milliseconds()))
 		}
 		m.endAttempt(span, record, err)
 	}()
@@ -55,7 +52,7 @@ func (m *method) openAttempt(ctx context.Context, desc *grpc.StreamDesc, cc *grp
 	if !sampled(ctx) {
 		return streamer(inject(ctx, m.propagators), desc, cc, name, opts...)
 	}
-	ctx, record := attempt.Of(ctx, attempt.Stream)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
 	return follow(inject(ctx, m.propagators), desc, cc, name, streamer, opts, func(err error) {
 		m.endAttempt(span, record, err)
@@ -73,17 +70,4 @@ func (m *method) endAttempt(span trace.Span, record *attempt.Record, err error) 
 		span.SetAttributes(peerAt(instance.Address)...)
 	}
 	m.end(span, err)
-}
-
-// pushback reads the trailer as gRPC does: what is no number from 0 on means never.
-func pushback(trailer metadata.MD) (ms int64, given bool) {
-	values := trailer.Get(pushbackKey)
-	if len(values) == 0 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(values[0], 10, 31)
-	if err != nil || len(values) > 1 {
-		return -1, true
-	}
-	return int64(n), true
 }

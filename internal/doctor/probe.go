@@ -89,7 +89,10 @@ func absent(err error) answer {
 }
 
 func (p prober) health(ctx context.Context, service, address string) (healthv1.HealthCheckResponse_ServingStatus, error) {
-	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithDisableServiceConfig()}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+		grpc.WithMaxHeaderListSize(16 << 10), // anything may listen there
+	}
 	if p.tls != nil {
 		options = append(options, grpc.WithTransportCredentials(credentials.NewTLS(p.tls)))
 	}

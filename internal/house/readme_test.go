@@ -1,6 +1,7 @@
 package house
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +12,8 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// What the README tells users to write works as it stands: the contract with a
-// policy, the buf.gen.yaml, the server and the client.
+// What the README and docs tell users to write works as it stands: the contract with a
+// policy, the buf.gen.yaml, the server and the client, and every other piece of Go.
 func TestTheReadmeWorksAsItStands(t *testing.T) {
 	top, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
@@ -40,7 +41,11 @@ func TestTheReadmeWorksAsItStands(t *testing.T) {
 		}
 	}
 	programs := blocks(string(text), "go")
-	put("buf.gen.yaml", blocks(string(text), "yaml")[0])
+	policy, err := os.ReadFile(filepath.Join(top, "docs", "policy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("buf.gen.yaml", blocks(string(policy), "yaml")[0])
 	put("proto/meshlite/policy/v1/policy.proto", policyv1.Source)
 	put("proto/greet/v1/greet.proto", "syntax = \"proto3\";\npackage greet.v1;\n"+blocks(string(text), "proto")[0]+
 		"message GreetRequest { string name = 1; }\nmessage GreetResponse { string text = 1; }\n")
@@ -76,6 +81,60 @@ func TestTheReadmeWorksAsItStands(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
 		}
 	}
+	pieces := putPieces(t, top, put)
+	cmd := exec.Command("go", append([]string{"build", "-mod=mod", "-gcflags=-e"}, pieces...)...)
+	cmd.Dir = dir
+	out, _ := cmd.CombinedOutput() // a piece does not use all that it declares
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, ".go:") && !strings.Contains(line, "declared and not used") {
+			t.Errorf("docs: %s", line)
+		}
+	}
+	if len(pieces) < 5 {
+		t.Errorf("only %d pieces of Go in docs", len(pieces))
+	}
+}
+
+// packagesOfPieces are those that pieces of Go in docs name without importing them.
+var packagesOfPieces = map[string]string{
+	"meshlite": module, "cache": module + "/interceptors/cache", "ratelimit": module + "/interceptors/ratelimit",
+	"redis": module + "/interceptors/cache/redis", "tracing": module + "/interceptors/tracing", "env": module + "/interceptors/tracing/env",
+	"interceptors": module + "/interceptors", "resolver": module + "/resolver", "consul": module + "/resolver/consul",
+	"consultest": module + "/resolver/consultest", "caller": module + "/caller", "catalog": module + "/resolver/catalog",
+	"grpc": "google.golang.org/grpc", "insecure": "google.golang.org/grpc/credentials/insecure",
+	"reflection": "google.golang.org/grpc/reflection", "service": "google.golang.org/grpc/channelz/service",
+	"netip": "net/netip", "context": "context",
+}
+
+// putPieces writes each piece of Go in docs as a package of its own, and names them.
+func putPieces(t *testing.T, top string, put func(name, content string)) (pieces []string) {
+	t.Helper()
+	pages, err := filepath.Glob(filepath.Join(top, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, piece := range blocks(string(text), "go") {
+			var imports strings.Builder
+			for name, path := range packagesOfPieces {
+				if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(piece) {
+					fmt.Fprintf(&imports, "import %s %q\n", name, path)
+				}
+			}
+			if strings.HasPrefix(strings.TrimSpace(piece), "meshlite.With") {
+				piece = "_ = " + strings.TrimSpace(piece)
+			}
+			name := fmt.Sprintf("%s%d", strings.TrimSuffix(filepath.Base(page), ".md"), i)
+			put("pieces/"+name+"/piece.go", "package piece\n\n"+imports.String()+"import meshliteroot \""+module+"\"\nimport gocontext \"context\"\n\n"+
+				"var ctx = gocontext.Background()\nvar server *meshliteroot.Server\n\nfunc _() {\n"+piece+"\n}\n")
+			pieces = append(pieces, "./pieces/"+name)
+		}
+	}
+	return pieces
 }
 
 // blocks are the fenced blocks of one language.

@@ -1,0 +1,196 @@
+// Package caller says who makes a call, and whom to believe when it says more: one meaning
+// for caches, limits, concurrency and logs. A [Callers] is made once and given to each of
+// them, or to the runtime of package meshlite, which passes it on.
+//
+//	callers, err := caller.New(caller.WithIdentityMetadata("customer-id"), caller.WithTrustedPrefixes(gateways))
+//	answers, err := cache.New(cache.WithCallers(callers))
+//	limiter, err := ratelimit.New(ratelimit.WithCallers(callers))
+//
+// # Identity
+//
+// On a server the identity of a caller is what [WithIdentity] or [WithIdentityMetadata]
+// declare, else what its verified certificate proves: the SPIFFE id, or else the subject
+// and the DNS names, which stay the same when the certificate is renewed. On a client,
+// which cannot see the credentials that a channel adds, it is what the options declare.
+//
+// # Trust
+//
+// What a caller says of itself in metadata (for whom it calls, how much its call costs or
+// matters, what a cache may do) counts only from a peer that is trusted, by its network
+// ([WithTrustedPrefixes]) or by a function ([WithTrusted]). By default nobody is.
+package caller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+)
+
+// Callers knows who calls. It is immutable and safe for concurrent use; a nil *Callers has
+// the defaults.
+type Callers struct {
+	identity func(context.Context) (string, bool)
+	key      string // of metadata with the identity
+	prefixes prefixes
+	trusted  func(context.Context) bool
+}
+
+// Option changes what [New] makes.
+type Option func(*settings)
+
+type settings struct {
+	Callers
+	keyGiven bool
+	errs     []error
+}
+
+// New checks opts.
+func New(opts ...Option) (*Callers, error) {
+	s := &settings{}
+	for _, o := range opts {
+		o(s)
+	}
+	if s.identity != nil && s.keyGiven {
+		s.errs = append(s.errs, errors.New("WithIdentity and WithIdentityMetadata are both given: choose one"))
+	}
+	if err := errors.Join(s.errs...); err != nil {
+		return nil, fmt.Errorf("caller: %w", err)
+	}
+	return &s.Callers, nil
+}
+
+// WithIdentity declares who makes a call. Callers who may be given different answers, or
+// have limits of their own, need different identities; false is a caller without one. It is
+// called once or twice a call, also concurrently, and must not block.
+func WithIdentity(identity func(context.Context) (string, bool)) Option {
+	return func(s *settings) {
+		if identity == nil {
+			s.errs = append(s.errs, errors.New("WithIdentity(nil): leave the option out"))
+		}
+		s.identity = identity
+	}
+}
+
+// WithIdentityMetadata declares that a caller is who the value of a metadata key says:
+// incoming on a server, where that is only as true as whoever sets it, outgoing on a client.
+func WithIdentityMetadata(key string) Option {
+	return func(s *settings) {
+		if !ValidKey(key) {
+			s.errs = append(s.errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", key))
+		}
+		s.key, s.keyGiven = key, true
+	}
+}
+
+// WithTrustedPrefixes trusts peers by their network: the proxies in front of the server.
+// Repeated, it adds.
+func WithTrustedPrefixes(networks ...netip.Prefix) Option {
+	return func(s *settings) {
+		for _, network := range networks {
+			if !network.IsValid() {
+				s.errs = append(s.errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", network))
+			}
+		}
+		s.prefixes = append(s.prefixes, networks...)
+	}
+}
+
+// WithTrusted trusts the callers for which trusted is true, by their certificate for
+// instance, beside those of [WithTrustedPrefixes]. It is called at most once a call for
+// each thing that the caller says, also concurrently, and must not block.
+func WithTrusted(trusted func(context.Context) bool) Option {
+	return func(s *settings) {
+		if trusted == nil {
+			s.errs = append(s.errs, errors.New("WithTrusted(nil): leave the option out to trust nobody"))
+		}
+		s.trusted = trusted
+	}
+}
+
+// Incoming is the identity of the caller whose call is served with ctx, "" if it has none.
+// The error is INVALID_ARGUMENT for an identity in metadata that is ambiguous: see [Value].
+func (c *Callers) Incoming(ctx context.Context) (string, error) {
+	switch {
+	case c != nil && c.identity != nil:
+		return declared(c.identity(ctx))
+	case c != nil && c.key != "":
+		return Value(metadata.ValueFromIncomingContext(ctx, c.key), c.key)
+	default:
+		identity, _ := Verified(ctx)
+		return identity, nil
+	}
+}
+
+// Outgoing is the identity on whose behalf a call is made with ctx, "" if none is declared.
+// Its error is that of Incoming.
+func (c *Callers) Outgoing(ctx context.Context) (string, error) {
+	switch {
+	case c != nil && c.identity != nil:
+		return declared(c.identity(ctx))
+	case c != nil && c.key != "":
+		return Value(metadata.ValueFromOutgoingContext(ctx, c.key), c.key)
+	default:
+		return "", nil
+	}
+}
+
+func declared(identity string, ok bool) (string, error) {
+	if !ok {
+		return "", nil
+	}
+	return identity, nil
+}
+
+// Source is where identities come from, for messages: "function", "metadata KEY" or
+// "certificate".
+func (c *Callers) Source() string {
+	switch {
+	case c != nil && c.identity != nil:
+		return "function"
+	case c != nil && c.key != "":
+		return "metadata " + c.key
+	default:
+		return "certificate"
+	}
+}
+
+// Declares reports whether an option declares the identity, so that a client has one too.
+func (c *Callers) Declares() bool { return c != nil && (c.identity != nil || c.key != "") }
+
+// Trusted reports whether what the caller says of itself counts.
+func (c *Callers) Trusted(ctx context.Context) bool {
+	if c == nil {
+		return false
+	}
+	return c.prefixes.peer(ctx) || c.trusted != nil && c.trusted(ctx)
+}
+
+// Verified is what the verified certificate of the peer proves: its SPIFFE id, or else its
+// subject and DNS names.
+func Verified(ctx context.Context) (identity string, ok bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "", false
+	}
+	tls, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(tls.State.VerifiedChains) == 0 {
+		return "", false
+	}
+	if tls.SPIFFEID != nil {
+		return tls.SPIFFEID.String(), true
+	}
+	leaf := tls.State.PeerCertificates[0]
+	// Quoted, no name can pass for another or for a SPIFFE id.
+	return fmt.Sprintf("subject %q names %q", leaf.Subject, leaf.DNSNames), true
+}
+
+// ValidKey reports whether key is one of gRPC's metadata, in lower case.
+func ValidKey(key string) bool {
+	return key != "" && strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") == ""
+}
