@@ -41,7 +41,7 @@ func TestOptionsChooseWhoIsCalled(t *testing.T) {
 			if _, err := testpb.NewTestServiceClient(conn).UnaryCall(t.Context(), &testpb.SimpleRequest{}, grpc.WaitForReady(true)); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(endpoints(m)); n != test.called {
+			if n := len(endpoints(m, "test")); n != test.called {
 				t.Errorf("%d instances may be called, want %d", n, test.called)
 			}
 		})

@@ -43,8 +43,8 @@ func TestACallIsTriedElsewhereWhereNoHandlerRan(t *testing.T) {
 		n, finished := 0, []error(nil)
 		invoker := func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
 			record := attempt.FromContext(ctx)
-			record.Choose(test.instances)
-			record.Pick(&attempt.Instance{Address: fmt.Sprint(test.picks[n])})
+			record.SetCandidates(test.instances)
+			record.SetPicked(&attempt.Instance{Address: fmt.Sprint(test.picks[n])})
 			md, _ := metadata.FromOutgoingContext(ctx)
 			if got, want := fmt.Sprint(md.Get("grpc-previous-rpc-attempts")), []string{"[]", "[1]", "[2]"}[n]; got != want {
 				t.Errorf("%s: attempt %d says that %s went before, want %s", name, n+1, got, want)
@@ -61,10 +61,10 @@ func TestACallIsTriedElsewhereWhereNoHandlerRan(t *testing.T) {
 				}
 			}
 			if n++; n > len(test.ends) {
-				record.Ended(attempt.Over | attempt.Sent | attempt.Received)
+				record.SetEnd(attempt.Over | attempt.Sent | attempt.Received)
 				return nil
 			}
-			record.Ended(test.ends[n-1])
+			record.SetEnd(test.ends[n-1])
 			return status.Error(codes.Unimplemented, "unknown service")
 		}
 		var header metadata.MD
