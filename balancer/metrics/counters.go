@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // maxSeen caps what is remembered of sources that are gone.
@@ -62,7 +63,7 @@ type (
 var reasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
 // picksOf sums what each endpoint has counted.
-func picksOf(tables []balancer.Picks, counted func(balancer.EndpointStats) uint64) map[pickSource]uint64 {
+func picksOf(tables []resolver.Picks, counted func(balancer.EndpointStats) uint64) map[pickSource]uint64 {
 	sums := map[pickSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -73,7 +74,7 @@ func picksOf(tables []balancer.Picks, counted func(balancer.EndpointStats) uint6
 	return sums
 }
 
-func ejectionsOf(tables []balancer.Picks) map[ejectionSource]uint64 {
+func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
 	sums := map[ejectionSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -85,7 +86,7 @@ func ejectionsOf(tables []balancer.Picks) map[ejectionSource]uint64 {
 }
 
 // queriesOf tells the tables of one service apart.
-func queriesOf(t balancer.Picks) string {
+func queriesOf(t resolver.Picks) string {
 	var keys []string
 	for _, q := range t.Queries {
 		keys = append(keys, q.Key())

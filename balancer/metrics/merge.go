@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // maxAddresses caps the addresses that are told, of all services together. Those of a
@@ -36,7 +37,7 @@ type endpoint struct {
 var states = [...]balancer.State{balancer.InRotation, balancer.SlowStarted, balancer.OtherZone, balancer.Ejected, balancer.Unconnected}
 
 // merge puts the tables of each service together.
-func merge(tables []balancer.Picks) map[string]*service {
+func merge(tables []resolver.Picks) map[string]*service {
 	services := map[string]*service{}
 	for _, t := range tables {
 		name := text(t.Service)

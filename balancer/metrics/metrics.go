@@ -25,11 +25,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // collector is a [prometheus.Collector].
 type collector struct {
-	tables func() []balancer.Picks
+	tables func() []resolver.Picks
 
 	mu        sync.Mutex
 	picks     counters[pickSource, endpointLabels]
@@ -39,9 +40,9 @@ type collector struct {
 
 // New makes a collector of what picks answers, which must be safe for concurrent use
 // and may be nil.
-func New(picks func() []balancer.Picks) prometheus.Collector {
+func New(picks func() []resolver.Picks) prometheus.Collector {
 	if picks == nil {
-		picks = func() []balancer.Picks { return nil }
+		picks = func() []resolver.Picks { return nil }
 	}
 	return &collector{tables: picks}
 }
