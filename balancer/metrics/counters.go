@@ -41,7 +41,7 @@ func (c *counters[Source, Series]) grow(sources map[Source]uint64, seriesOf func
 func keep[Source comparable](seen, sources map[Source]uint64) map[Source]uint64 {
 	kept := make(map[Source]uint64, len(sources))
 	for source := range sources {
-		if n, known := seen[source]; known {
+		if n, ok := seen[source]; ok {
 			kept[source] = n
 		}
 	}
@@ -59,7 +59,7 @@ type (
 	ejectionSource struct{ service, reason, directory, queries string }
 )
 
-// reasons are told from 0 on, so that the first ejection is an increase.
+// reasons are exported from 0 on, so that the first ejection is an increase.
 var reasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
 // picksOf sums what each endpoint has counted.
@@ -85,7 +85,7 @@ func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
 	return sums
 }
 
-// queriesOf tells the tables of one service apart.
+// queriesOf distinguishes the tables of one service.
 func queriesOf(t resolver.Picks) string {
 	var keys []string
 	for _, q := range t.Queries {
