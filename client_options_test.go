@@ -11,6 +11,7 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // Each option that says which instances are called reaches the resolver.
@@ -22,15 +23,15 @@ func TestOptionsChooseWhoIsCalled(t *testing.T) {
 		called  int
 	}{
 		"all":               {[4]string{passing, passing, passing, passing}, nil, 4},
-		"a subset":          {[4]string{passing, passing, passing, passing}, []meshlite.ClientOption{meshlite.WithSubset(2)}, 2},
+		"a subset":          {[4]string{passing, passing, passing, passing}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithSubset(2))}, 2},
 		"no warnings":       {[4]string{passing, passing, passing, warning}, nil, 3},
-		"warnings":          {[4]string{passing, passing, passing, warning}, []meshlite.ClientOption{meshlite.WithWarning()}, 4},
+		"warnings":          {[4]string{passing, passing, passing, warning}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithWarningInstances())}, 4},
 		"too few pass":      {[4]string{passing, critical, critical, critical}, nil, 4},
-		"never too few":     {[4]string{passing, critical, critical, critical}, []meshlite.ClientOption{meshlite.WithPanicThreshold(0)}, 1},
-		"sooner too few":    {[4]string{passing, passing, passing, critical}, []meshlite.ClientOption{meshlite.WithPanicThreshold(1)}, 4},
+		"never too few":     {[4]string{passing, critical, critical, critical}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithPanicThreshold(0))}, 1},
+		"sooner too few":    {[4]string{passing, passing, passing, critical}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithPanicThreshold(1))}, 4},
 		"in maintenance":    {[4]string{passing, maintenance, maintenance, maintenance}, nil, 1},
-		"maintenance, too":  {[4]string{passing, maintenance, maintenance, maintenance}, []meshlite.ClientOption{meshlite.WithMaintenance()}, 4},
-		"but only in panic": {[4]string{passing, passing, passing, maintenance}, []meshlite.ClientOption{meshlite.WithMaintenance()}, 3},
+		"maintenance, too":  {[4]string{passing, maintenance, maintenance, maintenance}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithMaintenance())}, 4},
+		"but only in panic": {[4]string{passing, passing, passing, maintenance}, []meshlite.ClientOption{meshlite.WithResolver(resolver.WithMaintenance())}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMesh(t)

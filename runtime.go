@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/admin"
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
@@ -181,10 +180,10 @@ func (r *Runtime) watches() []resolver.Stats {
 }
 
 // picks are the figures of all balancers.
-func (r *Runtime) picks() []balancer.Picks {
+func (r *Runtime) picks() []resolver.Picks {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := []balancer.Picks{}
+	all := []resolver.Picks{}
 	for _, s := range r.sites {
 		all = append(all, s.builder.Picks()...)
 	}

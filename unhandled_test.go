@@ -28,6 +28,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/peakewma"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -449,7 +450,7 @@ func endpoints(m *mesh, service string) (all []balancer.EndpointStats) {
 	}
 	page := httptest.NewRecorder()
 	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-	var shown struct{ Endpoints []balancer.Picks }
+	var shown struct{ Endpoints []resolver.Picks }
 	if err := json.Unmarshal(page.Body.Bytes(), &shown); err != nil {
 		m.t.Fatal(err)
 	}

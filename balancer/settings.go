@@ -58,8 +58,8 @@ type Ejection struct {
 	PanicPercent float64 `json:"panicPercent"`
 }
 
-// Zone keeps calls in the caller's zone. It works where the channel knows its own
-// zone and the instances tell theirs.
+// Zone keeps calls in the caller's zone. It needs the zone of the channel and those of the
+// instances.
 type Zone struct {
 	Disabled bool `json:"disabled"`
 	// Callers is the part of all callers that run in this zone, above 0 and up to 1.
@@ -71,7 +71,7 @@ type Zone struct {
 // Duration is a time.Duration that JSON has as text: "10s", "1.5s", "5m".
 type Duration time.Duration
 
-// UnmarshalJSON reads what time.ParseDuration knows, and so gRPC's own form.
+// UnmarshalJSON reads the syntax of time.ParseDuration, which includes gRPC's.
 func (d *Duration) UnmarshalJSON(text []byte) error {
 	var word string
 	if err := json.Unmarshal(text, &word); err != nil {

@@ -235,14 +235,25 @@ func (r *tableRegistry) used() []targetTable {
 	return used
 }
 
+// Picks is how the calls to one target are picked: the endpoints of its channels and their
+// state. Latencies are in milliseconds, parts of a whole go from 0 to 1. Channels with a policy
+// of another module have no endpoints here.
+type Picks struct {
+	Directory string          `json:"directory"` // its name
+	Service   string          `json:"service"`
+	Queries   []catalog.Query `json:"queries"`  // one for each datacenter, in the order of failover
+	Channels  int             `json:"channels"` // that share the endpoints
+	balancer.TableStats
+}
+
 // Picks returns the pick statistics of the targets that channels use now, sorted by directory,
 // service and queries. Idle channels do not count. It is safe for concurrent use. The result is
 // a copy, except for the queries, which must not be changed.
-func (b *Builder) Picks() []balancer.Picks {
+func (b *Builder) Picks() []Picks {
 	used := b.tables.used()
-	all := make([]balancer.Picks, len(used))
+	all := make([]Picks, len(used))
 	for i, t := range used {
-		all[i] = balancer.Picks{
+		all[i] = Picks{
 			Directory: t.directory, Service: t.queries[0].Service, Queries: t.queries, Channels: t.channels,
 			TableStats: t.table.Stats(),
 		}

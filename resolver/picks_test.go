@@ -41,6 +41,7 @@ func TestPicksTellOfTheTargetsInUse(t *testing.T) {
 		synctest.Wait() // for both connections
 		mustCall(t, one, 9)
 		mustCall(t, two, 10)
+		synctest.Wait() // for both connections of the second channel
 		got := b.Picks()
 		if len(got) != 1 || got[0].Service != "catalog" || got[0].Channels != 2 || got[0].Directory != "consul at 127.0.0.1:8500" || len(got[0].Endpoints) != 2 {
 			t.Fatalf("it reports %+v", got)
@@ -118,7 +119,7 @@ func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var read []balancer.Picks
+		var read []resolver.Picks
 		if err := json.Unmarshal(text, &read); err != nil || len(read) != 2 {
 			t.Fatalf("%s is read as %+v, %v", text, read, err)
 		}

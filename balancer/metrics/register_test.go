@@ -6,14 +6,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/metrics"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // A collector that describes nothing could be registered twice, and every scrape
 // after that would fail.
 func TestASecondCollectorIsRefused(t *testing.T) {
-	picks := func() []balancer.Picks { return []balancer.Picks{table("catalog", "", endpoint("10.0.0.1:80", 1))} }
+	picks := func() []resolver.Picks { return []resolver.Picks{table("catalog", "", endpoint("10.0.0.1:80", 1))} }
 	registry := prometheus.NewPedanticRegistry() // also fails on what is collected and not described
 	if err := registry.Register(metrics.New(picks)); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -64,9 +65,9 @@ func servePage(t *testing.T, page http.Handler) (address string) {
 }
 
 // servePicks is an admin page that tells of picks.
-func servePicks(t *testing.T, picks ...balancer.Picks) (address string) {
+func servePicks(t *testing.T, picks ...resolver.Picks) (address string) {
 	t.Helper()
-	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]balancer.Picks{}, picks...)})
+	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]resolver.Picks{}, picks...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,8 +86,8 @@ func serveText(t *testing.T, text string) (address string) {
 }
 
 // picksOf is what a client tells that calls service, at address.
-func picksOf(service, address string) balancer.Picks {
-	return balancer.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
+func picksOf(service, address string) resolver.Picks {
+	return resolver.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: []balancer.EndpointStats{{
 			ID: "at " + address, Address: address, Weight: 1, Part: 1, Picks: 7, Share: 1, Warm: 1, State: balancer.InRotation}}}}
 }

@@ -1,3 +1,18 @@
+// Package deadline gives calls the timeout that their policy says. It shortens
+// the deadline of the caller and never lengthens it; a call that takes longer
+// ends with DEADLINE_EXCEEDED.
+//
+//	limited, err := deadline.New()
+//	chain, err := interceptors.Chain(interceptors.Client, policies, limited)
+//
+// The timeout is set on the client, from where gRPC carries it to the server,
+// unless the rule says timeout_side. Retries and waits share it. A stream is
+// bounded as a whole, from its opening to its end, so a method that streams for
+// ever must not have a timeout.
+//
+// On the server the timeout ends the context that the handler is given. A handler
+// must heed it: one that is blocked in Recv is woken by the deadline of the
+// client, not by this one.
 package deadline
 
 import (
@@ -17,14 +32,14 @@ type Deadline struct {
 	observer Observer
 }
 
-// Observer is told of each call that failed when the timeout of its policy was
-// over, and not the deadline of its caller. It must be fast.
+// Observer is called with each call that exceeded the timeout of its policy, not the deadline of
+// its caller. It must be fast.
 type Observer func(*interceptors.CallMeta)
 
 // Option changes what [New] makes.
 type Option func(*Deadline)
 
-// WithObserver sets who is told of calls that took too long, such as a counter.
+// WithObserver sets what is called with calls that exceeded their timeout, such as a counter.
 func WithObserver(observer Observer) Option {
 	return func(d *Deadline) { d.observer = observer }
 }

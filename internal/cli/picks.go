@@ -8,15 +8,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/internal/nearest"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // client is a program that may call the service.
 type client struct {
 	process
-	Targets []balancer.Picks `json:"targets"` // by which it calls the service
+	Targets []resolver.Picks `json:"targets"` // by which it calls the service
 
 	calls []string // the services that it calls
 }
@@ -80,7 +80,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 }
 
 // take keeps what a client tells of service.
-func (c *client) take(all []balancer.Picks, service string) {
+func (c *client) take(all []resolver.Picks, service string) {
 	for _, p := range all {
 		c.calls = append(c.calls, p.Service)
 		if p.Service == service {

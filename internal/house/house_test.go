@@ -33,7 +33,7 @@ var rooms = map[string][]string{
 	"balancer/roundrobin":              {"balancer", "balancer/attempt"},
 	"balancer/leastrequest":            {"balancer", "balancer/attempt"},
 	"balancer/peakewma":                {"balancer", "balancer/attempt"},
-	"balancer/metrics":                 {"balancer"},
+	"balancer/metrics":                 {"balancer", "resolver"},
 	"resolver/consul":                  {"resolver/catalog"},
 	"resolver":                         {"resolver/catalog", "balancer"},
 	"resolver/metrics":                 {"resolver", "resolver/catalog", "resolver/consul"},

@@ -1,4 +1,4 @@
-// Package metrics tells Prometheus how much of the retry budgets is left.
+// Package metrics exports to Prometheus how much of the retry budgets is left.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
@@ -21,7 +21,7 @@ import (
 type collector struct{ stats func() []retry.Stats }
 
 // New makes a collector of what stats answers, which must be safe for concurrent use and
-// may be nil. Of several budgets of a method, as channels have them, it tells the least.
+// may be nil. Of several budgets of a method, as channels have them, it exports the least.
 func New(stats func() []retry.Stats) prometheus.Collector {
 	if stats == nil {
 		stats = func() []retry.Stats { return nil }
@@ -41,7 +41,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	least := map[name]float64{}
 	for _, s := range c.stats() {
 		n := nameOf(s.Method)
-		if known, ok := least[n]; !ok || s.Budget < known {
+		if other, ok := least[n]; !ok || s.Budget < other {
 			least[n] = s.Budget
 		}
 	}
