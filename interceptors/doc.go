@@ -1,5 +1,12 @@
 // Package interceptors makes one gRPC interceptor out of several concerns, in
-// the one order that is right, and tells each concern the policy of the method.
+// the one order that is right, and passes each concern the policy of the method.
+//
+// A concern publishes what it did with a call as an [Event] by [Publish]: to its own
+// [Observer], such as a value of package metrics, and to the [Outcome] that logging and
+// tracing read at the end of the call. A new result of a concern changes three files at
+// most: the one that has the concern's results and its Stats, the one that shows those on
+// a page of package admin, and deploy/prometheus/METRICS.md. A new concern with results
+// adds a case to the Observe of package metrics.
 //
 // A concern is a value from a package below this one: [cache], [ratelimit],
 // [metrics] and so on. [Chain] puts them together for one side:

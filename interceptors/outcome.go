@@ -5,24 +5,25 @@ import (
 	"sync"
 )
 
-// Outcome is what concerns further in tell of one call to those further out, beyond
-// its error: what the cache had, which limit decided. It is safe for concurrent
-// use. A nil Outcome takes what it is told and keeps nothing.
+// Outcome holds the events of one call that concerns further in publish for those
+// further out: the cache's result, the limit that decided. It is safe for concurrent use.
 //
-// Whoever wants to know listens, and reads at the end of the call:
+// A concern that needs it listens, and reads it at the end of the call:
 //
 //	ctx, outcome := interceptors.Listen(ctx, meta.Side, meta.FullMethod)
 //	err := invoker(ctx, method, req, reply, cc, opts...)
-//	log.Print(outcome.Cache())
+//	if result := outcome.Cache(); result != nil {
+//		log.Print(result.Result())
+//	}
 //
-// A call that nobody listens to costs whoever tells one look into its context.
+// A call without a listener costs the concern that publishes one lookup in the context.
 type Outcome struct {
 	side   Side
 	method string
 
-	mu             sync.Mutex
-	cache          string
-	limit, verdict string
+	mu    sync.Mutex
+	cache CacheEvent
+	limit LimitEvent
 }
 
 type outcomeKey struct{}
@@ -41,7 +42,7 @@ func (l *listening) Value(key any) any {
 	return l.Context.Value(key)
 }
 
-// Listen is the outcome of the call of fullMethod that is about to be made or
+// Listen returns the outcome of the call of fullMethod that is about to be made or
 // handled with ctx: the one that a concern further out listens to, or a new one.
 func Listen(ctx context.Context, side Side, fullMethod string) (context.Context, *Outcome) {
 	if o := outcomeOf(ctx, side, fullMethod); o != nil {
@@ -52,8 +53,8 @@ func Listen(ctx context.Context, side Side, fullMethod string) (context.Context,
 	return l, &l.outcome
 }
 
-// OutcomeOf is what to tell of a call of meta's method, or nil if nobody listens.
-// The outcome of a call from whose handler this one is made is another's.
+// OutcomeOf returns the outcome of a call of meta's method, nil if no concern listens. A
+// call that a handler makes does not share the outcome of the call that it handles.
 func OutcomeOf(ctx context.Context, meta *CallMeta) *Outcome {
 	return outcomeOf(ctx, meta.Side, meta.FullMethod)
 }
@@ -66,46 +67,43 @@ func outcomeOf(ctx context.Context, side Side, method string) *Outcome {
 	return o
 }
 
-// Unheard is ctx for what is done on the occasion of a call and not for it, such as
-// refreshing what the call was answered with.
-func Unheard(ctx context.Context) context.Context {
+// WithoutOutcome returns ctx for work that a call starts and that is not part of it, such
+// as refreshing a cached answer in the background.
+func WithoutOutcome(ctx context.Context) context.Context {
 	if ctx.Value(outcomeKey{}) == nil {
 		return ctx
 	}
 	return context.WithValue(ctx, outcomeKey{}, (*Outcome)(nil))
 }
 
-// TellCache tells what the cache had, such as "hit" or "miss".
-func (o *Outcome) TellCache(result string) {
-	if o != nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.cache = result
+// record keeps the latest event of the cache and the latest verdict that decides.
+func (o *Outcome) record(e Event) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch e := e.(type) {
+	case CacheEvent:
+		o.cache = e
+	case LimitEvent:
+		if e.Decides() {
+			o.limit = e
+		}
 	}
 }
 
-// TellLimit tells the verdict of a limit: "admitted", "refused", "shadowed" or
-// "held_back". The limit is the name of a rate limit, or "concurrency". What was told
-// before, by a limit further out or of an earlier attempt, is forgotten.
-func (o *Outcome) TellLimit(limit, verdict string) {
-	if o != nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.limit, o.verdict = limit, verdict
-	}
-}
-
-// Cache is what the cache had, "" if it was not asked.
-func (o *Outcome) Cache() string {
+// Cache is the cache's result, nil if the call did not reach a cache.
+func (o *Outcome) Cache() CacheEvent {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.cache
 }
 
-// Limit is the limit that decided and its verdict: the one that refused, else one that
-// would have refused were it in force, else the first. Both are "" if the call met none.
-func (o *Outcome) Limit() (limit, verdict string) {
+// Limit is the verdict that decided, in the latest attempt; see [LimitEvent.Decides]. It is
+// nil if the call met no rate limit and no concurrency limit refused it.
+func (o *Outcome) Limit() LimitEvent {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.limit, o.verdict
+	return o.limit
 }

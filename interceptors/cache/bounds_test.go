@@ -133,7 +133,7 @@ func TestCloseDoesNotWaitForAStoreThatHangs(t *testing.T) {
 func TestAnObserverThatPanicsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
-		c := newCache(t, cache.WithObserver(func(*interceptors.CallMeta, cache.Result) { panic("observer") }))
+		c := newCache(t, cache.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("observer") })))
 		ask := overClient(t, c, anybody(), func(context.Context, int64) error { return nil }, &calls)
 		tried := func() (err error) {
 			defer func() {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Result is what the cache did for a call.
@@ -43,8 +45,14 @@ func (r Result) String() string {
 	return fmt.Sprintf("result %d", uint8(r))
 }
 
-// served reports whether the call was saved.
-func (r Result) served() bool { return r == Hit || r == Coalesced || r == Stale }
+// Place is [interceptors.Cache].
+func (Result) Place() interceptors.Place { return interceptors.Cache }
+
+// Result is [Result.String].
+func (r Result) Result() string { return r.String() }
+
+// Served reports whether the cache answered the call in place of a server or handler.
+func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale }
 
 // Counts are of calls by their result, and of what else was done for a method.
 type Counts struct {

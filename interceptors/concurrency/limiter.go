@@ -13,17 +13,17 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	trusted func(context.Context) bool
-	observe func(*interceptors.CallMeta, Result)
-	methods methods
+	trusted  func(context.Context) bool
+	observer interceptors.Observer
+	methods  methods
 }
 
 // New makes a limiter that has learned nothing: the limits are in the policy. The
 // error names every option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
 	l := &Limiter{
-		trusted: func(context.Context) bool { return false },
-		observe: func(*interceptors.CallMeta, Result) {},
+		trusted:  func(context.Context) bool { return false },
+		observer: interceptors.ObserverFunc(nil),
 	}
 	for _, opt := range opts {
 		opt(l)

@@ -13,24 +13,31 @@ import (
 
 // Deadline is the concern. It is safe for concurrent use.
 type Deadline struct {
-	observer Observer
+	observer interceptors.Observer
 }
 
-// Observer is told of each call that failed when the timeout of its policy was
-// over, and not the deadline of its caller. It must be fast.
-type Observer func(*interceptors.CallMeta)
+// Exceeded is the event of a call that failed when the timeout of its policy was over,
+// and not the deadline of its caller.
+type Exceeded struct{}
+
+// Place is [interceptors.Deadline].
+func (Exceeded) Place() interceptors.Place { return interceptors.Deadline }
+
+// Result is "exceeded".
+func (Exceeded) Result() string { return "exceeded" }
 
 // Option changes what [New] makes.
 type Option func(*Deadline)
 
-// WithObserver sets who is told of calls that took too long, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives an [Exceeded] for each call that took too long, such as
+// a counter.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(d *Deadline) { d.observer = observer }
 }
 
 // New makes the concern. A nil observer is an error.
 func New(opts ...Option) (*Deadline, error) {
-	d := &Deadline{observer: func(*interceptors.CallMeta) {}}
+	d := &Deadline{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(d)
 	}
@@ -66,7 +73,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	d.observer(meta)
+	interceptors.Publish(ctx, meta, d.observer, Exceeded{})
 	if _, ok := status.FromError(err); ok {
 		return err
 	}

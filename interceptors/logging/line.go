@@ -72,11 +72,15 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 		slog.String("method", cut(c.method)),
 		slog.String("code", s.Code().String()),
 		slog.Duration("duration", now.Sub(c.start)))
-	cache, limit, verdict := p.told(c)
-	attrs = append(attrs, c.otherEnd(cache)...)
-	attrs = appendText(attrs, "cache", cache)
-	attrs = appendText(attrs, "limit", limit)
-	attrs = appendText(attrs, "limit_result", verdict)
+	cached, verdict := p.events(c)
+	attrs = append(attrs, c.otherEnd(cached != nil && cached.Served())...)
+	if cached != nil {
+		attrs = append(attrs, slog.String("cache", cached.Result()))
+	}
+	if verdict != nil {
+		attrs = appendText(attrs, "limit", verdict.Limit())
+		attrs = append(attrs, slog.String("limit_result", verdict.Result()))
+	}
 	if c.messages != nil {
 		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
 	}
@@ -87,8 +91,8 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	return attrs
 }
 
-// otherEnd is who has called or was called.
-func (c *call) otherEnd(cache string) (attrs []slog.Attr) {
+// otherEnd names the caller, on a server, or the instance that was called.
+func (c *call) otherEnd(cached bool) (attrs []slog.Attr) {
 	if c.record == nil {
 		if from, ok := peer.FromContext(c.ctx); ok && from.Addr != nil {
 			attrs = appendText(attrs, "peer", from.Addr.String())
@@ -99,23 +103,22 @@ func (c *call) otherEnd(cache string) (attrs []slog.Attr) {
 	if instance := last.Picked(); instance != nil {
 		attrs = appendText(attrs, "instance", instance.ID)
 		attrs = appendText(attrs, "address", instance.Address)
-	} else if cache == "hit" || cache == "coalesced" || cache == "stale" {
-		return attrs // it has answered in place of an attempt
+	} else if cached {
+		return attrs // there was no attempt
 	}
 	return append(attrs, slog.Int("attempts", last.Number()))
 }
 
-// told is what concerns further in have told, to this one or to another that listens.
-func (p part) told(c *call) (cache, limit, verdict string) {
+// events are what concerns further in published, to this one or to another that listens.
+func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent) {
 	outcome := c.outcome
 	if outcome == nil {
 		outcome = interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
 	}
 	if outcome == nil {
-		return "", "", ""
+		return nil, nil
 	}
-	limit, verdict = outcome.Limit()
-	return outcome.Cache(), limit, verdict
+	return outcome.Cache(), outcome.Limit()
 }
 
 // traceID is that of a call that is sampled. Logging stands outside of recovery, so a

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"context"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,36 +10,32 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// Attempt counts one attempt of a call, in grpc_client_attempts_total by code and by what
-// followed, such as "answered", "again" or "overspent".
-func (m *Metrics) Attempt(meta *interceptors.CallMeta, code codes.Code, result string) {
-	if code > codes.Unauthenticated {
-		code = codes.Unknown
+// Observe counts an event of another concern: attempts in grpc_client_attempts_total, and
+// the results of cache, limits and recovery in meshlite_cache_requests_total,
+// meshlite_ratelimit_requests_total, meshlite_concurrency_requests_total and
+// meshlite_panics_total. Others are not counted.
+func (m *Metrics) Observe(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
+	switch e.Place() {
+	case interceptors.Cache:
+		m.cache.count(meta, e.Result(), "")
+	case interceptors.Concurrency:
+		m.concurrency.count(meta, e.Result(), "")
+	case interceptors.Recovery:
+		m.panics.count(meta, "", "")
+	case interceptors.RateLimit:
+		if limit, ok := e.(interceptors.LimitEvent); ok {
+			m.limits.count(meta, limit.Limit(), e.Result())
+		}
+	case interceptors.Retry:
+		if attempt, ok := e.(interceptors.AttemptEvent); ok {
+			// The peer chooses the number; those that gRPC does not define count as one.
+			code := attempt.StatusCode()
+			if code > codes.Unauthenticated {
+				code = codes.Unknown
+			}
+			m.attempts.count(meta, code.String(), e.Result())
+		}
 	}
-	m.attempts.count(meta, code.String(), result)
-}
-
-// CacheResult counts what the cache had for a call, such as "hit" or "miss", in
-// meshlite_cache_requests_total.
-func (m *Metrics) CacheResult(meta *interceptors.CallMeta, result string) {
-	m.cache.count(meta, result, "")
-}
-
-// LimitResult counts the verdict of a limit on a call, such as "admitted" or
-// "refused", in meshlite_ratelimit_requests_total. The limit is its name.
-func (m *Metrics) LimitResult(meta *interceptors.CallMeta, limit, verdict string) {
-	m.limits.count(meta, limit, verdict)
-}
-
-// ConcurrencyResult counts what became of a call at a concurrency limit, such as
-// "admitted" or "refused", in meshlite_concurrency_requests_total.
-func (m *Metrics) ConcurrencyResult(meta *interceptors.CallMeta, result string) {
-	m.concurrency.count(meta, result, "")
-}
-
-// Panic counts a panic that was turned into INTERNAL, in meshlite_panics_total.
-func (m *Metrics) Panic(meta *interceptors.CallMeta) {
-	m.panics.count(meta, "", "")
 }
 
 // events are counters by method and up to two further labels.

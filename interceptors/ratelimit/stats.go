@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -20,9 +21,13 @@ const (
 	Refused
 	// Shadowed is a call that a limit in shadow let pass and would have refused.
 	Shadowed
+	// HeldBack is a call that the client does not make because servers have refused the like
+	// by their limit. The log and traces have it; observers, which count calls that a limit
+	// judged, do not.
+	HeldBack
 )
 
-// String is "admitted", "refused" or "shadowed".
+// String is "admitted", "refused", "shadowed" or "held_back".
 func (r Result) String() string {
 	switch r {
 	case Admitted:
@@ -31,9 +36,52 @@ func (r Result) String() string {
 		return "refused"
 	case Shadowed:
 		return "shadowed"
+	case HeldBack:
+		return "held_back"
 	default:
 		return fmt.Sprintf("result %d", uint8(r))
 	}
+}
+
+// Event is the verdict of one limit on one call.
+type Event struct {
+	limit   string
+	verdict Result
+	decides bool
+}
+
+// Place is [interceptors.RateLimit].
+func (*Event) Place() interceptors.Place { return interceptors.RateLimit }
+
+// Limit is the name of the limit.
+func (e *Event) Limit() string { return e.limit }
+
+// Verdict is what became of the call at the limit.
+func (e *Event) Verdict() Result { return e.verdict }
+
+// Result is the name of the verdict.
+func (e *Event) Result() string { return e.verdict.String() }
+
+// Decides reports whether the log and traces of the call have this verdict: of several
+// limits one decides.
+func (e *Event) Decides() bool { return e.decides }
+
+// events are those of one limit, made once: publishing one allocates nothing.
+type events [Shadowed + 1][2]Event
+
+func newEvents(limit string) *events {
+	all := &events{}
+	for verdict := Admitted; verdict <= Shadowed; verdict++ {
+		all[verdict] = [2]Event{{limit, verdict, false}, {limit, verdict, true}}
+	}
+	return all
+}
+
+func (es *events) of(verdict Result, decides bool) *Event {
+	if decides {
+		return &es[verdict][1]
+	}
+	return &es[verdict][0]
 }
 
 // mostNear is how many keys the figures name.

@@ -13,7 +13,7 @@ import (
 
 // elsewhere is [Again], at once, for an attempt that one instance has refused by a rate
 // limit, whatever codes the rule retries: another may admit it.
-func (m *method) elsewhere(ctx context.Context, record *attempt.Record, result outcome) (Verdict, time.Duration) {
+func (m *method) elsewhere(ctx context.Context, record *attempt.Record, result *outcome) (Verdict, time.Duration) {
 	if status.Code(result.err) != codes.ResourceExhausted || !record.Others() || record.Number() >= m.rule.attempts {
 		return Final, 0
 	}

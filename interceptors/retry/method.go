@@ -23,10 +23,10 @@ const longestAdvice = 30 * time.Second
 
 // method retries the calls of one method.
 type method struct {
-	meta    *interceptors.CallMeta
-	rule    rule
-	budget  *budget
-	observe Observer
+	meta     *interceptors.CallMeta
+	rule     rule
+	budget   *budget
+	observer interceptors.Observer
 }
 
 // outcome is how an attempt ended.
@@ -34,6 +34,7 @@ type outcome struct {
 	err      error
 	trailer  metadata.MD
 	timedOut bool // by the timeout of the attempt, not of the call
+	event    Attempt
 }
 
 // call makes attempts until the verdict on one is not to make another, and gives
@@ -53,7 +54,8 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		if verdict == Final {
 			verdict = m.move(ctx, record, result.err)
 		}
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait})
+		result.event = Attempt{record.Number(), record.Picked(), status.Code(result.err), verdict, wait}
+		interceptors.Publish(ctx, m.meta, m.observer, &result.event)
 		if verdict == Again {
 			if result.err = interceptors.Sleep(ctx, wait, result.err); result.err == nil {
 				record = record.Next()
@@ -69,7 +71,8 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 	}
 }
 
-func (m *method) attempt(ctx context.Context, record *attempt.Record, invoke func(context.Context, grpc.CallOption) error) (result outcome) {
+func (m *method) attempt(ctx context.Context, record *attempt.Record, invoke func(context.Context, grpc.CallOption) error) *outcome {
+	result := &outcome{} // on the heap anyway: gRPC keeps the address of the trailer
 	call := ctx
 	if attempt.FromContext(ctx) != record {
 		ctx = attempt.NewContext(ctx, record)
@@ -90,7 +93,7 @@ func (m *method) attempt(ctx context.Context, record *attempt.Record, invoke fun
 
 // judge says what follows an attempt. It spends from the budget last, when all
 // else speaks for another.
-func (m *method) judge(ctx context.Context, number int, result outcome) (Verdict, time.Duration) {
+func (m *method) judge(ctx context.Context, number int, result *outcome) (Verdict, time.Duration) {
 	if result.err == nil {
 		return Answered, 0
 	}

@@ -13,14 +13,15 @@ import (
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
-	observer Observer
+	observer interceptors.Observer
 	budgets  budgets
 }
 
-// Attempt is what an observer is told of one.
+// Attempt is the event of an attempt that ended. Methods that are not retried publish none.
+// An observer receives a pointer, which is valid until it returns.
 type Attempt struct {
 	Number   int               // 1 is the first
-	Instance *attempt.Instance // nil when no picker has told
+	Instance *attempt.Instance // nil when no picker reported one
 	Code     codes.Code
 	Verdict  Verdict
 	Wait     time.Duration // before the next attempt, when Verdict is Again
@@ -40,21 +41,26 @@ const (
 	Overspent Verdict = "overspent" // the budget has no retry left
 )
 
-// Observer is told of each attempt that ended, in the goroutine of the call. It
-// must be fast. Methods that are not retried have no attempts to tell of.
-type Observer func(*interceptors.CallMeta, Attempt)
+// Place is [interceptors.Retry].
+func (a *Attempt) Place() interceptors.Place { return interceptors.Retry }
+
+// Result is the verdict.
+func (a *Attempt) Result() string { return string(a.Verdict) }
+
+// StatusCode is the code that the attempt ended with.
+func (a *Attempt) StatusCode() codes.Code { return a.Code }
 
 // Option changes what [New] makes.
 type Option func(*Retry)
 
-// WithObserver sets who is told of attempts, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives each [*Attempt], such as a counter.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(r *Retry) { r.observer = observer }
 }
 
 // New makes the concern: how to retry is in the policy. A nil observer is an error.
 func New(opts ...Option) (*Retry, error) {
-	r := &Retry{observer: func(*interceptors.CallMeta, Attempt) {}}
+	r := &Retry{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(r)
 	}
@@ -79,7 +85,7 @@ func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterce
 		}
 		return nil
 	}
-	m := &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observe: r.observer}
+	m := &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observer: r.observer}
 	r.budgets.set(meta.FullMethod, m.budget)
 	return m.call
 }

@@ -50,11 +50,11 @@ func newBackend(t *testing.T, rule *policyv1.RetryRule, replies ...reply) *backe
 	t.Helper()
 	b := &backend{replies: replies}
 	rule.AllowSideEffects = ptr(true)
-	r, err := retry.New(retry.WithObserver(func(_ *interceptors.CallMeta, a retry.Attempt) {
+	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.told = append(b.told, a)
-	}))
+		b.told = append(b.told, *e.(*retry.Attempt))
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}

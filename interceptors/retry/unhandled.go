@@ -26,7 +26,7 @@ func (r *Retry) unruled(meta *interceptors.CallMeta, rule rule) *method {
 		return nil
 	}
 	rule.attempts = max(rule.attempts, unhandledAttempts)
-	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observe: r.observer}
+	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observer: r.observer}
 }
 
 // once makes the only attempt of most calls, which costs no more than a look at its error.
@@ -52,7 +52,7 @@ func (m *method) moves(ctx context.Context, record *attempt.Record, err error) b
 		verdict = m.move(ctx, record, err)
 	}
 	if record.Number() > 1 || verdict != Answered && verdict != Final {
-		m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
+		interceptors.Publish(ctx, m.meta, m.observer, &Attempt{record.Number(), record.Picked(), status.Code(err), verdict, 0})
 	}
 	return verdict == Again
 }

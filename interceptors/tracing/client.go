@@ -56,7 +56,7 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
 	err = errPanic
 	defer func() {
-		told(span, outcome)
+		setOutcome(span, outcome)
 		m.end(span, err)
 	}()
 	err = invoker(ctx, name, req, reply, cc, opts...)
@@ -70,7 +70,7 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
 	return follow(ctx, desc, cc, name, streamer, opts, func(err error) {
-		told(span, outcome)
+		setOutcome(span, outcome)
 		m.end(span, err)
 	})
 }

@@ -131,15 +131,15 @@ func nameOf(code codes.Code) string {
 	return rpccode.Code(code).String()
 }
 
-// told writes down what concerns further in have told of a call.
-func told(span trace.Span, outcome *interceptors.Outcome) {
-	if result := outcome.Cache(); result != "" {
-		span.SetAttributes(attribute.String("meshlite.cache.result", result))
+// setOutcome records what cache and limits did with a call.
+func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
+	if cached := outcome.Cache(); cached != nil {
+		span.SetAttributes(attribute.String("meshlite.cache.result", cached.Result()))
 	}
-	if limit, verdict := outcome.Limit(); verdict != "" {
+	if verdict := outcome.Limit(); verdict != nil {
 		span.SetAttributes(
-			attribute.String("meshlite.ratelimit.limit", cut(limit)),
-			attribute.String("meshlite.ratelimit.result", verdict))
+			attribute.String("meshlite.ratelimit.limit", cut(verdict.Limit())),
+			attribute.String("meshlite.ratelimit.result", verdict.Result()))
 	}
 }
 

@@ -75,7 +75,7 @@ func (m *method) receive(ctx context.Context, span trace.Span) (context.Context,
 	span.SetAttributes(peerOf(ctx)...)
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
 	return ctx, func(err error) {
-		told(span, outcome)
+		setOutcome(span, outcome)
 		m.end(span, err)
 	}
 }

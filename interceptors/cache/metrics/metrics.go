@@ -9,7 +9,7 @@
 //	}))
 //
 // A meshlite.Runtime does so by itself. What the cache had for calls is counted by
-// CacheResult of package interceptors/metrics.
+// package interceptors/metrics.
 package metrics
 
 import (

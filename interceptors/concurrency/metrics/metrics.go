@@ -7,7 +7,7 @@
 //	registry.MustRegister(metrics.New(limiter.Stats))
 //
 // A meshlite.Runtime does so by itself. What became of calls is counted by
-// ConcurrencyResult of package interceptors/metrics.
+// package interceptors/metrics.
 package metrics
 
 import (

@@ -8,7 +8,7 @@
 //	registry.MustRegister(metrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }))
 //
 // A meshlite.Runtime does so by itself, for all its channels and servers together. What
-// a limit said of calls is counted by LimitResult of package interceptors/metrics.
+// a limit said of calls is counted by package interceptors/metrics.
 package metrics
 
 import (
