@@ -1,4 +1,4 @@
-package metrics_test
+package ratelimitmetrics_test
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
-	"github.com/meshlite-go/meshlite/interceptors/ratelimit/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -29,7 +29,7 @@ func Example() {
 		return
 	}
 	registry := prometheus.NewRegistry()
-	fmt.Println(registry.Register(metrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} })))
+	fmt.Println(registry.Register(ratelimitmetrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} })))
 	// Output: <nil>
 }
 
@@ -69,7 +69,7 @@ func admitted(l *ratelimit.Limiter, calls int, rules ...*policyv1.RateLimitRule)
 func TestLimitersAreToldTogether(t *testing.T) {
 	all := []*ratelimit.Limiter{used(t, 4), used(t, 4)}
 	all = append(all, all[0]) // which two servers share
-	c := metrics.New(func() []*ratelimit.Limiter { return all })
+	c := ratelimitmetrics.New(func() []*ratelimit.Limiter { return all })
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(c)
 	for name, want := range map[string]float64{
@@ -88,7 +88,7 @@ func TestLimitersAreToldTogether(t *testing.T) {
 	if problems, err := testutil.CollectAndLint(c); err != nil || len(problems) > 0 {
 		t.Errorf("the linter of Prometheus says %v %v", problems, err)
 	}
-	if n := testutil.CollectAndCount(metrics.New(nil)); n != 10 {
+	if n := testutil.CollectAndCount(ratelimitmetrics.New(nil)); n != 10 {
 		t.Errorf("%d series of nothing, want the totals and the keys", n)
 	}
 }
@@ -140,7 +140,7 @@ meshlite_ratelimit_remembered_refusals_total 5
 # TYPE meshlite_ratelimit_store_errors_total counter
 meshlite_ratelimit_store_errors_total 24
 `
-	c := metrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{l} })
+	c := ratelimitmetrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{l} })
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want), "meshlite_ratelimit_fallbacks_total",
 		"meshlite_ratelimit_remembered_refusals_total", "meshlite_ratelimit_store_errors_total"); err != nil {
 		t.Error(err)

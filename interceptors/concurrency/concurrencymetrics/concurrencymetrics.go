@@ -1,14 +1,14 @@
-// Package metrics tells Prometheus of concurrency limits: what they are now, how much
+// Package concurrencymetrics tells Prometheus of concurrency limits: what they are now, how much
 // of them is used, and how many priorities did not count.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	limiter, err := concurrency.New()
-//	registry.MustRegister(metrics.New(limiter.Stats))
+//	registry.MustRegister(concurrencymetrics.New(limiter.Stats))
 //
 // A meshlite.Runtime does so by itself. What became of calls is counted by
 // package interceptors/metrics.
-package metrics
+package concurrencymetrics
 
 import (
 	"strings"

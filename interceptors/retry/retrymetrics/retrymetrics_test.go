@@ -1,4 +1,4 @@
-package metrics_test
+package retrymetrics_test
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/interceptors/retry"
-	"github.com/meshlite-go/meshlite/interceptors/retry/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/retry/retrymetrics"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,7 +22,7 @@ func Example() {
 		return
 	}
 	registry := prometheus.NewRegistry()
-	fmt.Println(registry.Register(metrics.New(retrying.Stats)))
+	fmt.Println(registry.Register(retrymetrics.New(retrying.Stats)))
 	// Output: <nil>
 }
 
@@ -43,10 +43,10 @@ meshlite_retry_budget_tokens{grpc_method="GetSweet",grpc_service="shop.Catalog"}
 meshlite_retry_budget_tokens{grpc_method="?",grpc_service="shop.Catalog"} 3
 meshlite_retry_budget_tokens{grpc_method="other",grpc_service="other"} 0
 `
-	if err := testutil.CollectAndCompare(metrics.New(stats), strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(retrymetrics.New(stats), strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
-	if n := testutil.CollectAndCount(metrics.New(nil)); n != 0 {
+	if n := testutil.CollectAndCount(retrymetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
 }

@@ -1,15 +1,15 @@
-// Package metrics tells Prometheus what rate limiters do beside admitting and refusing:
+// Package ratelimitmetrics tells Prometheus what rate limiters do beside admitting and refusing:
 // keys, how many of them are near a limit, waits, refunds, calls that are held back, and
 // what becomes of calls whose shared store is away.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	limiter, err := ratelimit.New()
-//	registry.MustRegister(metrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }))
+//	registry.MustRegister(ratelimitmetrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }))
 //
 // A meshlite.Runtime does so by itself, for all its channels and servers together. What
 // a limit said of calls is counted by package interceptors/metrics.
-package metrics
+package ratelimitmetrics
 
 import (
 	"strings"

@@ -1,4 +1,4 @@
-package metrics_test
+package concurrencymetrics_test
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
-	"github.com/meshlite-go/meshlite/interceptors/concurrency/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,7 +22,7 @@ func Example() {
 		return
 	}
 	registry := prometheus.NewRegistry()
-	fmt.Println(registry.Register(metrics.New(limiter.Stats)))
+	fmt.Println(registry.Register(concurrencymetrics.New(limiter.Stats)))
 	// Output: <nil>
 }
 
@@ -52,10 +52,10 @@ meshlite_concurrency_ignored_priorities_total{grpc_method="GetSweet",grpc_servic
 meshlite_concurrency_ignored_priorities_total{grpc_method="?",grpc_service="shop.Catalog"} 0
 meshlite_concurrency_ignored_priorities_total{grpc_method="other",grpc_service="other"} 0
 `
-	if err := testutil.CollectAndCompare(metrics.New(stats), strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(concurrencymetrics.New(stats), strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
-	if n := testutil.CollectAndCount(metrics.New(nil)); n != 0 {
+	if n := testutil.CollectAndCount(concurrencymetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
 }

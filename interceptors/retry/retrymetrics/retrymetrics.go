@@ -1,13 +1,13 @@
-// Package metrics tells Prometheus how much of the retry budgets is left.
+// Package retrymetrics tells Prometheus how much of the retry budgets is left.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	retrying, err := retry.New()
-//	registry.MustRegister(metrics.New(retrying.Stats))
+//	registry.MustRegister(retrymetrics.New(retrying.Stats))
 //
 // A meshlite.Runtime does so by itself. Attempts, and retries that a budget did not
 // allow, are counted by Attempt of package interceptors/metrics.
-package metrics
+package retrymetrics
 
 import (
 	"strings"

@@ -1,16 +1,16 @@
-// Package metrics tells Prometheus how full caches are, and what they do beside calls:
+// Package cachemetrics tells Prometheus how full caches are, and what they do beside calls:
 // refreshes, invalidations, and a store that is shared.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	kept, err := cache.New()
-//	registry.MustRegister(metrics.New(func() map[string]cache.Stats {
+//	registry.MustRegister(cachemetrics.New(func() map[string]cache.Stats {
 //		return map[string]cache.Stats{"kept": kept.Stats()}
 //	}))
 //
 // A meshlite.Runtime does so by itself. What the cache had for calls is counted by
 // package interceptors/metrics.
-package metrics
+package cachemetrics
 
 import (
 	"strings"

@@ -1,4 +1,4 @@
-package metrics_test
+package cachemetrics_test
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
-	"github.com/meshlite-go/meshlite/interceptors/cache/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,7 +23,7 @@ func Example() {
 	}
 	defer kept.Close()
 	registry := prometheus.NewRegistry()
-	fmt.Println(registry.Register(metrics.New(func() map[string]cache.Stats {
+	fmt.Println(registry.Register(cachemetrics.New(func() map[string]cache.Stats {
 		return map[string]cache.Stats{"kept": kept.Stats()}
 	})))
 	// Output: <nil>
@@ -42,7 +42,7 @@ func TestEachFigureHasItsSeries(t *testing.T) {
 		"ignored_directives_total": "4", "evictions_total": "5", "invalidations_total": "6", "store_hits_total": "7",
 		"store_errors_total": "8", "store_losses_total": "9", "entries": "10", "bytes": "11", "max_bytes": "12",
 	}
-	c := metrics.New(stats)
+	c := cachemetrics.New(stats)
 	text := expose(t, c)
 	for name, value := range values {
 		name, labels, _ := strings.Cut(name, "{")
@@ -64,11 +64,11 @@ func TestEachFigureHasItsSeries(t *testing.T) {
 
 // Targets name caches, and no scrape may fail for one.
 func TestNamesThatAreNoTextAreToldAsWell(t *testing.T) {
-	c := metrics.New(func() map[string]cache.Stats { return map[string]cache.Stats{"\xfe": {}, "\xff": {}} })
+	c := cachemetrics.New(func() map[string]cache.Stats { return map[string]cache.Stats{"\xfe": {}, "\xff": {}} })
 	if n, err := testutil.GatherAndCount(registryOf(c), "meshlite_cache_entries"); n != 1 || err != nil {
 		t.Errorf("%d series, %v: want one", n, err)
 	}
-	if n := testutil.CollectAndCount(metrics.New(nil)); n != 0 {
+	if n := testutil.CollectAndCount(cachemetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
 }
