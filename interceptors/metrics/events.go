@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Observe counts an event of another concern: attempts in grpc_client_attempts_total, and
@@ -44,7 +45,7 @@ type events struct {
 	zero  string // value of the last label that exists from a method's first event on
 	extra int
 	names *names
-	known table[eventKey, prometheus.Counter]
+	known rpc.Table[eventKey, prometheus.Counter]
 }
 
 type eventKey struct{ fullMethod, first, second string }
@@ -54,12 +55,13 @@ type eventKey struct{ fullMethod, first, second string }
 func newEvents(r *registration, seen *names, name, help, zero string, labels ...string) *events {
 	all := append([]string{"grpc_service", "grpc_method"}, labels...)
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, all)
-	return &events{vec: register(r, name, vec), zero: zero, extra: len(labels), names: seen}
+	return &events{vec: register(r, name, vec), zero: zero, extra: len(labels), names: seen,
+		known: rpc.Table[eventKey, prometheus.Counter]{Max: maxEntries}}
 }
 
 // count allocates nothing after the first event of its kind.
 func (e *events) count(meta *interceptors.CallMeta, first, second string) {
-	counter, ok := e.known.get(eventKey{meta.FullMethod, first, second})
+	counter, ok := e.known.Get(eventKey{meta.FullMethod, first, second})
 	if !ok {
 		counter = e.find(meta, first, second)
 	}
@@ -69,7 +71,7 @@ func (e *events) count(meta *interceptors.CallMeta, first, second string) {
 func (e *events) find(meta *interceptors.CallMeta, first, second string) prometheus.Counter {
 	name := e.names.of(meta.Side, meta.FullMethod, true)
 	service, method := name.Service, name.Method
-	if e.known.full() {
+	if e.known.Full() {
 		service, method, first, second = other, other, other, other
 	}
 	extra := []string{strings.ToValidUTF8(first, ""), strings.ToValidUTF8(second, "")}
@@ -78,5 +80,5 @@ func (e *events) find(meta *interceptors.CallMeta, first, second string) prometh
 	if last := len(values) - 1; e.zero != "" && first != other && first != codes.OK.String() {
 		e.vec.WithLabelValues(append(values[:last:last], e.zero)...)
 	}
-	return e.known.add(eventKey{name.FullMethod, first, second}, counter)
+	return e.known.Add(eventKey{name.FullMethod, first, second}, counter)
 }
