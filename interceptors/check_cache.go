@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -98,7 +99,7 @@ func checkTags(meta *CallMeta, tags []string) error {
 
 // checkMethodName refuses a method that a linked contract does not have.
 func checkMethodName(name string) error {
-	service, method := splitMethod(name)
+	service, method := rpc.SplitMethod(name)
 	if !wellFormed(name) {
 		return fmt.Errorf("%q: write \"Method\" or \"package.Service/Method\"", name)
 	}

@@ -1,11 +1,13 @@
 package interceptors
 
 import (
-	"strings"
+	"context"
 
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -85,15 +87,6 @@ func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
 	return options.GetIdempotencyLevel()
 }
 
-// splitMethod cuts "/service/method"; a name without a slash is all method.
-func splitMethod(fullMethod string) (service, method string) {
-	name := strings.TrimPrefix(fullMethod, "/")
-	if i := strings.LastIndexByte(name, '/'); i >= 0 {
-		return name[:i], name[i+1:]
-	}
-	return "", name
-}
-
 // Infrastructure reports whether gRPC itself defines service: health, reflection,
 // channelz and ORCA, and nothing else. Their calls are exempt from defaults, limits and
 // traces. A user's own package may be named grpc too, so no prefix decides it.
@@ -107,4 +100,19 @@ func Infrastructure(service string) bool {
 		return true
 	}
 	return false
+}
+
+// MetadataValue is the value of a metadata key that the policy decides by, incoming on the
+// server and outgoing on the client, by the rule of [caller.Value].
+func MetadataValue(ctx context.Context, side Side, key string) (string, error) {
+	return caller.Value(MetadataValues(ctx, side, key), key)
+}
+
+// MetadataValues are all values of a metadata key in their order, for keys that are
+// lists, such as those that an answer varies by.
+func MetadataValues(ctx context.Context, side Side, key string) []string {
+	if side == Server {
+		return metadata.ValueFromIncomingContext(ctx, key)
+	}
+	return metadata.ValueFromOutgoingContext(ctx, key)
 }

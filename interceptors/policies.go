@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -84,7 +85,7 @@ func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
 }
 
 func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
-	service, method := splitMethod(fullMethod)
+	service, method := rpc.SplitMethod(fullMethod)
 	known := p.contract(fullMethod)
 	meta := &CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
@@ -108,7 +109,7 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 // contracts do not count: their services are exempt only where they are registered.
 func (p *Policies) know(fullMethod string) bool {
 	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
-	service, _ := splitMethod(fullMethod)
+	service, _ := rpc.SplitMethod(fullMethod)
 	return p.contract(fullMethod).method != nil && !Infrastructure(service) ||
 		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
 }
@@ -120,7 +121,7 @@ func (p *Policies) contract(fullMethod string) contract {
 	if known, ok := p.contracts[fullMethod]; ok {
 		return known
 	}
-	service, _ := splitMethod(fullMethod)
+	service, _ := rpc.SplitMethod(fullMethod)
 	late := map[string]contract{}
 	if found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service)); err == nil {
 		if descriptor, ok := found.(protoreflect.ServiceDescriptor); ok {
@@ -162,7 +163,7 @@ func wellFormed(name string) bool {
 // named finds the methods of linked contracts that name means. It is foreign
 // when its service is not linked, and so cannot be checked.
 func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
-	service, method := splitMethod(name)
+	service, method := rpc.SplitMethod(name)
 	foreign = service != ""
 	for _, c := range p.contracts {
 		parent := string(c.method.Parent().FullName())

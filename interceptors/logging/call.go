@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -168,6 +169,9 @@ func (c *call) otherEnd(cached bool) (attrs []slog.Attr) {
 	if c.record == nil {
 		if from, ok := peer.FromContext(c.ctx); ok && from.Addr != nil {
 			attrs = appendText(attrs, "peer", from.Addr.String())
+		}
+		if identity, ok := caller.Verified(c.ctx); ok {
+			attrs = appendText(attrs, "caller", identity)
 		}
 		return attrs
 	}

@@ -2,16 +2,23 @@ package logging_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"net/url"
 	"strings"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -79,6 +86,33 @@ func TestLinesTellWhatTheCacheHad(t *testing.T) {
 		if one["cache"] != want || attempted != (want == "miss") || (one["instance"] == "catalog-1") != (want == "miss") {
 			t.Errorf("%v, want %s", one, want)
 		}
+	}
+}
+
+// A line of a server has what the caller's certificate proves, and nothing that a caller
+// merely says of itself.
+func TestLinesHaveWhoCalls(t *testing.T) {
+	spiffe := &url.URL{Scheme: "spiffe", Host: "shop.example", Path: "/storefront"}
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "storefront"}, DNSNames: []string{"storefront.internal"}}
+	verified := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}}}
+	for name, test := range map[string]struct {
+		info credentials.AuthInfo
+		want any
+	}{
+		"SPIFFE id":    {credentials.TLSInfo{State: verified, SPIFFEID: spiffe}, "spiffe://shop.example/storefront"},
+		"names":        {credentials.TLSInfo{State: verified}, `subject "CN=storefront" names ["storefront.internal"]`},
+		"not verified": {credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}}, nil},
+		"no TLS":       {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, log := build(t, slog.LevelDebug)
+			ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80}, AuthInfo: test.info})
+			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("caller", "admin"))
+			_, _ = l.UnaryServerInterceptor()(ctx, nil, shop, answer)
+			if one := only(t, log); one["caller"] != test.want || one["peer"] != "192.0.2.1:80" {
+				t.Errorf("%v, want the caller %v", one, test.want)
+			}
+		})
 	}
 }
 

@@ -6,7 +6,8 @@
 // A line of a call, or of a stream when it ends, is called "call" and has what is known of
 //
 //   - side, method, code, duration
-//   - peer: who called, on a server
+//   - peer: the address of the caller, on a server
+//   - caller: the SPIFFE id of the caller's verified certificate, or its subject and names
 //   - instance, address, attempts: who was picked last and how many attempts there were, on
 //     a client; no attempts if the cache has answered
 //   - cache: what it had, such as "hit", "miss", "coalesced", "stale"
@@ -25,7 +26,7 @@
 //   - warn: the call failed for any other reason. These are what metrics have under
 //     code_class="server".
 //
-// Messages, metadata and identities are never logged. The message of a failure is, and
+// Messages, metadata and identities that they carry are never logged. The message of a failure is, and
 // no more than 512 bytes of it; that of the caller's own mistakes is not, since it quotes
 // what the caller has sent (see [WithErrorText]).
 //

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -141,7 +142,7 @@ func describe(value any) string {
 
 // metaOf is what is known of a method outside of a chain.
 func metaOf(side interceptors.Side, fullMethod string) *interceptors.CallMeta {
-	service, method, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	service, method := rpc.SplitMethod(fullMethod)
 	return &interceptors.CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Policy: &policyv1.MethodPolicy{},
