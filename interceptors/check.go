@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -197,7 +198,7 @@ func checkBounds(rule *policyv1.ConcurrencyRule) error {
 
 // metadataKey keeps to what gRPC sends: lower case letters, digits, "_-.".
 func (c *checker) metadataKey(where, field, key string) {
-	if key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+	if !caller.ValidKey(key) {
 		c.wrong(where, field, "%q is not a metadata key: write lower case letters, digits and _-. only", key)
 	}
 }

@@ -120,19 +120,11 @@ func (c *Cache) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterce
 // UnaryClientInterceptor is the cache for use alone, without a chain of concerns.
 // It panics without policies.
 func (c *Cache) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return c.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, c).UnaryClient()
 }
 
 // UnaryServerInterceptor is the cache for use alone, without a chain of concerns.
 // It must run inside of whatever decides who may call. It panics without policies.
 func (c *Cache) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return c.alone(interceptors.Server, policies).UnaryServer()
-}
-
-func (c *Cache) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, c)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, c).UnaryServer()
 }

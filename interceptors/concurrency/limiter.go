@@ -58,19 +58,11 @@ func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInt
 // UnaryServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return l.alone(policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, l).UnaryServer()
 }
 
 // StreamServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return l.alone(policies).StreamServer()
-}
-
-func (l *Limiter) alone(policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(interceptors.Server, policies, l)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
 }

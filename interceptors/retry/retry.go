@@ -93,9 +93,5 @@ func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterce
 // UnaryClientInterceptor is for use without a chain, one for each channel. It
 // panics without policies.
 func (r *Retry) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	chain, err := interceptors.Chain(interceptors.Client, policies, r)
-	if err != nil {
-		panic(err)
-	}
-	return chain.UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, r).UnaryClient()
 }

@@ -1,6 +1,12 @@
 package tracing
 
 import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -12,9 +18,11 @@ import (
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 const scope = "github.com/meshlite-go/meshlite/interceptors/tracing"
@@ -89,15 +97,9 @@ func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
 	return begin
 }
 
-// errPanic stands for the error of a call that ends by a panic.
-var errPanic = status.Error(codes.Internal, "the call panicked")
-
 // end writes down how a call or an attempt ended.
 func (m *method) end(span trace.Span, err error) {
-	s, ok := status.FromError(err)
-	if !ok {
-		s = status.FromContextError(err)
-	}
+	s := rpc.Status(err)
 	name := nameOf(s.Code())
 	span.SetAttributes(semconv.RPCResponseStatusCode(name))
 	if m.failed(s.Code()) {
@@ -148,4 +150,83 @@ func cut(text string) string {
 		text = text[:maxText]
 	}
 	return strings.ToValidUTF8(text, "")
+}
+
+// serverOf is what a target names: the service of "consul:///catalog?tag=a", the host
+// and port of "dns:///host:50051".
+func serverOf(target string) []attribute.KeyValue {
+	if _, rest, found := strings.Cut(target, "://"); found {
+		_, target, _ = strings.Cut(rest, "/")
+	}
+	target, _, _ = strings.Cut(target, "?")
+	target = target[strings.LastIndex(target, "@")+1:] // a span is no place for user information
+	if host, text, err := net.SplitHostPort(target); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+			return []attribute.KeyValue{semconv.ServerAddress(cut(host)), semconv.ServerPort(int(port))}
+		}
+	}
+	return []attribute.KeyValue{semconv.ServerAddress(cut(target))}
+}
+
+// peerAt is who is at the other end of a connection.
+func peerAt(address string) []attribute.KeyValue {
+	if at, err := netip.ParseAddrPort(address); err == nil {
+		return []attribute.KeyValue{semconv.NetworkPeerAddress(at.Addr().String()), semconv.NetworkPeerPort(int(at.Port()))}
+	}
+	return []attribute.KeyValue{semconv.NetworkPeerAddress(cut(address))}
+}
+
+// peerOf is who calls.
+func peerOf(ctx context.Context) []attribute.KeyValue {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return peerAt(p.Addr.String())
+	}
+	return nil
+}
+
+// inject gives the trace of ctx to the server. What was there under the same keys,
+// such as metadata that a handler passes on as it came, is replaced.
+func inject(ctx context.Context, propagators propagation.TextMapPropagator) context.Context {
+	md, ok := metadata.FromOutgoingContext(ctx) // a copy
+	if !ok {
+		md = metadata.MD{}
+	}
+	propagators.Inject(ctx, outgoing(md))
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// outgoing is metadata that propagators write.
+type outgoing metadata.MD
+
+func (o outgoing) Get(key string) string {
+	if values := metadata.MD(o).Get(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+func (o outgoing) Set(key, value string) { metadata.MD(o).Set(key, value) }
+
+func (o outgoing) Keys() []string { return slices.Collect(maps.Keys(o)) }
+
+// incoming is the metadata of a call that propagators read: a key at a time, since
+// all of it would have to be copied.
+type incoming struct{ ctx context.Context }
+
+var _ propagation.ValuesGetter = incoming{}
+
+func (i incoming) Get(key string) string {
+	if values := i.Values(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+func (i incoming) Values(key string) []string { return metadata.ValueFromIncomingContext(i.ctx, key) }
+
+func (i incoming) Set(string, string) {} // nobody writes what has come
+
+func (i incoming) Keys() []string {
+	md, _ := metadata.FromIncomingContext(i.ctx)
+	return slices.Collect(maps.Keys(md))
 }

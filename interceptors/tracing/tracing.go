@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -124,4 +125,79 @@ func TraceID(ctx context.Context) string {
 		return span.TraceID().String()
 	}
 	return ""
+}
+
+// UnaryClient makes the span of a call, nil where there is nothing to trace.
+func (t *Tracing) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.call
+	}
+	return nil
+}
+
+// StreamClient makes the span of a stream, nil where there is nothing to trace.
+func (t *Tracing) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.open
+	}
+	return nil
+}
+
+// UnaryClientInterceptor is for use without a chain of concerns. It takes each call for
+// one attempt, and so belongs outside of what may answer without one and inside of
+// what retries. It panics without policies.
+func (t *Tracing) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
+	return interceptors.Alone(interceptors.Client, policies, t).UnaryClient()
+}
+
+// StreamClientInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
+	return interceptors.Alone(interceptors.Client, policies, t).StreamClient()
+}
+
+// UnaryAttempt makes the span of an attempt and tells the server of it.
+func (t *Tracing) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.attempt
+	}
+	return nil
+}
+
+// StreamAttempt makes the span of the attempt of a stream and tells the server of it.
+func (t *Tracing) StreamAttempt(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.openAttempt
+	}
+	return nil
+}
+
+// UnaryServer makes the span of a call that is handled, below the attempt that the
+// metadata tells of. It is nil where there is nothing to trace.
+func (t *Tracing) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.serve
+	}
+	return nil
+}
+
+// StreamServer makes the span of a stream that is handled, from the call of the
+// handler to its return.
+func (t *Tracing) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.serveStream
+	}
+	return nil
+}
+
+// UnaryServerInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, t).UnaryServer()
+}
+
+// StreamServerInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, t).StreamServer()
 }
