@@ -87,15 +87,20 @@ func (es *events) of(verdict Result, decides bool) *Event {
 // mostNear is how many keys the figures name.
 const mostNear = 10
 
+// Counts are of calls of methods that have a limit, and of messages where each is charged.
+type Counts struct {
+	Admitted uint64 `json:"admitted"`
+	Refused  uint64 `json:"refused"`
+	Shadowed uint64 `json:"shadowed"`  // would have been refused by a limit in shadow mode
+	Waited   uint64 `json:"waited"`    // admitted after a wait
+	Refunded uint64 `json:"refunded"`  // charges given back after the call
+	HeldBack uint64 `json:"held_back"` // not made yet because a server has refused such calls
+}
+
 // Stats are the figures of a limiter since it was made. None of them shows a key
 // that may be a secret.
 type Stats struct {
-	// Calls of methods that have a limit, and messages where each is charged.
-	Admitted, Refused uint64
-	Shadowed          uint64 // would have been refused by a limit in shadow
-	Waited            uint64 // admitted, but only after a while
-	Refunded          uint64 // charges given back after the call
-	HeldBack          uint64 // not made yet because a server has refused such calls
+	Counts
 
 	// Of limits in a shared store, calls that a limit has refused without asking it,
 	// since it had told until when; and what did not succeed there.
@@ -138,12 +143,14 @@ type NearStats struct {
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (l *Limiter) Stats() Stats {
 	s := Stats{
-		Admitted: l.admitted.Load(),
-		Refused:  l.refused.Load(),
-		Shadowed: l.shadowed.Load(),
-		Waited:   l.waited.Load(),
-		Refunded: l.refunded.Load(),
-		HeldBack: l.heldBack.Load(),
+		Counts: Counts{
+			Admitted: l.admitted.Load(),
+			Refused:  l.refused.Load(),
+			Shadowed: l.shadowed.Load(),
+			Waited:   l.waited.Load(),
+			Refunded: l.refunded.Load(),
+			HeldBack: l.heldBack.Load(),
+		},
 
 		Remembered: l.remembered.Load(), StoreErrors: l.storeErrors.Load(),
 		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),
