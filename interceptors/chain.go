@@ -143,7 +143,7 @@ func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
 func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		method := info.FullMethod
-		if srv == nil && !c.policies.know(method) {
+		if srv == nil && !c.policies.names(method) {
 			method = unknown
 		}
 		return nextStreamServer(c.parts(method).streamServer, info, handler)(srv, stream)

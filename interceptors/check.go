@@ -17,8 +17,8 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// unenforced lists the fields of the policy that no concern keeps yet. A rule
-// that would silently do nothing is refused instead.
+// unenforced lists the fields of the policy that no concern enforces yet: a rule that
+// would silently do nothing is refused.
 var unenforced = []protoreflect.FullName{
 	"meshlite.policy.v1.MethodPolicy.hedge",
 }
@@ -31,8 +31,8 @@ func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	return join(errs)
 }
 
-// checkMethodPolicy refuses values that mean nothing. Each error begins with
-// the path of the field below where.
+// checkMethodPolicy refuses invalid values. Each error begins with the path of the field
+// below where.
 func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 	if policy == nil {
 		return nil
@@ -286,7 +286,7 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 func checkMergedStore(rule *policyv1.RateLimitRule) error {
 	store := rule.GetStore()
 	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED && warm > 0 {
-		return errors.New("warm_up: a shared store keeps no key that is unused, and cannot tell a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
+		return errors.New("warm_up: a shared store drops unused keys, and cannot recognize a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
 	}
 	if store == policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED && rule.GetOnStoreFailure() > 0 {
 		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED")
@@ -381,7 +381,7 @@ func (c *checker) negative(where string, rule *policyv1.NegativeRule) {
 	case err != nil:
 		c.wrong(where, "code", "%v", err)
 	case slices.Contains(unkept, code):
-		c.wrong(where, "code", "%q cannot be kept: write NOT_FOUND, FAILED_PRECONDITION or another that all who ask the same would get", rule.GetCode())
+		c.wrong(where, "code", "%q cannot be cached: write NOT_FOUND, FAILED_PRECONDITION or another code that every caller of the same request gets", rule.GetCode())
 	}
 	if ttl, err := ParseDuration(rule.GetTtl()); err != nil {
 		c.wrong(where, "ttl", "%v", err)

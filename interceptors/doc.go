@@ -15,9 +15,9 @@
 //	chain, err := interceptors.Chain(interceptors.Client, policies, metrics, cache, retry)
 //	conn, err := grpc.NewClient(target, append(chain.DialOptions(), creds)...)
 //
-// A concern is asked once per method whether it has anything to do there, and
-// costs nothing on the methods where it has not. Tracing and metrics come first. On
+// A concern is asked once per method whether it takes part, and costs nothing on the
+// methods where it does not. Tracing and metrics come first. On
 // the client the rate limit is last, so that it sees each attempt of a retry; on the
-// server the cache comes after authorization, so that nobody is given an answer
-// that they may not ask for. [Chain] refuses any other order.
+// server the cache comes after authorization, so that callers without
+// permission receive no cached answer. [Chain] refuses any other order.
 package interceptors

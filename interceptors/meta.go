@@ -28,8 +28,7 @@ func (s Side) String() string {
 	return "server"
 }
 
-// On reports whether a rule that names side rule, or none and then belongs to
-// preset, is applied on s.
+// On reports whether a rule is applied on s: its side is rule, or preset if it names none.
 func (s Side) On(rule policyv1.Side, preset Side) bool {
 	switch rule {
 	case policyv1.Side_SIDE_CLIENT:
@@ -43,8 +42,8 @@ func (s Side) On(rule policyv1.Side, preset Side) bool {
 	}
 }
 
-// CallMeta is what is known of a call before it is made. One value serves all
-// calls of a method and must not be changed.
+// CallMeta describes the calls of one method: its name, contract and policy. One value
+// serves all calls of the method and must not be changed.
 type CallMeta struct {
 	Side       Side
 	FullMethod string // "/sweetshop.catalog.v1.CatalogService/GetSweet"
@@ -58,11 +57,11 @@ type CallMeta struct {
 	Policy *policyv1.MethodPolicy
 }
 
-// Cacheable reports whether an answer may be given again: the contract marks the
+// Cacheable reports whether a response may be served again: the contract marks the
 // method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
 func (m *CallMeta) Cacheable() bool { return m.Safe() || m.Policy.GetCache().GetAllowSideEffects() }
 
-// cached reports whether answers are kept.
+// cached reports whether responses are cached.
 func (m *CallMeta) cached() bool {
 	ttl, err := ParseDuration(m.Policy.GetCache().GetTtl())
 	return err == nil && ttl > 0 && m.Cacheable()
@@ -102,14 +101,14 @@ func Infrastructure(service string) bool {
 	return false
 }
 
-// MetadataValue is the value of a metadata key that the policy decides by, incoming on the
+// MetadataValue returns the value of a metadata key that a policy names, incoming on the
 // server and outgoing on the client, by the rule of [caller.Value].
 func MetadataValue(ctx context.Context, side Side, key string) (string, error) {
 	return caller.Value(MetadataValues(ctx, side, key), key)
 }
 
-// MetadataValues are all values of a metadata key in their order, for keys that are
-// lists, such as those that an answer varies by.
+// MetadataValues returns all values of a metadata key in order, for keys that are lists,
+// such as those of vary.
 func MetadataValues(ctx context.Context, side Side, key string) []string {
 	if side == Server {
 		return metadata.ValueFromIncomingContext(ctx, key)

@@ -15,16 +15,15 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// Policies knows the effective policy of every method: what the contract says,
-// changed by what the builder of the program says, changed by what the operator
-// says. It is safe for concurrent use.
+// Policies has the effective policy of every method: that of the contract, overridden by
+// the program's, overridden by the operator's. It is safe for concurrent use.
 type Policies struct {
 	contracts map[string]contract // by full method
 	current   atomic.Pointer[layers]
 }
 
 // layers are the policies above the contract. A pointer to them is also the
-// version of the policy: what was derived from other layers is out of date.
+// version of the policy: whatever was derived from other layers is out of date.
 type layers struct{ builder, operator *policyv1.ServicePolicy }
 
 // contract is what a linked contract says of a method.
@@ -59,8 +58,8 @@ func (p *Policies) SetOperator(operator *policyv1.ServicePolicy) error {
 	return nil
 }
 
-// set makes next the policy if the part of it that is new is right in itself
-// and every known method can do what next asks of it.
+// set makes next the policy if changed, the new part of it, is valid and every method of
+// a linked contract permits what next says of it.
 func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 	if err := p.check(changed); err != nil {
 		return err
@@ -78,8 +77,7 @@ func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 	return nil
 }
 
-// Call is what is known of the calls of fullMethod on side. It makes a new
-// value each time: keep it.
+// Call returns a new CallMeta of fullMethod on side, to be kept for all calls.
 func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
 	return p.call(p.current.Load(), side, fullMethod)
 }
@@ -105,18 +103,18 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	return meta
 }
 
-// know reports whether a contract has fullMethod or a policy names it. gRPC's own
+// names reports whether a contract has fullMethod or a policy names it. gRPC's own
 // contracts do not count: their services are exempt only where they are registered.
-func (p *Policies) know(fullMethod string) bool {
+func (p *Policies) names(fullMethod string) bool {
 	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
 	service, _ := rpc.SplitMethod(fullMethod)
 	return p.contract(fullMethod).method != nil && !Infrastructure(service) ||
 		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
 }
 
-// contract is what the contract says of a method. One that was registered after
-// the policies were made (by a plugin, or after a package variable) is read when
-// it is first met; what is wrong in it is then left out.
+// contract returns the contract of a method. One that was registered after the policies
+// were made, such as by a plugin, is read at the first call; invalid rules in it are left
+// out.
 func (p *Policies) contract(fullMethod string) contract {
 	if known, ok := p.contracts[fullMethod]; ok {
 		return known

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Sleep waits, as long as ctx lasts. Its error is that of [Ended].
+// Sleep waits unless ctx ends before. Its error is that of [Ended].
 func Sleep(ctx context.Context, wait time.Duration, last error) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -22,13 +22,13 @@ func Sleep(ctx context.Context, wait time.Duration, last error) error {
 	}
 }
 
-// Ended is the error of a call whose context has ended while it waited: CANCELED for
-// who gives up, DEADLINE_EXCEEDED for whose time is over. Its message ends with what the
-// call waited for: last, the failure before, which may be nil.
+// Ended returns the error of a call whose context ended while it waited: CANCELED or
+// DEADLINE_EXCEEDED. Its message ends with last, the failure that the call waited to retry,
+// which may be nil.
 func Ended(ctx context.Context, last error) error {
 	code, why := codes.Canceled, "the caller gave up"
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		code, why = codes.DeadlineExceeded, "the time of the call was over"
+		code, why = codes.DeadlineExceeded, "the deadline of the call passed"
 	}
 	if last == nil {
 		return status.Error(code, fmt.Sprintf("%s while it waited", why))
@@ -40,9 +40,9 @@ func Ended(ctx context.Context, last error) error {
 	return status.Error(code, fmt.Sprintf("%s while it waited to try again after %v: %s", why, s.Code(), s.Message()))
 }
 
-// Logged marks err, which is not nil, as one of which the log has a better line already
-// than that of the call: logging does not tell of it as a failure once more. Its status
-// and what it wraps stay.
+// Logged marks err, which is not nil, as logged already with more detail than the line of
+// the call has: package logging does not log it as a failure again. Its status and what
+// it wraps stay.
 func Logged(err error) error { return logged{err} }
 
 // IsLogged reports whether err is marked by [Logged].
@@ -53,8 +53,8 @@ func IsLogged(err error) bool {
 
 type logged struct{ error }
 
-// GRPCStatus is the status of what is marked.
+// GRPCStatus is the status of the marked error.
 func (l logged) GRPCStatus() *status.Status { return status.Convert(l.error) }
 
-// Unwrap is what is marked.
+// Unwrap returns the marked error.
 func (l logged) Unwrap() error { return l.error }

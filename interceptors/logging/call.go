@@ -24,9 +24,9 @@ import (
 type part struct {
 	*Logging
 	side    interceptors.Side
-	name    string       // by which other concerns know the method
+	name    string       // of the method to other concerns, "other" if a peer made it up
 	limit   *lines.Limit // nil until the first call without a chain
-	listens bool         // to calls that may fail in a way that only an outcome tells
+	listens bool         // calls may fail in a way that only the outcome explains
 }
 
 func (l *Logging) part(meta *interceptors.CallMeta) part {
@@ -40,7 +40,7 @@ func (l *Logging) alone(side interceptors.Side, method string) part {
 	return part{Logging: l, side: side, name: method}
 }
 
-// limited is p with its limit, which is not looked for while all levels are off.
+// limited returns p with its limit, which is not looked up while all levels are off.
 func (p part) limited() part {
 	if p.limit == nil {
 		p.limit = p.limits.of(p.side, p.name, p.most)
@@ -48,21 +48,21 @@ func (p part) limited() part {
 	return p
 }
 
-// call is what is known of a call while it runs.
+// call is the state of one call.
 type call struct {
 	ctx      context.Context // that it came with
 	method   string
-	unserved bool // nobody here serves the method
+	unserved bool // no service here has the method
 	start    time.Time
 	record   *attempt.Record       // of a client
-	outcome  *interceptors.Outcome // nil if nobody has listened yet
+	outcome  *interceptors.Outcome // nil if logging does not listen
 	messages *messages             // of a stream
 }
 
 // off reports whether no call of ctx can have a line.
 func (p part) off(ctx context.Context) bool { return !p.logger.Enabled(ctx, p.highest) }
 
-// listen begins to listen to a call if that can matter to its line.
+// listen starts to collect the events of a call if its line can need them.
 func (p part) listen(c *call, ctx context.Context) context.Context {
 	if p.listens || p.logger.Enabled(ctx, p.level(codes.OK)) {
 		ctx, c.outcome = interceptors.Listen(ctx, p.side, p.name)
@@ -76,7 +76,7 @@ func (p part) call(ctx context.Context, method string, req, reply any, cc *grpc.
 	}
 	p = p.limited()
 	c := call{ctx: ctx, method: method, start: time.Now()}
-	ctx, c.record = attempt.Of(p.listen(&c, ctx), attempt.Unary) // a failure must name its instance, and is not known beforehand
+	ctx, c.record = attempt.Of(p.listen(&c, ctx), attempt.Unary) // a line of a failure names the instance
 	err = rpc.ErrPanic
 	defer func() { p.end(&c, err) }()
 	err = invoker(ctx, method, req, reply, cc, opts...)
@@ -96,8 +96,7 @@ func (p part) serve(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 	return reply, err
 }
 
-// maxText bounds what is kept of a text that the other end writes, and maxTraceID that of
-// a trace.
+// maxText bounds a text that the other end writes, and maxTraceID a trace id, in bytes.
 const (
 	maxText    = 512
 	maxTraceID = 64
@@ -121,9 +120,9 @@ func (p part) end(c *call, err error) {
 	}
 }
 
-// levelOf is the level by the code, and lower for what is no failure whatever its code: a
-// method that nobody here serves, which any scanner can ask for, a call that the caller
-// has cancelled, and a failure of which the log tells already.
+// levelOf is the level of the code, lower for what is no failure of the service: a method
+// that no service here has, which any scanner can call, a call that the caller has
+// cancelled, and a failure that is logged already.
 func (p part) levelOf(c *call, code codes.Code, err error) slog.Level {
 	level := p.level(code)
 	switch {
@@ -197,8 +196,8 @@ func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent)
 	return outcome.Cache(), outcome.Limit()
 }
 
-// traceID is that of a call that is sampled. Logging stands outside of recovery, so a
-// panic here would end the process.
+// traceID is that of a sampled call. Logging stands outside of recovery, so a panic of the
+// function would end the process.
 func (l *Logging) traceID(ctx context.Context) (id string) {
 	if l.trace == nil {
 		return ""

@@ -35,7 +35,7 @@ func WithLogger(logger *slog.Logger) Option {
 	return func(l *Logging) { l.logger = logger }
 }
 
-// WithLevel sets the level of a line by the code of the call. It is asked for
+// WithLevel sets the level of a line by the code of the call. It is called for
 // each call and must be fast. Default: [Level].
 func WithLevel(level func(codes.Code) slog.Level) Option {
 	return func(l *Logging) { l.level = level }
@@ -53,8 +53,8 @@ func WithLimit(lines int) Option {
 	return func(l *Logging) { l.most = lines }
 }
 
-// WithTraceFromContext tells the trace of calls that are sampled. It is asked when a line is
-// written. Nil, the default, tells none.
+// WithTraceFromContext sets the function that returns the trace id of sampled calls, called
+// when a line is written. Nil, the default, is none.
 func WithTraceFromContext(trace func(context.Context) (traceID string, sampled bool)) Option {
 	return func(l *Logging) { l.trace = trace }
 }
@@ -86,8 +86,8 @@ func New(opts ...Option) (*Logging, error) {
 // Place is [interceptors.Logging].
 func (l *Logging) Place() interceptors.Place { return interceptors.Logging }
 
-// Level is debug for OK and for what is the caller's affair, since callers must not
-// be able to fill the log, and warn for the rest.
+// Level is debug for OK and for failures that the caller caused, since callers must not be
+// able to fill the log, and warn for the rest.
 func Level(code codes.Code) slog.Level {
 	if failure(code) {
 		return slog.LevelWarn

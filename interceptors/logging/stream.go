@@ -48,7 +48,7 @@ func (s *clientStream) SendMsg(message any) error {
 	return err
 }
 
-// RecvMsg counts what comes.
+// RecvMsg counts what is received.
 func (s *clientStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
 	if err == nil && !s.Single {
@@ -79,7 +79,7 @@ type serverStream struct {
 	messages messages
 }
 
-// Context has the outcome that the line tells.
+// Context has the outcome that the line reports.
 func (s *serverStream) Context() context.Context { return s.ctx }
 
 // SendMsg counts what is sent.
@@ -91,7 +91,7 @@ func (s *serverStream) SendMsg(message any) error {
 	return err
 }
 
-// RecvMsg counts what comes.
+// RecvMsg counts what is received.
 func (s *serverStream) RecvMsg(message any) error {
 	err := s.ServerStream.RecvMsg(message)
 	if err == nil {

@@ -143,7 +143,7 @@ type methodKey struct {
 
 // method is the series of one method, looked up once.
 type method struct {
-	served         bool // not one that is known only to an unknown-service handler
+	served         bool // a registered service has it, not an unknown-service handler
 	started        prometheus.Counter
 	inFlight       prometheus.Gauge
 	received, sent messages
@@ -191,8 +191,8 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 	return made
 }
 
-// begin makes the counters of all codes, each in the class that it has unless the caller
-// cancels: the first failure of a method is one for rate(), too.
+// begin makes the counters of all codes, each in its class unless the caller cancels, so
+// that rate() counts the first failure of a method.
 func (m *method) begin() {
 	for code := range codes.Code(len(m.handled)) {
 		m.handledWith(code, classOf(context.Background(), code, m.served))
@@ -213,7 +213,7 @@ func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code c
 }
 
 func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
-	// The peer chooses the number; those that gRPC does not know are one.
+	// The peer chooses the number; those that gRPC does not define count as one.
 	if int(code) >= len(m.handled) {
 		code = codes.Unknown
 	}
@@ -226,7 +226,7 @@ func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
 	return c
 }
 
-// timing is a histogram of one method by class, each made when it first comes.
+// timing is a histogram of one method by class, each made at its first call.
 type timing struct {
 	vec    *prometheus.HistogramVec
 	labels []string
@@ -254,7 +254,7 @@ type messages struct {
 }
 
 // count takes a message that was received or is sent. Its size is computed, which costs
-// about a quarter of what its encoding does: gRPC tells only a stats.Handler, for several
+// about a quarter of what its encoding does: gRPC reports it only to a stats.Handler, for several
 // allocations a message.
 func (m *messages) count(message any) {
 	m.total.Inc()
@@ -263,10 +263,10 @@ func (m *messages) count(message any) {
 	}
 }
 
-// Handlers is the concern that times handlers alone, in meshlite_handler_seconds. What a
-// cache answers, what waits for another's answer and what a limit refuses is a call in
-// grpc_server_handled_total and no work of a handler; a refresh of a cache is such work
-// and no call.
+// Handlers is the concern that times handlers alone, in meshlite_handler_seconds. A call
+// that a cache answers, that is coalesced with another or that a limit refuses is counted
+// in grpc_server_handled_total and runs no handler; a refresh of a cache runs one and is
+// no call.
 type Handlers struct{ m *Metrics }
 
 // Handlers is the innermost concern of a server.
@@ -303,24 +303,23 @@ func (h *Handlers) end(ctx context.Context, m *method, start time.Time, code cod
 	h.m.trace.observe(ctx, m.handler.of(classOf(ctx, code, m.served)), time.Since(start).Seconds())
 }
 
-// WithExemplarFromContext gives metrics that count into the same series as m, and hang
-// the trace id of calls that are sampled on their latency, as an exemplar. What trace
-// costs is added to each call; calls that are not sampled cost nothing more. A nil trace
-// is none.
+// WithExemplarFromContext returns metrics that count into the series of m and attach trace
+// ids of sampled calls to the latency histograms as exemplars. It calls trace once per
+// call. A nil trace is none.
 func (m *Metrics) WithExemplarFromContext(trace func(context.Context) (traceID string, sampled bool)) *Metrics {
 	with := *m
 	with.trace = trace
 	return &with
 }
 
-// maxTraceID is the longest trace id that is told: with its label, Prometheus takes 128
+// maxTraceID is the longest trace id in an exemplar: with its label, Prometheus takes 128
 // letters, and client_golang panics at more.
 const maxTraceID = 64
 
-// traceOf tells the trace of a call, and whether it is kept.
+// traceOf returns the trace of a call and whether it is sampled.
 type traceOf func(context.Context) (traceID string, sampled bool)
 
-// observe tells how long a call took.
+// observe records how long a call took.
 func (t traceOf) observe(ctx context.Context, to prometheus.Observer, seconds float64) {
 	if t != nil {
 		if id := t.sampled(ctx); id != "" {
@@ -346,12 +345,12 @@ func (t traceOf) sampled(ctx context.Context) (id string) {
 	return id
 }
 
-// class is the code_class label: whose affair the end of a call is.
+// class is the code_class label: who is responsible for the end of a call.
 type class uint8
 
 const (
 	ok       class = iota // answered
-	ofClient              // the caller's mistake, or it has given up
+	ofClient              // the caller's mistake, or cancelled
 	ofServer              // a failure
 	classes
 )
@@ -359,8 +358,8 @@ const (
 func (c class) String() string { return [...]string{"ok", "client", "server"}[c] }
 
 // classOf divides codes as the semantic conventions of OpenTelemetry do for servers.
-// Two failures are still the caller's: a method that nobody here serves, which any
-// scanner can ask for, and whatever becomes of a call that the caller has cancelled.
+// Two more are the caller's: UNIMPLEMENTED for a method that no service here has, which any
+// scanner can call, and any failure of a call that the caller has cancelled.
 func classOf(ctx context.Context, code codes.Code, served bool) class {
 	switch code {
 	case codes.OK:

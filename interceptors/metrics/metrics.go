@@ -154,7 +154,7 @@ func (c *config) check() error {
 			return errors.New(`metrics: WithLabel("le"): histograms keep their bounds there: choose another name`)
 		}
 		if l.value == nil {
-			return fmt.Errorf("metrics: WithLabel(%q, nil): give the function that tells its value", l.name)
+			return fmt.Errorf("metrics: WithLabel(%q, nil): give the function that returns its value", l.name)
 		}
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// bytesBuckets end where gRPC refuses a message unless told otherwise.
+// bytesBuckets end at gRPC's default limit for received messages.
 var bytesBuckets = []float64{128, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20}
 
 // newCalls makes the collectors of one side.
@@ -79,8 +79,8 @@ type names struct {
 	unlinked map[string]struct{}
 }
 
-// of is what fullMethod is counted as: itself, or "other". A method that is not served
-// but comes to an unknown-service handler is made up by a peer, unless a contract has it.
+// of returns what fullMethod is counted as: itself, or "other". A method that only an
+// unknown-service handler receives is made up by a peer, unless a contract has it.
 func (n *names) of(side interceptors.Side, fullMethod string, served bool) *interceptors.CallMeta {
 	service, method := rpc.SplitMethod(fullMethod)
 	meta := &interceptors.CallMeta{
@@ -132,7 +132,7 @@ type registration struct {
 	err        error
 }
 
-// register adds c, or gives the equal collector that is there already.
+// register adds c, or returns the equal collector that is there already.
 func register[C prometheus.Collector](r *registration, name string, c C) C {
 	if r.err != nil {
 		return c
@@ -153,7 +153,7 @@ func register[C prometheus.Collector](r *registration, name string, c C) C {
 	return c
 }
 
-// undo takes back what was added before the refusal.
+// undo unregisters what was added before the refusal.
 func (r *registration) undo() {
 	for _, c := range r.added {
 		r.registerer.Unregister(c)

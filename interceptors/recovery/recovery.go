@@ -127,8 +127,8 @@ func afterFrame(stack string) string {
 	return rest
 }
 
-// describe is what a panic said, if it was made to be read: other values, such as
-// a request, could be anything.
+// describe returns the text of a panic that is a string or an error: other values, such as
+// a request, may hold anything.
 func describe(value any) string {
 	const most = 1024
 	switch value.(type) {
@@ -140,7 +140,7 @@ func describe(value any) string {
 	}
 }
 
-// metaOf is what is known of a method outside of a chain.
+// metaOf describes a method outside of a chain.
 func metaOf(side interceptors.Side, fullMethod string) *interceptors.CallMeta {
 	service, method := rpc.SplitMethod(fullMethod)
 	return &interceptors.CallMeta{

@@ -27,10 +27,10 @@ import (
 
 const scope = "github.com/meshlite-go/meshlite/interceptors/tracing"
 
-// other stands for a method that nobody has registered.
+// other stands for a method that no service has.
 const other = "_OTHER"
 
-// maxText bounds what is kept of what the other end writes, in bytes.
+// maxText bounds a text that the other end writes, in bytes.
 const maxText = 256
 
 // method makes the spans of one method on one side.
@@ -70,8 +70,8 @@ func (t *Tracing) newMethod(meta *interceptors.CallMeta) *method {
 
 func spanName(fullMethod string) string { return cut(strings.TrimPrefix(fullMethod, "/")) }
 
-// beginning has what is known of a span before the call. It is put together once, so
-// that a call that is not sampled does not pay for it.
+// beginning has the attributes of a span that do not depend on the call. It is built once,
+// so that a call that is not sampled does not pay for it.
 func (m *method) beginning(attributes ...attribute.KeyValue) []trace.SpanStartOption {
 	kind := trace.SpanKindClient
 	if m.side == interceptors.Server {
@@ -97,7 +97,7 @@ func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
 	return begin
 }
 
-// end writes down how a call or an attempt ended.
+// end records how a call or an attempt ended.
 func (m *method) end(span trace.Span, err error) {
 	s := rpc.Status(err)
 	name := nameOf(s.Code())
@@ -109,9 +109,8 @@ func (m *method) end(span trace.Span, err error) {
 	span.End()
 }
 
-// failed reports whether code is an error to OpenTelemetry: to a client all are, to a
-// server those are not that its caller has brought about (semantic conventions for
-// gRPC).
+// failed reports whether code is an error to OpenTelemetry: all are to a client, and to a
+// server those that its caller did not cause (semantic conventions for gRPC).
 func (m *method) failed(code codes.Code) bool {
 	if m.side == interceptors.Client {
 		return code != codes.OK
@@ -120,12 +119,12 @@ func (m *method) failed(code codes.Code) bool {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
 		return true
 	default:
-		return code > codes.Unauthenticated // none that gRPC knows
+		return code > codes.Unauthenticated // none that gRPC defines
 	}
 }
 
 // nameOf is the name of code in the specification, such as "NOT_FOUND". The peer
-// chooses the number; those that gRPC does not know are one.
+// chooses the number; those that gRPC does not define are UNKNOWN.
 func nameOf(code codes.Code) string {
 	if code > codes.Unauthenticated {
 		code = codes.Unknown
@@ -168,7 +167,7 @@ func serverOf(target string) []attribute.KeyValue {
 	return []attribute.KeyValue{semconv.ServerAddress(cut(target))}
 }
 
-// peerAt is who is at the other end of a connection.
+// peerAt has the attributes of the other end of a connection.
 func peerAt(address string) []attribute.KeyValue {
 	if at, err := netip.ParseAddrPort(address); err == nil {
 		return []attribute.KeyValue{semconv.NetworkPeerAddress(at.Addr().String()), semconv.NetworkPeerPort(int(at.Port()))}
@@ -176,7 +175,7 @@ func peerAt(address string) []attribute.KeyValue {
 	return []attribute.KeyValue{semconv.NetworkPeerAddress(cut(address))}
 }
 
-// peerOf is who calls.
+// peerOf has the attributes of the caller.
 func peerOf(ctx context.Context) []attribute.KeyValue {
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		return peerAt(p.Addr.String())
@@ -184,8 +183,8 @@ func peerOf(ctx context.Context) []attribute.KeyValue {
 	return nil
 }
 
-// inject gives the trace of ctx to the server. What was there under the same keys,
-// such as metadata that a handler passes on as it came, is replaced.
+// inject writes the trace of ctx into the outgoing metadata. Values under the same keys,
+// such as those of metadata that a handler forwards, are replaced.
 func inject(ctx context.Context, propagators propagation.TextMapPropagator) context.Context {
 	md, ok := metadata.FromOutgoingContext(ctx) // a copy
 	if !ok {
@@ -224,7 +223,7 @@ func (i incoming) Get(key string) string {
 
 func (i incoming) Values(key string) []string { return metadata.ValueFromIncomingContext(i.ctx, key) }
 
-func (i incoming) Set(string, string) {} // nobody writes what has come
+func (i incoming) Set(string, string) {} // what was received is not written
 
 func (i incoming) Keys() []string {
 	md, _ := metadata.FromIncomingContext(i.ctx)

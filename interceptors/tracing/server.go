@@ -41,7 +41,7 @@ func (m *method) serveStream(srv any, stream grpc.ServerStream, info *grpc.Strea
 	return err
 }
 
-// receive writes down who calls, and listens to what becomes of the call.
+// receive records the peer, and listens to the events of the call.
 func (m *method) receive(ctx context.Context, span trace.Span) (context.Context, func(error)) {
 	span.SetAttributes(peerOf(ctx)...)
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)

@@ -25,7 +25,7 @@ type Tracing struct {
 // Option changes what [New] makes.
 type Option func(*Tracing) error
 
-// WithTracerProvider sets who makes the spans. Default: [otel.GetTracerProvider], as
+// WithTracerProvider sets the provider of spans. Default: [otel.GetTracerProvider], as
 // it is when a method is first called: what is set later is not seen.
 func WithTracerProvider(provider trace.TracerProvider) Option {
 	return func(t *Tracing) error {
@@ -81,8 +81,8 @@ func infrastructure(meta *interceptors.CallMeta) bool {
 // Place is [interceptors.Tracing].
 func (t *Tracing) Place() interceptors.Place { return interceptors.Tracing }
 
-// providers are those to use now, and whether there is anything to do for them: spans
-// to make, or contexts to pass on, as OpenTelemetry asks of a program without SDK.
+// providers returns those to use now, and whether they have any effect: spans are made, or
+// contexts are passed on, as OpenTelemetry requires of a program without SDK.
 func (t *Tracing) providers() (trace.TracerProvider, propagation.TextMapPropagator, bool) {
 	provider, propagators := t.provider, t.propagators
 	if provider == nil {
@@ -118,8 +118,8 @@ func (t *Tracing) Exemplar(ctx context.Context) (traceID string, sampled bool) {
 }
 
 // TraceID is the id of the trace that the call of ctx belongs to, in hexadecimal, or
-// "" if it belongs to none that is sampled. It is for exemplars and log lines: those
-// who know it can look the trace up.
+// "" if it belongs to none that is sampled. It is for exemplars and log lines, which
+// lead to the trace.
 func TraceID(ctx context.Context) string {
 	if span := trace.SpanContextFromContext(ctx); span.IsSampled() && span.HasTraceID() {
 		return span.TraceID().String()
@@ -156,7 +156,7 @@ func (t *Tracing) StreamClientInterceptor(policies *interceptors.Policies) grpc.
 	return interceptors.Alone(interceptors.Client, policies, t).StreamClient()
 }
 
-// UnaryAttempt makes the span of an attempt and tells the server of it.
+// UnaryAttempt makes the span of an attempt and passes it on to the server.
 func (t *Tracing) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	if m := t.newMethod(meta); m != nil {
 		return m.attempt
@@ -164,7 +164,7 @@ func (t *Tracing) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInte
 	return nil
 }
 
-// StreamAttempt makes the span of the attempt of a stream and tells the server of it.
+// StreamAttempt makes the span of the attempt of a stream and passes it on to the server.
 func (t *Tracing) StreamAttempt(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
 	if m := t.newMethod(meta); m != nil {
 		return m.openAttempt
@@ -173,7 +173,7 @@ func (t *Tracing) StreamAttempt(meta *interceptors.CallMeta) grpc.StreamClientIn
 }
 
 // UnaryServer makes the span of a call that is handled, below the attempt that the
-// metadata tells of. It is nil where there is nothing to trace.
+// metadata names. It is nil where there is nothing to trace.
 func (t *Tracing) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
 	if m := t.newMethod(meta); m != nil {
 		return m.serve
