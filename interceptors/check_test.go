@@ -124,7 +124,7 @@ func TestRulesThatTheContractContradictsAreRefused(t *testing.T) {
 		{"GetStock", caches(&policyv1.CacheRule{KeyFields: []string{""}}), []string{"cache.key_fields[0]"}},
 		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: fieldKey("customer")}), []string{"rate_limits[0].key.field", `"customer"`}},
 		{"GetSweet", limits(&policyv1.RateLimitRule{Name: "new"}), []string{"GetSweet", "rate_limits[0].limit"}},
-		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("1s"), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}), []string{"rate_limits[0].warm_up", "keeps no key"}},
+		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("1s"), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}), []string{"rate_limits[0].warm_up", "drops unused keys"}},
 		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"rate_limits[0].on_store_failure", "store: RATE_LIMIT_STORE_SHARED"}},
 		{"Reserve", caches(&policyv1.CacheRule{Ttl: ptr("1s")}), []string{`methods["Reserve"]`, "cache.ttl", "side effects"}},
 		{"Reserve", retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(2))}), []string{`methods["Reserve"]`, "retry.max_attempts"}},
