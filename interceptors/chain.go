@@ -67,7 +67,7 @@ func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error)
 	if err := checkOrder(side, concerns); err != nil {
 		return nil, err
 	}
-	attempts := slices.IndexFunc(concerns, func(c Concern) bool { return c.Place() == RateLimit || c.Place() == Breaker })
+	attempts := slices.IndexFunc(concerns, func(c Concern) bool { return c.Stage() == RateLimit || c.Stage() == Breaker })
 	if attempts < 0 {
 		attempts = len(concerns)
 	}
@@ -81,14 +81,14 @@ func checkOrder(side Side, concerns []Concern) error {
 		if c == nil {
 			return fmt.Errorf("interceptors: concern %d is nil", i)
 		}
-		at := slices.Index(places, c.Place())
+		at := slices.Index(places, c.Stage())
 		switch {
 		case at < 0:
-			return fmt.Errorf("interceptors: %v has no part on the %v side", c.Place(), side)
+			return fmt.Errorf("interceptors: %v has no part on the %v side", c.Stage(), side)
 		case at == last:
-			return fmt.Errorf("interceptors: %v is given twice", c.Place())
+			return fmt.Errorf("interceptors: %v is given twice", c.Stage())
 		case at < last:
-			return fmt.Errorf("interceptors: %v is given after %v: the order on the %v side is %v", c.Place(), places[last], side, places)
+			return fmt.Errorf("interceptors: %v is given after %v: the order on the %v side is %v", c.Stage(), places[last], side, places)
 		}
 		last = at
 	}

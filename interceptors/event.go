@@ -10,8 +10,8 @@ import (
 // Event is what a concern did with a call. Concerns publish small values or pointers
 // that exist already, such as cache.Result, so that an event allocates nothing.
 type Event interface {
-	// Place is that of the concern which publishes it.
-	Place() Place
+	// Stage is that of the concern which publishes it.
+	Stage() Stage
 	// Result is one word, such as "hit": the value of a label and of a log attribute.
 	// A concern has a bounded number of them.
 	Result() string

@@ -11,7 +11,7 @@ import (
 // cached is the event of a cache.
 type cached string
 
-func (cached) Place() interceptors.Place { return interceptors.Cache }
+func (cached) Stage() interceptors.Stage { return interceptors.Cache }
 func (c cached) Result() string          { return string(c) }
 func (c cached) Served() bool            { return c == "hit" }
 
@@ -21,7 +21,7 @@ type verdict struct {
 	decides       bool
 }
 
-func (*verdict) Place() interceptors.Place { return interceptors.RateLimit }
+func (*verdict) Stage() interceptors.Stage { return interceptors.RateLimit }
 func (v *verdict) Limit() string           { return v.limit }
 func (v *verdict) Result() string          { return v.result }
 func (v *verdict) Decides() bool           { return v.decides }

@@ -55,7 +55,7 @@ func Example_chain() {
 	defer conn.Close()
 	fmt.Println(conn.Target())
 	// Output:
-	// interceptors: deadline is given after retry: the order on the client side is [tracing metrics logging recovery own deadline cache retry ratelimit breaker]
+	// interceptors: deadline is given after retry: the order on the client side is [tracing metrics logging recovery user deadline cache retry ratelimit breaker]
 	// passthrough:///127.0.0.1:50051
 }
 

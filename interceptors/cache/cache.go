@@ -102,8 +102,8 @@ func (c *Cache) Close() {
 // Closed reports whether the cache has been closed.
 func (c *Cache) Closed() bool { return c.closed.Load() }
 
-// Place is [interceptors.Cache].
-func (c *Cache) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (c *Cache) Stage() interceptors.Stage { return interceptors.Cache }
 
 // UnaryClient is the cache's part in calls of one method, nil where the policy
 // caches nothing on the client.

@@ -45,8 +45,8 @@ func (r Result) String() string {
 	return fmt.Sprintf("result %d", uint8(r))
 }
 
-// Place is [interceptors.Cache].
-func (Result) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (Result) Stage() interceptors.Stage { return interceptors.Cache }
 
 // Result is [Result.String].
 func (r Result) Result() string { return r.String() }

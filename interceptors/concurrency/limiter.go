@@ -34,8 +34,8 @@ func New(opts ...Option) (*Limiter, error) {
 	return l, nil
 }
 
-// Place is [interceptors.Concurrency].
-func (l *Limiter) Place() interceptors.Place { return interceptors.Concurrency }
+// Stage is [interceptors.Concurrency].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.Concurrency }
 
 // UnaryServer limits the handlers of one method that run at once, nil where the
 // policy does not.

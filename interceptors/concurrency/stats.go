@@ -31,8 +31,8 @@ func (r Result) String() string {
 	}
 }
 
-// Place is [interceptors.Concurrency].
-func (Result) Place() interceptors.Place { return interceptors.Concurrency }
+// Stage is [interceptors.Concurrency].
+func (Result) Stage() interceptors.Stage { return interceptors.Concurrency }
 
 // Result is [Result.String].
 func (r Result) Result() string { return r.String() }

@@ -20,8 +20,8 @@ type Deadline struct {
 // and not the deadline of its caller.
 type Exceeded struct{}
 
-// Place is [interceptors.Deadline].
-func (Exceeded) Place() interceptors.Place { return interceptors.Deadline }
+// Stage is [interceptors.Deadline].
+func (Exceeded) Stage() interceptors.Stage { return interceptors.Deadline }
 
 // Result is "exceeded".
 func (Exceeded) Result() string { return "exceeded" }
@@ -47,8 +47,8 @@ func New(opts ...Option) (*Deadline, error) {
 	return d, nil
 }
 
-// Place is [interceptors.Deadline].
-func (d *Deadline) Place() interceptors.Place { return interceptors.Deadline }
+// Stage is [interceptors.Deadline].
+func (d *Deadline) Stage() interceptors.Stage { return interceptors.Deadline }
 
 // timeoutOf is the one that this side sets for a method, or 0. Policies have
 // checked the text.

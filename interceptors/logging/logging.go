@@ -83,8 +83,8 @@ func New(opts ...Option) (*Logging, error) {
 	return l, nil
 }
 
-// Place is [interceptors.Logging].
-func (l *Logging) Place() interceptors.Place { return interceptors.Logging }
+// Stage is [interceptors.Logging].
+func (l *Logging) Stage() interceptors.Stage { return interceptors.Logging }
 
 // Level is debug for OK and for failures that the caller caused, since callers must not be
 // able to fill the log, and warn for the rest.

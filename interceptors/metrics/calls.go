@@ -272,8 +272,8 @@ type Handlers struct{ m *Metrics }
 // Handlers is the innermost concern of a server.
 func (m *Metrics) Handlers() *Handlers { return &Handlers{m} }
 
-// Place is [interceptors.Handler].
-func (h *Handlers) Place() interceptors.Place { return interceptors.Handler }
+// Stage is [interceptors.Handler].
+func (h *Handlers) Stage() interceptors.Stage { return interceptors.Handler }
 
 // UnaryServer times the handler of one method.
 func (h *Handlers) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {

@@ -16,7 +16,7 @@ import (
 // meshlite_ratelimit_requests_total, meshlite_concurrency_requests_total and
 // meshlite_panics_total. Others are not counted.
 func (m *Metrics) Observe(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
-	switch e.Place() {
+	switch e.Stage() {
 	case interceptors.Cache:
 		m.cache.count(meta, e.Result(), "")
 	case interceptors.Concurrency:

@@ -75,8 +75,8 @@ func (m *Metrics) Serves(services map[string]grpc.ServiceInfo) {
 	}
 }
 
-// Place is [interceptors.Metrics].
-func (m *Metrics) Place() interceptors.Place { return interceptors.Metrics }
+// Stage is [interceptors.Metrics].
+func (m *Metrics) Stage() interceptors.Stage { return interceptors.Metrics }
 
 // Option changes what [New] makes.
 type Option func(*config)

@@ -56,8 +56,8 @@ func New(opts ...Option) (*Limiter, error) {
 	return l, nil
 }
 
-// Place is [interceptors.RateLimit].
-func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryClient limits the calls of one method and holds them back when a server has
 // refused them, nil where neither is to be done.

@@ -50,8 +50,8 @@ type Event struct {
 	decides bool
 }
 
-// Place is [interceptors.RateLimit].
-func (*Event) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (*Event) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // Limit is the name of the limit.
 func (e *Event) Limit() string { return e.limit }

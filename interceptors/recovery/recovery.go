@@ -33,8 +33,8 @@ type Panic struct {
 	Stack []byte // the first 64 KiB
 }
 
-// Place is [interceptors.Recovery].
-func (*Panic) Place() interceptors.Place { return interceptors.Recovery }
+// Stage is [interceptors.Recovery].
+func (*Panic) Stage() interceptors.Stage { return interceptors.Recovery }
 
 // Result is "panic".
 func (*Panic) Result() string { return "panic" }
@@ -69,8 +69,8 @@ func New(opts ...Option) (*Recovery, error) {
 	return r, nil
 }
 
-// Place is [interceptors.Recovery].
-func (r *Recovery) Place() interceptors.Place { return interceptors.Recovery }
+// Stage is [interceptors.Recovery].
+func (r *Recovery) Stage() interceptors.Stage { return interceptors.Recovery }
 
 // recovered logs a panic, passes it to the observer and returns the peer's error.
 func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, value any) error {

@@ -41,8 +41,8 @@ const (
 	Overspent Verdict = "overspent" // the budget has no retry left
 )
 
-// Place is [interceptors.Retry].
-func (a *Attempt) Place() interceptors.Place { return interceptors.Retry }
+// Stage is [interceptors.Retry].
+func (a *Attempt) Stage() interceptors.Stage { return interceptors.Retry }
 
 // Result is the verdict.
 func (a *Attempt) Result() string { return string(a.Verdict) }
@@ -70,8 +70,8 @@ func New(opts ...Option) (*Retry, error) {
 	return r, nil
 }
 
-// Place is [interceptors.Retry].
-func (r *Retry) Place() interceptors.Place { return interceptors.Retry }
+// Stage is [interceptors.Retry].
+func (r *Retry) Stage() interceptors.Stage { return interceptors.Retry }
 
 // UnaryClient retries the calls of a method with a rule of more than one attempt
 // that may run twice. Those of others are tried elsewhere where no handler ran, unless the

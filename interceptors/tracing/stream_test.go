@@ -86,7 +86,7 @@ func TestSpansEndWithTheirStreams(t *testing.T) {
 // recovering turns panics into INTERNAL.
 type recovering struct{}
 
-func (recovering) Place() interceptors.Place { return interceptors.Recovery }
+func (recovering) Stage() interceptors.Stage { return interceptors.Recovery }
 
 func (recovering) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {

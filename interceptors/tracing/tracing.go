@@ -78,8 +78,8 @@ func infrastructure(meta *interceptors.CallMeta) bool {
 	return interceptors.Infrastructure(meta.Service)
 }
 
-// Place is [interceptors.Tracing].
-func (t *Tracing) Place() interceptors.Place { return interceptors.Tracing }
+// Stage is [interceptors.Tracing].
+func (t *Tracing) Stage() interceptors.Stage { return interceptors.Tracing }
 
 // providers returns those to use now, and whether they have any effect: spans are made, or
 // contexts are passed on, as OpenTelemetry requires of a program without SDK.
