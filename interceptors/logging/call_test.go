@@ -62,7 +62,7 @@ const getSweet = "/sweetshop.catalog.v1.CatalogService/GetSweet"
 
 var shop = &grpc.UnaryServerInfo{FullMethod: getSweet}
 
-func TestLinesTellWhatTheCacheHad(t *testing.T) {
+func TestLinesHaveTheCacheResult(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	answers, err := cache.New()
 	if err != nil {
@@ -116,7 +116,7 @@ func TestLinesHaveWhoCalls(t *testing.T) {
 	}
 }
 
-func TestLinesTellWhichLimitDecided(t *testing.T) {
+func TestLinesHaveTheLimitThatDecided(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	limiter, err := ratelimit.New()
 	if err != nil {
@@ -134,7 +134,7 @@ func TestLinesTellWhichLimitDecided(t *testing.T) {
 }
 
 // A handler refused for want of a place fails at warn, and so has to tell why with debug off.
-func TestLinesTellOfFullServers(t *testing.T) {
+func TestLinesHaveTheReasonOfFullServers(t *testing.T) {
 	l, log := build(t, slog.LevelWarn)
 	limiter, err := concurrency.New()
 	if err != nil {
@@ -178,7 +178,7 @@ func TestCancelledCallsAreNoFailures(t *testing.T) {
 }
 
 // Recovery has logged a panic with its stack. What nobody recovers from is a failure.
-func TestAPanicIsToldOnce(t *testing.T) {
+func TestAPanicIsLoggedOnce(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	recovered, err := recovery.New(recovery.WithLogger(slog.New(slog.NewJSONHandler(log, nil))))
 	if err != nil {
@@ -230,7 +230,7 @@ func TestAPanicIsToldOnce(t *testing.T) {
 	}
 }
 
-func TestLinesTellTheTrace(t *testing.T) {
+func TestLinesHaveTheTrace(t *testing.T) {
 	sampled, id := true, "4bf92f3577b34da6a3ce929d0e0e4736"
 	l, log := build(t, slog.LevelDebug, logging.WithTraceFromContext(func(context.Context) (string, bool) {
 		if id == "panic" {

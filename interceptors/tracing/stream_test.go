@@ -121,7 +121,7 @@ func (w *world) until(n int) {
 	}
 }
 
-func TestHandlersOfStreamsKnowTheTrace(t *testing.T) {
+func TestHandlersOfStreamsHaveTheTrace(t *testing.T) {
 	w := newWorld(t, setup{})
 	id := make(chan string, 1)
 	w.service.stream = func(stream duplexServer) error { id <- tracing.TraceID(stream.Context()); return nil }
