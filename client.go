@@ -117,9 +117,7 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 		return nil, err
 	}
 	c.limiter = concerns.limiter // for the pages of the runtime
-	again, err := retry.New(retry.WithObserver(func(meta *interceptors.CallMeta, a retry.Attempt) {
-		concerns.metrics.Attempt(meta, a.Code, string(a.Verdict))
-	}))
+	again, err := retry.New(retry.WithObserver(concerns.metrics))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -149,21 +147,17 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	recovered, err := recovery.New(recovery.WithLogger(c.log), recovery.WithObserver(func(meta *interceptors.CallMeta, _ any, _ []byte) {
-		measured.Panic(meta)
-	}))
+	recovered, err := recovery.New(recovery.WithLogger(c.log), recovery.WithObserver(measured))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	bounded, err := deadline.New()
+	bounded, err := deadline.New(deadline.WithObserver(measured))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	limiter := c.limiter
 	if limiter == nil {
-		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
-			measured.LimitResult(meta, limit, result.String())
-		})); err != nil {
+		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(measured)); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}

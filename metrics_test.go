@@ -201,7 +201,7 @@ func TestSampledCallsLeadToTheirTraces(t *testing.T) {
 // tracer traces every call by one id, and has no part in them.
 type tracer string
 
-func (tracer) Place() interceptors.Place { return interceptors.Tracing }
+func (tracer) Stage() interceptors.Stage { return interceptors.Tracing }
 
 func (id tracer) Exemplar(context.Context) (traceID string, sampled bool) { return string(id), true }
 

@@ -182,8 +182,8 @@ func (c *config) finish() error {
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithDirectory: a %T is not comparable: give a pointer", c.directory)
 	}
-	if c.tracing != nil && c.tracing.Place() != interceptors.Tracing {
-		return optionError("WithTracing", c.tracing.Place().String(), "give a *tracing.Tracing, which tracing.New makes")
+	if c.tracing != nil && c.tracing.Stage() != interceptors.Tracing {
+		return optionError("WithTracing", c.tracing.Stage().String(), "give a *tracing.Tracing, which tracing.New makes")
 	}
 	if c.zone != "" && c.region == "" {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/admin"
-	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -82,16 +81,12 @@ func NewRuntime(opts ...RuntimeOption) *Runtime {
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
 	}
-	observe := func(meta *interceptors.CallMeta, result cache.Result) { r.metrics.CacheResult(meta, result.String()) }
-	own, err := cache.New(cache.WithObserver(observe))
+	own, err := cache.New(cache.WithObserver(r.metrics))
 	if err != nil {
 		panic(err) // the defaults are right
 	}
 	r.caches = cachepage.New(own)
-	bounded := func(meta *interceptors.CallMeta, result concurrency.Result) {
-		r.metrics.ConcurrencyResult(meta, result.String())
-	}
-	limiter, err := concurrency.New(concurrency.WithObserver(bounded))
+	limiter, err := concurrency.New(concurrency.WithObserver(r.metrics))
 	if err != nil {
 		panic(err) // the defaults are right
 	}

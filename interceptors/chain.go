@@ -58,7 +58,7 @@ type parts struct {
 }
 
 // Chain joins concerns for one side, sorted by their places whatever the order of the
-// arguments. Several may stand at [Own], in the order given. Another place that is taken
+// arguments. Several may stand at [User], in the order given. Another place that is taken
 // twice, and one that this side does not have, are errors.
 func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error) {
 	if policies == nil {
@@ -68,7 +68,7 @@ func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error)
 	if err != nil {
 		return nil, err
 	}
-	attempts := slices.IndexFunc(sorted, func(c Concern) bool { return c.Place() == RateLimit })
+	attempts := slices.IndexFunc(sorted, func(c Concern) bool { return c.Stage() == RateLimit })
 	if attempts < 0 {
 		attempts = len(sorted)
 	}
@@ -78,16 +78,16 @@ func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error)
 // inOrder returns concerns sorted as [order] says.
 func inOrder(side Side, concerns []Concern) ([]Concern, error) {
 	places := order(side)
-	at := map[Place][]Concern{}
+	at := map[Stage][]Concern{}
 	for i, c := range concerns {
 		if c == nil {
 			return nil, fmt.Errorf("interceptors: concern %d is nil", i)
 		}
-		place := c.Place()
+		place := c.Stage()
 		switch {
 		case !slices.Contains(places, place):
 			return nil, fmt.Errorf("interceptors: %v has no part on the %v side", place, side)
-		case len(at[place]) > 0 && place != Own:
+		case len(at[place]) > 0 && place != User:
 			return nil, fmt.Errorf("interceptors: %v is given twice: leave one of them out", place)
 		}
 		at[place] = append(at[place], c)
@@ -147,7 +147,7 @@ func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
 func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		method := info.FullMethod
-		if srv == nil && !c.policies.know(method) {
+		if srv == nil && !c.policies.names(method) {
 			method = unknown
 		}
 		return nextStreamServer(c.parts(method).streamServer, info, handler)(srv, stream)

@@ -26,7 +26,7 @@ func (s *scripted) RecvMsg(any) error {
 
 // P5: for a stream the time to the first response counts, which the chain tells the
 // picker: a message or a clean end, and no error.
-func TestTheChainTellsOfTheFirstResponse(t *testing.T) {
+func TestTheChainRecordsTheFirstResponse(t *testing.T) {
 	broken := errors.New("broken")
 	for name, test := range map[string]struct {
 		errs []error

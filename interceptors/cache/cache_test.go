@@ -97,7 +97,7 @@ func TestIdentityNamedTwiceIsNone(t *testing.T) {
 // refuse is the authorization of a chain.
 type refuse struct{ allow func(context.Context) bool }
 
-func (refuse) Place() interceptors.Place { return interceptors.Authorization }
+func (refuse) Stage() interceptors.Stage { return interceptors.Authorization }
 
 func (r refuse) UnaryServer(*interceptors.CallMeta) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -23,7 +23,7 @@ type options struct {
 	maxBytes    uint64
 	identity    func(context.Context) (string, bool)
 	identityKey *string
-	observe     func(*interceptors.CallMeta, Result)
+	observer    interceptors.Observer
 	skip        func(context.Context, *interceptors.CallMeta) bool
 	trusted     func(context.Context) bool
 	store       Store
@@ -53,10 +53,10 @@ func WithIdentityMetadata(key string) Option {
 	return func(o *options) { o.identityKey = &key }
 }
 
-// WithObserver has observe called with the result of every call of a method that
-// has a cache rule on this side. It must be safe for concurrent use and quick.
-func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives the [Result] of every call of a method that has a cache
+// rule on this side, such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 // WithSkip passes calls by for which skip reports true: they are neither served from the

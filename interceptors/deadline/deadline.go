@@ -24,29 +24,35 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
-	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Deadline is the concern. It is safe for concurrent use.
 type Deadline struct {
-	observer Observer
+	observer interceptors.Observer
 }
 
-// Observer is called with each call that exceeded the timeout of its policy, not the deadline of
-// its caller. It must be fast.
-type Observer func(*interceptors.CallMeta)
+// Exceeded is the event of a call that failed when the timeout of its policy was over,
+// and not the deadline of its caller.
+type Exceeded struct{}
+
+// Stage is [interceptors.Deadline].
+func (Exceeded) Stage() interceptors.Stage { return interceptors.Deadline }
+
+// Result is "exceeded".
+func (Exceeded) Result() string { return "exceeded" }
 
 // Option changes what [New] makes.
 type Option func(*Deadline)
 
-// WithObserver sets what is called with calls that exceeded their timeout, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives an [Exceeded] for each call that took too long, such as
+// a counter.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(d *Deadline) { d.observer = observer }
 }
 
 // New makes the concern. A nil observer is an error.
 func New(opts ...Option) (*Deadline, error) {
-	d := &Deadline{observer: func(*interceptors.CallMeta) {}}
+	d := &Deadline{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(d)
 	}
@@ -56,8 +62,8 @@ func New(opts ...Option) (*Deadline, error) {
 	return d, nil
 }
 
-// Place is [interceptors.Deadline].
-func (d *Deadline) Place() interceptors.Place { return interceptors.Deadline }
+// Stage is [interceptors.Deadline].
+func (d *Deadline) Stage() interceptors.Stage { return interceptors.Deadline }
 
 // timeoutOf is the one that this side sets for a method, or 0. Policies have
 // checked the text.
@@ -82,7 +88,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	guard.Observe(func() { d.observer(meta) })
+	interceptors.Publish(ctx, meta, d.observer, Exceeded{})
 	if _, ok := status.FromError(err); ok {
 		return err
 	}

@@ -97,29 +97,20 @@ func (s boundedStream) Context() context.Context { return s.ctx }
 
 // UnaryClientInterceptor is for use without a chain. It panics without policies.
 func (d *Deadline) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return d.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, d).UnaryClient()
 }
 
 // StreamClientInterceptor is for use without a chain. It panics without policies.
 func (d *Deadline) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
-	return d.alone(interceptors.Client, policies).StreamClient()
+	return interceptors.Alone(interceptors.Client, policies, d).StreamClient()
 }
 
 // UnaryServerInterceptor is for use without a chain. It panics without policies.
 func (d *Deadline) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return d.alone(interceptors.Server, policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, d).UnaryServer()
 }
 
 // StreamServerInterceptor is for use without a chain. It panics without policies.
 func (d *Deadline) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return d.alone(interceptors.Server, policies).StreamServer()
-}
-
-// alone is a chain of one, so that a new policy is followed here too.
-func (d *Deadline) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, d)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, d).StreamServer()
 }

@@ -69,7 +69,7 @@ func build(t testing.TB, level slog.Level, opts ...logging.Option) (*logging.Log
 	return l, log
 }
 
-func TestLevelTellsWhoShouldRead(t *testing.T) {
+func TestLevelDependsOnWhoIsResponsible(t *testing.T) {
 	want := map[codes.Code]string{
 		codes.OK: "DEBUG", codes.Canceled: "DEBUG", codes.InvalidArgument: "DEBUG", codes.NotFound: "DEBUG",
 		codes.AlreadyExists: "DEBUG", codes.PermissionDenied: "DEBUG", codes.ResourceExhausted: "DEBUG",

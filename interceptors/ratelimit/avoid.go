@@ -130,7 +130,7 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.waitsFor(a.by.limit) && int64(a.asked) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.asked, err)
 	}
-	interceptors.OutcomeOf(ctx, a.meta).TellLimit(a.by.limit, "held_back")
+	interceptors.Publish(ctx, a.meta, nil, &Event{a.by.limit, HeldBack, true})
 	return err
 }
 

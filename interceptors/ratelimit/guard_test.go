@@ -131,18 +131,18 @@ func TestAStoreThatDoesNotTakeBackHoldsNoCall(t *testing.T) {
 
 // An observer that panics changes no verdict; one that hangs holds its own call only.
 func TestAnObserverThatPanicsOrHangsHoldsNobodyElse(t *testing.T) {
-	l := newLimiter(t, ratelimit.WithObserver(func(*interceptors.CallMeta, string, ratelimit.Result) { panic("no pencil") }))
+	l := newLimiter(t, ratelimit.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("no pencil") })))
 	want(t, "admitted", admitted(t, l, policies(t, limit("one", 3, nil)), from(), nil, 10), 3)
 
 	synctest.Test(t, func(t *testing.T) {
 		release, ended := make(chan struct{}), make(chan error, 1)
 		first := true
-		l := newLimiter(t, ratelimit.WithObserver(func(*interceptors.CallMeta, string, ratelimit.Result) {
+		l := newLimiter(t, ratelimit.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) {
 			if first {
 				first = false
 				<-release
 			}
-		}))
+		})))
 		p := policies(t, limit("one", 3, nil))
 		go func() { ended <- handle(l, p, from(), nil) }()
 		synctest.Wait()

@@ -29,7 +29,7 @@ type options struct {
 	errs        []error
 	identity    func(context.Context) (string, bool)
 	identityKey *string
-	observe     func(*interceptors.CallMeta, string, Result)
+	observer    interceptors.Observer
 	store       Store
 	secret      *string
 	share       func() float64
@@ -165,12 +165,11 @@ func (o *options) function(option, limit string, missing bool, note func(*functi
 	note(o.rules[limit])
 }
 
-// WithObserver has observe called with the name of each limit that a call met and
-// what became of it: all limits of an admitted call, the one that refused another.
-// It must be safe for concurrent use and quick: the call waits for it. A panic is logged,
-// and the call goes on.
-func WithObserver(observe func(meta *interceptors.CallMeta, limit string, result Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives an [*Event] of each limit that a call met: of all limits
+// for an admitted call, of the one that refused for another. Package interceptors/metrics
+// has one.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 func (o *options) check() error {

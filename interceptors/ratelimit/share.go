@@ -25,8 +25,8 @@ type Replica struct {
 // must be safe for concurrent use and quick. A share that [WithShare] tells wins.
 func (l *Limiter) Replica(share func() float64) *Replica { return &Replica{l, share} }
 
-// Place is [interceptors.RateLimit].
-func (r *Replica) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (r *Replica) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryServer limits as [Limiter.UnaryServer] does.
 func (r *Replica) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {

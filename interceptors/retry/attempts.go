@@ -18,17 +18,16 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
-	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // method retries the calls of one method.
 type method struct {
-	meta    *interceptors.CallMeta
-	rule    rule
-	ruled   bool // the rule's codes, waits and timeout apply
-	budget  *budget
-	observe Observer
+	meta     *interceptors.CallMeta
+	rule     rule
+	ruled    bool // the rule's codes, waits and timeout apply
+	budget   *budget
+	observer interceptors.Observer
 }
 
 // attemptsWithoutRule is how many attempts a call without a rule has when no handler has run
@@ -42,7 +41,7 @@ func (r *Retry) withoutRule(meta *interceptors.CallMeta) *method {
 		return nil
 	}
 	rule.attempts = max(rule.attempts, attemptsWithoutRule)
-	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observe: r.observer}
+	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observer: r.observer}
 }
 
 // unary makes attempts until one is not followed by another, and returns the error of the last.
@@ -67,8 +66,14 @@ func (m *method) unary(ctx context.Context, name string, req, reply any, cc *grp
 // result is how an attempt ended.
 type result struct {
 	err      error
-	trailer  metadata.MD // with a rule only
-	timedOut bool        // by the timeout of the attempt, not of the call
+	*details      // with a rule only
+	timedOut bool // by the timeout of the attempt, not of the call
+}
+
+// details are on the heap, since gRPC and observers receive their addresses.
+type details struct {
+	trailer metadata.MD
+	event   Attempt
 }
 
 // attempt makes one attempt. Without a rule it costs nothing beyond the call.
@@ -85,10 +90,10 @@ func (m *method) attempt(ctx context.Context, record *attempt.Record, options ca
 		defer cancel()
 		ctx = timed
 	}
-	var trailer metadata.MD
-	err := invoke(ctx, append(slices.Clip(options.all), grpc.Trailer(&trailer)))
+	details := &details{}
+	err := invoke(ctx, append(slices.Clip(options.all), grpc.Trailer(&details.trailer)))
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && call.Err() == nil && status.Code(err) == codes.DeadlineExceeded
-	return result{err, trailer, timedOut}
+	return result{err, details, timedOut}
 }
 
 // retryContext is the context of a later attempt. The server receives the number of earlier
@@ -103,9 +108,11 @@ func retryContext(ctx context.Context, record *attempt.Record) context.Context {
 func (m *method) again(ctx context.Context, record *attempt.Record, r result) (again bool, err error) {
 	verdict, wait := m.judge(ctx, record, r)
 	if m.ruled || record.Number() > 1 || verdict != Answered && verdict != Final {
-		guard.Observe(func() {
-			m.observe(m.meta, Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait})
-		})
+		if r.details == nil {
+			r.details = &details{}
+		}
+		r.event = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}
+		interceptors.Publish(ctx, m.meta, m.observer, &r.event)
 	}
 	switch {
 	case verdict == Again && wait > 0:

@@ -42,14 +42,15 @@ import (
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
-	observer Observer
+	observer interceptors.Observer
 	budgets  budgets
 }
 
-// Attempt is what an observer receives of one.
+// Attempt is the event of an attempt that ended. Methods that are not retried publish none.
+// An observer receives a pointer, which is valid until it returns.
 type Attempt struct {
 	Number   int               // 1 is the first
-	Instance *attempt.Instance // nil if the picker does not record it
+	Instance *attempt.Instance // nil when no picker reported one
 	Code     codes.Code
 	Verdict  Verdict
 	Wait     time.Duration // before the next attempt, when Verdict is Again
@@ -69,22 +70,26 @@ const (
 	Overspent Verdict = "overspent" // the budget is empty
 )
 
-// Observer is called with each attempt that ended, in the goroutine of the call, so it must be
-// fast. A panic in it is logged, and the call goes on. It is not called for first attempts of
-// methods without a rule, unless they are retried.
-type Observer func(*interceptors.CallMeta, Attempt)
+// Stage is [interceptors.Retry].
+func (a *Attempt) Stage() interceptors.Stage { return interceptors.Retry }
+
+// Result is the verdict.
+func (a *Attempt) Result() string { return string(a.Verdict) }
+
+// StatusCode is the code that the attempt ended with.
+func (a *Attempt) StatusCode() codes.Code { return a.Code }
 
 // Option is an option of [New].
 type Option func(*Retry)
 
-// WithObserver sets what is called with attempts, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives each [*Attempt], such as a counter.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(r *Retry) { r.observer = observer }
 }
 
 // New makes the concern: how to retry is in the policy. A nil observer is an error.
 func New(opts ...Option) (*Retry, error) {
-	r := &Retry{observer: func(*interceptors.CallMeta, Attempt) {}}
+	r := &Retry{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(r)
 	}
@@ -94,8 +99,8 @@ func New(opts ...Option) (*Retry, error) {
 	return r, nil
 }
 
-// Place is [interceptors.Retry].
-func (r *Retry) Place() interceptors.Place { return interceptors.Retry }
+// Stage is [interceptors.Retry].
+func (r *Retry) Stage() interceptors.Stage { return interceptors.Retry }
 
 // UnaryClient retries the calls of a method. The rule applies if it has more than one attempt
 // and the method may run twice. The budget starts anew with each change of the policy.
@@ -108,7 +113,7 @@ func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterce
 		}
 		return nil
 	}
-	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), observe: r.observer}
+	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), observer: r.observer}
 	r.budgets.set(meta.FullMethod, m.budget)
 	return m.unary
 }
@@ -124,11 +129,7 @@ func (r *Retry) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInter
 // UnaryClientInterceptor is for use without a chain, one for each channel. It panics without
 // policies.
 func (r *Retry) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	chain, err := interceptors.Chain(interceptors.Client, policies, r)
-	if err != nil {
-		panic(err)
-	}
-	return chain.UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, r).UnaryClient()
 }
 
 // Stats is the budget of one method.

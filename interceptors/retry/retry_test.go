@@ -50,11 +50,11 @@ func newBackend(t *testing.T, rule *policyv1.RetryRule, replies ...reply) *backe
 	t.Helper()
 	b := &backend{replies: replies}
 	rule.AllowSideEffects = ptr(true)
-	r, err := retry.New(retry.WithObserver(func(_ *interceptors.CallMeta, a retry.Attempt) {
+	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.told = append(b.told, a)
-	}))
+		b.told = append(b.told, *e.(*retry.Attempt))
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestMethodsThatAreNotRetriedHaveNoPart(t *testing.T) {
 func TestAnObserverMayPanic(t *testing.T) {
 	rule := attempts(3)
 	rule.AllowSideEffects = ptr(true)
-	r, err := retry.New(retry.WithObserver(func(*interceptors.CallMeta, retry.Attempt) { panic("no pencil") }))
+	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("no pencil") })))
 	if err != nil {
 		t.Fatal(err)
 	}
