@@ -51,7 +51,9 @@ func (c certificate) identity() string {
 
 // identities are those of up to 256 certificates of late: writing one out takes several
 // allocations, and a connection shows the same certificate in every call.
-type identities struct{ kept [256]atomic.Pointer[identified] }
+type identities struct {
+	kept [256]atomic.Pointer[identified]
+}
 
 var seed = maphash.MakeSeed()
 

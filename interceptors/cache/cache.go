@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Cache is the concern of kept answers. One value may serve several channels and
@@ -29,6 +30,7 @@ type Cache struct {
 	closed      atomic.Bool
 	closing     sync.Once
 	unsubscribe func()
+	store       *guard.Store
 
 	evicted, invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
 }
@@ -51,6 +53,7 @@ func New(opts ...Option) (*Cache, error) {
 		saves:       newTasks("the store", o.log),
 		buffers:     sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }},
 		unsubscribe: func() {},
+		store:       guard.NewStore(o.store, o.log),
 	}
 	var err error
 	c.entries, err = otter.New(&otter.Options[string, *entry]{
@@ -102,8 +105,8 @@ func (c *Cache) Close() {
 // Closed reports whether the cache has been closed.
 func (c *Cache) Closed() bool { return c.closed.Load() }
 
-// Place is [interceptors.Cache].
-func (c *Cache) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (c *Cache) Stage() interceptors.Stage { return interceptors.Cache }
 
 // UnaryClient is the cache's part in calls of one method, nil where the policy
 // caches nothing on the client.
@@ -120,19 +123,11 @@ func (c *Cache) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterce
 // UnaryClientInterceptor is the cache for use alone, without a chain of concerns.
 // It panics without policies.
 func (c *Cache) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return c.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, c).UnaryClient()
 }
 
 // UnaryServerInterceptor is the cache for use alone, without a chain of concerns.
 // It must run inside of whatever decides who may call. It panics without policies.
 func (c *Cache) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return c.alone(interceptors.Server, policies).UnaryServer()
-}
-
-func (c *Cache) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, c)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, c).UnaryServer()
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Invalidate puts an end to all answers of these subjects, those too that are being
@@ -38,7 +39,10 @@ func (c *Cache) invalidate(ctx context.Context, names []string) error {
 	if c.options.store == nil {
 		return nil
 	}
-	if err := c.options.store.Invalidate(ctx, names); err != nil {
+	_, err := guard.Call(ctx, c.store, "", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, c.options.store.Invalidate(ctx, names)
+	})
+	if err != nil {
 		c.storeErrors.Add(1)
 		return fmt.Errorf("cache: other processes keep answers that are invalid: %w", err)
 	}
@@ -120,8 +124,8 @@ func (i *invalidation) after(ctx context.Context, names []string, err error) {
 		codes.ResourceExhausted, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
 		return
 	}
-	// Whoever gives up has not undone what was changed.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellingTimeout)
+	// Whoever gives up has not undone what was changed. A store is given half of the time.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*tellingTimeout)
 	defer cancel()
 	if err := i.invalidate(ctx, names); err != nil {
 		i.options.log.WarnContext(ctx, "an invalidation was not told to other processes", "method", i.meta.FullMethod, "error", err)

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ type options struct {
 	maxBytes    uint64
 	identity    func(context.Context) (string, bool)
 	identityKey *string
-	observe     func(*interceptors.CallMeta, Result)
+	observer    interceptors.Observer
 	skip        func(context.Context, *interceptors.CallMeta) bool
 	trusted     func(context.Context) bool
 	store       Store
@@ -52,10 +53,10 @@ func WithIdentityMetadata(key string) Option {
 	return func(o *options) { o.identityKey = &key }
 }
 
-// WithObserver has observe called with the result of every call of a method that
-// has a cache rule on this side. It must be safe for concurrent use and quick.
-func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives the [Result] of every call of a method that has a cache
+// rule on this side, such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 // WithSkip passes calls by for which skip reports true: they are neither served from the
@@ -79,7 +80,9 @@ func WithStore(store Store) Option { return func(o *options) { o.store = store }
 
 // WithLogger logs to log instead of slog.Default(): refreshes that panic, invalidations
 // that other processes were not told.
-func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = cmp.Or(log, slog.Default()) }
+}
 
 func (o *options) check() error {
 	var errs []error
@@ -91,9 +94,6 @@ func (o *options) check() error {
 	}
 	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
 		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
-	}
-	if o.log == nil {
-		errs = append(errs, errors.New("WithLogger: nil: leave the option out for slog.Default()"))
 	}
 	return errors.Join(errs...)
 }

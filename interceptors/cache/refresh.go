@@ -45,7 +45,7 @@ func (r *rule) refresh(ctx context.Context, a *asked, key string, old *entry) {
 	}
 	// The caller is free to change its request as soon as it has its answer.
 	own := &asked{key: a.key, request: proto.Clone(a.request), values: a.values, manner: a.manner}
-	ctx, own.origin = a.origin.detached(interceptors.Unheard(ctx), own.request)
+	ctx, own.origin = a.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { r.refreshNow(ctx, own, key, old, shared) }) {
 		r.flights.land(key+a.manner, shared, outcome{}) // whoever waits there already, makes the call
 	}

@@ -146,10 +146,7 @@ func duration(text string) time.Duration {
 func (r *rule) finish(ctx context.Context, result Result) {
 	r.method.results.add(result)
 	if result != Bypass {
-		r.method.recent.add(result.served(), time.Now())
+		r.method.recent.add(result.Served(), time.Now())
 	}
-	if r.options.observe != nil {
-		r.options.observe(r.meta, result)
-	}
-	interceptors.OutcomeOf(ctx, r.meta).TellCache(result.String())
+	interceptors.Publish(ctx, r.meta, r.options.observer, result)
 }

@@ -18,8 +18,8 @@ type Scoped struct {
 // one name and mean different things.
 func (c *Cache) In(scope string) *Scoped { return &Scoped{c, scope} }
 
-// Place is [interceptors.Cache].
-func (s *Scoped) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (s *Scoped) Stage() interceptors.Stage { return interceptors.Cache }
 
 // UnaryClient is the part in calls of one method, nil where the policy caches
 // and invalidates nothing on the client.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	cachev1 "github.com/meshlite-go/meshlite/proto/meshlite/cache/v1"
 )
 
@@ -35,18 +36,18 @@ func (r *rule) fromStore(ctx context.Context, a *asked, key string, old *entry, 
 	if r.options.store == nil || r.schema == "" || r.shadow || key != a.key {
 		return nil // what varies by what the origin says has no one place
 	}
-	value, left, ticket, err := r.options.store.Load(ctx, r.schema+key, since.subjects)
+	got, err := r.load(ctx, r.schema+key, since.subjects)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.storeErrors.Add(1)
 		}
 		return nil
 	}
-	since.ticket = ticket
-	if value == nil || a.wishes.Has(cachecontrol.NoCache) {
+	since.ticket = got.ticket
+	if got.value == nil || a.wishes.Has(cachecontrol.NoCache) {
 		return nil
 	}
-	e := r.decode(value, left, key, *since)
+	e := r.decode(got.value, got.left, key, *since)
 	if e == nil {
 		r.storeErrors.Add(1)
 	}
@@ -56,6 +57,20 @@ func (r *rule) fromStore(ctx context.Context, a *asked, key string, old *entry, 
 	}
 	r.storeHits.Add(1)
 	return e
+}
+
+// loaded is what the store has of a key.
+type loaded struct {
+	value  []byte
+	left   time.Duration
+	ticket string
+}
+
+func (r *rule) load(ctx context.Context, key string, subjects []string) (loaded, error) {
+	return guard.Call(ctx, r.store, r.meta.FullMethod, func(ctx context.Context) (got loaded, err error) {
+		got.value, got.left, got.ticket, err = r.options.store.Load(ctx, key, subjects)
+		return got, err
+	})
 }
 
 // toStore leaves e for other processes, with nobody waiting.
@@ -71,7 +86,10 @@ func (r *rule) toStore(since load, e *entry) {
 	saving := r.saves.start(context.Background(), r.meta.FullMethod, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, savingTimeout)
 		defer cancel()
-		if err := r.options.store.Save(ctx, since.ticket, encode(e, age, ttl), ttl); err != nil {
+		_, err := guard.Run(ctx, r.store, r.meta.FullMethod, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, r.options.store.Save(ctx, since.ticket, encode(e, age, ttl), ttl)
+		})
+		if err != nil {
 			r.storeErrors.Add(1)
 		}
 	})

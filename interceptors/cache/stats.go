@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Result is what the cache did for a call.
@@ -43,18 +45,29 @@ func (r Result) String() string {
 	return fmt.Sprintf("result %d", uint8(r))
 }
 
-// served reports whether the call was saved.
-func (r Result) served() bool { return r == Hit || r == Coalesced || r == Stale }
+// Stage is [interceptors.Cache].
+func (Result) Stage() interceptors.Stage { return interceptors.Cache }
+
+// Result is [Result.String].
+func (r Result) Result() string { return r.String() }
+
+// Served reports whether the cache answered the call in place of a server or handler.
+func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale }
 
 // Counts are of calls by their result, and of what else was done for a method.
 type Counts struct {
-	Hits, Misses, Coalesced, Stale, Bypassed uint64
-	ShadowHits, ShadowStale                  uint64
+	Hits        uint64 `json:"hits"`
+	Misses      uint64 `json:"misses"`
+	Coalesced   uint64 `json:"coalesced"`
+	Stale       uint64 `json:"stale"`
+	Bypassed    uint64 `json:"bypassed"`
+	ShadowHits  uint64 `json:"shadow_hits"`
+	ShadowStale uint64 `json:"shadow_stale"`
 
-	Stored            uint64 // answers
-	Refreshed         uint64 // answers, with nobody waiting
-	RefreshesFailed   uint64
-	IgnoredDirectives uint64 // of callers that are not trusted
+	Stored            uint64 `json:"stored"`    // answers
+	Refreshed         uint64 `json:"refreshed"` // answers, in the background
+	RefreshesFailed   uint64 `json:"refreshes_failed"`
+	IgnoredDirectives uint64 `json:"ignored_directives"` // of callers that are not trusted
 }
 
 // counters count for one method.

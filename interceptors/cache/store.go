@@ -6,8 +6,15 @@ import (
 )
 
 // Store is a second level which several processes share, such as Redis. Its methods are
-// called concurrently, must give up when their context does, and must be quick to fail
+// called concurrently, must return when their context ends, and must be quick to fail
 // while the store is away: a call waits for Load.
+//
+// A call waits for a store that does not return for 1 s, or half of the time that it has
+// left, and goes on as if nothing was there. Load and Invalidate run 256 times at once at
+// most, and when 16 of them have not returned in time, the store counts as down until they
+// do. A panic is an error of the store. Both are counted, and logged once a minute. A
+// store with a method Bounded() bounds itself by what it says: it is called in the
+// goroutine of the call, and only panics are caught.
 //
 // Values belong to subjects: everything, a method, a tag, a request. Invalidating one of
 // them makes all values that belong to it unreachable, those too whose load is under way.
@@ -22,6 +29,6 @@ type Store interface {
 	// store is back, and tells the processes that have subscribed.
 	Invalidate(ctx context.Context, subjects []string) error
 	// Subscribe calls invalidated with the subjects that any process invalidates, and with
-	// nil when some may have been missed. Cancel ends that and waits for the last call.
+	// nil when some may have been missed. It returns at once. Cancel ends that and waits for the last call.
 	Subscribe(invalidated func(subjects []string)) (cancel func())
 }

@@ -35,7 +35,10 @@ func (w *window) add(served bool, now time.Time) {
 }
 
 // Rate is how many calls of a time were served without one.
-type Rate struct{ Served, Calls uint64 }
+type Rate struct {
+	Served uint64 `json:"served"`
+	Calls  uint64 `json:"calls"`
+}
 
 // over is the rate of the latest calls: those of a length, and up to a slice more.
 func (w *window) over(length time.Duration, now time.Time) Rate {

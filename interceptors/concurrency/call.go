@@ -10,8 +10,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // methodLimit applies the limit of one method.
@@ -56,16 +57,12 @@ func (m *methodLimit) admit(ctx context.Context) error {
 		err = m.refusal
 		m.method.endLongProbe()
 	}
-	m.report(ctx, Refused)
+	m.publish(ctx, Refused)
 	return err
 }
 
-// report passes a result to the observers.
-func (m *methodLimit) report(ctx context.Context, result Result) {
-	m.limiter.observe(m.meta, result)
-	if result == Refused {
-		interceptors.OutcomeOf(ctx, m.meta).TellLimit(interceptors.Concurrency.String(), Refused.String())
-	}
+func (m *methodLimit) publish(ctx context.Context, result Result) {
+	interceptors.Publish(ctx, m.meta, m.limiter.observer, result)
 }
 
 func (m *methodLimit) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
@@ -74,7 +71,7 @@ func (m *methodLimit) unary(ctx context.Context, req any, _ *grpc.UnaryServerInf
 	}
 	if !m.rule.adaptive {
 		defer m.method.release()
-		m.report(ctx, Admitted)
+		m.publish(ctx, Admitted)
 		return handler(ctx, req)
 	}
 	began, sample := m.method.started(), noSample
@@ -82,7 +79,7 @@ func (m *methodLimit) unary(ctx context.Context, req any, _ *grpc.UnaryServerInf
 		m.method.release()
 		m.method.ended(began, sample, m.rule.bounds)
 	}()
-	m.report(ctx, Admitted)
+	m.publish(ctx, Admitted)
 	reply, err = handler(ctx, req)
 	sample = m.method.outcomeOf(ctx, began, err)
 	return reply, err
@@ -93,7 +90,7 @@ func (m *methodLimit) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServer
 		return err
 	}
 	defer m.method.release()
-	m.report(ss.Context(), Admitted)
+	m.publish(ss.Context(), Admitted)
 	return handler(srv, ss)
 }
 
@@ -153,7 +150,7 @@ func (m *method) outcomeOf(ctx context.Context, began int64, err error) outcome 
 	if err == nil {
 		return answered
 	}
-	switch codeOf(err) {
+	switch rpc.Code(err) {
 	case codes.DeadlineExceeded:
 		return expired
 	case codes.Canceled:
@@ -163,13 +160,6 @@ func (m *method) outcomeOf(ctx context.Context, began int64, err error) outcome 
 		}
 	}
 	return noSample
-}
-
-func codeOf(err error) codes.Code {
-	if s, ok := status.FromError(err); ok {
-		return s.Code()
-	}
-	return status.FromContextError(err).Code()
 }
 
 // Priority is the value of the metadata key that the policy names: how much a call
@@ -229,7 +219,7 @@ func (m *methodLimit) priorityOf(ctx context.Context) (Priority, error) {
 // time to retry after: another instance may have room now.
 func newRefusal(meta *interceptors.CallMeta) error {
 	s := status.New(codes.Unavailable, fmt.Sprintf("the concurrency limit of %s on this instance is reached: try another one, or later", meta.FullMethod))
-	detailed, err := s.WithDetails(&errdetails.ErrorInfo{Reason: attempt.ReasonOverloaded, Domain: attempt.ErrorDomain})
+	detailed, err := s.WithDetails(&errdetails.ErrorInfo{Reason: wire.ReasonOverloaded, Domain: wire.ErrorDomain})
 	if err != nil {
 		return s.Err()
 	}

@@ -14,15 +14,15 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	callers *caller.Callers
-	observe func(*interceptors.CallMeta, Result)
-	methods methods
+	callers  *caller.Callers
+	observer interceptors.Observer
+	methods  methods
 }
 
 // New makes a limiter without state: the limits are in the policy. The error names the
 // option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	l := &Limiter{observe: func(*interceptors.CallMeta, Result) {}}
+	l := &Limiter{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(l)
 	}
@@ -32,8 +32,8 @@ func New(opts ...Option) (*Limiter, error) {
 	return l, nil
 }
 
-// Place is [interceptors.Concurrency].
-func (l *Limiter) Place() interceptors.Place { return interceptors.Concurrency }
+// Stage is [interceptors.Concurrency].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.Concurrency }
 
 // UnaryServer limits the handlers of one method that run at once, nil where the
 // policy does not.
@@ -56,21 +56,13 @@ func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInt
 // UnaryServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return l.alone(policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, l).UnaryServer()
 }
 
 // StreamServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return l.alone(policies).StreamServer()
-}
-
-func (l *Limiter) alone(policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(interceptors.Server, policies, l)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
 }
 
 // Option changes what [New] makes.
@@ -82,13 +74,14 @@ func WithCallers(callers *caller.Callers) Option {
 	return func(l *Limiter) { l.callers = callers }
 }
 
-// WithObserver calls observe with the result of each call of a method that has a limit. It must be safe for concurrent use and quick.
-func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
-	return func(l *Limiter) { l.observe = observe }
+// WithObserver sets what receives the [Result] of each call of a method that has a limit,
+// such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(l *Limiter) { l.observer = observer }
 }
 
 func (l *Limiter) check() error {
-	if l.observe == nil {
+	if l.observer == nil {
 		return errors.New("WithObserver(nil): leave the option out for no observer")
 	}
 	return nil

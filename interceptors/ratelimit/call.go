@@ -116,7 +116,7 @@ func (m *methodLimits) unaryClient(ctx context.Context, method string, req, repl
 	if m.refusedBy != nil {
 		// A limiter alone asks who is picked only after a refusal: a record costs an allocation.
 		if r := attempt.FromContext(ctx); m.limiter.tracksPicks.Load() || r != nil && r.Picked() == nil {
-			ctx, record = attempt.Of(ctx, attempt.Unary)
+			ctx, record = attempt.FromOrNew(ctx, attempt.Unary)
 		}
 		if avoided, err = m.avoid(ctx, req, cc, record); err != nil {
 			return err
@@ -159,7 +159,7 @@ func (m *methodLimits) streamClient(ctx context.Context, desc *grpc.StreamDesc, 
 	var record *attempt.Record
 	var avoided *avoidance
 	if m.refusedBy != nil {
-		ctx, record = attempt.Of(ctx, attempt.Stream)
+		ctx, record = attempt.FromOrNew(ctx, attempt.Stream)
 		if avoided, err = m.avoid(ctx, nil, cc, record); err != nil {
 			return nil, err
 		}
@@ -476,7 +476,7 @@ func (m *methodLimits) settle(ctx context.Context, cs checks, err error) {
 	}
 }
 
-// report counts the verdict, and passes it to the observers.
+// report counts and publishes the verdict.
 func (m *methodLimits) report(ctx context.Context, v *verdict) {
 	if !v.admitted() {
 		c := &v.checks[v.refusedBy]
@@ -485,7 +485,7 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 		return
 	}
 	m.limiter.admitted.Add(1)
-	limit, decided := v.checks[0].rule.name, Admitted
+	deciding := v.checks.deciding()
 	for i := range v.checks {
 		c := &v.checks[i]
 		result := Admitted
@@ -493,28 +493,34 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 			m.limiter.shadowed.Add(1)
 			c.rule.counts.shadowed.Add(1)
 			result = Shadowed
-			limit, decided = c.rule.name, result
 		}
 		if c.charge.shadowed || c.hot(v.now) {
 			m.limiter.noteHot(ctx, c)
 		}
-		m.observe(c.rule, result)
+		m.publish(ctx, c.rule, result, i == deciding)
 	}
-	interceptors.OutcomeOf(ctx, m.meta).TellLimit(limit, decided.String())
+}
+
+// deciding is the index of the check that an admitted call reports: the last in shadow mode
+// that would have refused it, else the first.
+func (cs checks) deciding() (at int) {
+	for i := range cs {
+		if cs[i].charge.shadowed {
+			at = i
+		}
+	}
+	return at
 }
 
 // countRefusal counts a call that r refuses.
 func (m *methodLimits) countRefusal(ctx context.Context, r *rule) {
 	m.limiter.refused.Add(1)
 	r.counts.refused.Add(1)
-	m.observe(r, Refused)
-	interceptors.OutcomeOf(ctx, m.meta).TellLimit(r.name, Refused.String())
+	m.publish(ctx, r, Refused, true)
 }
 
-func (m *methodLimits) observe(r *rule, result Result) {
-	if m.limiter.options.observe != nil {
-		m.limiter.options.observe(m.meta, r.name, result)
-	}
+func (m *methodLimits) publish(ctx context.Context, r *rule, verdict Result, decides bool) {
+	interceptors.Publish(ctx, m.meta, m.limiter.options.observer, r.events.of(verdict, decides))
 }
 
 // hot reports whether a call has left its key near the limit.

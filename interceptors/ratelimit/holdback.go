@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -73,7 +73,7 @@ func (m *methodLimits) avoid(ctx context.Context, req any, cc *grpc.ClientConn, 
 		left := a.left(nil)
 		if left <= 0 {
 			if record != nil {
-				record.Avoid(&a.Avoid)
+				record.SetAvoid(&a.Avoid)
 			}
 			return a, nil
 		}
@@ -99,7 +99,7 @@ func (m *methodLimits) newAvoidance(ctx context.Context, req any, cc *grpc.Clien
 		found, _, err := a.limits[i].keyer.key(ctx, req)
 		a.keys[i], a.broken[i] = found.combine(at), err != nil
 	}
-	a.Held, a.All = a.left, a.allRefuse
+	a.For, a.Err = a.left, a.allRefuse
 	return a
 }
 
@@ -150,7 +150,7 @@ func (a *avoidance) allRefuse(shortest time.Duration) error {
 		Description:     "held back by the client",
 		ApiService:      a.method.meta.Service,
 		QuotaId:         a.by.name,
-		QuotaDimensions: map[string]string{attempt.QuotaKey: a.by.dimension, attempt.QuotaScope: attempt.ScopeService},
+		QuotaDimensions: map[string]string{wire.QuotaKey: a.by.dimension, wire.QuotaScope: wire.ScopeService},
 	})}
 	r.message = fmt.Sprintf("%s has refused such a call by its rate limit %q: held back here, try again in %v", a.target, a.by.name, r.after)
 	return r.err()
@@ -173,7 +173,7 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.method.waitsFor(a.by.name) && int64(a.retryAfter) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.retryAfter, err)
 	}
-	interceptors.OutcomeOf(ctx, a.method.meta).TellLimit(a.by.name, "held_back")
+	interceptors.Publish(ctx, a.method.meta, nil, &Event{a.by.name, HeldBack, true})
 	return err
 }
 
@@ -238,7 +238,7 @@ func (m *methodLimits) attemptEnded(ctx context.Context, req any, cc *grpc.Clien
 	if pushback.service {
 		instance = nil
 	} else {
-		picked.Refused()
+		picked.CountRefusal()
 	}
 	seeds, lasts := &m.limiter.table.seeds, min(pushback.after, m.limiter.options.holdBack)
 	until := m.limiter.table.now() + int64(lasts)
@@ -261,7 +261,7 @@ func (s *seeds) hashInstance(i *attempt.Instance) key {
 		return key{}
 	}
 	names := [...]string{i.ID, i.Address}
-	term := i.Term()
+	term := i.Generation()
 	return s.hashAll(names[:]).combine(key{term, term})
 }
 
@@ -285,16 +285,14 @@ func parsePushback(service string, s *status.Status, opts []grpc.CallOption) (p 
 			if all := d.GetViolations(); len(all) > 0 {
 				p.limit, p.dimension = all[0].GetQuotaId(), dimensionOf(service, all[0])
 				p.limit = strings.ToValidUTF8(p.limit[:min(len(p.limit), maxNameBytes)], "?")
-				p.service = all[0].GetQuotaDimensions()[attempt.QuotaScope] == attempt.ScopeService
+				p.service = all[0].GetQuotaDimensions()[wire.QuotaScope] == wire.ScopeService
 			}
 		}
 	}
 	for _, option := range opts {
 		if trailer, ok := option.(grpc.TrailerCallOption); ok {
-			if values := trailer.TrailerAddr.Get(pushbackKey); len(values) == 1 {
-				ms, _ := strconv.ParseUint(values[0], 10, 31)
-				p.after = max(p.after, time.Duration(ms)*time.Millisecond)
-			}
+			wait, _ := wire.Pushback(*trailer.TrailerAddr)
+			p.after = max(p.after, wait)
 		}
 	}
 	return p
@@ -305,7 +303,7 @@ func parsePushback(service string, s *status.Status, opts []grpc.CallOption) (p 
 const otherService = "elsewhere"
 
 func dimensionOf(service string, v *errdetails.QuotaFailure_Violation) string {
-	dimension, ours := v.GetQuotaDimensions()[attempt.QuotaKey]
+	dimension, ours := v.GetQuotaDimensions()[wire.QuotaKey]
 	if ours && v.GetApiService() != service {
 		return otherService
 	}

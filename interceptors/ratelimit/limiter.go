@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Limiter is the concern of rate limits. One value may serve several channels and
@@ -24,6 +25,7 @@ import (
 type Limiter struct {
 	options       options
 	table         *Table
+	store         *guard.Store
 	methods       registry
 	hotKeys       hotKeys
 	cooldowns     cooldowns // of keys that servers refuse
@@ -59,15 +61,15 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, cooldowns: make(cooldowns, maxCooldowns)}
+	l := &Limiter{options: o, table: table, cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log)}
 	if o.store != nil {
 		l.storeSeeds, l.storeRefusals = newStoreSeeds(o.secret), make(cooldowns, maxStoreRefusals)
 	}
 	return l, nil
 }
 
-// Place is [interceptors.RateLimit].
-func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryClient limits the calls of one method and holds them back when a server has
 // refused them, nil where neither is to be done.
@@ -126,8 +128,8 @@ type Replica struct {
 // concurrent use and quick. The share of [WithShare] takes precedence.
 func (l *Limiter) Replica(share func() float64) *Replica { return &Replica{l, share} }
 
-// Place is [interceptors.RateLimit].
-func (r *Replica) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (r *Replica) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryServer limits as [Limiter.UnaryServer] does.
 func (r *Replica) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
@@ -142,33 +144,25 @@ func (r *Replica) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInt
 // UnaryClientInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return l.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, l).UnaryClient()
 }
 
 // StreamClientInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
-	return l.alone(interceptors.Client, policies).StreamClient()
+	return interceptors.Alone(interceptors.Client, policies, l).StreamClient()
 }
 
 // UnaryServerInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return l.alone(interceptors.Server, policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, l).UnaryServer()
 }
 
 // StreamServerInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return l.alone(interceptors.Server, policies).StreamServer()
-}
-
-func (l *Limiter) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, l)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
 }
 
 // Middleware is the limiter as a ratelimit.Limiter of go-grpc-middleware v2, for
@@ -220,7 +214,9 @@ func (l *Limiter) Standing(fullMethod, limit, key string) (Standing, error) {
 
 func (l *Limiter) storeStanding(r *rule, k key) (Standing, error) {
 	c := check{rule: r, gcra: &r.gcra, key: k}
-	taken, err := l.options.store.Standing(context.Background(), c.storeCharge(0))
+	taken, err := guard.Call(context.Background(), l.store, r.meta.FullMethod, func(ctx context.Context) (Taken, error) {
+		return l.options.store.Standing(ctx, c.storeCharge(0))
+	})
 	if err != nil {
 		return Standing{}, err
 	}
@@ -239,7 +235,9 @@ func (l *Limiter) Reset(fullMethod, limit, key string) error {
 		return nil
 	}
 	c := check{rule: r, gcra: &r.gcra, key: k}
-	err = l.options.store.Reset(context.Background(), c.storeCharge(0))
+	_, err = guard.Call(context.Background(), l.store, r.meta.FullMethod, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.options.store.Reset(ctx, c.storeCharge(0))
+	})
 	l.storeRefusals.drop(c.refusalKey())
 	return err
 }

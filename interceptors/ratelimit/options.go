@@ -26,7 +26,7 @@ type options struct {
 	rules    map[string]*functions // by the name of the limit
 	given    []string              // options of rules, by name and limit
 	errs     []error
-	observe  func(*interceptors.CallMeta, string, Result)
+	observer interceptors.Observer
 	store    Store
 	secret   *string
 	share    func() float64
@@ -146,11 +146,10 @@ func (o *options) function(option, limit string, missing bool, set func(*functio
 	set(o.rules[limit])
 }
 
-// WithObserver calls observe with the name and the result of each limit of a call: all
-// limits of an admitted call, the one that refuses another.
-// It must be safe for concurrent use and quick.
-func WithObserver(observe func(meta *interceptors.CallMeta, limit string, result Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives an [*Event] of each limit of a call: of all limits of an
+// admitted call, of the one that refuses another. Package interceptors/metrics has one.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 func (o *options) check() error {

@@ -15,13 +15,9 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/wire"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
-
-// pushbackKey is when gRPC's own retries come again (gRFC A6); after a negative value they
-// do not.
-const pushbackKey = "grpc-retry-pushback-ms"
 
 // refusal is what a caller receives: which limit it has reached and when to come again.
 type refusal struct {
@@ -78,16 +74,16 @@ func (r *rule) description(limit Limit) string {
 // quotaFailure describes the limit, by what it counts, and its scope: only what the
 // store counts is the limit of all replicas together.
 func (r *rule) quotaFailure(limit Limit, in counter) *anypb.Any {
-	scope := attempt.ScopeInstance
+	scope := wire.ScopeInstance
 	if in == inStore {
-		scope = attempt.ScopeService
+		scope = wire.ScopeService
 	}
 	return newQuotaFailure(&errdetails.QuotaFailure_Violation{
 		Subject:         "limit:" + r.name,
 		Description:     r.description(limit),
 		ApiService:      r.meta.Service,
 		QuotaId:         r.name,
-		QuotaDimensions: map[string]string{attempt.QuotaKey: r.keyer.dimension, attempt.QuotaScope: scope},
+		QuotaDimensions: map[string]string{wire.QuotaKey: r.keyer.dimension, wire.QuotaScope: scope},
 		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
 	})
 }
@@ -116,9 +112,9 @@ func (r refusal) trailer() metadata.MD {
 	if ms := r.after.Milliseconds(); ms <= math.MaxInt32 { // gRPC reads 32 bits
 		pushback = strconv.FormatInt(ms, 10)
 	}
-	md := metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	md := metadata.Join(metadata.Pairs(wire.PushbackKey, pushback), fields(r.standings))
 	if r.unhandled {
-		md.Set(attempt.UnhandledKey, "limit")
+		md.Set(wire.UnhandledKey, wire.UnhandledLimit)
 	}
 	return md
 }

@@ -34,6 +34,7 @@ type rule struct {
 	callers      *caller.Callers
 	quota        *anypb.Any // the QuotaFailure of a refusal
 	counts       *counts
+	events       *events
 	functions
 }
 
@@ -72,6 +73,7 @@ func newRule(l *Limiter, meta *interceptors.CallMeta, policy *policyv1.RateLimit
 		costMetadata: policy.GetCostMetadata(),
 		callers:      l.options.callers,
 		counts:       l.methods.countsOf(meta, policy.GetName()),
+		events:       newEvents(policy.GetName()),
 	}
 	if of := l.options.rules[r.name]; of != nil {
 		r.functions = *of
@@ -95,20 +97,20 @@ func newRule(l *Limiter, meta *interceptors.CallMeta, policy *policyv1.RateLimit
 // missing may lift a limit, and without a share as if there was one replica.
 func (r *rule) count(l *Limiter, store policyv1.RateLimitStore, share func() float64) {
 	switch store {
-	case policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED:
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL:
 		if l.options.store != nil {
 			r.countedIn = inStore
 			break
 		}
 		l.warn(0, r, "a rate limit in an external store is counted in each replica, by its share: give WithStore")
-	case policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE:
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA:
 	default:
 		return
 	}
 	if l.options.share != nil {
 		share = l.options.share
 	}
-	if r.countedIn == inStore && r.onFailure > policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED && r.onFailure != policyv1.StoreFailure_STORE_FAILURE_SHARE {
+	if r.countedIn == inStore && r.onFailure > policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED && r.onFailure != policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA {
 		return
 	}
 	r.share = &replicaShare{of: share}

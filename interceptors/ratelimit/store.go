@@ -6,13 +6,21 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // Store counts for all replicas together, by its own clock, by the generic cell rate
 // algorithm: of each key it keeps the time at which its bucket will be full. It
-// must be safe for concurrent use, and bound by itself how long it takes. See package
+// must be safe for concurrent use, and return when its context ends. See package
 // interceptors/ratelimit/redis.
+//
+// A call waits for a store that does not return for 1 s, or half of the time that it has
+// left; then it is as if the store had answered an error. Methods run 256 times at once at
+// most, and when 16 of them have not returned in time, the store counts as down until they
+// do. A panic is an error, too. All are counted, and logged once a minute. A store with a
+// method Bounded() bounds itself by what it says: it is called in the goroutine of the
+// call, and only panics are caught.
 type Store interface {
 	// Take decides on charges, each of another key, and answers them in their order.
 	// It takes all, or none if one is refused that is not in shadow. Those in shadow
@@ -89,7 +97,9 @@ func (m *methodLimits) takeFromStore(ctx context.Context, v *verdict) error {
 	if !v.admitted() || len(charges) == 0 {
 		return nil
 	}
-	all, err := m.limiter.options.store.Take(ctx, charges)
+	all, err := guard.Call(ctx, m.limiter.store, m.meta.FullMethod, func(ctx context.Context) ([]Taken, error) {
+		return m.limiter.options.store.Take(ctx, charges)
+	})
 	v.now = m.limiter.table.now() // a wait that is reported later must not be shorter
 	if err == nil && len(all) != len(charges) {
 		err = errAnswers
@@ -227,7 +237,9 @@ func (m *methodLimits) give(ctx context.Context, taken []Taken) int {
 	if len(taken) == 0 {
 		return 0
 	}
-	given, err := m.limiter.options.store.Give(context.WithoutCancel(ctx), taken)
+	given, err := guard.Call(context.WithoutCancel(ctx), m.limiter.store, m.meta.FullMethod, func(ctx context.Context) (int, error) {
+		return m.limiter.options.store.Give(ctx, taken)
+	})
 	if err != nil {
 		m.limiter.storeErrors.Add(1)
 	}

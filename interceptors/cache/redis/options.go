@@ -42,6 +42,8 @@ func WithClientOption(option rueidis.ClientOption) Option {
 
 // WithClient uses a client that is there already, and which Close leaves open. It must
 // read from primaries. What it waits for in one operation is bounded by WithTimeout.
+// Replies that no Redis sends are not kept from it, as they are from connections of our
+// own: rueidis may panic at them, so the server must be trusted.
 func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
 
 // WithTimeout is how long an operation may take: 1 ms to 10 s, by default 50 ms. It
