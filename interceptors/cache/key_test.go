@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -40,7 +41,7 @@ func newProbe(t testing.TB, rule *policyv1.CacheRule) *probe {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &probe{t, rules, newCache(t, cache.WithIdentityMetadata("user"))}
+	return &probe{t, rules, newCache(t, callersOf(caller.WithIdentityMetadata("user")))}
 }
 
 // hit makes a call and reports whether it was served from the cache.
