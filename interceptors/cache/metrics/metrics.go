@@ -1,15 +1,15 @@
-// Package metrics tells Prometheus how full caches are, and what they do beside calls:
-// refreshes, invalidations, and a store that is shared.
+// Package metrics exports to Prometheus how full caches are, and what they do beside
+// calls: refreshes, invalidations, and the use of a shared store.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
-//	kept, err := cache.New()
+//	answers, err := cache.New()
 //	registry.MustRegister(metrics.New(func() map[string]cache.Stats {
-//		return map[string]cache.Stats{"kept": kept.Stats()}
+//		return map[string]cache.Stats{"answers": answers.Stats()}
 //	}))
 //
-// A meshlite.Runtime does so by itself. What the cache had for calls is counted by
-// CacheResult of package interceptors/metrics.
+// A meshlite.Runtime does so by itself. Results of calls are counted by CacheResult of
+// package interceptors/metrics.
 package metrics
 
 import (
@@ -78,16 +78,16 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. Of names that Prometheus cannot tell apart,
-// it tells one: two series of one name would fail the scrape.
+// Collect implements [prometheus.Collector]. Of several names that are equal in valid
+// UTF-8 it exports one: two series of one name would fail the scrape.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	told := map[string]bool{}
+	exported := map[string]bool{}
 	for name, stats := range c.stats() {
 		name = strings.ToValidUTF8(name, "?")
-		if told[name] {
+		if exported[name] {
 			continue
 		}
-		told[name] = true
+		exported[name] = true
 		for _, s := range all {
 			to <- prometheus.MustNewConstMetric(s.desc, s.kind, s.of(stats), append([]string{name}, s.more...)...)
 		}
