@@ -125,7 +125,7 @@ func TestWhoMayNotSubscribeIsToldOnce(t *testing.T) {
 	r := connected(t, "redis://deaf:hush-hush@"+s.Addr, redis.WithLogger(log.logger()))
 	h := &heard{}
 	defer r.Subscribe(h.invalidated)()
-	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "are not heard") })
+	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "do not arrive") })
 	keep(t, r, "key", "fudge", sweet...)
 	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "allow the user") || strings.Contains(text, "hush-hush") {
 		t.Errorf("log is %q, want one line that says what to allow", text)
