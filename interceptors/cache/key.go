@@ -38,7 +38,7 @@ func newExchange(ctx context.Context, r *rule, target string, req any) (exchange
 	x.wantsResult = len(x.values.get(xCache)) > 0
 	message, ok := req.(proto.Message)
 	skip := r.cache.options.skip
-	if !ok || r.cache.Closed() || hasUnknown(message.ProtoReflect()) || skip != nil && skip(ctx, r.meta) {
+	if !ok || r.cache.memory.closed.Load() || hasUnknown(message.ProtoReflect()) || skip != nil && skip(ctx, r.meta) {
 		return x, false
 	}
 	x.request, x.directives = message, directivesOf(r, x.values)

@@ -276,7 +276,7 @@ func (x *exchange) newLoad() *load {
 
 // run gets the answer, and stores it where the policy allows.
 func (l *load) run(ctx context.Context) loaded {
-	if l.usesStore() {
+	if l.rule.cache.options.store != nil && l.usesStore() {
 		if e := l.fromStore(ctx); e != nil {
 			l.rule.cache.memory.keep(l.rule, e)
 			return loaded{entry: e, result: Hit}

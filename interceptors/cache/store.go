@@ -50,11 +50,11 @@ const saveTimeout = 5 * time.Second
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// usesStore reports whether the answer can be in the store. One that varies by metadata of
-// its own has no single place there.
+// usesStore reports whether the answer may be in the store, if there is one. An answer that
+// varies by metadata of its own has no single place there.
 func (l *load) usesStore() bool {
 	r := l.rule
-	return r.cache.options.store != nil && r.schema != "" && !r.shadow && l.found.key == l.key
+	return r.schema != "" && !r.shadow && l.found.key == l.key
 }
 
 // fromStore returns a fresh answer from the store, and sets the ticket by which one may be

@@ -55,7 +55,7 @@ func (c *Conn) brief(text string) string {
 func (c *Conn) hint(text string) string {
 	switch code, _, _ := strings.Cut(text, " "); code {
 	case "WRONGPASS", "NOAUTH":
-		return ": give the user and the password that it knows"
+		return ": give a user and a password that it accepts"
 	case "NOPERM":
 		return ": allow the user " + c.Commands
 	case "OOM":

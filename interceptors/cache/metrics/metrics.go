@@ -41,18 +41,18 @@ type series struct {
 }
 
 var (
-	refreshes = desc("refreshes_total", "Answers that were fetched anew with nobody waiting, by how that ended.", "result")
+	refreshes = desc("refreshes_total", "Answers that were refreshed in the background, by result.", "result")
 
 	all = []series{
-		gauge("entries", "Answers that are kept, about.", func(s cache.Stats) float64 { return float64(s.Entries) }),
-		gauge("bytes", "Memory that kept answers take, about.", func(s cache.Stats) float64 { return float64(s.Bytes) }),
-		gauge("max_bytes", "Memory that kept answers may take.", func(s cache.Stats) float64 { return float64(s.MaxBytes) }),
+		gauge("entries", "Answers in memory, about.", func(s cache.Stats) float64 { return float64(s.Entries) }),
+		gauge("bytes", "Memory of answers, about.", func(s cache.Stats) float64 { return float64(s.Bytes) }),
+		gauge("max_bytes", "Bound of the memory of answers.", func(s cache.Stats) float64 { return float64(s.MaxBytes) }),
 		counter("stored_total", "Answers that were stored.", func(s cache.Stats) uint64 { return s.Stored }),
-		counter("evictions_total", "Answers that were given up to make room.", func(s cache.Stats) uint64 { return s.Evicted }),
+		counter("evictions_total", "Answers that were evicted to make room.", func(s cache.Stats) uint64 { return s.Evicted }),
 		counter("invalidations_total", "Invalidations by this process.", func(s cache.Stats) uint64 { return s.Invalidations }),
 		counter("ignored_directives_total", "cache-control of callers who are not trusted.", func(s cache.Stats) uint64 { return s.IgnoredDirectives }),
 		counter("store_hits_total", "Answers that were found in the shared store.", func(s cache.Stats) uint64 { return s.StoreHits }),
-		counter("store_errors_total", "Operations that the shared store has failed.", func(s cache.Stats) uint64 { return s.StoreErrors }),
+		counter("store_errors_total", "Operations of the shared store that failed.", func(s cache.Stats) uint64 { return s.StoreErrors }),
 		counter("store_losses_total", "Times that all was dropped, as invalidations may have been missed.", func(s cache.Stats) uint64 { return s.StoreLosses }),
 		{refreshes, prometheus.CounterValue, func(s cache.Stats) float64 { return float64(s.Refreshed) }, []string{"ok"}},
 		{refreshes, prometheus.CounterValue, func(s cache.Stats) float64 { return float64(s.RefreshesFailed) }, []string{"failed"}},
