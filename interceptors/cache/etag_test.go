@@ -46,9 +46,9 @@ func TestOldAnswersAreOnlyAskedAbout(t *testing.T) {
 }
 
 // A server's cache gives each answer an etag, and one message to who has it already.
-func TestAServerTellsWhatHasNotChanged(t *testing.T) {
+func TestAServerConfirmsWhatHasNotChanged(t *testing.T) {
 	both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
-		if t.Name() != "TestAServerTellsWhatHasNotChanged/server" {
+		if t.Name() != "TestAServerConfirmsWhatHasNotChanged/server" {
 			return
 		}
 		first := call(t.Context(), "fudge")

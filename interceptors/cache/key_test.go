@@ -77,7 +77,7 @@ func public() *policyv1.CacheRule {
 }
 
 // C5: Requests that differ in repeated-field order, map content or method have different keys; equal maps built in another order the same key.
-func TestKeyTellsRequestsApart(t *testing.T) {
+func TestKeysOfDifferentRequestsDiffer(t *testing.T) {
 	p := newProbe(t, public())
 	stock := func(ids ...string) proto.Message { return &inventoryv1.GetStockRequest{SweetIds: ids} }
 	p.want("first", getStock, stock("fudge", "toffee"), false)

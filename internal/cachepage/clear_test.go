@@ -75,7 +75,7 @@ func (away) Save(context.Context, string, []byte, time.Duration) error { return 
 func (away) Invalidate(context.Context, []string) error                { return errors.New("redis is away") }
 func (away) Subscribe(func([]string)) func()                           { return func() {} }
 
-func TestClearingTellsOfAStoreThatWasNotTold(t *testing.T) {
+func TestClearingReportsAStoreThatFails(t *testing.T) {
 	caches := cachepage.New(newCache(t))
 	caches.Add(newCache(t, cache.WithStore(away{})), "consul:///catalog")
 	text, err := clearCaches(t, caches, "all=true")
