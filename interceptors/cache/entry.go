@@ -197,6 +197,9 @@ func (r *rule) lifetimeOf(header metadata.MD) (lifetime, bool) {
 	return t, !useless && !said.Has(cachecontrol.NoStore) && !(r.public && said.Has(cachecontrol.Private))
 }
 
+// staleWindow is how long past its ttl an answer may be of use.
+func (r *rule) staleWindow() time.Duration { return max(r.staleWhileRevalidate, r.staleIfError) }
+
 // varyOf lists the metadata keys that an answer says it varies by and that are not part of
 // the key already. "*" is every key.
 func (r *rule) varyOf(header metadata.MD) []string {

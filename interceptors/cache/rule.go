@@ -162,6 +162,3 @@ func duration(text string) time.Duration {
 	d, _ := interceptors.ParseDuration(text)
 	return d
 }
-
-// staleWindow is how long past its ttl an answer may be of use.
-func (r *rule) staleWindow() time.Duration { return max(r.staleWhileRevalidate, r.staleIfError) }
