@@ -4,9 +4,10 @@
 BIN      := $(CURDIR)/.bin
 PROGRAMS := meshlite catalog inventory storefront
 GO       ?= go
+POLICY   := proto/meshlite/policy/v1/policy.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo chaos dev test test-short bench bench-go lint fmt generate check-generate breaking tools consul clean
+.PHONY: help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,11 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simul
 bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e
 
+# Other seeds, rooms or numbers: make mutants MUTANTS='-seed 7 -n 50 ./balancer/...'
+MUTANTS ?= ./balancer/... ./interceptors/... ./resolver
+mutants: ## change product code at 20 drawn places, one at a time, and name the test that notices
+	@$(GO) run ./internal/mutants $(MUTANTS)
+
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean, run \`make fmt\`:"; echo "$$unformatted"; exit 1; fi
@@ -62,11 +68,17 @@ check-generate: generate breaking ## fail if generated code is not what is commi
 
 # On main itself, before the first commit and in a shallow clone there is nothing
 # to compare with but the commit before.
+#
+# A base whose policy still has the extension number 51710, such as c69756a, is compared
+# without meshlite.policy.v1, which was renumbered and renamed after it. Remove POLICY and
+# this exception once no branch has such a base.
 breaking: tools ## fail if a contract breaks one on main
 	@base=$$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true); \
 	if [ "$$base" = "$$(git rev-parse HEAD)" ]; then base=$$(git rev-parse --verify --quiet HEAD~1 || true); fi; \
 	if [ -n "$$base" ] && git cat-file -e "$$base:buf.yaml" 2>/dev/null; then \
-		echo "$(BIN)/buf breaking --against $$base"; $(BIN)/buf breaking --against ".git#ref=$$base"; \
+		config=$$(cat buf.yaml); \
+		if git show "$$base:$(POLICY)" | grep -q '= 51710;'; then config=$$(printf '%s\n  ignore: [%s]' "$$config" $(POLICY)); fi; \
+		echo "$(BIN)/buf breaking --against $$base"; $(BIN)/buf breaking --config "$$config" --against ".git#ref=$$base"; \
 	else echo "buf breaking: no earlier contracts to compare with"; fi
 
 tools: $(BIN)/.tools ## build buf, its plugins and staticcheck

@@ -10,8 +10,8 @@ import (
 // What one connection may cost, where gRPC's own defaults are 15 MiB of metadata a call,
 // any number of streams, two minutes of silence and no end of an idle connection.
 const (
-	maxHeaderListSize    = 16 << 10
-	maxConcurrentStreams = 1000 // a connection; so many handlers run at most, too
+	maxHeaderListSize    = 16 << 10 // of a request, and of a response's header or trailer
+	maxConcurrentStreams = 1000     // a connection; so many handlers run at most, too
 	connectionTimeout    = 5 * time.Second
 	maxConnectionIdle    = 30 * time.Minute
 	keepaliveTime        = 30 * time.Second

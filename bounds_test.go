@@ -308,10 +308,14 @@ func rawClient(t *testing.T, listener net.Listener) *rawConn {
 
 // open begins a call of EmptyCall with metadata.
 func (r *rawConn) open(id uint32, metadata ...string) error {
+	return r.fields(id, false, append([]string{":method", "POST", ":scheme", "http", ":path", testgrpc.TestService_EmptyCall_FullMethodName,
+		":authority", "server", "content-type", "application/grpc", "te", "trailers"}, metadata...))
+}
+
+// fields writes names and their values as a header list.
+func (r *rawConn) fields(id uint32, last bool, fields []string) error {
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
-	fields := append([]string{":method", "POST", ":scheme", "http", ":path", testgrpc.TestService_EmptyCall_FullMethodName,
-		":authority", "server", "content-type", "application/grpc", "te", "trailers"}, metadata...)
 	for i := 0; i < len(fields); i += 2 {
 		if err := encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}); err != nil {
 			return err
@@ -320,7 +324,7 @@ func (r *rawConn) open(id uint32, metadata ...string) error {
 	r.encoded += 8 * int64(block.Len()) // buffers that grow
 	const most = 16 << 10
 	first := block.Next(most)
-	err := r.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: first, EndHeaders: block.Len() == 0})
+	err := r.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: first, EndHeaders: block.Len() == 0, EndStream: last})
 	for err == nil && block.Len() > 0 {
 		part := block.Next(most)
 		err = r.WriteContinuation(id, block.Len() == 0, part)
@@ -380,4 +384,103 @@ func TestHealthWatchesAreBounded(t *testing.T) {
 			t.Errorf("%v: %v", wrong, err)
 		}
 	}
+}
+
+// A server that sends a large header or trailer fails its own calls and fills no client.
+// Who expects as much raises the bound.
+func TestLargeMetadataOfAServerIsRefused(t *testing.T) {
+	const size = 1 << 20
+	for name, trailer := range map[string]bool{"header": false, "trailer": true} {
+		for bound, option := range map[string][]meshlite.ClientOption{
+			"default": nil,
+			"raised":  {meshlite.WithDialOptions(grpc.WithMaxHeaderListSize(2 * size))},
+		} {
+			t.Run(name+" "+bound, func(t *testing.T) {
+				server := newHostile(t, trailer, strings.Repeat("x", size))
+				conn, err := meshlite.NewClient("passthrough:///"+server.listener.Addr().String(), append(option,
+					meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(meshlite.NewRuntime()))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				var header, end metadata.MD
+				_, err = testgrpc.NewTestServiceClient(conn).EmptyCall(t.Context(), &testgrpc.Empty{}, grpc.Header(&header), grpc.Trailer(&end))
+				received := len(strings.Join(append(header["large"], end["large"]...), ""))
+				want, bytes := uint32(16<<10), 0
+				if option != nil {
+					want, bytes = 2*size, size
+				}
+				if (err == nil) != (option != nil) || received != bytes {
+					t.Errorf("the call ends with %v and %d bytes of metadata, want %d", err, received, bytes)
+				}
+				if got := <-server.setting; got != want {
+					t.Errorf("the client announces %d bytes, want %d", got, want)
+				}
+			})
+		}
+	}
+}
+
+// hostile answers one call with large metadata, whatever the client has announced.
+type hostile struct {
+	listener net.Listener
+	setting  chan uint32 // the largest header list that the client announces
+}
+
+func newHostile(t *testing.T, trailer bool, large string) *hostile {
+	t.Helper()
+	h := &hostile{listenTCP(t), make(chan uint32, 1)}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		conn, err := h.listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		raw := &rawConn{Framer: http2.NewFramer(conn, conn), conn: conn}
+		if raw.WriteSettings() != nil {
+			return
+		}
+		for {
+			frame, err := raw.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch frame := frame.(type) {
+			case *http2.SettingsFrame:
+				if most, ok := frame.Value(http2.SettingMaxHeaderListSize); ok {
+					h.setting <- most
+				}
+				if !frame.IsAck() && raw.WriteSettingsAck() != nil {
+					return
+				}
+			case *http2.HeadersFrame:
+				if raw.answer(frame.StreamID, trailer, large) != nil {
+					return
+				}
+			}
+		}
+	})
+	t.Cleanup(func() { h.listener.Close(); serving.Wait() })
+	return h
+}
+
+// answer sends an empty message between a header and a trailer, one of them large.
+func (r *rawConn) answer(id uint32, trailer bool, large string) error {
+	header, end := []string{":status", "200", "content-type", "application/grpc"}, []string{"grpc-status", "0"}
+	if trailer {
+		end = append(end, "large", large)
+	} else {
+		header = append(header, "large", large)
+	}
+	if err := r.fields(id, false, header); err != nil {
+		return err
+	}
+	if err := r.WriteData(id, false, make([]byte, 5)); err != nil {
+		return err
+	}
+	return r.fields(id, true, end)
 }

@@ -18,7 +18,7 @@ import (
 // adminPage is that of a runtime.
 func adminPage(t *testing.T, r *meshlite.Runtime) http.Handler {
 	t.Helper()
-	handler, err := r.Handler(false)
+	handler, err := r.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-
-	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // callShards is how many locks the record of running calls has.
@@ -102,9 +100,9 @@ func (c *calls) all() iter.Seq[runningCall] {
 
 // options record calls around the user's server options and the chain. Without the
 // former, the chain's interceptors are wrapped: gRPC allocates for each one that it chains.
-func (c *calls) options(users []grpc.ServerOption, chain *interceptors.Chained) []grpc.ServerOption {
+func (c *calls) options(users []grpc.ServerOption, unary grpc.UnaryServerInterceptor, stream grpc.StreamServerInterceptor) []grpc.ServerOption {
 	if len(users) == 0 {
-		return []grpc.ServerOption{grpc.UnaryInterceptor(c.unary(chain.UnaryServer())), grpc.StreamInterceptor(c.stream(chain.StreamServer()))}
+		return []grpc.ServerOption{grpc.UnaryInterceptor(c.unary(unary)), grpc.StreamInterceptor(c.stream(stream))}
 	}
 	pass := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(c.unary(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -114,7 +112,7 @@ func (c *calls) options(users []grpc.ServerOption, chain *interceptors.Chained) 
 			return handler(srv, stream)
 		})),
 	}
-	return append(append(pass, users...), chain.ServerOptions()...)
+	return append(append(pass, users...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))
 }
 
 func (c *calls) unary(next grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {

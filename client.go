@@ -2,19 +2,16 @@ package meshlite
 
 import (
 	"cmp"
-	"encoding/json"
+	"context"
 	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
 	grpcresolver "google.golang.org/grpc/resolver"
 
-	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/balancer/leastrequest"
-	_ "github.com/meshlite-go/meshlite/balancer/peakewma"   // known by name
-	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // known by name
+	_ "github.com/meshlite-go/meshlite/balancer/peakewma"   // registers itself
+	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // registers itself
 	"github.com/meshlite-go/meshlite/interceptors"
-	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	"github.com/meshlite-go/meshlite/interceptors/logging"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -49,6 +46,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithTransportCredentials(c.creds),
+		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 	}
 	scope := ""
 	if err := c.checkTarget(target); err != nil {
@@ -58,7 +56,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		if _, err := resolver.ParseTarget(target); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
-		if err := c.findConsul(); err != nil {
+		if err := c.findDirectory(); err != nil {
 			return nil, err
 		}
 		site := c.runtime.site(c.directory)
@@ -108,61 +106,31 @@ func (c *clientConfig) checkTarget(target string) error {
 }
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
-	return append(c.resolver, resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig), resolver.WithLocality(c.region, c.zone))
+	ours := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig), resolver.WithLocality(c.region, c.zone)}
+	return append(ours, c.resolver...)
 }
 
-// chain puts the concerns of a client in order.
+// chain joins the concerns of a client.
 func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	concerns, err := c.concerns(scope)
 	if err != nil {
 		return nil, err
 	}
-	c.limiter = concerns.limiter // which the runtime tells of
-	again, err := retry.New(retry.WithObserver(func(meta *interceptors.CallMeta, a retry.Attempt) {
-		concerns.metrics.Attempt(meta, a.Code, string(a.Verdict))
-	}))
+	c.limiter = concerns.limiter // for the pages of the runtime
+	again, err := retry.New(retry.WithObserver(concerns.metrics))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	c.runtime.retries.Add(again)
-	inner := []interceptors.Concern{concerns.deadline, concerns.cache, again, concerns.limiter}
-	return concerns.join(interceptors.Client, inner)
-}
-
-// fullServiceConfig is the user's service config with a policy in it: the user's
-// own, or the one of the option, or least request.
-func (c *clientConfig) fullServiceConfig() (string, error) {
-	fields := map[string]any{}
-	if c.serviceConfig != "" {
-		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil || fields == nil {
-			return "", optionError("WithServiceConfig", c.serviceConfig, "write a JSON object as in gRPC's service_config.md")
-		}
-	}
-	policy := leastrequest.Name
-	if c.balancer != "" {
-		name, err := balancer.PolicyName(c.balancer)
-		if err != nil {
-			return "", fmt.Errorf("meshlite: WithBalancer: %w", err)
-		}
-		policy = name
-	}
-	_, named := fields["loadBalancingPolicy"]
-	if _, configured := fields["loadBalancingConfig"]; !configured && !named {
-		fields["loadBalancingConfig"] = []any{map[string]any{policy: struct{}{}}}
-	}
-	text, err := json.Marshal(fields)
-	return string(text), err
+	return concerns.chain(interceptors.Client, concerns.limiter, again)
 }
 
 // concerns are those that both sides have.
 type concerns struct {
 	policies *interceptors.Policies
 	metrics  *metrics.Metrics
-	outer    []interceptors.Concern
-	own      *interceptors.Interceptors
-	deadline *deadline.Deadline
-	cache    *cache.Scoped
 	limiter  *ratelimit.Limiter
+	others   []interceptors.Concern
 }
 
 func (c *config) concerns(scope string) (*concerns, error) {
@@ -170,49 +138,39 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	measured := c.runtime.metrics.WithExemplarFromContext(c.trace)
-	logged, err := logging.New(logging.WithLogger(c.log), logging.WithTraceFromContext(c.trace))
+	var trace func(context.Context) (string, bool)
+	if c.tracing != nil {
+		trace = c.tracing.Exemplar
+	}
+	measured := c.runtime.metrics.WithExemplarFromContext(trace)
+	logged, err := logging.New(logging.WithLogger(c.log), logging.WithTraceFromContext(trace))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	recovered, err := recovery.New(recovery.WithLogger(c.log), recovery.WithObserver(func(meta *interceptors.CallMeta, _ any, _ []byte) {
-		measured.Panic(meta)
-	}))
+	recovered, err := recovery.New(recovery.WithLogger(c.log), recovery.WithObserver(measured))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	bounded, err := deadline.New()
+	bounded, err := deadline.New(deadline.WithObserver(measured))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	limiter := c.limiter
 	if limiter == nil {
-		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
-			measured.LimitResult(meta, limit, result.String())
-		})); err != nil {
+		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(measured)); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}
-	outer := []interceptors.Concern{measured, logged, recovered}
+	others := append([]interceptors.Concern{logged, recovered, bounded, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)}, c.own...)
 	if c.tracing != nil {
-		outer = append([]interceptors.Concern{c.tracing}, outer...)
+		others = append(others, c.tracing)
 	}
-	return &concerns{
-		policies: policies,
-		metrics:  measured,
-		outer:    outer,
-		own:      c.own, deadline: bounded, cache: cmp.Or(c.cache, c.runtime.caches.Own()).In(scope), limiter: limiter,
-	}, nil
+	return &concerns{policies, measured, limiter, others}, nil
 }
 
-// join chains the outer concerns, the user's own and inner. On both sides the
-// user's own stand right after what the side puts outermost.
-func (c *concerns) join(side interceptors.Side, inner []interceptors.Concern) (*interceptors.Chained, error) {
-	all := c.outer
-	if c.own != nil {
-		all = append(all, c.own)
-	}
-	chain, err := interceptors.Chain(side, c.policies, append(all, inner...)...)
+// chain joins them with those that one side has in its own way.
+func (c *concerns) chain(side interceptors.Side, more ...interceptors.Concern) (*interceptors.Chained, error) {
+	chain, err := interceptors.Chain(side, c.policies, append(append(c.others, c.metrics), more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}

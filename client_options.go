@@ -1,31 +1,38 @@
 package meshlite
 
 import (
-	"strconv"
+	"encoding/json"
+	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/resolver"
-	"github.com/meshlite-go/meshlite/resolver/snapshot"
 )
 
 type clientConfig struct {
 	config
-	balancer       string
-	serviceConfig  string
-	subset         int
-	panicThreshold float64
-	snapshots      *string // directory
-	resolver       []resolver.Option
-	dialOptions    []grpc.DialOption
+	balancer      string
+	settings      []balancer.Settings // of balancer, one at most
+	serviceConfig string
+	resolver      []resolver.Option
+	dialOptions   []grpc.DialOption
 }
 
-// WithBalancer chooses the policy of picking where neither the target nor a
-// service config names one: "round_robin", "least_request", "peak_ewma", or
-// "grpc:NAME" for one that is registered with gRPC. What can be set of ours
-// ([balancer.Settings]) is written in [WithServiceConfig]. Default: least_request.
-func WithBalancer(policy string) ClientOption {
-	return clientOption(func(c *clientConfig) { c.balancer = policy })
+// WithBalancer sets the balancing policy where neither the target nor a service config
+// names one: "round_robin", "least_request", "peak_ewma", or "grpc:NAME" for one that is
+// registered with gRPC. One value of settings may follow for the policies of this module:
+//
+//	settings := balancer.DefaultSettings()
+//	settings.SlowStart.Window = balancer.Duration(30 * time.Second)
+//	meshlite.WithBalancer("peak_ewma", settings)
+//
+// [WithServiceConfig] can set the fields that one policy alone has, too. Default:
+// least_request.
+func WithBalancer(policy string, settings ...balancer.Settings) ClientOption {
+	return clientOption(func(c *clientConfig) { c.balancer, c.settings = policy, settings })
 }
 
 // WithServiceConfig gives the channel a service config of gRPC, as JSON. A policy
@@ -34,72 +41,76 @@ func WithServiceConfig(json string) ClientOption {
 	return clientOption(func(c *clientConfig) { c.serviceConfig = json })
 }
 
-// WithWarning also calls instances in warning state, with Consul's warning weight.
-func WithWarning() ClientOption {
-	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithWarning()) })
+// WithResolver adds options of the resolver of consul targets, which win over ours:
+// [resolver.WithSubset], [resolver.WithSnapshots], [resolver.WithWarningInstances],
+// [resolver.WithPanicThreshold], [resolver.WithMaintenance] and the like.
+func WithResolver(options ...resolver.Option) ClientOption {
+	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, options...) })
 }
 
-// WithPanicThreshold sets which share of the instances must be healthy in Consul. When
-// fewer are, those that its health checks keep out are called, too, as far as they
-// answer; it is logged, and in meshlite_discovery_panicking. 0 obeys the health checks
-// always. Default: 0.3.
-func WithPanicThreshold(share float64) ClientOption {
-	return clientOption(func(c *clientConfig) {
-		c.resolver = append(c.resolver, resolver.WithPanicThreshold(share))
-		c.panicThreshold = share
-	})
-}
-
-// WithMaintenance calls, when too few instances are healthy, also those that an operator
-// has put into maintenance. Default: they are never called.
-func WithMaintenance() ClientOption {
-	return clientOption(func(c *clientConfig) { c.resolver = append(c.resolver, resolver.WithMaintenance()) })
-}
-
-// WithDialOptions passes options on to grpc.NewClient. They win over ours.
+// WithDialOptions passes options on to grpc.NewClient. They win over ours, which bound
+// the header and the trailer of a response: grpc.WithMaxHeaderListSize 16 KiB. A call
+// fails if its response has more, details of a status included.
 // Interceptors among them run outside of all concerns, the cache and the metrics
 // too; those of [WithInterceptors] have their place inside.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }
 
-// WithSubset bounds the endpoints that a channel connects to. Of more, each
-// process takes a part of its own, which changes by one endpoint at most when one
-// instance comes or goes. 0 is all of them, which grpc:ring_hash needs. Default: 100.
-func WithSubset(endpoints int) ClientOption {
-	return clientOption(func(c *clientConfig) {
-		c.resolver = append(c.resolver, resolver.WithSubset(endpoints))
-		c.subset = endpoints
-	})
-}
-
-// WithSnapshots keeps what Consul told last in dir, which is made if it is not
-// there, so that a program starts while Consul is down. Programs may share it; what
-// one agent has told is not used for another. Calls go where the files say: nobody
-// else may write there.
-// Default: nowhere.
-func WithSnapshots(dir string) ClientOption {
-	return clientOption(func(c *clientConfig) { c.snapshots = &dir })
-}
-
-// finish opens and checks what only channels have.
+// finish checks what only channels have.
 func (c *clientConfig) finish() error {
 	if err := c.config.finish(); err != nil {
 		return err
 	}
-	if c.subset < 0 {
-		return optionError("WithSubset", strconv.Itoa(c.subset), "write 1 or more, or 0 for all endpoints")
+	if err := resolver.Validate(c.resolver...); err != nil {
+		return fmt.Errorf("meshlite: WithResolver: %w", err)
 	}
-	if !(c.panicThreshold >= 0 && c.panicThreshold <= 1) {
-		return optionError("WithPanicThreshold", strconv.FormatFloat(c.panicThreshold, 'g', -1, 64), "write a share from 0 to 1")
-	}
-	if c.snapshots == nil {
-		return nil
-	}
-	disk, err := snapshot.Open(*c.snapshots)
-	if err != nil {
-		return optionError("WithSnapshots", *c.snapshots, err.Error())
-	}
-	c.resolver = append(c.resolver, resolver.WithSnapshots(disk))
 	return nil
+}
+
+// fullServiceConfig is the user's service config with a balancing policy in it: the
+// config's own, or that of WithBalancer.
+func (c *clientConfig) fullServiceConfig() (string, error) {
+	fields := map[string]any{}
+	if c.serviceConfig != "" {
+		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil || fields == nil {
+			return "", optionError("WithServiceConfig", c.serviceConfig, "write a JSON object as in gRPC's service_config.md")
+		}
+	}
+	policy, config, err := c.balancing()
+	if err != nil {
+		return "", fmt.Errorf("meshlite: WithBalancer: %w", err)
+	}
+	_, named := fields["loadBalancingPolicy"]
+	_, configured := fields["loadBalancingConfig"]
+	switch {
+	case !named && !configured:
+		fields["loadBalancingConfig"] = []any{map[string]any{policy: config}}
+	case len(c.settings) > 0:
+		return "", optionError("WithServiceConfig", c.serviceConfig, "its policy has no use for the settings of WithBalancer: leave out one of the two")
+	}
+	text, err := json.Marshal(fields)
+	return string(text), err
+}
+
+// balancing is the policy of WithBalancer and its part of a service config.
+func (c *clientConfig) balancing() (policy string, config any, err error) {
+	policy = leastrequest.Name
+	if c.balancer != "" {
+		if policy, err = balancer.PolicyName(c.balancer); err != nil {
+			return "", nil, err
+		}
+	}
+	switch {
+	case len(c.settings) == 0:
+		return policy, struct{}{}, nil
+	case len(c.settings) > 1:
+		return "", nil, fmt.Errorf("%d settings: give one at most", len(c.settings))
+	case strings.HasPrefix(c.balancer, "grpc:"):
+		return "", nil, fmt.Errorf("policy %q has no use for settings of this module's policies: leave them out", c.balancer)
+	}
+	if err := c.settings[0].Validate(); err != nil {
+		return "", nil, fmt.Errorf("%w: begin with balancer.DefaultSettings()", err)
+	}
+	return policy, c.settings[0], nil
 }

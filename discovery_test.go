@@ -10,8 +10,20 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	ondisk "github.com/meshlite-go/meshlite/resolver/snapshot"
 )
+
+// keptIn keeps snapshots in dir.
+func keptIn(t *testing.T, dir string) meshlite.ClientOption {
+	t.Helper()
+	folder, err := ondisk.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return meshlite.WithResolver(resolver.WithSnapshots(folder))
+}
 
 // R19, through the front door: a client of a later process, which another runtime
 // stands for, starts while Consul is down.
@@ -19,7 +31,7 @@ func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"})
 	dir := filepath.Join(t.TempDir(), "snapshots")
-	client, conn := m.client("consul:///catalog", meshlite.WithSnapshots(dir), uncached())
+	client, conn := m.client("consul:///catalog", keptIn(t, dir), uncached())
 	get(t, client, "x")
 	for deadline := time.Now().Add(10 * time.Second); len(snapshots(t, dir)) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -32,7 +44,7 @@ func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 	}
 	m.agent.SetReachable(false)
 	m.runtime = meshlite.NewRuntime()
-	client, _ = m.client("consul:///catalog", meshlite.WithSnapshots(dir), uncached())
+	client, _ = m.client("consul:///catalog", keptIn(t, dir), uncached())
 	for range 20 {
 		if got := get(t, client, "x"); got != "a" {
 			t.Fatalf("the call was answered by %q", got)
@@ -66,7 +78,7 @@ func TestMetricsTellOfDiscovery(t *testing.T) {
 			t.Errorf("the metrics lack %s", want)
 		}
 	}
-	handler, err := runtime.Handler(false)
+	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +91,7 @@ func TestMetricsTellOfDiscovery(t *testing.T) {
 
 func TestFilterAndConsistencyOfTheTargetReachTheDirectory(t *testing.T) {
 	asked := make(chan catalog.Query, 1)
-	_, conn := newMesh(t).client("consul:///catalog?filter=Service.Meta.v+%3D%3D+2&consistency=cached", meshlite.WithConsul(curious{asked}))
+	_, conn := newMesh(t).client("consul:///catalog?filter=Service.Meta.v+%3D%3D+2&consistency=cached", meshlite.WithDirectory(curious{asked}))
 	conn.Connect()
 	select {
 	case q := <-asked:

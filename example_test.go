@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/reflection"
+
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -20,44 +22,39 @@ func (sweets) GetSweet(_ context.Context, r *catalogv1.GetSweetRequest) (*catalo
 }
 
 // A server and a client in one program, with a stand-in for Consul. Against a real
-// agent, leave WithConsul out: the CONSUL_* environment tells where it is.
+// agent, leave WithDirectory out: the CONSUL_* environment names it.
 func Example() {
 	agent := consultest.New()
 	defer agent.Close()
 	address, _ := agent.Listen("127.0.0.1:0")
 	directory, _ := consul.New(consul.Config{Address: address, Logger: silent})
-	options := []meshlite.Option{meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent)}
+	common := meshlite.Options{meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent)}
 
-	server, err := meshlite.NewServer("catalog", options[0], options[1], options[2], meshlite.WithDrain(0, time.Second))
+	server, err := meshlite.NewServer("catalog", common, meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	catalogv1.RegisterCatalogServiceServer(server, sweets{})
+	reflection.Register(server.GRPC()) // for grpcurl and meshlite call
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	ended := make(chan error)
-	go func() { ended <- server.Run(ctx) }()
+	go func() { ended <- server.Run(ctx) }() // in a main function: server.Run(meshlite.SignalContext())
+	<-server.Ready()
 
-	conn, err := meshlite.NewClient("consul:///catalog", options[0], options[1], options[2])
+	conn, err := meshlite.NewClient("consul:///catalog", common)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer conn.Close()
-	catalog := catalogv1.NewCatalogServiceClient(conn)
-	for {
-		response, err := catalog.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: "lemon-sherbet"})
-		if err == nil {
-			fmt.Println(response.GetSweet().GetName())
-			break
-		}
-		time.Sleep(10 * time.Millisecond) // the server is starting
-	}
+	response, err := catalogv1.NewCatalogServiceClient(conn).GetSweet(ctx, &catalogv1.GetSweetRequest{Id: "lemon-sherbet"})
+	fmt.Println(response.GetSweet().GetName(), err)
 
 	stop()
 	fmt.Println(<-ended)
 	// Output:
-	// Lemon Sherbet
+	// Lemon Sherbet <nil>
 	// <nil>
 }

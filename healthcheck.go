@@ -34,15 +34,15 @@ type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
-// healthCheck is how Consul learns of the health of the server.
+// healthCheck is how Consul checks the health of the server.
 type healthCheck struct {
 	address    string        // that Consul calls; empty if only the server reports
 	at         string        // where the server asks instead; empty is address
 	tls        bool          // whether it speaks TLS there
 	serverName string        // that it verifies; empty is nothing
-	unproven   bool          // whether only the agent may know the authority
+	unproven   bool          // whether only the agent may trust the authority
 	ttl        time.Duration // in which the server reports instead; 0 is not
-	why        string        // it is this one, where no option says so
+	why        string        // it is this one, where no option sets it
 }
 
 // String explains it to an operator.
@@ -67,42 +67,42 @@ func (h healthCheck) String() string {
 // apply writes it into r.
 func (h healthCheck) apply(r *catalog.Registration) {
 	r.TTL = h.ttl
-	if h.ttl > 0 {
-		return
+	r.CheckAddress, r.CheckTLS, r.CheckServerName, r.CheckSkipVerify = "", false, "", false
+	if h.ttl == 0 {
+		r.CheckAddress, r.CheckTLS = h.address, h.tls
+		r.CheckServerName, r.CheckSkipVerify = h.serverName, h.tls && h.serverName == ""
 	}
-	r.CheckAddress, r.CheckTLS = h.address, h.tls
-	r.CheckServerName, r.CheckSkipVerify = h.serverName, h.tls && h.serverName == ""
 }
 
 // healthChecks are those that Consul may carry out, the one to prefer first.
-func (r *run) healthChecks(name, address string) []healthCheck {
-	c := &r.config
-	at := cmp.Or(c.check, address)
+func (r *run) healthChecks(given catalog.Registration, address string) []healthCheck {
+	at := cmp.Or(given.CheckAddress, address)
 	if r.healthOnly != nil {
-		return []healthCheck{{address: cmp.Or(c.check, reachable(r.healthAddress, address))}}
+		return []healthCheck{{address: cmp.Or(given.CheckAddress, reachable(r.healthAddress, address))}}
 	}
 	host, _, _ := net.SplitHostPort(at)
 	plain, unverified := healthCheck{address: at}, healthCheck{address: at, tls: true}
 	switch {
-	case c.plaintext:
+	case r.config.plaintext:
 		return []healthCheck{plain}
-	case c.checkName != "":
-		return []healthCheck{{address: at, tls: true, serverName: c.checkName}, {address: at, tls: true, serverName: c.checkName, unproven: true}}
-	case c.checkSkipVerify:
+	case given.CheckServerName != "":
+		name := given.CheckServerName
+		return []healthCheck{{address: at, tls: true, serverName: name}, {address: at, tls: true, serverName: name, unproven: true}}
+	case given.CheckSkipVerify:
 		return []healthCheck{unverified}
-	default:
-		return []healthCheck{{address: at, tls: true, serverName: name}, {address: at, tls: true, serverName: host}, unverified, plain}
 	}
+	checks := []healthCheck{{address: at, tls: true, serverName: given.Service}, {address: at, tls: true, serverName: host}, unverified}
+	if given.CheckTLS {
+		return checks
+	}
+	return append(checks, plain)
 }
 
 // findCheck finds the first health check that the server answers, called as Consul will
 // call it. Where one fails for its TLS, the next one is tried.
-func (r *run) findCheck(ctx context.Context, name, address string) (*healthCheck, error) {
-	checks := r.healthChecks(name, address)
-	if r.config.selfCheck == selfCheckOff {
-		return r.unprovenCheck(checks), nil
-	}
-	if err := r.reach(ctx, address, checks[0].address); err != nil {
+func (r *run) findCheck(ctx context.Context, given catalog.Registration, address string) (*healthCheck, error) {
+	checks := r.healthChecks(given, address)
+	if err := r.reach(ctx, given.SelfCheck, address, checks[0].address); err != nil {
 		return nil, err
 	}
 	var failures []string
@@ -111,16 +111,18 @@ func (r *run) findCheck(ctx context.Context, name, address string) (*healthCheck
 		if check.tls && noTLS {
 			continue
 		}
-		check.at = r.asksAt()
+		if given.SelfCheck != nil {
+			check.at = r.listens()
+		}
 		_, err := check.ask(ctx)
 		var handshake *handshakeError
 		switch {
 		case err == nil:
-			check.ttl = r.config.ttl
+			check.ttl = given.TTL
 			check.why = strings.Join(failures[:min(len(failures), 1)], "")
 			return &check, nil
 		case errors.Is(err, errClientCertificate):
-			return r.reported(err)
+			return reported(given, err)
 		case !errors.As(err, &handshake):
 			return nil, fmt.Errorf("the health check that Consul would make fails, %v: %w%s", check, err, fixOf(err))
 		}
@@ -129,65 +131,58 @@ func (r *run) findCheck(ctx context.Context, name, address string) (*healthCheck
 			failures = append(failures, err.Error())
 		}
 	}
-	return r.reported(errors.New(strings.Join(failures, "; ")))
+	return reported(given, errors.New(strings.Join(failures, "; ")))
 }
 
-// asksAt is where the server asks for its own health, empty for where Consul will.
-func (r *run) asksAt() string {
-	if r.config.selfCheck != "" && r.healthOnly != nil {
+// listens is where the server reaches its own health service, whatever is advertised.
+func (r *run) listens() string {
+	if r.healthOnly != nil {
 		return r.healthAddress.String()
 	}
-	return r.config.selfCheck
+	return r.listener.Addr().String()
 }
 
-// unprovenCheck is the health check of a server that may not call itself: the first that
-// needs no proof.
-func (r *run) unprovenCheck(checks []healthCheck) *healthCheck {
-	check := checks[0]
-	for _, c := range checks {
-		if c.serverName == "" || c.unproven {
-			check = c
-			break
-		}
-	}
-	check.ttl, check.why = r.config.ttl, `it is not tried, by WithSelfCheckAddress "off"`
-	return &check
-}
-
-// fixOf says what to change for a server that refuses to answer for its health.
+// fixOf is what to change for a server that refuses to answer for its health.
 func fixOf(err error) string {
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
-		return ": let everybody call grpc.health.v1.Health, or set WithHealthListener or WithTTLCheck"
+		return ": let everybody call grpc.health.v1.Health, or set WithHealthListener or the TTL of WithRegistration"
 	default:
 		return ""
 	}
 }
 
-// reported is for a server that Consul cannot call, which so reports its health itself:
-// if an option says so, or if all that Consul lacks is a client's certificate.
-func (r *run) reported(err error) (*healthCheck, error) {
+// reported is for a server that Consul cannot call, and that reports its health itself: if
+// it is to, or if all that Consul lacks is a client's certificate.
+func reported(given catalog.Registration, err error) (*healthCheck, error) {
+	asGiven := given.CheckAddress != "" || given.CheckServerName != "" || given.CheckSkipVerify
 	switch {
-	case r.config.ttl > 0:
-		return &healthCheck{ttl: r.config.ttl}, nil
-	case errors.Is(err, errClientCertificate) && r.config.check == "" && r.config.checkName == "" && !r.config.checkSkipVerify:
+	case given.TTL > 0:
+		return &healthCheck{ttl: given.TTL}, nil
+	case errors.Is(err, errClientCertificate) && !asGiven:
 		return &healthCheck{ttl: fallbackTTL, why: err.Error()}, nil
 	default:
-		return nil, refusedError{fmt.Errorf("no health check of Consul's would succeed: %w: set WithHealthListener or WithTTLCheck", err)}
+		return nil, refusedError{fmt.Errorf("no health check of Consul's would succeed: %w: set WithHealthListener, or the TTL of WithRegistration", err)}
 	}
 }
 
-// reach connects to where clients will, and to where Consul will, unless an option says
-// where the server reaches itself.
-func (r *run) reach(ctx context.Context, address, check string) error {
-	if err := connect(ctx, cmp.Or(r.config.selfCheck, address)); err != nil {
+// reach connects to where clients will, and to where Consul will. A function of
+// WithRegistration replaces both.
+func (r *run) reach(ctx context.Context, given func(context.Context) error, address, check string) error {
+	if given != nil {
+		if err := given(ctx); err != nil {
+			return fmt.Errorf("the SelfCheck of WithRegistration: %w", err)
+		}
+		return nil
+	}
+	if err := connect(ctx, address); err != nil {
 		return r.unreached(err)
 	}
-	if r.config.selfCheck != "" || check == "" || check == address {
+	if check == "" || check == address {
 		return nil
 	}
 	if err := connect(ctx, check); err != nil {
-		return fmt.Errorf("%w: set WithHealthCheckAddress", err)
+		return fmt.Errorf("%w: set the CheckAddress of WithRegistration to where the agent reaches the server", err)
 	}
 	return nil
 }
@@ -204,16 +199,16 @@ func connect(ctx context.Context, address string) error {
 
 // selfCheck asks the server for its health as Consul does, and connects to the address
 // that it advertises.
-func (r *run) selfCheck(ctx context.Context, check *healthCheck, address string) error {
-	if err := r.healthy(); err != nil || r.config.selfCheck == selfCheckOff {
+func (r *run) selfCheck(ctx context.Context, check *healthCheck, given func(context.Context) error, address string) error {
+	if err := r.healthy(); err != nil {
 		return err
 	}
-	if err := r.reach(ctx, address, check.address); err != nil || check.address == "" {
+	if err := r.reach(ctx, given, address, check.address); err != nil || check.address == "" {
 		return err
 	}
 	answer, err := check.ask(ctx)
 	if err == nil && answer != healthv1.HealthCheckResponse_SERVING {
-		err = fmt.Errorf("it says it is %v", answer)
+		err = fmt.Errorf("its health service answers %v", answer)
 	}
 	return err
 }
@@ -266,7 +261,7 @@ func (h healthCheck) credentials(demanded *atomic.Bool) credentials.TransportCre
 	}
 	settings := &tls.Config{
 		ServerName: h.serverName,
-		// It is Consul that skips it, or verifies by authorities that are not known here.
+		// Consul itself skips it, or verifies by authorities that this machine may lack.
 		InsecureSkipVerify: h.serverName == "" || h.unproven, //nolint:gosec
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			demanded.Store(true)

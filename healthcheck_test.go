@@ -26,6 +26,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -89,8 +90,8 @@ func serverTLS(pair tls.Certificate, more ...func(*tls.Config)) meshlite.Option 
 func secured(t *testing.T, directory *consul.Directory, log *logged, opts ...meshlite.ServerOption) (ended chan error, stop func()) {
 	t.Helper()
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
-		meshlite.WithConsul(directory), meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithDrain(0, time.Second),
+		meshlite.WithDirectory(directory), meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -144,12 +145,12 @@ func TestAServerInRotationStaysThere(t *testing.T) {
 	}{
 		"name of the service": {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "catalog"))}, `verified for \"catalog\"`, ": success"},
 		"address":             {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "127.0.0.1"))}, `verified for \"127.0.0.1\"`, ": success"},
-		"named by option": {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "sweets")), meshlite.WithHealthCheckServerName("sweets")},
+		"named by option": {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "sweets")), meshlite.WithRegistration(catalog.Registration{CheckServerName: "sweets"})},
 			`verified for \"sweets\"`, ": success"},
 		"another name":       {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "sweets"))}, "the certificate is not verified: tls: ", ": success"},
 		"private authority":  {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"))}, "the certificate is not verified: tls: ", ": success"},
-		"skipped by option":  {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "catalog")), meshlite.WithHealthCheckSkipVerify()}, "the certificate is not verified\"", ": success"},
-		"TTL by option":      {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog")), meshlite.WithTTLCheck(3 * time.Second)}, "three times in 3s", "self-check passed"},
+		"skipped by option":  {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "catalog")), meshlite.WithRegistration(catalog.Registration{CheckSkipVerify: true})}, "the certificate is not verified\"", ": success"},
+		"TTL by option":      {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog")), meshlite.WithRegistration(catalog.Registration{TTL: 3 * time.Second})}, "three times in 3s", "self-check passed"},
 		"mutual":             {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private))}, "three times in 15s: the server demands a client's certificate", "self-check passed"},
 		"mutual of TLS 1.2":  {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private), func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 })}, "three times in 15s: the server demands a client's certificate", "self-check passed"},
 		"mutual if they can": {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert })}, "the certificate is not verified: tls: ", ": success"},
@@ -196,14 +197,14 @@ func TestAServerThatConsulCannotCheckIsRefused(t *testing.T) {
 		want []string
 	}{
 		"credentials of one's own": {[]meshlite.ServerOption{meshlite.WithTransportCredentials(own{insecure.NewCredentials()})},
-			[]string{"no health check", "WithHealthListener", "WithTTLCheck"}},
-		"mutual, name given": {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private)), meshlite.WithHealthCheckServerName("catalog")},
-			[]string{"client's certificate", "WithHealthListener", "WithTTLCheck"}},
-		"mutual, skip given": {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private)), meshlite.WithHealthCheckSkipVerify()},
-			[]string{"client's certificate", "WithHealthListener", "WithTTLCheck"}},
-		"a name that it does not prove": {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "catalog")), meshlite.WithHealthCheckServerName("sweets")},
+			[]string{"no health check", "WithHealthListener", "TTL of WithRegistration"}},
+		"mutual, name given": {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private)), meshlite.WithRegistration(catalog.Registration{CheckServerName: "catalog"})},
+			[]string{"client's certificate", "WithHealthListener", "TTL of WithRegistration"}},
+		"mutual, skip given": {[]meshlite.ServerOption{serverTLS(private.Issue(t, "catalog"), mutual(private)), meshlite.WithRegistration(catalog.Registration{CheckSkipVerify: true})},
+			[]string{"client's certificate", "WithHealthListener", "TTL of WithRegistration"}},
+		"a name that it does not prove": {[]meshlite.ServerOption{serverTLS(trusted.Issue(t, "catalog")), meshlite.WithRegistration(catalog.Registration{CheckServerName: "sweets"})},
 			[]string{"catalog, not sweets"}},
-		"plaintext, skip given": {[]meshlite.ServerOption{meshlite.WithTransportCredentials(insecure.NewCredentials()), meshlite.WithHealthCheckSkipVerify()},
+		"plaintext, skip given": {[]meshlite.ServerOption{meshlite.WithTransportCredentials(insecure.NewCredentials()), meshlite.WithRegistration(catalog.Registration{CheckSkipVerify: true})},
 			[]string{"no health check", "TLS"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,15 +231,15 @@ func TestAnAuthorityThatTheAgentDoesNotKnowIsLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer directory.Close()
-	ended, stop := secured(t, directory, log, serverTLS(certtest.New(t).Issue(t, "catalog")), meshlite.WithHealthCheckServerName("catalog"))
+	ended, stop := secured(t, directory, log, serverTLS(certtest.New(t).Issue(t, "catalog")), meshlite.WithRegistration(catalog.Registration{CheckServerName: "catalog"}))
 	defer stop()
 	if c := checked(t, directory, ended); c.Status != api.HealthCritical {
 		t.Fatalf("Consul's check says %v: %q", c.Status, c.Output)
 	}
-	for log.line("calls this instance critical") == "" {
+	for log.line("reports this instance as critical") == "" {
 		time.Sleep(20 * time.Millisecond)
 	}
-	if line := log.line("calls this instance critical"); !strings.Contains(line, "level=WARN") || !strings.Contains(line, "unknown authority") {
+	if line := log.line("reports this instance as critical"); !strings.Contains(line, "level=WARN") || !strings.Contains(line, "unknown authority") {
 		t.Errorf("the log says %q, want a warning with Consul's output", line)
 	}
 	if line := log.line("msg=serving"); !strings.Contains(line, `verified for \"catalog\" by the agent's authorities`) {
@@ -279,10 +280,10 @@ func TestMistakesOfTheHealthCheckAreErrorsAtOnce(t *testing.T) {
 		opts []meshlite.ServerOption
 		want []string
 	}{
-		"name and skip":      {[]meshlite.ServerOption{secure, meshlite.WithHealthCheckServerName("a"), meshlite.WithHealthCheckSkipVerify()}, []string{"WithHealthCheckServerName", "WithHealthCheckSkipVerify"}},
-		"listener and TTL":   {[]meshlite.ServerOption{secure, meshlite.WithHealthListener(""), meshlite.WithTTLCheck(time.Minute)}, []string{"WithHealthListener", "WithTTLCheck"}},
-		"plaintext and name": {[]meshlite.ServerOption{meshlite.WithPlaintext(), meshlite.WithHealthCheckServerName("a")}, []string{"WithHealthCheckServerName", "WithPlaintext"}},
-		"plaintext and skip": {[]meshlite.ServerOption{meshlite.WithPlaintext(), meshlite.WithHealthCheckSkipVerify()}, []string{"WithHealthCheckSkipVerify", "WithPlaintext"}},
+		"name and skip":      {[]meshlite.ServerOption{secure, meshlite.WithRegistration(catalog.Registration{CheckServerName: "a", CheckSkipVerify: true})}, []string{"CheckServerName", "CheckSkipVerify"}},
+		"listener and TTL":   {[]meshlite.ServerOption{secure, meshlite.WithHealthListener(""), meshlite.WithRegistration(catalog.Registration{TTL: time.Minute})}, []string{"WithHealthListener", "TTL 1m0s"}},
+		"plaintext and name": {[]meshlite.ServerOption{meshlite.WithPlaintext(), meshlite.WithRegistration(catalog.Registration{CheckServerName: "a"})}, []string{"CheckServerName", "WithPlaintext"}},
+		"plaintext and skip": {[]meshlite.ServerOption{meshlite.WithPlaintext(), meshlite.WithRegistration(catalog.Registration{CheckSkipVerify: true})}, []string{"CheckSkipVerify", "WithPlaintext"}},
 		"no address":         {[]meshlite.ServerOption{secure, meshlite.WithHealthListener("here")}, []string{"WithHealthListener", `"here"`, "host:port"}},
 	} {
 		t.Run(name, func(t *testing.T) {

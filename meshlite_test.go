@@ -26,6 +26,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -113,7 +114,7 @@ func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 	m.t.Helper()
 	before := len(m.instances("catalog"))
 	opts = append([]meshlite.ServerOption{
-		meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(200*time.Millisecond, 5*time.Second),
 	}, opts...)
 	server, err := meshlite.NewServer("catalog", opts...)
@@ -164,7 +165,7 @@ func (m *mesh) registered(name string) (instances []catalog.Instance) {
 func (m *mesh) client(target string, opts ...meshlite.ClientOption) (catalogv1.CatalogServiceClient, *grpc.ClientConn) {
 	m.t.Helper()
 	conn, err := meshlite.NewClient(target, append([]meshlite.ClientOption{
-		meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(m.runtime),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(m.runtime),
 	}, opts...)...)
 	if err != nil {
 		m.t.Fatal(err)
@@ -281,7 +282,7 @@ func TestServersDoNotShareAnswers(t *testing.T) {
 	}})
 	shared := meshlite.NewRuntime()
 	for _, name := range []string{"a", "b"} {
-		m.serve(&shop{name: name}, onServer, meshlite.WithRuntime(shared), meshlite.WithTags(name))
+		m.serve(&shop{name: name}, onServer, meshlite.WithRuntime(shared), tagged("", name))
 	}
 	for _, name := range []string{"a", "b", "a", "b"} {
 		client, _ := m.client("consul:///catalog?tag="+name, onServer)
@@ -322,7 +323,7 @@ func TestInterceptorsOfGRPCStandOutsideOfTheCache(t *testing.T) {
 // A server that is still warming up registers when it says that it serves.
 func TestServerRegistersWhenItServes(t *testing.T) {
 	m := newMesh(t)
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory),
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory),
 		meshlite.WithLogger(silent), meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +354,7 @@ func TestServerRegistersWhenItServes(t *testing.T) {
 func TestStopLeavesConsulBeforeItStops(t *testing.T) {
 	m := newMesh(t)
 	watching := &leaving{Directory: m.directory, left: make(chan struct{})}
-	s := m.serve(&shop{name: "a"}, meshlite.WithConsul(watching), meshlite.WithDrain(300*time.Millisecond, time.Second))
+	s := m.serve(&shop{name: "a"}, meshlite.WithDirectory(watching), meshlite.WithDrain(300*time.Millisecond, time.Second))
 	client, conn := m.client("consul:///catalog", uncached())
 	get(t, client, "x")
 	watching.before = func() {
@@ -468,9 +469,8 @@ func TestClientMistakesAreToldAtOnce(t *testing.T) {
 		"agent's port":       {"consul://127.0.0.1:99999/catalog", []meshlite.ClientOption{plain}, []string{`"127.0.0.1:99999"`, "host:port"}},
 		"datacenter twice":   {"consul:///catalog?dc=a&dc=a", []meshlite.ClientOption{plain}, []string{`"dc"`, "twice"}},
 		"consistency":        {"consul:///catalog?consistency=strong", []meshlite.ClientOption{plain}, []string{`"strong"`, "stale, consistent or cached"}},
-		"panic above one":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithPanicThreshold(1.5)}, []string{"WithPanicThreshold", `"1.5"`}},
-		"negative subset":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSubset(-1)}, []string{"WithSubset", `"-1"`}},
-		"empty folder":       {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithSnapshots("")}, []string{"WithSnapshots", "folder"}},
+		"panic above one":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithResolver(resolver.WithPanicThreshold(1.5))}, []string{"WithResolver", "WithPanicThreshold 1.5"}},
+		"negative subset":    {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithResolver(resolver.WithSubset(-1))}, []string{"WithResolver", "WithSubset -1"}},
 		"service config":     {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithServiceConfig("{")}, []string{"WithServiceConfig", `"{"`}},
 		"bad ttl": {"consul:///catalog", []meshlite.ClientOption{plain, meshlite.WithPolicy(&policyv1.ServicePolicy{
 			Default: &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &negative}}})}, []string{"default.cache.ttl", `"-5s"`, "90s"}},
@@ -504,15 +504,17 @@ func TestServerMistakesAreToldAtOnce(t *testing.T) {
 		"no security":     {"catalog", nil, []string{"WithTLS", "WithPlaintext"}},
 		"no name":         {"", []meshlite.ServerOption{plain}, []string{`""`}},
 		"odd name":        {"cata/log", []meshlite.ServerOption{plain}, []string{`"cata/log"`, "hyphens"}},
-		"listen address":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithListenAddress("8080")}, []string{"WithListenAddress", `"8080"`, "host:port"}},
-		"check address":   {"catalog", []meshlite.ServerOption{plain, meshlite.WithHealthCheckAddress("x")}, []string{"WithHealthCheckAddress", `"x"`}},
-		"weight":          {"catalog", []meshlite.ServerOption{plain, meshlite.WithWeight(0, 1)}, []string{"WithWeight", "at least 1"}},
-		"deregistration":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithDeregisterAfter(30 * time.Second)}, []string{"WithDeregisterAfter", "30s", "1m"}}, // G3
+		"listen address":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithListenAddress("localhost")}, []string{"WithListenAddress", `"localhost"`, "host:port"}},
+		"check address":   {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{CheckAddress: "x"})}, []string{"WithRegistration", "CheckAddress", `"x"`}},
+		"address":         {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Address: "a:1"}})}, []string{"WithRegistration", "Address", `"a:1"`, "WithAdvertisedAddress"}},
+		"region":          {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Region: "eu"}})}, []string{"WithRegistration", "Region", `"eu"`, "WithLocality"}},
+		"node":            {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Node: "n"}})}, []string{"WithRegistration", "Node", `"n"`}},
+		"deregistration":  {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{DeregisterAfter: 30 * time.Second})}, []string{"WithRegistration", "DeregisterAfter 30s", "1m"}}, // G3
 		"advertised port": {"catalog", []meshlite.ServerOption{plain, meshlite.WithAdvertisedAddress("127.0.0.1:abc")}, []string{"WithAdvertisedAddress", "abc"}},
 		"advertised host": {"catalog", []meshlite.ServerOption{plain, meshlite.WithAdvertisedAddress(":9000")}, []string{"WithAdvertisedAddress", ":9000"}},
-		"check port":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithHealthCheckAddress("127.0.0.1:0")}, []string{"WithHealthCheckAddress", "127.0.0.1:0"}},
-		"port":            {"catalog", []meshlite.ServerOption{plain, meshlite.WithPort("http")}, []string{"WithPort", `"http"`}},
-		"name twice":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithServiceNames("catalog")}, []string{"WithServiceNames", "twice"}},
+		"check port":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{CheckAddress: "127.0.0.1:0"})}, []string{"WithRegistration", "CheckAddress", "127.0.0.1:0"}},
+		"port":            {"catalog", []meshlite.ServerOption{plain, meshlite.WithListenAddress("http")}, []string{"WithListenAddress", `"http"`}},
+		"name twice":      {"catalog", []meshlite.ServerOption{plain, meshlite.WithRegistration(catalog.Registration{}), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "catalog"}})}, []string{"WithRegistration", `"catalog"`, "twice"}},
 		"drain":           {"catalog", []meshlite.ServerOption{plain, meshlite.WithDrain(-1, 0)}, []string{"WithDrain"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -556,7 +558,7 @@ func TestTwoReplicasNeedNoEdit(t *testing.T) {
 
 func TestSeveralNamesAndAddresses(t *testing.T) {
 	m := newMesh(t)
-	m.serve(&shop{name: "a"}, meshlite.WithServiceNames("sweets"), meshlite.WithAdvertisedAddress("localhost"), meshlite.WithTags("v1"))
+	m.serve(&shop{name: "a"}, meshlite.WithAdvertisedAddress("localhost"), tagged("", "v1"), tagged("sweets", "v1"))
 	for _, name := range []string{"catalog", "sweets"} {
 		for len(m.instances(name)) == 0 { // they are registered one after the other
 			time.Sleep(5 * time.Millisecond)
@@ -587,7 +589,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 		"WithListenAddress":  meshlite.WithListenAddress(taken.Addr().String()),
 		"WithMetricsAddress": meshlite.WithMetricsAddress(taken.Addr().String()),
 	} {
-		server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent), o)
+		server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -603,7 +605,7 @@ func TestConsulAwayAtStartFailsWithTheReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent))
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -810,11 +812,16 @@ func TestChannelsShareOneRuntime(t *testing.T) {
 // scrape is what the metrics page of r says.
 func scrape(t *testing.T, r *meshlite.Runtime) string {
 	t.Helper()
-	handler, err := r.Handler(false)
+	handler, err := r.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
 	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	return page.Body.String()
+}
+
+// tagged registers a server under service with tags; "" is its own name.
+func tagged(service string, tags ...string) meshlite.ServerOption {
+	return meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: service, Tags: tags}})
 }

@@ -13,11 +13,11 @@ import (
 	"google.golang.org/grpc"
 
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
-	kept "github.com/meshlite-go/meshlite/interceptors/cache/metrics"
-	bounds "github.com/meshlite-go/meshlite/interceptors/concurrency/metrics"
-	limits "github.com/meshlite-go/meshlite/interceptors/ratelimit/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
+	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
-	budgets "github.com/meshlite-go/meshlite/interceptors/retry/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/retry/retrymetrics"
 	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
 )
 
@@ -30,10 +30,10 @@ func (r *Runtime) register() {
 		buildInfo(),
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
-		kept.New(r.caches.Stats),
-		limits.New(r.limits.Rates),
-		bounds.New(r.limits.Own().Stats),
-		budgets.New(r.budgets))
+		cachemetrics.New(r.caches.Stats),
+		ratelimitmetrics.New(r.limits.Rates),
+		concurrencymetrics.New(r.limits.Own().Stats),
+		retrymetrics.New(r.budgets))
 	if r.beside == nil {
 		return
 	}

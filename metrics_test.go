@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -190,12 +191,19 @@ func TestAttemptsAreToldBesideCalls(t *testing.T) {
 func TestSampledCallsLeadToTheirTraces(t *testing.T) {
 	m := newMesh(t)
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
-	traced := meshlite.WithExemplars(func(context.Context) (string, bool) { return id, true })
+	traced := meshlite.WithTracing(tracer(id))
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(m.runtime), traced)
 	client, _ := m.client("consul:///catalog", traced)
 	get(t, client, "x")
 	leadTo(t, m.runtime, id)
 }
+
+// tracer traces every call by one id, and has no part in them.
+type tracer string
+
+func (tracer) Stage() interceptors.Stage { return interceptors.Tracing }
+
+func (id tracer) Exemplar(context.Context) (traceID string, sampled bool) { return string(id), true }
 
 // leadTo looks for exemplars of a trace.
 func leadTo(t *testing.T, runtime *meshlite.Runtime, id string) {

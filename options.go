@@ -19,15 +19,37 @@ import (
 )
 
 // ClientOption changes what [NewClient] makes.
+//
+// An option that is given again replaces the earlier one, but for those that add:
+// WithDialOptions, WithInterceptors, WithRegistration, WithResolver, WithServerOptions.
 type ClientOption interface{ applyToClient(*clientConfig) }
 
-// ServerOption changes what [NewServer] makes.
+// ServerOption changes what [NewServer] makes. It repeats as [ClientOption] does.
 type ServerOption interface{ applyToServer(*serverConfig) }
 
 // Option changes either side.
 type Option interface {
 	ClientOption
 	ServerOption
+}
+
+// Options are one option, so that both sides can be given the same:
+//
+//	common := meshlite.Options{meshlite.WithTLS(settings), meshlite.WithLogger(log)}
+//	server, err := meshlite.NewServer("catalog", common, meshlite.WithDrain(0, time.Second))
+//	conn, err := meshlite.NewClient("consul:///inventory", common)
+type Options []Option
+
+func (all Options) applyToClient(c *clientConfig) {
+	for _, o := range all {
+		o.applyToClient(c)
+	}
+}
+
+func (all Options) applyToServer(c *serverConfig) {
+	for _, o := range all {
+		o.applyToServer(c)
+	}
 }
 
 // Directory is where services register and are found: a *consul.Directory.
@@ -46,11 +68,10 @@ type config struct {
 	policy    *policyv1.ServicePolicy
 	region    string
 	zone      string
-	own       *interceptors.Interceptors
+	own       []interceptors.Concern // the user's
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
-	tracing   interceptors.Concern
-	trace     func(context.Context) (traceID string, sampled bool)
+	tracing   Tracer
 }
 
 type (
@@ -82,18 +103,19 @@ func WithTransportCredentials(creds credentials.TransportCredentials) Option {
 // WithRuntime shares r instead of the process's default runtime.
 func WithRuntime(r *Runtime) Option { return option(func(c *config) { c.runtime = r }) }
 
-// WithConsul uses directory instead of the agent that the environment names.
-func WithConsul(directory Directory) Option {
+// WithDirectory uses directory instead of the agent that the environment names. Nil is
+// that agent.
+func WithDirectory(directory Directory) Option {
 	return option(func(c *config) { c.directory = directory })
 }
 
-// WithLogger logs to log instead of slog.Default().
+// WithLogger logs to log. Default, and nil: slog.Default().
 func WithLogger(log *slog.Logger) Option { return option(func(c *config) { c.log = log }) }
 
-// WithLocality tells where the process runs: a region and, within it, a zone, such as
-// "eu-west-1" and "eu-west-1a". Of a server, clients learn it through the directory;
-// a client's calls stay in its zone while the instances there can carry them. Both
-// empty is nowhere, so that variables of the environment can be given as they are.
+// WithLocality sets where the process runs: a region and, within it, a zone, such as
+// "eu-west-1" and "eu-west-1a". A server registers it; a client's calls stay in its zone
+// while the instances there can carry them. Both empty is unknown, so that environment
+// variables can be passed as they are.
 func WithLocality(region, zone string) Option {
 	return option(func(c *config) { c.region, c.zone = region, zone })
 }
@@ -103,41 +125,42 @@ func WithPolicy(policy *policyv1.ServicePolicy) Option {
 	return option(func(c *config) { c.policy = policy })
 }
 
-// WithInterceptors adds interceptors of the user's own. They see every call that
-// was not refused before and, on a client, calls rather than attempts.
+// WithInterceptors adds interceptors of the user's own, which run in the order given. They
+// see every call that was not refused before and, on a client, calls rather than attempts.
 func WithInterceptors(own interceptors.Interceptors) Option {
-	return option(func(c *config) { c.own = &own })
+	return option(func(c *config) { c.own = append(c.own, own) })
 }
 
 // WithCache keeps answers in cache instead of the runtime's, for instance because it
-// knows who calls. Its owner closes it, and counts its results by an observer. The admin
-// page tells of it as long as it is in use.
+// identifies callers in another way. Its owner closes it, and counts its results by an
+// observer. The admin page shows it as long as it is in use.
 func WithCache(cache *cache.Cache) Option { return option(func(c *config) { c.cache = cache }) }
 
 // WithRateLimit counts in limiter instead of one of this channel or server alone, for
-// instance because it has a store that replicas share. Its owner counts its verdicts by
-// an observer. A server tells it its share of a limit that replicas divide: its weight
-// among those of the instances that can be called, as the directory tells. The admin page
-// tells of it as long as it is in use.
+// instance because it has an external store. Its owner counts its verdicts by an observer.
+// A server sets the limiter's share of a limit per replica: the server's weight among
+// those of the healthy instances in the directory. The admin page shows the limiter as
+// long as it is in use.
 func WithRateLimit(limiter *ratelimit.Limiter) Option {
 	return option(func(c *config) { c.limiter = limiter })
 }
 
-// WithTracing traces calls: a *tracing.Tracing of package interceptors/tracing, which
-// only who wants it compiles. Default, and nil: not traced.
-func WithTracing(tracing interceptors.Concern) Option {
-	return option(func(c *config) { c.tracing = tracing })
+// Tracer traces calls, and returns the trace of one for logs and metrics: a
+// *tracing.Tracing of package interceptors/tracing.
+type Tracer interface {
+	interceptors.Concern
+	// Exemplar returns the id of the trace of ctx, and whether it is sampled.
+	Exemplar(ctx context.Context) (traceID string, sampled bool)
 }
 
-// WithExemplars hangs the trace id of calls that are sampled on the histograms of latency,
-// and tells it in their log lines, so that a slow call leads to its trace. Trace is called
-// once to three times a call, when it ends, with the context that the call came with: what begins the trace has to stand
-// outside of the metrics, as a stats handler does. Default: that of [WithTracing].
-func WithExemplars(trace func(context.Context) (traceID string, sampled bool)) Option {
-	return option(func(c *config) { c.trace = trace })
+// WithTracing traces calls by tracer. The trace ids of sampled calls are attached to the
+// latency histograms as exemplars, and written in log lines, so that a slow call leads to
+// its trace. Default, and nil: not traced.
+func WithTracing(tracer Tracer) Option {
+	return option(func(c *config) { c.tracing = tracer })
 }
 
-// finish checks what both sides have and fills in what was not said.
+// finish checks what both sides have and sets the defaults.
 func (c *config) finish() error {
 	switch {
 	case c.plaintext && c.creds != nil:
@@ -150,11 +173,6 @@ func (c *config) finish() error {
 	if c.log == nil {
 		c.log = slog.Default()
 	}
-	if traced, ok := c.tracing.(interface {
-		Exemplar(context.Context) (string, bool)
-	}); ok && c.trace == nil {
-		c.trace = traced.Exemplar
-	}
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
 	}
@@ -162,10 +180,10 @@ func (c *config) finish() error {
 		return c.runtime.err
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
-		return fmt.Errorf("meshlite: WithConsul: a %T cannot be told from another: give a pointer", c.directory)
+		return fmt.Errorf("meshlite: WithDirectory: a %T is not comparable: give a pointer", c.directory)
 	}
-	if c.tracing != nil && c.tracing.Place() != interceptors.Tracing {
-		return optionError("WithTracing", c.tracing.Place().String(), "give a *tracing.Tracing, which tracing.New makes")
+	if c.tracing != nil && c.tracing.Stage() != interceptors.Tracing {
+		return optionError("WithTracing", c.tracing.Stage().String(), "give a *tracing.Tracing, which tracing.New makes")
 	}
 	if c.zone != "" && c.region == "" {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
@@ -173,9 +191,9 @@ func (c *config) finish() error {
 	return nil
 }
 
-// findConsul takes the agent that the environment names unless an option has
+// findDirectory takes the agent that the environment names unless an option has
 // named another.
-func (c *config) findConsul() error {
+func (c *config) findDirectory() error {
 	if c.directory != nil {
 		return nil
 	}

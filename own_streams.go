@@ -3,7 +3,7 @@ package meshlite
 import (
 	"context"
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -32,32 +32,30 @@ func newOwnStreams(perConnection, perServer int) *ownStreams {
 	return s
 }
 
-// bound is desc with its streams bounded, if gRPC itself defines the service.
-func (s *ownStreams) bound(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
-	if !interceptors.Infrastructure(desc.ServiceName) || len(desc.Streams) == 0 {
-		return desc
-	}
-	bounded := *desc
-	bounded.Streams = slices.Clone(desc.Streams)
-	for i := range bounded.Streams {
-		handler := bounded.Streams[i].Handler
-		bounded.Streams[i].Handler = func(srv any, stream grpc.ServerStream) error {
-			return s.run(srv, stream, handler)
+// inside bounds the handlers of gRPC's own services inside of chain, which counts those
+// that are refused, too.
+func (s *ownStreams) inside(chain grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		service, _, _ := strings.Cut(strings.TrimPrefix(info.FullMethod, "/"), "/")
+		if srv != nil && interceptors.Infrastructure(service) {
+			handler = s.bound(handler)
 		}
+		return chain(srv, stream, info, handler)
 	}
-	return &bounded
 }
 
-func (s *ownStreams) run(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
-	connection, _ := peer.FromContext(stream.Context())
-	if err := s.begin(connection); err != nil {
-		return err
+func (s *ownStreams) bound(handler grpc.StreamHandler) grpc.StreamHandler {
+	return func(srv any, stream grpc.ServerStream) error {
+		connection, _ := peer.FromContext(stream.Context())
+		if err := s.begin(connection); err != nil {
+			return err
+		}
+		defer s.ended(connection)
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(s.stopping, cancel)()
+		return handler(srv, ownStream{stream, ctx})
 	}
-	defer s.ended(connection)
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	defer context.AfterFunc(s.stopping, cancel)()
-	return handler(srv, ownStream{stream, ctx})
 }
 
 func (s *ownStreams) begin(connection *peer.Peer) error {

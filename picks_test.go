@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
@@ -29,14 +29,14 @@ func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
 			t.Errorf("the metrics lack %s", want)
 		}
 	}
-	handler, err := m.runtime.Handler(false)
+	handler, err := m.runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := func() []balancer.Picks {
+	read := func() []resolver.Picks {
 		stats := httptest.NewRecorder()
 		handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-		var told struct{ Endpoints []balancer.Picks }
+		var told struct{ Endpoints []resolver.Picks }
 		if err := json.Unmarshal(stats.Body.Bytes(), &told); err != nil || told.Endpoints == nil {
 			t.Fatalf("/debug/meshlite says %s (%v)", stats.Body, err)
 		}

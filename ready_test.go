@@ -14,10 +14,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -68,7 +70,7 @@ func eventually(t *testing.T, address, path string, want int) string {
 func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(address), meshlite.WithDrain(0, time.Minute))
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +124,7 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
 	before := time.Now()
-	s := m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address), meshlite.WithServiceNames("sweets"))
+	s := m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "sweets"}}))
 	eventually(t, address, "/readyz", 200)
 	read := func() (names []string, kept []consul.Registration) {
 		code, body := visit(t, address, "/debug/meshlite", "")
@@ -144,14 +146,14 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 	for _, r := range kept {
 		callable := m.instances("catalog")[0]
 		if !r.Registered || r.ID == "" || r.Address != callable || !strings.HasPrefix(r.Check, "gRPC health of "+callable+" every 5s") ||
-			r.Since.Before(before) || r.Confirmed.Before(r.Since) || r.LastError != "" {
+			r.RegisteredAt.Before(before) || r.ConfirmedAt.Before(r.RegisteredAt) || r.LastError != "" {
 			t.Errorf("%+v of the instance at %s", r, callable)
 		}
 	}
 	m.agent.Close() // the agent goes away
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		_, kept = read()
-		if r := kept[0]; !r.Registered && strings.Contains(r.LastError, "consul at ") && r.LastErrorAt.After(r.Since) {
+		if r := kept[0]; !r.Registered && strings.Contains(r.LastError, "consul at ") && r.LastErrorAt.After(r.RegisteredAt) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -168,12 +170,13 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 // "" unless they are named.
 func TestHealthAnswersForAllNames(t *testing.T) {
 	m := newMesh(t)
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithServiceNames("sweets", "closed"), meshlite.WithDrain(0, time.Second), meshlite.WithReflection())
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), tagged("sweets"), tagged("closed"), meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
 	catalogv1.RegisterCatalogServiceServer(server, &shop{name: "a"})
+	reflection.Register(server.GRPC())
 	server.SetServing("closed", false)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -222,7 +225,7 @@ func TestHealthAnswersForAllNames(t *testing.T) {
 func TestAForeignHostOpensNoPage(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
-	m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address), meshlite.WithMetricsHosts("web-1.example.com"))
+	m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address, "web-1.example.com"))
 	for host, want := range map[string]int{"": 200, "localhost:1": 200, "web-1.example.com": 200, "evil.example": 403} {
 		for _, path := range []string{"/", "/debug/meshlite", "/debug/pprof/", "/debug/pprof/heap"} {
 			if code, text := visit(t, address, path, host); code != want {
@@ -235,8 +238,8 @@ func TestAForeignHostOpensNoPage(t *testing.T) {
 			}
 		}
 	}
-	_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithMetricsHosts(""))
-	if err == nil || !strings.Contains(err.Error(), "WithMetricsHosts") {
+	_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithMetricsAddress("127.0.0.1:0", ""))
+	if err == nil || !strings.Contains(err.Error(), "WithMetricsAddress") {
 		t.Errorf("%v, want an error that names the option", err)
 	}
 }

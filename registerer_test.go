@@ -73,7 +73,7 @@ func page(t *testing.T, handler http.Handler) string {
 
 func mustHandler(t *testing.T, r *meshlite.Runtime) http.Handler {
 	t.Helper()
-	handler, err := r.Handler(false)
+	handler, err := r.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestARegistererThatIsTakenIsAnError(t *testing.T) {
 	} {
 		_, client := meshlite.NewClient("consul:///catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(own))
 		_, server := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(own))
-		_, handler := own.Handler(false)
+		_, handler := own.Handler()
 		for _, err := range []error{client, server, handler} {
 			if err == nil || !strings.Contains(err.Error(), "WithRegisterer") {
 				t.Errorf("%s: %v, want an error that names the option", name, err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
@@ -15,11 +16,10 @@ func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
 		want []string
 	}{
 		"zone alone":       {meshlite.WithLocality("", "eu-a"), []string{"WithLocality", `"eu-a"`, "region"}},
-		"short TTL":        {meshlite.WithTTLCheck(time.Second), []string{"WithTTLCheck", `"1s"`, "3s"}},
-		"no TTL":           {meshlite.WithTTLCheck(0), []string{"WithTTLCheck", `"0s"`}},
-		"metadata key":     {meshlite.WithMetadata(map[string]string{"a.b": "c"}), []string{"Metadata", `"a.b"`}},
-		"empty tag":        {meshlite.WithTags("v1", ""), []string{"Tags", "empty"}},
-		"weight of Consul": {meshlite.WithWeight(70000, 1), []string{"Weight", "65535"}},
+		"short TTL":        {meshlite.WithRegistration(catalog.Registration{TTL: time.Second}), []string{"WithRegistration", "TTL 1s", "3s"}},
+		"metadata key":     {meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Metadata: map[string]string{"a.b": "c"}}}), []string{"Metadata", `"a.b"`}},
+		"empty tag":        {tagged("", "v1", ""), []string{"Tags", "empty"}},
+		"weight of Consul": {meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Weight: 70000}}), []string{"Weight", "65535"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mustExplain(t, test.want, func() error {
@@ -28,8 +28,8 @@ func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
 			})
 		})
 	}
-	mustExplain(t, []string{"WithHealthCheckAddress", "WithTTLCheck"}, func() error {
-		_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithTTLCheck(time.Minute), meshlite.WithHealthCheckAddress("127.0.0.1:80"))
+	mustExplain(t, []string{"WithRegistration", "CheckAddress", "TTL"}, func() error {
+		_, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithRegistration(catalog.Registration{TTL: time.Minute, CheckAddress: "127.0.0.1:80"}))
 		return err
 	})
 }
@@ -46,8 +46,8 @@ func TestLocalityIsToldToClients(t *testing.T) {
 // With a TTL, Consul hears from the server itself what SetServing says.
 func TestTTLCheckFollowsSetServing(t *testing.T) {
 	m := newMesh(t)
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithTTLCheck(3*time.Second))
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{TTL: 3 * time.Second}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -18,7 +19,10 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/interceptors"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 const (
@@ -26,22 +30,19 @@ const (
 	startRetry   = 500 * time.Millisecond
 )
 
-// Run serves until ctx ends or the process gets SIGTERM or SIGINT. It listens,
-// checks that it is reached at the address it advertises, registers in
-// Consul, which it keeps trying for 10 s, and serves. Then it leaves Consul,
-// accepts calls a little longer, lets running ones end, and stops. A handler that
-// does not return although its call was cut off is logged and left behind: Run ends
-// by the times of [WithDrain], and some seconds for Consul, whatever handlers do. A
-// server runs once.
+// Run serves until ctx ends, such as that of [SignalContext]. It listens, checks that it
+// is reached at the address it advertises, registers in Consul, for which it tries 10 s,
+// and serves. Then it leaves Consul, accepts calls a little longer, lets running ones end,
+// and stops. A handler that does not return although its call was cut off is logged and
+// left behind: Run ends by the times of [WithDrain], and some seconds for Consul, whatever
+// handlers do. A server runs once.
 //
-// An outage of Consul after the start never ends Run. It answers nil after an
-// orderly stop, even if Consul could not be told, which is logged.
+// An outage of Consul after the start never ends Run. It returns nil after an orderly
+// stop, even if Consul could not be reached, which is logged.
 func (s *Server) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("meshlite: the server has run already: make a new one")
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	r := &run{Server: s, served: make(chan error, 1)}
 	err := r.start(ctx)
 	if err == nil {
@@ -51,12 +52,18 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = nil // told to stop while starting
+		err = nil // it was to stop while starting
 	}
-	// A second signal ends the process at once.
-	stop()
 	r.stop(context.WithoutCancel(ctx))
 	return err
+}
+
+// SignalContext is for the main function of a server. Its context ends with SIGTERM or
+// SIGINT, for an orderly stop; a second signal ends the process at once.
+func SignalContext() context.Context {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	return ctx
 }
 
 // run is one run of a server.
@@ -67,7 +74,7 @@ type run struct {
 	// healthOnly is the plaintext listener for Consul's check, nil without one.
 	healthOnly    *grpc.Server
 	healthAddress net.Addr
-	served        chan error // what Serve has answered
+	served        chan error // what Serve has returned
 	deadline      time.Time  // for Consul to answer
 	leases        []catalog.Lease
 	follows       []func() // end what is followed of the other replicas
@@ -82,8 +89,11 @@ func (r *run) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	preset := net.JoinHostPort(host, cmp.Or(r.config.port, "0"))
-	if r.listener, err = listen(r.listenOption(), cmp.Or(r.config.listen, preset)); err != nil {
+	address := r.config.listen
+	if port := r.config.listenPort(); address == "" || port != "" {
+		address = net.JoinHostPort(host, cmp.Or(port, "0"))
+	}
+	if r.listener, err = listen(r.listenOption(), address); err != nil {
 		return err
 	}
 	if err := r.serveMetrics(host); err != nil {
@@ -95,26 +105,28 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	r.serve()
+	listening := r.listener.Addr()
+	r.address.Store(&listening)
 	go func() { r.served <- r.grpc.Serve(r.listener) }()
-	address, err := r.advertised(host)
-	if err != nil {
+	if address, err = r.advertised(host); err != nil {
 		return err
 	}
 	r.followReplicas(address)
 	if err := r.warmUp(ctx); err != nil {
 		return err
 	}
-	for _, name := range r.config.names {
-		if err := r.register(ctx, name, address); err != nil {
+	for _, registration := range r.config.registrations {
+		if err := r.register(ctx, registration, address); err != nil {
 			return err
 		}
 		r.publish()
 	}
+	close(r.ready)
 	return nil
 }
 
-// warmUp waits until the server says that it can be called, which it says at once
-// unless SetServing has said otherwise. Consul then has its time from here on.
+// warmUp waits until "" is serving, which it is at once unless SetServing has set it to
+// false. The time for Consul to answer begins when it ends.
 func (r *run) warmUp(ctx context.Context) error {
 	select {
 	case <-r.warm:
@@ -137,11 +149,11 @@ func (r *run) ended(err error) error {
 	if err == nil {
 		err = errors.New("the gRPC server was stopped")
 	}
-	return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
+	return fmt.Errorf("meshlite: %s: %w", r.config.registrations[0].Service, err)
 }
 
 // host is the host part of the advertised address. Consul is asked only when no
-// option tells it.
+// option sets it.
 func (r *run) host(ctx context.Context) (string, error) {
 	if a := r.config.advertised; a != "" {
 		if host, _, err := net.SplitHostPort(a); err == nil {
@@ -154,13 +166,13 @@ func (r *run) host(ctx context.Context) (string, error) {
 	}
 	var host string
 	err := r.try(ctx, func() (err error) {
-		host, err = r.config.directory.NodeAddress(ctx)
+		host, err = inTime(ctx, r, "NodeAddress of the directory", r.config.directory.NodeAddress, func(string) {})
 		return err
 	})
 	return host, err
 }
 
-// advertised joins host with the port that was told, or the one listened on.
+// advertised joins host with the advertised port, or the one listened on.
 func (r *run) advertised(host string) (string, error) {
 	_, port, err := net.SplitHostPort(r.config.advertised)
 	if err != nil {
@@ -171,7 +183,7 @@ func (r *run) advertised(host string) (string, error) {
 
 // try repeats ask until it succeeds, for as long as Consul has to start.
 func (r *run) try(ctx context.Context, ask func() error) error {
-	for said := false; ; {
+	for logged := false; ; {
 		err := ask()
 		switch {
 		case err == nil:
@@ -179,14 +191,14 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.As(err, new(refusedError)):
-			return fmt.Errorf("meshlite: %s: %w", r.config.names[0], err)
+			return fmt.Errorf("meshlite: %s: %w", r.config.registrations[0].Service, err)
 		case time.Now().Add(startRetry).After(r.deadline):
-			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.names[0], startTimeout, err)
+			return fmt.Errorf("meshlite: %s did not start within %v: %w", r.config.registrations[0].Service, startTimeout, err)
 		}
 		r.startError.Store(&err)
-		if !said {
+		if !logged {
 			r.config.log.Warn("cannot start yet: trying again", "for", startTimeout, "error", err)
-			said = true
+			logged = true
 		}
 		select {
 		case <-time.After(startRetry):
@@ -198,16 +210,21 @@ func (r *run) try(ctx context.Context, ask func() error) error {
 }
 
 func (r *run) serveMetrics(host string) error {
-	if r.config.metrics == metricsOff {
+	if r.config.metrics == "" {
 		return nil
 	}
-	listener, err := listen("WithMetricsAddress", cmp.Or(r.config.metrics, defaultMetricsAddress))
+	listener, err := listen("WithMetricsAddress", r.config.metrics)
 	if err != nil {
 		return err
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	handler, err := r.config.runtime.handler(address.IP.IsLoopback(),
-		admin.WithReadiness(r.ready), admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...))
+	options := []admin.Option{
+		admin.WithReadiness(r.readiness), admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...),
+	}
+	if address.IP.IsLoopback() {
+		options = append(options, admin.WithPprof())
+	}
+	handler, err := r.config.runtime.handler(options...)
 	if err != nil {
 		listener.Close()
 		return err
@@ -228,18 +245,16 @@ func (r *run) hosts(advertised string) []string {
 func (r *run) healthy() error {
 	response, err := r.health.Check(context.Background(), &healthv1.HealthCheckRequest{})
 	if err == nil && response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		err = fmt.Errorf("%s is %v", r.config.names[0], response.GetStatus())
+		err = fmt.Errorf("%s is %v", r.config.registrations[0].Service, response.GetStatus())
 	}
 	return err
 }
 
-// listenOption is the option that has told where to listen.
+// listenOption is the option that says where to listen.
 func (r *run) listenOption() string {
 	switch {
 	case r.config.listen != "":
 		return "WithListenAddress"
-	case r.config.port != "":
-		return "WithPort"
 	case r.config.advertised != "":
 		return "WithAdvertisedAddress"
 	default:
@@ -259,4 +274,130 @@ func listen(option, address string) (net.Listener, error) {
 		return nil, optionError(option, address, err.Error())
 	}
 	return listener, nil
+}
+
+// register puts the server into Consul under one of its names.
+func (r *run) register(ctx context.Context, given catalog.Registration, address string) error {
+	metrics := ""
+	if r.admin != nil {
+		metrics = reachable(r.admin.Addr(), address)
+	}
+	registration := r.config.registration(given, address, metrics)
+	var check *healthCheck
+	err := r.try(ctx, func() (err error) {
+		if check == nil {
+			if check, err = r.findCheck(ctx, given, address); err != nil {
+				return err
+			}
+			check.apply(&registration)
+			registration.SelfCheck = func(ctx context.Context) error { return r.selfCheck(ctx, check, given.SelfCheck, address) }
+		}
+		lease, err := inTime(ctx, r, "Register of the directory", func(ctx context.Context) (catalog.Lease, error) {
+			return r.config.directory.Register(ctx, registration)
+		}, r.giveUp)
+		if err == nil {
+			r.leases = append(r.leases, lease)
+		}
+		return err
+	})
+	if err == nil {
+		r.config.log.Info("serving", "service", registration.Service, "id", registration.ID, "address", address, "metrics", metrics, "health_check", check.String())
+	}
+	return err
+}
+
+// reachable is where a listener is reached: at the host that is advertised when it
+// listens on all of them.
+func reachable(listener net.Addr, advertised string) string {
+	tcp, ok := listener.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return listener.String()
+	}
+	host, _, _ := net.SplitHostPort(advertised)
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
+// unreached names the option that is missing when a server does not reach itself.
+func (r *run) unreached(err error) error {
+	if r.config.advertised == "" {
+		return fmt.Errorf("the self-check: %w: set WithAdvertisedAddress to where clients reach the server", err)
+	}
+	return fmt.Errorf("the self-check: %w: if only others reach the server at WithAdvertisedAddress %q, as behind a port mapping, set the SelfCheck of WithRegistration, such as to catalog.NoSelfCheck", err, r.config.advertised)
+}
+
+// followReplicas keeps the share up to date until stop, if a limit needs it.
+func (r *run) followReplicas(address string) {
+	if !r.sharesLimits() {
+		return
+	}
+	share := r.config.share
+	share.mu.Lock()
+	share.own = catalog.Instance{Address: address, Weight: max(r.config.registrations[0].Weight, 1)}
+	share.mu.Unlock()
+	builder := r.config.runtime.site(r.config.directory).builder
+	for _, name := range r.config.names() {
+		update := func(list []catalog.Instance) { share.update(name, list) }
+		r.follows = append(r.follows, builder.Follow(catalog.Query{Service: name}, update))
+	}
+}
+
+// sharesLimits reports whether a limit of a method is divided among the replicas, if
+// only while its store is away.
+func (r *run) sharesLimits() bool {
+	for service, info := range r.grpc.GetServiceInfo() {
+		for _, method := range info.Methods {
+			policy := r.config.policies.Call(interceptors.Server, "/"+service+"/"+method.Name).Policy
+			for _, rule := range policy.GetRateLimits() {
+				if !rule.GetDisabled() && interceptors.Server.On(rule.GetSide(), interceptors.Server) && rule.GetStore() > policyv1.RateLimitStore_RATE_LIMIT_STORE_LOCAL {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// registrations are what the admin page shows of a server.
+type registrations struct {
+	Names     []string              `json:"names"`                // all that are to be registered
+	Kept      []consul.Registration `json:"kept"`                 // those that are
+	LastError string                `json:"last_error,omitempty"` // of those that are not yet
+}
+
+// publish makes the leases visible to the admin page.
+func (r *run) publish() {
+	leases := slices.Clone(r.leases)
+	r.published.Store(&leases)
+}
+
+// registrations reads the state of each lease whose directory says so.
+func (r *run) registrations() registrations {
+	page := registrations{Names: r.config.names(), Kept: []consul.Registration{}}
+	leases := r.registered()
+	for _, lease := range leases {
+		if kept, ok := lease.(interface{ Registration() consul.Registration }); ok {
+			page.Kept = append(page.Kept, kept.Registration())
+		}
+	}
+	if err := r.startError.Load(); err != nil && len(leases) < len(r.config.registrations) {
+		page.LastError = (*err).Error()
+	}
+	return page
+}
+
+func (r *run) registered() []catalog.Lease {
+	if leases := r.published.Load(); leases != nil {
+		return *leases
+	}
+	return nil
+}
+
+// readiness is the answer of /readyz: the server serves, and its names are registered. An
+// outage of Consul later on changes nothing: clients go on with the list that they have.
+func (r *run) readiness() error {
+	err := r.healthy()
+	if n := len(r.registered()); n < len(r.config.registrations) {
+		err = errors.Join(err, fmt.Errorf("%d of %d names are registered", n, len(r.config.registrations)))
+	}
+	return err
 }

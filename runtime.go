@@ -9,8 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/admin"
-	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -22,10 +20,9 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// Runtime is what the channels and servers of a program share: one watch for each
-// question to Consul, what is learned of endpoints, one cache, one registry of
-// metrics. Watches end with the last channel that needs them; the rest is memory,
-// and bounded. It is safe for concurrent use.
+// Runtime is what the channels and servers of a program share: one watch for each query
+// to Consul, the statistics of endpoints, one cache, one registry of metrics. Watches end
+// with the last channel that needs them; the rest is memory, and bounded. It is safe for concurrent use.
 type Runtime struct {
 	registry *prometheus.Registry
 	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
@@ -48,7 +45,7 @@ type site struct {
 }
 
 // maxSites caps the directories whose channels share. Beyond it, one that no
-// channel uses is given up.
+// channel uses is evicted.
 const maxSites = 64
 
 var defaultRuntime = sync.OnceValue(func() *Runtime { return NewRuntime() })
@@ -84,16 +81,12 @@ func NewRuntime(opts ...RuntimeOption) *Runtime {
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
 		panic(err) // our own collectors in our own registry cannot conflict
 	}
-	observe := func(meta *interceptors.CallMeta, result cache.Result) { r.metrics.CacheResult(meta, result.String()) }
-	own, err := cache.New(cache.WithObserver(observe))
+	own, err := cache.New(cache.WithObserver(r.metrics))
 	if err != nil {
 		panic(err) // the defaults are right
 	}
 	r.caches = cachepage.New(own)
-	bounded := func(meta *interceptors.CallMeta, result concurrency.Result) {
-		r.metrics.ConcurrencyResult(meta, result.String())
-	}
-	limiter, err := concurrency.New(concurrency.WithObserver(bounded))
+	limiter, err := concurrency.New(concurrency.WithObserver(r.metrics))
 	if err != nil {
 		panic(err) // the defaults are right
 	}
@@ -111,16 +104,16 @@ func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 // [WithCache]. Invalidate it where something changes that no policy knows of.
 func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
-// Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too, and
-// /debug/pprof if asked for, which belongs on a loopback address. A [Server] serves it by itself;
-// a program that is only a client calls this. Requests over TCP call the host by an IP address,
-// by localhost or by one of hosts, but for /metrics, /healthz and /readyz.
-func (r *Runtime) Handler(pprof bool, hosts ...string) (http.Handler, error) {
-	return r.handler(pprof, admin.WithHosts(hosts...))
+// Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too. A
+// [Server] serves it by itself; a program that is only a client calls this. Requests over
+// TCP call the host by an IP address, by localhost or by one of hosts, but for /metrics,
+// /healthz and /readyz.
+func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
+	return r.handler(admin.WithHosts(hosts...))
 }
 
-// handler also serves own, which a server alone can say.
-func (r *Runtime) handler(pprof bool, own ...admin.Option) (http.Handler, error) {
+// handler also serves what a server adds.
+func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -133,10 +126,7 @@ func (r *Runtime) handler(pprof bool, own ...admin.Option) (http.Handler, error)
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
 	}
-	if pprof {
-		options = append(options, admin.WithPprof())
-	}
-	return admin.New(append(options, own...)...)
+	return admin.New(append(options, server...)...)
 }
 
 // consul is the directory that the environment names.
@@ -157,8 +147,8 @@ func (r *Runtime) consul() (*consul.Directory, error) {
 func (r *Runtime) site(directory Directory) *site {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if known := r.sites[directory]; known != nil {
-		return known
+	if shared := r.sites[directory]; shared != nil {
+		return shared
 	}
 	for other, s := range r.sites {
 		if len(r.sites) >= maxSites && s.builder.Idle() {
@@ -173,7 +163,7 @@ func (r *Runtime) site(directory Directory) *site {
 	return made
 }
 
-// watches tells what is watched.
+// watches are the figures of all watches.
 func (r *Runtime) watches() []resolver.Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,18 +174,18 @@ func (r *Runtime) watches() []resolver.Stats {
 	return all
 }
 
-// picks tells how calls are picked.
-func (r *Runtime) picks() []balancer.Picks {
+// picks are the figures of all balancers.
+func (r *Runtime) picks() []resolver.Picks {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := []balancer.Picks{}
+	all := []resolver.Picks{}
 	for _, s := range r.sites {
 		all = append(all, s.builder.Picks()...)
 	}
 	return all
 }
 
-// agents tells what was asked of them.
+// agents are the figures of the requests to all agents.
 func (r *Runtime) agents() []consul.Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()

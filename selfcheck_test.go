@@ -3,10 +3,12 @@ package meshlite_test
 import (
 	"context"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // nodeAt is a directory whose node is elsewhere.
@@ -27,21 +29,21 @@ func TestSelfCheckBehindAPortMapping(t *testing.T) {
 		names   string // the option in the error; "" is no error
 	}{
 		"not said": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped)},
-			`if only others reach the server at WithAdvertisedAddress "` + mapped + `", as behind a port mapping, set WithSelfCheckAddress`},
+			`if only others reach the server at WithAdvertisedAddress "` + mapped + `", as behind a port mapping, set the SelfCheck of WithRegistration`},
 		"directed elsewhere": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped),
-			meshlite.WithSelfCheckAddress(inside)}, ""},
+			selfCheck(dials(inside))}, ""},
 		"left to Consul": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(mapped),
-			meshlite.WithSelfCheckAddress("off")}, ""},
+			selfCheck(catalog.NoSelfCheck)}, ""},
 		"directed wrongly": {[]meshlite.ServerOption{meshlite.WithListenAddress(inside), meshlite.WithAdvertisedAddress(inside),
-			meshlite.WithSelfCheckAddress(mapped)}, `is WithSelfCheckAddress "` + mapped + `" an address of this server?`},
-		"nothing advertised": {[]meshlite.ServerOption{meshlite.WithListenAddress(":0"), meshlite.WithConsul(nodeAt{m.directory, "240.0.0.1"})},
+			selfCheck(dials(mapped))}, "the SelfCheck of WithRegistration: dial tcp " + mapped},
+		"nothing advertised": {[]meshlite.ServerOption{meshlite.WithListenAddress(":0"), meshlite.WithDirectory(nodeAt{m.directory, "240.0.0.1"})},
 			"set WithAdvertisedAddress to where clients reach the server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lines := &journal{}
 			server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
-				meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
-				meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithDrain(0, 0),
+				meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
+				meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, 0),
 			}, test.options...)...)
 			if err != nil {
 				t.Fatal(err)
@@ -63,9 +65,19 @@ func TestSelfCheckBehindAPortMapping(t *testing.T) {
 			}
 		})
 	}
-	for _, wrong := range []string{"here", ":80", "host:0", "host:abc"} {
-		if _, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithSelfCheckAddress(wrong)); err == nil || !strings.Contains(err.Error(), "WithSelfCheckAddress") {
-			t.Errorf("%q: %v", wrong, err)
+}
+
+func selfCheck(check func(context.Context) error) meshlite.ServerOption {
+	return meshlite.WithRegistration(catalog.Registration{SelfCheck: check})
+}
+
+// dials is a self-check that connects to address.
+func dials(address string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
 		}
+		return conn.Close()
 	}
 }

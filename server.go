@@ -3,28 +3,24 @@ package meshlite
 import (
 	"cmp"
 	"maps"
+	"net"
 	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/channelz/service"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 const (
-	metricsOff             = "off"
-	selfCheckOff           = "off"
-	defaultMetricsAddress  = "127.0.0.1:0"
-	defaultHealthListener  = "127.0.0.1:0"
-	defaultDrain           = time.Second
-	defaultStopTimeout     = 10 * time.Second
-	defaultDeregisterAfter = time.Minute
+	defaultMetricsAddress = "127.0.0.1:0"
+	defaultHealthListener = "127.0.0.1:0"
+	defaultDrain          = time.Second
+	defaultStopTimeout    = 10 * time.Second
 )
 
 // Server is a gRPC server that is registered in Consul while it runs. Register
@@ -38,9 +34,12 @@ type Server struct {
 	calls   *calls
 	streams *ownStreams
 
+	address atomic.Pointer[net.Addr] // nil before it listens
+	ready   chan struct{}            // closed when it is registered under all names
+
 	mu       sync.Mutex
-	running  bool            // the health service tells the truth
-	told     map[string]bool // what SetServing has said
+	running  bool            // the health service answers what serving says
+	serving  map[string]bool // by service, as SetServing has set it
 	warm     chan struct{}   // closed when "" first serves
 	warmOnce sync.Once
 }
@@ -55,85 +54,79 @@ var serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9]
 // [Server.Run].
 func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	c := serverConfig{
-		names:           []string{service},
-		metrics:         defaultMetricsAddress,
-		weight:          1,
-		warningWeight:   1,
-		drain:           defaultDrain,
-		stopTimeout:     defaultStopTimeout,
-		deregisterAfter: defaultDeregisterAfter,
-
+		metrics:          defaultMetricsAddress,
+		drain:            defaultDrain,
+		stopTimeout:      defaultStopTimeout,
 		ownPerConnection: defaultOwnPerConnection,
 		ownPerServer:     defaultOwnPerServer,
 	}
 	for _, o := range opts {
 		o.applyToServer(&c)
 	}
-	if err := c.finish(); err != nil {
+	if err := c.finish(service); err != nil {
 		return nil, err
 	}
 	chain, err := c.chain()
 	if err != nil {
 		return nil, err
 	}
-	c.runtime.site(c.directory) // from now on the metrics tell of it
+	c.runtime.site(c.directory) // from now on it is in the metrics
 	c.runtime.caches.Add(c.cache, service)
 	c.runtime.limits.AddServer(c.limiter, service)
 	c.runtime.limits.AddHandlers(c.concurrency, service)
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
-	s := &Server{config: c, health: health.NewServer(), told: map[string]bool{}, warm: make(chan struct{})}
+	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
 	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
-	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain)...)...)
-	s.registerOwn()
-	return s, nil
-}
-
-// registerOwn adds the services that every server has, and those asked for.
-func (s *Server) registerOwn() {
+	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)...)
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	healthv1.RegisterHealthServer(s, s.health)
-	if s.config.reflection {
-		reflection.Register(struct {
-			grpc.ServiceRegistrar
-			reflection.ServiceInfoProvider
-		}{s, s.grpc})
-	}
-	if s.config.channelz {
-		service.RegisterChannelzServiceToServer(s)
-	}
+	return s, nil
 }
 
-// chain puts the concerns of a server in order.
+// chain joins the concerns of a server.
 func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	concerns, err := c.concerns(c.runtime.newScope())
 	if err != nil {
 		return nil, err
 	}
-	c.limiter, c.policies, c.share = concerns.limiter, concerns.policies, newShare() // which the server tells of
-	concerns.outer = append(concerns.outer, concerns.limiter.Replica(c.share.of), concerns.deadline)
-	inner := []interceptors.Concern{concerns.cache, cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers()}
-	return concerns.join(interceptors.Server, inner)
+	c.limiter, c.policies, c.share = concerns.limiter, concerns.policies, newShare()
+	return concerns.chain(interceptors.Server, concerns.limiter.Replica(c.share.of),
+		cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers())
 }
 
 // RegisterService registers impl, as the generated functions do.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	s.grpc.RegisterService(s.streams.bound(desc), impl)
+	s.grpc.RegisterService(desc, impl)
 }
 
-// GRPC is the gRPC server itself.
+// GRPC is the gRPC server itself, for gRPC's own services:
+//
+//	reflection.Register(server.GRPC())                        // for grpcurl and meshlite call
+//	channelz.RegisterChannelzServiceToServer(server.GRPC())   // for grpcdebug
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
 
-// SetServing says of one service whether it can be called, "" being all of the
-// server, which is what Consul checks. The names in Consul answer as "" does. Every
-// service can be called, from Run on, unless this has said otherwise. A server that does
-// not serve "" before Run, since it is still warming up, registers once it does.
+// Addr is the address that the server listens on, nil before it does.
+func (s *Server) Addr() net.Addr {
+	if address := s.address.Load(); address != nil {
+		return *address
+	}
+	return nil
+}
+
+// Ready is closed when the server is registered under all its names.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// SetServing sets whether one service can be called, "" being all of the server, which is
+// what Consul checks. The names in Consul answer as "" does. Every service can be called,
+// from Run on, unless this was set. A server whose "" is set to false before Run, since it
+// is still warming up, registers once it is set to true.
 func (s *Server) SetServing(service string, serving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.told[service] = serving
+	s.serving[service] = serving
 	if s.running {
 		s.setServing(service, serving)
 	}
@@ -151,16 +144,16 @@ func (s *Server) setServing(service string, serving bool) {
 	}
 }
 
-// setNames answers for the names in Consul as for "", unless SetServing has named one.
+// setNames sets the names in Consul as "", unless SetServing has set one of them.
 func (s *Server) setNames(service string, status healthv1.HealthCheckResponse_ServingStatus) {
-	for _, name := range s.config.names {
-		if _, own := s.told[name]; service == "" && !own {
+	for _, name := range s.config.names() {
+		if _, own := s.serving[name]; service == "" && !own {
 			s.health.SetServingStatus(name, status)
 		}
 	}
 }
 
-// serve tells the health of every service for the first time.
+// serve publishes the health of every service for the first time.
 func (s *Server) serve() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,7 +164,7 @@ func (s *Server) serve() {
 		names[name] = true
 	}
 	s.config.runtime.metrics.Serves(services)
-	maps.Copy(names, s.told)
+	maps.Copy(names, s.serving)
 	for name, serving := range names {
 		s.setServing(name, serving)
 	}

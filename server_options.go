@@ -3,6 +3,7 @@ package meshlite
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -13,48 +14,30 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-const (
-	// minTTL lets the health be told three times in each TTL, at most once a second.
-	minTTL = 3 * time.Second
-	// unknownAddress stands for those that are known only when the server listens.
-	unknownAddress = "localhost:1"
-)
+// unknownAddress stands for the addresses that are known only when the server listens.
+const unknownAddress = "localhost:1"
 
 type serverConfig struct {
 	config
-	listen, advertised, check, metrics string
-	selfCheck                          string
-	port                               string
-	metricsHosts                       []string
-	names                              []string
-	tags                               []string
-	metadata                           map[string]string
-	weight, warningWeight              uint32
-	drain, stopTimeout                 time.Duration
-	deregisterAfter, ttl               time.Duration
-	ttlGiven                           bool
-	checkName                          string  // to verify in Consul's check
-	checkSkipVerify                    bool    // in Consul's check
-	healthListener                     *string // its address
-	reflection, channelz               bool
-	concurrency                        *concurrency.Limiter
-	policies                           *interceptors.Policies
-	share                              *share
-	serverOptions                      []grpc.ServerOption
-	ownPerConnection, ownPerServer     int
+	listen, advertised, metrics    string
+	metricsHosts                   []string
+	registrations                  []catalog.Registration // the first is of the server's own name
+	drain, stopTimeout             time.Duration
+	healthListener                 *string // its address
+	concurrency                    *concurrency.Limiter
+	policies                       *interceptors.Policies
+	share                          *share
+	serverOptions                  []grpc.ServerOption
+	ownPerConnection, ownPerServer int
 }
 
-// WithPort is the port of the advertised host where calls are accepted: a number,
-// or "" for a free one, so that os.Getenv("PORT") can be given as it is.
-func WithPort(port string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.port = port })
-}
-
-// WithListenAddress is where calls are accepted, "host:port"; ":8080" is every
-// address of the machine. Default: the advertised host and the port of WithPort.
+// WithListenAddress is where calls are accepted: "host:port", ":8080" for every address of
+// the machine, or "8080" for a port of the advertised host alone. Default, and "", so that
+// os.Getenv("PORT") can be passed as it is: a free port of the advertised host.
 func WithListenAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.listen = address })
 }
@@ -67,37 +50,32 @@ func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }
 
-// WithHealthCheckAddress is where Consul checks the health, "host:port", which the server
-// must reach too, to prove it. Default: the advertised address, or that of
-// WithHealthListener.
-func WithHealthCheckAddress(address string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.check = address })
-}
-
-// WithSelfCheckAddress is where the server checks that it is reached before it registers,
-// "host:port", for networks where it cannot reach itself at the address it advertises: a
-// port mapping without hairpin NAT. "off" leaves that to Consul's check. Default: the
-// advertised address.
-func WithSelfCheckAddress(address string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.selfCheck = address })
-}
-
-// WithHealthCheckServerName makes Consul's check of the health verify the server's
-// certificate for name by the authorities that its agent trusts. The agent must know the
-// authority: in its system's roots or, with enable_agent_tls_for_checks, in its own.
+// WithRegistration sets how the server is registered in the directory: tags, metadata,
+// weights, and how its health is checked. Without a Service it is about the server's own
+// name; each other Service is a further name, with a registration of its own. Zero values
+// are the defaults of [catalog.Registration], besides:
 //
-// Default: Consul verifies the name of the service, or the host that it calls, if this
-// machine's system roots prove one of them, and any certificate otherwise, such as one
-// of a private authority: the check carries no secret, and clients verify for
-// themselves. Of a server that demands a client's certificate, which Consul has not,
-// it is as with WithTTLCheck(15s). The log line "serving" says which it is.
-func WithHealthCheckServerName(name string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.checkName = name })
-}
-
-// WithHealthCheckSkipVerify makes Consul's check of the health take any certificate.
-func WithHealthCheckSkipVerify() ServerOption {
-	return serverOption(func(c *serverConfig) { c.checkSkipVerify = true })
+//   - ID: of the name and the address ([catalog.InstanceID]).
+//   - Metadata: "metrics_address", where /metrics is, and for further names
+//     "metrics_service", the server's own name, are added to what is given.
+//   - CheckAddress: the advertised address, or that of [WithHealthListener]. The server
+//     must reach it, to prove it.
+//   - CheckTLS, CheckServerName: Consul verifies the name of the service, or the host that
+//     it calls, if this machine's system roots prove one of them, and any certificate
+//     otherwise, such as one of a private authority: the check carries no secret, and
+//     clients verify for themselves. With a CheckServerName it verifies that name by the
+//     authorities of its agent: those of the system or, with enable_agent_tls_for_checks,
+//     the agent's own. Consul has no client certificate: a server that demands one reports
+//     its health itself, as with a TTL of 15 s. The log line "serving" names the check.
+//   - SelfCheck: the server connects to the advertised address before it registers. A
+//     function given here replaces that, for networks where the server cannot reach itself
+//     there, such as a port mapping without hairpin NAT; [catalog.NoSelfCheck] leaves it to
+//     Consul. The health is then proven at the address that the server listens on.
+//
+// Address, Region and Zone have options of their own: [WithAdvertisedAddress] and
+// [WithLocality]. Repeated, it adds; a name that is given twice is an error.
+func WithRegistration(registration catalog.Registration) ServerOption {
+	return serverOption(func(c *serverConfig) { c.registrations = append(c.registrations, registration) })
 }
 
 // WithHealthListener answers the checks of grpc.health.v1, and nothing else, in
@@ -111,79 +89,27 @@ func WithHealthListener(address string) ServerOption {
 // WithMetricsAddress is where /metrics, /healthz, /readyz and /debug/meshlite are served,
 // and /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and
 // clear caches. /healthz is 200 as long as the process answers, and /readyz while the
-// server can be called: it says so of "" and is registered. Default: a free port of
-// 127.0.0.1. "off" is nowhere.
-func WithMetricsAddress(address string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.metrics = address })
-}
-
-// WithMetricsHosts adds names by which /debug/meshlite and /debug/pprof may be called, such
-// as that of a proxy, against DNS rebinding in browsers. Default: IP addresses, localhost,
-// the machine's name, and the hosts of the advertised and of the metrics address. The other
-// pages of WithMetricsAddress answer to all names.
-func WithMetricsHosts(names ...string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.metricsHosts = append(c.metricsHosts, names...) })
-}
-
-// WithServiceNames registers the server under further names.
-func WithServiceNames(names ...string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.names = append(c.names, names...) })
-}
-
-// WithTags registers the server with Consul tags.
-func WithTags(tags ...string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.tags = append(c.tags, tags...) })
-}
-
-// WithMetadata registers the server with Consul service metadata. Two keys are
-// taken: "metrics_address" tells where /metrics is, and "metrics_service", in the
-// registrations under further names, the first name.
-func WithMetadata(metadata map[string]string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.metadata = metadata })
-}
-
-// WithWeight sets the server's part of the traffic relative to other instances,
-// at least 1, and the part while a check of it warns, 0 for none. Default: 1 and 1.
-func WithWeight(passing, warning uint32) ServerOption {
-	return serverOption(func(c *serverConfig) { c.weight, c.warningWeight = passing, warning })
-}
-
-// WithTTLCheck makes the server tell Consul of its health three times in each ttl,
-// and Consul calls it critical when it has told nothing for a whole one. Consul then
-// never calls the server, which is for networks where it cannot, and for servers that
-// ask for a client's certificate, which Consul has not. At least 3 s. Default: Consul
-// asks the server for its gRPC health every 5 s.
-func WithTTLCheck(ttl time.Duration) ServerOption {
-	return serverOption(func(c *serverConfig) { c.ttl, c.ttlGiven = ttl, true })
-}
-
-// WithDeregisterAfter makes Consul forget an instance that died without a word
-// after this time: at least one minute, 0 is never. Default: 1 min.
-func WithDeregisterAfter(d time.Duration) ServerOption {
-	return serverOption(func(c *serverConfig) { c.deregisterAfter = d })
+// server can be called: "" is serving and registered. Default: a free port of 127.0.0.1.
+// "" does not serve them.
+//
+// /debug/meshlite and /debug/pprof, against DNS rebinding in browsers, may be called by IP
+// addresses, localhost, the machine's name, the hosts of the advertised and of this
+// address, and hosts, such as the name of a proxy. The other pages answer to all names.
+func WithMetricsAddress(address string, hosts ...string) ServerOption {
+	return serverOption(func(c *serverConfig) { c.metrics, c.metricsHosts = address, hosts })
 }
 
 // WithDrain sets how long a server that stops still accepts calls after it has
-// left Consul, so that clients have heard of it, and how long running calls have
+// left Consul, so that clients are notified first, and how long running calls have
 // to end after that before they are cut off. Handlers then have one second more to
 // return; those that do not are logged and left behind. Default: 1 s and 10 s.
 func WithDrain(drain, stopTimeout time.Duration) ServerOption {
 	return serverOption(func(c *serverConfig) { c.drain, c.stopTimeout = drain, stopTimeout })
 }
 
-// WithReflection lets clients such as grpcurl ask for the contracts.
-func WithReflection() ServerOption {
-	return serverOption(func(c *serverConfig) { c.reflection = true })
-}
-
-// WithChannelz serves gRPC's channelz on the server's own port, for grpcdebug.
-func WithChannelz() ServerOption {
-	return serverOption(func(c *serverConfig) { c.channelz = true })
-}
-
 // WithConcurrency bounds running handlers by limiter instead of the runtime's, for
-// instance because it knows whose priorities to trust. Its owner counts its results by
-// an observer; the admin page tells of it as long as it is in use. Servers with one
+// instance because it has other trusted peers. Its owner counts its results by an
+// observer; the admin page shows it as long as it is in use. Servers with one
 // runtime, or one limiter, count a method together.
 func WithConcurrency(limiter *concurrency.Limiter) ServerOption {
 	return serverOption(func(c *serverConfig) { c.concurrency = limiter })
@@ -201,18 +127,15 @@ func WithServerOptions(options ...grpc.ServerOption) ServerOption {
 }
 
 // finish checks what only servers have.
-func (c *serverConfig) finish() error {
+func (c *serverConfig) finish(service string) error {
 	if err := c.config.finish(); err != nil {
 		return err
 	}
-	if err := c.findConsul(); err != nil {
+	if err := c.findDirectory(); err != nil {
 		return err
 	}
 	if err := c.checkAddresses(); err != nil {
 		return err
-	}
-	if c.weight == 0 {
-		return optionError("WithWeight", "0", "write at least 1; an instance that should get no calls is not registered")
 	}
 	if c.drain < 0 || c.stopTimeout < 0 {
 		return optionError("WithDrain", c.drain.String()+", "+c.stopTimeout.String(), "write durations from 0 on")
@@ -220,52 +143,66 @@ func (c *serverConfig) finish() error {
 	if c.ownPerConnection < 1 || c.ownPerServer < 1 {
 		return optionError("WithInfrastructureStreams", fmt.Sprintf("%d, %d", c.ownPerConnection, c.ownPerServer), "write at least 1 each")
 	}
-	if c.deregisterAfter != 0 && c.deregisterAfter < time.Minute {
-		return optionError("WithDeregisterAfter", c.deregisterAfter.String(), "write at least 1m, which Consul would silently make of it, or 0 for never")
-	}
-	return cmp.Or(c.checkNames(), c.checkRegistration())
+	return cmp.Or(c.nameRegistrations(service), c.checkRegistrations())
 }
 
-func (c *serverConfig) checkNames() error {
-	for i, name := range c.names {
-		if !serviceName.MatchString(name) {
-			return fmt.Errorf("meshlite: service name %q: write up to 63 letters, digits and hyphens, as DNS allows", name)
+// nameRegistrations puts the registration of the server's own name first.
+func (c *serverConfig) nameRegistrations(service string) error {
+	all := []catalog.Registration{{Instance: catalog.Instance{Service: service}}}
+	named := map[string]bool{}
+	for _, r := range c.registrations {
+		r.Service = cmp.Or(r.Service, service)
+		if named[r.Service] {
+			return optionError("WithRegistration", r.Service, "the name is given twice: leave one out")
 		}
-		if slices.Contains(c.names[:i], name) {
-			return optionError("WithServiceNames", name, "it is given twice: leave one out")
+		named[r.Service] = true
+		if r.Service == service {
+			all[0] = r
+		} else {
+			all = append(all, r)
+		}
+	}
+	c.registrations = all
+	for _, r := range all {
+		if !serviceName.MatchString(r.Service) {
+			return fmt.Errorf("meshlite: service name %q: write up to 63 letters, digits and hyphens, as DNS allows", r.Service)
 		}
 	}
 	return nil
 }
 
 func (c *serverConfig) checkAddresses() error {
-	if c.port != "" && c.listen != "" {
-		return optionError("WithPort", c.port, "WithListenAddress tells the port too: leave one of them out")
-	}
-	if _, err := strconv.ParseUint(c.port, 10, 16); c.port != "" && err != nil {
-		return optionError("WithPort", c.port, "write 0 to 65535, or nothing for a free port")
-	}
-	if c.metrics != metricsOff {
-		if err := checkAddress("WithMetricsAddress", c.metrics, false); err != nil {
-			return err
-		}
-	}
-	if c.selfCheck != selfCheckOff {
-		if err := checkAddress("WithSelfCheckAddress", c.selfCheck, true); err != nil {
-			return err
-		}
-	}
 	advertised := c.advertised
 	if _, _, err := net.SplitHostPort(advertised); advertised != "" && err != nil {
 		advertised = net.JoinHostPort(strings.Trim(advertised, "[]"), "1") // a host alone
 	}
 	if slices.Contains(c.metricsHosts, "") {
-		return optionError("WithMetricsHosts", "", "write names, such as web-1.example.com, or leave it out")
+		return optionError("WithMetricsAddress", "", "write hosts such as web-1.example.com, or leave them out")
+	}
+	listen := c.listen
+	if listen != "" && c.listenPort() == "" && !strings.Contains(listen, ":") {
+		return optionError("WithListenAddress", listen, "write host:port, :port, or a port from 0 to 65535")
+	} else if c.listenPort() != "" {
+		listen = ""
+	}
+	health := ""
+	if c.healthListener != nil {
+		health = *c.healthListener
 	}
 	return cmp.Or(
-		checkAddress("WithListenAddress", c.listen, false),
+		checkAddress("WithMetricsAddress", c.metrics, false),
+		checkAddress("WithListenAddress", listen, false),
 		checkAddress("WithAdvertisedAddress", advertised, true),
-		checkAddress("WithHealthCheckAddress", c.check, true))
+		checkAddress("WithHealthListener", health, false))
+}
+
+// listenPort is the port of the advertised host that WithListenAddress names; "" if it
+// names a host, too.
+func (c *serverConfig) listenPort() string {
+	if _, err := strconv.ParseUint(c.listen, 10, 16); err != nil {
+		return ""
+	}
+	return c.listen
 }
 
 // checkAddress wants host:port, and both of them where somebody is to dial it.
@@ -281,46 +218,82 @@ func checkAddress(option, address string, dialed bool) error {
 	return nil
 }
 
-// checkHealthCheck wants one way for Consul to learn of the health, and no more.
-func (c *serverConfig) checkHealthCheck() error {
-	var given []string
-	for option, is := range map[string]bool{
-		"WithTTLCheck": c.ttlGiven, "WithHealthListener": c.healthListener != nil,
-		"WithHealthCheckServerName": c.checkName != "", "WithHealthCheckSkipVerify": c.checkSkipVerify,
-	} {
-		if is {
-			given = append(given, option)
+// checkRegistrations wants what Consul accepts, before anything is listened on.
+func (c *serverConfig) checkRegistrations() error {
+	for _, r := range c.registrations {
+		if err := cmp.Or(c.checkReserved(r), c.checkHealthCheck(r)); err != nil {
+			return err
 		}
-	}
-	slices.Sort(given)
-	switch {
-	case len(given) > 1:
-		return optionError(given[0], given[1], "each says how Consul learns of the health: leave one of them out")
-	case c.plaintext && (c.checkName != "" || c.checkSkipVerify):
-		return optionError(given[0], c.checkName, "with WithPlaintext there is no certificate to verify: leave one of them out")
-	case c.healthListener != nil:
-		return checkAddress("WithHealthListener", *c.healthListener, false)
+		metrics := ""
+		if c.metrics != "" {
+			metrics = unknownAddress
+		}
+		if err := consul.Validate(c.registration(r, unknownAddress, metrics)); err != nil {
+			return registrationError("%w", err)
+		}
 	}
 	return nil
 }
 
-// checkRegistration wants what Consul will take, before anything is listened on.
-func (c *serverConfig) checkRegistration() error {
+// checkReserved refuses fields that have options of their own, or none.
+func (c *serverConfig) checkReserved(r catalog.Registration) error {
 	switch {
-	case c.ttlGiven && c.ttl < minTTL:
-		return optionError("WithTTLCheck", c.ttl.String(), "write at least 3s, or leave it out if Consul can call the server")
-	case c.ttlGiven && c.check != "":
-		return optionError("WithHealthCheckAddress", c.check, "with WithTTLCheck Consul calls nothing: leave one of them out")
-	}
-	if err := c.checkHealthCheck(); err != nil {
-		return err
-	}
-	metrics := ""
-	if c.metrics != metricsOff {
-		metrics = unknownAddress
-	}
-	if err := consul.Validate(c.registration(c.names[0], unknownAddress, metrics)); err != nil {
-		return fmt.Errorf("meshlite: %w", err)
+	case r.Address != "":
+		return registrationError("Address %q: leave it out: WithAdvertisedAddress sets it", r.Address)
+	case r.Region != "" || r.Zone != "":
+		return registrationError("Region %q, Zone %q: leave them out: WithLocality sets them", r.Region, r.Zone)
+	case r.Node != "" || r.Datacenter != "" || r.Status != 0:
+		return registrationError("Node %q, Datacenter %q, Status %v: leave them out: the directory sets them", r.Node, r.Datacenter, r.Status)
 	}
 	return nil
+}
+
+// checkHealthCheck wants one way to check the health, and no more.
+func (c *serverConfig) checkHealthCheck(r catalog.Registration) error {
+	verifies := r.CheckTLS || r.CheckServerName != "" || r.CheckSkipVerify
+	switch {
+	case r.CheckServerName != "" && r.CheckSkipVerify:
+		return registrationError("CheckServerName %q with CheckSkipVerify: leave one of them out", r.CheckServerName)
+	case c.plaintext && verifies:
+		return registrationError("CheckTLS %t, CheckServerName %q, CheckSkipVerify %t: with WithPlaintext there is no certificate: leave them out",
+			r.CheckTLS, r.CheckServerName, r.CheckSkipVerify)
+	case c.healthListener != nil && verifies:
+		return registrationError("CheckTLS %t, CheckServerName %q, CheckSkipVerify %t: WithHealthListener answers in plaintext: leave one of them out",
+			r.CheckTLS, r.CheckServerName, r.CheckSkipVerify)
+	case c.healthListener != nil && r.TTL != 0:
+		return registrationError("TTL %v: with one Consul does not call WithHealthListener: leave one of them out", r.TTL)
+	}
+	return nil
+}
+
+func registrationError(format string, args ...any) error {
+	return fmt.Errorf("meshlite: WithRegistration: "+format, args...)
+}
+
+// registration is how the server is registered under one of its names.
+func (c *serverConfig) registration(r catalog.Registration, address, metrics string) catalog.Registration {
+	r.ID, r.Address = cmp.Or(r.ID, catalog.InstanceID(r.Service, address)), address
+	r.Region, r.Zone = c.region, c.zone
+	// A name that is verified needs TLS, which is found out by calling the server.
+	r.CheckTLS = r.CheckTLS || r.CheckServerName != "" || r.CheckSkipVerify
+	given := r.Metadata
+	r.Metadata = map[string]string{}
+	maps.Copy(r.Metadata, given)
+	if metrics != "" {
+		r.Metadata["metrics_address"] = metrics
+		// A process under several names is scraped under the first of them, once.
+		if own := c.registrations[0].Service; r.Service != own {
+			r.Metadata["metrics_service"] = own
+		}
+	}
+	return r
+}
+
+// names are those under which the server is registered, its own first.
+func (c *serverConfig) names() []string {
+	var names []string
+	for _, r := range c.registrations {
+		names = append(names, r.Service)
+	}
+	return names
 }

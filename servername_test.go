@@ -57,7 +57,7 @@ func TestAChannelProvesTheNameThatItsOwnerPins(t *testing.T) {
 func tlsClient(t *testing.T, m *mesh, target string, opts []meshlite.ClientOption) catalogv1.CatalogServiceClient {
 	t.Helper()
 	conn, err := meshlite.NewClient(target, append([]meshlite.ClientOption{
-		meshlite.WithConsul(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(m.runtime),
+		meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(m.runtime),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)

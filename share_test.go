@@ -81,14 +81,14 @@ func (s sharer) awaitShare(t *testing.T, share float64) {
 // Replicas divide a limit by their weights as Consul tells of them, come and go, and keep
 // to what they know while it is down. So do limits in a shared store that nobody has given.
 func TestReplicasDivideALimit(t *testing.T) {
-	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE, policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED} {
+	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA, policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL} {
 		t.Run(store.String(), func(t *testing.T) {
 			m := newMesh(t)
 			rule := byShare(1000, store)
 			one := m.serveSharer(rule)
 			want(t, "first calls", one.admitted(t, 2), 2)
 			one.awaitShare(t, 1)
-			two, three := m.serveSharer(rule, meshlite.WithWeight(2, 1)), m.serveSharer(rule)
+			two, three := m.serveSharer(rule, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Weight: 2}})), m.serveSharer(rule)
 			for _, s := range []sharer{two, three} {
 				want(t, "first calls", s.admitted(t, 2), 2)
 			}
@@ -145,8 +145,8 @@ func (noLease) Deregister(context.Context) error { return nil }
 func TestAReplicaThatKnowsNobodyYet(t *testing.T) {
 	m := newMesh(t)
 	directory := &mute{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE))
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,10 +3,13 @@ package meshlite
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 const (
@@ -26,7 +29,7 @@ func (r *run) stop(ctx context.Context) {
 		r.grpc.Stop()
 		return
 	}
-	log := r.config.log.With("service", r.config.names[0])
+	log := r.config.log.With("service", r.config.registrations[0].Service)
 	r.health.Shutdown()
 	if len(r.leases) > 0 {
 		log.Info("leaving Consul, and still accepting calls", "for", r.config.drain)
@@ -94,6 +97,54 @@ func (r *run) within(d time.Duration, what string, run func()) {
 	}
 }
 
+// giveUp gives back a lease that came when the start had failed.
+func (r *run) giveUp(late catalog.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), deregisterTime)
+	defer cancel()
+	if err := late.Deregister(ctx); err != nil {
+		r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.registrations[0].Service, "error", err)
+	}
+}
+
+// inTime asks the directory until the time to start is over, or a second longer than ctx
+// lasts. What has not returned by then is left running, and what it returns later is passed
+// to late.
+func inTime[T any](ctx context.Context, r *run, what string, ask func(context.Context) (T, error), late func(T)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers, over, begun := make(chan answer), make(chan struct{}), time.Now()
+	go func() {
+		var a answer
+		defer func() {
+			if p := recover(); p != nil {
+				a.err = fmt.Errorf("%s has panicked: %v", what, p)
+			}
+			select {
+			case answers <- a:
+			case <-over:
+				if a.err == nil {
+					late(a.value)
+				}
+			}
+		}()
+		a.value, a.err = ask(ctx)
+	}()
+	timer := time.NewTimer(time.Until(r.deadline) + closeTime)
+	defer timer.Stop()
+	defer context.AfterFunc(ctx, func() { timer.Reset(closeTime) })()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-timer.C:
+		close(over)
+		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
+		var none T
+		return none, fmt.Errorf("%s does not return", what)
+	}
+}
+
 // before reports whether ended is closed within d.
 func before(ended <-chan struct{}, d time.Duration) bool {
 	timer := time.NewTimer(d)
@@ -114,7 +165,7 @@ func (r *run) deregister(ctx context.Context) {
 		leases.Go(func() {
 			r.within(deregisterTime+closeTime, "the deregistration", func() {
 				if err := lease.Deregister(ctx); err != nil {
-					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.names[0], "error", err)
+					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.registrations[0].Service, "error", err)
 				}
 			})
 		})

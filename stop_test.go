@@ -64,8 +64,8 @@ func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOp
 	address := freeAddress(m.t)
 	lines := &journal{}
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithListenAddress(address),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
 	}, opts...)...)
 	if err != nil {
 		m.t.Fatal(err)
@@ -228,7 +228,7 @@ func TestRunEndsThoughTheDirectoryIsBroken(t *testing.T) {
 			release := make(chan struct{})
 			t.Cleanup(func() { close(release) })
 			broken := &brokenDirectory{Directory: m.directory, deregister: func() { deregister(release) }}
-			r := m.run(&testgrpc.UnimplementedTestServiceServer{}, meshlite.WithConsul(broken), meshlite.WithDrain(0, time.Hour))
+			r := m.run(&testgrpc.UnimplementedTestServiceServer{}, meshlite.WithDirectory(broken), meshlite.WithDrain(0, time.Hour))
 			if err := r.stop(); err != nil {
 				t.Error(err)
 			}

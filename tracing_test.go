@@ -105,8 +105,13 @@ func told(span sdktrace.ReadOnlySpan, key attribute.Key) string {
 	return ""
 }
 
+// misplaced is a tracer at the place of the user's own.
+type misplaced struct{ interceptors.Interceptors }
+
+func (misplaced) Exemplar(context.Context) (traceID string, sampled bool) { return "", false }
+
 func TestWithTracingTakesTracingOnly(t *testing.T) {
-	_, err := meshlite.NewClient("dns:///localhost:1", meshlite.WithPlaintext(), meshlite.WithTracing(interceptors.Interceptors{}))
+	_, err := meshlite.NewClient("dns:///localhost:1", meshlite.WithPlaintext(), meshlite.WithTracing(misplaced{}))
 	if err == nil || !strings.Contains(err.Error(), `WithTracing "own"`) {
 		t.Errorf("error is %v", err)
 	}

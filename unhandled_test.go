@@ -28,6 +28,8 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/peakewma"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
@@ -114,8 +116,8 @@ func listen(t *testing.T) net.Listener {
 
 // otherProgram is a server of this module without the service.
 func otherProgram(m *mesh) {
-	server, err := meshlite.NewServer("test", meshlite.WithPlaintext(), meshlite.WithConsul(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithServiceNames("catalog"))
+	server, err := meshlite.NewServer("test", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "catalog"}}))
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -442,13 +444,13 @@ func testConn(t *testing.T, m *mesh, service string, opts ...meshlite.ClientOpti
 // endpoints are those of service of the mesh's client, as its page shows them.
 func endpoints(m *mesh, service string) (all []balancer.EndpointStats) {
 	m.t.Helper()
-	handler, err := m.runtime.Handler(false)
+	handler, err := m.runtime.Handler()
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
 	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-	var shown struct{ Endpoints []balancer.Picks }
+	var shown struct{ Endpoints []resolver.Picks }
 	if err := json.Unmarshal(page.Body.Bytes(), &shown); err != nil {
 		m.t.Fatal(err)
 	}

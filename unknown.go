@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // unknown answers calls of methods that the server does not have in gRPC's own words, and
@@ -20,9 +20,9 @@ func (s *Server) unknown(_ any, stream grpc.ServerStream) error {
 	i := max(strings.LastIndexByte(name, '/'), 0)
 	service, method := name[:i], strings.TrimPrefix(name[i:], "/")
 	if _, known := s.grpc.GetServiceInfo()[service]; known {
-		stream.SetTrailer(metadata.Pairs(attempt.UnhandledKey, "method"))
+		stream.SetTrailer(metadata.Pairs(wire.UnhandledKey, wire.UnhandledMethod))
 		return status.Errorf(codes.Unimplemented, "unknown method %v for service %v", method, service)
 	}
-	stream.SetTrailer(metadata.Pairs(attempt.UnhandledKey, "service"))
+	stream.SetTrailer(metadata.Pairs(wire.UnhandledKey, wire.UnhandledService))
 	return status.Errorf(codes.Unimplemented, "unknown service %v", service)
 }

@@ -24,8 +24,8 @@
 // sends them calls, as a readiness probe: 503 while the process warms up or stops.
 //
 // It has no authentication: serve it on loopback, or where only the operator can
-// reach it, and the profiles of net/http/pprof on loopback only, since they tell what is in
+// reach it, and the profiles of net/http/pprof on loopback only, since they reveal what is in
 // memory. Actions are wherever the pages are, so that an operator can ask the processes of
-// other hosts: let them cost no more than a restart would, and tell nothing that pages do not.
+// other hosts: let them cost no more than a restart would, and reveal nothing that pages do not.
 // [http.DefaultServeMux] is not served.
 package admin

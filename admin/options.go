@@ -62,7 +62,7 @@ func WithHosts(names ...string) Option {
 	}
 }
 
-// WithPprof adds /debug/pprof/. Profiles tell much of a process and cost it time:
+// WithPprof adds /debug/pprof/. Profiles reveal much of a process and cost it time:
 // ask for it on loopback only.
 func WithPprof() Option {
 	return func(c *config) { c.pprof = true }

@@ -261,3 +261,25 @@ func BenchmarkPick(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPickWithRecord is the pick of a call whose interceptors have made a record, as the
+// retries of this module do.
+func BenchmarkPickWithRecord(b *testing.B) {
+	for _, policy := range policies {
+		b.Run(policy, func(b *testing.B) {
+			c := balancertest.New(b, policy)
+			c.Ready("{}", balancertest.Equal(10)...)
+			picker := c.Picker()
+			call := call
+			call.Ctx = attempt.NewContext(context.Background(), attempt.New())
+			b.ReportAllocs()
+			for b.Loop() {
+				result, err := picker.Pick(call)
+				if err != nil {
+					b.Fatal(err)
+				}
+				result.Done(success)
+			}
+		})
+	}
+}

@@ -13,10 +13,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
 	"github.com/meshlite-go/meshlite/internal/balancertest"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // inTime runs test in virtual time with each policy, over n endpoints if there are any.
@@ -174,9 +174,9 @@ func TestAnOverloadedEndpointGetsLess(t *testing.T) {
 // A server that refuses calls because it is full works: to eject it would bring the next
 // one down. UNAVAILABLE for other reasons ejects.
 func TestAFullEndpointIsNotEjected(t *testing.T) {
-	for domain, want := range map[string]uint64{attempt.ErrorDomain: 0, "example.com": 1} {
+	for domain, want := range map[string]uint64{wire.ErrorDomain: 0, "example.com": 1} {
 		inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
-			full, err := status.New(codes.Unavailable, "full").WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: attempt.ReasonOverloaded})
+			full, err := status.New(codes.Unavailable, "full").WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: wire.ReasonOverloaded})
 			if err != nil {
 				t.Fatal(err)
 			}

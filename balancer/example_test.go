@@ -8,19 +8,19 @@ import (
 )
 
 // first is a policy that sends every call to the first endpoint.
-type first []balancer.Ready
+type first []balancer.Candidate
 
-func (f first) Choose() *balancer.Ready { return &f[0] }
+func (f first) Pick() *balancer.Candidate { return &f[0] }
 
 func init() {
 	balancer.Register(balancer.Policy[struct{}]{
 		Name:  "meshlite_first",
 		Parse: func(json.RawMessage) (struct{}, error) { return struct{}{}, nil },
-		New:   func(_ struct{}, view balancer.View) balancer.Chooser { return first(view.Ready) },
+		New:   func(_ struct{}, view balancer.View) balancer.Picker { return first(view.Candidates) },
 	})
 }
 
-// A policy of one's own is a parser of its config and a choice among what is in rotation.
+// A custom policy is a parser of its config and a picker over the endpoints in rotation.
 func Example() {
 	fmt.Println(balancer.PolicyName("first"))
 	// Output: meshlite_first <nil>

@@ -29,7 +29,7 @@ func single(t *testing.T, test func(t *testing.T, c *balancertest.Channel)) {
 // response counts; without the attempt record only unary calls are samples).
 func TestTheFirstResponseOfAStreamCounts(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
-		ctx, record := attempt.Of(context.Background(), attempt.Stream)
+		ctx, record := attempt.FromOrNew(context.Background(), attempt.Stream)
 		result, err := c.Picker().Pick(grpcbalancer.PickInfo{Ctx: ctx, FullMethodName: "/not/known"})
 		if err != nil {
 			t.Fatal(err)

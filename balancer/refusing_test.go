@@ -141,7 +141,7 @@ func TestWhoIsBetterDoesNotSuffer(t *testing.T) {
 // pickFor is a pick for method with a record of kind.
 func pickFor(t *testing.T, c *balancertest.Channel, method string, kind attempt.Kind) (int, *attempt.Record, func(grpcbalancer.DoneInfo)) {
 	t.Helper()
-	ctx, record := attempt.Of(context.Background(), kind)
+	ctx, record := attempt.FromOrNew(context.Background(), kind)
 	result, err := c.Picker().Pick(grpcbalancer.PickInfo{FullMethodName: method, Ctx: ctx})
 	if err != nil {
 		t.Fatal(err)

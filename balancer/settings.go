@@ -58,8 +58,8 @@ type Ejection struct {
 	PanicPercent float64 `json:"panicPercent"`
 }
 
-// Zone keeps calls in the caller's zone. It works where the channel knows its own
-// zone and the instances tell theirs.
+// Zone keeps calls in the caller's zone. It needs the zone of the channel and those of the
+// instances.
 type Zone struct {
 	Disabled bool `json:"disabled"`
 	// Callers is the part of all callers that run in this zone, above 0 and up to 1.
@@ -71,7 +71,7 @@ type Zone struct {
 // Duration is a time.Duration that JSON has as text: "10s", "1.5s", "5m".
 type Duration time.Duration
 
-// UnmarshalJSON reads what time.ParseDuration knows, and so gRPC's own form.
+// UnmarshalJSON reads the syntax of time.ParseDuration, which includes gRPC's.
 func (d *Duration) UnmarshalJSON(text []byte) error {
 	var word string
 	if err := json.Unmarshal(text, &word); err != nil {
@@ -103,13 +103,15 @@ func parseSettings(text json.RawMessage) (Settings, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return Settings{}, err
 	}
-	return s, s.check()
+	return s, s.Validate()
 }
 
 // longest bounds every time in the settings.
 const longest = Duration(24 * time.Hour)
 
-func (s Settings) check() error {
+// Validate returns an error that names a field out of its range. A Settings of zero values
+// is not valid: begin with [DefaultSettings].
+func (s Settings) Validate() error {
 	e := s.Ejection
 	for _, wrong := range []error{
 		within("slowStart.window", s.SlowStart.Window, 0, longest),
@@ -134,6 +136,9 @@ func (s Settings) check() error {
 
 // String writes d as it is read.
 func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes d as it is read.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 func within[T int | float64 | Duration](field string, value, least, most T) error {
 	if value >= least && value <= most {

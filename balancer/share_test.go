@@ -20,7 +20,7 @@ import (
 func open(t *testing.T, c *balancertest.Channel, i int) (*attempt.Record, func(grpcbalancer.DoneInfo)) {
 	t.Helper()
 	for range 1000 {
-		ctx, record := attempt.Of(context.Background(), attempt.Stream)
+		ctx, record := attempt.FromOrNew(context.Background(), attempt.Stream)
 		result, err := c.Picker().Pick(grpcbalancer.PickInfo{FullMethodName: streamMethod, Ctx: ctx})
 		if err != nil {
 			t.Fatal(err)
@@ -212,7 +212,7 @@ func TestChannelsWithOtherSettings(t *testing.T) {
 // A unary call within a stream, with its context, is measured for itself.
 func TestTheContractGoesBeforeTheRecord(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
-		ctx, _ := attempt.Of(context.Background(), attempt.Stream)
+		ctx, _ := attempt.FromOrNew(context.Background(), attempt.Stream)
 		result, err := c.Picker().Pick(grpcbalancer.PickInfo{FullMethodName: unaryMethod, Ctx: ctx})
 		if err != nil {
 			t.Fatal(err)

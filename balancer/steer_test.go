@@ -84,7 +84,7 @@ func TestARetryTakesTheLeastLoaded(t *testing.T) {
 			idle++
 		}
 		record := attempt.New()
-		record.Pick(&attempt.Instance{Address: balancertest.Address(first)})
+		record.SetPicked(&attempt.Instance{Address: balancertest.Address(first)})
 		for range 50 {
 			result, err := c.Picker().Pick(attemptOf(record.Next(), unaryMethod))
 			if err != nil {

@@ -1,8 +1,12 @@
 package balancer
 
 import (
+	"cmp"
+	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,129 +19,128 @@ import (
 	"github.com/meshlite-go/meshlite/internal/lines"
 )
 
-// forgetAfter is how long an endpoint that nobody uses is remembered. It outlives
-// an idle channel (30 min) that comes back soon after.
-const forgetAfter = time.Hour
+// unusedExpiry is how long an endpoint without channels is remembered. It exceeds the idle
+// timeout of a channel (30 min).
+const unusedExpiry = time.Hour
 
-// Table remembers the endpoints of one target: what is learned of them outlives
-// updates of the resolver, reconnects and idleness. It is safe for concurrent
-// use, and channels to one target may share it.
+// Table is the state of the endpoints of one target. It outlives resolver updates, reconnects
+// and idle channels. It is safe for concurrent use, and channels to one target may share it.
 type Table struct {
-	born   time.Time
-	random func() uint64
-	traits atomic.Pointer[map[string]traits] // of methods
+	createdAt time.Time // all other times are since then
+	random    func() uint64
+	methods   methods
 
-	checked   atomic.Int64 // when it was last looked at who has stalled, since born
-	comparing atomic.Bool  // answers are counted by method, since some were not OK
-	compareAt atomic.Int64 // when they may be compared next, since born
+	stallCheck    stallCheck
+	comparing     atomic.Bool  // answers are counted by method, since some were not OK
+	nextCompareAt atomic.Int64 // when they may be compared next
 
-	mu         sync.Mutex
-	endpoints  map[string]*Endpoint // by address
-	listed     int                  // of them, those that channels list
-	out        int                  // of those, the ejected
-	begun      bool                 // endpoints were listed before: one that comes now is new
-	channels   map[channel]*use     // that use the table
-	interval   time.Duration        // in which calls are counted
-	watched    time.Duration        // when the last failure came, since born; 0 is never
-	sampled    time.Duration        // when the counts were sampled last, since born
-	comparedAt time.Duration        // when answers were compared last, since born
-	ejections  map[Reason]uint64
-
-	reaching      map[chan<- struct{}]int // who choose subsets
-	exchangeBegan time.Duration           // when the second began in which exchanged endpoints were
-	exchanged     int
+	mu            sync.Mutex
+	endpoints     map[string]*Endpoint // by address
+	listed        int                  // of them, those that channels list
+	ejected       int                  // of those, the ejected
+	started       bool                 // endpoints were listed before: others are new and start slowly
+	channels      map[channel]*channelUse
+	interval      time.Duration // of success rates
+	lastFailureAt time.Duration // 0 is never
+	sampledAt     time.Duration
+	comparedAt    time.Duration
+	ejections     map[Reason]uint64
+	subsets       subsets
 
 	log    *slog.Logger // nil is none
 	limit  *lines.Limit
 	events []event // to be logged without the lock
 }
 
-// channel is one that makes its picker anew soon when it is woken.
+// channel is notified when its picker must be rebuilt.
 type channel interface{ wake() }
 
-// use is how a channel uses a table.
-type use struct {
+// channelUse is how a channel uses a table.
+type channelUse struct {
 	members   map[string]*member // by address
-	panicking bool               // so few can be used that the ejected are, too
+	panicking bool               // so few are usable that the ejected are used, too
 }
 
 // NewTable makes an empty table.
 func NewTable() *Table { return NewSeededTable(rand.Uint64) }
 
-// WithLogger has log told of ejections and of their ends, as info. It is for a table that
-// nobody uses yet, and answers it.
+// WithLogger logs ejections and readmissions to log, at level info. Call it before the table is
+// used. It returns t.
 func (t *Table) WithLogger(log *slog.Logger) *Table {
-	t.log = log
+	t.log = cmp.Or(log, slog.Default())
 	return t
 }
 
-// NewSeededTable makes a table whose channels choose at random by random, so that a
-// simulation can be repeated. They are only as safe for concurrent use as random is.
+// NewSeededTable makes a table with its own source of random bits, for simulations that can be
+// repeated. random must be safe for concurrent use if the table is used concurrently.
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
-		born: time.Now(), random: random,
-		endpoints: map[string]*Endpoint{}, channels: map[channel]*use{}, ejections: map[Reason]uint64{}, reaching: map[chan<- struct{}]int{},
-		limit: lines.New(maxLines),
+		createdAt: time.Now(), random: random,
+		endpoints: map[string]*Endpoint{}, channels: map[channel]*channelUse{}, ejections: map[Reason]uint64{},
+		subsets: subsets{wakes: map[chan<- struct{}]int{}},
+		limit:   lines.New(maxLogRate),
 	}
 }
 
-// now is the time since the table was made.
-func (t *Table) now() time.Duration { return time.Since(t.born) }
+// now is the time since the table was created.
+func (t *Table) now() time.Duration { return time.Since(t.createdAt) }
 
-// enter borrows the entries of what is listed for c, and gives back those that it has
-// borrowed before. An endpoint that was not there is new, unless all are.
-func (t *Table) enter(c channel, listed []resolver.Endpoint, s *Ejection) map[string]*member {
+// update replaces the endpoints that c lists, and returns its members. An endpoint is new if
+// the table did not have it, unless it had none at all.
+func (t *Table) update(c channel, listed []resolver.Endpoint, s *Ejection) map[string]*member {
 	t.mu.Lock()
 	defer t.unlock()
 	now := t.now()
-	t.forget(now)
+	t.expire(now)
 	t.interval = time.Duration(s.Interval)
 	u := t.channels[c]
 	if u == nil {
-		u = &use{}
+		u = &channelUse{}
 		t.channels[c] = u
 	}
 	before := u.members
 	u.members = make(map[string]*member, len(listed))
 	for _, endpoint := range listed {
 		if address := addressOf(endpoint); u.members[address] == nil {
-			u.members[address] = t.borrow(endpoint, before[address], s)
+			u.members[address] = t.acquire(endpoint, before[address], s)
 		}
 	}
-	t.begun = t.begun || len(u.members) > 0
+	t.started = t.started || len(u.members) > 0
 	for _, m := range before {
-		if t.giveBack(m, now); m.users == 0 {
-			m.cold = true // it has left the service: should it come back, it is new
-			m.Refusals.Lapse()
+		if t.release(m, now); m.users == 0 {
+			m.startsSlowly = true // it left the service: if it returns, it is new
+			m.Refusals.Reset()
 		}
 	}
-	t.trim(now, s)
+	t.enforceMaxEjection(now, s)
 	return u.members
 }
 
-// borrow makes a member for endpoint, which was before one before.
-func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) *member {
-	instance := identify(endpoint)
+// acquire makes the member of an endpoint. before is the member at its address before.
+func (t *Table) acquire(endpoint resolver.Endpoint, before *member, s *Ejection) *member {
+	instance := attemptInstance(endpoint)
 	e := t.endpoints[instance.Address]
-	if e == nil || e.ID != instance.ID {
-		// Another instance at this address: it has nothing to do with the old one.
+	if e == nil || e.ID != instance.ID { // another instance at this address has no history
 		instance.Refusals = &attempt.Refusals{}
-		e = &Endpoint{Instance: instance, table: t, cold: t.begun}
+		e = &Endpoint{Instance: instance, table: t, startsSlowly: t.started}
 		t.endpoints[instance.Address] = e
 	}
 	if e.users++; e.users == 1 {
 		t.listed++
 		e.reach.listed(t.now())
-		t.reached()
-		if e.ejection.out {
-			t.out++
+		t.notifySubsets()
+		if e.ejection.ejected {
+			t.ejected++
 		}
 	}
-	m := &member{Endpoint: e, listed: endpoint, ejection: *s}
-	m.done = func(info balancer.DoneInfo) { e.end(outcomeOf(info), &m.ejection) }
-	m.shown = shown{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected, warm: 1}
+	m := &member{Endpoint: e, listed: endpoint, ejectionSettings: *s}
+	m.done = func(info balancer.DoneInfo) {
+		o, _ := outcomeOf(&info)
+		e.end(o, &m.ejectionSettings)
+	}
+	m.summary = summary{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected, slowStart: 1}
 	if before != nil && before.Endpoint == e {
-		m.state, m.shown.state, m.shown.part, m.shown.warm = before.state, before.shown.state, before.shown.part, before.shown.warm
+		m.state, m.summary.state, m.summary.weightPart, m.summary.slowStart = before.state, before.summary.state, before.summary.weightPart, before.summary.slowStart
 		if m.state == connectivity.Ready {
 			e.connected++
 		}
@@ -145,50 +148,74 @@ func (t *Table) borrow(endpoint resolver.Endpoint, before *member, s *Ejection) 
 	return m
 }
 
-func (t *Table) giveBack(m *member, now time.Duration) {
+// release undoes acquire.
+func (t *Table) release(m *member, now time.Duration) {
 	if m.state == connectivity.Ready {
 		m.connected--
-		t.noteReach(m.Endpoint, m.connected+1, false, now)
+		t.updateReach(m.Endpoint, m.connected+1, false, now)
 	}
-	m.left = now
+	m.lastUsedAt = now
 	if m.users--; m.users == 0 {
 		t.listed--
-		if m.Endpoint.ejection.out {
-			t.out--
+		if m.Endpoint.ejection.ejected {
+			t.ejected--
 		}
 	}
 }
 
-// leave gives all entries of c back. The endpoints have not gone, the channel has.
-func (t *Table) leave(c channel) {
+// remove releases all members of c, which is closed. Its endpoints are still in the service.
+func (t *Table) remove(c channel) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if u := t.channels[c]; u != nil {
 		for _, m := range u.members {
-			t.giveBack(m, t.now())
+			t.release(m, t.now())
 		}
 		delete(t.channels, c)
 	}
 }
 
-// forget keeps the table to what is alive and what was of late.
-func (t *Table) forget(now time.Duration) {
+// expire deletes endpoints that were not used for long.
+func (t *Table) expire(now time.Duration) {
 	for address, e := range t.endpoints {
-		if e.users == 0 && now-e.left > forgetAfter {
+		if e.users == 0 && now-e.lastUsedAt > unusedExpiry {
 			delete(t.endpoints, address)
 		}
 	}
 }
 
-// wake makes the channels' pickers anew. The caller holds t.mu.
+// setState records the state of a connection. An endpoint whose channels all lost their
+// connection and could not reconnect may have been restarted: when it is connected again, its
+// failures are dropped.
+func (t *Table) setState(m *member, state connectivity.State, now time.Duration) {
+	e := m.Endpoint
+	before := e.connected
+	if m.state == connectivity.Ready {
+		e.connected--
+	}
+	m.state = state
+	switch {
+	case state == connectivity.Ready:
+		if e.connected++; e.broken {
+			e.broken = false
+			e.Refusals.Reset()
+			t.admit(e, reconnected, now)
+		}
+	case state == connectivity.TransientFailure && e.connected == 0:
+		e.broken = true
+	}
+	t.updateReach(e, before, state == connectivity.TransientFailure, now)
+}
+
+// wake rebuilds the pickers of all channels. The caller holds t.mu.
 func (t *Table) wake() {
 	for c := range t.channels {
 		c.wake()
 	}
 }
 
-// identify names endpoint for the table: a plain address names itself.
-func identify(endpoint resolver.Endpoint) attempt.Instance {
+// attemptInstance identifies an endpoint. One of another resolver has its address as its ID.
+func attemptInstance(endpoint resolver.Endpoint) attempt.Instance {
 	address := addressOf(endpoint)
 	if i := InstanceOf(endpoint); i != nil {
 		return attempt.Instance{ID: i.ID, Address: address}
@@ -196,9 +223,169 @@ func identify(endpoint resolver.Endpoint) attempt.Instance {
 	return attempt.Instance{ID: address, Address: address}
 }
 
-func addressOf(endpoint resolver.Endpoint) string {
-	if len(endpoint.Addresses) == 0 {
-		return ""
+// maxLogRate is how many lines a table logs in a second.
+const maxLogRate = 20
+
+// event is an ejection or a readmission, to be logged.
+type event struct {
+	instance attempt.Instance
+	message  string
+	reason   string
+	time     slog.Attr
+	ejected  int // endpoints that are ejected now
+	listed   int // of so many
+}
+
+// logLater adds an event, which unlock logs. The caller holds t.mu.
+func (t *Table) logLater(e *Endpoint, message, reason string, time slog.Attr) {
+	if t.log != nil {
+		t.events = append(t.events, event{e.Instance, message, reason, time, t.ejected, t.listed})
 	}
-	return endpoint.Addresses[0].Addr
+}
+
+// unlock unlocks t.mu and logs the events since: a slow log handler must not block picks.
+func (t *Table) unlock() {
+	events := t.events
+	t.events = nil
+	t.mu.Unlock()
+	if t.log == nil || len(events) == 0 && !t.limit.Owes() {
+		return
+	}
+	ctx, now := context.Background(), time.Now()
+	if !t.log.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	t.limit.Settle(now, func(level slog.Level, n uint64) {
+		t.log.LogAttrs(ctx, level, "ejections left out of the log", slog.Uint64("count", n))
+	})
+	for _, e := range events {
+		if t.limit.Admit(slog.LevelInfo, now) {
+			t.log.LogAttrs(ctx, slog.LevelInfo, e.message,
+				slog.String("instance", e.instance.ID), slog.String("address", e.instance.Address),
+				slog.String("reason", e.reason), e.time, slog.Int("ejected", e.ejected), slog.Int("endpoints", e.listed))
+		}
+	}
+}
+
+// State is what a channel does with an endpoint.
+type State string
+
+// The states.
+const (
+	InRotation  State = "in_rotation"
+	SlowStarted State = "slow_start" // in rotation, with a growing weight
+	OtherZone   State = "other_zone" // its zone gets no calls from here
+	Ejected     State = "ejected"
+	Unconnected State = "no_connection"
+)
+
+// rank orders states by use. Of an endpoint in several channels the most used state is shown.
+func (s State) rank() int {
+	return slices.Index([]State{Unconnected, Ejected, OtherZone, SlowStarted, InRotation}, s)
+}
+
+// summary is the state of an endpoint in the newest view of a channel.
+type summary struct {
+	zone       zone
+	weight     uint32  // as listed
+	weightPart float64 // of all weight in rotation
+	slowStart  float64 // progress from 0 to 1
+	state      State
+}
+
+// EndpointStats is the state of one endpoint.
+type EndpointStats struct {
+	ID       string  `json:"id"`
+	Address  string  `json:"address"`
+	Region   string  `json:"region,omitempty"`
+	Zone     string  `json:"zone,omitempty"`
+	Weight   uint32  `json:"weight"`      // in the directory
+	Part     float64 `json:"weight_part"` // of all weight in rotation, after slow start, failures and zones
+	InFlight int64   `json:"in_flight"`
+	Picks    uint64  `json:"picks"`
+	Refusals uint64  `json:"refusals"`   // attempts rejected by its rate limits with a time to retry
+	Share    float64 `json:"share"`      // of all picks
+	Latency  float64 `json:"latency_ms"` // to the first response, follows a rise at once and a fall slowly; 0 is unknown
+	Failing  float64 `json:"failing"`    // part of the latest attempts that failed
+	Refusing float64 `json:"refusing"`   // part of the latest attempts not answered with OK that others would have
+	Warm     float64 `json:"slow_start"` // progress of the slow start from 0 to 1; 1 without one
+	State    State   `json:"state"`
+	Reason   Reason  `json:"reason,omitempty"`           // why it is ejected
+	Probe    float64 `json:"probe_in_seconds,omitempty"` // time to the call that probes it
+}
+
+// TableStats is the state of the endpoints of one target.
+type TableStats struct {
+	Panic     bool              `json:"panic"`     // so few are usable that the ejected are used, too
+	Ejections map[Reason]uint64 `json:"ejections"` // since the table was created
+	Endpoints []EndpointStats   `json:"endpoints"` // by address
+}
+
+// Stats returns the endpoints that channels list now.
+func (t *Table) Stats() TableStats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := TableStats{Ejections: maps.Clone(t.ejections), Endpoints: []EndpointStats{}}
+	summaries := map[*Endpoint]summary{}
+	for _, u := range t.channels {
+		s.Panic = s.Panic || u.panicking
+		for _, m := range u.members {
+			if other, ok := summaries[m.Endpoint]; !ok || m.summary.state.rank() > other.state.rank() {
+				summaries[m.Endpoint] = m.summary
+			}
+		}
+	}
+	var picks uint64
+	for e, summary := range summaries {
+		s.Endpoints = append(s.Endpoints, e.stats(summary, t.now()))
+		picks += e.Picks()
+	}
+	for i := range s.Endpoints {
+		s.Endpoints[i].Share = float64(s.Endpoints[i].Picks) / float64(max(picks, 1))
+	}
+	slices.SortFunc(s.Endpoints, func(a, b EndpointStats) int { return cmp.Compare(a.Address, b.Address) })
+	return s
+}
+
+func (e *Endpoint) stats(summary summary, now time.Duration) EndpointStats {
+	latency, _ := e.latency.read(now)
+	s := EndpointStats{
+		ID: e.ID, Address: e.Address, Region: summary.zone.region, Zone: summary.zone.name,
+		Weight: summary.weight, Part: summary.weightPart, InFlight: e.InFlight(), Picks: e.Picks(), Refusals: e.Refusals.Count(),
+		Latency: latency * 1000, Failing: e.failureRate.read(now), Refusing: e.refusing.excess, Warm: summary.slowStart, State: summary.state,
+	}
+	if e.ejection.ejected && (s.State == Ejected || s.State == Unconnected) {
+		s.Reason = e.ejection.reason
+		s.Probe = max(e.ejection.until-now, 0).Seconds()
+	}
+	return s
+}
+
+// summarize records what view v does with each endpoint. The caller holds Table.mu.
+func (u *channelUse) summarize(v View, s *Settings, now time.Duration) {
+	for _, m := range u.members {
+		m.summary.state, m.summary.weightPart, m.summary.slowStart = Unconnected, 0, 1
+	}
+	for _, c := range v.otherZones {
+		c.member.summary.state = OtherZone
+	}
+	rotation := v.inRotation()
+	var sum float64
+	for _, c := range rotation {
+		sum += float64(c.Weight)
+	}
+	for _, c := range rotation {
+		since := now - c.slowStartAt
+		summary := &c.member.summary
+		summary.state, summary.weightPart = InRotation, float64(c.Weight)/sum
+		if c.Endpoint.ejection.ejected && !s.Ejection.Disabled {
+			summary.state = Ejected // and used, in a panic
+		}
+		if window := time.Duration(s.SlowStart.Window); c.slowStarted && since < window && summary.state == InRotation {
+			summary.state, summary.slowStart = SlowStarted, float64(since)/float64(window)
+		}
+	}
+	for _, c := range v.ejected {
+		c.member.summary.state = Ejected
+	}
 }

@@ -9,159 +9,270 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// View is what a policy chooses from.
+// View is what a policy picks from.
 type View struct {
-	// Ready are the endpoints in rotation, at least one, without those that refuse what
-	// others answer. Their weights are the configured ones times what slow start, failures
-	// and zones make of them.
-	Ready []Ready
-	// Random is a source of random bits that all may use at once.
+	// Candidates are the endpoints in rotation, at least one, without those that refuse what
+	// others answer. A weight is the listed one, reduced by slow start, failures and zones.
+	Candidates []Candidate
+	// Random is a source of random bits, safe for concurrent use.
 	Random func() uint64
-	// Now is the time in which latencies are told.
+	// Now is the time base of latencies.
 	Now func() time.Duration
 
-	refusing  []Ready // get their expected share at most, whatever the policy thinks of them
-	refusals  uint64  // of all weight in rotation they have this part, in 2^-32
-	elsewhere []Ready // with a connection, and of a zone that is not needed
-	ejected   []Ready
-	due       []Ready       // must have the next calls: a probe, or the first of a slow start
-	again     time.Duration // when it will be different; 0 is when something happens
+	refusing     []Candidate // limited to their expected share
+	refusingPart uint64      // of all weight in rotation, in 2^-32
+	otherZones   []Candidate // connected, in zones that get no calls
+	ejected      []Candidate
+	due          []Candidate   // must get the next calls: probes and first calls of slow starts
+	validFor     time.Duration // when to rebuild; 0 is at the next event
 }
 
-// child is a member as gRPC tells of it now.
+// child is a member with the state that gRPC reports.
 type child struct {
 	*member
 	state  connectivity.State
 	picker balancer.Picker
 }
 
-// view sorts what c has connections to by what is known of it now.
-func (t *Table) view(c channel, children []child, s *Settings, own zone) View {
+// newView sorts the connected children of c by the state of the table.
+func newView(t *Table, c channel, children []child, s *Settings, own zone) View {
 	t.mu.Lock()
 	defer t.unlock()
 	now := t.now()
-	t.compare(now, &s.Ejection)
+	t.ejectBySuccessRate(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
 	var weights []float64
 	for _, child := range children {
-		t.connect(child.member, child.state, now)
+		t.setState(child.member, child.state, now)
 		if child.state != connectivity.Ready {
 			continue
 		}
-		r := Ready{child.Endpoint, weightOf(child.listed), child.member, child.picker}
-		if r.Endpoint.ejection.out && !s.Ejection.Disabled {
-			v.ejected = append(v.ejected, r)
-			v.probe(r, now)
+		c := Candidate{child.Endpoint, weightOf(child.listed), child.member, child.picker}
+		if c.ejection.ejected && !s.Ejection.Disabled {
+			v.ejected = append(v.ejected, c)
+			v.addProbe(c, now)
 		} else {
-			v.Ready = append(v.Ready, r)
-			weights = append(weights, v.weight(r, now, s))
+			v.Candidates = append(v.Candidates, c)
+			weights = append(weights, v.weight(c, now, s))
 		}
 	}
 	if t.compareAnswers(now); t.comparing.Load() {
-		v.look(failingTick)
+		v.rebuildAfter(weightInterval)
 	}
-	if s.Ejection.compares() && t.watching(now) {
-		v.look(t.interval / samples)
+	if s.Ejection.successRates() && t.sampling(now) {
+		v.rebuildAfter(t.interval / samplesPerInterval)
 	}
 	u := t.channels[c]
 	enough := s.Ejection.PanicPercent / 100 * float64(len(u.members))
-	if u.panicking = len(v.ejected) > 0 && (len(v.Ready) == 0 || float64(len(v.Ready)) < enough); u.panicking {
-		for _, r := range v.ejected {
-			v.Ready = append(v.Ready, r)
-			weights = append(weights, v.weight(r, now, s))
+	if u.panicking = len(v.ejected) > 0 && (len(v.Candidates) == 0 || float64(len(v.Candidates)) < enough); u.panicking {
+		for _, c := range v.ejected {
+			v.Candidates = append(v.Candidates, c)
+			weights = append(weights, v.weight(c, now, s))
 		}
 		v.ejected = nil
 	} else {
-		s.Zone.share(own, v.Ready, weights)
+		s.Zone.apply(own, v.Candidates, weights)
 	}
-	v.weigh(weights)
-	u.show(v, s, now)
+	v.setWeights(weights)
+	u.summarize(v, s, now)
 	return v
 }
 
-// connect notes what has become of a connection. When all channels had lost theirs, and
-// one could not make another, the first that has one again finds what was perhaps
-// started anew: what it did before is no fault of it.
-func (t *Table) connect(m *member, state connectivity.State, now time.Duration) {
-	e := m.Endpoint
-	before := e.connected
-	if m.state == connectivity.Ready {
-		e.connected--
+// weightInterval is how often weights follow failure and refusal rates.
+const weightInterval = time.Second
+
+// weight is the listed one, reduced by slow start, failures and refusals. Policies that compare
+// loads see failures there too: among idle endpoints the weight decides, among busy ones the
+// load.
+func (v *View) weight(c Candidate, now time.Duration, s *Settings) float64 {
+	e := c.Endpoint
+	if e.startsSlowly {
+		e.startsSlowly, e.firstCallDue, e.slowStarted, e.slowStartAt = false, true, true, now
 	}
-	m.state = state
-	defer func() { t.noteReach(e, before, state == connectivity.TransientFailure, now) }()
-	switch {
-	case state == connectivity.Ready:
-		if e.connected++; e.broken {
-			e.broken = false
-			e.Refusals.Lapse()
-			t.admit(e, reconnected, now)
-		}
-	case state == connectivity.TransientFailure && e.connected == 0:
-		e.broken = true
+	part, next := s.SlowStart.of(e, now)
+	v.rebuildAfter(next)
+	if e.firstCallDue && part < 1 {
+		v.due = append(v.due, c)
 	}
+	failureRate := e.failureRate.read(now)
+	if failureRate > 0 {
+		v.rebuildAfter(weightInterval)
+	}
+	return float64(c.Weight) * part * min(1-failureRate, e.refusing.weight())
 }
 
-// weight is the one in the directory, less in slow start and for what fails. Policies
-// that look at the load see failures there, too: the weight decides who is drawn of
-// the idle, the load who is the lightest.
-func (v *View) weight(r Ready, now time.Duration, s *Settings) float64 {
-	e := r.Endpoint
-	s.SlowStart.begin(e, now)
-	part, again := s.SlowStart.part(e, now)
-	v.look(again)
-	if e.owed && part < 1 {
-		v.due = append(v.due, r)
-	}
-	failing := e.failing.read(now)
-	if failing > 0 {
-		v.look(failingTick)
-	}
-	return float64(r.Weight) * part * min(1-failing, e.standing.trusted())
-}
+// maxWeight is the largest weight after scaling: the precision of Consul's weights.
+const maxWeight = 1 << 16
 
-// weigh gives the endpoints their weights, and takes those without one out of
-// rotation. What is no whole number is scaled, since only the proportions matter.
-func (v *View) weigh(weights []float64) {
+// setWeights sets the weights of the candidates, and takes those without one out of rotation.
+// Fractions are scaled to whole numbers, since only proportions matter.
+func (v *View) setWeights(weights []float64) {
 	scale := 1.0
-	for i := range v.Ready {
-		if weights[i] != float64(v.Ready[i].Weight) {
-			scale = mostWeight / slices.Max(weights)
+	for i := range v.Candidates {
+		if weights[i] != float64(v.Candidates[i].Weight) {
+			scale = maxWeight / slices.Max(weights)
 			break
 		}
 	}
-	rotation := v.Ready[:0]
-	for i, r := range v.Ready {
+	rotation := v.Candidates[:0]
+	for i, c := range v.Candidates {
 		if weights[i] == 0 {
-			v.elsewhere = append(v.elsewhere, r)
+			v.otherZones = append(v.otherZones, c)
 			continue
 		}
-		r.Weight = max(1, uint32(math.Round(weights[i]*scale)))
-		rotation = append(rotation, r)
+		c.Weight = max(1, uint32(math.Round(weights[i]*scale)))
+		rotation = append(rotation, c)
 	}
-	v.Ready = rotation
-	v.setApart()
+	v.Candidates = rotation
+	v.separateRefusing()
 }
 
-// mostWeight is the largest weight after scaling: as exact as Consul's weights are.
-const mostWeight = 1 << 16
+// separateRefusing takes the endpoints that refuse more than others out of Candidates, unless
+// all do. Policies compare load and latency, and an endpoint that refuses at once seems to have
+// little of both.
+func (v *View) separateRefusing() {
+	var others []Candidate
+	var all, refusing uint64
+	for _, c := range v.Candidates {
+		all += uint64(c.Weight)
+		if c.Endpoint.refusing.limited() {
+			refusing += uint64(c.Weight)
+			v.refusing = append(v.refusing, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	if len(v.refusing) == 0 || len(others) == 0 {
+		v.refusing = nil
+		return
+	}
+	v.Candidates = others
+	v.refusingPart = refusing << 32 / all
+}
 
-// probe sends the next call to an ejected endpoint if it is due.
-func (v *View) probe(r Ready, now time.Duration) {
-	switch x := &r.Endpoint.ejection; {
-	case x.due(now):
-		v.due = append(v.due, r)
-		v.look(x.lasted)
-	case x.lease != 0:
-		v.look(time.Duration(x.lease) + x.lasted - now)
+// drawRefusing draws one of the refusing by weight.
+func (v *View) drawRefusing(random uint32) *Candidate {
+	var all uint64
+	for i := range v.refusing {
+		all += uint64(v.refusing[i].Weight)
+	}
+	left := uint64(random) * all >> 32
+	for i := range v.refusing {
+		weight := uint64(v.refusing[i].Weight)
+		if left < weight {
+			return &v.refusing[i]
+		}
+		left -= weight
+	}
+	return &v.refusing[0]
+}
+
+// inRotation are the endpoints that get calls.
+func (v *View) inRotation() []Candidate { return slices.Concat(v.Candidates, v.refusing) }
+
+// addProbe makes the next call to an ejected endpoint a probe if one is due.
+func (v *View) addProbe(c Candidate, now time.Duration) {
+	switch x := &c.Endpoint.ejection; {
+	case x.probeDue(now):
+		v.due = append(v.due, c)
+		v.rebuildAfter(x.duration)
+	case x.probe != 0:
+		v.rebuildAfter(time.Duration(x.probe) + x.duration - now)
 	default:
-		v.look(x.until - now)
+		v.rebuildAfter(x.until - now)
 	}
 }
 
-// look asks for another view after a time at most, unless it is 0.
-func (v *View) look(again time.Duration) {
-	if again > 0 && (v.again == 0 || again < v.again) {
-		v.again = again
+// rebuildAfter makes the view valid for d at most, unless d is 0.
+func (v *View) rebuildAfter(d time.Duration) {
+	if d > 0 && (v.validFor == 0 || d < v.validFor) {
+		v.validFor = d
+	}
+}
+
+// Part is the part of its weight that an endpoint has when its slow start began that long ago:
+// the curve of Envoy's slow start mode.
+func (s SlowStart) Part(since time.Duration) float64 {
+	if since >= time.Duration(s.Window) {
+		return 1
+	}
+	past := float64(since) / float64(s.Window)
+	return max(math.Pow(past, 1/s.Aggression), s.MinWeightPercent/100)
+}
+
+// slowStartSteps is how many weights an endpoint has in its slow start. Pickers are immutable,
+// so each step takes a new one.
+const slowStartSteps = 20
+
+// of is the part of its weight that e has now, and the time to the next step, or 0. The caller
+// holds Table.mu.
+func (s SlowStart) of(e *Endpoint, now time.Duration) (part float64, next time.Duration) {
+	window, since := time.Duration(s.Window), now-e.slowStartAt
+	if !e.slowStarted || since >= window {
+		return 1, 0
+	}
+	return s.Part(since), min(window/slowStartSteps, window-since)
+}
+
+// zone is where a channel or an endpoint runs.
+type zone struct{ region, name string }
+
+// has reports whether other is the zone z. An unknown region is the same.
+func (z zone) has(other zone) bool {
+	return z.name != "" && z.name == other.name && (z.region == "" || other.region == "" || z.region == other.region)
+}
+
+// zone is unknown for endpoints of another resolver.
+func (m *member) zone() zone {
+	if i := InstanceOf(m.listed); i != nil {
+		return zone{i.Region, i.Zone}
+	}
+	return zone{}
+}
+
+// apply multiplies weights so that calls stay in the zone own as far as its capacity allows for
+// the callers there. The rest goes to the other zones in proportion to their spare capacity, as
+// in Envoy's zone aware routing. Without a preference weights stay.
+func (s Zone) apply(own zone, candidates []Candidate, weights []float64) {
+	if s.Disabled || own.name == "" {
+		return
+	}
+	capacity := map[zone]float64{}
+	var all, local float64
+	for i := range candidates {
+		z := candidates[i].member.zone()
+		if own.has(z) {
+			z = own
+			local += weights[i]
+		}
+		capacity[z] += weights[i]
+		all += weights[i]
+	}
+	if local == 0 || local == all {
+		return
+	}
+	callers := s.Callers
+	if callers == 0 {
+		callers = 1 / float64(len(capacity))
+	}
+	stay := min(local/all/callers, 1)
+	otherCallers := (1 - callers) / float64(len(capacity)-1) // of each other zone
+	spare := map[zone]float64{}
+	var sum float64
+	for z, c := range capacity {
+		if z != own {
+			spare[z] = max(c/all-otherCallers, 0)
+			sum += spare[z]
+		}
+	}
+	for i := range candidates {
+		switch z := candidates[i].member.zone(); {
+		case own.has(z):
+			weights[i] *= stay / local
+		case stay == 1 || sum == 0:
+			weights[i] = 0
+		default:
+			weights[i] *= (1 - stay) * spare[z] / sum / capacity[z]
+		}
 	}
 }

@@ -57,42 +57,46 @@ type parts struct {
 	streamServer []grpc.StreamServerInterceptor
 }
 
-// Chain joins concerns, outermost first, for one side. An order other than the
-// one of that side, a place taken twice, and a place that this side does not have
-// are errors.
+// Chain joins concerns for one side, sorted by their places whatever the order of the
+// arguments. Several may stand at [User], in the order given. Another place that is taken
+// twice, and one that this side does not have, are errors.
 func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error) {
 	if policies == nil {
 		return nil, errors.New("interceptors: Chain needs policies: NewPolicies(nil) has those of the contracts")
 	}
-	if err := checkOrder(side, concerns); err != nil {
+	sorted, err := inOrder(side, concerns)
+	if err != nil {
 		return nil, err
 	}
-	attempts := slices.IndexFunc(concerns, func(c Concern) bool { return c.Place() == RateLimit || c.Place() == Breaker })
+	attempts := slices.IndexFunc(sorted, func(c Concern) bool { return c.Stage() == RateLimit })
 	if attempts < 0 {
-		attempts = len(concerns)
+		attempts = len(sorted)
 	}
-	return &Chained{side: side, policies: policies, concerns: slices.Clone(concerns), attempts: attempts}, nil
+	return &Chained{side: side, policies: policies, concerns: sorted, attempts: attempts}, nil
 }
 
-func checkOrder(side Side, concerns []Concern) error {
+// inOrder returns concerns sorted as [order] says.
+func inOrder(side Side, concerns []Concern) ([]Concern, error) {
 	places := order(side)
-	last := -1
+	at := map[Stage][]Concern{}
 	for i, c := range concerns {
 		if c == nil {
-			return fmt.Errorf("interceptors: concern %d is nil", i)
+			return nil, fmt.Errorf("interceptors: concern %d is nil", i)
 		}
-		at := slices.Index(places, c.Place())
+		place := c.Stage()
 		switch {
-		case at < 0:
-			return fmt.Errorf("interceptors: %v has no part on the %v side", c.Place(), side)
-		case at == last:
-			return fmt.Errorf("interceptors: %v is given twice", c.Place())
-		case at < last:
-			return fmt.Errorf("interceptors: %v is given after %v: the order on the %v side is %v", c.Place(), places[last], side, places)
+		case !slices.Contains(places, place):
+			return nil, fmt.Errorf("interceptors: %v has no part on the %v side", place, side)
+		case len(at[place]) > 0 && place != User:
+			return nil, fmt.Errorf("interceptors: %v is given twice: leave one of them out", place)
 		}
-		last = at
+		at[place] = append(at[place], c)
 	}
-	return nil
+	var sorted []Concern
+	for _, place := range places {
+		sorted = append(sorted, at[place]...)
+	}
+	return sorted, nil
 }
 
 // DialOptions installs a client chain in a grpc.NewClient. Interceptors given to
@@ -123,7 +127,7 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 // first response comes.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, record := attempt.Of(ctx, attempt.Stream)
+		ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 		stream, err := nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
 		if err != nil {
 			return nil, err
@@ -143,7 +147,7 @@ func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
 func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		method := info.FullMethod
-		if srv == nil && !c.policies.know(method) {
+		if srv == nil && !c.policies.names(method) {
 			method = unknown
 		}
 		return nextStreamServer(c.parts(method).streamServer, info, handler)(srv, stream)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -19,12 +20,12 @@ import (
 // concern writes its place into a trace around each call of the methods that
 // have a timeout, and counts how often it is asked.
 type concern struct {
-	place interceptors.Place
+	place interceptors.Stage
 	trace *[]string
 	asked atomic.Int32
 }
 
-func (c *concern) Place() interceptors.Place { return c.place }
+func (c *concern) Stage() interceptors.Stage { return c.place }
 
 func (c *concern) active(meta *interceptors.CallMeta) bool {
 	c.asked.Add(1)
@@ -78,9 +79,9 @@ func (c *concern) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInt
 }
 
 // idle is a concern that no method needs.
-type idle interceptors.Place
+type idle interceptors.Stage
 
-func (i idle) Place() interceptors.Place { return interceptors.Place(i) }
+func (i idle) Stage() interceptors.Stage { return interceptors.Stage(i) }
 
 func (i idle) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor { return nil }
 
@@ -115,22 +116,36 @@ func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, met
 		func(any, grpc.ServerStream) error { return errAnswer }))
 }
 
+// Each concern runs at its place, whatever the order in which the chain got them.
 func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
-	for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
-		var trace []string
-		chain := chainOf(t, side, newPolicies(t, nil),
-			&concern{place: interceptors.Metrics, trace: &trace}, &concern{place: interceptors.Recovery, trace: &trace},
-			&concern{place: interceptors.Cache, trace: &trace})
-		each(t, side, chain, getSweet, func(kind string, err error) {
-			if err != errAnswer {
-				t.Errorf("%v %s: %v", side, kind, err)
+	places := map[interceptors.Side][]interceptors.Stage{
+		interceptors.Client: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User, interceptors.User,
+			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit},
+		interceptors.Server: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
+			interceptors.RateLimit, interceptors.Deadline, interceptors.User, interceptors.Cache, interceptors.Concurrency, interceptors.Handler},
+	}
+	for side, inwards := range places {
+		for range 20 {
+			var trace, want []string
+			var concerns []interceptors.Concern
+			for _, place := range inwards {
+				concerns = append(concerns, &concern{place: place, trace: &trace})
+				want = append(want, place.String()+" in")
 			}
-			want := []string{"metrics in", "recovery in", "cache in", "cache out", "recovery out", "metrics out"}
-			if !slices.Equal(trace, want) {
-				t.Errorf("%v %s: %v, want %v", side, kind, trace, want)
+			for _, place := range slices.Backward(inwards) {
+				want = append(want, place.String()+" out")
 			}
-			trace = nil
-		})
+			rand.Shuffle(len(concerns), func(i, j int) { concerns[i], concerns[j] = concerns[j], concerns[i] })
+			each(t, side, chainOf(t, side, newPolicies(t, nil), concerns...), getSweet, func(kind string, err error) {
+				if err != errAnswer {
+					t.Errorf("%v %s: %v", side, kind, err)
+				}
+				if !slices.Equal(trace, want) {
+					t.Errorf("%v %s: %v, want %v", side, kind, trace, want)
+				}
+				trace = nil
+			})
+		}
 	}
 }
 
@@ -152,7 +167,7 @@ func (a *attempting) StreamAttempt(*interceptors.CallMeta) grpc.StreamClientInte
 }
 
 func TestAttemptsBeginInsideOfRetryAndOutsideOfLimits(t *testing.T) {
-	for _, inner := range []interceptors.Place{interceptors.RateLimit, interceptors.Breaker, 0} {
+	for _, inner := range []interceptors.Stage{interceptors.RateLimit, 0} {
 		var trace []string
 		concerns := []interceptors.Concern{
 			&attempting{concern{place: interceptors.Tracing, trace: &trace}}, &concern{place: interceptors.Retry, trace: &trace}}
@@ -172,7 +187,7 @@ func TestAttemptsBeginInsideOfRetryAndOutsideOfLimits(t *testing.T) {
 
 func TestWrongChainsAreRefused(t *testing.T) {
 	policies := newPolicies(t, nil)
-	at := func(places ...interceptors.Place) []interceptors.Concern {
+	at := func(places ...interceptors.Stage) []interceptors.Concern {
 		var all []interceptors.Concern
 		for _, place := range places {
 			all = append(all, idle(place))
@@ -185,20 +200,17 @@ func TestWrongChainsAreRefused(t *testing.T) {
 		concerns []interceptors.Concern
 		want     string // "" is accepted
 	}{
-		{interceptors.Client, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Own,
-			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit, interceptors.Breaker), ""},
+		{interceptors.Client, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User,
+			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit), ""},
 		{interceptors.Server, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
-			interceptors.RateLimit, interceptors.Deadline, interceptors.Own, interceptors.Cache, interceptors.Concurrency, interceptors.Handler), ""},
+			interceptors.RateLimit, interceptors.Deadline, interceptors.User, interceptors.Cache, interceptors.Concurrency, interceptors.Handler), ""},
 		{interceptors.Client, policies, nil, ""},
 		{interceptors.Client, nil, nil, "needs policies"},
-		{interceptors.Client, policies, at(interceptors.Cache, interceptors.Metrics), "metrics is given after cache"},
-		{interceptors.Client, policies, at(interceptors.RateLimit, interceptors.Retry), "retry is given after ratelimit"},
-		// C3: authorization runs before a server-side hit.
-		{interceptors.Server, policies, at(interceptors.Cache, interceptors.Authorization), "authorization is given after cache"},
-		{interceptors.Server, policies, at(interceptors.Cache, interceptors.Cache), "cache is given twice"},
+		{interceptors.Client, policies, at(interceptors.User, interceptors.User), ""},
+		{interceptors.Server, policies, at(interceptors.Cache, interceptors.Metrics, interceptors.Cache), "cache is given twice"},
 		{interceptors.Server, policies, at(interceptors.Retry), "retry has no part on the server side"},
 		{interceptors.Client, policies, at(interceptors.Authorization), "authorization has no part on the client side"},
-		{interceptors.Client, policies, at(interceptors.Place(99)), "place 99"},
+		{interceptors.Client, policies, at(interceptors.Stage(99)), "stage 99"},
 		{interceptors.Client, policies, []interceptors.Concern{nil}, "concern 0 is nil"},
 	}
 	for _, tt := range tests {
@@ -348,7 +360,7 @@ func TestUnknownMethodsAreOne(t *testing.T) {
 // names are what a concern is asked about.
 type names []string
 
-func (*names) Place() interceptors.Place { return interceptors.Metrics }
+func (*names) Stage() interceptors.Stage { return interceptors.Metrics }
 
 func (n *names) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
 	*n = append(*n, meta.FullMethod)

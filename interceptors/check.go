@@ -9,16 +9,13 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
-
-// unenforced lists the fields of the policy that no concern keeps yet. A rule
-// that would silently do nothing is refused instead.
-var unenforced = []protoreflect.FullName{
-	"meshlite.policy.v1.MethodPolicy.hedge",
-}
 
 func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	errs := []error{checkMethodPolicy("default", policy.GetDefault())}
@@ -28,14 +25,13 @@ func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	return join(errs)
 }
 
-// checkMethodPolicy refuses values that mean nothing. Each error begins with
-// the path of the field below where.
+// checkMethodPolicy refuses invalid values. Each error begins with the path of the field
+// below where.
 func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 	if policy == nil {
 		return nil
 	}
 	c := &checker{}
-	c.enforced(where, policy.ProtoReflect())
 	c.duration(where, "timeout", policy.Timeout)
 	c.cache(path(where, "cache"), policy.GetCache())
 	c.retry(path(where, "retry"), policy.GetRetry())
@@ -74,24 +70,6 @@ func (c *checker) duration(where, field string, text *string) {
 	}
 }
 
-func (c *checker) enforced(where string, message protoreflect.Message) {
-	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		name := string(field.Name())
-		switch {
-		case slices.Contains(unenforced, field.FullName()):
-			c.wrong(where, name, "this version does not enforce it: remove the field")
-		case field.Message() == nil:
-		case field.IsList():
-			for i := range value.List().Len() {
-				c.enforced(path(where, fmt.Sprintf("%s[%d]", name, i)), value.List().Get(i).Message())
-			}
-		default:
-			c.enforced(path(where, name), value.Message())
-		}
-		return true
-	})
-}
-
 // rateLimits wants a name of its own for each: limits are merged by name, and two
 // of one name would become one.
 func (c *checker) rateLimits(where string, rules []*policyv1.RateLimitRule) {
@@ -128,16 +106,16 @@ func (c *checker) rateLimit(where string, rule *policyv1.RateLimitRule) {
 		c.wrong(where, "refund", "%d is no refund: write REFUND_NONE, REFUND_FAILED or REFUND_SUCCEEDED", rule.GetRefund())
 	}
 	if _, known := policyv1.RateLimitStore_name[int32(rule.GetStore())]; !known {
-		c.wrong(where, "store", "%d is no store: write RATE_LIMIT_STORE_LOCAL, RATE_LIMIT_STORE_SHARED or RATE_LIMIT_STORE_SHARE", rule.GetStore())
+		c.wrong(where, "store", "%d is no store: write RATE_LIMIT_STORE_LOCAL, RATE_LIMIT_STORE_EXTERNAL or RATE_LIMIT_STORE_PER_REPLICA", rule.GetStore())
 	}
 	if _, known := policyv1.StoreFailure_name[int32(rule.GetOnStoreFailure())]; !known {
-		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_SHARE", rule.GetOnStoreFailure())
+		c.wrong(where, "on_store_failure", "%d is nothing to do: write STORE_FAILURE_OPEN, STORE_FAILURE_CLOSED or STORE_FAILURE_PER_REPLICA", rule.GetOnStoreFailure())
 	}
 	if _, known := policyv1.MissingKey_name[int32(rule.GetMissingKey())]; !known {
 		c.wrong(where, "missing_key", "%d is nothing to do: write MISSING_KEY_SHARED, MISSING_KEY_PEER or MISSING_KEY_REFUSE", rule.GetMissingKey())
 	}
-	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED {
-		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED", s)
+	if s := rule.GetStore(); rule.GetOnStoreFailure() > 0 && s > 0 && s != policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL {
+		c.wrong(where, "on_store_failure", "%v asks no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_EXTERNAL", s)
 	}
 	switch key := rule.GetKey().GetBy().(type) {
 	case *policyv1.RateLimitKey_Metadata:
@@ -197,7 +175,7 @@ func checkBounds(rule *policyv1.ConcurrencyRule) error {
 
 // metadataKey keeps to what gRPC sends: lower case letters, digits, "_-.".
 func (c *checker) metadataKey(where, field, key string) {
-	if key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+	if !caller.ValidKey(key) {
 		c.wrong(where, field, "%q is not a metadata key: write lower case letters, digits and _-. only", key)
 	}
 }
@@ -282,11 +260,11 @@ func checkMergedLimit(method protoreflect.MethodDescriptor, rule *policyv1.RateL
 // says what happens when it fails, since a layer above cannot take that away.
 func checkMergedStore(rule *policyv1.RateLimitRule) error {
 	store := rule.GetStore()
-	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED && warm > 0 {
-		return errors.New("warm_up: a shared store keeps no key that is unused, and cannot tell a new one: leave it out, or count by RATE_LIMIT_STORE_SHARE")
+	if warm, _ := ParseDuration(rule.GetWarmUp()); store == policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL && warm > 0 {
+		return errors.New("warm_up: an external store keeps no unused key, so it cannot recognize a new one: leave it out, or count by RATE_LIMIT_STORE_PER_REPLICA")
 	}
 	if store == policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED && rule.GetOnStoreFailure() > 0 {
-		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_SHARED")
+		return errors.New("on_store_failure: the limit is in no store that could fail: leave it out, or write store: RATE_LIMIT_STORE_EXTERNAL")
 	}
 	return nil
 }
@@ -343,4 +321,105 @@ func path(where, field string) string {
 		return field
 	}
 	return where + "." + field
+}
+
+func (c *checker) cache(where string, rule *policyv1.CacheRule) {
+	if rule == nil {
+		return
+	}
+	c.duration(where, "ttl", rule.Ttl)
+	c.duration(where, "stale_while_revalidate", rule.StaleWhileRevalidate)
+	c.duration(where, "stale_if_error", rule.StaleIfError)
+	if b := rule.GetEarlyRefresh(); rule.EarlyRefresh != nil && !(b >= 0 && b <= 100) {
+		c.wrong(where, "early_refresh", "%v is not in 0 to 100: 1 is XFetch's own, 0 is none", b)
+	}
+	if s := rule.GetMaxShare(); rule.MaxShare != nil && !(s > 0 && s <= 1) {
+		c.wrong(where, "max_share", "%v is not above 0 and up to 1: 0.25 is a quarter of the memory", s)
+	}
+	for i, key := range rule.GetVary() {
+		c.metadataKey(where, fmt.Sprintf("vary[%d]", i), key)
+	}
+	seen := map[string]bool{}
+	for i, negative := range rule.GetNegative() {
+		if seen[negative.GetCode()] {
+			c.wrong(where, fmt.Sprintf("negative[%d].code", i), "%q is given twice: leave one out", negative.GetCode())
+		}
+		seen[negative.GetCode()] = true
+		c.negative(path(where, fmt.Sprintf("negative[%d]", i)), negative)
+	}
+}
+
+// negative keeps failures that say something of what was asked for, and not of who
+// asks, or how long for.
+func (c *checker) negative(where string, rule *policyv1.NegativeRule) {
+	switch code, err := ParseCode(rule.GetCode()); {
+	case err != nil:
+		c.wrong(where, "code", "%v", err)
+	case slices.Contains(unkept, code):
+		c.wrong(where, "code", "%q cannot be cached: write NOT_FOUND, FAILED_PRECONDITION or another code that every caller of the same request gets", rule.GetCode())
+	}
+	if ttl, err := ParseDuration(rule.GetTtl()); err != nil {
+		c.wrong(where, "ttl", "%v", err)
+	} else if ttl == 0 {
+		c.wrong(where, "ttl", "0 keeps nothing: write \"10s\", or leave the rule out")
+	}
+}
+
+var unkept = []codes.Code{codes.OK, codes.Canceled, codes.DeadlineExceeded, codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted}
+
+// checkCacheFields refuses what the cache cannot make of the requests of this method, and
+// invalidations of what there is not.
+func checkCacheFields(meta *CallMeta) error {
+	for i, field := range meta.Policy.GetCache().GetKeyFields() {
+		if _, err := FieldPath(meta.Descriptor.Input(), field); err != nil {
+			return fmt.Errorf("cache.key_fields[%d]: %w", i, err)
+		}
+	}
+	if err := checkTags(meta, meta.Policy.GetCache().GetTags()); err != nil && meta.Cacheable() {
+		return fmt.Errorf("cache.%w", err)
+	}
+	changes := meta.Policy.GetInvalidates()
+	if changes == nil || meta.Safe() {
+		return nil
+	}
+	if len(changes.GetMethods())+len(changes.GetTags()) > 0 && meta.cached() {
+		return fmt.Errorf("invalidates: %s is cached, too, and its answers would be given without a change: leave one of both out", meta.Descriptor.FullName())
+	}
+	if meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer() {
+		return fmt.Errorf("invalidates: %s is a stream, which says nothing of when something has changed: call Invalidate of the cache", meta.Descriptor.FullName())
+	}
+	for i, name := range changes.GetMethods() {
+		if err := checkMethodName(QualifiedMethod(meta.Service, name)); err != nil {
+			return fmt.Errorf("invalidates.methods[%d]: %w", i, err)
+		}
+	}
+	if err := checkTags(meta, changes.GetTags()); err != nil {
+		return fmt.Errorf("invalidates.%w", err)
+	}
+	return nil
+}
+
+func checkTags(meta *CallMeta, tags []string) error {
+	for i, tag := range tags {
+		if _, err := ParseTag(meta.Descriptor, tag); err != nil {
+			return fmt.Errorf("tags[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// checkMethodName refuses a method that a linked contract does not have.
+func checkMethodName(name string) error {
+	service, method := rpc.SplitMethod(name)
+	if !wellFormed(name) {
+		return fmt.Errorf("%q: write \"Method\" or \"package.Service/Method\"", name)
+	}
+	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	if err != nil {
+		return nil // it is not linked, and cannot be checked
+	}
+	if s, ok := found.(protoreflect.ServiceDescriptor); !ok || s.Methods().ByName(protoreflect.Name(method)) == nil {
+		return fmt.Errorf("%q: %s has no method %q", name, service, method)
+	}
+	return nil
 }

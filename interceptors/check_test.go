@@ -75,8 +75,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("slowly")}), []string{"default.rate_limits[0].warm_up", `"slowly"`}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), CostMetadata: ptr("Cost")}), []string{"default.rate_limits[0].cost_metadata", `"Cost"`}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Refund: 9}), []string{"default.rate_limits[0].refund", "REFUND_FAILED"}},
-		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: 9}), []string{"default.rate_limits[0].store", "RATE_LIMIT_STORE_SHARED"}},
-		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE, OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"default.rate_limits[0].on_store_failure", "RATE_LIMIT_STORE_SHARE asks no store"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: 9}), []string{"default.rate_limits[0].store", "RATE_LIMIT_STORE_EXTERNAL"}},
+		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA, OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"default.rate_limits[0].on_store_failure", "RATE_LIMIT_STORE_PER_REPLICA asks no store"}},
 		{limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: 9}), []string{"default.rate_limits[0].on_store_failure", "STORE_FAILURE_CLOSED"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(0))}), []string{"default.retry.max_attempts", "0"}},
 		{retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(11))}), []string{"default.retry.max_attempts", "11"}},
@@ -91,15 +91,6 @@ func TestWrongValuesAreRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		refused(t, forAll(tt.policy), tt.want...)
-	}
-}
-
-// A rule that would silently do nothing is refused.
-func TestFieldsThatNothingEnforcesAreRefused(t *testing.T) {
-	for want, policy := range map[string]*policyv1.MethodPolicy{
-		"default.hedge": {Hedge: &policyv1.HedgeRule{}},
-	} {
-		refused(t, forAll(policy), want, "does not enforce")
 	}
 }
 
@@ -124,8 +115,8 @@ func TestRulesThatTheContractContradictsAreRefused(t *testing.T) {
 		{"GetStock", caches(&policyv1.CacheRule{KeyFields: []string{""}}), []string{"cache.key_fields[0]"}},
 		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), Key: fieldKey("customer")}), []string{"rate_limits[0].key.field", `"customer"`}},
 		{"GetSweet", limits(&policyv1.RateLimitRule{Name: "new"}), []string{"GetSweet", "rate_limits[0].limit"}},
-		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("1s"), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED}), []string{"rate_limits[0].warm_up", "keeps no key"}},
-		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"rate_limits[0].on_store_failure", "store: RATE_LIMIT_STORE_SHARED"}},
+		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), WarmUp: ptr("1s"), Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL}), []string{"rate_limits[0].warm_up", "keeps no unused key"}},
+		{"GetSweet", limits(&policyv1.RateLimitRule{Limit: ptr(uint64(1)), OnStoreFailure: policyv1.StoreFailure_STORE_FAILURE_OPEN}), []string{"rate_limits[0].on_store_failure", "store: RATE_LIMIT_STORE_EXTERNAL"}},
 		{"Reserve", caches(&policyv1.CacheRule{Ttl: ptr("1s")}), []string{`methods["Reserve"]`, "cache.ttl", "side effects"}},
 		{"Reserve", retries(&policyv1.RetryRule{MaxAttempts: ptr(uint32(2))}), []string{`methods["Reserve"]`, "retry.max_attempts"}},
 		{"Reserve", &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: ptr("1s"), AllowSideEffects: ptr(true)}, Invalidates: &policyv1.Invalidation{Tags: []string{"stock"}}}, []string{"invalidates: sweetshop.inventory.v1.InventoryService.Reserve is cached, too", "without a change"}},
@@ -215,12 +206,12 @@ func TestAnOperatorTakesALimitOutOfItsStore(t *testing.T) {
 		return forAll(limits(r))
 	}
 	policies, err := interceptors.NewPolicies(rule(func(r *policyv1.RateLimitRule) {
-		r.Store, r.OnStoreFailure = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED, policyv1.StoreFailure_STORE_FAILURE_OPEN
+		r.Store, r.OnStoreFailure = policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL, policyv1.StoreFailure_STORE_FAILURE_OPEN
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_LOCAL, policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE} {
+	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_LOCAL, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA} {
 		if err := policies.SetOperator(rule(func(r *policyv1.RateLimitRule) { r.Store = store })); err != nil {
 			t.Error(err)
 		}

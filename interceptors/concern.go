@@ -10,7 +10,7 @@ import (
 // [StreamClient], [UnaryServer], [StreamServer], each of which is asked once per
 // method for an interceptor and answers nil where it has nothing to do.
 type Concern interface {
-	Place() Place
+	Stage() Stage
 }
 
 // UnaryClient is a concern with a part in unary calls on the client.
@@ -45,40 +45,39 @@ type StreamAttempt interface {
 	StreamAttempt(*CallMeta) grpc.StreamClientInterceptor
 }
 
-// Place is where in the chain a concern stands.
-type Place uint8
+// Stage is where in the chain a concern stands.
+type Stage uint8
 
-// The places, each taken by one concern at most.
+// The places, each taken by one concern at most, but for User.
 const (
-	Tracing Place = iota + 1
+	Tracing Stage = iota + 1
 	Metrics
 	Logging
 	Recovery
 	Authorization
-	Own // the user's own interceptors
+	User // the user's own interceptors
 	Deadline
 	Cache
 	Retry
 	RateLimit
-	Breaker
 	Concurrency
 	Handler // what is about handlers alone
 )
 
-// order lists the places from the caller or the wire inwards. The client limits
-// each attempt, so its limit stands inside retry; the server refuses before it
-// works, so its limit stands outside almost everything; a hit costs no place
-// among the running handlers, so concurrency stands inside of the cache; and
-// metrics hang the trace on what they measure, so tracing is outermost.
-func order(side Side) []Place {
+// order lists the places from the caller or the wire inwards; [Chain] sorts by it. The
+// client limits each attempt, so its limit is inside retry. The server refuses before it
+// works, so authorization and its limit are outside almost everything, and no cache hit
+// bypasses them. A hit costs no concurrency, so that limit is inside the cache. Metrics
+// attach the trace to what they measure, so tracing is outermost.
+func order(side Side) []Stage {
 	if side == Client {
-		return []Place{Tracing, Metrics, Logging, Recovery, Own, Deadline, Cache, Retry, RateLimit, Breaker}
+		return []Stage{Tracing, Metrics, Logging, Recovery, User, Deadline, Cache, Retry, RateLimit}
 	}
-	return []Place{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, Own, Cache, Concurrency, Handler}
+	return []Stage{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, User, Cache, Concurrency, Handler}
 }
 
 // String names p as its package is named.
-func (p Place) String() string {
+func (p Stage) String() string {
 	switch p {
 	case Tracing:
 		return "tracing"
@@ -90,8 +89,8 @@ func (p Place) String() string {
 		return "recovery"
 	case Authorization:
 		return "authorization"
-	case Own:
-		return "own"
+	case User:
+		return "user"
 	case Deadline:
 		return "deadline"
 	case Cache:
@@ -100,14 +99,12 @@ func (p Place) String() string {
 		return "retry"
 	case RateLimit:
 		return "ratelimit"
-	case Breaker:
-		return "breaker"
 	case Concurrency:
 		return "concurrency"
 	case Handler:
 		return "handler"
 	default:
-		return fmt.Sprintf("place %d", uint8(p))
+		return fmt.Sprintf("stage %d", uint8(p))
 	}
 }
 
@@ -120,8 +117,8 @@ type Interceptors struct {
 	StreamServerInterceptor grpc.StreamServerInterceptor
 }
 
-// Place is [Own].
-func (i Interceptors) Place() Place { return Own }
+// Stage is [User].
+func (i Interceptors) Stage() Stage { return User }
 
 // UnaryClient is the user's interceptor, for every method.
 func (i Interceptors) UnaryClient(*CallMeta) grpc.UnaryClientInterceptor {

@@ -14,7 +14,7 @@ import (
 // allIdle is a client chain of seven concerns with nothing to do.
 func allIdle(t testing.TB) grpc.UnaryClientInterceptor {
 	return chainOf(t, interceptors.Client, newPolicies(t, nil),
-		idle(interceptors.Metrics), idle(interceptors.Logging), idle(interceptors.Recovery), idle(interceptors.Own),
+		idle(interceptors.Metrics), idle(interceptors.Logging), idle(interceptors.Recovery), idle(interceptors.User),
 		idle(interceptors.Deadline), idle(interceptors.Cache), idle(interceptors.Retry)).UnaryClient()
 }
 

@@ -38,10 +38,11 @@ func Example_chain() {
 		fmt.Println(err)
 		return
 	}
-	_, err = interceptors.Chain(interceptors.Client, policies, retrying, limited)
+	_, err = interceptors.Chain(interceptors.Client, policies, retrying, limited, retrying)
 	fmt.Println(err)
 
-	chain, err := interceptors.Chain(interceptors.Client, policies, measured, limited, retrying)
+	// Sorted by place: metrics, deadline, retry.
+	chain, err := interceptors.Chain(interceptors.Client, policies, retrying, limited, measured)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -55,7 +56,7 @@ func Example_chain() {
 	defer conn.Close()
 	fmt.Println(conn.Target())
 	// Output:
-	// interceptors: deadline is given after retry: the order on the client side is [tracing metrics logging recovery own deadline cache retry ratelimit breaker]
+	// interceptors: retry is given twice: leave one of them out
 	// passthrough:///127.0.0.1:50051
 }
 

@@ -1,11 +1,13 @@
 package interceptors
 
 import (
-	"strings"
+	"context"
 
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -26,8 +28,7 @@ func (s Side) String() string {
 	return "server"
 }
 
-// On reports whether a rule that names side rule, or none and then belongs to
-// preset, is applied on s.
+// On reports whether a rule is applied on s: its side is rule, or preset if it names none.
 func (s Side) On(rule policyv1.Side, preset Side) bool {
 	switch rule {
 	case policyv1.Side_SIDE_CLIENT:
@@ -41,8 +42,8 @@ func (s Side) On(rule policyv1.Side, preset Side) bool {
 	}
 }
 
-// CallMeta is what is known of a call before it is made. One value serves all
-// calls of a method and must not be changed.
+// CallMeta describes the calls of one method: its name, contract and policy. One value
+// serves all calls of the method and must not be changed.
 type CallMeta struct {
 	Side       Side
 	FullMethod string // "/sweetshop.catalog.v1.CatalogService/GetSweet"
@@ -56,11 +57,11 @@ type CallMeta struct {
 	Policy *policyv1.MethodPolicy
 }
 
-// Cacheable reports whether an answer may be given again: the contract marks the
+// Cacheable reports whether a response may be served again: the contract marks the
 // method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
 func (m *CallMeta) Cacheable() bool { return m.Safe() || m.Policy.GetCache().GetAllowSideEffects() }
 
-// cached reports whether answers are kept.
+// cached reports whether responses are cached.
 func (m *CallMeta) cached() bool {
 	ttl, err := ParseDuration(m.Policy.GetCache().GetTtl())
 	return err == nil && ttl > 0 && m.Cacheable()
@@ -85,15 +86,6 @@ func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
 	return options.GetIdempotencyLevel()
 }
 
-// splitMethod cuts "/service/method"; a name without a slash is all method.
-func splitMethod(fullMethod string) (service, method string) {
-	name := strings.TrimPrefix(fullMethod, "/")
-	if i := strings.LastIndexByte(name, '/'); i >= 0 {
-		return name[:i], name[i+1:]
-	}
-	return "", name
-}
-
 // Infrastructure reports whether gRPC itself defines service: health, reflection,
 // channelz and ORCA, and nothing else. Their calls are exempt from defaults, limits and
 // traces. A user's own package may be named grpc too, so no prefix decides it.
@@ -107,4 +99,19 @@ func Infrastructure(service string) bool {
 		return true
 	}
 	return false
+}
+
+// MetadataValue returns the value of a metadata key that a policy names, incoming on the
+// server and outgoing on the client, by the rule of [caller.Value].
+func MetadataValue(ctx context.Context, side Side, key string) (string, error) {
+	return caller.Value(MetadataValues(ctx, side, key), key)
+}
+
+// MetadataValues returns all values of a metadata key in order, for keys that are lists,
+// such as those of vary.
+func MetadataValues(ctx context.Context, side Side, key string) []string {
+	if side == Server {
+		return metadata.ValueFromIncomingContext(ctx, key)
+	}
+	return metadata.ValueFromOutgoingContext(ctx, key)
 }

@@ -11,19 +11,19 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// Policies knows the effective policy of every method: what the contract says,
-// changed by what the builder of the program says, changed by what the operator
-// says. It is safe for concurrent use.
+// Policies has the effective policy of every method: that of the contract, overridden by
+// the program's, overridden by the operator's. It is safe for concurrent use.
 type Policies struct {
 	contracts map[string]contract // by full method
 	current   atomic.Pointer[layers]
 }
 
 // layers are the policies above the contract. A pointer to them is also the
-// version of the policy: what was derived from other layers is out of date.
+// version of the policy: whatever was derived from other layers is out of date.
 type layers struct{ builder, operator *policyv1.ServicePolicy }
 
 // contract is what a linked contract says of a method.
@@ -58,8 +58,8 @@ func (p *Policies) SetOperator(operator *policyv1.ServicePolicy) error {
 	return nil
 }
 
-// set makes next the policy if the part of it that is new is right in itself
-// and every known method can do what next asks of it.
+// set makes next the policy if changed, the new part of it, is valid and every method of
+// a linked contract permits what next says of it.
 func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 	if err := p.check(changed); err != nil {
 		return err
@@ -77,14 +77,13 @@ func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 	return nil
 }
 
-// Call is what is known of the calls of fullMethod on side. It makes a new
-// value each time: keep it.
+// Call returns a new CallMeta of fullMethod on side, to be kept for all calls.
 func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
 	return p.call(p.current.Load(), side, fullMethod)
 }
 
 func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
-	service, method := splitMethod(fullMethod)
+	service, method := rpc.SplitMethod(fullMethod)
 	known := p.contract(fullMethod)
 	meta := &CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
@@ -104,23 +103,23 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	return meta
 }
 
-// know reports whether a contract has fullMethod or a policy names it. gRPC's own
+// names reports whether a contract has fullMethod or a policy names it. gRPC's own
 // contracts do not count: their services are exempt only where they are registered.
-func (p *Policies) know(fullMethod string) bool {
+func (p *Policies) names(fullMethod string) bool {
 	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
-	service, _ := splitMethod(fullMethod)
+	service, _ := rpc.SplitMethod(fullMethod)
 	return p.contract(fullMethod).method != nil && !Infrastructure(service) ||
 		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
 }
 
-// contract is what the contract says of a method. One that was registered after
-// the policies were made (by a plugin, or after a package variable) is read when
-// it is first met; what is wrong in it is then left out.
+// contract returns the contract of a method. One that was registered after the policies
+// were made, such as by a plugin, is read at the first call; invalid rules in it are left
+// out.
 func (p *Policies) contract(fullMethod string) contract {
 	if known, ok := p.contracts[fullMethod]; ok {
 		return known
 	}
-	service, _ := splitMethod(fullMethod)
+	service, _ := rpc.SplitMethod(fullMethod)
 	late := map[string]contract{}
 	if found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service)); err == nil {
 		if descriptor, ok := found.(protoreflect.ServiceDescriptor); ok {
@@ -162,7 +161,7 @@ func wellFormed(name string) bool {
 // named finds the methods of linked contracts that name means. It is foreign
 // when its service is not linked, and so cannot be checked.
 func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
-	service, method := splitMethod(name)
+	service, method := rpc.SplitMethod(name)
 	foreign = service != ""
 	for _, c := range p.contracts {
 		parent := string(c.method.Parent().FullName())
@@ -207,4 +206,55 @@ func readService(contracts map[string]contract, service protoreflect.ServiceDesc
 
 func clone(policy *policyv1.ServicePolicy) *policyv1.ServicePolicy {
 	return proto.Clone(policy).(*policyv1.ServicePolicy)
+}
+
+// merge writes what src sets over dst: messages field by field, limits by their
+// name, other lists whole. proto.Merge would append lists.
+func merge(dst, src *policyv1.MethodPolicy) {
+	if src == nil {
+		return
+	}
+	src = proto.Clone(src).(*policyv1.MethodPolicy)
+	limits := mergeLimits(dst.RateLimits, src.RateLimits)
+	mergeFields(dst.ProtoReflect(), src.ProtoReflect())
+	dst.RateLimits = limits
+}
+
+// mergeDefault is merge for a rule about all methods. It does not make the answers
+// of a method public that has been called private.
+func mergeDefault(dst, src *policyv1.MethodPolicy) {
+	private := dst.GetCache().GetScope() == policyv1.CacheScope_CACHE_SCOPE_PRIVATE
+	merge(dst, src)
+	if private {
+		dst.Cache.Scope = policyv1.CacheScope_CACHE_SCOPE_PRIVATE
+	}
+}
+
+func mergeLimits(dst, src []*policyv1.RateLimitRule) []*policyv1.RateLimitRule {
+	for _, rule := range src {
+		at := -1
+		for i := range dst {
+			if dst[i].GetName() == rule.GetName() {
+				at = i
+			}
+		}
+		if at < 0 {
+			dst = append(dst, rule)
+			continue
+		}
+		mergeFields(dst[at].ProtoReflect(), rule.ProtoReflect())
+	}
+	return dst
+}
+
+// mergeFields takes src's lists as they are: src is a clone, or lives in one.
+func mergeFields(dst, src protoreflect.Message) {
+	src.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		if field.Message() == nil || field.IsList() {
+			dst.Set(field, value)
+		} else {
+			mergeFields(dst.Mutable(field).Message(), value.Message())
+		}
+		return true
+	})
 }

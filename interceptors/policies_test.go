@@ -125,7 +125,7 @@ func TestAPackageNamedGRPCKeepsItsPolicy(t *testing.T) {
 	}
 }
 
-func TestCallMetaTellsWhatTheContractSays(t *testing.T) {
+func TestCallMetaHasWhatTheContractSays(t *testing.T) {
 	policies := newPolicies(t, nil)
 	tests := []struct {
 		method               string

@@ -26,7 +26,7 @@ func (s *scripted) RecvMsg(any) error {
 
 // P5: for a stream the time to the first response counts, which the chain tells the
 // picker: a message or a clean end, and no error.
-func TestTheChainTellsOfTheFirstResponse(t *testing.T) {
+func TestTheChainRecordsTheFirstResponse(t *testing.T) {
 	broken := errors.New("broken")
 	for name, test := range map[string]struct {
 		errs []error
@@ -43,7 +43,7 @@ func TestTheChainTellsOfTheFirstResponse(t *testing.T) {
 				if record == nil || record.Kind() != attempt.Stream {
 					t.Fatalf("the picker gets the record %v, want one of a stream", record)
 				}
-				record.Await(func() { told = received })
+				record.OnResponse(func() { told = received })
 				return &scripted{errs: test.errs}, nil
 			}
 			chain := chainOf(t, interceptors.Client, newPolicies(t, nil))

@@ -32,14 +32,14 @@ func (d direct) Watch(ctx context.Context, _ catalog.Query, report func(catalog.
 
 func (d direct) Name() string { return "direct" }
 
-// crowd is one backend that stands at every address.
-type crowd struct {
+// sharedBackend is one server that listens at every address.
+type sharedBackend struct {
 	listener *bufconn.Listener
 	options  []grpc.DialOption
 }
 
-func newCrowd(b testing.TB) *crowd {
-	c := &crowd{listener: bufconn.Listen(1 << 16)}
+func newSharedBackend(b testing.TB) *sharedBackend {
+	c := &sharedBackend{listener: bufconn.Listen(1 << 16)}
 	server := grpc.NewServer()
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(c.listener) }()
@@ -51,28 +51,28 @@ func newCrowd(b testing.TB) *crowd {
 	return c
 }
 
-// told is a resolver.Builder that says when gRPC has taken in a state, pickers
+// notifying is a resolver.Builder that signals when gRPC has taken in a state, pickers
 // included.
-type told struct {
+type notifying struct {
 	*resolver.Builder
 	done chan struct{}
 }
 
-func (b told) Build(target grpcresolver.Target, cc grpcresolver.ClientConn, opts grpcresolver.BuildOptions) (grpcresolver.Resolver, error) {
-	return b.Builder.Build(target, telling{cc, b.done}, opts)
+func (b notifying) Build(target grpcresolver.Target, cc grpcresolver.ClientConn, opts grpcresolver.BuildOptions) (grpcresolver.Resolver, error) {
+	return b.Builder.Build(target, notifyingConn{cc, b.done}, opts)
 }
 
-type telling struct {
+type notifyingConn struct {
 	grpcresolver.ClientConn
 	done chan struct{}
 }
 
-func (t telling) UpdateState(state grpcresolver.State) error {
+func (t notifyingConn) UpdateState(state grpcresolver.State) error {
 	defer func() { t.done <- struct{}{} }()
 	return t.ClientConn.UpdateState(state)
 }
 
-// channel is one to a crowd, with the directory in the hands of the test.
+// channel is a channel to a sharedBackend whose directory the test controls.
 type channel struct {
 	*grpc.ClientConn
 	report func(catalog.Snapshot, error)
@@ -80,9 +80,9 @@ type channel struct {
 }
 
 // connect makes a ready channel to n endpoints.
-func (c *crowd) connect(b testing.TB, n int, opts ...resolver.Option) channel {
+func (c *sharedBackend) connect(b testing.TB, n int, opts ...resolver.Option) channel {
 	d := direct{make(chan func(catalog.Snapshot, error), 1)}
-	builder := told{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
+	builder := notifying{resolver.NewBuilder(d, opts...), make(chan struct{}, 1)}
 	conn, err := grpc.NewClient("consul:///catalog", append(c.options,
 		grpc.WithResolvers(builder), grpc.WithDefaultServiceConfig(resolver.DefaultServiceConfig))...)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *crowd) connect(b testing.TB, n int, opts ...resolver.Option) channel {
 	}
 	conn.Connect()
 	ready := channel{conn, <-d.report, builder.done}
-	ready.change(crowdOf(n))
+	ready.change(snapshotOf(n))
 	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
 		conn.WaitForStateChange(context.Background(), state)
 	}
@@ -106,8 +106,8 @@ func (c channel) change(list []catalog.Instance) {
 	<-c.done
 }
 
-// crowdOf is a snapshot with what Consul tells of each instance.
-func crowdOf(n int) []catalog.Instance {
+// snapshotOf is a snapshot with all that Consul reports of each instance.
+func snapshotOf(n int) []catalog.Instance {
 	list := instances(upTo(n)...)
 	for i := range list {
 		list[i].Node, list[i].Datacenter, list[i].Zone = fmt.Sprint("node-", i%100), "dc1", "zone-a"
@@ -122,7 +122,7 @@ func crowdOf(n int) []catalog.Instance {
 func BenchmarkReadyWithManyEndpoints(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			c := newCrowd(b)
+			c := newSharedBackend(b)
 			for b.Loop() {
 				before := heap()
 				conn := c.connect(b, n)
@@ -134,7 +134,7 @@ func BenchmarkReadyWithManyEndpoints(b *testing.B) {
 }
 
 // BenchmarkChangeOfManyEndpoints is R22's one change, and R21: from the answer to
-// the picker. All weights change, so that every endpoint has to be told.
+// the picker. All weights change, so that every endpoint is updated.
 func BenchmarkChangeOfManyEndpoints(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkChange(b, n) })
@@ -143,11 +143,11 @@ func BenchmarkChangeOfManyEndpoints(b *testing.B) {
 }
 
 func benchmarkChange(b *testing.B, n int, opts ...resolver.Option) {
-	conn := newCrowd(b).connect(b, n, opts...)
+	conn := newSharedBackend(b).connect(b, n, opts...)
 	defer conn.Close()
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
-		list := crowdOf(n)
+		list := snapshotOf(n)
 		for at := range list {
 			list[at].Weight = uint32(i%100) + 2
 		}
@@ -158,7 +158,7 @@ func benchmarkChange(b *testing.B, n int, opts ...resolver.Option) {
 
 // R22: 64 MiB at most, with the connections and the servers' side of them.
 func TestTenThousandEndpointsTakeLittleMemory(t *testing.T) {
-	c := newCrowd(t)
+	c := newSharedBackend(t)
 	before := heap()
 	conn := c.connect(t, 10000)
 	defer conn.Close()

@@ -42,12 +42,12 @@ func TestBrokenDisksAndDirectoriesHoldUpNothing(t *testing.T) {
 	}{
 		"load hangs": {func(hang func()) *broken { return &broken{load: hang, save: nothing, watch: nothing} }, "is not read in time"},
 		"load panics": {func(func()) *broken { return &broken{load: panics, save: nothing, watch: nothing} },
-			"reading the snapshot on disk has panicked"},
+			"reading the snapshot panicked"},
 		"save hangs": {func(hang func()) *broken { return &broken{load: nothing, save: hang, watch: nothing} },
-			"the snapshot is still being written: it is left to the disk"},
-		"save panics": {func(func()) *broken { return &broken{load: nothing, save: panics, watch: nothing} }, "saving it has panicked: user code"},
+			"the snapshot is still being written: the channel does not wait"},
+		"save panics": {func(func()) *broken { return &broken{load: nothing, save: panics, watch: nothing} }, "saving it panicked: user code"},
 		"watch hangs": {func(hang func()) *broken { return &broken{load: nothing, save: nothing, watch: hang} },
-			"the directory does not end its watch: it is left running"},
+			"the directory does not end its watch: its goroutine is left running"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -19,7 +19,7 @@ func pair(t *testing.T, opts ...resolver.Option) (near, far, channel *scene) {
 }
 
 // R6, with failover: that the next datacenter cannot be asked keeps nobody from
-// hearing that the last instance of the first one has gone.
+// the removal of the last instance of the first one.
 func TestRemovalIsBelievedWhileTheNextDatacenterFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far, channel := pair(t)
@@ -41,7 +41,7 @@ func TestASilentDatacenterIsGivenUpAfterTheStartTimeout(t *testing.T) {
 		near.answer()
 		time.Sleep(4 * time.Second)
 		if got := channel.endpoints(); len(got) != 1 {
-			t.Errorf("endpoints are %v while the far datacenter has time to answer, want the one that is known", got)
+			t.Errorf("endpoints are %v while the far datacenter has time to answer, want the one of the earlier list", got)
 		}
 		time.Sleep(2 * time.Second)
 		if got := channel.endpoints(); len(got) != 0 {
@@ -50,8 +50,8 @@ func TestASilentDatacenterIsGivenUpAfterTheStartTimeout(t *testing.T) {
 	})
 }
 
-// What is known from before an idle time does not hold up the failover: that the
-// first datacenter is lost was known before, too.
+// An earlier list does not delay the failover: that the first datacenter failed is part
+// of it.
 func TestIdleChannelComesBackToTheDatacenterThatAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := byDatacenter{"near": {}, "far": {}}
@@ -74,7 +74,7 @@ func TestIdleChannelComesBackToTheDatacenterThatAnswers(t *testing.T) {
 	})
 }
 
-// When none answers, what is known from before is better than nothing, at once.
+// When none answers, the earlier list serves at once.
 func TestIdleChannelComesBackWhileNoDatacenterAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := byDatacenter{"near": {}, "far": {}}

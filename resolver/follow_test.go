@@ -11,14 +11,14 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// Whoever follows a service knows what channels know, and nothing after the end.
+// A follower receives the list that channels use, and nothing after the end.
 func TestFollowBelievesAsChannelsDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := &scripted{}
 		b := resolver.NewBuilder(directory, resolver.WithLogger(silent))
-		var known, told atomic.Int64
+		var known, reports atomic.Int64
 		known.Store(-1)
-		stop := b.Follow(catalog.Query{Service: "catalog"}, func(list []catalog.Instance) { known.Store(int64(len(list))); told.Add(1) })
+		stop := b.Follow(catalog.Query{Service: "catalog"}, func(list []catalog.Instance) { known.Store(int64(len(list))); reports.Add(1) })
 		check := func(what string, want int64) {
 			t.Helper()
 			synctest.Wait()
@@ -45,10 +45,10 @@ func TestFollowBelievesAsChannelsDo(t *testing.T) {
 		if s := b.Stats(); len(s) != 1 || s[0].Channels != 1 {
 			t.Errorf("watches are %+v, want one", s)
 		}
-		before := told.Load()
+		before := reports.Load()
 		stop()
 		stop()
-		if !b.Idle() || told.Load() != before {
+		if !b.Idle() || reports.Load() != before {
 			t.Error("the watch has not ended")
 		}
 	})

@@ -51,7 +51,7 @@ func newScene(t *testing.T, target string, opts ...resolver.Option) *scene {
 	return s
 }
 
-// answer lets the directory answer, and says what the channel knows then.
+// answer lets the directory answer, and returns the endpoints of the channel.
 func (s *scene) answer(numbers ...int) []string {
 	s.directory.report(catalog.Snapshot{Instances: instances(numbers...), Time: time.Now()})
 	return s.endpoints()
@@ -72,7 +72,7 @@ func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
 			t.Errorf("%d endpoints after 8 of 10 have vanished, want 5: one answer may take half of them", n)
 		}
 		if n := s.builder.Stats()[0].Held; n != 3 {
-			t.Errorf("the statistics tell of %d held instances, want 3", n)
+			t.Errorf("the statistics report %d held instances, want 3", n)
 		}
 		time.Sleep(14 * time.Second)
 		if n := len(s.answer(3, 4)); n != 5 {
@@ -80,10 +80,10 @@ func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		if got := s.endpoints(); !slices.Equal(got, []string{address(3), address(4)}) {
-			t.Errorf("after the grace time the endpoints are %v, want what the directory knows", got)
+			t.Errorf("after the grace time the endpoints are %v, want those of the last answer", got)
 		}
 		if n := s.builder.Stats()[0].Held; n != 0 {
-			t.Errorf("the statistics tell of %d held instances, want none", n)
+			t.Errorf("the statistics report %d held instances, want none", n)
 		}
 	})
 }
@@ -119,7 +119,7 @@ func TestRollingRestartHoldsNothing(t *testing.T) {
 	})
 }
 
-// An agent that was restarted empty hears of the instances one by one.
+// After a restart, an agent gets the instances back one by one.
 func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -132,7 +132,7 @@ func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 		if n := s.channel.updates(); n != 1 {
-			t.Errorf("the channel was told %d times, want once: nothing has changed", n)
+			t.Errorf("the channel was updated %d times, want once: nothing has changed", n)
 		}
 	})
 }
@@ -202,7 +202,6 @@ func TestWrongSettingsAreErrorsOfBuild(t *testing.T) {
 	for want, option := range map[string]resolver.Option{
 		"WithMaxRemoval": resolver.WithMaxRemoval(1.5), "WithGrace": resolver.WithGrace(-1),
 		"WithSubset": resolver.WithSubset(-1), "WithStartTimeout": resolver.WithStartTimeout(0),
-		"WithLogger": resolver.WithLogger(nil),
 	} {
 		conn, err := dialLazily(resolver.NewBuilder(&scripted{}, option))
 		if err != nil {
@@ -237,7 +236,7 @@ type world struct {
 	*scene
 	random   *rand.Rand
 	last     []string             // of the last answer
-	doubt    bool                 // it has failed since
+	outage   bool                 // it has failed since
 	vanished map[string]time.Time // since when the answers lack an address
 }
 
@@ -248,9 +247,9 @@ func (w *world) step() string {
 		time.Sleep(time.Duration(1+w.random.IntN(12)) * time.Second)
 	case 1:
 		w.directory.fail(errors.New("refused"))
-		w.doubt = true
+		w.outage = true
 	default:
-		if wrong := w.hear(w.random.Perm(12)[:w.random.IntN(13)]); wrong != "" {
+		if wrong := w.checkAnswer(w.random.Perm(12)[:w.random.IntN(13)]); wrong != "" {
 			return wrong
 		}
 	}
@@ -262,16 +261,16 @@ func (w *world) step() string {
 	}
 	for _, a := range after {
 		since, gone := w.vanished[a]
-		if gone && !w.doubt && time.Since(since) >= worldGrace {
+		if gone && !w.outage && time.Since(since) >= worldGrace {
 			return fmt.Sprintf("%s has been gone for %v and is still called", a, time.Since(since))
 		}
 	}
 	return ""
 }
 
-// hear takes an answer: it may remove half of the last one, and never everything.
-func (w *world) hear(numbers []int) string {
-	before, doubt := w.endpoints(), w.doubt
+// checkAnswer lets the directory answer: an answer may remove half of the last one, and never everything.
+func (w *world) checkAnswer(numbers []int) string {
+	before, outage := w.endpoints(), w.outage
 	after := w.answer(numbers...)
 	now := addressesOf(instances(numbers...))
 	lost := 0
@@ -281,20 +280,20 @@ func (w *world) hear(numbers []int) string {
 		}
 	}
 	switch {
-	case 2*lost > len(w.last), doubt && lost > 0:
+	case 2*lost > len(w.last), outage && lost > 0:
 		return fmt.Sprintf("one answer took %d of %d", lost, len(w.last))
 	case len(before) > 0 && len(after) == 0:
 		return fmt.Sprintf("one answer took all of %v", before)
 	}
 	for _, a := range before {
-		if _, known := w.vanished[a]; !known || w.doubt {
+		if _, known := w.vanished[a]; !known || w.outage {
 			w.vanished[a] = time.Now()
 		}
 	}
 	for _, a := range now {
 		delete(w.vanished, a)
 	}
-	w.last, w.doubt = now, false
+	w.last, w.outage = now, false
 	return ""
 }
 
@@ -342,14 +341,14 @@ func TestFlappingHealthFailsNoCall(t *testing.T) {
 }
 
 // R21: from Consul's answer to the picker nothing waits, here with 1,000 instances.
-// What it costs is told by BenchmarkChangeOfManyEndpoints.
+// BenchmarkChangeOfManyEndpoints measures the cost.
 func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithSubset(0))
 		s.answer(upTo(1000)...)
 		start := time.Now()
 		if n := len(s.answer(upTo(1001)...)); n != 1001 || !time.Now().Equal(start) {
-			t.Errorf("the channel knows %d endpoints after %v, want 1001 at once", n, time.Since(start))
+			t.Errorf("the channel has %d endpoints after %v, want 1001 at once", n, time.Since(start))
 		}
 	})
 }
@@ -358,14 +357,14 @@ func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
 func TestPoliciesSeeWhatIsToldOfAnInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
-		told := catalog.Instance{
+		want := catalog.Instance{
 			ID: "1", Address: address(1), Weight: 7, Node: "n", Datacenter: "dc1", Status: catalog.Warning,
 			Tags: []string{"fast"}, Metadata: map[string]string{"version": "2"}, Region: "r", Zone: "z",
 		}
-		s.directory.report(catalog.Snapshot{Instances: []catalog.Instance{told}})
+		s.directory.report(catalog.Snapshot{Instances: []catalog.Instance{want}})
 		synctest.Wait()
-		if got := balancer.InstanceOf(s.channel.last().Endpoints[0]); got == nil || !got.Equal(told) {
-			t.Errorf("the endpoint tells %+v, want %+v", got, told)
+		if got := balancer.InstanceOf(s.channel.last().Endpoints[0]); got == nil || !got.Equal(want) {
+			t.Errorf("the endpoint has %+v, want %+v", got, want)
 		}
 	})
 }

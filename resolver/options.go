@@ -1,7 +1,7 @@
 package resolver
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -38,6 +38,15 @@ func defaults() settings {
 	}
 }
 
+// Validate returns the error that [Builder.Build] would return for opts.
+func Validate(opts ...Option) error {
+	s := defaults()
+	for _, o := range opts {
+		o(&s)
+	}
+	return s.check()
+}
+
 func (s settings) check() error {
 	switch {
 	case s.startTimeout <= 0:
@@ -51,57 +60,68 @@ func (s settings) check() error {
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
-		return fmt.Errorf("resolver: WithSnapshots: a %T cannot be told from another: give a pointer", s.snapshots)
-	case s.log == nil:
-		return errors.New("resolver: WithLogger: the logger is nil: leave the option out")
+		return fmt.Errorf("resolver: WithSnapshots: a %T is not comparable: give a pointer", s.snapshots)
 	default:
 		return nil
 	}
 }
 
-// WithWarning also calls instances in warning state, with Consul's warning weight.
-func WithWarning() Option { return func(s *settings) { s.warning = true } }
+// WithWarningInstances also calls instances in warning state, with Consul's warning weight.
+func WithWarningInstances() Option { return func(s *settings) { s.warning = true } }
 
-// WithStartTimeout bounds how long the first call waits for an answer of the
-// directory before it fails Unavailable, where nothing is known from before. Default: 5 s.
+// WithStartTimeout bounds how long the first call waits for the directory's first answer
+// before it fails with Unavailable. It does not wait when an earlier list serves. Default: 5 s.
 func WithStartTimeout(d time.Duration) Option { return func(s *settings) { s.startTimeout = d } }
 
-// WithGrace sets how long an answer without instances, or without most of them,
-// must stand before it is believed, and an outage of one datacenter before the
-// next one is taken. Default: 15 s, which is more than two heartbeats of a
-// registration, jitter included.
+// WithGrace sets how long instances must be missing before they are removed beyond what
+// [WithMaxRemoval] allows, and how long a datacenter must fail before the next one is
+// taken. Default: 15 s, more than two heartbeats of a registration with jitter.
 func WithGrace(d time.Duration) Option { return func(s *settings) { s.grace = d } }
 
-// WithMaxRemoval sets which share of the instances may vanish at once, in one
-// answer or within the grace time. What is beyond waits for the grace time;
-// connections that break are not used meanwhile. 1 believes every answer that has
-// an instance and does not follow an outage. Default: 0.5.
+// WithMaxRemoval sets which share of the instances may be removed at once, in one answer
+// or in several within the grace time. The others are held for the grace time; broken
+// connections to them are not used meanwhile. 1 believes every answer that is not empty
+// and does not follow an outage. Default: 0.5.
 func WithMaxRemoval(share float64) Option { return func(s *settings) { s.maxRemoval = share } }
 
-// WithSubset bounds the endpoints that a channel connects to. Of more, each
-// process takes a part of its own, which changes by one endpoint at most when one
-// instance comes or goes. With a policy of this module, members that do not connect are
-// exchanged: a tenth of them a second at most, or at once while fewer than three can be
-// reached. Policies that mean the same by a key in every process,
-// such as grpc:ring_hash, need them all: 0. Default: 100.
+// WithPanicThreshold sets which share of the instances must be healthy. When fewer are,
+// those that fail their health checks are called as well: the directory's view of health
+// is advice, and can be wrong for many at once when an agent or a check is at fault.
+// Outlier ejection and connection state still apply. Instances in maintenance are not
+// called, see [WithMaintenance]. 0 always obeys the health checks. Default: 0.3.
+func WithPanicThreshold(share float64) Option {
+	return func(s *settings) { s.panic.threshold = share }
+}
+
+// WithMaintenance also calls instances in maintenance when too few are healthy. Default:
+// an operator has taken them out, so they are never called.
+func WithMaintenance() Option { return func(s *settings) { s.panic.maintenance = true } }
+
+// WithSubset bounds the endpoints that a channel connects to. Each process takes a subset of
+// its own, which changes by at most one endpoint when one instance is added or removed. With a
+// policy of this module, members that do not connect are exchanged: a tenth of the subset a
+// second at most, or at once while fewer than three can be reached. Policies that map a key
+// to the same endpoint in every process, such as grpc:ring_hash, need all: 0. Default: 100.
 func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = endpoints } }
 
-// WithSnapshots keeps the last good answers over the end of the program, so that
-// it starts while the directory is away. One serves who asks the same directory,
-// by its name, the same question. Channels with equal snapshots share watches.
-// Default: nowhere.
+// WithSnapshots stores the last good answers, so that the next process can start while the
+// directory is down. They are stored by the directory's name and the query. Channels with
+// equal snapshots share watches. Default: nothing is stored.
 func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.snapshots = snapshots } }
 
-// WithServiceConfig tells the service config of the channel's owner, as JSON. A
-// policy in the target replaces the policy in it, and nothing else.
+// WithServiceConfig passes the channel's own service config, as JSON, to which a policy in
+// the target is added. It replaces the policy in the config and nothing else.
 func WithServiceConfig(json string) Option { return func(s *settings) { s.serviceConfig = json } }
 
-// WithLocality tells where the channel runs, for policies that keep calls in their
-// zone. An empty zone is not known.
+// WithLocality sets where the channel runs, for policies that prefer the own zone. An
+// empty zone is unknown.
 func WithLocality(region, zone string) Option {
 	return func(s *settings) { s.region, s.zone = region, zone }
 }
 
 // WithLogger hears of outages of the directory and, where a policy of this module is used,
-// of ejections: of channels that share endpoints the first one's. Default: slog.Default().
-func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
+// of ejections: of channels that share endpoints the first one's. Default, and nil:
+// slog.Default().
+func WithLogger(log *slog.Logger) Option {
+	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }
+}

@@ -177,12 +177,12 @@ func TestOtherDatacentersComeBeforePanic(t *testing.T) {
 		near.directory.fail(errors.New("refused"))
 		time.Sleep(time.Hour)
 		if got := channel.endpoints(); !slices.Equal(got, []string{address(1)}) {
-			t.Errorf("endpoints are %v while the first datacenter is away, want what is known of it", got)
+			t.Errorf("endpoints are %v while the first datacenter is away, want its last list", got)
 		}
 	})
 }
 
-// R24, R25: what was called in spite of its health is known after an idle cycle.
+// R24, R25: what was called in spite of its health serves after an idle cycle.
 func TestUnhealthyInstancesServeAfterAnIdleCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := &scripted{}

@@ -35,15 +35,16 @@ func TestPicksTellOfTheTargetsInUse(t *testing.T) {
 		one, two := m.through(b, "consul:///catalog"), m.through(b, "consul:///catalog")
 		defer two.Close()
 		if got := b.Picks(); len(got) != 0 {
-			t.Errorf("before the first call it tells of %+v", got)
+			t.Errorf("before the first call it reports %+v", got)
 		}
 		mustCall(t, one, 1)
 		synctest.Wait() // for both connections
 		mustCall(t, one, 9)
 		mustCall(t, two, 10)
+		synctest.Wait() // for both connections of the second channel
 		got := b.Picks()
 		if len(got) != 1 || got[0].Service != "catalog" || got[0].Channels != 2 || got[0].Directory != "consul at 127.0.0.1:8500" || len(got[0].Endpoints) != 2 {
-			t.Fatalf("it tells of %+v", got)
+			t.Fatalf("it reports %+v", got)
 		}
 		var picks uint64
 		var share, part float64
@@ -61,12 +62,12 @@ func TestPicksTellOfTheTargetsInUse(t *testing.T) {
 		one.Close()
 		synctest.Wait()
 		if got = b.Picks(); len(got) != 1 || got[0].Channels != 1 || got[0].Endpoints[0].Picks+got[0].Endpoints[1].Picks != 20 {
-			t.Errorf("with one channel it tells of %+v", got)
+			t.Errorf("with one channel it reports %+v", got)
 		}
 		two.Close()
 		synctest.Wait()
 		if got = b.Picks(); len(got) != 0 {
-			t.Errorf("without a channel it tells of %+v", got)
+			t.Errorf("without a channel it reports %+v", got)
 		}
 	})
 }
@@ -97,12 +98,12 @@ func TestPicksAreInOrder(t *testing.T) {
 			"service=catalog", "service=catalog&tag=b", "service=prices",
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("it tells of %q, want %q", got, want)
+			t.Errorf("it reports %q, want %q", got, want)
 		}
 	})
 }
 
-// Whoever reads the JSON of an admin page gets what was told.
+// The JSON of an admin page holds all of it.
 func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -113,12 +114,12 @@ func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 		defer theirs.Close()
 		mustCall(t, ours, 3)
 		mustCall(t, theirs, 3)
-		told := b.Picks()
-		text, err := json.Marshal(told)
+		picks := b.Picks()
+		text, err := json.Marshal(picks)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var read []balancer.Picks
+		var read []resolver.Picks
 		if err := json.Unmarshal(text, &read); err != nil || len(read) != 2 {
 			t.Fatalf("%s is read as %+v, %v", text, read, err)
 		}
@@ -126,9 +127,9 @@ func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 		if err != nil || string(again) != string(text) {
 			t.Errorf("%s becomes %s, %v", text, again, err)
 		}
-		// A policy of gRPC's own tells nothing, which is not null.
+		// A policy of gRPC's own reports no endpoints, which is not null.
 		if read[1].Endpoints == nil || len(read[1].Endpoints) != 0 || read[0].Endpoints[0].Picks != 3 {
-			t.Errorf("%s: the policy of gRPC's tells of endpoints, or ours does not", text)
+			t.Errorf("%s: the policy of gRPC's reports endpoints, or ours does not", text)
 		}
 	})
 }
@@ -144,7 +145,7 @@ func TestPicksTellOfWhoIsNotReached(t *testing.T) {
 		synctest.Wait()
 		got := b.Picks()
 		if len(got) != 1 || len(got[0].Endpoints) != 1 || got[0].Endpoints[0].State != balancer.Unconnected {
-			t.Errorf("it tells of %+v", got)
+			t.Errorf("it reports %+v", got)
 		}
 	})
 }

@@ -86,7 +86,7 @@ func TestAPolicySwapDropsNoCall(t *testing.T) {
 			picks += e.Picks
 		}
 		if picks < 2000 { // of 4,800 calls, those of the policies that use the table
-			t.Errorf("the policies share a table that knows of %d picks", picks)
+			t.Errorf("the policies share a table with %d picks", picks)
 		}
 		_ = conn.Close()
 		if left := table.Stats().Endpoints; len(left) > 0 {

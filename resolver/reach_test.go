@@ -221,7 +221,7 @@ func TestASubsetFindsWhatComesBack(t *testing.T) {
 	}
 }
 
-// R23, P14: which members are dead is known after an idle cycle, too.
+// R23, P14: which members are dead survives an idle cycle, too.
 func TestASubsetRemembersTheDeadOverAnIdleCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)

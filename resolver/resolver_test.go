@@ -308,7 +308,7 @@ func TestProxyOfTheEnvironmentHidesNoEndpoint(t *testing.T) {
 	}
 }
 
-// seen is what the onlooker was told.
+// seen is what the onlooker was passed.
 var seen = make(chan []grpcresolver.Endpoint, 1)
 
 // onlooker is a policy that only looks.
@@ -370,13 +370,13 @@ func TestDatacentersFailOverInOrder(t *testing.T) {
 		far.fail(errors.New("no path to datacenter"))
 		time.Sleep(time.Hour)
 		if got := cc.addresses(); got != "10.2.0.1:80" && got != "10.1.0.1:80" {
-			t.Errorf("endpoints are %q, want the last known of a datacenter when all are lost", got)
+			t.Errorf("endpoints are %q, want the last list of a datacenter when all are lost", got)
 		}
 	})
 }
 
 // An empty answer before an outage does not shorten the grace time after it: an
-// agent that comes back empty knows nothing yet.
+// agent that comes back empty has no registrations yet.
 func TestGraceBeginsAnewAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}
@@ -391,7 +391,7 @@ func TestGraceBeginsAnewAfterAnOutage(t *testing.T) {
 		d.report(catalog.Snapshot{})
 		time.Sleep(14 * time.Second)
 		if got := cc.addresses(); got != "10.0.0.1:80" {
-			t.Errorf("endpoints are %q within the grace time, want the last known", got)
+			t.Errorf("endpoints are %q within the grace time, want the last list", got)
 		}
 		time.Sleep(2 * time.Second)
 		if got := cc.addresses(); got != "" {
@@ -494,7 +494,7 @@ func TestWithoutPolicyNoServiceConfigIsSent(t *testing.T) {
 	})
 }
 
-// scripted is a directory that says what a test tells it.
+// scripted is a directory that reports what a test passes to it.
 type scripted struct {
 	mu  sync.Mutex
 	say func(catalog.Snapshot, error)

@@ -24,7 +24,7 @@ func hurriedly(conn *grpc.ClientConn) error {
 	return err
 }
 
-// R25: a list that is known serves at once after idleness, re-creation of the channel
+// R25: an earlier list serves at once after idleness, re-creation of the channel
 // to the same target, or start with a snapshot, however slowly the agent answers; and
 // the answer replaces it when it comes.
 func TestAKnownListServesWhileTheAgentIsSlow(t *testing.T) {
@@ -74,14 +74,14 @@ func TestAKnownListServesWhileTheAgentIsSlow(t *testing.T) {
 				defer first.Close()
 				for range 10 {
 					if err := hurriedly(conn); err != nil {
-						t.Fatalf("with a list known and an agent that answers in %v: %v", slow, err)
+						t.Fatalf("with an earlier list and an agent that answers in %v: %v", slow, err)
 					}
 				}
 				m.start(3)
 				time.Sleep(20 * time.Second)
 				mustCall(t, conn, 30)
 				if m.count(3)[2] == 0 {
-					t.Error("the answer does not replace what was known")
+					t.Error("the answer does not replace the earlier list")
 				}
 			})
 		})
@@ -130,7 +130,7 @@ func TestWhatServesMeanwhileIsOfADatacenterThatAnswered(t *testing.T) {
 	}
 }
 
-// R25: whoever follows a service, and the statistics, know what is known.
+// R25: followers and statistics use the earlier list.
 func TestFollowersGoOnWithWhatIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := &scripted{}

@@ -78,7 +78,7 @@ func TestClientStartsFromASnapshotWhileConsulIsDown(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		mustCall(t, second, 100)
 		if counts := m.count(3); counts[2] == 0 {
-			t.Error("when Consul is back, what it tells is not used")
+			t.Error("when Consul is back, its answer is not used")
 		}
 	})
 }
@@ -120,7 +120,7 @@ func TestSnapshotThatCannotBeUsedIsIgnoredWithAWarning(t *testing.T) {
 			t.Errorf("the call answers %v, want what it would without a snapshot", err)
 		}
 		if !strings.Contains(log.String(), "the checksum is wrong") {
-			t.Errorf("the log does not tell why the snapshot is not used: %s", log.String())
+			t.Errorf("the log does not say why the snapshot is not used: %s", log.String())
 		}
 	})
 }
@@ -133,8 +133,8 @@ func TestSnapshotYieldsToAnAnswer(t *testing.T) {
 		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3, 4)}); err != nil {
 			t.Fatal(err)
 		}
-		told := newScene(t, "consul:///catalog", resolver.WithSnapshots(kept))
-		if got := told.answer(7); len(got) != 1 || got[0] != address(7) {
+		other := newScene(t, "consul:///catalog", resolver.WithSnapshots(kept))
+		if got := other.answer(7); len(got) != 1 || got[0] != address(7) {
 			t.Errorf("endpoints are %v, want the answer and nothing of the snapshot", got)
 		}
 	})
@@ -256,19 +256,19 @@ func TestCloseIsQuickWhileTheDiskHangs(t *testing.T) {
 	})
 }
 
-// A client that has lived off its snapshot through an outage holds what it knows
-// as any other does when the agent comes back and hears of the instances one by one.
+// A client that used its snapshot during an outage holds its instances as any other
+// does when the agent comes back and gets the instances one by one.
 func TestSnapshotInUseIsGuardedAfterTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kept, told := &shelf{}, time.Now().Add(-time.Hour)
-		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3), Time: told}); err != nil {
+		kept, savedAt := &shelf{}, time.Now().Add(-time.Hour)
+		if err := kept.Save("script", catalog.Query{Service: "catalog"}, catalog.Snapshot{Instances: instances(1, 2, 3), Time: savedAt}); err != nil {
 			t.Fatal(err)
 		}
 		s := newScene(t, "consul:///catalog", resolver.WithSnapshots(kept))
 		s.directory.fail(errors.New("refused"))
 		synctest.Wait()
-		if got := s.builder.Stats()[0].Answered; !got.Equal(told) {
-			t.Errorf("the statistics say told at %v, want %v as the snapshot does", got, told)
+		if got := s.builder.Stats()[0].AnsweredAt; !got.Equal(savedAt) {
+			t.Errorf("the statistics say answered at %v, want %v as the snapshot does", got, savedAt)
 		}
 		for _, list := range [][]int{{1}, {1, 3}, {1, 2, 3}} {
 			if n := len(s.answer(list...)); n != 3 {

@@ -10,26 +10,25 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// subset is the part of a list that a channel connects to: size of it, or all where
-// there are no more, and for a time those that are tried in the place of what does not
-// connect. By rendezvous hashing (Thaler and Ravishankar, as in gRFC A68) it changes by
-// one entry at most when one instance comes or goes, and clients with other seeds have
-// other subsets. A list by distance is cut where it is far enough.
+// subset chooses the endpoints that a channel connects to: size of a list, and beside them
+// those that are tried in place of unreachable ones. Rendezvous hashing (Thaler and Ravishankar,
+// as in gRFC A68) changes it by at most one member when one instance is added or removed, and
+// gives clients with other seeds other subsets. A list by distance is cut at its end.
 type subset struct {
-	size  int
-	seed  maphash.Seed
-	near  bool
-	table *balancer.Table
-	wake  chan<- struct{} // is filled when the subset may change
+	size       int // 0 is all
+	seed       maphash.Seed
+	byDistance bool
+	table      *balancer.Table // reports which endpoints can be reached
+	wake       chan<- struct{} // filled when the subset may change
 
-	list      []catalog.Instance // that these are of:
-	order     []int              // of preference
+	list      []catalog.Instance // that was last chosen from
+	order     []int              // of its instances, by preference
 	addresses []string           // in this order
-	stop      func()             // ends the waking; nil while it does not
+	stop      func()             // ends the waking; nil while there is none
 }
 
-// of is the subset of list, and after which time to ask again, if that is not 0.
-func (s *subset) of(list []catalog.Instance) (part []catalog.Instance, again time.Duration) {
+// choose returns the subset of list, and when to choose again without being woken; 0 is never.
+func (s *subset) choose(list []catalog.Instance) (members []catalog.Instance, again time.Duration) {
 	if s.size == 0 || len(list) <= s.size {
 		s.close()
 		return list, 0
@@ -45,15 +44,15 @@ func (s *subset) of(list []catalog.Instance) (part []catalog.Instance, again tim
 			at = append(at, s.order[i])
 		}
 	}
-	slices.Sort(at)
-	part = make([]catalog.Instance, len(at))
+	slices.Sort(at) // the order of the list
+	members = make([]catalog.Instance, len(at))
 	for i, n := range at {
-		part[i] = list[n]
+		members[i] = list[n]
 	}
-	return part, again
+	return members, again
 }
 
-// sort finds the order of list, unless it is the last one.
+// sort computes the order of preference, unless list is the last one.
 func (s *subset) sort(list []catalog.Instance) {
 	if len(s.list) == len(list) && &s.list[0] == &list[0] {
 		return
@@ -64,7 +63,7 @@ func (s *subset) sort(list []catalog.Instance) {
 		s.order[i] = i
 		hashes[i] = maphash.String(s.seed, list[i].Address)
 	}
-	if !s.near {
+	if !s.byDistance {
 		slices.SortFunc(s.order, func(a, b int) int { return cmp.Compare(hashes[a], hashes[b]) })
 	}
 	for i, at := range s.order {

@@ -120,7 +120,7 @@ func TestSubsetOfNearEndpointsIsTheNearest(t *testing.T) {
 	})
 }
 
-// R22, in what can be counted: of 10,000 endpoints a channel is told of a hundred,
+// R22, in what can be counted: of 10,000 endpoints a channel gets a hundred,
 // and of a change only when it concerns one of them.
 func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -128,27 +128,27 @@ func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 		all := upTo(10000)
 		before := s.answer(all...)
 		if len(before) != 100 {
-			t.Fatalf("the channel is told of %d endpoints, want 100", len(before))
+			t.Fatalf("the channel gets %d endpoints, want 100", len(before))
 		}
-		told := 0
+		changes := 0
 		for n := range 12 {
 			left := address(all[n])
 			updates := s.channel.updates()
 			s.answer(all[n+1:]...)
 			if changed := s.channel.updates() != updates; changed != slices.Contains(before, left) {
-				t.Fatalf("%s has left and the channel was told: %v, it had it: %v", left, changed, !changed)
+				t.Fatalf("%s has left and the channel was updated: %v, it had it: %v", left, changed, !changed)
 			} else if changed {
-				told++
+				changes++
 			}
 			before = s.endpoints()
 		}
-		if told > 6 {
-			t.Errorf("12 changes among 10,000 were told %d times to a channel of 100", told)
+		if changes > 6 {
+			t.Errorf("12 changes among 10,000 updated a channel of 100 %d times", changes)
 		}
 	})
 }
 
-// forgetful keeps only the state that a channel was told last.
+// forgetful keeps only the last state of a channel.
 type forgetful struct{ recorder }
 
 func (f *forgetful) UpdateState(s grpcresolver.State) error {
@@ -158,7 +158,7 @@ func (f *forgetful) UpdateState(s grpcresolver.State) error {
 	return nil
 }
 
-// R22: what is told of an instance keeps nothing alive of the answer that it came
+// R22: an endpoint keeps nothing alive of the answer that it came
 // with, whether all have changed since or this one alone has not.
 func TestAnswersOfThePastTakeNoMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -223,9 +223,9 @@ func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
 // the channel has not chosen.
 func TestAChangeOfTenThousandCostsWhatItsSubsetDoes(t *testing.T) {
 	cost := func(n int) (allocations float64, mib float64) {
-		conn := newCrowd(t).connect(t, n, resolver.WithLogger(silent))
+		conn := newSharedBackend(t).connect(t, n, resolver.WithLogger(silent))
 		defer conn.Close()
-		lists := [2][]catalog.Instance{crowdOf(n), crowdOf(n)}
+		lists := [2][]catalog.Instance{snapshotOf(n), snapshotOf(n)}
 		for i := range lists[1] {
 			lists[1][i].Weight = 3
 		}

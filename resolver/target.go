@@ -16,7 +16,7 @@ import (
 // Scheme is the scheme of the targets that this package resolves.
 const Scheme = "consul"
 
-// form is how a target is written, for messages.
+// form is the syntax of a target, for messages.
 const form = "consul://[agent-host:port]/service[?tag=...&dc=...&near=...&filter=...&consistency=...&policy=...]"
 
 // Target is a parsed target.
@@ -28,11 +28,11 @@ type Target struct {
 	Near        string   // node to sort by round trip, for policies that keep the order
 	Filter      string   // expression of Consul's
 	Consistency catalog.Consistency
-	Policy      string // name of the policy in a service config; empty is not told
+	Policy      string // name of the policy in a service config; empty is none
 }
 
-// ParseTarget reads a target. The error names what is wrong in it; it never
-// repeats a secret that does not belong there.
+// ParseTarget parses a target. The error names what is wrong, without repeating a secret
+// that was put there by mistake.
 func ParseTarget(text string) (Target, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -42,8 +42,8 @@ func ParseTarget(text string) (Target, error) {
 	return parseTarget(u)
 }
 
-// Redact is target for messages: user information and query values, where secrets may
-// stand by mistake, are "***".
+// Redact returns target for messages: user information and query values, which may hold
+// secrets by mistake, are "***".
 func Redact(target string) string {
 	scheme, rest, found := strings.Cut(target, "://")
 	if !found {
@@ -130,7 +130,7 @@ func (t *Target) parseQuery(raw string) error {
 	return nil
 }
 
-// queries are what to watch, in the order of failover.
+// queries returns what to watch, in the order of failover.
 func (t Target) queries(warning bool) []catalog.Query {
 	datacenters := t.Datacenters
 	if len(datacenters) == 0 {

@@ -1,55 +1,57 @@
-// Package attempt is the record of one attempt of a call, which travels in its
-// context between interceptors and the picker.
+// Package attempt is the record of one attempt of a call. It travels in the context between
+// interceptors and the picker.
 //
-// An interceptor that wants to know which instance was picked puts a record
-// into the context and reads it after the call:
+// An interceptor that needs the picked instance adds a record to the context and reads it after
+// the call:
 //
-//	ctx, record := attempt.Of(ctx, attempt.Unary)
+//	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 //	err := invoker(ctx, method, req, reply, cc, opts...)
 //	log.Print(record.Latest().Picked())
 //
-// A call without a record costs the picker one context lookup and no more.
+// A call without a record costs the picker one context lookup.
 package attempt
 
 import (
 	"context"
 	"sync/atomic"
+	"time"
 )
 
-// Instance is who was picked. It is shared by all calls and must not be changed.
+// Instance identifies an instance that was picked. All calls share it: do not change it.
 type Instance struct {
-	ID       string // the directory's id, or the address where there is none
+	ID       string // in the directory, or the address
 	Address  string
-	Refusals *Refusals // nil where no picker counts them
+	Refusals *Refusals // nil if the picker does not count them
 }
 
-// Record is what one attempt tells and is told. It is safe for concurrent use:
-// gRPC may pick in another goroutine than the caller's.
+// Record holds one attempt's state, shared by interceptors and picker. It is safe for
+// concurrent use: gRPC may pick in another goroutine than the caller's.
 type Record struct {
-	number int
-	before *Record // the attempt before this one
-	first  *Record
-	kind   atomic.Uint32
-	picked atomic.Pointer[Instance]
-	waiter atomic.Pointer[func()] // for the first response
-	avoid  atomic.Pointer[Avoid]
-	among  atomic.Int64
-	latest atomic.Pointer[Record] // of the first record only
-	end    atomic.Uint32
+	number     int
+	previous   *Record
+	first      *Record
+	latest     atomic.Pointer[Record] // of the first record only
+	kind       atomic.Uint32
+	avoid      atomic.Pointer[Avoid]
+	picked     atomic.Pointer[Instance]
+	onResponse atomic.Pointer[func()]
+	// pick holds the number of candidates and the end, which a pick resets: one atomic store
+	// instead of two.
+	pick atomic.Uint64
 }
 
 // New makes the record of a first attempt.
-func New() *Record { return new(Record).begin() }
+func New() *Record { return new(Record).init() }
 
-func (r *Record) begin() *Record {
+func (r *Record) init() *Record {
 	r.number, r.first = 1, r
 	r.latest.Store(r)
 	return r
 }
 
-// Next makes the record of the attempt that follows r: a retry or a hedge.
+// Next makes the record of the attempt after r: a retry or a hedge.
 func (r *Record) Next() *Record {
-	n := &Record{number: r.number + 1, before: r, first: r.first}
+	n := &Record{number: r.number + 1, previous: r, first: r.first}
 	n.kind.Store(r.kind.Load())
 	r.first.latest.Store(n)
 	return n
@@ -61,80 +63,9 @@ func (r *Record) Latest() *Record { return r.first.latest.Load() }
 // Number is 1 for the first attempt, 2 for the first retry.
 func (r *Record) Number() int { return r.number }
 
-// Pick tells the record who was picked. Pickers call it, and more than once if gRPC has
-// to pick again: nobody waits for a response to the pick before any more.
-func (r *Record) Pick(i *Instance) {
-	r.waiter.Store(nil)
-	r.end.Store(0)
-	r.picked.Store(i)
-}
-
-// Picked is who was picked last, or nil.
-func (r *Record) Picked() *Instance { return r.picked.Load() }
-
-// Avoid has pickers pass over instances for one attempt. nil is none.
-func (r *Record) Avoid(a *Avoid) { r.avoid.Store(a) }
-
-// Avoids is what pickers pass over, or nil.
-func (r *Record) Avoids() *Avoid { return r.avoid.Load() }
-
-// Choose says among how many instances one is picked. Pickers call it before Pick.
-func (r *Record) Choose(among int) { r.among.Store(int64(among)) }
-
-// Others reports whether there is an instance that no attempt of the call went to, as
-// far as a picker has said.
-func (r *Record) Others() bool { return int64(r.number) < r.among.Load() }
-
-// Kind is what kind of call an attempt is of.
-type Kind uint32
-
-// The kinds. The latency of a stream is the time to its first response and not to its
-// end, so a picker must know.
-const (
-	Unknown Kind = iota
-	Unary
-	Stream
-)
-
-// Kind is what kind of call this is an attempt of, as far as interceptors have told.
-func (r *Record) Kind() Kind { return Kind(r.kind.Load()) }
-
-// Respond tells that the first response has come. Interceptors call it, as often as
-// they like.
-func (r *Record) Respond() {
-	if r.waiter.Load() == nil {
-		return
-	}
-	if responded := r.waiter.Swap(nil); responded != nil {
-		(*responded)()
-	}
-}
-
-// Await asks for a call of responded at the first response to what was picked last.
-// Pickers call it after Pick.
-func (r *Record) Await(responded func()) { r.waiter.Store(&responded) }
-
-// End is how an attempt ended, as a picker sees it.
-type End uint32
-
-// What may be true of an end. The status of a call is its error.
-const (
-	Over      End = 1 << iota // it has ended
-	Sent                      // a stream was opened
-	Received                  // bytes have come from the server
-	Answer                    // the server's answer is an error in gRPC's form
-	Unhandled                 // the server says that no handler ran: see [UnhandledKey]
-)
-
-// Ended records how the attempt ended. Pickers call it before the call returns.
-func (r *Record) Ended(end End) { r.end.Store(uint32(end)) }
-
-// End is how the attempt ended; 0 before, and where no picker has recorded it.
-func (r *Record) End() End { return End(r.end.Load()) }
-
 // Tried reports whether an earlier attempt of the same call went to address.
 func (r *Record) Tried(address string) bool {
-	for p := r.before; p != nil; p = p.before {
+	for p := r.previous; p != nil; p = p.previous {
 		if i := p.Picked(); i != nil && i.Address == address {
 			return true
 		}
@@ -142,16 +73,92 @@ func (r *Record) Tried(address string) bool {
 	return false
 }
 
+// Kind is the kind of a call. Pickers need it, since the latency of a stream is the time to its
+// first response and not to its end.
+type Kind uint32
+
+// The kinds.
+const (
+	Unknown Kind = iota
+	Unary
+	Stream
+)
+
+// Kind is the kind of the call, as interceptors set it.
+func (r *Record) Kind() Kind { return Kind(r.kind.Load()) }
+
+// SetAvoid excludes instances from the attempt. nil is none.
+func (r *Record) SetAvoid(a *Avoid) { r.avoid.Store(a) }
+
+// Avoid is what pickers exclude, or nil.
+func (r *Record) Avoid() *Avoid { return r.avoid.Load() }
+
+// endBits is the size of an [End] in Record.pick.
+const endBits = 8
+
+// SetCandidates records among how many instances the picker picks, and that the attempt has not
+// ended. Pickers call it before SetPicked.
+func (r *Record) SetCandidates(n int) { r.pick.Store(uint64(n) << endBits) }
+
+// HasUntried reports whether there is an instance without an attempt of the call, by the
+// candidates that the picker recorded.
+func (r *Record) HasUntried() bool { return uint64(r.number) < r.pick.Load()>>endBits }
+
+// SetPicked records the picked instance. Pickers call it, more than once if gRPC picks again. It
+// drops the function of OnResponse, which belongs to the pick before.
+func (r *Record) SetPicked(i *Instance) {
+	if r.onResponse.Load() != nil {
+		r.onResponse.Store(nil)
+	}
+	r.picked.Store(i)
+}
+
+// Picked is the last picked instance, or nil.
+func (r *Record) Picked() *Instance { return r.picked.Load() }
+
+// OnResponse has f called once, at the first response. Pickers call it after SetPicked.
+func (r *Record) OnResponse(f func()) { r.onResponse.Store(&f) }
+
+// Respond records a response. Interceptors call it for the first one or for all.
+func (r *Record) Respond() {
+	if r.onResponse.Load() == nil {
+		return
+	}
+	if f := r.onResponse.Swap(nil); f != nil {
+		(*f)()
+	}
+}
+
+// End is how an attempt ended on the wire. The status of a call is its error.
+type End uint32
+
+// The flags of an end.
+const (
+	Over      End = 1 << iota // it has ended
+	Sent                      // a stream was opened
+	Received                  // bytes were received from the server
+	Answer                    // the error is the server's answer in gRPC's form
+	Unhandled                 // the server states that no handler ran
+)
+
+// SetEnd records how the attempt ended. Pickers call it before the call returns.
+func (r *Record) SetEnd(end End) {
+	r.pick.Store(r.pick.Load()>>endBits<<endBits | uint64(end))
+}
+
+// End is how the attempt ended; 0 before, and if the picker does not record it.
+func (r *Record) End() End { return End(r.pick.Load() & (1<<endBits - 1)) }
+
 type contextKey struct{}
 
-// carrying is a context with a record, in one piece.
-type carrying struct {
+// recordContext is a context with its record, in one allocation.
+type recordContext struct {
 	context.Context
 	record Record
 }
 
 // Value finds the record.
-func (c *carrying) Value(key any) any {
+func (c *recordContext) Value(key any) any {
 	if key == (contextKey{}) {
 		return &c.record
 	}
@@ -163,34 +170,58 @@ func NewContext(ctx context.Context, r *Record) context.Context {
 	return context.WithValue(ctx, contextKey{}, r)
 }
 
-// Of is the record of the call that an interceptor is about to make with ctx, and tells
-// it of which kind the call is: the one that another interceptor has put there, or else
-// a new one. A record that was picked with is of another call, whose context ctx
-// comes from.
-func Of(ctx context.Context, kind Kind) (context.Context, *Record) {
-	r := FromContext(ctx)
-	if r == nil || r.Picked() != nil {
-		c := &carrying{Context: ctx}
-		ctx, r = c, c.record.begin()
-	}
-	r.kind.Store(uint32(kind))
-	return ctx, r
-}
-
-// FromContext is the record that ctx carries, or nil.
+// FromContext returns the record in ctx, or nil.
 func FromContext(ctx context.Context) *Record {
 	r, _ := ctx.Value(contextKey{}).(*Record)
 	return r
 }
 
-// UnhandledKey is the trailer by which a server says that no handler ran, so that any call
-// may be tried on another instance: "service" if it has nothing of the service, "method" if
-// it lacks the method alone, "limit" if a limit of the instance has refused the call.
-const UnhandledKey = "meshlite-unhandled"
+// FromOrNew returns the record of the call that an interceptor is about to make with ctx, with
+// kind set: the one of another interceptor, or a new one. A record with a picked instance is
+// that of another call, from which ctx is derived.
+func FromOrNew(ctx context.Context, kind Kind) (context.Context, *Record) {
+	r := FromContext(ctx)
+	if r == nil || r.Picked() != nil {
+		c := &recordContext{Context: ctx}
+		ctx, r = c, c.record.init()
+	}
+	r.kind.Store(uint32(kind))
+	return ctx, r
+}
 
-// The google.rpc.ErrorInfo by which a server that answers UNAVAILABLE says that it
-// works and is full, so that nobody takes it for broken.
-const (
-	ErrorDomain      = "meshlite"
-	ReasonOverloaded = "OVERLOADED"
-)
+// Avoid excludes instances that refused such calls and returned when to retry.
+type Avoid struct {
+	// For is for how long an instance is excluded, 0 for one that may be picked. Pickers may
+	// call it for any instance, in any order.
+	For func(*Instance) time.Duration
+	// Err is the error of an attempt for which all instances are excluded, the first of them
+	// for shortest. Pickers fail the pick with it.
+	Err func(shortest time.Duration) error
+}
+
+// Refusals counts the calls that an instance rejected with a time to retry. It is safe for
+// concurrent use.
+type Refusals struct{ count, generation atomic.Uint64 }
+
+// CountRefusal counts one. Interceptors that obey refusals call it.
+func (i *Instance) CountRefusal() {
+	if i.Refusals != nil {
+		i.Refusals.count.Add(1)
+	}
+}
+
+// Count is how many were counted.
+func (r *Refusals) Count() uint64 { return r.count.Load() }
+
+// Reset ends the validity of all refusals so far: the instance has left its service, or may
+// have been restarted.
+func (r *Refusals) Reset() { r.generation.Add(1) }
+
+// Generation counts resets: a refusal is valid in the generation in which it was received. It
+// is 0 if nobody counts.
+func (i *Instance) Generation() uint64 {
+	if i.Refusals == nil {
+		return 0
+	}
+	return i.Refusals.generation.Load()
+}

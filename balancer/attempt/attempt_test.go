@@ -14,12 +14,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestAnAttemptKnowsThoseBefore(t *testing.T) {
 	first := attempt.New()
-	first.Pick(&attempt.Instance{Address: "a"})
+	first.SetPicked(&attempt.Instance{Address: "a"})
 	second := first.Next()
 	if first.Latest() != second || second.Number() != 2 {
 		t.Errorf("latest is attempt %d, want the second", first.Latest().Number())
 	}
-	second.Pick(&attempt.Instance{Address: "b"})
+	second.SetPicked(&attempt.Instance{Address: "b"})
 	third := second.Next()
 	for address, want := range map[string]bool{"a": true, "b": true, "c": false} {
 		if third.Tried(address) != want {
@@ -45,23 +45,23 @@ func Example() {
 	ctx := attempt.NewContext(context.Background(), record)
 
 	// A picker does this.
-	attempt.FromContext(ctx).Pick(&attempt.Instance{ID: "catalog-1", Address: "10.0.0.1:80"})
+	attempt.FromContext(ctx).SetPicked(&attempt.Instance{ID: "catalog-1", Address: "10.0.0.1:80"})
 
 	fmt.Println(record.Latest().Picked().ID)
 	// Output: catalog-1
 }
 
 func TestTheFirstResponseIsToldOnce(t *testing.T) {
-	ctx, record := attempt.Of(context.Background(), attempt.Stream)
-	if _, again := attempt.Of(ctx, attempt.Stream); again != record {
+	ctx, record := attempt.FromOrNew(context.Background(), attempt.Stream)
+	if _, again := attempt.FromOrNew(ctx, attempt.Stream); again != record {
 		t.Error("a context with a record got another one")
 	}
 	record.Respond() // nobody waits for it
 	var told []string
-	record.Await(func() { told = append(told, "first pick") })
-	record.Pick(&attempt.Instance{Address: "b"}) // gRPC had to pick again
+	record.OnResponse(func() { told = append(told, "first pick") })
+	record.SetPicked(&attempt.Instance{Address: "b"}) // gRPC had to pick again
 	record.Respond()
-	record.Await(func() { told = append(told, "second pick") })
+	record.OnResponse(func() { told = append(told, "second pick") })
 	record.Respond()
 	record.Respond()
 	if len(told) != 1 || told[0] != "second pick" {
@@ -74,9 +74,9 @@ func TestTheFirstResponseIsToldOnce(t *testing.T) {
 
 // A call made while another is under way, with its context, is a call of its own.
 func TestACallWithinACallHasItsOwnRecord(t *testing.T) {
-	ctx, outer := attempt.Of(context.Background(), attempt.Stream)
-	outer.Pick(&attempt.Instance{Address: "a"})
-	_, inner := attempt.Of(ctx, attempt.Unary)
+	ctx, outer := attempt.FromOrNew(context.Background(), attempt.Stream)
+	outer.SetPicked(&attempt.Instance{Address: "a"})
+	_, inner := attempt.FromOrNew(ctx, attempt.Unary)
 	if inner == outer || outer.Kind() != attempt.Stream || inner.Kind() != attempt.Unary {
 		t.Errorf("the inner call has the record %p of kind %v, the outer %p of kind %v", inner, inner.Kind(), outer, outer.Kind())
 	}

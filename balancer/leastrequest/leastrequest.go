@@ -1,11 +1,9 @@
-// Package leastrequest is the policy meshlite_least_request: the endpoint with
-// the fewest attempts in flight for its weight, where one that has failed of late
-// counts as busier than it is. It is the policy of a channel that names no other.
+// Package leastrequest is the policy meshlite_least_request: the endpoint with the fewest
+// attempts in flight for its weight. Recent failures count as load. It is the default policy.
 //
-// Up to fullScan endpoints are all looked at, from a random one on, so the
-// choice is the true minimum. Among more, choiceCount distinct ones are drawn
-// at random; drawing the same one twice, as gRPC's least_request may, would be
-// no choice at all.
+// Up to fullScan endpoints are all compared, from a random one on, so the pick is the true
+// minimum. Of more, choiceCount distinct ones are drawn at random; gRPC's least_request may draw
+// the same one twice.
 //
 //	consul:///catalog?policy=least_request
 //	{"loadBalancingConfig": [{"meshlite_least_request": {"choiceCount": 3}}]}
@@ -30,16 +28,15 @@ const (
 
 // Config is the policy's part of a service config.
 type Config struct {
-	// FullScan is the largest number of endpoints that are all compared: 1 to
-	// 1024. Default: 16.
+	// FullScan is the largest number of endpoints that are all compared: 1 to 1024.
+	// Default: 16.
 	FullScan int `json:"fullScan"`
-	// ChoiceCount is how many endpoints of a larger number are compared: 2 to 10
-	// (gRFC A48). Default: 3.
+	// ChoiceCount is how many of more endpoints are compared: 2 to 10 (gRFC A48). Default: 3.
 	ChoiceCount int `json:"choiceCount"`
 }
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newChooser})
+	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker})
 }
 
 func parseConfig(text json.RawMessage) (Config, error) {
@@ -56,9 +53,9 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	return config, nil
 }
 
-func newChooser(config Config, view balancer.View) balancer.Chooser {
-	schedule := balancer.NewSchedule(view.Ready)
-	if len(view.Ready) <= max(config.FullScan, config.ChoiceCount) {
+func newPicker(config Config, view balancer.View) balancer.Picker {
+	schedule := balancer.NewSchedule(view.Candidates)
+	if len(view.Candidates) <= max(config.FullScan, config.ChoiceCount) {
 		return &scan{view, schedule}
 	}
 	return &sample{view, schedule, config.ChoiceCount}
@@ -70,32 +67,32 @@ type scan struct {
 	schedule balancer.Schedule
 }
 
-// Choose takes the lightest endpoint; of equally light ones, each as often as its
-// weight says. One that is drawn by weight and idle cannot be beaten.
-func (s *scan) Choose() *balancer.Ready {
+// Pick returns the least loaded endpoint; of equal ones each as often as its weight says. An
+// idle endpoint drawn by weight cannot be beaten.
+func (s *scan) Pick() *balancer.Candidate {
 	random := s.Random()
-	if drawn := &s.Ready[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
+	if drawn := &s.Candidates[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
 		return drawn
 	}
 	return s.lightest(random)
 }
 
-// lightest looks at all of them. The k-th of equally light ones replaces those
-// before with the probability of its part in their weight (reservoir sampling).
-func (s *scan) lightest(random uint64) *balancer.Ready {
-	best := &s.Ready[0]
+// lightest compares all. The k-th of equally loaded ones replaces those before with the
+// probability of its part in their weight (reservoir sampling).
+func (s *scan) lightest(random uint64) *balancer.Candidate {
+	best := &s.Candidates[0]
 	load, weights := best.Load(), uint64(best.Weight)
-	for i := 1; i < len(s.Ready); i++ {
-		r := &s.Ready[i]
-		n := r.Load()
-		switch mine, least := n*int64(best.Weight), load*int64(r.Weight); {
+	for i := 1; i < len(s.Candidates); i++ {
+		c := &s.Candidates[i]
+		n := c.Load()
+		switch mine, least := n*int64(best.Weight), load*int64(c.Weight); {
 		case mine < least:
-			best, load, weights = r, n, uint64(r.Weight)
+			best, load, weights = c, n, uint64(c.Weight)
 		case mine == least:
-			weights += uint64(r.Weight)
+			weights += uint64(c.Weight)
 			random = random*6364136223846793005 + 1442695040888963407 // Knuth's MMIX generator
-			if (random>>32)*weights>>32 < uint64(r.Weight) {
-				best, load = r, n
+			if (random>>32)*weights>>32 < uint64(c.Weight) {
+				best, load = c, n
 			}
 		}
 	}
@@ -109,16 +106,16 @@ type sample struct {
 	count    int
 }
 
-// Choose compares endpoints drawn by weight; of equal ones the first drawn wins.
-func (s *sample) Choose() *balancer.Ready {
+// Pick compares endpoints drawn by weight; of equally loaded ones the first drawn wins.
+func (s *sample) Pick() *balancer.Candidate {
 	var drawn [maxChoiceCount]int
-	var best *balancer.Ready
+	var best *balancer.Candidate
 	var load int64
 	for k := range s.count {
 		drawn[k] = s.schedule.Draw(drawn[:k], s.Random)
-		r := &s.Ready[drawn[k]]
-		if n := r.Load(); best == nil || n*int64(best.Weight) < load*int64(r.Weight) {
-			best, load = r, n
+		c := &s.Candidates[drawn[k]]
+		if n := c.Load(); best == nil || n*int64(best.Weight) < load*int64(c.Weight) {
+			best, load = c, n
 		}
 		if load == 0 {
 			break // it cannot be beaten

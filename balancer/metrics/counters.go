@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // maxSeen caps what is remembered of sources that are gone.
@@ -40,7 +41,7 @@ func (c *counters[Source, Series]) grow(sources map[Source]uint64, seriesOf func
 func keep[Source comparable](seen, sources map[Source]uint64) map[Source]uint64 {
 	kept := make(map[Source]uint64, len(sources))
 	for source := range sources {
-		if n, known := seen[source]; known {
+		if n, ok := seen[source]; ok {
 			kept[source] = n
 		}
 	}
@@ -58,11 +59,11 @@ type (
 	ejectionSource struct{ service, reason, directory, queries string }
 )
 
-// reasons are told from 0 on, so that the first ejection is an increase.
+// reasons are exported from 0 on, so that the first ejection is an increase.
 var reasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
 // picksOf sums what each endpoint has counted.
-func picksOf(tables []balancer.Picks, counted func(balancer.EndpointStats) uint64) map[pickSource]uint64 {
+func picksOf(tables []resolver.Picks, counted func(balancer.EndpointStats) uint64) map[pickSource]uint64 {
 	sums := map[pickSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -73,7 +74,7 @@ func picksOf(tables []balancer.Picks, counted func(balancer.EndpointStats) uint6
 	return sums
 }
 
-func ejectionsOf(tables []balancer.Picks) map[ejectionSource]uint64 {
+func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
 	sums := map[ejectionSource]uint64{}
 	for _, t := range tables {
 		queries := queriesOf(t)
@@ -84,8 +85,8 @@ func ejectionsOf(tables []balancer.Picks) map[ejectionSource]uint64 {
 	return sums
 }
 
-// queriesOf tells the tables of one service apart.
-func queriesOf(t balancer.Picks) string {
+// queriesOf distinguishes the tables of one service.
+func queriesOf(t resolver.Picks) string {
 	var keys []string
 	for _, q := range t.Queries {
 		keys = append(keys, q.Key())

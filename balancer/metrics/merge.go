@@ -6,15 +6,16 @@ import (
 	"slices"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
-// maxAddresses caps the addresses that are told, of all services together. Those of a
-// service beyond its share are told as one, other.
+// maxAddresses bounds the exported addresses of all services together. Those of a service
+// beyond its share are exported as one, other.
 const maxAddresses = 1000
 
 const other = "other"
 
-// service is what all tables of one service tell.
+// service merges all tables of one service.
 type service struct {
 	name      string
 	endpoints map[string]*endpoint // by address
@@ -22,7 +23,7 @@ type service struct {
 	panicking bool
 }
 
-// endpoint is what is told of an address, or of several as one.
+// endpoint holds the series of an address, or of several merged.
 type endpoint struct {
 	region, zone           string
 	inFlight               int64
@@ -36,7 +37,7 @@ type endpoint struct {
 var states = [...]balancer.State{balancer.InRotation, balancer.SlowStarted, balancer.OtherZone, balancer.Ejected, balancer.Unconnected}
 
 // merge puts the tables of each service together.
-func merge(tables []balancer.Picks) map[string]*service {
+func merge(tables []resolver.Picks) map[string]*service {
 	services := map[string]*service{}
 	for _, t := range tables {
 		name := text(t.Service)
@@ -58,16 +59,16 @@ func merge(tables []balancer.Picks) map[string]*service {
 	return services
 }
 
-// add merges an endpoint into what other tables tell of its address.
+// add merges an endpoint with those of other tables at its address.
 func (s *service) add(address string, e *endpoint) {
-	known := s.endpoints[address]
-	if known == nil {
+	old := s.endpoints[address]
+	if old == nil {
 		s.endpoints[address] = e
 		return
 	}
-	known.region, known.zone = cmp.Or(known.region, e.region), cmp.Or(known.zone, e.zone)
-	known.weight, known.ejected = max(known.weight, e.weight), max(known.ejected, e.ejected)
-	known.and(e)
+	old.region, old.zone = cmp.Or(old.region, e.region), cmp.Or(old.zone, e.zone)
+	old.weight, old.ejected = max(old.weight, e.weight), max(old.ejected, e.ejected)
+	old.and(e)
 }
 
 // and adds what can be added of endpoints and of tables, and keeps the worst of the rest.
@@ -87,7 +88,7 @@ func endpointOf(e balancer.EndpointStats) *endpoint {
 	}
 }
 
-// limit leaves the services as many addresses as may be told. The small ones keep all
+// limit bounds the exported addresses of the services. The small ones keep all
 // of theirs, the large ones share what is left. It is by address who stays, so that it
 // is the same the next time.
 func limit(services map[string]*service) {
@@ -118,7 +119,7 @@ func (s *service) keep(n int) {
 	s.endpoints[other] = rest
 }
 
-// labelOf is as what address is told.
+// labelOf is the label of an address: itself, or other.
 func (s *service) labelOf(address string) string {
 	if _, own := s.endpoints[address]; own {
 		return address

@@ -1,5 +1,5 @@
-// Package metrics tells Prometheus how calls are spread over endpoints: who gets
-// them, how long a first response takes, who is ejected and why.
+// Package metrics exports to Prometheus how calls are spread over endpoints: picks, latency to
+// the first response, ejections and their reasons.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
@@ -9,7 +9,7 @@
 // A meshlite.Runtime does so by itself.
 //
 // The label of an endpoint is "address", as Prometheus has a use of its own for
-// "instance". At most 1,000 addresses are told, shared fairly among services; the rest
+// "instance". At most 1,000 addresses are exported, shared fairly among services; the rest
 // of a service is one more, "other", with the sum of what can be added and the worst
 // of what cannot, as has an endpoint of several targets of one service.
 //
@@ -25,11 +25,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // collector is a [prometheus.Collector].
 type collector struct {
-	tables func() []balancer.Picks
+	tables func() []resolver.Picks
 
 	mu        sync.Mutex
 	picks     counters[pickSource, endpointLabels]
@@ -39,9 +40,9 @@ type collector struct {
 
 // New makes a collector of what picks answers, which must be safe for concurrent use
 // and may be nil.
-func New(picks func() []balancer.Picks) prometheus.Collector {
+func New(picks func() []resolver.Picks) prometheus.Collector {
 	if picks == nil {
-		picks = func() []balancer.Picks { return nil }
+		picks = func() []resolver.Picks { return nil }
 	}
 	return &collector{tables: picks}
 }
@@ -138,7 +139,7 @@ func (s *service) collect(to chan<- prometheus.Metric) {
 	gauge(to, panicking, float(s.panicking), s.name)
 }
 
-// collect tells of one address. The parts of a service that is asked for in several
+// collect exports one address. The parts of a service that is watched in several
 // ways add up to sum, which is more than 1.
 func (e *endpoint) collect(to chan<- prometheus.Metric, sum float64, labels ...string) {
 	gauge(to, inFlight, float64(e.inFlight), labels...)

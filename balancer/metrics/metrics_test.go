@@ -42,28 +42,28 @@ func Example() {
 // tables are what a collector reads, and a test changes.
 type tables struct {
 	mu  sync.Mutex
-	all []balancer.Picks
+	all []resolver.Picks
 }
 
-func (t *tables) read() []balancer.Picks {
+func (t *tables) read() []resolver.Picks {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.all
 }
 
-func (t *tables) set(all ...balancer.Picks) {
+func (t *tables) set(all ...resolver.Picks) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.all = all
 }
 
 // table is one of service, asked for by tag if that is not "".
-func table(service, tag string, endpoints ...balancer.EndpointStats) balancer.Picks {
+func table(service, tag string, endpoints ...balancer.EndpointStats) resolver.Picks {
 	q := catalog.Query{Service: service}
 	if tag != "" {
 		q.Tags = []string{tag}
 	}
-	return balancer.Picks{Directory: "consul at a", Service: service, Queries: []catalog.Query{q}, Channels: 1,
+	return resolver.Picks{Directory: "consul at a", Service: service, Queries: []catalog.Query{q}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: endpoints}}
 }
 

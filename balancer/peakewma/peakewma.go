@@ -1,17 +1,17 @@
-// Package peakewma is the policy meshlite_peak_ewma: the endpoint where the next
-// response is likely to come first. What counts is the latency to the first response,
-// a moving average that rises at once and falls slowly (Finagle's peak EWMA), times the
-// square root of the attempts in flight for the weight.
+// Package peakewma is the policy meshlite_peak_ewma: the endpoint with the lowest expected
+// latency. The cost of an endpoint is its latency to the first response, a moving average that
+// follows a rise at once and a fall slowly (Finagle's peak EWMA), times the square root of its
+// attempts in flight for its weight.
 //
-// It is for services whose instances differ, or whose bad moments matter: a slow
-// instance gets a call now and then, enough to see it recover, and no more. Where all
-// are alike least request is as good and cheaper.
+// Use it for services whose instances differ or have slow phases: a slow instance gets only as
+// many calls as it takes to detect its recovery. Where all instances are alike, least request is
+// as good and cheaper.
 //
 //	consul:///catalog?policy=peak_ewma
 //	{"loadBalancingConfig": [{"meshlite_peak_ewma": {}}]}
 //
-// Streams count with their first response where the interceptors of this module tell
-// of it; used without them, only unary calls are samples.
+// Streams are timed to their first response, which the interceptors of this module report.
+// Without them only unary calls are samples.
 package peakewma
 
 import (
@@ -30,19 +30,18 @@ const (
 	maxChoiceCount     = 10
 	fullScan           = 16 // endpoints that are all compared
 
-	// floor is the latency in seconds below which differences are noise.
-	floor = 100e-6
+	// minLatency in seconds: below it differences are noise.
+	minLatency = 100e-6
 )
 
 // Config is the policy's part of a service config.
 type Config struct {
-	// ChoiceCount is how many endpoints of more than 16 are compared: 2 to 10.
-	// Default: 3.
+	// ChoiceCount is how many of more than 16 endpoints are compared: 2 to 10. Default: 3.
 	ChoiceCount int `json:"choiceCount"`
 }
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newChooser, Latency: true})
+	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker, Latency: true})
 }
 
 func parseConfig(text json.RawMessage) (Config, error) {
@@ -56,107 +55,106 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	return config, nil
 }
 
-// chooser draws among candidates by how soon they are likely to answer.
-type chooser struct {
+// picker draws among contenders by cost.
+type picker struct {
 	balancer.View
-	schedule balancer.Schedule
-	count    int     // of candidates
-	mean     float64 // of the weights
+	schedule   balancer.Schedule
+	contenders int
+	meanWeight float64
 }
 
-func newChooser(config Config, view balancer.View) balancer.Chooser {
-	c := &chooser{View: view, schedule: balancer.NewSchedule(view.Ready), count: config.ChoiceCount}
-	if len(view.Ready) <= fullScan {
-		c.count = len(view.Ready)
+func newPicker(config Config, view balancer.View) balancer.Picker {
+	p := &picker{View: view, schedule: balancer.NewSchedule(view.Candidates), contenders: config.ChoiceCount}
+	if len(view.Candidates) <= fullScan {
+		p.contenders = len(view.Candidates)
 	}
-	for i := range view.Ready {
-		c.mean += float64(view.Ready[i].Weight) / float64(len(view.Ready))
+	for i := range view.Candidates {
+		p.meanWeight += float64(view.Candidates[i].Weight) / float64(len(view.Candidates))
 	}
-	return c
+	return p
 }
 
-// Choose draws one of the candidates with a chance that falls with the eighth power
-// of its cost. To take the cheapest would send all calls of all clients to whoever is
-// ahead by a hair; so equals share, and twice the cost has a 256th of the chance.
-func (c *chooser) Choose() *balancer.Ready {
-	var list [fullScan]candidate
-	candidates := list[:c.count]
-	c.draw(candidates)
+// Pick draws a contender with a probability that falls with the eighth power of its cost. To
+// take the cheapest would send all calls of all clients to one that is barely ahead; so equals
+// share, and twice the cost has 1/256 of the probability.
+func (p *picker) Pick() *balancer.Candidate {
+	var list [fullScan]contender
+	contenders := list[:p.contenders]
+	p.draw(contenders)
 	sum := 0.0
-	for k := range candidates {
-		sum += c.chance(&candidates[k])
+	for k := range contenders {
+		contenders[k].probability = p.probability(&contenders[k])
+		sum += contenders[k].probability
 	}
-	left := float64(c.Random()>>11) / (1 << 53) * sum
-	for k := range candidates {
-		if left -= candidates[k].chance; left < 0 {
-			return &c.Ready[candidates[k].at]
+	left := float64(p.Random()>>11) / (1 << 53) * sum
+	for k := range contenders {
+		if left -= contenders[k].probability; left < 0 {
+			return &p.Candidates[contenders[k].index]
 		}
 	}
-	return &c.Ready[candidates[0].at]
+	return &p.Candidates[contenders[0].index]
 }
 
-// candidate is an endpoint that is compared.
-type candidate struct {
-	at      int
-	latency float64 // in seconds
-	chance  float64
+// contender is a candidate that is compared.
+type contender struct {
+	index       int
+	latency     float64 // in seconds
+	probability float64 // relative to the other contenders
 }
 
-// draw takes all, or some by weight, and looks up their latency. Who has answered
-// nothing yet is taken to be like the others: an endpoint that is slow from the start
-// shows that by what it has in flight.
-func (c *chooser) draw(candidates []candidate) {
-	now := c.Now()
+// draw takes all candidates, or some by weight, and reads their latency. One without a latency
+// gets the mean of the others: if it is slow from the start, its attempts in flight show it.
+func (p *picker) draw(contenders []contender) {
+	now := p.Now()
 	var taken [maxChoiceCount]int
-	sum, known := 0.0, 0
-	for k := range candidates {
-		at := k
-		if len(c.Ready) > fullScan {
-			at = c.schedule.Draw(taken[:k], c.Random)
-			taken[k] = at
+	sum, samples := 0.0, 0
+	for k := range contenders {
+		index := k
+		if len(p.Candidates) > fullScan {
+			index = p.schedule.Draw(taken[:k], p.Random)
+			taken[k] = index
 		}
-		latency := latencyOf(&c.Ready[at], now)
-		candidates[k] = candidate{at: at, latency: latency}
+		latency := latencyOf(&p.Candidates[index], now)
+		contenders[k] = contender{index: index, latency: latency}
 		if latency > 0 {
 			sum += latency
-			known++
+			samples++
 		}
 	}
-	for k := range candidates {
-		if candidates[k].latency == 0 {
-			candidates[k].latency = max(sum/float64(max(known, 1)), floor)
+	for k := range contenders {
+		if contenders[k].latency == 0 {
+			contenders[k].latency = max(sum/float64(max(samples, 1)), minLatency)
 		}
 	}
 }
 
-// latencyOf is that of r in seconds, 0 if it is not known. While nothing is under way
-// that could tell, it falls over the decay time: then one call finds out.
-func latencyOf(r *balancer.Ready, now time.Duration) float64 {
-	seconds, age := r.Latency(now)
+// latencyOf is the latency of c in seconds, 0 if there is no sample. It decays while nothing is
+// in flight, so that a call samples it again.
+func latencyOf(c *balancer.Candidate, now time.Duration) float64 {
+	seconds, age := c.Latency(now)
 	switch {
 	case seconds == 0:
 		return 0
-	case r.InFlight() == 0:
-		seconds *= balancer.Kept(age)
+	case c.InFlight() == 0:
+		seconds *= balancer.Decay(age)
 	}
-	return max(seconds, floor)
+	return max(seconds, minLatency)
 }
 
-// chance is one over the eighth power of the cost: the latency, times the square root
-// of the attempts that stand before the next one and that one, for an endpoint of the mean
-// weight. It is the root because a latency was measured under such load and tells of it
-// already. Idle endpoints share by weight, as those that are drawn do already.
-func (c *chooser) chance(x *candidate) float64 {
-	r := &c.Ready[x.at]
-	weight := float64(r.Weight) / c.mean
-	load := 1 / (float64(r.Load())/weight + 1)
-	chance := floor / x.latency
-	chance *= chance * load // to the second, and so on to the eighth
-	chance *= chance
-	chance *= chance
-	if len(c.Ready) <= fullScan {
-		chance *= weight
+// probability is one over the eighth power of the cost: the latency, times the square root of
+// the attempts in flight with the next one, for an endpoint of the mean weight. It is the root,
+// since the latency was measured under that load and includes it partly. Idle endpoints share
+// by weight, as the drawn ones do already.
+func (p *picker) probability(x *contender) float64 {
+	c := &p.Candidates[x.index]
+	weight := float64(c.Weight) / p.meanWeight
+	load := 1 / (float64(c.Load())/weight + 1)
+	probability := minLatency / x.latency
+	probability *= probability * load // to the second, and so on to the eighth
+	probability *= probability
+	probability *= probability
+	if len(p.Candidates) <= fullScan {
+		probability *= weight
 	}
-	x.chance = chance
-	return chance
+	return probability
 }

@@ -1,8 +1,7 @@
-// Package roundrobin is the policy meshlite_round_robin: every endpoint in turn,
-// as often as its weight says, and evenly spread.
+// Package roundrobin is the policy meshlite_round_robin: every endpoint in turn, as
+// often as its weight says, evenly spread.
 //
-// Import it to make the policy known to gRPC, and name it in a target or a
-// service config:
+// Import it to register the policy, and name it in a target or a service config:
 //
 //	consul:///catalog?policy=round_robin
 //	{"loadBalancingConfig": [{"meshlite_round_robin": {}}]}
@@ -22,7 +21,7 @@ const Name = "meshlite_round_robin"
 type Config struct{}
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newChooser})
+	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker})
 }
 
 func parseConfig(text json.RawMessage) (Config, error) {
@@ -31,21 +30,20 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	return config, err
 }
 
-// turns walks through a schedule that is made once, so a choice is one atomic
-// addition.
-type turns struct {
-	ready    []balancer.Ready
-	schedule balancer.Schedule
-	next     atomic.Uint32
+// picker takes the turns of a schedule, so a pick is one atomic addition.
+type picker struct {
+	candidates []balancer.Candidate
+	schedule   balancer.Schedule
+	next       atomic.Uint32
 }
 
-func newChooser(_ Config, view balancer.View) balancer.Chooser {
-	t := &turns{ready: view.Ready, schedule: balancer.NewSchedule(view.Ready)}
-	t.next.Store(uint32(view.Random())) // so that clients started together do not walk in step
-	return t
+func newPicker(_ Config, view balancer.View) balancer.Picker {
+	p := &picker{candidates: view.Candidates, schedule: balancer.NewSchedule(view.Candidates)}
+	p.next.Store(uint32(view.Random())) // so that clients started together are not in step
+	return p
 }
 
-// Choose takes the next endpoint of the schedule.
-func (t *turns) Choose() *balancer.Ready {
-	return &t.ready[t.schedule.At(t.next.Add(1))]
+// Pick returns the endpoint with the next turn.
+func (p *picker) Pick() *balancer.Candidate {
+	return &p.candidates[p.schedule.At(p.next.Add(1))]
 }

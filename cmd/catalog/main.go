@@ -6,10 +6,12 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
+
+	channelz "google.golang.org/grpc/channelz/service"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -26,7 +28,7 @@ func main() {
 // run serves until SIGTERM.
 func run() error {
 	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz, /readyz and pprof at `host:port`")
-	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
+	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
@@ -37,16 +39,14 @@ func run() error {
 		return err
 	}
 
-	options := []meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithPort(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
-	}
-	if *reflection {
-		options = append(options, meshlite.WithReflection())
-	}
-	server, err := meshlite.NewServer("catalog", options...)
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}
+	channelz.RegisterChannelzServiceToServer(server.GRPC())
+	if *reflect {
+		reflection.Register(server.GRPC())
+	}
 	catalogv1.RegisterCatalogServiceServer(server, sweets)
-	return server.Run(context.Background())
+	return server.Run(meshlite.SignalContext())
 }

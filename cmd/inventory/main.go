@@ -1,4 +1,4 @@
-// Command inventory serves the stock of the shop, as slowly as it is told to. It
+// Command inventory serves the stock of the shop, as slowly as its flags say. It
 // registers in Consul, which CONSUL_HTTP_ADDR names, and leaves it on SIGTERM or
 // SIGINT. PORT is the port to listen on; without it, a free one is taken.
 //
@@ -6,10 +6,12 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
+
+	channelz "google.golang.org/grpc/channelz/service"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
@@ -26,7 +28,7 @@ func main() {
 // run serves until SIGTERM.
 func run() error {
 	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz, /readyz and pprof at `host:port`")
-	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
+	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")
 	flag.Parse()
@@ -39,16 +41,14 @@ func run() error {
 		return err
 	}
 
-	options := []meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithPort(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
-	}
-	if *reflection {
-		options = append(options, meshlite.WithReflection())
-	}
-	server, err := meshlite.NewServer("inventory", options...)
+	server, err := meshlite.NewServer("inventory", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}
+	channelz.RegisterChannelzServiceToServer(server.GRPC())
+	if *reflect {
+		reflection.Register(server.GRPC())
+	}
 	inventoryv1.RegisterInventoryServiceServer(server, stock)
-	return server.Run(context.Background())
+	return server.Run(meshlite.SignalContext())
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/consul/api"
-
-	"github.com/meshlite-go/meshlite"
 )
 
 func consulClient(t *testing.T) *api.Client {
@@ -32,7 +30,7 @@ func call(t *testing.T, args ...string) result {
 
 func TestCall(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 2, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 2)
 	agent := os.Getenv("CONSUL_HTTP_ADDR")
 	file := filepath.Join(t.TempDir(), "request.json")
 	if err := os.WriteFile(file, []byte(`{"id": "from-file"}`), 0o600); err != nil {
@@ -77,14 +75,14 @@ func TestCall(t *testing.T) {
 
 func TestCallReadsStdin(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	r := meshliteWith(t.Context(), `{"id": "from-stdin"}`, "call", "--plaintext", "consul:///catalog", getSweet, "-d", "-")
 	r.want(t, 0, `"from-stdin"`, "")
 }
 
 func TestCallAsJSON(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	type report struct {
 		Instance, Address, Code, Message string
 		Details                          []map[string]any
@@ -116,7 +114,7 @@ func TestCallAsJSON(t *testing.T) {
 // The contract asks clients to keep answers and to retry. The tool does neither.
 func TestCallGoesToAServer(t *testing.T) {
 	openAgent(t)
-	shop := openShop(t, "catalog", 1, meshlite.WithReflection())
+	shop := openReflectingShop(t, "catalog", 1)
 	call(t, "consul:///catalog", getSweet, "-n", "5").want(t, 0, " 5 ", "5 calls in ")
 	if shop.calls != 5 {
 		t.Errorf("the server had %d calls, want 5", shop.calls)

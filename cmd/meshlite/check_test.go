@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
@@ -132,20 +133,20 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		"dead": {closedPort(t), "passing", 1, []string{"✗ x-1", "refuses connections, Consul says passing\n",
 			"is the process running, and listening there? If it is gone for good: `consul services deregister -id=x-1` on node consultest\n"}},
 		"dead, as Consul knows":      {closedPort(t), "critical", 1, []string{"✗ x-1", "refuses connections, Consul says critical (lease)\n"}},
-		"frozen":                     {silent.Addr().String(), "passing", 1, []string{"takes connections and does not answer in time", "is the process frozen"}},
-		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"says NOT_SERVING, Consul says passing", "clients still call it: let its check in Consul ask grpc.health.v1"}},
-		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "says NOT_SERVING, Consul says critical", "see its log"}},
-		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients leave it out while enough others are healthy: can the agent on node consultest reach"}},
-		"well, and Consul warns":     {well, "warning", 0, []string{"! x-1", ", Consul says warning (lease)\n", "unless they are built WithWarning"}},
-		"without a check":            {well, "", 0, []string{"✓ x-1", "! x-1", "has no check in Consul: it never leaves rotation by itself\n", "register it with a gRPC check"}},
+		"frozen":                     {silent.Addr().String(), "passing", 1, []string{"accepts connections but does not answer in time", "is the process stalled"}},
+		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"reports NOT_SERVING, Consul says passing", "clients still call it: make its check in Consul call grpc.health.v1"}},
+		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "reports NOT_SERVING, Consul says critical", "see its log"}},
+		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients do not call it while enough others are healthy: can the agent on node consultest reach"}},
+		"well, and Consul warns":     {well, "warning", 0, []string{"! x-1", ", Consul says warning (lease)\n", "unless they are built WithWarningInstances"}},
+		"without a check":            {well, "", 0, []string{"✓ x-1", "! x-1", "has no check in Consul: it is never taken out of rotation\n", "register it with a gRPC check"}},
 		"without an address":         {"", "passing", 1, []string{"✗ x-1  -  has no address that can be called", "-id=x-1"}},
-		"TLS":                        {openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "passing", 1, []string{"speaks TLS, and was asked in plaintext, Consul says passing\n", "add --tls, or --cacert"}},
+		"TLS":                        {openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "passing", 1, []string{"speaks TLS, but was called in plaintext, Consul says passing\n", "add --tls, or --cacert"}},
 		"HTTP":                       {web.Listener.Addr().String(), "passing", 0, []string{"! x-1", "speaks HTTP/1, not gRPC"}},
-		"without health":             {serveGRPC(t, grpc.NewServer()), "passing", 0, []string{"! x-1", "answers, but not for its health", "grpc/health"}},
+		"without health":             {serveGRPC(t, grpc.NewServer()), "passing", 0, []string{"! x-1", "answers, but has no health service", "grpc/health"}},
 		"not for us": {serveGRPC(t, grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
 			return status.Error(codes.PermissionDenied, "no")
-		}))), "passing", 0, []string{"! x-1", "answers, but does not tell us its health"}},
-		"no such host": {"nowhere.invalid:80", "passing", 1, []string{`its host "nowhere.invalid" is not known here`}},
+		}))), "passing", 0, []string{"! x-1", "answers, but does not report its health"}},
+		"no such host": {"nowhere.invalid:80", "passing", 1, []string{`its host "nowhere.invalid" cannot be resolved here`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			enlist(t, openAgent(t), "x", "x-1", test.address, test.status)
@@ -169,7 +170,7 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 
 // R24: when so few instances are healthy that clients call the others, check says so.
 func TestCheckSaysThatTooFewAreHealthy(t *testing.T) {
-	const says = "instances are healthy by Consul: clients call the others, too, as far as they answer"
+	const says = "instances are healthy by Consul: clients call the others as well, as far as they answer"
 	for _, test := range []struct {
 		healthy, critical int
 		want              string
@@ -209,13 +210,13 @@ func TestCheckOverTLS(t *testing.T) {
 	enlist(t, agent, "doubted", "doubted-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "critical")
 	for args, want := range map[string]result{
 		// Consul may publish what a check says minutes after its state.
-		"doubted --servername catalog --cacert " + cert: {1, "reach what the check asks, and verify its certificate by the name that it asks for? Its log says\n", "1 of 8"},
+		"doubted --servername catalog --cacert " + cert: {1, "reach the address of the check, and verify its certificate by the name of the check? See its log\n", "1 of 8"},
 		"catalog --cacert " + cert:                      {0, "SERVING in ", ""},
-		"catalog --tls":                                 {1, "shows a certificate of an unknown authority", "1 of 7"},
-		"prices --cacert " + cert:                       {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
+		"catalog --tls":                                 {1, "presents a certificate of an unknown authority", "1 of 7"},
+		"prices --cacert " + cert:                       {1, "presents a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
 		"prices --servername catalog --cacert " + cert:  {0, "SERVING in ", ""},
-		"catalog --servername prices --cacert " + cert:  {1, "shows a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
-		"mutual --servername catalog --cacert " + cert:  {1, "wants a certificate of us, Consul says passing\n      show one by --cert and --key\n", "1 of 7"},
+		"catalog --servername prices --cacert " + cert:  {1, "presents a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
+		"mutual --servername catalog --cacert " + cert:  {1, "requires a client certificate, Consul says passing\n      present one by --cert and --key\n", "1 of 7"},
 		"mutual --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {0, "SERVING in ", ""},
 		"strict --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {1, "", "1 of 7"},
 		"plain --tls":             {1, "speaks plaintext, not TLS", "1 of 7"},
@@ -236,7 +237,7 @@ func TestCheckOfTwoAtOneAddress(t *testing.T) {
 	enlist(t, agent, "catalog", "catalog-new", address, "passing")
 	enlist(t, agent, "catalog", "catalog's $(older)", address, "")
 	r := runTool(t, "check", "catalog")
-	r.want(t, 1, "✗ catalog-new         "+address+"  is at the same address as catalog-old (node consultest), catalog's $(older) (node consultest): clients call one of them only\n", "2 of ")
+	r.want(t, 1, "✗ catalog-new         "+address+"  is at the same address as catalog-old (node consultest), catalog's $(older) (node consultest): clients call only one of them\n", "2 of ")
 	r.want(t, 1, "      remove what is stale, likely: `consul services deregister -id=catalog-old` on node consultest, `consul services deregister -id='catalog'\\''s $(older)'` on node consultest\n", "")
 }
 
@@ -252,7 +253,7 @@ func TestCheckOfTwoServicesAtOneAddress(t *testing.T) {
 		out             string
 	}{
 		"one process":   {"10.0.0.1:9", "10.0.0.1:9", 0, "8 passed, 0 warnings, 0 failed"},
-		"nobody knows":  {"", "", 0, "! catalog-1  " + address + "  is at the same address as prices-1 of service prices (node consultest)\n      that is well if one server has both names; if not, remove what is stale: `consul"},
+		"nobody knows":  {"", "", 0, "! catalog-1  " + address + "  is at the same address as prices-1 of service prices (node consultest)\n      that is right if one server has both names; if not, remove what is stale: `consul"},
 		"two processes": {"10.0.0.1:9", "10.0.0.1:10", 1, "✗ catalog-1  " + address + "  is at the same address as prices-1 of service prices (node consultest), with other metrics: they are not one process\n      remove what is stale: `consul services deregister -id=catalog-1` on node consultest or `consul services deregister -id=prices-1` on node consultest\n"},
 		"one is other":  {"", "10.0.0.1:10", 1, "with other metrics: they are not one process"},
 	} {
@@ -271,7 +272,7 @@ func TestCheckOfTwoServicesAtOneAddress(t *testing.T) {
 
 func TestCheckOfAServerWithTwoNames(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithServiceNames("sweets"), meshlite.WithMetricsAddress("127.0.0.1:0"))
+	openShop(t, "catalog", 1, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "sweets"}}), meshlite.WithMetricsAddress("127.0.0.1:0"))
 	awaitPassing(t, "sweets", 1)
 	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
 }
@@ -307,8 +308,8 @@ func TestCheckOfUnknownServices(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, nil), "passing")
 	r := runTool(t, "check", "catalogue", "payments", "catalog", "payments")
-	r.want(t, 1, `knows no service "catalogue"`+"\n      is it catalog?\n", "meshlite: 2 of 9 checks failed")
-	r.want(t, 1, `knows no service "payments"`+"\n      is its name right, and is it running?\n", "")
+	r.want(t, 1, `has no service "catalogue"`+"\n      is it catalog?\n", "meshlite: 2 of 9 checks failed")
+	r.want(t, 1, `has no service "payments"`+"\n      is its name right, and is it running?\n", "")
 	r.want(t, 1, "✓ catalog-1", "")
 }
 
@@ -329,8 +330,8 @@ func TestCheckOfConsul(t *testing.T) {
 		out   string
 	}{
 		"a good token":      {"right", 0, "✓ the token is good"},
-		"an unknown token":  {"wrong-and-secret", 1, "does not know the token"},
-		"a powerless token": {"weak", 1, "hid all services: the token needs service:read and node:read"},
+		"an unknown token":  {"wrong-and-secret", 1, "rejects the token"},
+		"a powerless token": {"weak", 1, "returns no services because of ACLs: the token needs service:read and node:read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			agent := consultest.New(consultest.WithACL("right", "weak"))
@@ -359,7 +360,7 @@ func TestCheckOfConsul(t *testing.T) {
 		"itself broken": {map[string]string{"/v1/agent/self": "rpc error"}, 500, 1,
 			[]string{"✓ consul at ", "✓ the leader is", `✗ consul at `, `answered 500 "rpc error"`, "✓ services: 1", "✓ catalog-1"}},
 		"itself secret": {map[string]string{"/v1/agent/self": "Permission denied"}, 403, 0,
-			[]string{"✓ consul at ", "! the token may not ask for the node", "✓ services: 1", "✓ catalog-1"}},
+			[]string{"✓ consul at ", "! the token may not read the node", "✓ services: 1", "✓ catalog-1"}},
 		"read by everybody": {map[string]string{"/v1/agent/self": "Permission denied", "/v1/acl/token/self": "ACL not found"}, 403, 0,
 			[]string{"! consul at ", "has ACLs and no token is given: set CONSUL_HTTP_TOKEN", "✓ services: 1", "✓ catalog-1"}},
 		"read by nobody": {map[string]string{"/v1/agent/self": "Permission denied", "/v1/acl/token/self": "ACL not found", "/v1/catalog/services": "Permission denied"}, 403, 1,
@@ -389,7 +390,7 @@ func TestCheckOfConsul(t *testing.T) {
 		"a clock ahead": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Date", time.Now().Add(time.Minute).UTC().Format(http.TimeFormat))
 			_, _ = w.Write([]byte(`"127.0.0.1:8300"`))
-		}, "behind that of the agent\n      certificates may seem to be of another time"},
+		}, "behind that of the agent\n      certificates may seem expired or not yet valid"},
 		"a clock behind": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Date", time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat))
 			_, _ = w.Write([]byte(`"127.0.0.1:8300"`))
@@ -450,7 +451,7 @@ func TestCheckIsBounded(t *testing.T) {
 	for i := range 40 {
 		enlist(t, agent, "x", "x-"+strconv.Itoa(i), silent.Addr().String(), "passing")
 	}
-	runTool(t, "check", "--timeout", "500ms").want(t, 1, "was not asked", "")
+	runTool(t, "check", "--timeout", "500ms").want(t, 1, "was not probed", "")
 	runTool(t, "check", "--timeout", "0s").want(t, 2, "", "--timeout 0s: write a duration above 0")
 
 	ctx, cancel := context.WithCancel(t.Context())

@@ -15,19 +15,19 @@ func TestCheckOfFailingTLSChecks(t *testing.T) {
 	const handshake = `rpc error: code = Unavailable desc = connection error: desc = "transport: authentication handshake failed: `
 	for name, test := range map[string]struct{ output, fix string }{
 		"another name": {handshake + `tls: failed to verify certificate: x509: certificate is valid for localhost, catalog, not 10.0.0.1"`,
-			"clients leave it out while enough others are healthy: its check asks for the name 10.0.0.1, which its certificate does not prove: issue one with that name, or let the check ask for a name that it proves, by meshlite.WithHealthCheckServerName\n"},
+			"clients do not call it while enough others are healthy: its check verifies the name 10.0.0.1, which its certificate does not have: issue one with that name, or set a name that it has, by CheckServerName of meshlite.WithRegistration\n"},
 		"no name": {handshake + `tls: failed to verify certificate: x509: certificate is not valid for any names, but wanted to match catalog"`,
-			"its check asks for the name catalog, which"},
+			"its check verifies the name catalog, which"},
 		"no address": {handshake + `tls: failed to verify certificate: x509: cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs"`,
-			"its check asks for the name 10.0.0.1, which"},
+			"its check verifies the name 10.0.0.1, which"},
 		"another authority": {handshake + `tls: failed to verify certificate: x509: certificate signed by unknown authority"`,
-			"its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check take any certificate, by meshlite.WithHealthCheckSkipVerify\n"},
+			"its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check accept any certificate, by CheckSkipVerify of meshlite.WithRegistration\n"},
 		"out of date": {handshake + `tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2030-01-01T00:00:00Z is after 2029-01-01T00:00:00Z"`,
 			"its certificate is not valid now: renew it"},
 		"a client's certificate": {`rpc error: code = Unavailable desc = connection error: desc = "error reading server preface: remote error: tls: certificate required"`,
-			"it demands a client's certificate, which the agent has not: answer checks apart by meshlite.WithHealthListener, or use meshlite.WithTTLCheck\n"},
+			"it requires a client certificate, which the agent does not have: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration\n"},
 		"plaintext":   {handshake + `tls: first record does not look like a TLS handshake"`, "its check speaks TLS, and it speaks plaintext"},
-		"not reached": {`dial tcp 10.0.0.1:80: i/o timeout`, "can the agent on node consultest reach what the check asks?\n"},
+		"not reached": {`dial tcp 10.0.0.1:80: i/o timeout`, "can the agent on node consultest reach the address of the check?\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			agent := openAgent(t)
@@ -42,7 +42,7 @@ func TestCheckOfFailingTLSChecks(t *testing.T) {
 			eventually(t, func() bool { return strings.Contains(runTool(t, "check", "catalog").out, "critical") })
 			r := runTool(t, "check", "catalog")
 			r.want(t, 1, test.fix, "")
-			if reach := strings.Contains(r.out, "reach what the check asks"); reach != (name == "not reached") {
+			if reach := strings.Contains(r.out, "reach the address of the check"); reach != (name == "not reached") {
 				t.Errorf("the hint is about reachability: %s", r.out)
 			}
 		})

@@ -68,7 +68,7 @@ func TestCallOfAServerWithoutReflection(t *testing.T) {
 		"its services":               {[]string{target, "--proto", file}, 0, "greet.v1.GreetService\n", ""},
 		"its methods":                {[]string{target, "greet.v1.GreetService", "--proto", file}, 0, "greet.v1.GreetService/Greet  name     greet.v1.GreetResponse\n", ""},
 		"often":                      {[]string{target, greet, "--proto", file, "-n", "10", "-c", "2"}, 0, " 10 ", "10 calls in "},
-		"neither":                    {[]string{target, greet}, 1, "", "consul:///greet: the server does not answer reflection: name its contract by --proto or --descriptor-set, or build it with meshlite.WithReflection(); grpc.health.v1.Health/Check needs neither"},
+		"neither":                    {[]string{target, greet}, 1, "", "consul:///greet: the server does not answer reflection: name its contract by --proto or --descriptor-set, or let it call reflection.Register(server.GRPC()); grpc.health.v1.Health/Check needs neither"},
 		"no list":                    {[]string{target}, 1, "", "the server does not answer reflection: name its contract by --proto"},
 		"another service":            {[]string{target, "greet.v1.Gret/Greet", "--proto", file}, 1, "", `the files that were given have no service "greet.v1.Gret": they have greet.v1.GreetService`},
 		"a field that it lacks":      {[]string{target, greet, "--proto", file, "-d", `{"nam": "ada"}`}, 2, "", `unknown field "nam" (GreetRequest has name)`},
@@ -87,7 +87,7 @@ func TestCallOfAServerWithoutReflection(t *testing.T) {
 
 func TestListsOfAServerWithReflection(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	const service = "sweetshop.catalog.v1.CatalogService"
 	r := call(t, "consul:///catalog")
 	r.want(t, 0, "\n"+service+"\n", "")

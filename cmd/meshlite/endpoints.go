@@ -67,7 +67,7 @@ one), state (in_rotation, slow_start, other_zone, ejected, no_connection), reaso
 	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
 	f.StringVar(&o.Near, "near", "", "sort by round trip from this `node`; _agent is the agent's")
 	f.StringVar(&o.Filter, "filter", "", "only what matches this `expression` of Consul's")
-	f.BoolVar(&o.Warning, "warning", false, "take instances in warning state for callable, as clients built WithWarning do")
+	f.BoolVar(&o.Warning, "warning", false, "count instances in warning state as callable, as clients with resolver.WithWarningInstances do")
 	f.StringVar(&o.Consistency, "consistency", "", "`mode` of reading: stale, consistent or cached")
 	modes := cobra.FixedCompletions([]cobra.Completion{"stale", "consistent", "cached"}, cobra.ShellCompDirectiveNoFileComp)
 	if err := cmd.RegisterFlagCompletionFunc("consistency", modes); err != nil {

@@ -42,7 +42,7 @@ func TestEndpoints(t *testing.T) {
 		"catalog --tag nobody":                                {0, "ADDRESS", `knows "catalog", but no instance that was asked for: are tags and filter right?`},
 		"catalogue":                                           {1, "", `knows no service "catalogue": is it catalog?`},
 		"payments":                                            {1, "", "knows no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
-		"catalog --dc nowhere":                                {1, "", `knows no datacenter "nowhere" (No path to datacenter)`},
+		"catalog --dc nowhere":                                {1, "", `has no datacenter "nowhere" (No path to datacenter)`},
 		"catalog --http-addr " + closedPort(t):                {1, "", "refused the connection"},
 	} {
 		t.Run(args, func(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -34,12 +35,12 @@ func openClient(t *testing.T, n int, targets ...string) (address string) {
 	}
 	t.Cleanup(directory.Close)
 	runtime := meshlite.NewRuntime()
-	handler, err := runtime.Handler(false)
+	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		conn, err := meshlite.NewClient(target, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))
+		conn, err := meshlite.NewClient(target, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,9 +65,9 @@ func servePage(t *testing.T, page http.Handler) (address string) {
 }
 
 // servePicks is an admin page that tells of picks.
-func servePicks(t *testing.T, picks ...balancer.Picks) (address string) {
+func servePicks(t *testing.T, picks ...resolver.Picks) (address string) {
 	t.Helper()
-	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]balancer.Picks{}, picks...)})
+	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]resolver.Picks{}, picks...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,8 +86,8 @@ func serveText(t *testing.T, text string) (address string) {
 }
 
 // picksOf is what a client tells that calls service, at address.
-func picksOf(service, address string) balancer.Picks {
-	return balancer.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
+func picksOf(service, address string) resolver.Picks {
+	return resolver.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: []balancer.EndpointStats{{
 			ID: "at " + address, Address: address, Weight: 1, Part: 1, Picks: 7, Share: 1, Warm: 1, State: balancer.InRotation}}}}
 }
@@ -121,9 +122,9 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 			}
 		}
 	}
-	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client`)
+	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
 	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
-	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere"`)
+	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // openConsul is a real Consul, which the environment names.
@@ -23,12 +24,12 @@ func openConsul(t *testing.T) *consulagent.Agent {
 func TestLooksIntoARealConsul(t *testing.T) {
 	openConsul(t)
 	runTool(t, "services").want(t, 0, "NAME", " knows no service")
-	openShop(t, "catalog", 1, meshlite.WithTags("canary"))
+	openShop(t, "catalog", 1, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Tags: []string{"canary"}}}))
 	runTool(t, "check").want(t, 0, "✓ catalog-127-0-0-1-", "")
 	runTool(t, "services").want(t, 0, "catalog  1        0        0         canary\n", "")
 	runTool(t, "endpoints", "catalog", "--near", "_agent", "--filter", "canary in Service.Tags").want(t, 0, "  meshlite  dc1  -     1       passing  canary\n", "")
-	runTool(t, "endpoints", "catalog", "--filter", "==").want(t, 1, "", "does not take the filter `==`")
-	runTool(t, "endpoints", "catalog", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere"`)
+	runTool(t, "endpoints", "catalog", "--filter", "==").want(t, 1, "", "rejects the filter `==`")
+	runTool(t, "endpoints", "catalog", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 
 	// Nothing but the check of its node.
 	agent := consulClient(t).Agent()

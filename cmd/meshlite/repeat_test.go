@@ -8,13 +8,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/meshlite-go/meshlite"
 )
 
 func TestRepeatShowsTheBalancing(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 3, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 3)
 	for _, policy := range []string{"round_robin", "least_request"} {
 		t.Run(policy, func(t *testing.T) {
 			r := call(t, "consul:///catalog?policy="+policy, listSections, "-n", "6000", "-o", "json")
@@ -41,7 +39,7 @@ func TestRepeatShowsTheBalancing(t *testing.T) {
 
 func TestRepeatTable(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 2, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 2)
 	r := call(t, "consul:///catalog", getSweet, "-n", "20", "-d", `{"id": "limited"}`)
 	r.want(t, 1, " MEAN ", "meshlite: 20 of 20 calls failed: 20 ResourceExhausted\n")
 	r.want(t, 1, "\n\nResourceExhausted: too many; \ufffd[2Jcalls; retry in 2s\n", "20 calls in ")
@@ -64,7 +62,7 @@ func TestRepeatTable(t *testing.T) {
 // So many callers as -c says call at once: each call waits here until all are there.
 func TestCallersAtOnce(t *testing.T) {
 	openAgent(t)
-	shop := openShop(t, "catalog", 1, meshlite.WithReflection())
+	shop := openReflectingShop(t, "catalog", 1)
 	shop.together = make(chan struct{}, 5)
 	r := call(t, "consul:///catalog", getSweet, "-d", `{"id": "together"}`, "-n", "20", "-c", "5", "-o", "json")
 	r.want(t, 0, "", "")
@@ -96,7 +94,7 @@ func TestCallersAtOnce(t *testing.T) {
 // Every failure of a code at an instance is in the JSON, with an example as of one call.
 func TestFailuresAsJSON(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	r := call(t, "consul:///catalog", getSweet, "-n", "3", "-d", `{"id": "limited"}`, "-o", "json")
 	r.want(t, 1, "", "")
 	var report struct {
@@ -121,7 +119,7 @@ func TestFailuresAsJSON(t *testing.T) {
 // What was counted before an interrupt is shown.
 func TestRepeatInterrupted(t *testing.T) {
 	openAgent(t)
-	shop := openShop(t, "catalog", 1, meshlite.WithReflection())
+	shop := openReflectingShop(t, "catalog", 1)
 	ctx, stop := context.WithCancel(t.Context())
 	go func() {
 		for {
@@ -141,7 +139,7 @@ func TestRepeatInterrupted(t *testing.T) {
 
 func TestInterruptedWhileCalling(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	ctx, stop := context.WithCancel(t.Context())
 	defer time.AfterFunc(300*time.Millisecond, stop).Stop()
 	meshliteWith(ctx, "", "call", "--plaintext", "consul:///catalog", getSweet, "-d", `{"id": "slow"}`).want(t, 130, "", "meshlite: interrupted")

@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/meshlite-go/meshlite"
 )
 
 func TestSecurity(t *testing.T) {
@@ -25,7 +23,7 @@ func TestSecurity(t *testing.T) {
 	mutual := openTLS(t, &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert})
 	agent := openAgent(t)
 	enlist(t, agent, "sweets", "sweets-1", open, "passing")
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 
 	for name, test := range map[string]struct {
 		args     []string

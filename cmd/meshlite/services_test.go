@@ -39,7 +39,7 @@ func TestServices(t *testing.T) {
 		told.Services[0].Name != "catalog" || told.Services[0].Warning != 1 || told.Services[0].Tags == nil || len(told.Services[1].Tags) != 2 {
 		t.Errorf("got %s (%v)", r.out, err)
 	}
-	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", `knows no datacenter "nowhere" (No path to datacenter): see `+"`consul catalog datacenters`")
+	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere" (No path to datacenter): see `+"`consul catalog datacenters`")
 	runTool(t, "services", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 	runTool(t, "services", "--http-addr", "here").want(t, 2, "", `--http-addr "here": write host:port`)
 }

@@ -99,6 +99,17 @@ func openAgent(t *testing.T) *consultest.Server {
 // openShop runs n catalogs, registered as service.
 func openShop(t *testing.T, service string, n int, opts ...meshlite.ServerOption) *sweets {
 	t.Helper()
+	return openCatalogs(t, service, n, func(*meshlite.Server) {}, opts...)
+}
+
+// openReflectingShop runs n catalogs that answer reflection.
+func openReflectingShop(t *testing.T, service string, n int, opts ...meshlite.ServerOption) *sweets {
+	t.Helper()
+	return openCatalogs(t, service, n, func(s *meshlite.Server) { reflection.Register(s.GRPC()) }, opts...)
+}
+
+func openCatalogs(t *testing.T, service string, n int, also func(*meshlite.Server), opts ...meshlite.ServerOption) *sweets {
+	t.Helper()
 	impl := &sweets{}
 	silent := slog.New(slog.NewTextHandler(io.Discard, nil))
 	directory, err := consul.New(consul.Config{Logger: silent})
@@ -110,12 +121,13 @@ func openShop(t *testing.T, service string, n int, opts ...meshlite.ServerOption
 	t.Cleanup(func() { stop(); running.Wait(); directory.Close() })
 	for range n {
 		server, err := meshlite.NewServer(service, append([]meshlite.ServerOption{
-			meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
-			meshlite.WithMetricsAddress("off"), meshlite.WithDrain(0, time.Second)}, opts...)...)
+			meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
+			meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second)}, opts...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		catalogv1.RegisterCatalogServiceServer(server, impl)
+		also(server)
 		running.Go(func() {
 			if err := server.Run(ctx); err != nil {
 				t.Error(err)

@@ -11,14 +11,12 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
-
-	"github.com/meshlite-go/meshlite"
 )
 
 // At the timeout the server's own word for it may come first.
 func TestStream(t *testing.T) {
 	openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithReflection())
+	openReflectingShop(t, "catalog", 1)
 	const watch = "grpc.health.v1.Health/Watch"
 	call(t, "consul:///catalog", watch, "--timeout", "300ms").want(t, 1, "{\n  \"status\": \"SERVING\"\n}\n", "meshlite: "+watch+": ")
 	r := call(t, "consul:///catalog", watch, "--timeout", "300ms", "-o", "json")

@@ -65,7 +65,7 @@ func cells(t *testing.T, out, name string) string {
 
 func TestTopOfProcessesThatConsulKnows(t *testing.T) {
 	agent := openAgent(t)
-	openShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithReflection(), meshlite.WithRuntime(meshlite.NewRuntime()))
+	openReflectingShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithRuntime(meshlite.NewRuntime()))
 	enlistClient(t, agent, "storefront", "storefront-1", "127.0.0.1:81", openClient(t, 0))
 	ctx, stop := context.WithCancel(t.Context())
 	calling := make(chan result, 1)
@@ -99,7 +99,7 @@ func TestTopInWords(t *testing.T) {
 	r := runTool(t, "top", "shop", "--once", "--interval", "100ms")
 	r.want(t, 0, "  4 processes, 2 not asked, over ", "")
 	r.want(t, 0, "\nSERVICE  CALLS/S     OK   P50   P95   P99 ACTIVE SHARE CACHE REFUSED\n", "")
-	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it tells no metrics of calls: is it a program of meshlite?\n", "")
+	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it has no metrics of calls: is it a program of meshlite?\n", "")
 	r.want(t, 0, "\ncannot ask shop-3 ("+gone+"): connection refused", "")
 	// The second has begun anew, so that all of its calls count.
 	for name, want := range map[string]string{"shop-1": "100% 50ms 95ms 99ms 7", "shop-2": "50.0% 550ms 955ms 991ms 7"} {

@@ -7,10 +7,12 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
+
+	channelz "google.golang.org/grpc/channelz/service"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -29,7 +31,7 @@ func main() {
 // run serves until SIGTERM.
 func run() error {
 	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz, /readyz and pprof at `host:port`")
-	reflection := flag.Bool("reflection", false, "answer gRPC reflection")
+	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
 	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
 	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
 	flag.Parse()
@@ -49,16 +51,14 @@ func run() error {
 	defer inventory.Close()
 	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
-	options := []meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithPort(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics), meshlite.WithChannelz(),
-	}
-	if *reflection {
-		options = append(options, meshlite.WithReflection())
-	}
-	server, err := meshlite.NewServer("storefront", options...)
+	server, err := meshlite.NewServer("storefront", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}
+	channelz.RegisterChannelzServiceToServer(server.GRPC())
+	if *reflect {
+		reflection.Register(server.GRPC())
+	}
 	storefrontv1.RegisterStorefrontServiceServer(server, shop)
-	return server.Run(context.Background())
+	return server.Run(meshlite.SignalContext())
 }

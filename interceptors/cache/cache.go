@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 const (
@@ -25,7 +27,7 @@ type Option func(*options)
 type options struct {
 	maxBytes uint64
 	callers  *caller.Callers
-	observe  func(*interceptors.CallMeta, Result)
+	observer interceptors.Observer
 	skip     func(context.Context, *interceptors.CallMeta) bool
 	store    Store
 	log      *slog.Logger
@@ -55,10 +57,10 @@ func WithCallers(callers *caller.Callers) Option {
 	}
 }
 
-// WithObserver has observe called with the result of every call of a method that
-// has a cache rule on this side. It must be safe for concurrent use and quick.
-func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives the [Result] of every call of a method that has a cache
+// rule on this side, such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 // WithSkip bypasses the cache for calls for which skip returns true: they are neither
@@ -74,15 +76,14 @@ func WithStore(store Store) Option { return func(o *options) { o.store = store }
 
 // WithLogger logs to log instead of slog.Default(): background refreshes that panic, and
 // invalidations that did not reach other processes.
-func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = cmp.Or(log, slog.Default()) }
+}
 
 func (o *options) check() error {
 	errs := o.errs
 	if o.maxBytes < minMaxBytes {
 		errs = append(errs, fmt.Errorf("WithMaxBytes: %d is too little to keep answers: give at least %d (64 KiB)", o.maxBytes, minMaxBytes))
-	}
-	if o.log == nil {
-		errs = append(errs, errors.New("WithLogger: nil: leave the option out for slog.Default()"))
 	}
 	return errors.Join(errs...)
 }
@@ -100,6 +101,7 @@ type Cache struct {
 	keyBuffers  sync.Pool // of *[]byte
 	closing     sync.Once
 	unsubscribe func()
+	guard       *guard.Store // of options.store
 
 	invalidations, storeHits, storeErrors, storeLosses atomic.Uint64
 }
@@ -124,6 +126,7 @@ func New(opts ...Option) (*Cache, error) {
 		refreshes:   newTasks("a refresh", o.log),
 		saves:       newTasks("the store", o.log),
 		unsubscribe: func() {},
+		guard:       guard.NewStore(o.store, o.log),
 	}
 	if o.store != nil {
 		c.unsubscribe = o.store.Subscribe(c.onInvalidation)
@@ -148,8 +151,8 @@ func (c *Cache) Close() {
 // Closed reports whether the cache has been closed.
 func (c *Cache) Closed() bool { return c.memory.closed.Load() }
 
-// Place is [interceptors.Cache].
-func (c *Cache) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (c *Cache) Stage() interceptors.Stage { return interceptors.Cache }
 
 // UnaryClient is the interceptor for calls of one method, nil where the policy neither
 // caches nor invalidates on the client.
@@ -165,21 +168,13 @@ func (c *Cache) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterce
 
 // UnaryClientInterceptor is the cache for use without a chain. It panics without policies.
 func (c *Cache) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return c.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, c).UnaryClient()
 }
 
 // UnaryServerInterceptor is the cache for use without a chain. It must run after whatever
 // authorizes calls. It panics without policies.
 func (c *Cache) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return c.alone(interceptors.Server, policies).UnaryServer()
-}
-
-func (c *Cache) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, c)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, c).UnaryServer()
 }
 
 // Scoped is a cache whose answers are shared only within one scope. It is a concern like
@@ -194,8 +189,8 @@ type Scoped struct {
 // mean different things.
 func (c *Cache) In(scope string) *Scoped { return &Scoped{c, scope} }
 
-// Place is [interceptors.Cache].
-func (s *Scoped) Place() interceptors.Place { return interceptors.Cache }
+// Stage is [interceptors.Cache].
+func (s *Scoped) Stage() interceptors.Stage { return interceptors.Cache }
 
 // UnaryClient is the interceptor for calls of one method, nil where the policy neither
 // caches nor invalidates on the client.

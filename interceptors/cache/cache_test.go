@@ -98,7 +98,7 @@ func TestIdentityNamedTwiceIsNone(t *testing.T) {
 // refuse is the authorization of a chain.
 type refuse struct{ allow func(context.Context) bool }
 
-func (refuse) Place() interceptors.Place { return interceptors.Authorization }
+func (refuse) Stage() interceptors.Stage { return interceptors.Authorization }
 
 func (r refuse) UnaryServer(*interceptors.CallMeta) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -109,23 +109,23 @@ func (r refuse) UnaryServer(*interceptors.CallMeta) grpc.UnaryServerInterceptor 
 	}
 }
 
-// C3: Authorization runs before a server-side hit (order checked when the chain is built).
+// C3: Authorization runs before a server-side hit (the chain sorts by place).
 func TestAuthorizationRunsBeforeAServerSideHit(t *testing.T) {
 	c := newCache(t)
 	authz := refuse{func(ctx context.Context) bool { return len(metadata.ValueFromIncomingContext(ctx, "allowed")) > 0 }}
 	rules := policies(t, onServer(&policyv1.CacheRule{Ttl: proto.String("1m")}))
-	if _, err := interceptors.Chain(interceptors.Server, rules, c, authz); err == nil {
-		t.Error("a chain with the cache outside of authorization was built")
+	for _, concerns := range [][]interceptors.Concern{{authz, c}, {c, authz}} {
+		chain, err := interceptors.Chain(interceptors.Server, rules, concerns...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sweets := dial(t, &shop{}, chain.ServerOptions(), nil)
+		ask(t, as("allowed", "yes"), sweets, "fudge")
+		hits := c.Stats().Hits
+		_, err = sweets.GetSweet(context.Background(), &catalogv1.GetSweetRequest{Id: "fudge"})
+		want(t, "code for a caller who may not ask", status.Code(err), codes.PermissionDenied)
+		want(t, "hits after the refusal", c.Stats().Hits, hits)
 	}
-	chain, err := interceptors.Chain(interceptors.Server, rules, authz, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sweets := dial(t, &shop{}, chain.ServerOptions(), nil)
-	ask(t, as("allowed", "yes"), sweets, "fudge")
-	_, err = sweets.GetSweet(context.Background(), &catalogv1.GetSweetRequest{Id: "fudge"})
-	want(t, "code for a caller who may not ask", status.Code(err), codes.PermissionDenied)
-	want(t, "hits", c.Stats().Hits, 0)
 }
 
 // C4: A method that may have side effects is never cached without an explicit rule.
@@ -288,7 +288,6 @@ func TestNewRefusesBadOptions(t *testing.T) {
 	}{
 		{[]cache.Option{cache.WithMaxBytes(100)}, "cache: WithMaxBytes: 100 is too little to keep answers: give at least 65536 (64 KiB)"},
 		{[]cache.Option{cache.WithCallers(nil)}, "cache: WithCallers(nil): leave the option out for the defaults"},
-		{[]cache.Option{cache.WithLogger(nil)}, "cache: WithLogger: nil: leave the option out for slog.Default()"},
 	} {
 		_, err := cache.New(test.opts...)
 		if err == nil {
@@ -297,6 +296,17 @@ func TestNewRefusesBadOptions(t *testing.T) {
 		}
 		want(t, "error", err.Error(), test.says)
 	}
+}
+
+// A nil logger is slog.Default(), as in every room: what is logged ends no call.
+func TestANilLoggerIsTheDefault(t *testing.T) {
+	s := newShelf()
+	s.saving = func(context.Context) error { panic("out of ink") }
+	both(t, anybody, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
+		call(t.Context(), "fudge").is(t, "answered", "answer 1")
+		synctest.Wait()
+		want(t, "errors of Save", c.Stats().StoreErrors, 1)
+	}, cache.WithStore(s), cache.WithLogger(nil))
 }
 
 func TestResultsHaveNames(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Subject names answers that are invalidated together.
@@ -95,7 +96,10 @@ func (c *Cache) invalidate(ctx context.Context, names []string) error {
 	if c.options.store == nil {
 		return nil
 	}
-	if err := c.options.store.Invalidate(ctx, names); err != nil {
+	_, err := guard.Call(ctx, c.guard, "", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, c.options.store.Invalidate(ctx, names)
+	})
+	if err != nil {
 		c.storeErrors.Add(1)
 		return fmt.Errorf("cache: other processes keep answers that are invalid: %w", err)
 	}
@@ -183,8 +187,8 @@ func (i *invalidation) invalidate(ctx context.Context, names []string, err error
 		codes.ResourceExhausted, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
 		return
 	}
-	// A caller that gives up has not undone the change.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), invalidateTimeout)
+	// A caller that gives up has not undone the change. The store gets half of the time.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*invalidateTimeout)
 	defer cancel()
 	if err := i.cache.invalidate(ctx, names); err != nil {
 		i.cache.options.log.WarnContext(ctx, "an invalidation did not reach other processes", "method", i.meta.FullMethod, "error", err)

@@ -137,18 +137,18 @@ func TestServerIdentifiesCallersByCertificate(t *testing.T) {
 	}
 }
 
-// The observer is told each result with its method.
-func TestObserverIsTold(t *testing.T) {
-	var told []string
+// The observer receives each result with its method.
+func TestObserverReceivesEachResult(t *testing.T) {
+	var published []string
 	c := newCache(t, callersOf(caller.WithIdentityMetadata("user")),
-		cache.WithObserver(func(meta *interceptors.CallMeta, result cache.Result) {
-			told = append(told, meta.Method+" "+result.String())
-		}))
+		cache.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
+			published = append(published, meta.Method+" "+e.(cache.Result).String())
+		})))
 	sweets := client(t, &shop{}, c, private())
 	ask(t, as("user", "u"), sweets, "fudge")
 	ask(t, as("user", "u"), sweets, "fudge")
 	ask(t, context.Background(), sweets, "fudge")
-	want(t, "told", strings.Join(told, ", "), "GetSweet miss, GetSweet hit, GetSweet bypass")
+	want(t, "published", strings.Join(published, ", "), "GetSweet miss, GetSweet hit, GetSweet bypass")
 }
 
 // X4, in part: a panic in the identity function leaves the cache usable.

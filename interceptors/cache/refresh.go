@@ -50,7 +50,7 @@ func (x *exchange) refresh(ctx context.Context) {
 	// The caller may change its request as soon as it has its answer. Its directives are
 	// for its own call.
 	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, key: x.key, found: x.found, optionsKey: x.optionsKey}
-	ctx, own.origin = x.origin.detached(interceptors.Unheard(ctx), own.request)
+	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
 		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // who waits for it already makes the call
 	}

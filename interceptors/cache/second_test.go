@@ -58,7 +58,7 @@ func TestWaitersAreNotGivenWhatIsTooOldForThem(t *testing.T) {
 		one(t.Context(), "fudge")
 		synctest.Wait()
 		time.Sleep(50 * time.Second)
-		s.set(false, time.Second)
+		s.set(false, time.Second/2)
 		first := make(chan said)
 		go func() { first <- two(t.Context(), "fudge") }()
 		synctest.Wait()

@@ -49,30 +49,38 @@ func (r Result) String() string {
 	return fmt.Sprintf("result %d", uint8(r))
 }
 
-// served reports whether the cache saved the call.
-func (r Result) served() bool { return r == Hit || r == Coalesced || r == Stale }
+// Stage is [interceptors.Cache].
+func (Result) Stage() interceptors.Stage { return interceptors.Cache }
+
+// Result is [Result.String].
+func (r Result) Result() string { return r.String() }
+
+// Served reports whether the cache answered the call in place of a server or handler.
+func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale }
 
 // report records the result of a call.
 func (r *rule) report(ctx context.Context, result Result) {
 	r.method.results.add(result)
 	if result != Bypass {
-		r.method.recent.add(result.served(), time.Now())
+		r.method.recent.add(result.Served(), time.Now())
 	}
-	if r.cache.options.observe != nil {
-		r.cache.options.observe(r.meta, result)
-	}
-	interceptors.OutcomeOf(ctx, r.meta).TellCache(result.String())
+	interceptors.Publish(ctx, r.meta, r.cache.options.observer, result)
 }
 
 // Counts are calls by their result, and what else was done for a method.
 type Counts struct {
-	Hits, Misses, Coalesced, Stale, Bypassed uint64
-	ShadowHits, ShadowStale                  uint64
+	Hits        uint64 `json:"hits"`
+	Misses      uint64 `json:"misses"`
+	Coalesced   uint64 `json:"coalesced"`
+	Stale       uint64 `json:"stale"`
+	Bypassed    uint64 `json:"bypassed"`
+	ShadowHits  uint64 `json:"shadow_hits"`
+	ShadowStale uint64 `json:"shadow_stale"`
 
-	Stored            uint64 // answers
-	Refreshed         uint64 // answers, in the background
-	RefreshesFailed   uint64
-	IgnoredDirectives uint64 // calls whose cache-control was ignored, since the caller is not trusted
+	Stored            uint64 `json:"stored"`    // answers
+	Refreshed         uint64 `json:"refreshed"` // answers, in the background
+	RefreshesFailed   uint64 `json:"refreshes_failed"`
+	IgnoredDirectives uint64 `json:"ignored_directives"` // calls whose cache-control was ignored, since the caller is not trusted
 }
 
 // counters count for one method.
@@ -369,7 +377,10 @@ func (w *rateWindow) add(served bool, now time.Time) {
 }
 
 // Rate is how many calls of a window the cache saved.
-type Rate struct{ Served, Calls uint64 }
+type Rate struct {
+	Served uint64 `json:"served"`
+	Calls  uint64 `json:"calls"`
+}
 
 // over is the rate of a window of that length, and up to a slice more.
 func (w *rateWindow) over(length time.Duration, now time.Time) Rate {

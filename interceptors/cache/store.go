@@ -18,12 +18,20 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	cachev1 "github.com/meshlite-go/meshlite/proto/meshlite/cache/v1"
 )
 
 // Store is a second level, such as Redis, that several processes share. Its methods are
 // called concurrently, must return when their context ends, and must fail at once while the
 // store is unreachable: a call waits for Load.
+//
+// A call waits for a store that does not return for 1 s, or half of the time that it has
+// left, and goes on as if nothing was there. Load and Invalidate run 256 times at once at
+// most, and when 16 of them have not returned in time, the store counts as down until they
+// do. A panic is an error of the store. Both are counted, and logged once a minute. A
+// store with a method Bounded() bounds itself by what it says: it is called in the
+// goroutine of the call, and only panics are caught.
 //
 // Values belong to subjects: everything, a method, a tag, a request. Invalidating a subject
 // makes all values that belong to it unreachable, including those that are being loaded.
@@ -38,7 +46,8 @@ type Store interface {
 	// store is back, and notifies the processes that have subscribed.
 	Invalidate(ctx context.Context, subjects []string) error
 	// Subscribe calls invalidated with the subjects that any process invalidates, and with
-	// nil when some may have been missed. Cancel ends that and waits for the last call.
+	// nil when some may have been missed. It returns at once. Cancel ends that and waits for
+	// the last call.
 	Subscribe(invalidated func(subjects []string)) (cancel func())
 }
 
@@ -61,18 +70,18 @@ func (l *load) usesStore() bool {
 // saved. Errors of the store, and values that cannot be decoded, are misses.
 func (l *load) fromStore(ctx context.Context) *entry {
 	r := l.rule
-	value, left, ticket, err := r.cache.options.store.Load(ctx, r.schema+l.key, l.subjects)
+	got, err := l.loadStored(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.cache.storeErrors.Add(1)
 		}
 		return nil
 	}
-	l.ticket = ticket
-	if value == nil || l.directives.Has(cachecontrol.NoCache) {
+	l.ticket = got.ticket
+	if got.value == nil || l.directives.Has(cachecontrol.NoCache) {
 		return nil
 	}
-	e := l.decode(value, left)
+	e := l.decode(got.value, got.left)
 	if e == nil {
 		r.cache.storeErrors.Add(1)
 	}
@@ -82,6 +91,22 @@ func (l *load) fromStore(ctx context.Context) *entry {
 	}
 	r.cache.storeHits.Add(1)
 	return e
+}
+
+// stored is what the store has of a key.
+type stored struct {
+	value  []byte
+	left   time.Duration
+	ticket string
+}
+
+func (l *load) loadStored(ctx context.Context) (stored, error) {
+	c := l.rule.cache
+	key, subjects := l.rule.schema+l.key, l.subjects
+	return guard.Call(ctx, c.guard, l.rule.meta.FullMethod, func(ctx context.Context) (got stored, err error) {
+		got.value, got.left, got.ticket, err = c.options.store.Load(ctx, key, subjects)
+		return got, err
+	})
 }
 
 // save saves e in the store for other processes, in the background.
@@ -94,7 +119,10 @@ func (l *load) save(e *entry) {
 	started := c.saves.start(context.Background(), l.rule.meta.FullMethod, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 		defer cancel()
-		if err := c.options.store.Save(ctx, ticket, encode(e, age, ttl), ttl); err != nil {
+		_, err := guard.Run(ctx, c.guard, l.rule.meta.FullMethod, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, c.options.store.Save(ctx, ticket, encode(e, age, ttl), ttl)
+		})
+		if err != nil {
 			c.storeErrors.Add(1)
 		}
 	})

@@ -13,17 +13,17 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	trusted func(context.Context) bool
-	observe func(*interceptors.CallMeta, Result)
-	methods methods
+	trusted  func(context.Context) bool
+	observer interceptors.Observer
+	methods  methods
 }
 
 // New makes a limiter that has learned nothing: the limits are in the policy. The
 // error names every option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
 	l := &Limiter{
-		trusted: func(context.Context) bool { return false },
-		observe: func(*interceptors.CallMeta, Result) {},
+		trusted:  func(context.Context) bool { return false },
+		observer: interceptors.ObserverFunc(nil),
 	}
 	for _, opt := range opts {
 		opt(l)
@@ -34,8 +34,8 @@ func New(opts ...Option) (*Limiter, error) {
 	return l, nil
 }
 
-// Place is [interceptors.Concurrency].
-func (l *Limiter) Place() interceptors.Place { return interceptors.Concurrency }
+// Stage is [interceptors.Concurrency].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.Concurrency }
 
 // UnaryServer limits the handlers of one method that run at once, nil where the
 // policy does not.
@@ -58,19 +58,11 @@ func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInt
 // UnaryServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return l.alone(policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, l).UnaryServer()
 }
 
 // StreamServerInterceptor is the limiter for use alone, without a chain of concerns.
 // It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return l.alone(policies).StreamServer()
-}
-
-func (l *Limiter) alone(policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(interceptors.Server, policies, l)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
 }

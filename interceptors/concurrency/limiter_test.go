@@ -139,7 +139,7 @@ func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
 // X14: an observer that panics keeps no permit.
 func TestAnObserverThatPanicsKeepsNoPermit(t *testing.T) {
 	for name, rule := range map[string]*policyv1.ConcurrencyRule{"static": static(2), "adaptive": adaptive(1, 2)} {
-		l := newLimiter(t, concurrency.WithObserver(func(*interceptors.CallMeta, concurrency.Result) { panic("observer") }))
+		l := newLimiter(t, concurrency.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("observer") })))
 		serve := l.StreamServerInterceptor(policies(t, rule))
 		calls := map[string]func(){
 			"unary": func() { _ = callOf(l, policies(t, rule), getSweet)(t.Context(), succeed) },
@@ -338,14 +338,14 @@ func TestMadeUpMethodsShareOneLimit(t *testing.T) {
 	want(t, "calls of the others", statsOf(t, l, "other").Admitted, 3001-1024)
 }
 
-func TestObserverIsToldOfEachCall(t *testing.T) {
-	var told []string
-	l := newLimiter(t, concurrency.WithObserver(func(meta *interceptors.CallMeta, result concurrency.Result) {
-		told = append(told, meta.Method+" "+result.String())
-	}))
+func TestObserverReceivesEachCall(t *testing.T) {
+	var published []string
+	l := newLimiter(t, concurrency.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
+		published = append(published, meta.Method+" "+e.(concurrency.Result).String())
+	})))
 	call := callOf(l, policies(t, static(1)), getSweet)
 	_ = call(t.Context(), func(ctx context.Context) error { return call(ctx, succeed) })
-	want(t, "results", strings.Join(told, ", "), "GetSweet admitted, GetSweet refused")
+	want(t, "results", strings.Join(published, ", "), "GetSweet admitted, GetSweet refused")
 	want(t, "a result of no name", concurrency.Result(7).String(), "result 7")
 }
 

@@ -16,10 +16,10 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 	return func(l *Limiter) { l.trusted = trusted }
 }
 
-// WithObserver has observe called with what becomes of each call of a method that has
-// a limit. It must be safe for concurrent use and quick.
-func WithObserver(observe func(*interceptors.CallMeta, Result)) Option {
-	return func(l *Limiter) { l.observe = observe }
+// WithObserver sets what receives the [Result] of each call of a method that has a limit,
+// such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(l *Limiter) { l.observer = observer }
 }
 
 func (l *Limiter) check() error {
@@ -27,7 +27,7 @@ func (l *Limiter) check() error {
 	if l.trusted == nil {
 		errs = append(errs, errors.New("WithTrusted(nil): leave the option out to trust nobody"))
 	}
-	if l.observe == nil {
+	if l.observer == nil {
 		errs = append(errs, errors.New("WithObserver(nil): leave the option out for no observer"))
 	}
 	return errors.Join(errs...)

@@ -5,7 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // outcome is what the end of a call tells of the time that its method takes.
@@ -24,7 +25,7 @@ func (m *method) outcomeOf(ctx context.Context, began int64, err error) outcome 
 	if err == nil {
 		return answered
 	}
-	switch codeOf(err) {
+	switch rpc.Code(err) {
 	case codes.DeadlineExceeded:
 		return expired
 	case codes.Canceled:
@@ -34,11 +35,4 @@ func (m *method) outcomeOf(ctx context.Context, began int64, err error) outcome 
 		}
 	}
 	return noSample
-}
-
-func codeOf(err error) codes.Code {
-	if s, ok := status.FromError(err); ok {
-		return s.Code()
-	}
-	return status.FromContextError(err).Code()
 }

@@ -50,8 +50,7 @@ func (p *part) admit(ctx context.Context) error {
 		err = p.refusal
 		p.method.waited()
 	}
-	p.observe(p.meta, Refused)
-	interceptors.OutcomeOf(ctx, p.meta).TellLimit(interceptors.Concurrency.String(), Refused.String())
+	p.publish(ctx, Refused)
 	return err
 }
 
@@ -61,7 +60,7 @@ func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, hand
 	}
 	if !p.rule.adaptive {
 		defer p.method.release()
-		p.observe(p.meta, Admitted)
+		p.publish(ctx, Admitted)
 		return handler(ctx, req)
 	}
 	began, result := p.method.started(), noSample
@@ -69,7 +68,7 @@ func (p *part) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, hand
 		p.method.release()
 		p.method.ended(began, result, p.rule.bounds)
 	}()
-	p.observe(p.meta, Admitted)
+	p.publish(ctx, Admitted)
 	reply, err = handler(ctx, req)
 	result = p.method.outcomeOf(ctx, began, err)
 	return reply, err
@@ -80,6 +79,10 @@ func (p *part) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h
 		return err
 	}
 	defer p.method.release()
-	p.observe(p.meta, Admitted)
+	p.publish(ss.Context(), Admitted)
 	return handler(srv, ss)
+}
+
+func (p *part) publish(ctx context.Context, result Result) {
+	interceptors.Publish(ctx, p.meta, p.observer, result)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 // Result is what became of a call at the limit.
@@ -28,6 +30,19 @@ func (r Result) String() string {
 		return fmt.Sprintf("result %d", uint8(r))
 	}
 }
+
+// Stage is [interceptors.Concurrency].
+func (Result) Stage() interceptors.Stage { return interceptors.Concurrency }
+
+// Result is [Result.String].
+func (r Result) Result() string { return r.String() }
+
+// Limit is "concurrency": a method has one such limit, without a name.
+func (Result) Limit() string { return interceptors.Concurrency.String() }
+
+// Decides reports whether the call was refused: an admission would hide the verdict of the
+// rate limit that stands further out.
+func (r Result) Decides() bool { return r == Refused }
 
 // Stats are the figures of one method since it was first limited.
 type Stats struct {

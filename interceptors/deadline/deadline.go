@@ -1,3 +1,18 @@
+// Package deadline gives calls the timeout that their policy says. It shortens
+// the deadline of the caller and never lengthens it; a call that takes longer
+// ends with DEADLINE_EXCEEDED.
+//
+//	limited, err := deadline.New()
+//	chain, err := interceptors.Chain(interceptors.Client, policies, limited)
+//
+// The timeout is set on the client, from where gRPC carries it to the server,
+// unless the rule says timeout_side. Retries and waits share it. A stream is
+// bounded as a whole, from its opening to its end, so a method that streams for
+// ever must not have a timeout.
+//
+// On the server the timeout ends the context that the handler is given. A handler
+// must heed it: one that is blocked in Recv is woken by the deadline of the
+// client, not by this one.
 package deadline
 
 import (
@@ -13,24 +28,31 @@ import (
 
 // Deadline is the concern. It is safe for concurrent use.
 type Deadline struct {
-	observer Observer
+	observer interceptors.Observer
 }
 
-// Observer is told of each call that failed when the timeout of its policy was
-// over, and not the deadline of its caller. It must be fast.
-type Observer func(*interceptors.CallMeta)
+// Exceeded is the event of a call that failed when the timeout of its policy was over,
+// and not the deadline of its caller.
+type Exceeded struct{}
+
+// Stage is [interceptors.Deadline].
+func (Exceeded) Stage() interceptors.Stage { return interceptors.Deadline }
+
+// Result is "exceeded".
+func (Exceeded) Result() string { return "exceeded" }
 
 // Option changes what [New] makes.
 type Option func(*Deadline)
 
-// WithObserver sets who is told of calls that took too long, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives an [Exceeded] for each call that took too long, such as
+// a counter.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(d *Deadline) { d.observer = observer }
 }
 
 // New makes the concern. A nil observer is an error.
 func New(opts ...Option) (*Deadline, error) {
-	d := &Deadline{observer: func(*interceptors.CallMeta) {}}
+	d := &Deadline{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(d)
 	}
@@ -40,8 +62,8 @@ func New(opts ...Option) (*Deadline, error) {
 	return d, nil
 }
 
-// Place is [interceptors.Deadline].
-func (d *Deadline) Place() interceptors.Place { return interceptors.Deadline }
+// Stage is [interceptors.Deadline].
+func (d *Deadline) Stage() interceptors.Stage { return interceptors.Deadline }
 
 // timeoutOf is the one that this side sets for a method, or 0. Policies have
 // checked the text.
@@ -66,7 +88,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	d.observer(meta)
+	interceptors.Publish(ctx, meta, d.observer, Exceeded{})
 	if _, ok := status.FromError(err); ok {
 		return err
 	}

@@ -121,8 +121,12 @@ func TestCallThatTakesTooLongEndsWithDeadlineExceeded(t *testing.T) {
 	for _, side := range []interceptors.Side{interceptors.Client, interceptors.Server} {
 		for _, tt := range tests {
 			synctest.Test(t, func(t *testing.T) {
-				told := 0
-				d := build(t, deadline.WithObserver(func(*interceptors.CallMeta) { told++ }))
+				observed := 0
+				d := build(t, deadline.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
+					if e == (deadline.Exceeded{}) {
+						observed++
+					}
+				})))
 				err := call(t.Context(), d, meta(side, "2s", policyv1.Side_SIDE_BOTH), func(ctx context.Context) error {
 					<-ctx.Done()
 					return tt.err(ctx)
@@ -130,8 +134,8 @@ func TestCallThatTakesTooLongEndsWithDeadlineExceeded(t *testing.T) {
 				if status.Code(err) != tt.want {
 					t.Errorf("%v, %s: %v, want %v", side, tt.name, err, tt.want)
 				}
-				if want := min(1, int(tt.want)); told != want {
-					t.Errorf("%v, %s: observed %d times, want %d", side, tt.name, told, want)
+				if want := min(1, int(tt.want)); observed != want {
+					t.Errorf("%v, %s: observed %d times, want %d", side, tt.name, observed, want)
 				}
 			})
 		}
@@ -140,7 +144,7 @@ func TestCallThatTakesTooLongEndsWithDeadlineExceeded(t *testing.T) {
 
 func TestCallersDeadlineIsNotOurs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := build(t, deadline.WithObserver(func(*interceptors.CallMeta) { t.Error("observed") }))
+		d := build(t, deadline.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { t.Error("observed") })))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_ = call(ctx, d, meta(interceptors.Client, "2s", policyv1.Side_SIDE_CLIENT), func(ctx context.Context) error {
@@ -154,4 +158,18 @@ func TestNilObserverIsRefused(t *testing.T) {
 	if _, err := deadline.New(deadline.WithObserver(nil)); err == nil || !strings.Contains(err.Error(), "WithObserver(nil)") {
 		t.Error(err)
 	}
+}
+
+// An observer that panics changes nothing of its call.
+func TestAnObserverMayPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := build(t, deadline.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("no pencil") })))
+		err := call(t.Context(), d, meta(interceptors.Client, "2s", policyv1.Side_SIDE_CLIENT), func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("the call ends with %v", err)
+		}
+	})
 }

@@ -76,7 +76,7 @@ func TestTimeoutBoundsTheWholeStream(t *testing.T) {
 // No timer outlives its stream.
 func TestStreamThatEndsGivesItsTimerBack(t *testing.T) {
 	var inner context.Context
-	d := build(t, deadline.WithObserver(func(*interceptors.CallMeta) { t.Error("observed") }))
+	d := build(t, deadline.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { t.Error("observed") })))
 	seen := func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		inner = ctx
 		return streamer(ctx, desc, cc, method, opts...)

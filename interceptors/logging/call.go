@@ -2,35 +2,67 @@ package logging
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/lines"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
-// call is what is known of a call while it runs.
+// part is the concern's part in the calls of one method.
+type part struct {
+	*Logging
+	side    interceptors.Side
+	name    string       // of the method to other concerns, "other" if a peer made it up
+	limit   *lines.Limit // nil until the first call without a chain
+	listens bool         // calls may fail in a way that only the outcome explains
+}
+
+func (l *Logging) part(meta *interceptors.CallMeta) part {
+	p := l.alone(meta.Side, meta.FullMethod)
+	p = p.limited()
+	p.listens = meta.Side == interceptors.Server && meta.Policy.GetConcurrency() != nil
+	return p
+}
+
+func (l *Logging) alone(side interceptors.Side, method string) part {
+	return part{Logging: l, side: side, name: method}
+}
+
+// limited returns p with its limit, which is not looked up while all levels are off.
+func (p part) limited() part {
+	if p.limit == nil {
+		p.limit = p.limits.of(p.side, p.name, p.most)
+	}
+	return p
+}
+
+// call is the state of one call.
 type call struct {
 	ctx      context.Context // that it came with
 	method   string
-	unserved bool // nobody here serves the method
+	unserved bool // no service here has the method
 	start    time.Time
 	record   *attempt.Record       // of a client
-	outcome  *interceptors.Outcome // nil if nobody has listened yet
+	outcome  *interceptors.Outcome // nil if logging does not listen
 	messages *messages             // of a stream
 }
-
-// errPanic stands for the error of a call that ends by a panic: nobody further in has
-// recovered from it.
-var errPanic = status.Error(codes.Internal, "the call panicked")
 
 // off reports whether no call of ctx can have a line.
 func (p part) off(ctx context.Context) bool { return !p.logger.Enabled(ctx, p.highest) }
 
-// listen begins to listen to a call if that can matter to its line.
+// listen starts to collect the events of a call if its line can need them.
 func (p part) listen(c *call, ctx context.Context) context.Context {
 	if p.listens || p.logger.Enabled(ctx, p.level(codes.OK)) {
 		ctx, c.outcome = interceptors.Listen(ctx, p.side, p.name)
@@ -44,8 +76,8 @@ func (p part) call(ctx context.Context, method string, req, reply any, cc *grpc.
 	}
 	p = p.limited()
 	c := call{ctx: ctx, method: method, start: time.Now()}
-	ctx, c.record = attempt.Of(p.listen(&c, ctx), attempt.Unary) // a failure must name its instance, and is not known beforehand
-	err = errPanic
+	ctx, c.record = attempt.FromOrNew(p.listen(&c, ctx), attempt.Unary) // a line of a failure names the instance
+	err = rpc.ErrPanic
 	defer func() { p.end(&c, err) }()
 	err = invoker(ctx, method, req, reply, cc, opts...)
 	return err
@@ -58,8 +90,140 @@ func (p part) serve(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 	p = p.limited()
 	c := call{ctx: ctx, method: info.FullMethod, start: time.Now()}
 	ctx = p.listen(&c, ctx)
-	err = errPanic
+	err = rpc.ErrPanic
 	defer func() { p.end(&c, err) }()
 	reply, err = handler(ctx, req)
 	return reply, err
+}
+
+// maxText bounds a text that the other end writes, and maxTraceID a trace id, in bytes.
+const (
+	maxText    = 512
+	maxTraceID = 64
+)
+
+// end writes the line of a call, if it has one.
+func (p part) end(c *call, err error) {
+	s := rpc.Status(err)
+	level := p.levelOf(c, s.Code(), err)
+	enabled := p.logger.Enabled(c.ctx, level)
+	if !enabled && !p.limit.Owes() {
+		return
+	}
+	now := time.Now()
+	p.limit.Settle(now, func(level slog.Level, n uint64) {
+		p.logger.LogAttrs(c.ctx, level, "calls left out of the log",
+			slog.String("side", p.side.String()), slog.String("method", cut(p.name)), slog.Uint64("count", n))
+	})
+	if enabled && p.limit.Admit(level, now) {
+		p.logger.LogAttrs(c.ctx, level, "call", p.line(c, s, now)...)
+	}
+}
+
+// levelOf is the level of the code, lower for what is no failure of the service: a method
+// that no service here has, which any scanner can call, a call that the caller has
+// cancelled, and a failure that is logged already.
+func (p part) levelOf(c *call, code codes.Code, err error) slog.Level {
+	level := p.level(code)
+	switch {
+	case code == codes.OK:
+		return level
+	case code == codes.Unimplemented && c.unserved, interceptors.IsLogged(err):
+		return min(level, slog.LevelDebug)
+	case errors.Is(c.ctx.Err(), context.Canceled):
+		return min(level, p.level(codes.Canceled))
+	default:
+		return level
+	}
+}
+
+func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 14)
+	attrs = append(attrs,
+		slog.String("side", p.side.String()),
+		slog.String("method", cut(c.method)),
+		slog.String("code", s.Code().String()),
+		slog.Duration("duration", now.Sub(c.start)))
+	cached, verdict := p.events(c)
+	attrs = append(attrs, c.otherEnd(cached != nil && cached.Served())...)
+	if cached != nil {
+		attrs = append(attrs, slog.String("cache", cached.Result()))
+	}
+	if verdict != nil {
+		attrs = appendText(attrs, "limit", verdict.Limit())
+		attrs = append(attrs, slog.String("limit_result", verdict.Result()))
+	}
+	if c.messages != nil {
+		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
+	}
+	attrs = appendText(attrs, "trace_id", p.traceID(c.ctx))
+	if p.text(s.Code()) {
+		attrs = appendText(attrs, "error", s.Message())
+	}
+	return attrs
+}
+
+// otherEnd names the caller, on a server, or the instance that was called.
+func (c *call) otherEnd(cached bool) (attrs []slog.Attr) {
+	if c.record == nil {
+		if from, ok := peer.FromContext(c.ctx); ok && from.Addr != nil {
+			attrs = appendText(attrs, "peer", from.Addr.String())
+		}
+		if identity, ok := caller.Verified(c.ctx); ok {
+			attrs = appendText(attrs, "caller", identity)
+		}
+		return attrs
+	}
+	last := c.record.Latest()
+	if instance := last.Picked(); instance != nil {
+		attrs = appendText(attrs, "instance", instance.ID)
+		attrs = appendText(attrs, "address", instance.Address)
+	} else if cached {
+		return attrs // there was no attempt
+	}
+	return append(attrs, slog.Int("attempts", last.Number()))
+}
+
+// events are what concerns further in published, to this one or to another that listens.
+func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent) {
+	outcome := c.outcome
+	if outcome == nil {
+		outcome = interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
+	}
+	if outcome == nil {
+		return nil, nil
+	}
+	return outcome.Cache(), outcome.Limit()
+}
+
+// traceID is that of a sampled call. Logging stands outside of recovery, so a panic of the
+// function would end the process.
+func (l *Logging) traceID(ctx context.Context) (id string) {
+	if l.trace == nil {
+		return ""
+	}
+	defer func() {
+		if recover() != nil {
+			id = ""
+		}
+	}()
+	id, sampled := l.trace(ctx)
+	if !sampled || len(id) > maxTraceID || !utf8.ValidString(id) {
+		return ""
+	}
+	return id
+}
+
+func appendText(attrs []slog.Attr, key, text string) []slog.Attr {
+	if text == "" {
+		return attrs
+	}
+	return append(attrs, slog.String(key, cut(text)))
+}
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "..."
 }

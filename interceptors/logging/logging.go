@@ -1,14 +1,18 @@
 package logging
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/lines"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Logging is the concern. It is safe for concurrent use.
@@ -26,13 +30,13 @@ type Logging struct {
 // Option changes what [New] makes.
 type Option func(*Logging)
 
-// WithLogger sets where the lines go. Default: what [slog.Default] is when [New]
+// WithLogger sets where the lines go. Default, and nil: what [slog.Default] is when [New]
 // is called.
 func WithLogger(logger *slog.Logger) Option {
-	return func(l *Logging) { l.logger = logger }
+	return func(l *Logging) { l.logger = cmp.Or(logger, slog.Default()) }
 }
 
-// WithLevel sets the level of a line by the code of the call. It is asked for
+// WithLevel sets the level of a line by the code of the call. It is called for
 // each call and must be fast. Default: [Level].
 func WithLevel(level func(codes.Code) slog.Level) Option {
 	return func(l *Logging) { l.level = level }
@@ -50,8 +54,8 @@ func WithLimit(lines int) Option {
 	return func(l *Logging) { l.most = lines }
 }
 
-// WithTraceFromContext tells the trace of calls that are sampled. It is asked when a line is
-// written. Nil, the default, tells none.
+// WithTraceFromContext sets the function that returns the trace id of sampled calls, called
+// when a line is written. Nil, the default, is none.
 func WithTraceFromContext(trace func(context.Context) (traceID string, sampled bool)) Option {
 	return func(l *Logging) { l.trace = trace }
 }
@@ -63,8 +67,6 @@ func New(opts ...Option) (*Logging, error) {
 		opt(l)
 	}
 	switch {
-	case l.logger == nil:
-		return nil, errors.New("logging: WithLogger(nil): give a logger, or leave the concern out for no lines")
 	case l.level == nil:
 		return nil, errors.New("logging: WithLevel(nil): leave the option out for the default levels")
 	case l.text == nil:
@@ -72,6 +74,7 @@ func New(opts ...Option) (*Logging, error) {
 	case l.most < 1:
 		return nil, fmt.Errorf("logging: WithLimit(%d): write 1 or more, or leave the concern out for no lines", l.most)
 	}
+	l.limits = limits{own: rpc.Table[limited, *lines.Limit]{Max: maxLimits}, others: lines.New(l.most)}
 	l.highest = l.level(codes.OK)
 	for code := codes.OK; code <= codes.Unauthenticated; code++ {
 		l.highest = max(l.highest, l.level(code))
@@ -79,11 +82,11 @@ func New(opts ...Option) (*Logging, error) {
 	return l, nil
 }
 
-// Place is [interceptors.Logging].
-func (l *Logging) Place() interceptors.Place { return interceptors.Logging }
+// Stage is [interceptors.Logging].
+func (l *Logging) Stage() interceptors.Stage { return interceptors.Logging }
 
-// Level is debug for OK and for what is the caller's affair, since callers must not
-// be able to fill the log, and warn for the rest.
+// Level is debug for OK and for failures that the caller caused, since callers must not be
+// able to fill the log, and warn for the rest.
 func Level(code codes.Code) slog.Level {
 	if failure(code) {
 		return slog.LevelWarn
@@ -101,4 +104,88 @@ func failure(code codes.Code) bool {
 	default:
 		return true
 	}
+}
+
+// UnaryClient logs calls.
+func (l *Logging) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	return l.part(meta).call
+}
+
+// StreamClient logs streams when they end.
+func (l *Logging) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	return l.part(meta).open
+}
+
+// UnaryServer logs calls.
+func (l *Logging) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	return l.part(meta).serve
+}
+
+// StreamServer logs streams when they end.
+func (l *Logging) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	return l.part(meta).serveStream
+}
+
+// UnaryClientInterceptor is for use without a chain.
+func (l *Logging) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return l.alone(interceptors.Client, method).call(ctx, method, req, reply, cc, invoker, opts...)
+	}
+}
+
+// StreamClientInterceptor is for use without a chain.
+func (l *Logging) StreamClientInterceptor() grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return l.alone(interceptors.Client, method).open(ctx, desc, cc, method, streamer, opts...)
+	}
+}
+
+// UnaryServerInterceptor is for use without a chain.
+func (l *Logging) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return l.alone(interceptors.Server, info.FullMethod).serve(ctx, req, info, handler)
+	}
+}
+
+// StreamServerInterceptor is for use without a chain.
+func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		method := info.FullMethod
+		if srv == nil {
+			method = "other" // the peer has made it up: all of them have one limit
+		}
+		return l.alone(interceptors.Server, method).serveStream(srv, stream, info, handler)
+	}
+}
+
+// maxLimits caps the methods that have a limit of their own, and maxName the length of
+// their names: a proxy could be asked for any number. The others share one.
+const (
+	maxLimits = 1024
+	maxName   = 1024
+)
+
+// limits are those of lines, by method. They outlive changes of the policy.
+type limits struct {
+	own    rpc.Table[limited, *lines.Limit]
+	others *lines.Limit
+}
+
+type limited struct {
+	side   interceptors.Side
+	method string
+}
+
+func (l *limits) of(side interceptors.Side, method string, most int) *lines.Limit {
+	if len(method) > maxName {
+		return l.others
+	}
+	key := limited{side, method}
+	if limit, ok := l.own.Get(key); ok {
+		return limit
+	}
+	if l.own.Full() {
+		return l.others
+	}
+	return l.own.Add(key, lines.New(most))
 }

@@ -69,7 +69,7 @@ func build(t testing.TB, level slog.Level, opts ...logging.Option) (*logging.Log
 	return l, log
 }
 
-func TestLevelTellsWhoShouldRead(t *testing.T) {
+func TestLevelDependsOnWhoIsResponsible(t *testing.T) {
 	want := map[codes.Code]string{
 		codes.OK: "DEBUG", codes.Canceled: "DEBUG", codes.InvalidArgument: "DEBUG", codes.NotFound: "DEBUG",
 		codes.AlreadyExists: "DEBUG", codes.PermissionDenied: "DEBUG", codes.ResourceExhausted: "DEBUG",
@@ -117,7 +117,7 @@ func TestLongMessagesAreCut(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, opt := range map[string]logging.Option{
-		"WithLogger(nil)": logging.WithLogger(nil), "WithLevel(nil)": logging.WithLevel(nil),
+		"WithLevel(nil)":     logging.WithLevel(nil),
 		"WithErrorText(nil)": logging.WithErrorText(nil), "WithLimit(0)": logging.WithLimit(0),
 	} {
 		if _, err := logging.New(opt); err == nil || !strings.Contains(err.Error(), name) {
@@ -205,8 +205,8 @@ func client(ctx context.Context, l *logging.Logging, err error) error {
 	return l.UnaryClientInterceptor()(ctx, method, nil, nil, nil,
 		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			first := attempt.FromContext(ctx)
-			first.Pick(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
-			first.Next().Pick(&attempt.Instance{ID: "catalog-2", Address: "192.0.2.2:80"})
+			first.SetPicked(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
+			first.Next().SetPicked(&attempt.Instance{ID: "catalog-2", Address: "192.0.2.2:80"})
 			return err
 		})
 }

@@ -2,15 +2,13 @@ package logging
 
 import (
 	"context"
-	"errors"
-	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // messages are those of a stream.
@@ -22,62 +20,39 @@ func (p part) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientCo
 	}
 	p = p.limited()
 	c := &call{ctx: ctx, method: method, start: time.Now(), messages: &messages{}}
-	ctx, c.record = attempt.Of(p.listen(c, ctx), attempt.Stream)
-	s := &clientStream{call: c, single: !desc.ServerStreams, end: func(err error) { p.end(c, err) }}
-	err := errPanic
-	defer func() {
-		if err != nil {
-			s.finished(err)
+	ctx, c.record = attempt.FromOrNew(p.listen(c, ctx), attempt.Stream)
+	stream, err := rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {
+		if !desc.ServerStreams && err == nil {
+			c.messages.received.Store(1) // gRPC reports the end before RecvMsg returns the message
 		}
-	}()
-	// First, so that the line is written before a span of tracing ends.
-	opts = append([]grpc.CallOption{grpc.OnFinish(s.finished)}, opts...)
-	s.ClientStream, err = streamer(ctx, desc, cc, method, opts...)
+		p.end(c, err)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return &clientStream{stream, c.messages}, nil
 }
 
-// clientStream is a stream of a client. gRPC tells of its end, unless an interceptor in
-// between answers in its place.
+// clientStream counts the messages of a client.
 type clientStream struct {
-	grpc.ClientStream
-	call   *call
-	single bool // one message is all that comes
-	once   sync.Once
-	end    func(error)
-}
-
-func (s *clientStream) finished(err error) {
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	s.once.Do(func() {
-		if s.single && err == nil {
-			s.call.messages.received.Store(1) // gRPC tells of the end before it gives the message
-		}
-		s.end(err)
-	})
+	*rpc.ClientStream
+	messages *messages
 }
 
 // SendMsg counts what is sent.
 func (s *clientStream) SendMsg(message any) error {
 	err := s.ClientStream.SendMsg(message)
 	if err == nil {
-		s.call.messages.sent.Add(1)
+		s.messages.sent.Add(1)
 	}
 	return err
 }
 
-// RecvMsg counts what comes.
+// RecvMsg counts what is received.
 func (s *clientStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
-	if err == nil && !s.single {
-		s.call.messages.received.Add(1)
-	}
-	if err != nil || s.single {
-		s.finished(err)
+	if err == nil && !s.Single {
+		s.messages.received.Add(1)
 	}
 	return err
 }
@@ -91,7 +66,7 @@ func (p part) serveStream(srv any, stream grpc.ServerStream, info *grpc.StreamSe
 	s := &serverStream{ServerStream: stream}
 	c := call{ctx: ctx, method: info.FullMethod, unserved: srv == nil, start: time.Now(), messages: &s.messages}
 	s.ctx = p.listen(&c, ctx)
-	err = errPanic
+	err = rpc.ErrPanic
 	defer func() { p.end(&c, err) }()
 	err = handler(srv, s)
 	return err
@@ -104,7 +79,7 @@ type serverStream struct {
 	messages messages
 }
 
-// Context has the outcome that the line tells.
+// Context has the outcome that the line reports.
 func (s *serverStream) Context() context.Context { return s.ctx }
 
 // SendMsg counts what is sent.
@@ -116,7 +91,7 @@ func (s *serverStream) SendMsg(message any) error {
 	return err
 }
 
-// RecvMsg counts what comes.
+// RecvMsg counts what is received.
 func (s *serverStream) RecvMsg(message any) error {
 	err := s.ServerStream.RecvMsg(message)
 	if err == nil {

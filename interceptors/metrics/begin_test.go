@@ -10,7 +10,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 )
 
 // What a server serves is counted from 0 on, each method with its kind and all codes, and
@@ -49,10 +51,12 @@ func TestCountersExistBeforeTheFirstEvent(t *testing.T) {
 		t.Errorf("%d series after a call, want those that were there", n)
 	}
 	meta := &interceptors.CallMeta{Side: interceptors.Server, FullMethod: "/a.B/Unary"}
-	m.LimitResult(meta, "all", "admitted")
-	m.ConcurrencyResult(meta, "admitted")
-	m.Attempt(meta, codes.OK, "answered")
-	m.Attempt(meta, codes.Unavailable, "again")
+	for _, e := range []interceptors.Event{
+		verdict{"all", "admitted"}, concurrency.Admitted,
+		&retry.Attempt{Code: codes.OK, Verdict: retry.Answered}, &retry.Attempt{Code: codes.Unavailable, Verdict: retry.Again},
+	} {
+		m.Observe(t.Context(), meta, e)
+	}
 	for name, want := range map[string]int{
 		"meshlite_ratelimit_requests_total": 2, "meshlite_concurrency_requests_total": 2, "grpc_client_attempts_total": 3,
 	} {

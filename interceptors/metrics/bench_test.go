@@ -12,7 +12,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
@@ -38,6 +40,8 @@ func TestUnaryCallsAllocateNothing(t *testing.T) {
 	server, client, inner := m.UnaryServer(meta), m.UnaryClient(meta), m.Handlers().UnaryServer(meta)
 	unsampled := traced.UnaryServer(meta)
 	info := &grpc.UnaryServerInfo{FullMethod: method}
+	var admitted interceptors.Event = verdict{"customer", "admitted"}
+	answered := &retry.Attempt{Code: codes.OK, Verdict: retry.Answered}
 	alone := m.UnaryServerInterceptor()
 	for name, call := range map[string]func(){
 		"server":       func() { _, _ = server(t.Context(), request, info, handler) },
@@ -46,9 +50,9 @@ func TestUnaryCallsAllocateNothing(t *testing.T) {
 		"not sampled":  func() { _, _ = unsampled(t.Context(), request, info, handler) },
 		"client":       func() { _ = client(t.Context(), method, request, reply, nil, invoker) },
 		"events": func() {
-			m.CacheResult(meta, "hit")
-			m.LimitResult(meta, "customer", "admitted")
-			m.Attempt(meta, codes.OK, "answered")
+			m.Observe(t.Context(), meta, cache.Hit)
+			m.Observe(t.Context(), meta, admitted)
+			m.Observe(t.Context(), meta, answered)
 		},
 	} {
 		if got := testing.AllocsPerRun(1000, call); got != 0 {

@@ -14,7 +14,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/recovery"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 	_ "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1" // a contract to be linked with
 )
 
@@ -162,7 +166,7 @@ func TestMadeUpMethodsAreCountedAsOther(t *testing.T) {
 		for i := range n {
 			name := fmt.Sprintf("/made.Up%d/Method", i)
 			serve(t, m, name)
-			m.CacheResult(&interceptors.CallMeta{FullMethod: name}, "miss")
+			m.Observe(t.Context(), &interceptors.CallMeta{FullMethod: name}, cache.Miss)
 		}
 	}
 	ask("/made.Up/Method")
@@ -195,12 +199,14 @@ func TestEventsAreCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))
 	meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: method}
-	m.Attempt(meta, codes.Unavailable, "again")
-	m.Attempt(meta, codes.OK, "answered")
-	m.Attempt(meta, codes.Code(99), "final")
-	m.CacheResult(meta, "hit")
-	m.LimitResult(meta, "customer", "refused")
-	m.Panic(meta)
+	for _, e := range []interceptors.Event{
+		&retry.Attempt{Code: codes.Unavailable, Verdict: retry.Again},
+		&retry.Attempt{Code: codes.OK, Verdict: retry.Answered},
+		&retry.Attempt{Code: codes.Code(99), Verdict: retry.Final},
+		cache.Hit, verdict{"customer", "refused"}, &recovery.Panic{Value: "no sweets left"}, deadline.Exceeded{},
+	} {
+		m.Observe(t.Context(), meta, e)
+	}
 	for _, labels := range [][]string{
 		{"grpc_client_attempts_total", "grpc_code", "Unavailable", "result", "again"},
 		{"grpc_client_attempts_total", "grpc_code", "OK"},

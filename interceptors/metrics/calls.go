@@ -2,17 +2,103 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
+
+// UnaryClient measures the calls of one method. Its series appear with the first call.
+func (m *Metrics) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	series := sync.OnceValue(func() *method { return m.client.method(unary, meta.FullMethod, true) })
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return series().call(ctx, m.trace, method, req, reply, cc, invoker, opts)
+	}
+}
+
+// UnaryClientInterceptor is for use without a chain.
+func (m *Metrics) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return m.client.method(unary, method, true).call(ctx, m.trace, method, req, reply, cc, invoker, opts)
+	}
+}
+
+// UnaryServer measures the calls of one method. Its series appear with the first call.
+func (m *Metrics) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	series := sync.OnceValue(func() *method { return m.server.method(unary, meta.FullMethod, true) })
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return series().serve(ctx, m.trace, req, handler)
+	}
+}
+
+// UnaryServerInterceptor is for use without a chain.
+func (m *Metrics) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return m.server.method(unary, info.FullMethod, true).serve(ctx, m.trace, req, handler)
+	}
+}
+
+// StreamClient measures streams. A stream ends when gRPC says so: after its last
+// message, when its context is cancelled, when the channel is closed.
+func (m *Metrics) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
+	return m.StreamClientInterceptor()
+}
+
+// StreamClientInterceptor is for use without a chain.
+func (m *Metrics) StreamClientInterceptor() grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		series := m.client.method(kindOf(desc.ClientStreams, desc.ServerStreams), method, true)
+		return series.open(ctx, m.trace, desc, cc, method, streamer, opts)
+	}
+}
+
+// StreamServer measures streams from the call of the handler to its return.
+func (m *Metrics) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
+	return m.StreamServerInterceptor()
+}
+
+// StreamServerInterceptor is for use without a chain.
+func (m *Metrics) StreamServerInterceptor() grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		series := m.server.method(kindOf(info.IsClientStream, info.IsServerStream), info.FullMethod, srv != nil)
+		return series.serveStream(m.trace, srv, stream, handler)
+	}
+}
+
+// call and serve count a panic that passes through them as INTERNAL, which is
+// what recovery further out makes of it.
+
+func (m *method) call(ctx context.Context, trace traceOf, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) error {
+	start, code := m.start(), codes.Internal
+	defer func() { m.end(ctx, trace, start, code) }()
+	m.sent.count(req)
+	err := invoker(ctx, name, req, reply, cc, opts...)
+	if code = rpc.Code(err); code == codes.OK {
+		m.received.count(reply)
+	}
+	return err
+}
+
+func (m *method) serve(ctx context.Context, trace traceOf, req any, handler grpc.UnaryHandler) (any, error) {
+	start, code := m.start(), codes.Internal
+	defer func() { m.end(ctx, trace, start, code) }()
+	m.received.count(req)
+	reply, err := handler(ctx, req)
+	if code = rpc.Code(err); code == codes.OK {
+		m.sent.count(reply)
+	}
+	return reply, err
+}
 
 // kind is the grpc_type label.
 type kind string
@@ -40,7 +126,7 @@ type calls struct {
 	side    interceptors.Side
 	labels  []label
 	names   *names
-	methods table[methodKey, *method]
+	methods rpc.Table[methodKey, *method]
 
 	started, handled, received, sent *prometheus.CounterVec
 	inFlight                         *prometheus.GaugeVec
@@ -57,7 +143,7 @@ type methodKey struct {
 
 // method is the series of one method, looked up once.
 type method struct {
-	served         bool // not one that is known only to an unknown-service handler
+	served         bool // a registered service has it, not an unknown-service handler
 	started        prometheus.Counter
 	inFlight       prometheus.Gauge
 	received, sent messages
@@ -72,15 +158,15 @@ type method struct {
 
 // method finds the series of a method by its name.
 func (c *calls) method(k kind, fullMethod string, served bool) *method {
-	if m, ok := c.methods.get(methodKey{k, fullMethod, served}); ok {
+	if m, ok := c.methods.Get(methodKey{k, fullMethod, served}); ok {
 		return m
 	}
 	meta := c.names.of(c.side, fullMethod, served)
 	key := methodKey{k, meta.FullMethod, served}
-	if m, ok := c.methods.get(key); ok {
+	if m, ok := c.methods.Get(key); ok {
 		return m
 	}
-	return c.methods.add(key, c.newMethod(k, meta, served))
+	return c.methods.Add(key, c.newMethod(k, meta, served))
 }
 
 func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *method {
@@ -105,8 +191,8 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 	return made
 }
 
-// begin makes the counters of all codes, each in the class that it has unless the caller
-// cancels: the first failure of a method is one for rate(), too.
+// begin makes the counters of all codes, each in its class unless the caller cancels, so
+// that rate() counts the first failure of a method.
 func (m *method) begin() {
 	for code := range codes.Code(len(m.handled)) {
 		m.handledWith(code, classOf(context.Background(), code, m.served))
@@ -127,7 +213,7 @@ func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code c
 }
 
 func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
-	// The peer chooses the number; those that gRPC does not know are one.
+	// The peer chooses the number; those that gRPC does not define count as one.
 	if int(code) >= len(m.handled) {
 		code = codes.Unknown
 	}
@@ -140,7 +226,7 @@ func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
 	return c
 }
 
-// timing is a histogram of one method by class, each made when it first comes.
+// timing is a histogram of one method by class, each made at its first call.
 type timing struct {
 	vec    *prometheus.HistogramVec
 	labels []string
@@ -168,7 +254,7 @@ type messages struct {
 }
 
 // count takes a message that was received or is sent. Its size is computed, which costs
-// about a quarter of what its encoding does: gRPC tells only a stats.Handler, for several
+// about a quarter of what its encoding does: gRPC reports it only to a stats.Handler, for several
 // allocations a message.
 func (m *messages) count(message any) {
 	m.total.Inc()
@@ -177,10 +263,119 @@ func (m *messages) count(message any) {
 	}
 }
 
-// codeOf is the code that gRPC puts on the wire for err.
-func codeOf(err error) codes.Code {
-	if s, ok := status.FromError(err); ok {
-		return s.Code()
+// Handlers is the concern that times handlers alone, in meshlite_handler_seconds. A call
+// that a cache answers, that is coalesced with another or that a limit refuses is counted
+// in grpc_server_handled_total and runs no handler; a refresh of a cache runs one and is
+// no call.
+type Handlers struct{ m *Metrics }
+
+// Handlers is the innermost concern of a server.
+func (m *Metrics) Handlers() *Handlers { return &Handlers{m} }
+
+// Stage is [interceptors.Handler].
+func (h *Handlers) Stage() interceptors.Stage { return interceptors.Handler }
+
+// UnaryServer times the handler of one method.
+func (h *Handlers) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	series := sync.OnceValue(func() *method { return h.m.server.method(unary, meta.FullMethod, true) })
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		start, code := time.Now(), codes.Internal
+		defer func() { h.end(ctx, series(), start, code) }()
+		reply, err := handler(ctx, req)
+		code = rpc.Code(err)
+		return reply, err
 	}
-	return status.FromContextError(err).Code()
+}
+
+// StreamServer times the handler of one method.
+func (h *Handlers) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		start, code := time.Now(), codes.Internal
+		series := h.m.server.method(kindOf(info.IsClientStream, info.IsServerStream), info.FullMethod, srv != nil)
+		defer func() { h.end(stream.Context(), series, start, code) }()
+		err := handler(srv, stream)
+		code = rpc.Code(err)
+		return err
+	}
+}
+
+func (h *Handlers) end(ctx context.Context, m *method, start time.Time, code codes.Code) {
+	h.m.trace.observe(ctx, m.handler.of(classOf(ctx, code, m.served)), time.Since(start).Seconds())
+}
+
+// WithExemplarFromContext returns metrics that count into the series of m and attach trace
+// ids of sampled calls to the latency histograms as exemplars. It calls trace once per
+// call. A nil trace is none.
+func (m *Metrics) WithExemplarFromContext(trace func(context.Context) (traceID string, sampled bool)) *Metrics {
+	with := *m
+	with.trace = trace
+	return &with
+}
+
+// maxTraceID is the longest trace id in an exemplar: with its label, Prometheus takes 128
+// letters, and client_golang panics at more.
+const maxTraceID = 64
+
+// traceOf returns the trace of a call and whether it is sampled.
+type traceOf func(context.Context) (traceID string, sampled bool)
+
+// observe records how long a call took.
+func (t traceOf) observe(ctx context.Context, to prometheus.Observer, seconds float64) {
+	if t != nil {
+		if id := t.sampled(ctx); id != "" {
+			to.(prometheus.ExemplarObserver).ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": id})
+			return
+		}
+	}
+	to.Observe(seconds)
+}
+
+// sampled is the trace id of a call that is sampled. Metrics stand outside of recovery,
+// so a panic here would end the process.
+func (t traceOf) sampled(ctx context.Context) (id string) {
+	defer func() {
+		if recover() != nil {
+			id = ""
+		}
+	}()
+	id, sampled := t(ctx)
+	if !sampled || len(id) > maxTraceID || !utf8.ValidString(id) {
+		return ""
+	}
+	return id
+}
+
+// class is the code_class label: who is responsible for the end of a call.
+type class uint8
+
+const (
+	ok       class = iota // answered
+	ofClient              // the caller's mistake, or cancelled
+	ofServer              // a failure
+	classes
+)
+
+func (c class) String() string { return [...]string{"ok", "client", "server"}[c] }
+
+// classOf divides codes as the semantic conventions of OpenTelemetry do for servers.
+// Two more are the caller's: UNIMPLEMENTED for a method that no service here has, which any
+// scanner can call, and any failure of a call that the caller has cancelled.
+func classOf(ctx context.Context, code codes.Code, served bool) class {
+	switch code {
+	case codes.OK:
+		return ok
+	case codes.Unimplemented:
+		if !served {
+			return ofClient
+		}
+	case codes.Unknown, codes.DeadlineExceeded, codes.Internal, codes.Unavailable, codes.DataLoss:
+	default:
+		if code <= codes.Unauthenticated {
+			return ofClient
+		}
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ofClient
+	}
+	return ofServer
 }

@@ -135,7 +135,7 @@ func TestMadeUpMethodsOfAPeerAreCountedAsOther(t *testing.T) {
 	}
 }
 
-func TestSizesOfMessagesAreTold(t *testing.T) {
+func TestSizesOfMessagesAreMeasured(t *testing.T) {
 	w := newWorld(t, &service{})
 	request := &testgrpc.SimpleRequest{Payload: &testgrpc.Payload{Body: make([]byte, 5000)}}
 	if _, err := w.client.UnaryCall(t.Context(), request); err != nil {

@@ -180,3 +180,11 @@ func has(metric *dto.Metric, labels []string) bool {
 	}
 	return true
 }
+
+// verdict is the event of a rate limit.
+type verdict struct{ limit, result string }
+
+func (verdict) Stage() interceptors.Stage { return interceptors.RateLimit }
+func (v verdict) Limit() string           { return v.limit }
+func (v verdict) Result() string          { return v.result }
+func (verdict) Decides() bool             { return true }

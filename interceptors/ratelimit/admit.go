@@ -173,7 +173,7 @@ func (p *part) takeBack(ctx context.Context, es entries) {
 	p.giveAll(ctx, es)
 }
 
-// finish counts and tells what became of a call.
+// finish counts and publishes the verdict on a call.
 func (p *part) finish(ctx context.Context, v *verdict) {
 	if v.refusing != nobody {
 		e := &v.entries[v.refusing]
@@ -181,9 +181,8 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 		p.reject(ctx, e.rule)
 		return
 	}
-	outcome := interceptors.OutcomeOf(ctx, p.meta)
 	p.admitted.Add(1)
-	limit, told := v.entries[0].rule.name, Admitted
+	deciding := v.entries.deciding()
 	for i := range v.entries {
 		e := &v.entries[i]
 		result := Admitted
@@ -191,28 +190,34 @@ func (p *part) finish(ctx context.Context, v *verdict) {
 			p.shadowed.Add(1)
 			e.rule.counts.shadowed.Add(1)
 			result = Shadowed
-			limit, told = e.rule.name, result
 		}
 		if e.charge.shadowed || e.nearly(v.now) {
 			p.note(ctx, e)
 		}
-		p.tell(e.rule, result)
+		p.publish(ctx, e.rule, result, i == deciding)
 	}
-	outcome.TellLimit(limit, told.String())
+}
+
+// deciding is the entry that an admitted call reports: the last in shadow mode that would
+// have refused it, else the first.
+func (es entries) deciding() (at int) {
+	for i := range es {
+		if es[i].charge.shadowed {
+			at = i
+		}
+	}
+	return at
 }
 
 // reject counts a call that r refuses.
 func (p *part) reject(ctx context.Context, r *rule) {
 	p.refused.Add(1)
 	r.counts.refused.Add(1)
-	p.tell(r, Refused)
-	interceptors.OutcomeOf(ctx, p.meta).TellLimit(r.name, Refused.String())
+	p.publish(ctx, r, Refused, true)
 }
 
-func (p *part) tell(r *rule, result Result) {
-	if p.options.observe != nil {
-		p.options.observe(p.meta, r.name, result)
-	}
+func (p *part) publish(ctx context.Context, r *rule, verdict Result, decides bool) {
+	interceptors.Publish(ctx, p.meta, p.options.observer, r.events.of(verdict, decides))
 }
 
 // standings are those at the limits in force.

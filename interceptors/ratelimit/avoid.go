@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // avoidance is a call of which some instances, or all, have refused the like.
@@ -48,7 +49,7 @@ func (p *part) avoidance(ctx context.Context, req any, cc *grpc.ClientConn) *avo
 		found, _, err := a.kinds[i].key(ctx, req)
 		a.keys[i], a.broken[i] = found.of(a.at), err != nil
 	}
-	a.Held, a.All = a.held, a.all
+	a.For, a.Err = a.held, a.all
 	return a
 }
 
@@ -98,7 +99,7 @@ func (a *avoidance) all(shortest time.Duration) error {
 		Description:     "held back by the client",
 		ApiService:      a.meta.Service,
 		QuotaId:         a.by.limit,
-		QuotaDimensions: map[string]string{attempt.QuotaKey: a.by.counts, attempt.QuotaScope: attempt.ScopeService},
+		QuotaDimensions: map[string]string{wire.QuotaKey: a.by.counts, wire.QuotaScope: wire.ScopeService},
 	})}
 	r.message = fmt.Sprintf("%s has refused such a call by its rate limit %q: held back here, try again in %v", a.target, a.by.limit, r.after)
 	return r.err()
@@ -129,7 +130,7 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.waitsFor(a.by.limit) && int64(a.asked) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.asked, err)
 	}
-	interceptors.OutcomeOf(ctx, a.meta).TellLimit(a.by.limit, "held_back")
+	interceptors.Publish(ctx, a.meta, nil, &Event{a.by.limit, HeldBack, true})
 	return err
 }
 
@@ -144,7 +145,7 @@ func (p *part) prepare(ctx context.Context, req any, cc *grpc.ClientConn, record
 		err := a.service()
 		if err == nil {
 			if record != nil {
-				record.Avoid(&a.Avoid)
+				record.SetAvoid(&a.Avoid)
 			}
 			return a, nil
 		}

@@ -72,12 +72,12 @@
 //
 // By default each process counts by itself, and n replicas admit n times the limit. The
 // store of a rule says otherwise:
-//   - RATE_LIMIT_STORE_SHARED: all replicas count in one [Store] ([WithStore]), such as
+//   - RATE_LIMIT_STORE_EXTERNAL: all replicas count in one [Store] ([WithStore]), such as
 //     that of package redis, which costs an admitted call a round trip, and one that is
 //     given back another. Who is refused is remembered here until the time told, for
 //     about 16,000 keys, so that abuse costs the store nothing; a place that comes free
 //     before that, by a refund or a reset elsewhere, is found after it.
-//   - RATE_LIMIT_STORE_SHARE: no store. Each replica admits its part of the limit
+//   - RATE_LIMIT_STORE_PER_REPLICA: no store. Each replica admits its part of the limit
 //     ([WithShare]), which a server of package meshlite reads from Consul: its weight
 //     among those of the instances that can be called. So it is right as far as calls
 //     are spread by weight; a key whose calls all go to one replica gets that part only.
@@ -142,7 +142,7 @@
 //	                         redis) or no store and a share of the limit
 //	passOnStoreError         on_store_failure of the rule: true is
 //	                         STORE_FAILURE_OPEN, false STORE_FAILURE_CLOSED, and
-//	                         better than both STORE_FAILURE_SHARE
+//	                         better than both STORE_FAILURE_PER_REPLICA
 //	validate                 always: New and NewPolicies name what is wrong
 //	logger                   none: errors are returned, verdicts told by WithObserver
 //	getKey, resetKey         Limiter.Standing, Limiter.Reset; Table has them too

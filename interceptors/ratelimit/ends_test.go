@@ -28,6 +28,9 @@ func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 // slow is a store that answers nobody.
 type slow struct{ ratelimit.Store }
 
+// Bounded: it waits for as long as the call has.
+func (slow) Bounded() {}
+
 func (slow) Take(ctx context.Context, _ []ratelimit.Charge) ([]ratelimit.Taken, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
@@ -50,18 +53,18 @@ func client(l *ratelimit.Limiter, p *interceptors.Policies, err error) map[strin
 		if record == nil {
 			return err
 		}
-		if avoid := record.Avoids(); avoid != nil {
-			if left := avoid.Held(only); left > 0 {
-				return avoid.All(left)
+		if avoid := record.Avoid(); avoid != nil {
+			if left := avoid.For(only); left > 0 {
+				return avoid.Err(left)
 			}
 		}
-		record.Pick(only)
+		record.SetPicked(only)
 		return err
 	}
 	unary, stream := l.UnaryClientInterceptor(p), l.StreamClientInterceptor(p)
 	return map[string]caller{
 		"unary": func(ctx context.Context) error {
-			ctx, _ = attempt.Of(ctx, attempt.Unary)
+			ctx, _ = attempt.FromOrNew(ctx, attempt.Unary)
 			return unary(ctx, browse, nil, nil, nil, func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 				return answer(ctx)
 			})
@@ -106,7 +109,7 @@ func TestWhoeverEndsWhileWaiting(t *testing.T) {
 			&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{{QuotaId: "queue"}}})
 		return s.Err()
 	}
-	shared := policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+	shared := policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL
 	none := policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED
 	for name, test := range map[string]struct {
 		callers func(*testing.T) map[string]caller
@@ -158,15 +161,15 @@ func TestAdviceGoesWithItsInstance(t *testing.T) {
 		l := newLimiter(t).UnaryClientInterceptor(policies(t))
 		only := &attempt.Instance{ID: "only", Address: "192.0.2.1:80", Refusals: &attempt.Refusals{}}
 		call := func(err error) (made bool) {
-			ctx, _ := attempt.Of(context.Background(), attempt.Unary)
+			ctx, _ := attempt.FromOrNew(context.Background(), attempt.Unary)
 			_ = l(ctx, browse, nil, nil, nil, func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 				record := attempt.FromContext(ctx)
-				if avoid := record.Avoids(); avoid != nil {
-					if left := avoid.Held(only); left > 0 {
-						return avoid.All(left)
+				if avoid := record.Avoid(); avoid != nil {
+					if left := avoid.For(only); left > 0 {
+						return avoid.Err(left)
 					}
 				}
-				record.Pick(only)
+				record.SetPicked(only)
 				made = true
 				return err
 			})
@@ -176,7 +179,7 @@ func TestAdviceGoesWithItsInstance(t *testing.T) {
 		want(t, "first", call(refusal), true)
 		want(t, "held back", call(nil), false)
 		want(t, "counted", only.Refusals.Count(), 1)
-		only.Refusals.Lapse()
+		only.Refusals.Reset()
 		want(t, "another one", call(refusal), true)
 		time.Sleep(30*time.Second - time.Nanosecond)
 		want(t, "before the cap", call(nil), false)

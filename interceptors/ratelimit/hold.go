@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -71,7 +71,7 @@ func (p *part) learn(ctx context.Context, req any, cc *grpc.ClientConn, record *
 	if asked.service {
 		whose = nil
 	} else {
-		picked.Refused()
+		picked.CountRefusal()
 	}
 	seeds, lasts := &p.table.seeds, min(asked.after, p.options.holdBack)
 	until := p.table.now() + int64(lasts)
@@ -94,7 +94,7 @@ func (s *seeds) hashInstance(i *attempt.Instance) key {
 		return key{}
 	}
 	names := [...]string{i.ID, i.Address}
-	term := i.Term()
+	term := i.Generation()
 	return s.hashAll(names[:]).of(key{term, term})
 }
 
@@ -136,16 +136,14 @@ func advice(service string, s *status.Status, opts []grpc.CallOption) (a asked) 
 			if all := d.GetViolations(); len(all) > 0 {
 				a.limit, a.counts = all[0].GetQuotaId(), countsOf(service, all[0])
 				a.limit = strings.ToValidUTF8(a.limit[:min(len(a.limit), mostName)], "?")
-				a.service = all[0].GetQuotaDimensions()[attempt.QuotaScope] == attempt.ScopeService
+				a.service = all[0].GetQuotaDimensions()[wire.QuotaScope] == wire.ScopeService
 			}
 		}
 	}
 	for _, option := range opts {
 		if trailer, ok := option.(grpc.TrailerCallOption); ok {
-			if values := trailer.TrailerAddr.Get(pushbackKey); len(values) == 1 {
-				ms, _ := strconv.ParseUint(values[0], 10, 31)
-				a.after = max(a.after, time.Duration(ms)*time.Millisecond)
-			}
+			wait, _ := wire.Pushback(*trailer.TrailerAddr)
+			a.after = max(a.after, wait)
 		}
 	}
 	return a
@@ -156,7 +154,7 @@ func advice(service string, s *status.Status, opts []grpc.CallOption) (a asked) 
 const elsewhere = "elsewhere"
 
 func countsOf(service string, v *errdetails.QuotaFailure_Violation) string {
-	counts, ours := v.GetQuotaDimensions()[attempt.QuotaKey]
+	counts, ours := v.GetQuotaDimensions()[wire.QuotaKey]
 	if ours && v.GetApiService() != service {
 		return elsewhere
 	}

@@ -94,16 +94,16 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 // answering is a client's call whose server answers err. It is the only one, as far as
 // a picker reports it.
 func answering(l grpc.UnaryClientInterceptor, ctx context.Context, err error, opts ...grpc.CallOption) (result error, made bool) {
-	ctx, _ = attempt.Of(ctx, attempt.Unary)
+	ctx, _ = attempt.FromOrNew(ctx, attempt.Unary)
 	result = l(ctx, browse, nil, nil, nil,
 		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			record, only := attempt.FromContext(ctx), &attempt.Instance{ID: "only", Address: "192.0.2.1:80"}
-			if avoid := record.Avoids(); avoid != nil {
-				if left := avoid.Held(only); left > 0 {
-					return avoid.All(left)
+			if avoid := record.Avoid(); avoid != nil {
+				if left := avoid.For(only); left > 0 {
+					return avoid.Err(left)
 				}
 			}
-			record.Pick(only)
+			record.SetPicked(only)
 			made = true
 			return err
 		}, opts...)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 )
 
 // Limiter is the concern of rate limits. One value may serve several channels and
@@ -17,6 +18,7 @@ import (
 type Limiter struct {
 	options options
 	table   *Table
+	store   *guard.Store
 	limits  registry
 	near    near
 	holds   holds
@@ -49,15 +51,15 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, holds: make(holds, mostHolds)}
+	l := &Limiter{options: o, table: table, holds: make(holds, mostHolds), store: guard.NewStore(o.store, o.log)}
 	if o.store != nil {
 		l.shared, l.refusals = sharedSeeds(o.secret), make(holds, mostRefusals)
 	}
 	return l, nil
 }
 
-// Place is [interceptors.RateLimit].
-func (l *Limiter) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (l *Limiter) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryClient limits the calls of one method and holds them back when a server has
 // refused them, nil where neither is to be done.
@@ -106,31 +108,23 @@ func (l *Limiter) streamPart(meta *interceptors.CallMeta, share func() float64) 
 // UnaryClientInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return l.alone(interceptors.Client, policies).UnaryClient()
+	return interceptors.Alone(interceptors.Client, policies, l).UnaryClient()
 }
 
 // StreamClientInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
-	return l.alone(interceptors.Client, policies).StreamClient()
+	return interceptors.Alone(interceptors.Client, policies, l).StreamClient()
 }
 
 // UnaryServerInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
-	return l.alone(interceptors.Server, policies).UnaryServer()
+	return interceptors.Alone(interceptors.Server, policies, l).UnaryServer()
 }
 
 // StreamServerInterceptor is the limiter for use alone, without a chain of
 // concerns. It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
-	return l.alone(interceptors.Server, policies).StreamServer()
-}
-
-func (l *Limiter) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, l)
-	if err != nil {
-		panic(err)
-	}
-	return chain
+	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
 }

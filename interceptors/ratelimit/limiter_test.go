@@ -298,15 +298,16 @@ func TestClientKeepsToItsQuota(t *testing.T) {
 	}
 }
 
-// The observer is told every limit that admits a call, and the one that refuses it.
-func TestObserverIsTold(t *testing.T) {
-	var told []string
-	l := newLimiter(t, ratelimit.WithObserver(func(meta *interceptors.CallMeta, limit string, result ratelimit.Result) {
-		told = append(told, meta.Method+" "+limit+" "+result.String())
-	}))
+// The observer receives every limit that admits a call, and the one that refuses it.
+func TestObserverReceivesEachVerdict(t *testing.T) {
+	var published []string
+	l := newLimiter(t, ratelimit.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
+		event := e.(*ratelimit.Event)
+		published = append(published, meta.Method+" "+event.Limit()+" "+event.Verdict().String())
+	})))
 	p := policies(t, limit("a", 5, nil), limit("b", 1, nil))
 	admitted(t, l, p, context.Background(), nil, 2)
-	want(t, "told", strings.Join(told, ", "), "Browse a admitted, Browse b admitted, Browse b refused")
+	want(t, "published", strings.Join(published, ", "), "Browse a admitted, Browse b admitted, Browse b refused")
 }
 
 // X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.

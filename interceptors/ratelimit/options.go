@@ -29,7 +29,7 @@ type options struct {
 	errs        []error
 	identity    func(context.Context) (string, bool)
 	identityKey *string
-	observe     func(*interceptors.CallMeta, string, Result)
+	observer    interceptors.Observer
 	store       Store
 	secret      *string
 	share       func() float64
@@ -64,7 +64,7 @@ func WithTrustedPrefixes(prefixes ...netip.Prefix) Option {
 	return func(o *options) { o.trusted = append(o.trusted, prefixes...) }
 }
 
-// WithStore counts in store the calls that limits with store RATE_LIMIT_STORE_SHARED
+// WithStore counts in store the calls that limits with store RATE_LIMIT_STORE_EXTERNAL
 // admit: those of all replicas that use it together. Whoever made the store closes it,
 // after the servers and channels. Without one such limits are counted by the share of
 // this process, and a warning says so.
@@ -81,8 +81,8 @@ func WithSecret(secret string) Option {
 }
 
 // WithShare tells which part of the whole this process is, above 0 and up to 1: it
-// admits that part of the limits with store RATE_LIMIT_STORE_SHARE, and of those whose
-// shared store is away where on_store_failure is STORE_FAILURE_SHARE. share is called
+// admits that part of the limits with store RATE_LIMIT_STORE_PER_REPLICA, and of those whose
+// shared store is away where on_store_failure is STORE_FAILURE_PER_REPLICA. share is called
 // for each such call, so it must be safe for concurrent use and quick. The servers of
 // package meshlite know their share from Consul; without that, as on a client, it is 1
 // and a warning says so.
@@ -165,11 +165,11 @@ func (o *options) function(option, limit string, missing bool, note func(*functi
 	note(o.rules[limit])
 }
 
-// WithObserver has observe called with the name of each limit that a call met and
-// what became of it: all limits of an admitted call, the one that refused another.
-// It must be safe for concurrent use and quick.
-func WithObserver(observe func(meta *interceptors.CallMeta, limit string, result Result)) Option {
-	return func(o *options) { o.observe = observe }
+// WithObserver sets what receives an [*Event] of each limit that a call met: of all limits
+// for an admitted call, of the one that refused for another. Package interceptors/metrics
+// has one.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(o *options) { o.observer = observer }
 }
 
 func (o *options) check() error {

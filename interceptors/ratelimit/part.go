@@ -81,7 +81,7 @@ func (p *part) refuse(v *verdict, ended error, tell func(metadata.MD)) error {
 // makes one only after a refusal, since it costs an allocation; before, it is nil.
 func (p *part) record(ctx context.Context) (context.Context, *attempt.Record) {
 	if r := attempt.FromContext(ctx); p.tracks.Load() || r != nil && r.Picked() == nil {
-		return attempt.Of(ctx, attempt.Unary)
+		return attempt.FromOrNew(ctx, attempt.Unary)
 	}
 	return ctx, nil
 }

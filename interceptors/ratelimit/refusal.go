@@ -15,13 +15,9 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/wire"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
-
-// pushbackKey tells gRPC's own retries when to come again (gRFC A6); a negative
-// value tells them not to.
-const pushbackKey = "grpc-retry-pushback-ms"
 
 // refusal tells a caller which limit it has reached and when to come again.
 type refusal struct {
@@ -70,16 +66,16 @@ func (e *entry) description() string {
 // quotaFailure describes the limit, by what it counts, and whose it is: only what the
 // store counts is the limit of all replicas together.
 func (r *rule) quotaFailure(limit Limit, at place) *anypb.Any {
-	scope := attempt.ScopeInstance
+	scope := wire.ScopeInstance
 	if at == atStore {
-		scope = attempt.ScopeService
+		scope = wire.ScopeService
 	}
 	return newQuotaFailure(&errdetails.QuotaFailure_Violation{
 		Subject:         "limit:" + r.name,
 		Description:     r.description(limit),
 		ApiService:      r.meta.Service,
 		QuotaId:         r.name,
-		QuotaDimensions: map[string]string{attempt.QuotaKey: r.by.seen, attempt.QuotaScope: scope},
+		QuotaDimensions: map[string]string{wire.QuotaKey: r.by.seen, wire.QuotaScope: scope},
 		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
 	})
 }
@@ -108,9 +104,9 @@ func (r refusal) trailer() metadata.MD {
 	if ms := r.after.Milliseconds(); ms <= math.MaxInt32 { // gRPC reads 32 bits
 		pushback = strconv.FormatInt(ms, 10)
 	}
-	md := metadata.Join(metadata.Pairs(pushbackKey, pushback), fields(r.standings))
+	md := metadata.Join(metadata.Pairs(wire.PushbackKey, pushback), fields(r.standings))
 	if r.elsewhere {
-		md.Set(attempt.UnhandledKey, "limit")
+		md.Set(wire.UnhandledKey, wire.UnhandledLimit)
 	}
 	return md
 }

@@ -31,6 +31,7 @@ type rule struct {
 	trusted    trust
 	quota      *anypb.Any // what a refusal tells of the limit
 	counts     *counts
+	events     *events
 	functions
 }
 
@@ -49,6 +50,7 @@ func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimi
 	warm, _ := interceptors.ParseDuration(policy.GetWarmUp())
 	r := rule{
 		name:       policy.GetName(),
+		events:     newEvents(policy.GetName()),
 		meta:       meta,
 		limit:      Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
 		cost:       1,

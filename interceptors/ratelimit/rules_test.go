@@ -217,9 +217,10 @@ func TestAWaitThatIsGivenUp(t *testing.T) {
 // A limit in shadow tells what it would do and does nothing, to other limits either.
 func TestShadowRefusesNothing(t *testing.T) {
 	var told []string
-	l := newLimiter(t, ratelimit.WithObserver(func(_ *interceptors.CallMeta, limit string, result ratelimit.Result) {
-		told = append(told, limit+" "+result.String())
-	}))
+	l := newLimiter(t, ratelimit.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
+		event := e.(*ratelimit.Event)
+		told = append(told, event.Limit()+" "+event.Verdict().String())
+	})))
 	shadow := limit("shadow", 1, nil)
 	shadow.Shadow, shadow.Wait = proto.Bool(true), proto.Bool(true)
 	p := policies(t, shadow, limit("real", 2, nil))

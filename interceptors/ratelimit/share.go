@@ -14,7 +14,7 @@ import (
 const leastShare = 1.0 / (1 << 16)
 
 // Replica is a limiter in one server of several that divide its limits among them:
-// those whose store is RATE_LIMIT_STORE_SHARE, and those whose shared store is away.
+// those whose store is RATE_LIMIT_STORE_PER_REPLICA, and those whose shared store is away.
 type Replica struct {
 	limiter *Limiter
 	share   func() float64
@@ -25,8 +25,8 @@ type Replica struct {
 // must be safe for concurrent use and quick. A share that [WithShare] tells wins.
 func (l *Limiter) Replica(share func() float64) *Replica { return &Replica{l, share} }
 
-// Place is [interceptors.RateLimit].
-func (r *Replica) Place() interceptors.Place { return interceptors.RateLimit }
+// Stage is [interceptors.RateLimit].
+func (r *Replica) Stage() interceptors.Stage { return interceptors.RateLimit }
 
 // UnaryServer limits as [Limiter.UnaryServer] does.
 func (r *Replica) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
@@ -54,20 +54,20 @@ type scaled struct {
 // missing may lift a limit, and without a share as if there was one replica.
 func (l *Limiter) place(r *rule, store policyv1.RateLimitStore, share func() float64) {
 	switch store {
-	case policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED:
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL:
 		if l.options.store != nil {
 			r.at = atStore
 			break
 		}
 		l.warn(0, r, "a rate limit in a shared store is counted in each replica, by its share: give WithStore")
-	case policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE:
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA:
 	default:
 		return
 	}
 	if l.options.share != nil {
 		share = l.options.share
 	}
-	if r.at == atStore && r.onFailure > policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED && r.onFailure != policyv1.StoreFailure_STORE_FAILURE_SHARE {
+	if r.at == atStore && r.onFailure > policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED && r.onFailure != policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA {
 		return
 	}
 	r.sharing = &sharing{of: share}

@@ -20,7 +20,7 @@ import (
 
 func byShare(name string, n uint64) *policyv1.RateLimitRule {
 	rule := limit(name, n, nil)
-	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARE
+	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA
 	return rule
 }
 
@@ -177,7 +177,7 @@ func TestReplicaKnowsItsShare(t *testing.T) {
 	}
 	want(t, "of the replica", count(newLimiter(t)), 6)
 	want(t, "of the option", count(newLimiter(t, ratelimit.WithShare(func() float64 { return 0.5 }))), 30)
-	want(t, "place", newLimiter(t).Replica(nil).Place(), interceptors.RateLimit)
+	want(t, "place", newLimiter(t).Replica(nil).Stage(), interceptors.RateLimit)
 	want(t, "streams", newLimiter(t).Replica(func() float64 { return 1 }).StreamServer(p.Call(interceptors.Server, browse)) != nil, true)
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -52,7 +53,9 @@ func (p *part) takeShared(ctx context.Context, v *verdict, patience int64) error
 	if v.refusing != nobody || len(charges) == 0 {
 		return nil
 	}
-	all, err := p.options.store.Take(ctx, charges)
+	all, err := guard.Call(ctx, p.store, p.meta.FullMethod, func(ctx context.Context) ([]Taken, error) {
+		return p.options.store.Take(ctx, charges)
+	})
 	v.now = p.table.now() // a wait that is told later must not be shorter
 	if err == nil && len(all) != len(charges) {
 		err = errAnswers
@@ -188,7 +191,9 @@ func (p *part) give(ctx context.Context, taken []Taken) int {
 	if len(taken) == 0 {
 		return 0
 	}
-	given, err := p.options.store.Give(context.WithoutCancel(ctx), taken)
+	given, err := guard.Call(context.WithoutCancel(ctx), p.store, p.meta.FullMethod, func(ctx context.Context) (int, error) {
+		return p.options.store.Give(ctx, taken)
+	})
 	if err != nil {
 		p.storeErrors.Add(1)
 	}
@@ -198,7 +203,9 @@ func (p *part) give(ctx context.Context, taken []Taken) int {
 // sharedStanding is that of a key which the store counts.
 func (l *Limiter) sharedStanding(r *rule, k key) (Standing, error) {
 	e := entry{rule: r, terms: &r.terms, key: k}
-	taken, err := l.options.store.Standing(context.Background(), e.storeCharge(0))
+	taken, err := guard.Call(context.Background(), l.store, r.meta.FullMethod, func(ctx context.Context) (Taken, error) {
+		return l.options.store.Standing(ctx, e.storeCharge(0))
+	})
 	if err != nil {
 		return Standing{}, err
 	}
@@ -208,7 +215,9 @@ func (l *Limiter) sharedStanding(r *rule, k key) (Standing, error) {
 // resetShared fills the bucket of a key which the store counts.
 func (l *Limiter) resetShared(r *rule, k key) error {
 	e := entry{rule: r, terms: &r.terms, key: k}
-	err := l.options.store.Reset(context.Background(), e.storeCharge(0))
+	_, err := guard.Call(context.Background(), l.store, r.meta.FullMethod, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.options.store.Reset(ctx, e.storeCharge(0))
+	})
 	l.refusals.drop(e.refusalKey())
 	return err
 }

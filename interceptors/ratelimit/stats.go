@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -20,9 +21,13 @@ const (
 	Refused
 	// Shadowed is a call that a limit in shadow let pass and would have refused.
 	Shadowed
+	// HeldBack is a call that the client does not make because servers have refused the like
+	// by their limit. The log and traces have it; observers, which count calls that a limit
+	// judged, do not.
+	HeldBack
 )
 
-// String is "admitted", "refused" or "shadowed".
+// String is "admitted", "refused", "shadowed" or "held_back".
 func (r Result) String() string {
 	switch r {
 	case Admitted:
@@ -31,23 +36,71 @@ func (r Result) String() string {
 		return "refused"
 	case Shadowed:
 		return "shadowed"
+	case HeldBack:
+		return "held_back"
 	default:
 		return fmt.Sprintf("result %d", uint8(r))
 	}
 }
 
+// Event is the verdict of one limit on one call.
+type Event struct {
+	limit   string
+	verdict Result
+	decides bool
+}
+
+// Stage is [interceptors.RateLimit].
+func (*Event) Stage() interceptors.Stage { return interceptors.RateLimit }
+
+// Limit is the name of the limit.
+func (e *Event) Limit() string { return e.limit }
+
+// Verdict is what became of the call at the limit.
+func (e *Event) Verdict() Result { return e.verdict }
+
+// Result is the name of the verdict.
+func (e *Event) Result() string { return e.verdict.String() }
+
+// Decides reports whether the log and traces of the call have this verdict: of several
+// limits one decides.
+func (e *Event) Decides() bool { return e.decides }
+
+// events are those of one limit, made once: publishing one allocates nothing.
+type events [Shadowed + 1][2]Event
+
+func newEvents(limit string) *events {
+	all := &events{}
+	for verdict := Admitted; verdict <= Shadowed; verdict++ {
+		all[verdict] = [2]Event{{limit, verdict, false}, {limit, verdict, true}}
+	}
+	return all
+}
+
+func (es *events) of(verdict Result, decides bool) *Event {
+	if decides {
+		return &es[verdict][1]
+	}
+	return &es[verdict][0]
+}
+
 // mostNear is how many keys the figures name.
 const mostNear = 10
+
+// Counts are of calls of methods that have a limit, and of messages where each is charged.
+type Counts struct {
+	Admitted uint64 `json:"admitted"`
+	Refused  uint64 `json:"refused"`
+	Shadowed uint64 `json:"shadowed"`  // would have been refused by a limit in shadow mode
+	Waited   uint64 `json:"waited"`    // admitted after a wait
+	Refunded uint64 `json:"refunded"`  // charges given back after the call
+	HeldBack uint64 `json:"held_back"` // not made yet because a server has refused such calls
+}
 
 // Stats are the figures of a limiter since it was made. None of them shows a key
 // that may be a secret.
 type Stats struct {
-	// Calls of methods that have a limit, and messages where each is charged.
-	Admitted, Refused uint64
-	Shadowed          uint64 // would have been refused by a limit in shadow
-	Waited            uint64 // admitted, but only after a while
-	Refunded          uint64 // charges given back after the call
-	HeldBack          uint64 // not made yet because a server has refused such calls
+	Counts
 
 	// Of limits in a shared store, calls that a limit has refused without asking it,
 	// since it had told until when; and what did not succeed there.
@@ -90,12 +143,14 @@ type NearStats struct {
 // Stats reads the figures. They are taken one after the other, not at one moment.
 func (l *Limiter) Stats() Stats {
 	s := Stats{
-		Admitted: l.admitted.Load(),
-		Refused:  l.refused.Load(),
-		Shadowed: l.shadowed.Load(),
-		Waited:   l.waited.Load(),
-		Refunded: l.refunded.Load(),
-		HeldBack: l.heldBack.Load(),
+		Counts: Counts{
+			Admitted: l.admitted.Load(),
+			Refused:  l.refused.Load(),
+			Shadowed: l.shadowed.Load(),
+			Waited:   l.waited.Load(),
+			Refunded: l.refunded.Load(),
+			HeldBack: l.heldBack.Load(),
+		},
 
 		Remembered: l.remembered.Load(), StoreErrors: l.storeErrors.Load(),
 		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),

@@ -7,8 +7,15 @@ import (
 
 // Store counts for all replicas together, by its own clock, as the generic cell rate
 // algorithm says: of each key it keeps the time at which its bucket will be full. It
-// must be safe for concurrent use, and bound by itself how long it takes. See package
+// must be safe for concurrent use, and return when its context ends. See package
 // interceptors/ratelimit/redis.
+//
+// A call waits for a store that does not return for 1 s, or half of the time that it has
+// left; then it is as if the store had answered an error. Methods run 256 times at once at
+// most, and when 16 of them have not returned in time, the store counts as down until they
+// do. A panic is an error, too. All are counted, and logged once a minute. A store with a
+// method Bounded() bounds itself by what it says: it is called in the goroutine of the
+// call, and only panics are caught.
 type Store interface {
 	// Take decides on charges, each of another key, and answers them in their order.
 	// It takes all, or none if one is refused that is not in shadow. Those in shadow

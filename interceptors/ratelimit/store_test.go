@@ -104,7 +104,7 @@ func (m *memory) Reset(_ context.Context, c ratelimit.Charge) error {
 
 func shared(name string, n uint64, key *policyv1.RateLimitKey) *policyv1.RateLimitRule {
 	rule := limit(name, n, key)
-	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+	rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL
 	return rule
 }
 
@@ -206,7 +206,7 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 	}{
 		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FellOpen }},
 		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FellClosed }},
-		{policyv1.StoreFailure_STORE_FAILURE_SHARE, 15, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
+		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 15, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
 		{policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED, 15, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
 	} {
 		t.Run(test.failure.String(), func(t *testing.T) {

@@ -68,7 +68,7 @@ func (p *part) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc
 	var record *attempt.Record
 	var avoided *avoidance
 	if p.kinds != nil {
-		ctx, record = attempt.Of(ctx, attempt.Stream)
+		ctx, record = attempt.FromOrNew(ctx, attempt.Stream)
 		if avoided, err = p.prepare(ctx, nil, cc, record); err != nil {
 			return nil, err
 		}

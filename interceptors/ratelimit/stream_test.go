@@ -79,7 +79,7 @@ func TestMessagesAreCharged(t *testing.T) {
 	onClient.Side = policyv1.Side_SIDE_CLIENT
 	inStore := func(rule *policyv1.RateLimitRule) *policyv1.RateLimitRule {
 		rule = proto.Clone(rule).(*policyv1.RateLimitRule)
-		rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED
+		rule.Store = policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL
 		return rule
 	}
 	for _, test := range []struct {

@@ -14,9 +14,11 @@ import (
 func Example() {
 	recovered, err := recovery.New(
 		recovery.WithLogger(slog.New(slog.DiscardHandler)),
-		recovery.WithObserver(func(meta *interceptors.CallMeta, value any, _ []byte) {
-			fmt.Printf("%s: %v\n", meta.Method, value)
-		}),
+		recovery.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
+			if p, ok := e.(*recovery.Panic); ok {
+				fmt.Printf("%s: %v\n", meta.Method, p.Value)
+			}
+		})),
 	)
 	if err != nil {
 		fmt.Println(err)

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -23,35 +25,41 @@ const (
 // Recovery is the concern. It is safe for concurrent use.
 type Recovery struct {
 	logger   *slog.Logger
-	observer Observer
+	observer interceptors.Observer
 }
 
-// Observer is passed a panic once, in the goroutine that panicked, with the
-// first 64 KiB of its stack. Its own panic is logged and goes no further.
-type Observer func(meta *interceptors.CallMeta, value any, stack []byte)
+// Panic is the event of a panic, published once, in the goroutine that panicked.
+type Panic struct {
+	Value any
+	Stack []byte // the first 64 KiB
+}
+
+// Stage is [interceptors.Recovery].
+func (*Panic) Stage() interceptors.Stage { return interceptors.Recovery }
+
+// Result is "panic".
+func (*Panic) Result() string { return "panic" }
 
 // Option changes what [New] makes.
 type Option func(*Recovery)
 
 // WithLogger sets where panics are logged, as errors: the function and line that
-// panicked first, and up to 8 KiB of the stack from there on. Default: [slog.Default].
+// panicked first, and up to 8 KiB of the stack from there on. Default, and nil: [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
-	return func(r *Recovery) { r.logger = logger }
+	return func(r *Recovery) { r.logger = cmp.Or(logger, slog.Default()) }
 }
 
-// WithObserver sets who is told of panics besides the log, such as a counter.
-func WithObserver(observer Observer) Option {
+// WithObserver sets what receives a [*Panic], such as a counter. Its own panic is logged
+// and goes no further.
+func WithObserver(observer interceptors.Observer) Option {
 	return func(r *Recovery) { r.observer = observer }
 }
 
-// New makes the concern. A nil logger and a nil observer are errors.
+// New makes the concern. A nil observer is an error.
 func New(opts ...Option) (*Recovery, error) {
-	r := &Recovery{logger: slog.Default(), observer: func(*interceptors.CallMeta, any, []byte) {}}
+	r := &Recovery{logger: slog.Default(), observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(r)
-	}
-	if r.logger == nil {
-		return nil, errors.New("recovery: WithLogger(nil): give a logger, or slog.New(slog.DiscardHandler) for none")
 	}
 	if r.observer == nil {
 		return nil, errors.New("recovery: WithObserver(nil): leave the option out for no observer")
@@ -59,8 +67,8 @@ func New(opts ...Option) (*Recovery, error) {
 	return r, nil
 }
 
-// Place is [interceptors.Recovery].
-func (r *Recovery) Place() interceptors.Place { return interceptors.Recovery }
+// Stage is [interceptors.Recovery].
+func (r *Recovery) Stage() interceptors.Stage { return interceptors.Recovery }
 
 // recovered logs a panic, passes it to the observer and returns the peer's error.
 func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, value any) error {
@@ -73,30 +81,32 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
 		slog.String("stack", from[:min(len(from), maxLogged)]))
-	r.observe(ctx, meta, value, stack)
+	r.publish(ctx, meta, &Panic{value, stack})
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
 }
 
-// observe calls the observer. A panic in it must not end the process either.
-func (r *Recovery) observe(ctx context.Context, meta *interceptors.CallMeta, value any, stack []byte) {
+// publish contains a panic of the observer: nothing further out would recover from it.
+func (r *Recovery) publish(ctx context.Context, meta *interceptors.CallMeta, e *Panic) {
 	defer func() {
 		if again := recover(); again != nil {
 			r.logger.LogAttrs(ctx, slog.LevelError, "the observer of panics panics itself",
 				slog.String("panic", describe(again)), slog.String("method", meta.FullMethod))
 		}
 	}()
-	r.observer(meta, value, stack)
+	interceptors.Publish(ctx, meta, r.observer, e)
 }
 
 // origin is the frame that panicked, as "function (file:line)", and the stack from there
-// on: without this package, the runtime and what raises the panic.
+// on: without this package, the runtime and what it raises panics in.
 func origin(stack string) (at, from string) {
 	from = stack
 	// The frames above the first panic are those that recover.
 	if i := strings.LastIndex(stack, "\npanic("); i >= 0 {
 		from = afterFrame(stack[i+1:])
 	}
-	for strings.HasPrefix(from, "runtime.") { // of a nil pointer or an index out of range
+	// A nil pointer or an index out of range panics in the runtime, or in an atomic that
+	// is a field of what is nil.
+	for strings.HasPrefix(from, "runtime.") || strings.HasPrefix(from, "sync/atomic.") {
 		from = afterFrame(from)
 	}
 	function, rest, _ := strings.Cut(from, "\n")
@@ -115,8 +125,8 @@ func afterFrame(stack string) string {
 	return rest
 }
 
-// describe is what a panic said, if it was made to be read: other values, such as
-// a request, could be anything.
+// describe returns the text of a panic that is a string or an error: other values, such as
+// a request, may hold anything.
 func describe(value any) string {
 	const most = 1024
 	switch value.(type) {
@@ -128,9 +138,9 @@ func describe(value any) string {
 	}
 }
 
-// metaOf is what is known of a method outside of a chain.
+// metaOf describes a method outside of a chain.
 func metaOf(side interceptors.Side, fullMethod string) *interceptors.CallMeta {
-	service, method, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	service, method := rpc.SplitMethod(fullMethod)
 	return &interceptors.CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Policy: &policyv1.MethodPolicy{},

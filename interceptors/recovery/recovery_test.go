@@ -86,12 +86,13 @@ func TestPanicInAHandler(t *testing.T) {
 					var counted atomic.Int32
 					client := serve(t, s, alone,
 						recovery.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
-						recovery.WithObserver(func(meta *interceptors.CallMeta, value any, stack []byte) {
+						recovery.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
 							counted.Add(1)
-							if meta.Method != method || meta.Service != "grpc.testing.TestService" || value == nil || !bytes.Contains(stack, []byte("answer")) {
-								t.Errorf("observed %v, %v, %s", meta, value, stack)
+							p := e.(*recovery.Panic)
+							if meta.Method != method || meta.Service != "grpc.testing.TestService" || p.Value == nil || !bytes.Contains(p.Stack, []byte("answer")) {
+								t.Errorf("observed %v, %v, %s", meta, p.Value, p.Stack)
 							}
-						}))
+						})))
 					err := call(t.Context(), client)
 					if status.Code(err) != codes.Internal {
 						t.Errorf("code %v, want Internal", status.Code(err))
@@ -165,7 +166,7 @@ func deep(n int) {
 func TestAnObserverThatPanics(t *testing.T) {
 	var log bytes.Buffer
 	r := build(t, recovery.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
-		recovery.WithObserver(func(*interceptors.CallMeta, any, []byte) { panic("observer") }))
+		recovery.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("observer") })))
 	_, err := r.UnaryServerInterceptor()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/shop.Catalog/GetSweet"},
 		func(context.Context, any) (any, error) { panic(secret) })
 	if status.Code(err) != codes.Internal {
@@ -179,7 +180,7 @@ func TestAnObserverThatPanics(t *testing.T) {
 func TestPanicInTheChainOfAClient(t *testing.T) {
 	var counted int
 	r := build(t, recovery.WithLogger(slog.New(slog.DiscardHandler)),
-		recovery.WithObserver(func(*interceptors.CallMeta, any, []byte) { counted++ }))
+		recovery.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { counted++ })))
 	const method = "/shop.Catalog/GetSweet"
 	err := r.UnaryClientInterceptor()(t.Context(), method, nil, nil, nil,
 		func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { panic(secret) })
@@ -199,7 +200,7 @@ func TestPanicInTheChainOfAClient(t *testing.T) {
 }
 
 func TestGoexitIsNoPanic(t *testing.T) {
-	r := build(t, recovery.WithObserver(func(*interceptors.CallMeta, any, []byte) { t.Error("counted") }))
+	r := build(t, recovery.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { t.Error("counted") })))
 	done, returned := make(chan struct{}), false
 	go func() {
 		defer close(done)
@@ -215,7 +216,7 @@ func TestGoexitIsNoPanic(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, opt := range map[string]recovery.Option{
-		"WithLogger(nil)": recovery.WithLogger(nil), "WithObserver(nil)": recovery.WithObserver(nil),
+		"WithObserver(nil)": recovery.WithObserver(nil),
 	} {
 		if _, err := recovery.New(opt); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

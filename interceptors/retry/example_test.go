@@ -13,9 +13,11 @@ import (
 )
 
 func Example() {
-	retrying, err := retry.New(retry.WithObserver(func(_ *interceptors.CallMeta, a retry.Attempt) {
-		fmt.Println(a.Number, a.Code, a.Verdict)
-	}))
+	retrying, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
+		if a, ok := e.(*retry.Attempt); ok {
+			fmt.Println(a.Number, a.Code, a.Verdict)
+		}
+	})))
 	if err != nil {
 		fmt.Println(err)
 		return

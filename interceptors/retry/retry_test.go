@@ -50,11 +50,11 @@ func newBackend(t *testing.T, rule *policyv1.RetryRule, replies ...reply) *backe
 	t.Helper()
 	b := &backend{replies: replies}
 	rule.AllowSideEffects = ptr(true)
-	r, err := retry.New(retry.WithObserver(func(_ *interceptors.CallMeta, a retry.Attempt) {
+	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.told = append(b.told, a)
-	}))
+		b.told = append(b.told, *e.(*retry.Attempt))
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestRecordsTellWhatWasTried(t *testing.T) {
 				if record.Number() > 1 && !record.Tried("192.0.2.1:80") {
 					t.Errorf("attempt %d does not know what was tried", record.Number())
 				}
-				record.Pick(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
+				record.SetPicked(&attempt.Instance{ID: "catalog-1", Address: "192.0.2.1:80"})
 				outgoing, _ := metadata.FromOutgoingContext(ctx)
 				previous = append(previous, outgoing.Get("grpc-previous-rpc-attempts")...)
 				return status.Error(codes.Unavailable, "no")
@@ -302,4 +302,20 @@ func TestMethodsThatAreNotRetriedHaveNoPart(t *testing.T) {
 	if _, err := retry.New(retry.WithObserver(nil)); err == nil || !strings.Contains(err.Error(), "WithObserver(nil)") {
 		t.Error(err)
 	}
+}
+
+// An observer that panics changes nothing: the call is retried, and the budget is right.
+func TestAnObserverMayPanic(t *testing.T) {
+	rule := attempts(3)
+	rule.AllowSideEffects = ptr(true)
+	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("no pencil") })))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &backend{replies: []reply{failed(codes.Unavailable), failed(codes.Unavailable), {}}, interceptor: r.UnaryClient(meta(rule))}
+	synctest.Test(t, func(t *testing.T) {
+		if err := b.call(t.Context()); err != nil || len(b.starts) != 3 {
+			t.Errorf("%v after %d attempts, want none after 3", err, len(b.starts))
+		}
+	})
 }

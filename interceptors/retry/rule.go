@@ -3,6 +3,7 @@ package retry
 import (
 	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -11,7 +12,7 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// rule is a RetryRule as the calls need it, with the defaults filled in.
+// rule is a RetryRule with its defaults.
 type rule struct {
 	attempts       int
 	backoff        time.Duration
@@ -22,7 +23,7 @@ type rule struct {
 	budget         float64
 }
 
-// newRule reads what policies have checked.
+// newRule reads a rule, which policies have checked.
 func newRule(policy *policyv1.RetryRule) rule {
 	r := rule{
 		attempts:   int(policy.GetMaxAttempts()),
@@ -58,9 +59,61 @@ func duration(text string, preset time.Duration) time.Duration {
 	return preset
 }
 
-// wait is a random one after the attempt of that number: the backoff on average.
+// wait is random after the attempt of that number: the backoff on average.
 func (r rule) wait(number int) time.Duration {
 	longest := 2 * float64(r.backoff) * math.Pow(r.multiplier, float64(number-1))
 	longest = min(longest, float64(r.maxWait))
 	return time.Duration(rand.Float64() * longest)
+}
+
+const (
+	// A budget starts with enough retries for single calls, and saves up enough for the calls in
+	// flight to an instance that dies.
+	initialRetries = 10
+	maxRetries     = 100
+	// A call earns nine tenths of what the rule allows. The rest pays for initialRetries, so that
+	// after 500 calls (at 0.2) the rule holds for all of them.
+	earned = 0.9
+
+	token = 1e6
+)
+
+// budget is a token bucket that calls fill and retries drain, as in gRFC A6. It is safe for
+// concurrent use.
+type budget struct {
+	perCall int64
+	tokens  atomic.Int64
+}
+
+// newBudget allows ratio retries for each call, over time; 0 allows none.
+func newBudget(ratio float64) *budget {
+	b := &budget{perCall: int64(ratio * earned * token)}
+	if ratio > 0 {
+		b.tokens.Store(initialRetries * token)
+	}
+	return b
+}
+
+// earn adds the tokens of one call.
+func (b *budget) earn() {
+	for {
+		now := b.tokens.Load()
+		next := min(now+b.perCall, maxRetries*token)
+		if next == now || b.tokens.CompareAndSwap(now, next) {
+			return
+		}
+	}
+}
+
+// spend takes one retry, if there is one, and reports whether it did.
+func (b *budget) spend() bool {
+	for {
+		now := b.tokens.Load()
+		if now < token {
+			return false
+		}
+		if b.tokens.CompareAndSwap(now, now-token) {
+			return true
+		}
+	}
 }

@@ -12,63 +12,54 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// maxReplayed is how many sent messages a stream keeps to send them again. With more sent
-// before the first answer it stays where it is.
+// maxReplayed is how many sent messages a stream keeps for another attempt. With more sent before
+// the first response it is settled.
 const maxReplayed = 16
 
-// StreamClient tries a stream on another instance where no handler ran for it, until its
-// first message is received. Streams are not retried for other reasons.
-func (r *Retry) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	m := r.unruled(meta, newRule(meta.Policy.GetRetry()))
-	if m == nil {
-		return nil
-	}
-	return m.stream
-}
-
+// stream opens a stream, and moves it to another instance while no handler has run it.
 func (m *method) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	m.budget.earn()
-	ctx, record := attempt.Of(ctx, attempt.Stream)
-	s := &stream{method: m, ctx: ctx, options: newOptions(opts), record: record}
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
+	s := &movableStream{method: m, ctx: ctx, options: newCallOptions(opts), record: record}
 	s.open = func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		return streamer(ctx, desc, cc, name, opts...)
 	}
-	first, err := s.open(ctx, s.with(record)...)
-	for err != nil && m.moves(ctx, s.record, err) {
+	first, err := s.open(ctx, s.attemptOptions(record)...)
+	for err != nil {
+		again, failure := m.again(ctx, s.record, result{err: err})
+		if !again {
+			s.options.finish(failure)
+			return nil, failure
+		}
 		first, err = s.next()
-	}
-	if err != nil {
-		s.options.finish(err)
-		return nil, err
 	}
 	s.current.Store(&first)
 	return s, nil
 }
 
-// stream is one that begins anew on another instance while nothing was received. As with
-// gRPC's own, one goroutine may send while another receives.
-type stream struct {
+// movableStream is a stream that is retried on another instance while nothing was received. As
+// with gRPC's streams, one goroutine may send while another receives.
+type movableStream struct {
 	method  *method
 	ctx     context.Context
 	open    func(context.Context, ...grpc.CallOption) (grpc.ClientStream, error)
-	options options
+	options callOptions
 
 	current atomic.Pointer[grpc.ClientStream]
-	settled atomic.Bool // it stays where it is
+	settled atomic.Bool // there is no further attempt
 
-	mu     sync.Mutex // sending, and beginning anew
+	mu     sync.Mutex // for sending, and for another attempt
 	record *attempt.Record
-	sent   []any // until it is settled
+	sent   []any // until settled
 	closed bool
 }
 
-// with are the options of one attempt. OnFinish is not called for one that is followed by
-// another.
-func (s *stream) with(record *attempt.Record) []grpc.CallOption {
-	if len(s.options.finishes) == 0 {
+// attemptOptions are the options of one attempt. OnFinish is not called for one that may be
+// followed by another.
+func (s *movableStream) attemptOptions(record *attempt.Record) []grpc.CallOption {
+	if len(s.options.onFinish) == 0 {
 		return s.options.all
 	}
 	return append(slices.Clip(s.options.all), grpc.OnFinish(func(err error) {
@@ -78,19 +69,19 @@ func (s *stream) with(record *attempt.Record) []grpc.CallOption {
 	}))
 }
 
-// next begins another attempt. The caller holds s.mu, or is the only one to know s.
-func (s *stream) next() (grpc.ClientStream, error) {
+// next starts another attempt. The caller holds s.mu, or is the only user of s.
+func (s *movableStream) next() (grpc.ClientStream, error) {
 	s.record = s.record.Next()
 	s.options.reset(nil)
-	return s.open(following(s.ctx, s.record), s.with(s.record)...)
+	return s.open(retryContext(s.ctx, s.record), s.attemptOptions(s.record)...)
 }
 
-func (s *stream) now() grpc.ClientStream { return *s.current.Load() }
+func (s *movableStream) latest() grpc.ClientStream { return *s.current.Load() }
 
-// RecvMsg receives, from another instance if the one before ran no handler.
-func (s *stream) RecvMsg(message any) error {
+// RecvMsg receives, from another instance if no handler has run on the one before.
+func (s *movableStream) RecvMsg(message any) error {
 	for {
-		err := s.now().RecvMsg(message)
+		err := s.latest().RecvMsg(message)
 		if s.settled.Load() {
 			return err
 		}
@@ -102,8 +93,8 @@ func (s *stream) RecvMsg(message any) error {
 	}
 }
 
-// settle forgets what was sent, at once if nobody is sending.
-func (s *stream) settle() {
+// settle drops the sent messages, unless a send is in progress, which drops them later.
+func (s *movableStream) settle() {
 	s.settled.Store(true)
 	if s.mu.TryLock() {
 		s.sent = nil
@@ -111,15 +102,15 @@ func (s *stream) settle() {
 	}
 }
 
-// move begins anew after err, and sends what was sent.
-func (s *stream) move(err error) bool {
+// move starts another attempt after err and replays the sent messages.
+func (s *movableStream) move(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.settled.Load() {
 		return false
 	}
 	failed := s.record
-	if !s.method.moves(s.ctx, failed, err) {
+	if again, _ := s.method.again(s.ctx, failed, result{err: err}); !again {
 		s.finish(failed, err)
 		return false
 	}
@@ -132,16 +123,16 @@ func (s *stream) move(err error) bool {
 	return false
 }
 
-// finish makes good for an OnFinish that was kept back for an attempt that might have been
-// followed by another.
-func (s *stream) finish(failed *attempt.Record, err error) {
+// finish calls the OnFinish that was withheld for an attempt that might have been followed by
+// another.
+func (s *movableStream) finish(failed *attempt.Record, err error) {
 	if s.method.movable(failed, err) {
 		s.options.finish(err)
 	}
 }
 
-// replay sends what was sent before. That the stream has ended again is found by RecvMsg.
-func (s *stream) replay(stream grpc.ClientStream) bool {
+// replay sends the sent messages. RecvMsg returns the error if the stream has ended again.
+func (s *movableStream) replay(stream grpc.ClientStream) bool {
 	for _, message := range s.sent {
 		if err := stream.SendMsg(message); err != nil {
 			return errors.Is(err, io.EOF)
@@ -150,21 +141,21 @@ func (s *stream) replay(stream grpc.ClientStream) bool {
 	return !s.closed || stream.CloseSend() == nil
 }
 
-// mayMove reports whether a stream that has ended may begin anew, as far as is known before
-// its status is. The caller holds s.mu.
-func (s *stream) mayMove() bool {
+// mayMove reports whether a stream that has ended may be retried, before its status is read. The
+// caller holds s.mu.
+func (s *movableStream) mayMove() bool {
 	end := s.record.End()
 	return end&attempt.Answer == 0 || end&attempt.Unhandled != 0 || s.method.meta.Retryable()
 }
 
-// SendMsg sends, and keeps the message until the stream is settled. The end of a stream
-// that may move is left to RecvMsg.
-func (s *stream) SendMsg(message any) error {
+// SendMsg sends, and keeps the message until the stream is settled. RecvMsg handles the end of a
+// stream that may be retried.
+func (s *movableStream) SendMsg(message any) error {
 	s.mu.Lock()
 	if !s.settled.Load() && len(s.sent) < maxReplayed {
 		defer s.mu.Unlock()
 		s.sent = append(s.sent, message)
-		err := s.now().SendMsg(message)
+		err := s.latest().SendMsg(message)
 		if errors.Is(err, io.EOF) && s.mayMove() {
 			return nil
 		}
@@ -173,22 +164,22 @@ func (s *stream) SendMsg(message any) error {
 	s.settled.Store(true)
 	s.sent = nil
 	s.mu.Unlock()
-	return s.now().SendMsg(message)
+	return s.latest().SendMsg(message)
 }
 
 // CloseSend ends sending.
-func (s *stream) CloseSend() error {
+func (s *movableStream) CloseSend() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	return s.now().CloseSend()
+	return s.latest().CloseSend()
 }
 
-// Header is that of the latest attempt, as the others are.
-func (s *stream) Header() (metadata.MD, error) { return s.now().Header() }
+// Header is that of the latest attempt.
+func (s *movableStream) Header() (metadata.MD, error) { return s.latest().Header() }
 
-// Trailer is known when RecvMsg has returned an error.
-func (s *stream) Trailer() metadata.MD { return s.now().Trailer() }
+// Trailer is valid after RecvMsg has returned an error.
+func (s *movableStream) Trailer() metadata.MD { return s.latest().Trailer() }
 
 // Context is that of the latest attempt.
-func (s *stream) Context() context.Context { return s.now().Context() }
+func (s *movableStream) Context() context.Context { return s.latest().Context() }

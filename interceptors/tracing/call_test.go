@@ -158,7 +158,7 @@ func TestPanicsEndSpans(t *testing.T) {
 	}
 }
 
-func TestEachRetryIsAnAttemptAndTellsThePushback(t *testing.T) {
+func TestEachRetryIsAnAttemptWithItsPushback(t *testing.T) {
 	again, err := retry.New()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestEachRetryIsAnAttemptAndTellsThePushback(t *testing.T) {
 	wantValues(t, call, map[string]string{"rpc.response.status_code": "OK"})
 }
 
-func TestCallsTellWhatTheCacheHad(t *testing.T) {
+func TestCallsHaveTheCacheResult(t *testing.T) {
 	answers, err := cache.New()
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestCallsTellWhatTheCacheHad(t *testing.T) {
 	}
 }
 
-func TestHandledCallsTellWhatTheCacheHadAndWhichLimitDecided(t *testing.T) {
+func TestHandledCallsHaveTheCacheResultAndTheLimit(t *testing.T) {
 	answers, err := cache.New()
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestHandledCallsTellWhatTheCacheHadAndWhichLimitDecided(t *testing.T) {
 }
 
 // Of two calls for the same at once one makes an attempt, and both tell.
-func TestACallThatWaitedForAnotherTellsSo(t *testing.T) {
+func TestACoalescedCallIsMarked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers, err := cache.New()
 		if err != nil {
@@ -321,7 +321,7 @@ func TestARefreshIsBelowTheCallThatCausedIt(t *testing.T) {
 	}
 }
 
-func TestCallsTellWhichLimitRefused(t *testing.T) {
+func TestCallsHaveTheLimitThatRefused(t *testing.T) {
 	limiter, err := ratelimit.New()
 	if err != nil {
 		t.Fatal(err)
@@ -368,7 +368,7 @@ func TestBaggageAndTracestateTravel(t *testing.T) {
 }
 
 // A peer can make up any number of methods: they are spans of one name.
-func TestMethodsThatNobodyKnowsHaveOneName(t *testing.T) {
+func TestUnknownMethodsHaveOneName(t *testing.T) {
 	w := newWorld(t, setup{})
 	long := "/made.Up/" + strings.Repeat("x", 1000)
 	_ = w.conn.Invoke(t.Context(), long, &catalogv1.GetSweetRequest{}, &catalogv1.GetSweetResponse{})

@@ -2,51 +2,17 @@ package tracing
 
 import (
 	"context"
-	"errors"
-	"io"
-	"sync"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
-
-// UnaryClient makes the span of a call, nil where there is nothing to trace.
-func (t *Tracing) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if m := t.newMethod(meta); m != nil {
-		return m.call
-	}
-	return nil
-}
-
-// StreamClient makes the span of a stream, nil where there is nothing to trace.
-func (t *Tracing) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	if m := t.newMethod(meta); m != nil {
-		return m.open
-	}
-	return nil
-}
-
-// UnaryClientInterceptor is for use without a chain of concerns. It takes each call for
-// one attempt, and so belongs outside of what may answer without one and inside of
-// what retries. It panics without policies.
-func (t *Tracing) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
-	return t.alone(interceptors.Client, policies).UnaryClient()
-}
-
-// StreamClientInterceptor is for use without a chain of concerns. It panics without
-// policies.
-func (t *Tracing) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
-	return t.alone(interceptors.Client, policies).StreamClient()
-}
-
-func (t *Tracing) alone(side interceptors.Side, policies *interceptors.Policies) *interceptors.Chained {
-	chain, err := interceptors.Chain(side, policies, t)
-	if err != nil {
-		panic(err)
-	}
-	return chain
-}
 
 func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	ctx, span := m.tracer.Start(ctx, m.name, m.beginTo(cc)...)
@@ -54,9 +20,9 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		return invoker(ctx, name, req, reply, cc, opts...)
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
-	err = errPanic
+	err = rpc.ErrPanic
 	defer func() {
-		told(span, outcome)
+		setOutcome(span, outcome)
 		m.end(span, err)
 	}()
 	err = invoker(ctx, name, req, reply, cc, opts...)
@@ -69,49 +35,60 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 		return streamer(ctx, desc, cc, name, opts...)
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
-	return follow(ctx, desc, cc, name, streamer, opts, func(err error) {
-		told(span, outcome)
+	return openStream(ctx, desc, cc, name, streamer, opts, func(err error) {
+		setOutcome(span, outcome)
 		m.end(span, err)
 	})
 }
 
-// follow opens a stream and has end called once when it is over: gRPC tells, unless an
-// interceptor in between answers in its place.
-func follow(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (grpc.ClientStream, error) {
-	var once sync.Once
-	finished := func(err error) {
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		once.Do(func() { end(err) })
-	}
-	err := errPanic
-	defer func() {
-		if err != nil {
-			finished(err)
-		}
-	}()
-	// First, so that of two spans the inner one ends before the outer.
-	opts = append([]grpc.CallOption{grpc.OnFinish(finished)}, opts...)
-	stream, err := streamer(ctx, desc, cc, name, opts...)
+// openStream returns a nil interface with an error, unlike [rpc.OpenStream].
+func openStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (grpc.ClientStream, error) {
+	stream, err := rpc.OpenStream(ctx, desc, cc, name, streamer, opts, end)
 	if err != nil {
 		return nil, err
 	}
-	return &followed{stream, !desc.ServerStreams, finished}, nil
+	return stream, nil
 }
 
-// followed is a stream whose end is noticed.
-type followed struct {
-	grpc.ClientStream
-	single   bool // one message is all that comes
-	finished func(error)
-}
-
-// RecvMsg receives.
-func (f *followed) RecvMsg(message any) error {
-	err := f.ClientStream.RecvMsg(message)
-	if err != nil || f.single {
-		f.finished(err)
+func (m *method) attempt(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	if !sampled(ctx) {
+		return invoker(inject(ctx, m.propagators), name, req, reply, cc, opts...)
 	}
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
+	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
+	var trailer metadata.MD
+	err = rpc.ErrPanic
+	defer func() {
+		if wait, given := wire.Pushback(trailer); given {
+			span.SetAttributes(attribute.Int64("meshlite.retry.pushback_ms", wait.Milliseconds()))
+		}
+		m.endAttempt(span, record, err)
+	}()
+	opts = append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))
+	err = invoker(inject(ctx, m.propagators), name, req, reply, cc, opts...)
 	return err
+}
+
+func (m *method) openAttempt(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if !sampled(ctx) {
+		return streamer(inject(ctx, m.propagators), desc, cc, name, opts...)
+	}
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
+	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
+	return openStream(inject(ctx, m.propagators), desc, cc, name, streamer, opts, func(err error) {
+		m.endAttempt(span, record, err)
+	})
+}
+
+// sampled reports whether the call is. Its span may have ended: a refresh of the cache
+// goes on after the call that has caused it.
+func sampled(ctx context.Context) bool { return trace.SpanContextFromContext(ctx).IsSampled() }
+
+func (m *method) endAttempt(span trace.Span, record *attempt.Record, err error) {
+	span.SetAttributes(attribute.Int("meshlite.attempt.number", record.Number()))
+	if instance := record.Picked(); instance != nil {
+		span.SetAttributes(attribute.String("meshlite.instance.id", cut(instance.ID)))
+		span.SetAttributes(peerAt(instance.Address)...)
+	}
+	m.end(span, err)
 }

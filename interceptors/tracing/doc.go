@@ -6,7 +6,7 @@
 //	server, err := meshlite.NewServer(service, meshlite.WithTracing(traced))
 //
 // A call of a client is a span of kind CLIENT, named as the method is. Each of its
-// attempts is a span of kind CLIENT below it, which tells the instance that was
+// attempts is a span of kind CLIENT below it, which names the instance that was
 // picked and is the parent of the span of kind SERVER at the other end: who answers
 // from the cache makes no attempt, a retry makes another one. Names are those of
 // OpenTelemetry's semantic conventions for RPC, and besides:
@@ -16,7 +16,7 @@
 //     "concurrency" being one, and "admitted", "refused", "shadowed" or "held_back"
 //   - meshlite.attempt.number of an attempt, 1 being the first
 //   - meshlite.instance.id of an attempt, and its address in network.peer
-//   - meshlite.retry.pushback_ms of an attempt, where the server has told how long to
+//   - meshlite.retry.pushback_ms of an attempt, where the server says how long to
 //     wait; -1 is not to try again
 //
 // Messages and metadata are never written down, and what the other end writes is

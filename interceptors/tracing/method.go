@@ -1,6 +1,12 @@
 package tracing
 
 import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -12,17 +18,19 @@ import (
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 const scope = "github.com/meshlite-go/meshlite/interceptors/tracing"
 
-// other stands for a method that nobody has registered.
+// other stands for a method that no service has.
 const other = "_OTHER"
 
-// maxText bounds what is kept of what the other end writes, in bytes.
+// maxText bounds a text that the other end writes, in bytes.
 const maxText = 256
 
 // method makes the spans of one method on one side.
@@ -62,8 +70,8 @@ func (t *Tracing) newMethod(meta *interceptors.CallMeta) *method {
 
 func spanName(fullMethod string) string { return cut(strings.TrimPrefix(fullMethod, "/")) }
 
-// beginning has what is known of a span before the call. It is put together once, so
-// that a call that is not sampled does not pay for it.
+// beginning has the attributes of a span that do not depend on the call. It is built once,
+// so that a call that is not sampled does not pay for it.
 func (m *method) beginning(attributes ...attribute.KeyValue) []trace.SpanStartOption {
 	kind := trace.SpanKindClient
 	if m.side == interceptors.Server {
@@ -89,15 +97,9 @@ func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
 	return begin
 }
 
-// errPanic stands for the error of a call that ends by a panic.
-var errPanic = status.Error(codes.Internal, "the call panicked")
-
-// end writes down how a call or an attempt ended.
+// end records how a call or an attempt ended.
 func (m *method) end(span trace.Span, err error) {
-	s, ok := status.FromError(err)
-	if !ok {
-		s = status.FromContextError(err)
-	}
+	s := rpc.Status(err)
 	name := nameOf(s.Code())
 	span.SetAttributes(semconv.RPCResponseStatusCode(name))
 	if m.failed(s.Code()) {
@@ -107,9 +109,8 @@ func (m *method) end(span trace.Span, err error) {
 	span.End()
 }
 
-// failed reports whether code is an error to OpenTelemetry: to a client all are, to a
-// server those are not that its caller has brought about (semantic conventions for
-// gRPC).
+// failed reports whether code is an error to OpenTelemetry: all are to a client, and to a
+// server those that its caller did not cause (semantic conventions for gRPC).
 func (m *method) failed(code codes.Code) bool {
 	if m.side == interceptors.Client {
 		return code != codes.OK
@@ -118,12 +119,12 @@ func (m *method) failed(code codes.Code) bool {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
 		return true
 	default:
-		return code > codes.Unauthenticated // none that gRPC knows
+		return code > codes.Unauthenticated // none that gRPC defines
 	}
 }
 
 // nameOf is the name of code in the specification, such as "NOT_FOUND". The peer
-// chooses the number; those that gRPC does not know are one.
+// chooses the number; those that gRPC does not define are UNKNOWN.
 func nameOf(code codes.Code) string {
 	if code > codes.Unauthenticated {
 		code = codes.Unknown
@@ -131,15 +132,15 @@ func nameOf(code codes.Code) string {
 	return rpccode.Code(code).String()
 }
 
-// told writes down what concerns further in have told of a call.
-func told(span trace.Span, outcome *interceptors.Outcome) {
-	if result := outcome.Cache(); result != "" {
-		span.SetAttributes(attribute.String("meshlite.cache.result", result))
+// setOutcome records what cache and limits did with a call.
+func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
+	if cached := outcome.Cache(); cached != nil {
+		span.SetAttributes(attribute.String("meshlite.cache.result", cached.Result()))
 	}
-	if limit, verdict := outcome.Limit(); verdict != "" {
+	if verdict := outcome.Limit(); verdict != nil {
 		span.SetAttributes(
-			attribute.String("meshlite.ratelimit.limit", cut(limit)),
-			attribute.String("meshlite.ratelimit.result", verdict))
+			attribute.String("meshlite.ratelimit.limit", cut(verdict.Limit())),
+			attribute.String("meshlite.ratelimit.result", verdict.Result()))
 	}
 }
 
@@ -148,4 +149,83 @@ func cut(text string) string {
 		text = text[:maxText]
 	}
 	return strings.ToValidUTF8(text, "")
+}
+
+// serverOf is what a target names: the service of "consul:///catalog?tag=a", the host
+// and port of "dns:///host:50051".
+func serverOf(target string) []attribute.KeyValue {
+	if _, rest, found := strings.Cut(target, "://"); found {
+		_, target, _ = strings.Cut(rest, "/")
+	}
+	target, _, _ = strings.Cut(target, "?")
+	target = target[strings.LastIndex(target, "@")+1:] // a span is no place for user information
+	if host, text, err := net.SplitHostPort(target); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+			return []attribute.KeyValue{semconv.ServerAddress(cut(host)), semconv.ServerPort(int(port))}
+		}
+	}
+	return []attribute.KeyValue{semconv.ServerAddress(cut(target))}
+}
+
+// peerAt has the attributes of the other end of a connection.
+func peerAt(address string) []attribute.KeyValue {
+	if at, err := netip.ParseAddrPort(address); err == nil {
+		return []attribute.KeyValue{semconv.NetworkPeerAddress(at.Addr().String()), semconv.NetworkPeerPort(int(at.Port()))}
+	}
+	return []attribute.KeyValue{semconv.NetworkPeerAddress(cut(address))}
+}
+
+// peerOf has the attributes of the caller.
+func peerOf(ctx context.Context) []attribute.KeyValue {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return peerAt(p.Addr.String())
+	}
+	return nil
+}
+
+// inject writes the trace of ctx into the outgoing metadata. Values under the same keys,
+// such as those of metadata that a handler forwards, are replaced.
+func inject(ctx context.Context, propagators propagation.TextMapPropagator) context.Context {
+	md, ok := metadata.FromOutgoingContext(ctx) // a copy
+	if !ok {
+		md = metadata.MD{}
+	}
+	propagators.Inject(ctx, outgoing(md))
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// outgoing is metadata that propagators write.
+type outgoing metadata.MD
+
+func (o outgoing) Get(key string) string {
+	if values := metadata.MD(o).Get(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+func (o outgoing) Set(key, value string) { metadata.MD(o).Set(key, value) }
+
+func (o outgoing) Keys() []string { return slices.Collect(maps.Keys(o)) }
+
+// incoming is the metadata of a call that propagators read: a key at a time, since
+// all of it would have to be copied.
+type incoming struct{ ctx context.Context }
+
+var _ propagation.ValuesGetter = incoming{}
+
+func (i incoming) Get(key string) string {
+	if values := i.Values(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+func (i incoming) Values(key string) []string { return metadata.ValueFromIncomingContext(i.ctx, key) }
+
+func (i incoming) Set(string, string) {} // what was received is not written
+
+func (i incoming) Keys() []string {
+	md, _ := metadata.FromIncomingContext(i.ctx)
+	return slices.Collect(maps.Keys(md))
 }

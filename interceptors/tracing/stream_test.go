@@ -86,7 +86,7 @@ func TestSpansEndWithTheirStreams(t *testing.T) {
 // recovering turns panics into INTERNAL.
 type recovering struct{}
 
-func (recovering) Place() interceptors.Place { return interceptors.Recovery }
+func (recovering) Stage() interceptors.Stage { return interceptors.Recovery }
 
 func (recovering) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
@@ -121,7 +121,7 @@ func (w *world) until(n int) {
 	}
 }
 
-func TestHandlersOfStreamsKnowTheTrace(t *testing.T) {
+func TestHandlersOfStreamsHaveTheTrace(t *testing.T) {
 	w := newWorld(t, setup{})
 	id := make(chan string, 1)
 	w.service.stream = func(stream duplexServer) error { id <- tracing.TraceID(stream.Context()); return nil }

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -24,7 +25,7 @@ type Tracing struct {
 // Option changes what [New] makes.
 type Option func(*Tracing) error
 
-// WithTracerProvider sets who makes the spans. Default: [otel.GetTracerProvider], as
+// WithTracerProvider sets the provider of spans. Default: [otel.GetTracerProvider], as
 // it is when a method is first called: what is set later is not seen.
 func WithTracerProvider(provider trace.TracerProvider) Option {
 	return func(t *Tracing) error {
@@ -77,11 +78,11 @@ func infrastructure(meta *interceptors.CallMeta) bool {
 	return interceptors.Infrastructure(meta.Service)
 }
 
-// Place is [interceptors.Tracing].
-func (t *Tracing) Place() interceptors.Place { return interceptors.Tracing }
+// Stage is [interceptors.Tracing].
+func (t *Tracing) Stage() interceptors.Stage { return interceptors.Tracing }
 
-// providers are those to use now, and whether there is anything to do for them: spans
-// to make, or contexts to pass on, as OpenTelemetry asks of a program without SDK.
+// providers returns those to use now, and whether they have any effect: spans are made, or
+// contexts are passed on, as OpenTelemetry requires of a program without SDK.
 func (t *Tracing) providers() (trace.TracerProvider, propagation.TextMapPropagator, bool) {
 	provider, propagators := t.provider, t.propagators
 	if provider == nil {
@@ -117,11 +118,86 @@ func (t *Tracing) Exemplar(ctx context.Context) (traceID string, sampled bool) {
 }
 
 // TraceID is the id of the trace that the call of ctx belongs to, in hexadecimal, or
-// "" if it belongs to none that is sampled. It is for exemplars and log lines: those
-// who know it can look the trace up.
+// "" if it belongs to none that is sampled. It is for exemplars and log lines, which
+// lead to the trace.
 func TraceID(ctx context.Context) string {
 	if span := trace.SpanContextFromContext(ctx); span.IsSampled() && span.HasTraceID() {
 		return span.TraceID().String()
 	}
 	return ""
+}
+
+// UnaryClient makes the span of a call, nil where there is nothing to trace.
+func (t *Tracing) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.call
+	}
+	return nil
+}
+
+// StreamClient makes the span of a stream, nil where there is nothing to trace.
+func (t *Tracing) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.open
+	}
+	return nil
+}
+
+// UnaryClientInterceptor is for use without a chain of concerns. It takes each call for
+// one attempt, and so belongs outside of what may answer without one and inside of
+// what retries. It panics without policies.
+func (t *Tracing) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
+	return interceptors.Alone(interceptors.Client, policies, t).UnaryClient()
+}
+
+// StreamClientInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
+	return interceptors.Alone(interceptors.Client, policies, t).StreamClient()
+}
+
+// UnaryAttempt makes the span of an attempt and passes it on to the server.
+func (t *Tracing) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.attempt
+	}
+	return nil
+}
+
+// StreamAttempt makes the span of the attempt of a stream and passes it on to the server.
+func (t *Tracing) StreamAttempt(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.openAttempt
+	}
+	return nil
+}
+
+// UnaryServer makes the span of a call that is handled, below the attempt that the
+// metadata names. It is nil where there is nothing to trace.
+func (t *Tracing) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.serve
+	}
+	return nil
+}
+
+// StreamServer makes the span of a stream that is handled, from the call of the
+// handler to its return.
+func (t *Tracing) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	if m := t.newMethod(meta); m != nil {
+		return m.serveStream
+	}
+	return nil
+}
+
+// UnaryServerInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, t).UnaryServer()
+}
+
+// StreamServerInterceptor is for use without a chain of concerns. It panics without
+// policies.
+func (t *Tracing) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, t).StreamServer()
 }

@@ -22,7 +22,7 @@ import (
 type Channel struct {
 	balancer.ClientConn
 	Policy balancer.Balancer
-	// Table is what the policy learns. Channels may share one: set it before Update.
+	// Table is the state of the endpoints. Channels may share one: set it before Update.
 	Table *meshbalancer.Table
 	// Region and Zone are where the channel runs.
 	Region, Zone string
@@ -33,7 +33,7 @@ type Channel struct {
 	mu    sync.Mutex          // policies also update from goroutines of their own
 	subs  map[string]*subConn // by address
 	state balancer.State
-	asked func(*subConn) // hears of every wish for a connection, if not nil
+	asked func(*subConn) // called when the policy requests a connection, if not nil
 }
 
 type subConn struct {
@@ -53,8 +53,8 @@ func (s *subConn) Connect() {
 	case s.asked <- struct{}{}:
 	default:
 	}
-	if heard := s.channel.listener(); heard != nil {
-		heard(s)
+	if requested := s.channel.listener(); requested != nil {
+		requested(s)
 	}
 }
 
@@ -137,14 +137,14 @@ func Instances(weights ...uint32) []*catalog.Instance {
 	return instances
 }
 
-// Update tells the policy of one endpoint for each weight, and the policy's
+// Update gives the policy one endpoint for each weight, and the policy's
 // config as JSON.
 func (c *Channel) Update(config string, weights ...uint32) error {
 	c.t.Helper()
 	return c.UpdateInstances(config, Instances(weights...)...)
 }
 
-// UpdateInstances tells the policy of instances.
+// UpdateInstances gives the policy instances.
 func (c *Channel) UpdateInstances(config string, instances ...*catalog.Instance) error {
 	c.t.Helper()
 	var parsed serviceconfig.LoadBalancingConfig
@@ -200,14 +200,14 @@ func (s *subConn) connect(state connectivity.State) {
 	}
 }
 
-// Ready tells the policy of endpoints of these weights and makes all of them
+// Ready gives the policy endpoints of these weights and makes all of them
 // ready.
 func (c *Channel) Ready(config string, weights ...uint32) {
 	c.t.Helper()
 	c.ReadyInstances(config, Instances(weights...)...)
 }
 
-// ReadyInstances tells the policy of instances and makes all that are not ready
+// ReadyInstances gives the policy instances and makes all that are not ready
 // already.
 func (c *Channel) ReadyInstances(config string, instances ...*catalog.Instance) {
 	c.t.Helper()
@@ -241,3 +241,35 @@ func IndexOf(result balancer.PickResult) int { return result.SubConn.(*subConn).
 
 // AddressOf is where a pick went.
 func AddressOf(result balancer.PickResult) string { return result.SubConn.(*subConn).address }
+
+// ReadyMany gives a policy without endpoints n equal ones, and makes each ready while the policy
+// requests a connection to the next. Policies are notified of their children after that, so the
+// picker is built once or twice and not for every endpoint: 10,000 take a moment, not a minute.
+func (c *Channel) ReadyMany(config string, n int) {
+	c.t.Helper()
+	var last *subConn
+	c.listen(func(s *subConn) {
+		if last != nil {
+			last.connect(connectivity.Ready)
+		}
+		last = s
+	})
+	err := c.Update(config, Equal(n)...)
+	c.listen(nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	last.connect(connectivity.Ready)
+}
+
+func (c *Channel) listen(requested func(*subConn)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = requested
+}
+
+func (c *Channel) listener() func(*subConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}

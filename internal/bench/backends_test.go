@@ -136,7 +136,7 @@ func awaitInstances(directory *consul.Directory, n int) error {
 func meshOptions(directory *consul.Directory) []meshlite.Option {
 	off, all := "0s", uint64(1e9)
 	return []meshlite.Option{
-		meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(meshlite.NewRuntime()),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(meshlite.NewRuntime()),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 			Cache:      &policyv1.CacheRule{Ttl: &off},
 			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &all}},

@@ -1,5 +1,7 @@
 package cachepage
 
+import "github.com/meshlite-go/meshlite/interceptors/cache"
+
 // Page is the part "cache" of /debug/meshlite. `meshlite cache stats` reads it, and its help
 // says what the fields are.
 type Page struct {
@@ -21,20 +23,11 @@ type Report struct {
 	Index         []Entry  `json:"index,omitzero"` // [] on the page; nil is left out
 }
 
-// Counts has the fields of [cache.Counts], as all of these have those of the cache.
-type Counts struct {
-	Hits              uint64 `json:"hits"`
-	Misses            uint64 `json:"misses"`
-	Coalesced         uint64 `json:"coalesced"`
-	Stale             uint64 `json:"stale"`
-	Bypassed          uint64 `json:"bypassed"`
-	ShadowHits        uint64 `json:"shadow_hits"`
-	ShadowStale       uint64 `json:"shadow_stale"`
-	Stored            uint64 `json:"stored"`
-	Refreshed         uint64 `json:"refreshed"`
-	RefreshesFailed   uint64 `json:"refreshes_failed"`
-	IgnoredDirectives uint64 `json:"ignored_directives"`
-}
+// Counts and Rate are the cache's own, which has their names in JSON.
+type (
+	Counts = cache.Counts
+	Rate   = cache.Rate
+)
 
 // Method has the figures of one method.
 type Method struct {
@@ -46,12 +39,6 @@ type Method struct {
 	Last5Minutes  Rate     `json:"last_5_minutes"`
 	Last15Minutes Rate     `json:"last_15_minutes"`
 	Shadow        []Shadow `json:"shadow"`
-}
-
-// Rate is how many of all calls the cache saved.
-type Rate struct {
-	Served uint64 `json:"served"`
-	Calls  uint64 `json:"calls"`
 }
 
 // Shadow is what a ttl would have changed.

@@ -21,7 +21,7 @@ func (c *Caches) Page() Page {
 func report(name string, c *cache.Cache) Report {
 	s := c.Stats()
 	r := Report{
-		Name: name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: Counts(s.Counts),
+		Name: name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: s.Counts,
 		Invalidations: s.Invalidations, StoreHits: s.StoreHits, StoreErrors: s.StoreErrors, StoreLosses: s.StoreLosses,
 		Methods: []Method{}, Index: []Entry{},
 	}
@@ -39,8 +39,8 @@ func report(name string, c *cache.Cache) Report {
 
 func reportMethod(m cache.MethodStats) Method {
 	r := Method{
-		Method: m.Method, Entries: m.Entries, Bytes: m.Bytes, Counts: Counts(m.Counts),
-		LastMinute: Rate(m.LastMinute), Last5Minutes: Rate(m.Last5Minutes), Last15Minutes: Rate(m.Last15Minutes),
+		Method: m.Method, Entries: m.Entries, Bytes: m.Bytes, Counts: m.Counts,
+		LastMinute: m.LastMinute, Last5Minutes: m.Last5Minutes, Last15Minutes: m.Last15Minutes,
 		Shadow: []Shadow{},
 	}
 	for _, s := range m.Shadow {

@@ -13,7 +13,9 @@ import (
 	"github.com/meshlite-go/meshlite/internal/openloop"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/snapshot"
 )
 
 const (
@@ -38,7 +40,7 @@ type needs struct {
 	proxy       bool          // a fault proxy stands between it and Consul
 	wait        time.Duration // of its blocking queries, 0 for the default
 	snapshots   bool          // it keeps what Consul answered on disk
-	maintenance bool          // it has WithMaintenance
+	maintenance bool          // it has resolver.WithMaintenance
 	elsewhere   bool          // it tries elsewhere what no handler has seen
 }
 
@@ -51,15 +53,20 @@ func newCustomer(address string, n needs, folder string, log *slog.Logger) (*cus
 		return nil, err
 	}
 	options := []meshlite.ClientOption{
-		meshlite.WithPlaintext(), meshlite.WithConsul(c.directory), meshlite.WithLogger(log),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory), meshlite.WithLogger(log),
 		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare(n.elsewhere)),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
 	}
 	if n.maintenance {
-		options = append(options, meshlite.WithMaintenance())
+		options = append(options, meshlite.WithResolver(resolver.WithMaintenance()))
 	}
 	if folder != "" {
-		options = append(options, meshlite.WithSnapshots(folder))
+		snapshots, err := snapshot.Open(folder)
+		if err != nil {
+			c.directory.Close()
+			return nil, err
+		}
+		options = append(options, meshlite.WithResolver(resolver.WithSnapshots(snapshots)))
 	}
 	if c.conn, err = meshlite.NewClient("consul:///"+service, options...); err != nil {
 		c.directory.Close()

@@ -62,8 +62,8 @@ func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
 	if err != nil {
 		return err
 	}
-	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress("off"), meshlite.WithListenAddress(address),
+	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
+		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
 		meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		directory.Close()

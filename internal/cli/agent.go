@@ -36,7 +36,7 @@ func ServiceNames(ctx context.Context, address string) []string {
 	defer directory.Close()
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	names, _ := directory.Names(ctx, "")
+	names, _ := directory.ServiceNames(ctx, "")
 	return names
 }
 

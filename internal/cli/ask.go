@@ -18,8 +18,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/internal/scrape"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 const (
@@ -83,8 +83,8 @@ func newAsker() asker {
 }
 
 // picks reads how the program calls, whose admin page is at address.
-func (a asker) picks(ctx context.Context, address string) ([]balancer.Picks, error) {
-	var page struct{ Endpoints *[]balancer.Picks }
+func (a asker) picks(ctx context.Context, address string) ([]resolver.Picks, error) {
+	var page struct{ Endpoints *[]resolver.Picks }
 	if err := a.read(ctx, address, &page); err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 	}
 	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
 	if err == nil {
-		conn, err = meshlite.NewClient(o.Target, security, meshlite.WithConsul(directory), meshlite.WithLogger(silent),
+		conn, err = meshlite.NewClient(o.Target, security, meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
 			meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
 	}
 	if err != nil {
@@ -192,7 +192,7 @@ func (c *caller) unfound(err error) error {
 	case ok:
 		return fmt.Errorf("%s: asking for the contract: %s", c.Target, c.explain(failure))
 	case errors.Is(err, reflectcall.ErrNoReflection) && c.finder.Files == nil:
-		return fmt.Errorf("%s: %w: name its contract by --proto or --descriptor-set, or build it with meshlite.WithReflection(); grpc.health.v1.Health/Check needs neither", c.Target, err)
+		return fmt.Errorf("%s: %w: name its contract by --proto or --descriptor-set, or let it call reflection.Register(server.GRPC()); grpc.health.v1.Health/Check needs neither", c.Target, err)
 	case errors.Is(err, reflectcall.ErrNoReflection):
 		return fmt.Errorf("%s: %w", c.Target, err)
 	default:

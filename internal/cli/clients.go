@@ -87,7 +87,7 @@ func withPages(entries []consul.Entry) []process {
 func everything(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) (all []consul.Entry, unread int, err error) {
 	var services []catalog.Query
 	for _, q := range queries {
-		names, err := directory.Names(ctx, q.Datacenter)
+		names, err := directory.ServiceNames(ctx, q.Datacenter)
 		if err != nil {
 			return nil, 0, err
 		}

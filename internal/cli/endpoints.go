@@ -179,7 +179,7 @@ func metadataOf(e consul.Entry) map[string]string {
 // whyNone fails when there is no such service, and says so when none of its instances
 // is asked for.
 func whyNone(ctx context.Context, directory *consul.Directory, q catalog.Query, stderr io.Writer) error {
-	names, err := directory.Names(ctx, q.Datacenter)
+	names, err := directory.ServiceNames(ctx, q.Datacenter)
 	if err != nil {
 		return err
 	}

@@ -8,15 +8,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/internal/nearest"
+	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // client is a program that may call the service.
 type client struct {
 	process
-	Targets []balancer.Picks `json:"targets"` // by which it calls the service
+	Targets []resolver.Picks `json:"targets"` // by which it calls the service
 
 	calls []string // the services that it calls
 }
@@ -72,7 +72,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 		return err
 	}
 	defer directory.Close()
-	names, err := directory.Names(ctx, q.Datacenter)
+	names, err := directory.ServiceNames(ctx, q.Datacenter)
 	if err != nil || slices.Contains(names, q.Service) {
 		return err
 	}
@@ -80,7 +80,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 }
 
 // take keeps what a client tells of service.
-func (c *client) take(all []balancer.Picks, service string) {
+func (c *client) take(all []resolver.Picks, service string) {
 	for _, p := range all {
 		c.calls = append(c.calls, p.Service)
 		if p.Service == service {
@@ -105,7 +105,7 @@ func (o *EndpointsOptions) processes(ctx context.Context, queries []catalog.Quer
 }
 
 // noServer is how a program is asked that Consul does not know.
-const noServer = "a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(false), and name its address by --client"
+const noServer = "a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client"
 
 // nobodyCalls says why there is nothing to show, and what to do.
 func nobodyCalls(service, from string, clients []client) error {

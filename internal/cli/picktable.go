@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver"
 )
 
 // writePicks writes the clients that call service. As JSON those that could not be
@@ -17,7 +18,7 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 	var shown []client
 	for _, c := range clients {
 		if len(c.Targets) > 0 || c.Error != "" && format == JSON {
-			c.Targets = append([]balancer.Picks{}, c.Targets...)
+			c.Targets = append([]resolver.Picks{}, c.Targets...)
 			shown = append(shown, c)
 		}
 	}
@@ -43,7 +44,7 @@ func writePicks(out io.Writer, format Format, service string, clients []client) 
 	return tables.close()
 }
 
-func writeTarget(t *tables, c client, p balancer.Picks) error {
+func writeTarget(t *tables, c client, p resolver.Picks) error {
 	out := t.out
 	fmt.Fprintln(out, c.name()+", "+oneLine(p.Directory+questions(p)))
 	if p.Panic {
@@ -63,7 +64,7 @@ func writeTarget(t *tables, c client, p balancer.Picks) error {
 }
 
 // questions is what a target asks for beside the service.
-func questions(p balancer.Picks) string {
+func questions(p resolver.Picks) string {
 	var all []string
 	for _, q := range p.Queries {
 		q.Service = ""

@@ -1,5 +1,5 @@
 // Package consulagent runs a real Consul agent in dev mode on loopback, for the
-// demo and for tests. It looks for the program, it never downloads it.
+// demo and for tests. It never downloads the program.
 package consulagent
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/meshlite-go/meshlite/internal/child"
 )
 
-// Find is the path of a consul program: the one on PATH, else the one that
-// `make consul` has built in .bin of this folder or one above.
+// Find returns the path of a consul program: the one on PATH, else the one that `make
+// consul` has built in .bin of the working directory or one above.
 func Find() (string, error) {
 	if path, err := exec.LookPath("consul"); err == nil {
 		return path, nil
@@ -39,7 +39,7 @@ func Find() (string, error) {
 	return "", errors.New("no consul on PATH and none in .bin: install one, or in a checkout run `make consul`")
 }
 
-// Version is what the program says of itself: "1.22.7".
+// Version returns the version that the program prints: "1.22.7".
 func Version(path string) (string, error) {
 	out, err := exec.Command(path, "version").Output()
 	if err != nil {
@@ -96,7 +96,7 @@ func (a *Agent) Restart(ctx context.Context) error {
 	return a.Start(ctx)
 }
 
-// wait polls until the agent has a leader and knows its own node.
+// wait polls until the agent has a leader and its own node.
 func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -137,7 +137,7 @@ func (a *Agent) Stop() {
 	a.end(syscall.SIGTERM)
 }
 
-// Freeze stops the agent's process in its tracks; Thaw lets it go on.
+// Freeze suspends the agent's process until Thaw.
 func (a *Agent) Freeze() error { return a.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Thaw undoes Freeze.
@@ -151,7 +151,7 @@ func (a *Agent) end(signal syscall.Signal) {
 	_ = a.cmd.Wait() // a killed process always "fails"
 }
 
-// freePorts finds ports that nobody listens on now, all distinct. Consul also
+// freePorts finds distinct ports that are not in use. Consul also
 // uses the UDP port of the same number.
 func freePorts(n int) ([]int, error) {
 	var ports []int

@@ -97,7 +97,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 		return nil, err
 	}
 	conn, err := meshlite.NewClient("consul:///storefront",
-		meshlite.WithPlaintext(), meshlite.WithConsul(open.Directory()), meshlite.WithLogger(log), meshlite.WithRateLimit(rude))
+		meshlite.WithPlaintext(), meshlite.WithDirectory(open.Directory()), meshlite.WithLogger(log), meshlite.WithRateLimit(rude))
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func Customers(ctx context.Context, directory *consul.Directory) error {
 	if err != nil {
 		return err
 	}
-	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithConsul(directory),
+	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithDirectory(directory),
 		meshlite.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
 	if err != nil {
 		return err

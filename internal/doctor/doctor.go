@@ -1,6 +1,5 @@
-// Package doctor finds out whether a mesh is well: Consul, the clock, and each
-// registered instance, which it asks itself and compares with what Consul says.
-// What is not well is told with what to do about it.
+// Package doctor checks a mesh: Consul, the clock, and each registered instance, which it
+// probes itself to compare the result with Consul's. Each failed check comes with a fix.
 //
 //	report := doctor.Run(ctx, directory, doctor.Options{Services: []string{"catalog"}})
 //	if report.Failed > 0 {
@@ -18,18 +17,18 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// Options say what to look at, and how. The zero value is everything in plaintext.
+// Options say what to check, and how. The zero value checks everything in plaintext.
 type Options struct {
 	Services []string // empty is all that are registered
-	// TLS is how to speak to the instances. Nil is plaintext. Without a ServerName
-	// an instance must prove the name of its service, as to a client.
+	// TLS is the configuration for the instances. Nil is plaintext. Without a ServerName an
+	// instance must prove the name of its service, as to a client.
 	TLS *tls.Config
 }
 
 // The results of a check.
 const (
 	Passed  = "passed"
-	Warning = "warning" // not wrong, but perhaps not what is wanted
+	Warning = "warning" // works, but may not be intended
 	Failed  = "failed"
 )
 
@@ -40,19 +39,19 @@ const (
 	Service = "service"
 )
 
-// Check is one thing that was looked at.
+// Check is the result of one check.
 type Check struct {
 	Group    string `json:"group"` // "consul", "clock" or "service"
 	Service  string `json:"service,omitempty"`
 	Instance string `json:"instance,omitempty"` // its id
 	Address  string `json:"address,omitempty"`
-	Name     string `json:"name"` // what was looked at
+	Name     string `json:"name"` // what was checked
 	Result   string `json:"result"`
 	Text     string `json:"text"`
 	Fix      string `json:"fix,omitempty"` // what to do, unless it passed
 }
 
-// Report is what was found.
+// Report holds the results of all checks.
 type Report struct {
 	Passed   int     `json:"passed"`
 	Warnings int     `json:"warnings"`
@@ -75,12 +74,12 @@ func (r *Report) add(checks ...Check) {
 }
 
 const (
-	maxReads  = 8  // services that are read at once
-	maxProbes = 16 // instances that are asked at once
+	maxReads  = 8  // services that are read concurrently
+	maxProbes = 16 // instances that are probed concurrently
 )
 
-// Run looks at everything that options name. What has not been looked at when ctx
-// ends has failed. Services are left out when Consul cannot be asked for them.
+// Run checks everything that options name. Checks that are not done when ctx ends have
+// failed. Services are left out when Consul cannot list them.
 func Run(ctx context.Context, directory *consul.Directory, options Options) *Report {
 	r := &Report{}
 	if names, listed := r.consul(ctx, directory); listed {
@@ -89,11 +88,11 @@ func Run(ctx context.Context, directory *consul.Directory, options Options) *Rep
 	return r
 }
 
-// each does work for 0 to n-1, at most some of it at once.
-func each(n, most int, work func(i int)) {
+// each does work for 0 to n-1, at most limit at once.
+func each(n, limit int, work func(i int)) {
 	var next atomic.Int64
 	var workers sync.WaitGroup
-	for range min(n, most) {
+	for range min(n, limit) {
 		workers.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				work(i)

@@ -152,7 +152,7 @@ func trio(t *testing.T, latency time.Duration, retry *policyv1.RetryRule) ([]*sh
 		once := uint32(1)
 		retry = &policyv1.RetryRule{MaxAttempts: &once}
 	}
-	conn, err := meshlite.NewClient("consul:///inventory", meshlite.WithPlaintext(), meshlite.WithConsul(s.Directory()),
+	conn, err := meshlite.NewClient("consul:///inventory", meshlite.WithPlaintext(), meshlite.WithDirectory(s.Directory()),
 		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(meshlite.NewRuntime()),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{Retry: retry}}))
 	if err != nil {

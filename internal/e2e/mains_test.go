@@ -18,8 +18,8 @@ func TestServicesRefuseInOneLine(t *testing.T) {
 		says string
 	}
 	all := []row{
-		{"http", nil, `meshlite: WithPort "http": write 0 to 65535`},
-		{"65536", nil, `meshlite: WithPort "65536"`},
+		{"http", nil, `meshlite: WithListenAddress "http": write host:port, :port, or a port from 0 to 65535`},
+		{"65536", nil, `meshlite: WithListenAddress "65536"`},
 		{"", []string{"--metrics-address", "here"}, `meshlite: WithMetricsAddress "here"`},
 		{"", []string{"now"}, `argument "now" is not expected: see`},
 	}

@@ -1,9 +1,9 @@
-// Package faultproxy is a TCP proxy on loopback that breaks on order: it stands
-// between a client and an agent or a server and plays the network between them.
+// Package faultproxy is a TCP proxy on loopback that simulates network faults between a client
+// and an agent or a server.
 //
 //	proxy, err := faultproxy.Listen(agent.Address)
 //	defer proxy.Close()
-//	proxy.Blackhole() // clients of proxy.Address() hear nothing from now on
+//	proxy.Blackhole() // clients of proxy.Address() receive nothing from now on
 //	proxy.Heal()
 //
 // A fault lasts until Heal or the next one. All methods are safe for concurrent use.
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Proxy passes connections on to its target.
+// Proxy forwards connections to its target.
 type Proxy struct {
 	target   string
 	listener net.Listener
@@ -32,7 +32,7 @@ type Proxy struct {
 // fault is what is wrong with the network.
 type fault struct {
 	refuses, swallows bool
-	latency           time.Duration // of each piece that passes
+	latency           time.Duration // of each piece of data
 	bytesPerSecond    int           // 0 is no limit
 }
 
@@ -48,10 +48,10 @@ func Listen(target string) (*Proxy, error) {
 	return p, nil
 }
 
-// Address is where clients connect.
+// Address returns the address to which clients connect.
 func (p *Proxy) Address() string { return p.listener.Addr().String() }
 
-// Reset resets all connections. New ones are not touched.
+// Reset resets all open connections, and no new ones.
 func (p *Proxy) Reset() { p.each((*link).reset) }
 
 // Refuse resets all connections and every new one.
@@ -60,9 +60,9 @@ func (p *Proxy) Refuse() {
 	p.Reset()
 }
 
-// Blackhole swallows what either side sends, and connections stay open. Those that
-// were open meanwhile are dead for ever, as when a firewall has forgotten them; the
-// client of one hears nothing, not even that its server has closed it.
+// Blackhole drops what either side sends; connections stay open. Those that were open
+// meanwhile stay dead, as after a firewall has lost them: their clients receive nothing,
+// not even that the server has closed.
 func (p *Proxy) Blackhole() {
 	p.set(fault{swallows: true})
 	p.each((*link).kill)
@@ -74,7 +74,7 @@ func (p *Proxy) Slow(latency time.Duration, bytesPerSecond int) {
 	p.set(fault{latency: latency, bytesPerSecond: bytesPerSecond})
 }
 
-// Heal lets everything pass again.
+// Heal ends the fault.
 func (p *Proxy) Heal() { p.set(fault{}) }
 
 // Close ends all connections and waits.
@@ -120,8 +120,8 @@ func (p *Proxy) accept() {
 	}
 }
 
-// add remembers a link, unless the proxy refuses it or is closed. No fault can come
-// between: it meets the link here or among those that are open.
+// add registers a link, unless the proxy refuses it or is closed. It does so under the lock of
+// the faults, so that none misses the link.
 func (p *Proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,8 +141,8 @@ func (p *Proxy) remove(l *link) {
 	delete(p.links, l)
 }
 
-// serve connects a link to the target. Who cannot be connected is reset, which is
-// as near to a refused connection as somebody who has accepted it can come.
+// serve connects a link to the target. If that fails it resets the link, which is as close to
+// a refused connection as possible after accepting it.
 func (p *Proxy) serve(l *link) {
 	defer p.remove(l)
 	defer l.reset()

@@ -171,7 +171,7 @@ func TestBlackholeSwallowsWhatIsSlow(t *testing.T) {
 	wantSilence(t, c)
 }
 
-// A server that is gone resets its clients, and Close leaves nobody behind.
+// A stopped server resets its clients, and Close ends all connections.
 func TestWhoCannotBeConnectedIsReset(t *testing.T) {
 	proxy, err := faultproxy.Listen("127.0.0.1:1")
 	if err != nil {

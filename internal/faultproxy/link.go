@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// link is one connection of a client and the one that it is passed on to.
+// link is a client's connection and the one to the target.
 type link struct {
 	client *net.TCPConn
-	dead   atomic.Bool   // nothing passes any more, and nobody is told
+	dead   atomic.Bool   // drops all data, without a reset
 	ended  chan struct{} // closed when it is reset
 
 	mu     sync.Mutex
@@ -19,7 +19,7 @@ type link struct {
 
 func (l *link) kill() { l.dead.Store(true) }
 
-// join gives the link its other half, unless it has ended.
+// join sets the connection to the target, unless the link has ended.
 func (l *link) join(server *net.TCPConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,8 +51,8 @@ func (l *link) reset() {
 	}
 }
 
-// pass copies from one half to the other until one of them ends, which ends the
-// link. The client of a dead link is not told.
+// pass copies from one half to the other until one of them ends, which ends the link. A dead
+// link stays open.
 func (l *link) pass(p *Proxy, from, to net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -60,8 +60,8 @@ func (l *link) pass(p *Proxy, from, to net.Conn) {
 		if n > 0 {
 			l.wait(p.fault(), n)
 		}
-		if n > 0 && !l.dead.Load() { // it may have died while it was slow
-			_, _ = to.Write(buffer[:n]) // the other direction hears of an end
+		if n > 0 && !l.dead.Load() { // it may be dead since the delay
+			_, _ = to.Write(buffer[:n]) // a failed write ends the other direction
 		}
 		if err != nil {
 			break

@@ -1,5 +1,7 @@
 package limitspage
 
+import "github.com/meshlite-go/meshlite/interceptors/ratelimit"
+
 // Page is the part "limits" of /debug/meshlite. `meshlite limits` reads it, and its help says
 // what the fields are.
 type Page struct {
@@ -16,15 +18,8 @@ type Limiter struct {
 	Near      []Near  `json:"near"`
 }
 
-// Counts are of calls of methods that have a limit.
-type Counts struct {
-	Admitted uint64 `json:"admitted"`
-	Refused  uint64 `json:"refused"`
-	Shadowed uint64 `json:"shadowed"`
-	Waited   uint64 `json:"waited"`
-	Refunded uint64 `json:"refunded"`
-	HeldBack uint64 `json:"held_back"`
-}
+// Counts are the limiter's own, which has their names in JSON.
+type Counts = ratelimit.Counts
 
 // Limit is a limit of a method that was called.
 type Limit struct {

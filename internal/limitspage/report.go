@@ -20,9 +20,7 @@ func (l *Limits) Page() Page {
 
 func report(name string, s ratelimit.Stats) Limiter {
 	r := Limiter{
-		Name: name,
-		Counts: Counts{Admitted: s.Admitted, Refused: s.Refused, Shadowed: s.Shadowed,
-			Waited: s.Waited, Refunded: s.Refunded, HeldBack: s.HeldBack},
+		Name: name, Counts: s.Counts,
 		Keys: s.Keys, Forgotten: s.Forgotten, Limits: []Limit{}, Near: []Near{},
 	}
 	for _, one := range s.Limits {

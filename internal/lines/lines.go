@@ -1,5 +1,5 @@
-// Package lines keeps a log from being filled: of what happens often it lets the first
-// lines of each second through, and counts the others so that they can be told.
+// Package lines limits the rate of log lines: it admits the first lines of each second and
+// counts the others, to be reported in one line.
 //
 //	limit := lines.New(100)
 //	limit.Settle(now, func(level slog.Level, n uint64) { log.Log(ctx, level, "lines left out", "count", n) })
@@ -7,8 +7,7 @@
 //		log.Warn("...")
 //	}
 //
-// It needs no goroutine: what was left out is told by whoever comes next, once the second
-// is over.
+// It needs no goroutine: the first line after the second is over reports what was left out.
 package lines
 
 import (
@@ -18,12 +17,12 @@ import (
 	"time"
 )
 
-// Limit is of one kind of lines. Their levels have a limit each, so that what is logged
-// for debugging costs no failure its line. It is safe for concurrent use.
+// Limit bounds lines of one kind, each level by itself, so that debug lines do not displace
+// failures. It is safe for concurrent use.
 type Limit struct {
 	most int // lines in a second
 	born time.Time
-	due  atomic.Int64 // when there is something to tell, since born; 0 is never
+	due  atomic.Int64 // when there is something to report, since born; 0 is never
 
 	mu      sync.Mutex
 	windows [4]window // debug, info, warn, error
@@ -74,25 +73,25 @@ func (l *Limit) of(level slog.Level) *window {
 	}
 }
 
-// Owes reports whether lines were left out that nobody was told of. It is quick.
+// Owes reports whether lines were left out and not reported yet. It is quick.
 func (l *Limit) Owes() bool { return l.due.Load() != 0 }
 
-// Settle calls tell for each level of which lines were left out in a second that is over
-// by now, with their number. Each is told once.
-func (l *Limit) Settle(now time.Time, tell func(level slog.Level, n uint64)) {
+// Settle calls report with the number of lines left out, for each level, of seconds that are
+// over by now. Each line is reported once.
+func (l *Limit) Settle(now time.Time, report func(level slog.Level, n uint64)) {
 	at := now.Sub(l.born)
 	if due := l.due.Load(); due == 0 || int64(at) < due {
 		return
 	}
 	for _, w := range l.take(at) {
 		if w.leftOut > 0 {
-			tell(w.level, w.leftOut)
+			report(w.level, w.leftOut)
 		}
 	}
 }
 
-// take is what is to be told, which is then no longer.
-func (l *Limit) take(at time.Duration) (told [4]window) {
+// take returns what is to be reported, and resets it.
+func (l *Limit) take(at time.Duration) (over [4]window) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var due int64
@@ -100,12 +99,12 @@ func (l *Limit) take(at time.Duration) (told [4]window) {
 		switch w := &l.windows[i]; {
 		case w.leftOut == 0:
 		case at >= w.ends:
-			told[i] = *w
+			over[i] = *w
 			w.leftOut = 0
 		case due == 0 || int64(w.ends) < due:
 			due = int64(w.ends)
 		}
 	}
 	l.due.Store(due)
-	return told
+	return over
 }

@@ -41,7 +41,7 @@ func TestTheFirstOfEachSecondAreLetThrough(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftOutIsToldOnceTheSecondIsOver(t *testing.T) {
+func TestWhatIsLeftOutIsReportedOnceTheSecondIsOver(t *testing.T) {
 	l, now := lines.New(3), time.Now()
 	if l.Owes() {
 		t.Error("there is something to tell before the first line")

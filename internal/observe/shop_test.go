@@ -123,7 +123,7 @@ func open(t *testing.T) (*shop.Shop, *shop.Registry) {
 // some ask for what cannot be, and some leave before they are answered.
 func visit(t *testing.T, s *shop.Shop) {
 	t.Helper()
-	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithConsul(s.Directory()),
+	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithDirectory(s.Directory()),
 		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(meshlite.NewRuntime()))
 	if err != nil {
 		t.Fatal(err)

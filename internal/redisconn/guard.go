@@ -58,9 +58,11 @@ type guardedConn struct {
 	commands scanner
 
 	mu         sync.Mutex
-	asked      int  // commands without a reply
-	subscribed bool // replies are no longer counted: messages come unasked
-	unasked    bool // a reply came that nothing was asked for
+	asked      int    // commands without a reply, before a first subscription
+	subscribed bool   // messages come unasked
+	pending    []bool // commands without a reply, once subscribed; true: a subscription
+	resp3      bool   // lists are replies, and messages come as pushes alone
+	unasked    bool   // a reply came that nothing was asked for
 }
 
 func guard(conn net.Conn, most int64) *guardedConn {
@@ -109,26 +111,81 @@ func (g *guardedConn) Write(p []byte) (int, error) {
 func (g *guardedConn) commanded(command value) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.asked++
-	g.subscribed = g.subscribed || subscribes(command)
+	if string(command.first()) == "HELLO" {
+		g.resp3 = command.second == '3'
+	}
+	subscription := subscribes(command)
+	if subscription && !g.subscribed {
+		g.subscribed, g.pending = true, make([]bool, g.asked)
+	}
+	switch {
+	case !g.subscribed:
+		g.asked++
+	case unsubscribes(command.first()): // its confirmations are ignored, and a PING follows it
+	default:
+		g.pending = append(g.pending, subscription)
+	}
 }
 
 func (g *guardedConn) replied(reply value) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
+	case reply.kind == '>' && !subscribes(reply): // is ignored, or a message
 	case g.subscribed:
+		g.unasked = g.unasked || !g.takes(reply)
 	case reply.kind == '>':
-		g.unasked = g.unasked || subscribes(reply) // others are ignored
+		g.unasked = true
 	default:
 		g.asked--
 		g.unasked = g.unasked || g.asked < 0
 	}
 }
 
+// takes reports whether a reply on a connection with subscriptions answers the next
+// command. In RESP2 messages and confirmations are lists.
+func (g *guardedConn) takes(reply value) bool {
+	if !g.resp3 && reply.kind == '*' && (isMessage(reply.first()) || unsubscribes(reply.first())) {
+		return true
+	}
+	if len(g.pending) == 0 {
+		return false
+	}
+	subscription := g.pending[0]
+	g.pending = g.pending[1:]
+	if subscription {
+		// At QUEUED rueidis panics, even as an error.
+		return subscribes(reply) || reply.kind == '-' && string(reply.first()) != "QUEUED"
+	}
+	return !subscribes(reply)
+}
+
+// subscribes is the rule for commands and their confirmations. One of several channels is
+// confirmed several times, which the rooms do not need: it ends the connection.
 func subscribes(v value) bool {
+	if v.kind == '-' {
+		return false
+	}
 	switch strings.ToLower(string(v.first())) {
 	case "subscribe", "psubscribe", "ssubscribe":
+		return true
+	default:
+		return false
+	}
+}
+
+func unsubscribes(word []byte) bool {
+	switch strings.ToLower(string(word)) {
+	case "unsubscribe", "punsubscribe", "sunsubscribe":
+		return true
+	default:
+		return false
+	}
+}
+
+func isMessage(word []byte) bool {
+	switch string(word) {
+	case "message", "pmessage", "smessage":
 		return true
 	default:
 		return false

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,8 +24,8 @@ import (
 const hello = "%3\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:3\r\n"
 
 // fake serves connections that answer HELLO and CLIENT as a Redis does, and all else by
-// reply, and returns its URL.
-func fake(t *testing.T, reply string) string {
+// reply, and returns its URL. Pairs of commands and replies are exceptions.
+func fake(t *testing.T, reply string, others ...string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -37,14 +38,14 @@ func fake(t *testing.T, reply string) string {
 			if err != nil {
 				return
 			}
-			work.Go(func() { serve(conn, reply) })
+			work.Go(func() { serve(conn, reply, others) })
 		}
 	})
 	t.Cleanup(func() { listener.Close(); work.Wait() })
 	return "redis://" + listener.Addr().String()
 }
 
-func serve(conn net.Conn, reply string) {
+func serve(conn net.Conn, reply string, others []string) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
 	for {
@@ -64,6 +65,9 @@ func serve(conn net.Conn, reply string) {
 			text = hello
 		case "CLIENT":
 			text = "+OK\r\n"
+		}
+		if i := slices.Index(others, words[0]); i >= 0 {
+			text = others[i+1]
 		}
 		if _, err := io.WriteString(conn, text); err != nil {
 			return
@@ -151,7 +155,7 @@ func TestRepliesPassInAnyPortions(t *testing.T) {
 		hello, "*2\r\n*2\r\n:1\r\n$1\r\na\r\n~1\r\n_\r\n", ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n",
 		"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", "*1\r\n+" + strings.Repeat("x", 1000) + "\r\n",
 	}
-	heads := map[int]string{16: "", 17: "message", 18: "subscribe", 19: strings.Repeat("x", maxHead), 15: "server"}
+	heads := map[int]string{1: "ERR unknown command 'a'", 16: "", 17: "message", 18: "subscribe", 19: strings.Repeat("x", maxHead), 15: "server"}
 	whole := strings.Join(replies, "")
 	for name, portions := range map[string]io.Reader{
 		"one": strings.NewReader(whole), "bytes": iotest.OneByteReader(strings.NewReader(whole)), "halves": iotest.HalfReader(strings.NewReader(whole)),
@@ -219,5 +223,94 @@ func TestUserInformationOfAnAddressIsNotRepeated(t *testing.T) {
 	o.Option = &rueidis.ClientOption{InitAddress: []string{"user:pa55word@127.0.0.1:6379"}}
 	if errs := o.Check("test:"); len(errs) != 1 || !strings.Contains(errs[0].Error(), "user information") || strings.Contains(errs[0].Error(), "pa55word") {
 		t.Errorf("%v, want an error that names the part and not the password", errs)
+	}
+}
+
+// Once subscribed, a reply that nothing was asked for ends the connection before it
+// reaches rueidis, which panics at it; what servers send passes.
+func TestASubscribedConnectionTakesNothingUnasked(t *testing.T) {
+	const (
+		subscribe = "*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n"
+		ping      = "*1\r\n$4\r\nPING\r\n"
+		confirmed = "3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
+		message   = "3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"
+		gone      = "3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"
+		pong      = "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+	)
+	for _, test := range []struct {
+		resp3             bool
+		commands, replies string
+		refused           bool
+	}{
+		{true, subscribe, ">" + confirmed + ">" + message + ">" + message + ">" + gone, false},
+		{true, subscribe + ping, ">" + confirmed + ">" + message + "+PONG\r\n>" + message, false},
+		{true, ping + subscribe, "+PONG\r\n>" + confirmed, false},
+		{true, subscribe, "-NOPERM no permissions\r\n", false},
+		{true, subscribe + subscribe, ">" + confirmed + ">" + confirmed, false},
+		{true, subscribe, ">1\r\n+other\r\n>" + confirmed, false},
+		{false, subscribe, "*" + confirmed + "*" + message + "*" + gone, false},
+		{false, subscribe + ping, "*" + confirmed + "*" + message + pong + "*" + message, false},
+
+		{true, subscribe, ">" + confirmed + "+OK\r\n", true},
+		{true, subscribe, ">" + confirmed + "$-1\r\n", true},
+		{true, subscribe, ">" + confirmed + "*" + message, true},
+		{true, subscribe, ">" + confirmed + "*" + gone, true},
+		{true, subscribe, ">" + confirmed + ">" + confirmed, true},
+		{true, subscribe, "+OK\r\n", true},
+		{true, subscribe, "+QUEUED\r\n", true},
+		{true, subscribe, "-QUEUED\r\n", true},
+		{true, subscribe, "!6\r\nQUEUED\r\n", true},
+		{true, ping + subscribe, ">" + confirmed, true},
+		{true, subscribe + ping, ">" + confirmed + "+PONG\r\n+PONG\r\n", true},
+		{false, subscribe, "*" + confirmed + "*" + confirmed, true},
+		{false, subscribe, "*" + confirmed + "~" + confirmed, true},
+		{false, subscribe, "*" + confirmed + pong, true},
+		{false, subscribe, "*" + confirmed + "-ERR\r\n", true},
+	} {
+		greeting := "*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n"
+		if test.resp3 {
+			greeting = strings.Replace(greeting, "2\r\n", "3\r\n", -1)
+			greeting = strings.Replace(greeting, "*3", "*2", 1)
+		}
+		for name, cut := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader} {
+			conn := guard(&portions{Reader: cut(strings.NewReader(hello + test.replies))}, 1<<10)
+			for _, b := range []byte(greeting + test.commands) {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := io.Copy(io.Discard, struct{ io.Reader }{conn})
+			if (err != nil) != test.refused {
+				t.Errorf("in %s, RESP3 %v: %q after %q: %v, want refused: %v", name, test.resp3, test.replies, test.commands, err, test.refused)
+			}
+		}
+	}
+}
+
+// portions is a connection of which only reading is of interest.
+type portions struct {
+	net.Conn
+	io.Reader
+}
+
+func (p *portions) Read(b []byte) (int, error)  { return p.Reader.Read(b) }
+func (p *portions) Write(b []byte) (int, error) { return len(b), nil }
+func (p *portions) Close() error                { return nil }
+
+// rueidis lives through what a hostile server says to a subscriber.
+func TestAHostileServerDoesNotEndASubscriber(t *testing.T) {
+	const confirmed = ">3\r\n$9\r\nsubscribe\r\n$6\r\ntest:a\r\n:1\r\n"
+	for _, reply := range []string{confirmed + "+OK\r\n", confirmed + confirmed, "+QUEUED\r\n", "-QUEUED\r\n", confirmed + "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"} {
+		url := fake(t, "$1\r\nb\r\n", "SUBSCRIBE", reply, "CLUSTER", "-ERR This instance has cluster support disabled\r\n")
+		c := start(t, url, io.Discard)
+		redistest.Await(t, "connection", c.Connected)
+		dedicated, release := c.Client().Dedicate()
+		err := dedicated.Receive(t.Context(), dedicated.B().Subscribe().Channel("test:a").Build(), func(rueidis.PubSubMessage) {})
+		if err == nil {
+			t.Errorf("%q: the subscription has ended without an error", reply)
+		}
+		dedicated.Close()
+		release()
+		c.Close()
 	}
 }

@@ -30,6 +30,7 @@ type scanner struct {
 	last    byte  // of the line
 	skip    int64 // left of a string, with its CRLF
 	capture bool  // the string is the first element of the value
+	peek    bool  // the string is the second one
 
 	left  [maxDepth]int64 // elements that are missing, of each list
 	depth int
@@ -39,7 +40,9 @@ type scanner struct {
 type value struct {
 	kind byte // "*", "$", ">" and so on
 	head [maxHead]byte
-	size int // of head: the first element of a list, if that is a short string
+	size int // of head: the first element of a list, if that is a short string, or an error
+	// second is the first byte of the second element of a list of strings.
+	second byte
 }
 
 func (v *value) first() []byte { return v.head[:v.size] }
@@ -62,6 +65,9 @@ func (s *scanner) step(p []byte) (n int, err error) {
 		n = int(min(int64(len(p)), s.skip))
 		if s.capture {
 			s.size += copy(s.head[s.size:], p[:min(int64(n), max(s.skip-2, 0))])
+		}
+		if s.peek {
+			s.second, s.peek = p[0], false
 		}
 		if s.skip -= int64(n); s.skip == 0 {
 			s.complete()
@@ -106,7 +112,7 @@ func (s *scanner) header() error {
 	text := s.line[:min(s.length-1, maxHead)]
 	switch s.kind {
 	case '+', '-', ':', ',', '(':
-		if s.isFirst() {
+		if s.isFirst() || s.kind == '-' && s.depth == 0 {
 			s.size = copy(s.head[:], text)
 		}
 		s.complete()
@@ -135,7 +141,7 @@ func (s *scanner) sized(text []byte) error {
 		s.complete()
 		return nil
 	case s.kind == '$' || s.kind == '!' || s.kind == '=':
-		s.capture, s.skip = s.isFirst(), n+2
+		s.capture, s.peek, s.skip = s.isFirst(), s.depth == 1 && s.left[0] == s.elements-1, n+2
 		if s.most > 0 && n > s.most {
 			return fmt.Errorf("a reply has more than %d bytes", s.most)
 		}

@@ -1,4 +1,4 @@
-// Package scrape reads what a process tells Prometheus of its calls, and makes rates and
+// Package scrape reads the metrics of calls that a process exposes, and makes rates and
 // quantiles of two such readings. `meshlite top` shows them.
 //
 //	before, err := scrape.Read(page, time.Now())

@@ -13,7 +13,7 @@ import (
 // alone: so those of different bounds can be added.
 type Histogram map[float64]float64
 
-// longest is in seconds what a bound may be; beyond it nobody tells them apart.
+// longest is the largest bound in seconds; larger ones are treated as one.
 const longest = 1e6
 
 // histogramOf takes the counts apart, which are cumulative. What is said to be in none of
@@ -45,7 +45,7 @@ func (h Histogram) merge(other Histogram, factor float64) {
 	}
 }
 
-// since is what was added after before. One in which anything has become less has begun anew.
+// since is what was added after before. One in which any count has decreased belongs to a restarted process.
 func (h Histogram) since(before Histogram) Histogram {
 	added := Histogram{}
 	for bound, n := range h {
@@ -62,7 +62,7 @@ func (h Histogram) since(before Histogram) Histogram {
 // Quantile is in seconds what a part q of all did not exceed, NaN when there are none: as
 // histogram_quantile of Prometheus has it, evenly spread within a bucket, the first of which
 // begins at 0. Beyond reports that it is more than the last bound, which is then given.
-// Without bounds nothing is known, which is NaN, too.
+// Without bounds it is NaN, too.
 func (h Histogram) Quantile(q float64) (seconds float64, beyond bool) {
 	bounds := slices.Sorted(maps.Keys(h))
 	total := 0.0

@@ -5,7 +5,7 @@ import "math"
 // Figures are of calls in some time: of a method, a process or a service. The zero value
 // is that nothing is known, and figures are added to it.
 type Figures struct {
-	Rated    bool    // whether there was another reading before; else only InFlight is known
+	Rated    bool    // whether there was another reading before; else only InFlight is set
 	Calls    float64 // ended, per second
 	Failures float64 // of these, by a fault of the server
 	InFlight float64 // now
@@ -109,7 +109,7 @@ func (s *Sample) refusedSince(before *Sample, name string, side Side, seconds fl
 	return added(s.refused[name], before.refused[name]) / seconds
 }
 
-// added is what a counter has grown by. One that has become less has begun anew.
+// added is what a counter has grown by. One that has decreased was reset.
 func added(now, before float64) float64 {
 	if now < before {
 		return now

@@ -46,7 +46,7 @@ func (s Side) handled() string  { return "grpc_" + string(s) + "_handled_total" 
 func (s Side) seconds() string  { return "grpc_" + string(s) + "_handling_seconds" }
 func (s Side) inFlight() string { return "grpc_" + string(s) + "_in_flight" }
 
-// Sample is what a process told at a time. It does not change.
+// Sample is one reading of a process. It does not change.
 type Sample struct {
 	At      time.Time
 	Service string // that the process is registered as, if it says so of one alone
@@ -81,7 +81,7 @@ func Read(page io.Reader, at time.Time) (*Sample, error) {
 		known = known || name != startTime && families[name] != nil
 	}
 	if !known {
-		return nil, errors.New("it tells no metrics of calls: is it a program of meshlite?")
+		return nil, errors.New("it has no metrics of calls: is it a program of meshlite?")
 	}
 	for _, side := range []Side{Server, Client} {
 		s.readCalls(families, side)

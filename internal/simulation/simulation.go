@@ -56,13 +56,13 @@ type Scene struct {
 	Policy string // its name in a service config
 	Config string // of the policy, as JSON; empty is {}
 	Seed   uint64
-	// Clients are channels that know nothing of each other and take turns. 0 is one.
+	// Clients are independent channels that take turns. 0 is one.
 	Clients  int
 	Zone     string // of the clients
 	Backends []Backend
 	Deadline time.Duration // of a call; 0 is none
 	// During is called before each call with the time since the scene began, to change
-	// what the channels are told.
+	// the endpoints of the channels.
 	During func(now time.Duration, channels []*balancertest.Channel)
 }
 
@@ -154,7 +154,7 @@ func (s Scene) start(t testing.TB) *running {
 	return r
 }
 
-// Instances are the backends as the directory tells of them.
+// Instances are the backends as the directory lists them.
 func (s Scene) Instances() []*catalog.Instance {
 	weights := make([]uint32, len(s.Backends))
 	for i, b := range s.Backends {

@@ -1,6 +1,6 @@
-// Package weakset holds values of which something is told as long as they are in use,
-// without keeping them alive: nobody tells a runtime that a channel is closed. It gives
-// names to those that a page lists, each another, and caps these.
+// Package weakset holds values that are reported while they are in use, without keeping
+// them alive: a runtime is not notified when a channel is closed. It gives unique names to
+// those that a page lists, up to a cap.
 //
 //	limiters := weakset.Set[ratelimit.Limiter]{MaxNamed: 64}
 //	limiters.AddNamed(limiter, "catalog")
@@ -20,13 +20,13 @@ import (
 type Set[T any] struct {
 	// MaxNamed caps those that have names at once.
 	MaxNamed int
-	// Over, if there is one, says that a value is no longer in use though somebody has
-	// it still. It must not use the set.
+	// Over, if set, reports that a value is no longer in use although it is referenced. It
+	// must not use the set.
 	Over func(*T) bool
 
 	mu    sync.Mutex
 	held  map[weak.Pointer[T]]struct{}
-	sweep int        // how many make it look for those that are gone
+	sweep int        // size at which those that are gone are dropped
 	names []label[T] // of some that are held, as they came
 }
 
@@ -41,10 +41,10 @@ type Named[T any] struct {
 	Value *T
 }
 
-// minSweep is how many are not worth a look.
+// minSweep is the size below which the set is not swept.
 const minSweep = 64
 
-// Add takes value in, without a name; nil is none.
+// Add adds value without a name; nil is ignored.
 func (s *Set[T]) Add(value *T) {
 	if value == nil {
 		return
@@ -54,8 +54,8 @@ func (s *Set[T]) Add(value *T) {
 	s.hold(value)
 }
 
-// AddNamed takes value in, and names it unless it has a name or there is no room for one
-// more: name, or with a number what no other has.
+// AddNamed adds value under name, with a number if another has it. A value that has a name
+// keeps it, and beyond MaxNamed a value gets none.
 func (s *Set[T]) AddNamed(value *T, name string) {
 	if value == nil {
 		return
@@ -93,7 +93,7 @@ func (s *Set[T]) hold(value *T) {
 	}
 }
 
-// living forgets those that are gone.
+// living returns those in use and drops the others.
 func (s *Set[T]) living() []*T {
 	all := make([]*T, 0, len(s.held))
 	for held := range s.held {
@@ -106,7 +106,7 @@ func (s *Set[T]) living() []*T {
 	return all
 }
 
-// named forgets the names of those that are gone.
+// named returns those that have a name and are in use, and drops other names.
 func (s *Set[T]) named() (all []Named[T]) {
 	s.names = slices.DeleteFunc(s.names, func(l label[T]) bool {
 		value := s.value(l.of)

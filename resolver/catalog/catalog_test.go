@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestKeysTellDifferentQuestionsApart(t *testing.T) {
+func TestKeysDifferForDifferentQueries(t *testing.T) {
 	base := catalog.Query{Service: "catalog", Tags: []string{"a", "b"}}
 	for _, same := range []catalog.Query{
 		{Service: "catalog", Tags: []string{"b", "a"}},
@@ -51,7 +51,7 @@ func ExampleStatus() {
 	// Output: passing warning critical maintenance
 }
 
-// A field that Equal forgets would never reach a channel when it changes.
+// A field that Equal ignores would never reach a channel when it changes.
 func TestEqualSeesEveryField(t *testing.T) {
 	base := catalog.Instance{Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}}
 	if !base.Equal(catalog.Instance{Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}}) {

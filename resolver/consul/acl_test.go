@@ -65,7 +65,7 @@ func awaitReady(t *testing.T, client *api.Client) {
 		if time.Now().After(deadline) {
 			t.Fatalf("consul did not get ready: %v", err)
 		}
-		time.Sleep(50 * time.Millisecond) // nothing tells of it
+		time.Sleep(50 * time.Millisecond) // there is no event for it
 	}
 }
 
@@ -81,7 +81,7 @@ func TestTokensAgainstAConsulWithACLs(t *testing.T) {
 		t.Errorf("the agent is %+v, %v", got, err)
 	}
 	expect(t, "CheckToken", directory("").CheckToken(t.Context()), "no token is given")
-	expect(t, "CheckToken", directory("a-secret").CheckToken(t.Context()), "does not know the token")
+	expect(t, "CheckToken", directory("a-secret").CheckToken(t.Context()), "rejects the token")
 	got, err := directory("a-secret").Agent(t.Context())
 	expect(t, "Agent", err, "agent:read")
 	if !got.ACLs || got.Leader == "" {
@@ -126,7 +126,7 @@ func rotate(t *testing.T, address string, client *api.Client) {
 	if err := client.Agent().ServiceDeregister("catalog-1"); err != nil {
 		t.Fatal(err)
 	}
-	log.await(t, "what=the service")
+	log.await(t, "changed=the service")
 	if err := lease.Deregister(context.Background()); err != nil {
 		t.Error(err)
 	}

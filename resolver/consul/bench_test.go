@@ -49,7 +49,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// entries are n instances as Consul tells of them.
+// entries are n instances as Consul reports them.
 func entries(b *testing.B, n int) []byte {
 	var all []api.ServiceEntry
 	for i := range n {

@@ -1,8 +1,9 @@
-// Package consul is the directory of [catalog] spoken to Consul over HTTP:
-// blocking-query watches and registrations that an agent cannot forget.
+// Package consul implements [catalog.Watcher] and [catalog.Registrar] for Consul's HTTP
+// API: it watches services by blocking queries, and keeps registrations that survive a
+// restart of the agent.
 //
-// A Directory is configured by the CONSUL_* environment, like Consul's own
-// command line, and by what its Config sets above that:
+// A Directory is configured by the CONSUL_* environment, as Consul's own command line is,
+// and by the fields of Config, which take precedence:
 //
 //	directory, err := consul.New(consul.Config{})
 //	defer directory.Close()
@@ -15,29 +16,24 @@ package consul
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"strconv"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/consul/api"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// Config says how to reach an agent. Every zero field has a meaning.
+// Config says how to reach an agent. The zero value uses the CONSUL_* environment.
 type Config struct {
 	// Address of the agent, "host:port" or a URL. Empty: CONSUL_HTTP_ADDR, then localhost:8500.
 	Address string
 	// Token for ACLs. Empty: that of TokenFile, then CONSUL_HTTP_TOKEN.
 	Token string
-	// TokenFile holds a token that may change: every request takes the one of its
-	// time, or the last good one while the file is missing or empty. Empty:
-	// CONSUL_HTTP_TOKEN_FILE.
+	// TokenFile holds a token that may change: each request reads the current one, or
+	// the last good one while the file is missing or empty. Empty: CONSUL_HTTP_TOKEN_FILE.
 	TokenFile string
 	// Transport replaces the HTTP transport, with its TLS settings. Nil: one
 	// made from CONSUL_HTTP_SSL, CONSUL_CACERT and their like.
@@ -45,18 +41,18 @@ type Config struct {
 
 	// MaxBodyBytes bounds an answer of the agent, counted after decompression: 1 KiB to
 	// 1 GiB. 0 is 64 MiB, which is some 50,000 instances. A larger answer is an error.
-	// Errors, and answers that are no lists, have 4 MiB at most.
+	// Errors, and answers that are not lists, are bounded by 4 MiB.
 	MaxBodyBytes int64
 
 	// Wait is how long the agent may hold a blocking query: 1 s to 10 min.
-	// 0 is one minute, which bounds how long a connection that died in silence
+	// 0 is one minute, which bounds how long a connection that died silently
 	// goes unnoticed.
 	Wait time.Duration
-	// Heartbeat is the mean time between two looks whether the agent still knows
-	// a registration: at least 1 s. 0 is 5 s.
+	// Heartbeat is the mean time between two checks that the agent still has a
+	// registration: at least 1 s. 0 is 5 s.
 	Heartbeat time.Duration
 
-	// Logger hears of outages and of what the agent forgot. Nil is slog.Default().
+	// Logger receives outages, and registrations that the agent lost. Nil is slog.Default().
 	Logger *slog.Logger
 }
 
@@ -64,26 +60,17 @@ const (
 	defaultWait      = time.Minute
 	maxWait          = 10 * time.Minute // Consul's own limit
 	defaultHeartbeat = 5 * time.Second
-	requestTimeout   = 5 * time.Second // for what does not block
+	requestTimeout   = 5 * time.Second // for requests that do not block
 )
 
-// Directory is one agent. It implements [catalog.Watcher] and
-// [catalog.Registrar] and is safe for concurrent use.
+// Directory is a Consul agent. It implements [catalog.Watcher] and [catalog.Registrar], and
+// is safe for concurrent use.
 type Directory struct {
-	client    *api.Client
-	settings  api.Config
-	address   string
-	socket    bool // whether the address is a unix socket
-	token     bool // whether requests carry one
-	tokenNow  func() string
-	base      http.RoundTripper // below what is ours
-	crowd     *crowd
-	counters  *counters
-	agents    *agents // other than this one
+	*client
+	pool      *watchPool
+	others    *otherAgents
 	wait      time.Duration
 	heartbeat time.Duration
-	maxBody   int64 // of an answer
-	log       *slog.Logger
 }
 
 var (
@@ -91,119 +78,175 @@ var (
 	_ catalog.Registrar = (*Directory)(nil)
 )
 
-// New checks the configuration. It asks the agent nothing.
+// New checks the configuration. It sends nothing to the agent.
 func New(config Config) (*Directory, error) {
 	if config.Wait != 0 && (config.Wait < time.Second || config.Wait > maxWait) {
-		return nil, fmt.Errorf("consul: Wait %v is not in 1s to 10m, which is what Consul holds a query for", config.Wait)
+		return nil, fmt.Errorf("consul: Wait %v: Consul holds a query for 1s to 10m: write a time between, or 0 for %v", config.Wait, defaultWait)
 	}
 	if config.Heartbeat != 0 && config.Heartbeat < time.Second {
-		return nil, fmt.Errorf("consul: Heartbeat %v is below 1s and would burden the agent", config.Heartbeat)
+		return nil, fmt.Errorf("consul: Heartbeat %v would overload the agent: write at least 1s, or 0 for %v", config.Heartbeat, defaultHeartbeat)
 	}
 	if err := checkMaxBody(config.MaxBodyBytes); err != nil {
 		return nil, err
 	}
-	settings := api.DefaultConfig()
-	prepare(settings.Transport)
-	if config.Address != "" {
-		settings.Address = config.Address
+	client, err := newClient(config)
+	if err != nil {
+		return nil, err
 	}
-	if config.Transport != nil {
-		settings.HttpClient = &http.Client{Transport: config.Transport}
-	}
-	d := &Directory{
+	return &Directory{
+		client:    client,
+		pool:      newWatchPool(),
+		others:    &otherAgents{byAddress: map[string]*Directory{}},
 		wait:      cmp.Or(config.Wait, defaultWait),
 		heartbeat: cmp.Or(config.Heartbeat, defaultHeartbeat),
-		maxBody:   cmp.Or(config.MaxBodyBytes, defaultMaxBody),
-		log:       config.Logger,
-		agents:    &agents{known: map[string]*Directory{}},
-	}
-	if d.log == nil {
-		d.log = slog.Default()
-	}
-	var err error
-	if d.tokenNow, err = tokenOf(config, settings, d.log); err != nil {
-		return nil, err
-	}
-	if d.tokenNow != nil {
-		settings.Token, settings.TokenFile = d.tokenNow(), ""
-	}
-	if err := d.connect(*settings); err != nil {
-		return nil, err
-	}
-	return d, nil
+	}, nil
 }
 
-func (d *Directory) connect(settings api.Config) error {
-	address := settings.Address
-	if err := checkAgentAddress(address); err != nil {
-		return err
-	}
-	d.socket = strings.HasPrefix(address, "unix://")
-	client, err := api.NewClient(&settings)
-	if err != nil {
-		return fmt.Errorf("consul: no client for the agent at %q can be made of the CONSUL_* settings: %w", address, err)
-	}
-	d.crowd, d.counters = newCrowd(), &counters{}
-	d.base = settings.HttpClient.Transport
-	settings.HttpClient.Transport = d.transport()
-	settings.HttpClient.CheckRedirect = sameHost
-	d.client, d.settings = client, settings
-	d.address = settings.Address + settings.PathPrefix // without the scheme, which NewClient has cut off
-	d.token = settings.Token != ""
-	return nil
-}
-
-// transport is the base with what is ours around it.
-func (d *Directory) transport() http.RoundTripper {
-	next := http.RoundTripper(counted{decoder{bounded{d.base, d.maxBody}}, d.counters})
-	if d.tokenNow != nil {
-		next = authorized{next, d.tokenNow}
-	}
-	return next
-}
-
-// checkAgentAddress repeats no address that may hold a secret.
-func checkAgentAddress(address string) error {
-	if strings.Contains(address, "@") {
-		return errors.New("consul: the address of the agent has user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN instead")
-	}
-	if strings.ContainsAny(address, "?#") {
-		return errors.New("consul: the address of the agent has a query: leave it out, a token belongs in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE")
-	}
-	for _, scheme := range []string{"http://", "https://", "unix://"} {
-		if strings.HasPrefix(address, scheme) {
-			return nil // these have ports of their own
-		}
-	}
-	if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
-		return fmt.Errorf("consul: the address of the agent is %q: set CONSUL_HTTP_ADDR to host:port, such as 127.0.0.1:8500", address)
-	}
-	return nil
-}
-
-func isPort(text string) bool {
-	n, err := strconv.ParseUint(text, 10, 16)
-	return err == nil && n > 0
-}
-
-// Close gives idle connections back. Watches and leases end by their own means.
+// Close closes idle connections. It ends neither watches nor leases.
 func (d *Directory) Close() { d.settings.HttpClient.CloseIdleConnections() }
 
-// Name is "consul at " and the agent's address.
-func (d *Directory) Name() string { return "consul at " + d.address }
+// Name returns "consul at " and the agent's address.
+func (d *Directory) Name() string { return d.name() }
 
-// NodeAddress is the address of the agent's node, which is where a service
-// beside the agent is reached.
+// NodeAddress returns the address of the agent's node, at which a service on the same
+// machine can be reached.
 func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// api.Agent.Self takes no context.
 	var self struct{ Member struct{ Addr string } }
-	if err := d.ask(ctx, "/v1/agent/self", &self); err != nil {
+	if err := d.get(ctx, "/v1/agent/self", &self); err != nil {
 		return "", d.explain(err, "agent:read")
 	}
 	if self.Member.Addr == "" {
-		return "", fmt.Errorf("%s did not tell the address of its node", d.Name())
+		return "", fmt.Errorf("%s did not report the address of its node", d.Name())
 	}
 	return self.Member.Addr, nil
+}
+
+// Watch follows q with blocking queries until ctx ends. It reports every answer,
+// even if nothing has changed. An answer that lacks more than half of the last
+// instances, or all of them, is confirmed by the leader before it is reported. A service that
+// changes all the time is read twice a second. Beyond 20,000 instances the rest is left out,
+// which is logged.
+//
+// Up to 60 watches of one agent are notified of a change at once. More of them take turns,
+// and each is notified within a second for each 60 watches.
+func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
+	if err := checkName("Service", q.Service); err != nil {
+		report(catalog.Snapshot{}, err) // its URL would be that of another service
+		<-ctx.Done()
+		return
+	}
+	d.pool.join()
+	defer func() {
+		if d.pool.leave() {
+			d.Close() // there may be no other request for long
+		}
+	}()
+	newWatch(d, q).run(ctx, report)
+}
+
+// Register registers r with a check of its gRPC health or, if r has a TTL, one that the
+// lease renews, and keeps it registered until the lease is deregistered. Every 5 s, give or
+// take 20 %, it reads the registration from the agent, and registers again if it is missing, as
+// after a restart of the agent, or differs. It does not change an operator's maintenance mode
+// or the state of the check.
+func (d *Directory) Register(ctx context.Context, r catalog.Registration) (catalog.Lease, error) {
+	service, err := registration(r)
+	if err != nil {
+		return nil, err
+	}
+	l := &lease{client: d.client, heartbeat: d.heartbeat, registration: r, service: service, log: d.log.With("service", r.Service, "id", r.ID)}
+	if err := l.register(ctx); err != nil {
+		d.counters.services.record(r.Service, nil, err)
+		return nil, err
+	}
+	l.start(ctx)
+	return l, nil
+}
+
+// maxOtherAgents bounds the other agents that share their connections. Beyond it each
+// [Directory.At] returns a new directory.
+const maxOtherAgents = 64
+
+// otherAgents are the directories of other agents than the configured one, so that all
+// targets that name one of them share its connections and statistics.
+type otherAgents struct {
+	mu        sync.Mutex
+	byAddress map[string]*Directory
+}
+
+func (o *otherAgents) all() []*Directory {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var all []*Directory
+	for _, d := range o.byAddress {
+		all = append(all, d)
+	}
+	return all
+}
+
+// At returns the directory of another agent, "host:port", with the same settings and
+// transport. For d's own agent that is d, so that two watch pools do not compete for
+// the connections to one agent.
+func (d *Directory) At(agent string) (catalog.Watcher, error) {
+	if agent == d.address {
+		return d, nil
+	}
+	d.others.mu.Lock()
+	defer d.others.mu.Unlock()
+	if other := d.others.byAddress[agent]; other != nil {
+		return other, nil
+	}
+	client, err := d.client.at(agent)
+	if err != nil {
+		return nil, err
+	}
+	other := *d
+	other.client, other.pool = client, newWatchPool()
+	if len(d.others.byAddress) < maxOtherAgents {
+		d.others.byAddress[agent] = &other
+	}
+	return &other, nil
+}
+
+// Stats counts the requests to one agent since the directory was made.
+type Stats struct {
+	Agent           string // its address
+	Requests        uint64 // sent to the agent, including blocking queries
+	Failures        uint64 // of these: without an answer, or with an error
+	Reregistrations uint64 // of registrations that the agent had lost or changed
+	Watches         int    // open now
+	Registrations   int    // kept now
+
+	Services []ServiceStats // registered by this process, sorted by name
+}
+
+type counters struct {
+	requests, failures, reregistrations atomic.Uint64
+	registrations                       atomic.Int64
+	services                            serviceRecords
+}
+
+// Stats returns the stats of the directory's own agent first, then of those that
+// [Directory.At] has returned.
+func (d *Directory) Stats() []Stats {
+	all := []Stats{d.stats()}
+	for _, other := range d.others.all() {
+		all = append(all, other.stats())
+	}
+	return all
+}
+
+func (d *Directory) stats() Stats {
+	return Stats{
+		Agent:           d.address,
+		Requests:        d.counters.requests.Load(),
+		Failures:        d.counters.failures.Load(),
+		Reregistrations: d.counters.reregistrations.Load(),
+		Watches:         d.pool.size(),
+		Registrations:   int(d.counters.registrations.Load()),
+		Services:        d.counters.services.stats(),
+	}
 }

@@ -104,13 +104,13 @@ func TestACriticalRegistrationIsLoggedWithConsulsOutput(t *testing.T) {
 					test.set(t, client, true)
 					time.Sleep(time.Minute)
 					warned := log.lines("level=WARN")
-					if len(warned) != round || !strings.Contains(warned[round-1], "calls this instance critical") ||
+					if len(warned) != round || !strings.Contains(warned[round-1], "reports this instance as critical") ||
 						!strings.Contains(warned[round-1], test.output) || !strings.Contains(warned[round-1], "id=catalog-1") {
 						t.Fatalf("round %d: the warnings are %q, want one more, with %q", round, warned, test.output)
 					}
 					test.set(t, client, false)
 					time.Sleep(time.Minute)
-					if well := log.lines("no longer calls this instance critical"); len(well) != round {
+					if well := log.lines("no longer reports this instance as critical"); len(well) != round {
 						t.Errorf("round %d: the recovery is logged as %q, want one more", round, well)
 					}
 				}

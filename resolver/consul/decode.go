@@ -11,14 +11,14 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// maxItem caps the bytes of one instance or check in a list.
+// maxItem bounds one instance or check in a list, in bytes.
 const maxItem = 1 << 20
 
-// The messages hold what is read of Consul's, and no more: consul/api's take up to a
-// hundred times the bytes that they are decoded from, and some panic at a null. Every
-// pointer may be nil.
+// These messages have only the fields that are used: those of consul/api take up to a hundred
+// times the bytes that they are decoded from, and some panic at a null. Any pointer may
+// be nil.
 
-// entry is an instance, with its node and the checks of both.
+// entry is an instance in the catalog, with its node and the checks of both.
 type entry struct {
 	Node *struct {
 		Node, Address, Datacenter string
@@ -36,8 +36,8 @@ type entry struct {
 
 type weights struct{ Passing, Warning int }
 
-// registered is an instance and its checks as its agent has them.
-type registered struct {
+// agentService is an instance and its checks as the agent itself has them.
+type agentService struct {
 	Service *struct {
 		Service, Address  string
 		Port              int
@@ -54,13 +54,13 @@ type healthCheck struct {
 	Node, ServiceID, CheckID, Name, Status, Output, Notes string
 }
 
-// anything is a value that is not read.
+// anything is a value of any type, which is ignored.
 type anything struct{}
 
 func (anything) UnmarshalJSON([]byte) error { return nil }
 
-// eachItem decodes a list one item at a time, so that no more than one of them is in
-// memory. Items that are null are left out.
+// eachItem decodes a list one item at a time, so that only one is in memory. It skips null
+// items.
 func eachItem[T any](body io.Reader, take func(*T)) error {
 	items, ok, err := openItems(body, '[')
 	if !ok {
@@ -78,7 +78,7 @@ func eachItem[T any](body io.Reader, take func(*T)) error {
 	return items.end()
 }
 
-// eachName decodes the names of an object's members.
+// eachName decodes the keys of an object.
 func eachName(body io.Reader, take func(string)) error {
 	items, ok, err := openItems(body, '{')
 	if !ok {
@@ -90,31 +90,31 @@ func eachName(body io.Reader, take func(string)) error {
 			err = items.next(&anything{})
 		}
 		if err != nil {
-			return notConsul(err)
+			return unreadable(err)
 		}
-		take(name.(string)) // the decoder takes no other
+		take(name.(string)) // the decoder accepts no other key
 	}
 	return items.end()
 }
 
-// items is a decoder of a list or an object.
+// items decodes a list or an object.
 type items struct {
 	*json.Decoder
 	from *itemReader
 }
 
-// openItems reads the first delimiter; ok is false for a null, which is empty.
+// openItems reads the first delimiter; ok is false for a null, which means empty.
 func openItems(body io.Reader, want json.Delim) (_ items, ok bool, err error) {
 	from := &itemReader{body, maxItem}
 	i := items{json.NewDecoder(from), from}
 	first, err := i.Token()
 	switch {
 	case err != nil:
-		return i, false, notConsul(err)
+		return i, false, unreadable(err)
 	case first == nil:
 		return i, false, nil
 	case first != want:
-		return i, false, notConsul(fmt.Errorf("want %q first", want.String()))
+		return i, false, unreadable(fmt.Errorf("want %q first", want.String()))
 	}
 	return i, true, nil
 }
@@ -122,23 +122,23 @@ func openItems(body io.Reader, want json.Delim) (_ items, ok bool, err error) {
 func (i items) next(item any) error {
 	i.from.left = maxItem
 	if err := i.Decode(item); err != nil {
-		return notConsul(err)
+		return unreadable(err)
 	}
-	i.from.left = maxItem // for what is between two
+	i.from.left = maxItem // for whitespace between two
 	return nil
 }
 
-// end reads the last delimiter, or returns why there is none.
+// end reads the last delimiter.
 func (i items) end() error {
 	if _, err := i.Token(); err != nil {
-		return notConsul(err)
+		return unreadable(err)
 	}
 	return nil
 }
 
-func notConsul(err error) error { return fmt.Errorf("its answer cannot be read: %w", err) }
+func unreadable(err error) error { return fmt.Errorf("its answer cannot be read: %w", err) }
 
-// itemReader ends an item that is too large.
+// itemReader fails in an item that is too large.
 type itemReader struct {
 	io.Reader
 	left int
@@ -146,14 +146,14 @@ type itemReader struct {
 
 func (r *itemReader) Read(p []byte) (int, error) {
 	if r.left <= 0 {
-		return 0, tooLargeError{"an item of its answer", maxItem, "See what is registered."}
+		return 0, tooLargeError{"an item of its answer", maxItem, "Check what is registered."}
 	}
 	n, err := r.Reader.Read(p[:min(len(p), r.left)])
 	r.left -= n
 	return n, err
 }
 
-// decodeKey is the context key of a func(io.Reader) error that decodes the answer.
+// decodeKey is the context key of a func(io.Reader) error that decodes an answer.
 type decodeKey struct{}
 
 // decoding returns a context whose request has its answer decoded by decode.
@@ -161,8 +161,8 @@ func decoding(ctx context.Context, decode func(io.Reader) error) context.Context
 	return context.WithValue(ctx, decodeKey{}, decode)
 }
 
-// decoder is a transport that decodes an answer while it is read, where the context of
-// the request says how. consul/api would hold all of it first; it is left with "null".
+// decoder is a transport that decodes an answer while it is read, by the function in the
+// request's context. consul/api would buffer all of it first; it gets "null" instead.
 type decoder struct{ next http.RoundTripper }
 
 func (d decoder) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -175,77 +175,10 @@ func (d decoder) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err := decode(response.Body); err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(io.Discard, response.Body); err != nil { // else the connection is not used again
+	if _, err := io.Copy(io.Discard, response.Body); err != nil { // otherwise the connection cannot be reused
 		return nil, err
 	}
 	read := *response
 	read.Body, read.ContentLength = io.NopCloser(strings.NewReader("null")), -1
 	return &read, nil
-}
-
-const (
-	defaultMaxBody = 64 << 20
-	minMaxBody     = 1 << 10
-	maxMaxBody     = 1 << 30
-	// maxSmallBody caps what is no list, and errors, which consul/api holds whole.
-	maxSmallBody = 4 << 20
-)
-
-// bounded is a transport that ends an answer beyond its bound. The transport below
-// inflates gzip, so that what counts is what would be decoded.
-type bounded struct {
-	next http.RoundTripper
-	most int64
-}
-
-func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := b.next.RoundTrip(request)
-	if err != nil {
-		return nil, err
-	}
-	large := tooLargeError{"its answer", b.most, "If its lists are that long, raise MaxBodyBytes of consul.Config."}
-	if response.StatusCode != http.StatusOK || !isList(request.URL.Path) {
-		large = tooLargeError{"its answer", min(b.most, maxSmallBody), "Set CONSUL_HTTP_ADDR to one."}
-	}
-	response.Body = &boundedBody{response.Body, large.most, large}
-	return response, nil
-}
-
-func isList(path string) bool {
-	return strings.Contains(path, "/v1/health/") || strings.Contains(path, "/v1/catalog/")
-}
-
-type boundedBody struct {
-	io.ReadCloser
-	left     int64
-	tooLarge tooLargeError
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, b.tooLarge
-	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left+1)]) // one more shows that there is more
-	if b.left -= int64(n); b.left < 0 {
-		return n - 1, b.tooLarge
-	}
-	return n, err
-}
-
-// tooLargeError is what was larger than most bytes.
-type tooLargeError struct {
-	what string
-	most int64 // bytes
-	fix  string
-}
-
-func (e tooLargeError) Error() string {
-	return fmt.Sprintf("%s has more than %d bytes", e.what, e.most)
-}
-
-func checkMaxBody(bytes int64) error {
-	if bytes != 0 && (bytes < minMaxBody || bytes > maxMaxBody) {
-		return fmt.Errorf("consul: MaxBodyBytes %d is not in %d (1 KiB) to %d (1 GiB): 0 is %d (64 MiB)", bytes, minMaxBody, maxMaxBody, defaultMaxBody)
-	}
-	return nil
 }

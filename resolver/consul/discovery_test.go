@@ -15,16 +15,16 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// agent is what the tests of this file need of an agent: the stand-in and a real
+// agent is what the tests of this file need of an agent: the simulated and a real
 // one must behave alike.
 type agent struct {
 	address string
 	restart func(t *testing.T) // empty, as an agent in dev mode comes back
 }
 
-// onEveryAgent runs test against the stand-in and a real Consul.
+// onEveryAgent runs test against the simulated and a real Consul.
 func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
-	t.Run("stand-in", func(t *testing.T) {
+	t.Run("simulated", func(t *testing.T) {
 		server := consultest.New()
 		t.Cleanup(server.Close)
 		address, err := server.Listen("127.0.0.1:0")
@@ -63,7 +63,7 @@ func dial(t *testing.T, a agent, config consul.Config) *consul.Directory {
 }
 
 func instance(id, address string) catalog.Registration {
-	return catalog.Registration{Instance: catalog.Instance{ID: id, Service: "catalog", Address: address, Weight: 1}, WarningWeight: 1}
+	return catalog.Registration{Instance: catalog.Instance{ID: id, Service: "catalog", Address: address, Weight: 1}, DeregisterAfter: -1}
 }
 
 func mustRegister(t *testing.T, d *consul.Directory, r catalog.Registration) catalog.Lease {

@@ -9,7 +9,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// A registration and a watch, against a stand-in for the agent.
+// A registration and a watch, against a simulated for the agent.
 func Example() {
 	agent := consultest.New()
 	defer agent.Close()

@@ -63,7 +63,7 @@ var readers = map[string]func(context.Context, *consul.Directory) error{
 		return err
 	},
 	"Names": func(ctx context.Context, d *consul.Directory) error {
-		_, err := d.Names(ctx, "")
+		_, err := d.ServiceNames(ctx, "")
 		return err
 	},
 	"Agent": func(ctx context.Context, d *consul.Directory) error {
@@ -267,7 +267,7 @@ func TestInstancesAreCappedWithAWarning(t *testing.T) {
 		}
 		cancel()
 	})
-	if text := lines.String(); !strings.Contains(text, "service=catalog") || !strings.Contains(text, "7 of 20007 are not kept") {
+	if text := lines.String(); !strings.Contains(text, "service=catalog") || !strings.Contains(text, "7 of 20007 instances are left out") {
 		t.Errorf("logged %q, want how many of what are left out", text)
 	}
 }

@@ -22,7 +22,7 @@ func TestAgentTellsOfItself(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Version == "" || got.Node == "" || got.NodeAddress != "127.0.0.1" || got.Datacenter != "dc1" || got.Leader == "" || got.ACLs || got.Clock != 0 {
+		if got.Version == "" || got.Node == "" || got.NodeAddress != "127.0.0.1" || got.Datacenter != "dc1" || got.Leader == "" || got.ACLs || got.ClockOffset != 0 {
 			t.Errorf("the agent is %+v", got)
 		}
 		if err := d.CheckToken(t.Context()); err != nil {
@@ -46,8 +46,8 @@ func TestAClockThatIsWrongIsTold(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if off := (got.Clock - ahead).Abs(); off > time.Second {
-					t.Errorf("the clock is told to be %v ahead, which is %v", got.Clock, ahead)
+				if off := (got.ClockOffset - ahead).Abs(); off > time.Second {
+					t.Errorf("the clock is reported %v ahead, which is %v", got.ClockOffset, ahead)
 				}
 			})
 		})
@@ -60,7 +60,7 @@ func TestTokensAreJudged(t *testing.T) {
 	}{
 		"right":     {"right", "", ""},
 		"powerless": {"weak", "agent:read", ""},
-		"unknown":   {"unknown-and-secret", "denied", "does not know the token"},
+		"unknown":   {"unknown-and-secret", "denied", "rejects the token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			agent := consultest.New(consultest.WithACL("right", "weak"))
@@ -85,7 +85,7 @@ func expect(t *testing.T, what string, err error, text string) {
 	case text != "" && (err == nil || !strings.Contains(err.Error(), text)):
 		t.Errorf("%s answers %v, want an error that says %q", what, err, text)
 	case err != nil && strings.Contains(err.Error(), "secret"):
-		t.Errorf("%s tells the token: %v", what, err)
+		t.Errorf("%s repeats the token: %v", what, err)
 	}
 }
 
@@ -124,11 +124,11 @@ func TestServicesAreCounted(t *testing.T) {
 		if last := services[11]; last.Passing != 2 || last.Critical != 1 || fmt.Sprint(last.Tags) != "[all v0 v1 v2]" {
 			t.Errorf("the last is %+v", last)
 		}
-		names, err := d.Names(t.Context(), "")
+		names, err := d.ServiceNames(t.Context(), "")
 		if err != nil || len(names) != 12 || names[0] != "shop-00" || names[11] != "shop-11" {
 			t.Errorf("the names are %v, %v", names, err)
 		}
-		const fix = `knows no datacenter "nowhere" (No path to datacenter): see `
+		const fix = `has no datacenter "nowhere" (No path to datacenter): see `
 		_, err = d.Services(t.Context(), "nowhere")
 		expect(t, "Services", err, fix)
 		_, err = d.Entries(t.Context(), catalog.Query{Service: "shop-11", Datacenter: "nowhere"})
@@ -157,12 +157,12 @@ func TestEntriesAreAllThatIsRegistered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told []string
+	var got []string
 	for _, e := range entries {
-		told = append(told, fmt.Sprintf("%s %s %s", e.Address, e.ID, e.Status))
+		got = append(got, fmt.Sprintf("%s %s %s", e.Address, e.ID, e.Status))
 	}
-	if want := "[ zero passing 10.0.0.1:80 bad critical 10.0.0.2:80 twin-a passing 10.0.0.2:80 twin-b passing]"; fmt.Sprint(told) != want {
-		t.Errorf("the entries are %v, want %v", told, want)
+	if want := "[ zero passing 10.0.0.1:80 bad critical 10.0.0.2:80 twin-a passing 10.0.0.2:80 twin-b passing]"; fmt.Sprint(got) != want {
+		t.Errorf("the entries are %v, want %v", got, want)
 	}
 	if entries, err = d.Entries(t.Context(), catalog.Query{Service: "catalog", Tags: []string{"v2"}}); err != nil || len(entries) != 1 || entries[0].ID != "twin-a" {
 		t.Errorf("with the tag v2 they are %+v, %v", entries, err)
@@ -181,7 +181,7 @@ func TestEntriesByFilterAndNear(t *testing.T) {
 		t.Errorf("the entries are %+v, %v", entries, err)
 	}
 	_, err = d.Entries(t.Context(), catalog.Query{Service: "catalog", Filter: "=="})
-	expect(t, "Entries", err, "does not take the filter `==`")
+	expect(t, "Entries", err, "rejects the filter `==`")
 }
 
 // What hides behind ACLs is not an empty list, and where nothing can be read that is
@@ -236,7 +236,7 @@ func TestAnAgentWithoutALeaderIsToldApart(t *testing.T) {
 	}
 }
 
-// Leader, clock and token are worth a look though the agent does not tell of itself.
+// Leader, clock and token are reported though the agent does not describe itself.
 func TestAnAgentThatDoesNotTellOfItselfIsReached(t *testing.T) {
 	for _, status := range []int{http.StatusInternalServerError, http.StatusForbidden} {
 		agent := consultest.New()
@@ -272,14 +272,14 @@ func TestChecksTellOfNodesAndMaintenance(t *testing.T) {
 	}
 	w := watch(d, catalog.Query{Service: "catalog", Warning: true})
 	defer w.stop()
-	for told := map[string]consul.Check{}; told["Node Maintenance Mode"].Output == "" || told["Service Maintenance Mode"].Output == ""; {
+	for seen := map[string]consul.Check{}; seen["Node Maintenance Mode"].Output == "" || seen["Service Maintenance Mode"].Output == ""; {
 		<-w.news
 		entries, err := d.Entries(t.Context(), catalog.Query{Service: "catalog"})
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("the entries are %+v, %v", entries, err)
 		}
 		for _, c := range entries[0].Checks {
-			told[c.Name] = c
+			seen[c.Name] = c
 			if node := c.Name == "Serf Health Status" || c.Name == "Node Maintenance Mode"; c.Node != node {
 				t.Errorf("the check %q is one of the node: %v", c.Name, c.Node)
 			}

@@ -2,9 +2,7 @@ package consul
 
 import (
 	"cmp"
-	"context"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -15,31 +13,15 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// maxInstances caps those of one service that are kept, healthy and unhealthy ones each.
+// maxInstances bounds the healthy, and also the unhealthy, instances of one service.
 const maxInstances = 20_000
 
-// entries reads the instances of a service one by one. The number of them counts
-// those without a service, too, which are not passed to take.
-func (d *Directory) entries(ctx context.Context, q catalog.Query, passing bool, options *api.QueryOptions, take func(*entry)) (int, *api.QueryMeta, error) {
-	n := 0
-	ctx = decoding(ctx, func(body io.Reader) error {
-		return eachItem(body, func(e *entry) {
-			n++
-			if e.Service != nil {
-				take(e)
-			}
-		})
-	})
-	_, meta, err := d.client.Health().ServiceMultipleTags(q.Service, q.Tags, passing, options.WithContext(ctx))
-	return n, meta, err
-}
-
-// instances collects what can be dialed, and apart what only its health keeps from being
-// called, up to maxInstances of each.
+// instances collects the instances that can be called and, apart, those that only their
+// health checks exclude, up to maxInstances of each.
 type instances struct {
 	query              catalog.Query
 	healthy, unhealthy []catalog.Instance
-	skipped            int // beyond maxInstances
+	skipped            int // those beyond maxInstances
 }
 
 func (c *instances) add(e *entry) {
@@ -61,17 +43,17 @@ func (c *instances) add(e *entry) {
 	*to = append(*to, i)
 }
 
-// tooMany says how many instances are not kept; nil is none.
+// tooMany returns an error if some instances were skipped.
 func (c *instances) tooMany() error {
 	if c.skipped == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d are not kept: split the service, or watch a part of it by tag or filter", c.skipped, len(c.healthy)+len(c.unhealthy)+c.skipped)
+	return fmt.Errorf("%d of %d instances are left out: split the service, or watch a part of it by tag or filter", c.skipped, len(c.healthy)+len(c.unhealthy)+c.skipped)
 }
 
-// lists are one instance per address, sorted by it or left in Consul's order where that
-// means something. Two registrations of one address are one process, and calling it twice
-// as often would be wrong: the healthy one counts.
+// lists returns one instance per address, sorted by address or, with Near, in Consul's order.
+// Two registrations of one address are one process, which must not get twice the traffic: a
+// healthy one takes precedence.
 func (c *instances) lists() (healthy, unhealthy []catalog.Instance) {
 	taken := map[string]bool{}
 	once := func(list []catalog.Instance) []catalog.Instance {
@@ -81,15 +63,15 @@ func (c *instances) lists() (healthy, unhealthy []catalog.Instance) {
 			})
 		}
 		return slices.DeleteFunc(list, func(i catalog.Instance) bool {
-			twice := taken[i.Address]
+			duplicate := taken[i.Address]
 			taken[i.Address] = true
-			return twice
+			return duplicate
 		})
 	}
 	return once(c.healthy), once(c.unhealthy)
 }
 
-// instance is e, whose service is not nil.
+// instance converts e, whose service must not be nil.
 func instance(e *entry) catalog.Instance {
 	service := e.Service
 	i := catalog.Instance{
@@ -98,7 +80,7 @@ func instance(e *entry) catalog.Instance {
 		Metadata: service.Meta,
 		Tags:     slices.Sorted(slices.Values(service.Tags)),
 		Status:   status(e.Checks...),
-		Zone:     service.Meta["zone"], // for agents too old to know a locality
+		Zone:     service.Meta["zone"], // for agents without localities
 	}
 	i.Weight = service.Weights.of(i.Status)
 	if l := service.Locality; l != nil {
@@ -116,7 +98,7 @@ func instance(e *entry) catalog.Instance {
 	return i
 }
 
-// of is the weight in a state, within what Consul takes.
+// of returns the weight for a state, within Consul's limits.
 func (w *weights) of(status catalog.Status) uint32 {
 	switch {
 	case w == nil:
@@ -128,8 +110,8 @@ func (w *weights) of(status catalog.Status) uint32 {
 	}
 }
 
-// status is the worst of checks. Maintenance is critical, and so is a status that
-// Consul does not have.
+// status returns the worst status of checks. Maintenance and an unknown status are
+// critical.
 func status(checks ...*healthCheck) catalog.Status {
 	worst := catalog.Passing
 	for _, c := range checks {
@@ -147,7 +129,7 @@ func status(checks ...*healthCheck) catalog.Status {
 	return worst
 }
 
-// maintenance reports whether an operator has ordered it.
+// maintenance reports whether the check is an operator's maintenance mode.
 func (c *healthCheck) maintenance() bool {
 	return c != nil && (c.CheckID == api.NodeMaint || strings.HasPrefix(c.CheckID, api.ServiceMaintPrefix))
 }

@@ -41,7 +41,7 @@ func newDirectory(t testing.TB, agent *consultest.Server, config consul.Config) 
 	return d
 }
 
-// reports collects what a watch tells.
+// reports collects the reports of a watch.
 type reports struct {
 	mu        sync.Mutex
 	snapshots []catalog.Snapshot
@@ -108,7 +108,7 @@ func (r *reports) await(t *testing.T, addresses ...string) catalog.Snapshot {
 		case <-r.news:
 		case <-deadline:
 			s, _ := r.last()
-			t.Fatalf("the watch tells %v, want %v; last error: %v", addressesOf(s), addresses, r.lastError())
+			t.Fatalf("the watch reports %v, want %v; last error: %v", addressesOf(s), addresses, r.lastError())
 		}
 	}
 }

@@ -56,7 +56,7 @@ func TestWhatIsTakenCanBeGivenBack(t *testing.T) {
 		}
 		entries, err := d.Entries(t.Context(), catalog.Query{Service: "names"})
 		for deadline := time.Now().Add(10 * time.Second); len(entries) > 0 && time.Now().Before(deadline); {
-			time.Sleep(50 * time.Millisecond) // the catalog hears of it late
+			time.Sleep(50 * time.Millisecond) // the catalog is updated late
 			entries, err = d.Entries(t.Context(), catalog.Query{Service: "names"})
 		}
 		if err != nil || len(entries) > 0 {

@@ -24,14 +24,14 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 		d := dial(t, a, consul.Config{})
 		all := map[string]*reports{}
 		ways := map[catalog.Consistency]*backends{}
-		standIn := strings.HasSuffix(t.Name(), "stand-in") // which knows no filters and no streams
+		simulated := strings.HasSuffix(t.Name(), "simulated") // which has no filters and no streams
 		for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
 			ways[c] = &backends{RoundTripper: transport, seen: map[string]bool{}}
 			d := dial(t, a, consul.Config{Transport: ways[c]})
 			all[c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c})
-			if !standIn {
+			if !simulated {
 				all["filtered "+c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c, Filter: `Service.Meta.version == "2"`})
 			}
 		}
@@ -71,7 +71,7 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 			}
 		}
 		for c, way := range ways {
-			if streamed := way.has("streaming"); !standIn && streamed == (c == catalog.Consistent) {
+			if streamed := way.has("streaming"); !simulated && streamed == (c == catalog.Consistent) {
 				t.Errorf("%v reads are streamed: %v", c, streamed)
 			}
 		}
@@ -101,7 +101,7 @@ func (b *backends) has(name string) bool {
 	return b.seen[name]
 }
 
-// Consul answers from a stream, whose age nobody knows, also when it is asked to
+// Consul answers from a stream, of unknown age, also when it is asked to
 // be consistent, and calls the answer consistent.
 func TestOnlyConsistentReadsAreNotStreamed(t *testing.T) {
 	address := agenttest.Start(t).Address
@@ -168,7 +168,7 @@ func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
 		r.stop()
 		if err := r.lastError(); err == nil || !strings.Contains(err.Error(), "service:read") {
 			s, _ := r.last()
-			t.Errorf("%v reads tell %v and the error %v, want one that says what the token lacks", c, addressesOf(s), err)
+			t.Errorf("%v reads return %v and the error %v, want one that says what the token lacks", c, addressesOf(s), err)
 		}
 	}
 }
@@ -207,7 +207,7 @@ func TestWatchOutlivesAFrozenAgent(t *testing.T) {
 	mustRegister(t, d, instance("catalog-2", two))
 	r.await(t, one, two)
 	if err := r.lastError(); err == nil || !strings.Contains(err.Error(), "in time") {
-		t.Errorf("the frozen agent was told as %v", err)
+		t.Errorf("the stalled agent was reported as %v", err)
 	}
 }
 

@@ -111,12 +111,12 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 			if err := operator.ServiceRegister(s); err != nil {
 				t.Fatal(err)
 			}
-			log.await(t, "what="+what)
+			log.await(t, "changed="+what)
 		}
 		if err := operator.CheckDeregister("service:catalog-1"); err != nil {
 			t.Fatal(err)
 		}
-		log.await(t, "what=the check")
+		log.await(t, "changed=the check")
 		_, info, err := operator.AgentHealthServiceByID("catalog-1")
 		if err != nil {
 			t.Fatal(err)
@@ -143,9 +143,9 @@ func portOf(t *testing.T, address string) uint16 {
 // that would take the service in and out of the rotation.
 func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var sick atomic.Bool
+		var failing atomic.Bool
 		agent := consultest.New(consultest.WithProbe(func(context.Context, consultest.Check) (string, string) {
-			if sick.Load() {
+			if failing.Load() {
 				return consultest.HealthCritical, "out of sugar"
 			}
 			return consultest.HealthPassing, ""
@@ -161,7 +161,7 @@ func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 		d := newDirectory(t, agent, consul.Config{})
 		lease := mustRegister(t, d, instance("catalog-1", "10.0.0.1:80"))
 		time.Sleep(time.Hour)
-		sick.Store(true)
+		failing.Store(true)
 		time.Sleep(time.Hour)
 		if n := writes.Load(); n != 1 {
 			t.Errorf("%d writes in two hours without drift, want the registration alone", n)
@@ -170,7 +170,7 @@ func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 		defer r.stop()
 		synctest.Wait()
 		if s, _ := r.last(); len(s.Instances) != 0 {
-			t.Errorf("a critical service is told as passing: %v", addressesOf(s))
+			t.Errorf("a critical service is reported as passing: %v", addressesOf(s))
 		}
 		agent.Restart()
 		time.Sleep(6*time.Second + time.Millisecond)
@@ -183,14 +183,14 @@ func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 	})
 }
 
-// What is registered again while it is sick stays critical.
+// What is registered again while it is failing stays critical.
 func TestDriftDoesNotHealTheSick(t *testing.T) {
 	for name, ttl := range map[string]time.Duration{"gRPC": 0, "TTL": 30 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var sick atomic.Bool
+				var failing atomic.Bool
 				agent := consultest.New(consultest.WithProbe(func(context.Context, consultest.Check) (string, string) {
-					if sick.Load() {
+					if failing.Load() {
 						return consultest.HealthCritical, "out of sugar"
 					}
 					return consultest.HealthPassing, ""
@@ -200,13 +200,13 @@ func TestDriftDoesNotHealTheSick(t *testing.T) {
 				r := instance("catalog-1", "10.0.0.1:80")
 				r.TTL, r.Tags = ttl, []string{"v2"}
 				r.SelfCheck = func(context.Context) error {
-					if sick.Load() {
+					if failing.Load() {
 						return errors.New("out of sugar")
 					}
 					return nil
 				}
 				mustRegister(t, d, r)
-				sick.Store(true)
+				failing.Store(true)
 				time.Sleep(time.Minute)
 				w := watch(d, catalog.Query{Service: "catalog"})
 				defer w.stop()
@@ -220,7 +220,7 @@ func TestDriftDoesNotHealTheSick(t *testing.T) {
 				}
 				for _, s := range w.snapshots[before:] {
 					if len(s.Instances) > 0 {
-						t.Error("the sick was told as passing for a while")
+						t.Error("the failing service was reported as passing for a while")
 					}
 				}
 			})
@@ -228,7 +228,7 @@ func TestDriftDoesNotHealTheSick(t *testing.T) {
 	}
 }
 
-// Two that are given one id fight over it; the log tells it once.
+// Two that are given one id fight over it; it is logged once.
 func TestAFightOverAnIDIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New(passingProbe())
@@ -257,12 +257,12 @@ func TestTTLTellsWhatTheSelfCheckFinds(t *testing.T) {
 		agent := consultest.New()
 		defer agent.Close()
 		d := newDirectory(t, agent, consul.Config{})
-		var sick atomic.Bool
+		var failing atomic.Bool
 		var checks atomic.Int32
 		r := instance("catalog-1", "10.0.0.1:80")
 		r.TTL = 30 * time.Second
 		r.SelfCheck = func(context.Context) error {
-			if checks.Add(1); sick.Load() {
+			if checks.Add(1); failing.Load() {
 				return errors.New("out of\nsugar")
 			}
 			return nil
@@ -282,10 +282,10 @@ func TestTTLTellsWhatTheSelfCheckFinds(t *testing.T) {
 			t.Errorf("%d self-checks in ten TTLs, want 30", n)
 		}
 		want(catalog.Passing, "")
-		sick.Store(true)
+		failing.Store(true)
 		time.Sleep(10 * time.Second)
 		want(catalog.Critical, "out of sugar")
-		sick.Store(false)
+		failing.Store(false)
 		time.Sleep(10 * time.Second)
 		want(catalog.Passing, "")
 
@@ -353,11 +353,11 @@ func TestTTLAgainstEveryAgent(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		// A query that reaches the agent just after its restart waits for an index of before.
 		d := dial(t, a, consul.Config{Heartbeat: time.Second, Wait: 2 * time.Second})
-		var sick atomic.Bool
+		var failing atomic.Bool
 		r := instance("catalog-1", "10.0.0.1:80") // Consul never calls it
 		r.TTL = 3 * time.Second
 		r.SelfCheck = func(context.Context) error {
-			if sick.Load() {
+			if failing.Load() {
 				return errors.New("out of sugar")
 			}
 			return nil
@@ -366,12 +366,12 @@ func TestTTLAgainstEveryAgent(t *testing.T) {
 		w := watch(d, catalog.Query{Service: "catalog"})
 		defer w.stop()
 		w.await(t, "10.0.0.1:80")
-		sick.Store(true)
+		failing.Store(true)
 		w.await(t)
 		if got := ownCheck(t, d); got.Status != catalog.Critical || got.Output != "out of sugar" {
 			t.Errorf("the check is %+v", got)
 		}
-		sick.Store(false)
+		failing.Store(false)
 		w.await(t, "10.0.0.1:80")
 		_, before := w.last()
 		a.restart(t)
@@ -389,7 +389,7 @@ func TestLocalityIsToldByTheWatch(t *testing.T) {
 		w := watch(d, catalog.Query{Service: "catalog"})
 		defer w.stop()
 		if got := w.await(t, r.Address).Instances[0]; got.Region != r.Region || got.Zone != r.Zone {
-			t.Errorf("the watch tells %q and %q", got.Region, got.Zone)
+			t.Errorf("the watch reports %q and %q", got.Region, got.Zone)
 		}
 	})
 }
@@ -415,7 +415,7 @@ func TestLimitsOfConsulAreToldByTheFieldsName(t *testing.T) {
 		"any address":      {func(r *catalog.Registration) { r.Address = "0.0.0.0:80" }, `Address "0.0.0.0:80"`},
 		"empty tag":        {func(r *catalog.Registration) { r.Tags = []string{"a", ""} }, "Tags"},
 		"heavy":            {func(r *catalog.Registration) { r.Weight = 65536 }, "Weight 65536"},
-		"heavy warning":    {func(r *catalog.Registration) { r.WarningWeight = 70000 }, "Weight 70000"},
+		"heavy warning":    {func(r *catalog.Registration) { r.WarningWeight = new(uint32(70000)) }, "Weight 70000"},
 		"much metadata":    {func(r *catalog.Registration) { r.Metadata = many }, "65 keys"},
 		"metadata key":     {func(r *catalog.Registration) { r.Metadata = map[string]string{"a.b": ""} }, `"a.b"`},
 		"empty key":        {func(r *catalog.Registration) { r.Metadata = map[string]string{"": ""} }, `key ""`},
@@ -438,7 +438,7 @@ func TestTheLimitsAreConsuls(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		r := instance("catalog-1", serveHealth(t))
-		r.Weight, r.WarningWeight, r.CheckInterval, r.DeregisterAfter = 65535, 65535, time.Second, time.Minute
+		r.Weight, r.WarningWeight, r.CheckInterval, r.DeregisterAfter = 65535, new(uint32(65535)), time.Second, time.Minute
 		r.Metadata = map[string]string{}
 		for i := range 64 {
 			r.Metadata[strings.Repeat("k", 128-i)] = strings.Repeat("v", 512)
@@ -531,7 +531,7 @@ func TestACrashLeavesConsulAfterTheChecksTime(t *testing.T) {
 	})
 }
 
-// G4, with real checks: a gRPC server that dies is told as gone.
+// G4, with real checks: a gRPC server that dies is reported as gone.
 func TestADeadServerIsToldAsGone(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})

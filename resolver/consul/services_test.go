@@ -17,11 +17,11 @@ func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
 		agent := consultest.New()
 		defer agent.Close()
 		d := newDirectory(t, agent, consul.Config{})
-		told := func() consul.ServiceStats {
+		stats := func() consul.ServiceStats {
 			t.Helper()
 			services := d.Stats()[0].Services
 			if len(services) != 1 || services[0].Service != "catalog" {
-				t.Fatalf("it tells of %+v, want the catalog", services)
+				t.Fatalf("it reports %+v, want the catalog", services)
 			}
 			return services[0]
 		}
@@ -30,7 +30,7 @@ func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
 		if _, err := d.Register(t.Context(), r); err == nil {
 			t.Fatal("it has registered what cannot be reached")
 		}
-		if s := told(); s.Registered || s.Attempts != 1 || s.Failures != 1 || !s.Confirmed.IsZero() {
+		if s := stats(); s.Registered || s.Attempts != 1 || s.Failures != 1 || !s.ConfirmedAt.IsZero() {
 			t.Errorf("after a failure: %+v", s)
 		}
 		r.SelfCheck = nil
@@ -38,18 +38,18 @@ func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s := told(); !s.Registered || s.Attempts != 2 || s.Failures != 1 || !s.Confirmed.Equal(time.Now()) {
+		if s := stats(); !s.Registered || s.Attempts != 2 || s.Failures != 1 || !s.ConfirmedAt.Equal(time.Now()) {
 			t.Errorf("when it is registered: %+v", s)
 		}
 		agent.SetReachable(false)
 		since := time.Now()
 		time.Sleep(time.Minute)
-		if s := told(); s.Registered || s.Failures < 8 || s.Confirmed.After(since) {
+		if s := stats(); s.Registered || s.Failures < 8 || s.ConfirmedAt.After(since) {
 			t.Errorf("after a minute without an agent: %+v", s)
 		}
 		agent.SetReachable(true)
 		time.Sleep(10 * time.Second)
-		if s := told(); !s.Registered || time.Since(s.Confirmed) > 6*time.Second {
+		if s := stats(); !s.Registered || time.Since(s.ConfirmedAt) > 6*time.Second {
 			t.Errorf("when the agent is back: %+v", s)
 		}
 		second := r
@@ -59,7 +59,7 @@ func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = other.Deregister(t.Context())
-		if s := told(); !s.Registered {
+		if s := stats(); !s.Registered {
 			t.Errorf("without the second: %+v", s)
 		}
 		_ = lease.Deregister(t.Context())

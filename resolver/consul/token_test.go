@@ -244,7 +244,7 @@ func TestATokenIsNotSentToWhereTheAgentRedirects(t *testing.T) {
 		t.Errorf("the redirect is answered by %v", err)
 	}
 	if _, err = d.Agent(t.Context()); err == nil {
-		t.Error("the agent tells of itself in spite of the redirect")
+		t.Error("the agent describes itself in spite of the redirect")
 	}
 	if asked.Load() != 0 {
 		t.Error("the other host was asked")

@@ -42,14 +42,14 @@ func TestUnhealthyInstancesAreReportedApart(t *testing.T) {
 		}
 		list, unhealthy := found.lists()
 		if len(list) != healthy || list[0].ID != "passing" {
-			t.Errorf("WithWarning %v: healthy are %+v", warning, list)
+			t.Errorf("Warning %v: healthy are %+v", warning, list)
 		}
 		if len(unhealthy) != len(want) {
-			t.Errorf("WithWarning %v: %d are unhealthy, want %d: %+v", warning, len(unhealthy), len(want), unhealthy)
+			t.Errorf("Warning %v: %d are unhealthy, want %d: %+v", warning, len(unhealthy), len(want), unhealthy)
 		}
 		for _, i := range unhealthy {
 			if status, known := want[i.ID]; !known || i.Status != status {
-				t.Errorf("WithWarning %v: %s is %v, want %v", warning, i.ID, i.Status, status)
+				t.Errorf("Warning %v: %s is %v, want %v", warning, i.ID, i.Status, status)
 			}
 		}
 	}

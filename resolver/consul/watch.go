@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -17,72 +19,56 @@ import (
 const (
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 15 * time.Second
-	// stuckPeriod is the pace of answers that come at once and do not move the
-	// index forward, which is a fault: index 0 for ever, an index to and fro.
+	// stuckPeriod is the interval between queries whose answers return at once without moving
+	// the index forward, which is a fault: index 0 for ever, or an index to and fro.
 	stuckPeriod = 15 * time.Second
 
-	// A service that changes all the time is read twice a second; the first ten
-	// changes after a quiet time, with a second read of each, as they come.
-	queryRate  = 2 // each second
+	// A service that changes all the time is read twice a second. After a quiet time the
+	// first ten changes are read at once, each with a confirmation.
+	queryRate  = 2 // per second
 	queryBurst = 20
 )
 
-// errCrowded ends a query early so that others get their turn.
-var errCrowded = errors.New("there are more watches than connections")
-
 // watch is one loop of blocking queries.
 type watch struct {
-	*Directory
-	query  catalog.Query
-	bucket *rate.Limiter
-	index  uint64             // to wait beyond; 0 asks for an answer at once
-	last   []catalog.Instance // of the last answer
+	directory *Directory
+	query     catalog.Query
+	limiter   *rate.Limiter
+	index     uint64             // to wait beyond; 0 does not block
+	last      []catalog.Instance // of the last answer
 
 	empty       bool      // the last answer was
-	hint        string    // and why
+	hint        string    // why
 	failures    int       // since the last answer
-	unconfirmed bool      // the last answer was doubtful, and is to be confirmed
+	unconfirmed bool      // the confirmation of the last answer failed and is to be repeated
 	repeated    bool      // the last answer did not move the index, and came early
-	reset       time.Time // when the last answer with a lower index was followed up
-	large       trouble   // more instances than are kept
+	resetAt     time.Time // when the last answer with a lower index was followed up
+	large       episode   // of more instances than maxInstances
 }
 
-// answer is what came of one blocking query.
+// answer is the result of one blocking query.
 type answer struct {
 	catalog.Snapshot
-	early bool // before the end of the time that it might have blocked
-	back  bool // with a lower index than asked for
-	fresh bool // it was confirmed by another read
+	early     bool // before the end of its wait
+	regressed bool // with a lower index than the query's
+	confirmed bool // by another read
 }
 
-// Watch follows q with blocking queries until ctx ends. It reports every answer
-// that Consul gives, also one that is like the last. An answer that has lost more
-// than half of the instances, or all of them, is read again from the leader before
-// it is reported. A service that changes all the time is read twice a second. Of more
-// than 20,000 instances the first are reported, which is logged.
-//
-// Up to 60 watches of one agent hear of a change at once. Of more, each takes its
-// turn, and hears of it within a second for each 60 watches.
-func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
-	if err := checkName("Service", q.Service); err != nil {
-		report(catalog.Snapshot{}, err) // whatever the path would name is another service
-		<-ctx.Done()
-		return
-	}
-	d.crowd.join()
-	defer func() {
-		if d.crowd.leave() {
-			d.Close() // nobody else may ask for long
-		}
-	}()
-	w := &watch{Directory: d, query: q, bucket: rate.NewLimiter(queryRate, queryBurst)}
-	w.large = trouble{log: d.log.With("service", q.Service), begins: "a service has more instances than are kept: the others get no calls", ends: "all instances of the service are kept again"}
-	for w.bucket.Wait(ctx) == nil {
+func newWatch(d *Directory, q catalog.Query) *watch {
+	return &watch{directory: d, query: q, limiter: rate.NewLimiter(queryRate, queryBurst), large: episode{
+		log:    d.log.With("service", q.Service, "limit", maxInstances),
+		begins: "the service has more instances than the limit: the rest gets no calls",
+		ends:   "the service has no more instances than the limit: all get calls again",
+	}}
+}
+
+func (w *watch) run(ctx context.Context, report func(catalog.Snapshot, error)) {
+	for w.limiter.Wait(ctx) == nil {
 		answer, err := w.next(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, errCrowded):
+		case errors.Is(err, errTakeTurns):
 			continue
 		}
 		report(answer.Snapshot, err)
@@ -90,14 +76,14 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 	}
 }
 
-// next waits for an answer, in the watch's turn.
+// next waits for a connection of the pool, and for an answer.
 func (w *watch) next(ctx context.Context) (answer, error) {
-	place, wait, leave, err := w.crowd.enter(ctx, w.wait)
+	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.directory.wait)
 	if err != nil {
 		return answer{}, err
 	}
-	defer leave()
-	a, err := w.read(ctx, place, wait)
+	defer release()
+	a, err := w.read(ctx, bounded, wait)
 	if err != nil {
 		return answer{}, err
 	}
@@ -112,42 +98,42 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 	return a, nil
 }
 
-// read asks in place and, of a doubtful answer, once more. It begins with that where
-// it has failed the last time: an agent that fails every other time would never
-// confirm anything.
-func (w *watch) read(ctx, place context.Context, wait time.Duration) (answer, error) {
+// read sends a blocking query in bounded, and confirms the answer if need be. If the last
+// confirmation failed it starts with that: an agent that fails every other query would
+// otherwise never confirm anything.
+func (w *watch) read(ctx, bounded context.Context, wait time.Duration) (answer, error) {
 	if w.unconfirmed {
 		return w.confirm(ctx)
 	}
-	asked := time.Now()
-	a, err := w.ask(place, w.blocking(wait))
+	sentAt := time.Now()
+	a, err := w.send(bounded, w.blocking(wait))
 	if err != nil {
 		return answer{}, err
 	}
-	a.early = time.Since(asked) < wait
-	a.back = max(a.Index, 1) < w.index
-	if !w.doubtful(a) {
+	a.early = time.Since(sentAt) < wait
+	a.regressed = max(a.Index, 1) < w.index
+	if !w.needsConfirmation(a) {
 		return a, nil
 	}
-	w.bucket.Reserve() // taken off the next query: this one does not wait
+	w.limiter.Reserve() // the confirmation does not wait, the next query does
 	confirmed, err := w.confirm(ctx)
-	confirmed.back = a.back
+	confirmed.regressed = a.regressed
 	return confirmed, err
 }
 
-// confirm asks the leader.
+// confirm reads from the leader.
 func (w *watch) confirm(ctx context.Context) (answer, error) {
-	a, err := w.ask(ctx, w.leaders())
-	w.unconfirmed = err != nil && !w.unconfirmed // without a leader, others are asked in turn
-	a.early, a.fresh = true, true
+	a, err := w.send(ctx, w.fromLeader())
+	w.unconfirmed = err != nil && !w.unconfirmed // without a leader, alternate with queries to any server
+	a.early, a.confirmed = true, true
 	return a, err
 }
 
-// doubtful says whether an answer must be confirmed: Consul has been seen to
-// answer an empty list with an old index (hashicorp/consul#20790), and a server
-// that was restored or lags behind may know too little. A cache does not tell
-// emptiness from what ACLs hide and from what it has not heard of yet.
-func (w *watch) doubtful(a answer) bool {
+// needsConfirmation reports whether an answer lacks more than half of the last instances, or
+// is an empty one from the agent's cache. Consul has answered an empty list with an old index
+// (hashicorp/consul#20790), a server that was restored or lags behind may lack instances, and
+// the cache does not distinguish "empty" from "hidden by ACLs" and "not loaded yet".
+func (w *watch) needsConfirmation(a answer) bool {
 	if w.query.Consistency == catalog.Cached && len(a.Instances) == 0 && !w.empty {
 		return true
 	}
@@ -164,17 +150,17 @@ func (w *watch) doubtful(a answer) bool {
 	return 2*lost > len(w.last)
 }
 
-// blocking asks for what comes after the last answer.
+// blocking returns the options of a query for the next change.
 func (w *watch) blocking(wait time.Duration) *api.QueryOptions {
 	options := optionsOf(w.query)
 	options.WaitIndex, options.WaitTime = w.index, wait
-	// An agent answers what blocks from a stream of its own, however consistent it
-	// is asked to be, but for this, which changes nothing in what is read here.
+	// The agent answers blocking queries from its own stream, even consistent ones, unless
+	// this is set, which changes nothing in the fields that are read here.
 	options.MergeCentralConfig = options.RequireConsistent
 	return options
 }
 
-// optionsOf asks for what q does, at once.
+// optionsOf returns the options of a query that does not block.
 func optionsOf(q catalog.Query) *api.QueryOptions {
 	return &api.QueryOptions{
 		Datacenter: q.Datacenter, Near: q.Near, Filter: q.Filter,
@@ -184,28 +170,27 @@ func optionsOf(q catalog.Query) *api.QueryOptions {
 	}
 }
 
-// leaders asks for an answer at once, and for one that is no older than the
-// leader's.
-func (w *watch) leaders() *api.QueryOptions {
+// fromLeader returns the options of a query that the leader answers without blocking.
+func (w *watch) fromLeader() *api.QueryOptions {
 	options := w.blocking(0)
 	options.WaitIndex, options.AllowStale, options.UseCache = 0, false, false
 	return options
 }
 
-// ask sends one query. Consul adds up to a sixteenth to the wait, and an agent
-// that has hung must not hold the watch for ever.
-func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, error) {
+// send sends one query. It has a deadline, so that a stalled agent cannot block the watch:
+// Consul adds up to a sixteenth to the wait.
+func (w *watch) send(ctx context.Context, options *api.QueryOptions) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
 	found := instances{query: w.query}
-	n, meta, err := w.entries(bounded, w.query, false, options, found.add)
+	n, meta, err := w.directory.entries(bounded, w.query, options, found.add)
 	switch {
-	case err != nil && errors.Is(context.Cause(ctx), errCrowded):
-		return answer{}, errCrowded
+	case err != nil && errors.Is(context.Cause(ctx), errTakeTurns):
+		return answer{}, errTakeTurns
 	case err != nil:
-		return answer{}, w.explainQuery(err, w.query)
+		return answer{}, w.directory.explainQuery(err, w.query)
 	case n == 0 && meta.ResultsFilteredByACLs:
-		return answer{}, w.hidden(w.query)
+		return answer{}, w.directory.filtered(w.query)
 	}
 	w.large.set(found.tooMany())
 	healthy, unhealthy := found.lists()
@@ -217,36 +202,36 @@ func (w *watch) ask(ctx context.Context, options *api.QueryOptions) (answer, err
 	}}, nil
 }
 
-// whyEmpty asks, once for each time that the service becomes empty, whether it is
-// unhealthy or unknown.
+// whyEmpty reads from Consul, each time that the service becomes empty, whether its instances are
+// unhealthy or there are none.
 func (w *watch) whyEmpty(ctx context.Context) string {
-	w.bucket.Reserve()
+	w.limiter.Reserve()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	options := &api.QueryOptions{Datacenter: w.query.Datacenter, AllowStale: true}
 	registered := map[string]bool{}
-	counted := decoding(ctx, func(body io.Reader) error {
+	decoded := decoding(ctx, func(body io.Reader) error {
 		return eachItem(body, func(c *healthCheck) { registered[c.Node+"/"+c.ServiceID] = true })
 	})
-	_, _, err := w.client.Health().Checks(w.query.Service, options.WithContext(counted))
+	_, _, err := w.directory.api.Health().Checks(w.query.Service, options.WithContext(decoded))
 	switch {
 	case err == nil && len(registered) > 0 && w.query.Filter != "":
-		return fmt.Sprintf("Consul knows %d: are they passing, and do they match %s?", len(registered), w.query.Filter)
+		return fmt.Sprintf("%d are registered: are they passing, and do they match %s?", len(registered), w.query.Filter)
 	case err == nil && len(registered) > 0 && len(w.query.Tags) > 0:
-		return fmt.Sprintf("Consul knows %d: are they passing, and have they the tags?", len(registered))
+		return fmt.Sprintf("%d are registered: are they passing, and do they have the tags?", len(registered))
 	case err == nil && len(registered) > 0:
-		return fmt.Sprintf("Consul knows %d, none of them passing: see /v1/health/checks/%s", len(registered), w.query.Service)
-	case w.token:
+		return fmt.Sprintf("%d are registered, none of them passing: see /v1/health/checks/%s", len(registered), w.query.Service)
+	case w.directory.hasToken:
 		return "is the name right, and the service running?"
 	default:
 		return "is the name right, and the service running? If Consul has ACLs, set CONSUL_HTTP_TOKEN"
 	}
 }
 
-// pace moves the index and says how long to wait before the next query.
+// pace moves the index and returns how long to wait before the next query.
 func (w *watch) pace(a answer, err error) time.Duration {
 	if err != nil {
-		// The agent may come back with another history: ask afresh.
+		// The agent may come back with other indexes: start over.
 		w.index = 0
 		w.failures++
 		return backoff(w.failures)
@@ -256,13 +241,13 @@ func (w *watch) pace(a answer, err error) time.Duration {
 	// "An index of 0 means that the query does not block": wait beyond 1 instead.
 	w.index = max(a.Index, 1)
 	switch {
-	case a.back:
-		// "Reset the index to 0 if it goes backwards", at once unless it keeps on.
-		if !a.fresh {
+	case a.regressed:
+		// "Reset the index to 0 if it goes backwards", at once unless it keeps doing so.
+		if !a.confirmed {
 			w.index = 0
 		}
-		wait := max(stuckPeriod-time.Since(w.reset), 0)
-		w.reset = time.Now().Add(wait)
+		wait := max(stuckPeriod-time.Since(w.resetAt), 0)
+		w.resetAt = time.Now().Add(wait)
 		return wait
 	case w.index != before || !a.early:
 		w.repeated = false
@@ -275,8 +260,8 @@ func (w *watch) pace(a answer, err error) time.Duration {
 	}
 }
 
-// backoff doubles with each failure, up to a cap, and is spread over its upper
-// half so that the clients of one agent do not come back in step.
+// backoff doubles with each failure up to maxBackoff. Jitter over its upper half keeps
+// the clients of one agent from returning in step.
 func backoff(failures int) time.Duration {
 	d := min(minBackoff<<min(failures-1, 10), maxBackoff)
 	return d/2 + rand.N(d/2)
@@ -292,4 +277,83 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+}
+
+// An agent accepts 200 connections from one address, which all processes of a machine
+// share, and each blocking query holds one.
+// https://developer.hashicorp.com/consul/docs/agent/config/config-files#http_max_conns_per_client
+const (
+	maxConnections = 62 // and a few that are being closed
+	maxBlocking    = 60 // the others are for requests that do not block
+	turn           = time.Second
+)
+
+// errTakeTurns ends a blocking query early because the watches have to take turns from now on.
+var errTakeTurns = errors.New("more watches than connections")
+
+// watchPool shares the connections of one agent among its watches. Up to maxBlocking
+// watches hold one each and block as long as they like. More of them take turns of a second,
+// so each is back after a second for each 60 watches. No change is lost between two turns:
+// a watch keeps its index.
+type watchPool struct {
+	connections *semaphore.Weighted // first come, first served
+
+	mu        sync.Mutex
+	watches   int
+	steady    context.Context // ends when the watches have to take turns
+	takeTurns context.CancelFunc
+}
+
+func newWatchPool() *watchPool {
+	p := &watchPool{connections: semaphore.NewWeighted(maxBlocking)}
+	p.steady, p.takeTurns = context.WithCancel(context.Background())
+	return p
+}
+
+// join adds a watch.
+func (p *watchPool) join() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watches++
+	if p.watches > maxBlocking {
+		p.takeTurns()
+	}
+}
+
+// leave removes a watch and reports whether it was the last.
+func (p *watchPool) leave() (last bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watches--
+	if p.watches <= maxBlocking && p.steady.Err() != nil {
+		p.steady, p.takeTurns = context.WithCancel(context.Background())
+	}
+	return p.watches == 0
+}
+
+// acquire waits for a connection. It returns the context of a blocking query and how long
+// the query may block: wait, or one turn. If the watches have to take turns later, that
+// context ends by errTakeTurns. Call release when the query has ended.
+func (p *watchPool) acquire(ctx context.Context, wait time.Duration) (_ context.Context, _ time.Duration, release func(), err error) {
+	if err := p.connections.Acquire(ctx, 1); err != nil {
+		return nil, 0, nil, err
+	}
+	p.mu.Lock()
+	steady := p.steady
+	p.mu.Unlock()
+	if steady.Err() != nil {
+		return ctx, min(wait, turn), func() { p.connections.Release(1) }, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(steady, func() {
+		pause(ctx, rand.N(turn)) // a query that ends early loses its connection: not all at once
+		cancel(errTakeTurns)
+	})
+	return ctx, wait, func() { stop(); cancel(nil); p.connections.Release(1) }, nil
+}
+
+func (p *watchPool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.watches
 }

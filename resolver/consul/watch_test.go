@@ -106,7 +106,7 @@ func TestHiddenByACLsIsNotEmpty(t *testing.T) {
 				case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
 					t.Errorf("error is %v, want one that says %q", err, test.err)
 				case test.err != "" && test.token != "" && strings.Contains(err.Error(), test.token+" "):
-					t.Errorf("error %v tells the token", err)
+					t.Errorf("error %v repeats the token", err)
 				case test.err == "" && (err != nil || answers == 0):
 					t.Errorf("error %v and %d answers, want an empty answer", err, answers)
 				}
@@ -165,7 +165,7 @@ func TestOutageBacksOff(t *testing.T) {
 		agent.SetReachable(true)
 		time.Sleep(15 * time.Second)
 		if s, _ := r.last(); len(s.Instances) != 1 {
-			t.Errorf("after the outage the watch tells %v", addressesOf(s))
+			t.Errorf("after the outage the watch reports %v", addressesOf(s))
 		}
 	})
 }
@@ -201,12 +201,12 @@ func TestConfigurationIsChecked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if name == "missing CA file" {
 				t.Setenv("CONSUL_CACERT", "/does/not/exist.pem")
-				test.want = "CONSUL_* settings: Error loading CA File: open /does/not/exist.pem"
+				test.want = "CONSUL_* environment: Error loading CA File: open /does/not/exist.pem"
 			}
 			if _, err := consul.New(test.config); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error is %v, want one that says %q", err, test.want)
 			} else if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("error %v tells the password", err)
+				t.Errorf("error %v repeats the password", err)
 			}
 		})
 	}

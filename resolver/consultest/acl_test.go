@@ -13,7 +13,7 @@ import (
 const filtered = "X-Consul-Results-Filtered-By-ACLs"
 
 // What a token without permissions sees: lists come back empty and say so, what
-// it names is forbidden. The anonymous are not told. An unknown token gets nothing.
+// it names is forbidden. The anonymous get no such header. An unknown token gets nothing.
 func TestACL(t *testing.T) {
 	const denied = "Permission denied: "
 	eachWay(t, func(t *testing.T, s *consultest.Server, c *http.Client) {
@@ -55,14 +55,14 @@ func TestACL(t *testing.T) {
 			if got := ask("X-Consul-Token: wrong"); got.code != 403 || got.body != "ACL not found" {
 				t.Errorf("%s %s with an unknown token: %+v", test.method, test.path, got)
 			}
-			known, nobody := ask("X-Consul-Token: nothing"), ask()
-			if nobody.header.Get(filtered) != "" {
-				t.Errorf("%s %s tells the anonymous that it filtered", test.method, test.path)
+			powerless, anonymous := ask("X-Consul-Token: nothing"), ask()
+			if anonymous.header.Get(filtered) != "" {
+				t.Errorf("%s %s says to the anonymous that it filtered", test.method, test.path)
 			}
-			if list := test.powerless == 200 || strings.Contains(test.path, "recurse"); list != (known.header.Get(filtered) == "true") {
-				t.Errorf("%s %s has %s=%q", test.method, test.path, filtered, known.header.Get(filtered))
+			if list := test.powerless == 200 || strings.Contains(test.path, "recurse"); list != (powerless.header.Get(filtered) == "true") {
+				t.Errorf("%s %s has %s=%q", test.method, test.path, filtered, powerless.header.Get(filtered))
 			}
-			for _, got := range []answer{known, nobody} {
+			for _, got := range []answer{powerless, anonymous} {
 				want := test.empty
 				if test.lacks != "" {
 					want = denied
@@ -87,7 +87,7 @@ func TestACLThroughConsulsClient(t *testing.T) {
 	_, meta, err = client.Health().Service("web", "", true, nil)
 	must(t, err)
 	if meta.ResultsFilteredByACLs {
-		t.Error("the anonymous were told")
+		t.Error("the anonymous got the header")
 	}
 	_, _, err = client.Health().Service("web", "", true, &api.QueryOptions{Token: "wrong"})
 	if status := (api.StatusError{}); err == nil || !strings.Contains(err.Error(), "403") {

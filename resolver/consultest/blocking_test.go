@@ -94,8 +94,8 @@ func TestABlockingQueryWaitsAsLongAsAsked(t *testing.T) {
 	}
 }
 
-// A client that keeps an index from before the agent restarted hears nothing, as
-// with Consul: telling that it went backwards is the client's part.
+// A client that keeps an index from before the agent restarted is not notified, as
+// with Consul: noticing that it went backwards is the client's part.
 func TestAnIndexFromTheFutureBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, client := newAgent(t)

@@ -58,7 +58,7 @@ func TestATTLThatIsNotRenewedIsCritical(t *testing.T) {
 }
 
 // Heartbeats that change only the output are kept from the catalog for minutes,
-// so that they wake nobody, but get there in the end.
+// so that they wake no query, but get there in the end.
 func TestOutputAloneReachesTheCatalogLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, client := newAgent(t)

@@ -64,7 +64,7 @@ func TestConnectionsAreCountedAndLimited(t *testing.T) {
 	}
 }
 
-// A client that has its answer hears nothing more when the connection is broken: words
+// A client that has its answer gets nothing more when the connection is broken: bytes
 // without a question are a bug to net/http, and it logs them.
 func TestNothingIsSaidAfterAnAnswer(t *testing.T) {
 	s := consultest.New()

@@ -1,6 +1,6 @@
-// Package consultest is an in-process stand-in for a Consul agent, as
-// [net/http/httptest] is for an HTTP server: it speaks Consul's HTTP API closely
-// enough that Consul's own Go client and curl cannot tell.
+// Package consultest simulates a Consul agent in the test's process, as
+// [net/http/httptest] does an HTTP server. It implements Consul's HTTP API closely
+// enough for Consul's own Go client and curl.
 //
 // A [Server] is one agent and the one-server datacenter behind it: the agent's
 // services and checks, the catalog, health with blocking queries, and the KV
@@ -16,8 +16,8 @@
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
 // [Server.Flap], [Server.SetReachable] and [Server.Restart], connect it to agents
-// of other datacenters with [Server.Join], look at what clients asked with
-// [Server.Queries] and [Server.Connections], and answer in its stead with
+// of other datacenters with [Server.Join], inspect requests with
+// [Server.Queries] and [Server.Connections], and answer in its place with
 // [Server.Intercept].
 //
 // # When Consul misbehaves
@@ -29,7 +29,7 @@
 //	defer lift()
 //	done := agent.Script(consultest.Reset().Times(3), consultest.Pass(), consultest.Empty())
 //
-// It meets reads of health, which is what resolvers ask, unless [Fault.On],
+// It matches reads of health, which resolvers send, unless [Fault.On],
 // [Fault.Service] and [Fault.When] aim it elsewhere. [Fault.Times] bounds it,
 // [Fault.And] makes one of several:
 //
@@ -53,17 +53,16 @@
 //	Forbidden        403 "ACL not found"                        a deleted token
 //	Garbage          200 with HTML                              a captive portal; a wrong port
 //	Delay            the answer comes late                      load
-//	Hang             no answer                                  a frozen process
+//	Hang             no answer                                  a stalled process
 //	Reset            the connection breaks                      a killed process, a firewall
 //	SlowBody         the header at once, the body in drips      a thin line
 //	Truncate         the body breaks off                        a proxy that was stopped
 //
-// Whoever is blocked in a query when a fault comes meets it then: the query is
-// answered or broken off at once. Faults that change lists are changes like any
-// other, so that indexes rise when they come and go and no client misses them, and
-// queries block in between; only IndexZero and steps of a script never let them
-// block. [Server.Heal] lifts everything. Flap and SetReachable are not faults of
-// answers but of what they tell about, and go with all of the above.
+// A blocking query that waits when a matching fault is injected is answered or reset at once.
+// Faults that change lists raise the indexes when they are injected and lifted, as any
+// change does, so that no client misses them, and queries block in between. With IndexZero
+// and steps of a script they never block. [Server.Heal] lifts everything. Flap and SetReachable
+// are not faults of answers but of the agent, and combine with all of the above.
 //
 // An outage of ten minutes takes no time in a bubble:
 //
@@ -78,9 +77,9 @@
 //
 // # What it is not
 //
-// It is not a Consul: it has one node, keeps everything in memory, and knows no
+// It is not Consul: it has one node, keeps everything in memory, and has no
 // sessions, intentions, Connect proxies, filter expressions, scripts or gossip.
-// What it does not know it refuses, naming it. In a bubble, create the Server
+// It rejects what it does not support, by name. In a bubble, create the Server
 // inside the bubble and give it [WithProbe] if services register checks that
 // would open sockets.
 package consultest

@@ -77,7 +77,7 @@ func TestAFaultElsewhereDisturbsNoQuery(t *testing.T) {
 	})
 }
 
-// A client that was between two queries when a fault came, or went, hears of it too.
+// A client that was between two queries when a fault came, or went, is notified of it too.
 func TestNobodyMissesAChangeOfAnswers(t *testing.T) {
 	for name, fault := range map[string]consultest.Fault{
 		"empty": consultest.Empty(), "half": consultest.Without(0.5), "lower index": consultest.IndexBackwards(),
@@ -373,8 +373,8 @@ func TestFaultsComeAndGoUnderLoad(t *testing.T) {
 	})
 }
 
-// A fault that keeps the index keeps it when it goes, too, and yet nobody who waits
-// is left with what it told.
+// A fault that keeps the index keeps it when it goes, too, and yet no query that waits
+// keeps its answer.
 func TestAKeptIndexIsNoTrap(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *consultest.Server, client *api.Client, index uint64, waiting <-chan asked) {
 		lift := s.Inject(consultest.Empty().And(consultest.IndexKept()))

@@ -12,9 +12,11 @@ import (
 	"strings"
 )
 
-// kvEndpoint is the KV store without sessions, and so without locks.
+// kvAPI answers /v1/kv/: the KV store without sessions, and so without locks.
 // https://developer.hashicorp.com/consul/api-docs/kv
-func (s *Server) kvEndpoint(w http.ResponseWriter, r *http.Request) (any, error) {
+type kvAPI struct{ *Server }
+
+func (s kvAPI) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	key, err := kvKey(r)
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func notFound(w http.ResponseWriter) error {
 	return errAnswered
 }
 
-func (s *Server) kvGet(w http.ResponseWriter, r *http.Request, key string, q url.Values) (any, error) {
+func (s kvAPI) kvGet(w http.ResponseWriter, r *http.Request, key string, q url.Values) (any, error) {
 	if key == "" {
 		return nil, errMissingKey
 	}
@@ -94,7 +96,7 @@ func (s *Server) kvGet(w http.ResponseWriter, r *http.Request, key string, q url
 	return []kvEntry{entry}, nil
 }
 
-func (s *Server) kvList(w http.ResponseWriter, r *http.Request, prefix string) (any, error) {
+func (s kvAPI) kvList(w http.ResponseWriter, r *http.Request, prefix string) (any, error) {
 	var entries []kvEntry
 	err := s.read(w, r, func(st *state) (index uint64) {
 		entries, index = st.kv.list(prefix)
@@ -109,7 +111,7 @@ func (s *Server) kvList(w http.ResponseWriter, r *http.Request, prefix string) (
 	return entries, nil
 }
 
-func (s *Server) kvKeys(w http.ResponseWriter, r *http.Request, prefix string, q url.Values) (any, error) {
+func (s kvAPI) kvKeys(w http.ResponseWriter, r *http.Request, prefix string, q url.Values) (any, error) {
 	separator := q.Get("separator")
 	if separator == "" {
 		separator = q.Get("seperator") // Consul took it so for years
@@ -159,7 +161,7 @@ func parseCAS(q url.Values) (cas uint64, given bool, err error) {
 	return cas, true, err
 }
 
-func (s *Server) kvPut(r *http.Request, key string, q url.Values) (any, error) {
+func (s kvAPI) kvPut(r *http.Request, key string, q url.Values) (any, error) {
 	if key == "" {
 		return nil, errMissingKey
 	}
@@ -216,7 +218,7 @@ func kvBody(r *http.Request) ([]byte, error) {
 	return value, err
 }
 
-func (s *Server) kvDelete(r *http.Request, key string, q url.Values) (any, error) {
+func (s kvAPI) kvDelete(r *http.Request, key string, q url.Values) (any, error) {
 	if err := conflicting(q, "recurse", "cas"); err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// The stand-in and a real Consul answer alike: status, text, and the names of
+// The simulation and a real Consul answer alike: status, text, and the names of
 // headers.
 func TestAnswersAsTheRealConsulDoes(t *testing.T) {
 	agent := agenttest.Start(t)

@@ -2,7 +2,12 @@ package consultest
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,20 +18,16 @@ const maxQueries = 16384
 
 // Server is one agent. All methods are safe for concurrent use.
 type Server struct {
-	config
-	mux     *http.ServeMux
-	started time.Time
-	work    sync.WaitGroup // handlers, probes, timers, the accept loop
+	registry
+	mux *http.ServeMux
 
-	mu        sync.Mutex // never held while waiting
-	st        *state
-	closed    bool
+	// The lock of the registry also guards these:
 	reachable bool
 	intercept func(http.ResponseWriter, *http.Request) bool
 	queries   []Query
 	peers     map[string]*Server // of other datacenters, by name
 	listeners []*listener
-	life      context.Context // ends when the agent dies or is cut off
+	life      context.Context // ends when the agent is killed or cut off
 	kill      context.CancelFunc
 
 	faults faultSet
@@ -34,14 +35,15 @@ type Server struct {
 	ended  chan struct{} // closed by Close
 }
 
-// New makes an agent that knows no services and listens nowhere. Close it.
+// New returns an agent without services or listeners. Close it.
 func New(opts ...Option) *Server {
-	s := &Server{config: newConfig(opts), started: time.Now(), reachable: true, ended: make(chan struct{})}
+	s := &Server{registry: registry{config: newConfig(opts), started: time.Now()}, reachable: true, ended: make(chan struct{})}
 	s.st = newState(&s.config)
+	s.faults.registry = &s.registry
 	s.conns = connections{limit: s.maxConnections, from: make(map[string]int)}
 	s.mux = s.routes()
 	s.life, s.kill = context.WithCancel(context.Background())
-	s.faults.turn()
+	s.faults.notify()
 	return s
 }
 
@@ -65,9 +67,9 @@ func (s *Server) Close() {
 	s.work.Wait()
 }
 
-// Restart is an agent that was killed and came back with nothing: services,
-// checks and keys are gone, indexes start low again, open queries and
-// connections break. Faults, Queries and joined agents stay.
+// Restart simulates an agent that was killed and started empty: it has no services, checks
+// or keys, indexes start low again, and open queries and connections break. Faults, Queries
+// and joined agents stay.
 func (s *Server) Restart() {
 	s.cut(func() {
 		s.stopAllChecks()
@@ -75,9 +77,9 @@ func (s *Server) Restart() {
 	})
 }
 
-// SetReachable cuts the agent off, or connects it again. While it is cut off it
-// keeps its state, its checks go on, requests through Transport fail as with
-// nobody listening, and connections to its listeners are dropped.
+// SetReachable disconnects the agent from its clients, or reconnects it. While disconnected it
+// keeps its state, its checks go on, requests through Transport fail with
+// "connection refused", and connections to its listeners are dropped.
 func (s *Server) SetReachable(reachable bool) {
 	if !reachable {
 		s.cut(func() { s.reachable = false })
@@ -100,18 +102,17 @@ func (s *Server) cut(change func()) {
 	s.life, s.kill = context.WithCancel(context.Background())
 	s.mu.Unlock()
 	for _, l := range listeners {
-		l.drop() // before the handlers end, who would close connections in their own way
+		l.drop() // before the handlers end, which would close connections in their own way
 	}
 	kill()
 }
 
-// Intercept lets answer see every request before the agent does; the agent
-// leaves those alone for which it returns true. Within answer, s.ServeHTTP(w, r)
-// gives the agent's own answer, which may be altered on its way. Nil ends it.
-// answer must return when the request's context ends. Faults that are injected
-// meet a request before answer does, and alter what it writes. When they change, a
-// query that waits in s.ServeHTTP comes by again: answer is left by a panic, as with
-// [http.ErrAbortHandler], and called anew.
+// Intercept calls answer with every request before the agent; the agent ignores those for
+// which it returns true. Within answer, s.ServeHTTP(w, r) writes the agent's own answer,
+// which may be altered on its way. Nil ends the interception. answer must return when the
+// request's context ends. Injected faults apply before answer is called, and alter what it
+// writes. When they change, answer is called again for a query that waits in s.ServeHTTP: it
+// is left by a panic, as with [http.ErrAbortHandler].
 func (s *Server) Intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +127,7 @@ func (s *Server) Queries() []Query {
 	return append([]Query(nil), s.queries...)
 }
 
-// record keeps r if it asks for the health of a service. The caller holds s.mu.
+// record stores r if it reads the health of a service. The caller holds s.mu.
 func (s *Server) record(r *http.Request, refused bool) {
 	service, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
 	if !ok {
@@ -135,7 +136,7 @@ func (s *Server) record(r *http.Request, refused bool) {
 	if len(s.queries) == maxQueries {
 		s.queries = append(s.queries[:0], s.queries[maxQueries/2:]...)
 	}
-	opts, _ := parseQuery(r) // a bad one is still a query
+	opts, _ := parseQuery(r) // an invalid one is still a query
 	s.queries = append(s.queries, Query{
 		Time: time.Now(), Service: service, Index: opts.index, Wait: opts.wait,
 		RawQuery: r.URL.RawQuery, HasToken: tokenOf(r) != "", Refused: refused,
@@ -144,9 +145,9 @@ func (s *Server) record(r *http.Request, refused bool) {
 
 // ServeHTTP answers one request of Consul's HTTP API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if v := s.visitOf(r.Context()); v != nil {
-		if s.answer(w, r); v.again {
-			panic(errAgain) // whoever intercepts must not take nothing for the answer
+	if v := s.exchangeOf(r.Context()); v != nil {
+		if s.answer(w, r); v.retry {
+			panic(errRetry) // an interceptor must not take this for the answer
 		}
 		return
 	}
@@ -161,8 +162,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.work.Done()
 
-	v := &visit{server: s, client: w}
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), own{s}, v))
+	v := &exchange{server: s, client: w}
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), exchangeKey{s}, v))
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
 	v.request = r.WithContext(ctx)
@@ -174,4 +175,279 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if life.Err() != nil {
 		panic(http.ErrAbortHandler) // a killed agent finishes no answer
 	}
+}
+
+// Register adds an instance, or replaces the one with the same id, as a PUT to
+// /v1/agent/service/register does. A check that exists keeps its state, and checks that svc
+// does not name stay. The error is the agent's answer.
+func (s *Server) Register(svc Service) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.register(svc, false)
+}
+
+// Deregister removes an instance and its checks.
+func (s *Server) Deregister(serviceID string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deregister(serviceID)
+}
+
+// SetStatus sets the state of the checks of an instance; one without checks gets a check for
+// that. The state stays until a heartbeat, a missed one or a probe changes it.
+func (s *Server) SetStatus(serviceID, status string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.setServiceStatus(serviceID, status)
+}
+
+// Flap sets the checks of an instance to HealthCritical, after every to HealthPassing, and
+// so on, until Close or until stop is called, which leaves it passing. An instance that is not
+// registered flaps once it is, so a mistyped id is not an error. stop may be called more
+// than once.
+func (s *Server) Flap(serviceID string, every time.Duration) (stop func()) {
+	if every <= 0 {
+		panic(fmt.Sprintf("consultest: an instance cannot flap every %v: want more than 0", every))
+	}
+	ticker := time.NewTicker(every)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		ticker.Stop()
+		return cancel
+	}
+	_ = s.setServiceStatus(serviceID, HealthCritical)
+	stopped := make(chan struct{})
+	s.work.Go(func() {
+		defer close(stopped)
+		defer ticker.Stop()
+		s.flap(ctx, serviceID, ticker.C)
+	})
+	return sync.OnceFunc(func() {
+		cancel()
+		<-stopped
+		_ = s.SetStatus(serviceID, HealthPassing)
+	})
+}
+
+func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Time) {
+	for next, then := HealthPassing, HealthCritical; ; next, then = then, next {
+		select {
+		case <-tick:
+			_ = s.SetStatus(serviceID, next) // it may not be registered now
+		case <-ctx.Done():
+			return
+		case <-s.ended:
+			return
+		}
+	}
+}
+
+// Inject applies the faults to the requests that they match, in the order given, until lift is
+// called. A fault with Times ends after as many requests. Several may be in force at once.
+// lift may be called more than once.
+//
+// A blocking query that waits and matches a fault is answered with it now. When a fault that
+// alters answers is lifted, waiting queries that match it are answered too, without it; those
+// that it delays or hangs go on to the agent.
+func (s *Server) Inject(faults ...Fault) (lift func()) {
+	var rules []*rule
+	for _, f := range faults {
+		rules = append(rules, &rule{steps: []Fault{f}, lasts: f.times == 0})
+	}
+	s.faults.inject(rules...)
+	return func() { s.faults.lift(rules) }
+}
+
+// Script applies its first step to the first request that it matches, then the second to the
+// next, and so on; a step with Times counts as that many. A query that waits when Script is
+// called comes first, and one that matches a step other than Pass is answered without blocking.
+// done is closed when the last step was answered, and with Heal and Close.
+func (s *Server) Script(steps ...Fault) (done <-chan struct{}) {
+	r := &rule{steps: slices.Clone(steps)}
+	s.faults.inject(r)
+	return r.done
+}
+
+// Heal lifts all faults and ends all scripts.
+func (s *Server) Heal() {
+	s.faults.mu.Lock()
+	rules := slices.Clone(s.faults.rules)
+	s.faults.mu.Unlock()
+	s.faults.lift(rules)
+}
+
+// Join connects datacenters, each with each: a request to one of the agents with the ?dc= of
+// another is answered there, with that one's catalog, keys, indexes,
+// tokens and faults. Faults that alter indexes act there only. One that is
+// unreachable or closed answers 500, as Consul does when the servers of a datacenter
+// do not respond. Two agents of the same datacenter cannot be joined.
+func (s *Server) Join(others ...*Server) error {
+	all := append([]*Server{s}, others...)
+	names := make(map[string]bool)
+	for _, one := range all {
+		if names[one.datacenter] {
+			return fmt.Errorf("consultest: cannot join two agents of datacenter %q: name one with WithDatacenter", one.datacenter)
+		}
+		names[one.datacenter] = true
+	}
+	for _, one := range all {
+		for _, other := range all {
+			if one != other {
+				one.addPeer(other)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Server) addPeer(other *Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers == nil {
+		s.peers = make(map[string]*Server)
+	}
+	s.peers[other.datacenter] = other
+}
+
+// Listen serves the agent on a TCP address until Close and returns the address
+// with the port filled in; "127.0.0.1:0" picks a free one. Anything but loopback
+// needs WithACL, since its clients can make it open connections.
+func (s *Server) Listen(address string) (string, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("consultest: bad listen address %q: want host:port, such as 127.0.0.1:8500: %w", address, err)
+	}
+	if !tcp.IP.IsLoopback() && !s.aclEnabled {
+		return "", fmt.Errorf("consultest: listen address %q is not loopback: use 127.0.0.1 or turn on WithACL", address)
+	}
+	inner, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("consultest: cannot listen on %s (is another agent running there? stop it or take another port, 0 for a free one): %w", address, err)
+	}
+	l := &listener{Listener: inner, owner: s, conns: make(map[*conn]struct{})}
+	// No WriteTimeout: a blocking query may rightly take ten minutes.
+	l.server = &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout: 15 * time.Minute, IdleTimeout: 2 * time.Minute,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnState:   func(c net.Conn, state http.ConnState) { c.(*conn).owe(state == http.StateActive) }}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = inner.Close()
+		return "", fmt.Errorf("consultest: cannot listen on %s: the server is closed", address)
+	}
+	s.listeners = append(s.listeners, l)
+	s.work.Go(func() { _ = l.server.Serve(l) })
+	return inner.Addr().String(), nil
+}
+
+func (s *Server) isReachable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reachable
+}
+
+// Connections returns how many connections to the agent's listeners are open, and the
+// most at one time, including those over a limit. Transport has none.
+func (s *Server) Connections() (open, most int) {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	return s.conns.open, s.conns.most
+}
+
+// Transport returns a round tripper that reaches the agent, whatever the host
+// in the URL, with no socket: its goroutines block on channels only, so it works
+// in a testing/synctest bubble. Answers stream. As with [http.Transport],
+// the end of the request's context ends the request at once, here and in the agent.
+func (s *Server) Transport() http.RoundTripper { return transport{s} }
+
+// detached removes the exchange that ctx may belong to, as a socket would.
+func (s *Server) detached(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, connKey{}, nil), exchangeKey{s}, nil)
+}
+
+// exchangeOf returns the exchange of a request by its context.
+func (s *Server) exchangeOf(ctx context.Context) *exchange {
+	v, _ := ctx.Value(exchangeKey{s}).(*exchange)
+	return v
+}
+
+func (s *Server) isUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reachable && !s.closed
+}
+
+// datacenters returns its own, then the others.
+func (s *Server) datacenters() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string{s.datacenter}, slices.Sorted(maps.Keys(s.peers))...)
+}
+
+// datacenterOf returns the datacenter in a query, or "".
+func datacenterOf(q url.Values) string {
+	if dc := q.Get("datacenter"); dc != "" {
+		return dc
+	}
+	return q.Get("dc")
+}
+
+// peerFor returns the agent of another datacenter that a request is for.
+// Endpoints of the agent itself have no datacenter.
+func (s *Server) peerFor(r *http.Request) *Server {
+	if strings.HasPrefix(r.URL.Path, "/v1/agent/") || r.URL.Path == "/v1/catalog/datacenters" {
+		return nil
+	}
+	dc := datacenterOf(r.URL.Query())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[dc]
+}
+
+// forward lets other answer. Errors between the datacenters have Consul's text.
+func (s *Server) forward(other *Server, w http.ResponseWriter, r *http.Request) {
+	v := s.exchangeOf(r.Context())
+	s.writeCommon(w.Header())
+	for {
+		if !other.isUp() {
+			text := "rpc error getting client: failed to get conn: dial tcp 127.0.0.1:0->" + other.nodeAddress + ":8300: connect: connection refused"
+			write(w, http.StatusInternalServerError, typeText, []byte(text))
+			return
+		}
+		rec, broken := v.forward(other, r)
+		switch {
+		case !broken:
+			maps.Copy(w.Header(), rec.header)
+			w.WriteHeader(rec.status)
+			_, _ = w.Write(rec.body.Bytes())
+		case r.Context().Err() != nil:
+			panic(http.ErrAbortHandler)
+		case v.changed.Err() != nil && !v.mustRetry():
+			continue
+		case !v.retry:
+			write(w, http.StatusServiceUnavailable, typeText, []byte("error reading from server: EOF"))
+		}
+		return
+	}
+}
+
+// forward sends the request to other until it is answered, the connection between the
+// datacenters breaks, or the faults here change.
+func (v *exchange) forward(other *Server, r *http.Request) (rec *recorder, broken bool) {
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connKey{}, nil)) // other must not break the client's connection
+	defer cancel()
+	defer context.AfterFunc(v.changed, cancel)()
+	rec = &recorder{header: make(http.Header), status: http.StatusOK}
+	r = r.Clone(ctx)
+	if v.noBlock {
+		q := r.URL.Query()
+		q.Del("index")
+		r.URL.RawQuery = q.Encode()
+	}
+	err := serve(other, rec, r)
+	return rec, err != nil
 }

@@ -1,14 +1,18 @@
 package consultest
 
 import (
+	"bytes"
 	"cmp"
+	"fmt"
 	"maps"
+	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 )
 
-// Bounds of memory. Consul has none; a laptop does.
+// Bounds of memory. Consul has none.
 const (
 	maxServices = 20000
 	maxChecks   = 40000
@@ -20,8 +24,8 @@ const (
 	bootIndex = 14
 )
 
-// state is the catalog and the KV store. It knows no time and starts nothing:
-// the Server that holds it does, and guards it.
+// state is the catalog and the KV store. It has no timers and no lock: those are the
+// registry's.
 type state struct {
 	cfg     *config
 	index   uint64        // of the last write, shared by everything
@@ -70,14 +74,14 @@ func newState(cfg *config) *state {
 	return st
 }
 
-// wake makes waiting queries look again.
+// wake makes waiting queries read again.
 func (st *state) wake() {
 	close(st.changed)
 	st.changed = make(chan struct{})
 }
 
-// stir lets the index of a service rise, or all of them, with nothing written.
-func (st *state) stir(name string) {
+// raiseIndex raises the index of a service, or of all, without a write.
+func (st *state) raiseIndex(name string) {
 	idx := st.next()
 	if name != "" {
 		st.touch(name, idx)
@@ -140,7 +144,7 @@ func (st *state) put(svc Service, idx uint64) bool {
 	return true
 }
 
-// unlist takes in off its name, which is gone with its last instance.
+// unlist removes in from its name, which ends with its last instance.
 func (st *state) unlist(in *instance, idx uint64) {
 	delete(st.byName[in.Name], in.ID)
 	if len(st.byName[in.Name]) == 0 {
@@ -204,7 +208,7 @@ func (st *state) touchCheck(c *check, idx uint64) {
 }
 
 // indexOf is the index of the instances of name, which rises with writes to these
-// and their checks only. Whether the asker sees checks matters just until the
+// and their checks only. withChecks matters only until the
 // first service ends.
 func (st *state) indexOf(name string, withChecks bool) uint64 {
 	if idx, ok := st.serviceIndex[name]; ok {
@@ -225,7 +229,7 @@ func (st *state) instancesOf(name string) []*instance {
 	return sorted(st.byName[name])
 }
 
-// checksOf lists the checks that decide over in: the node's and its own.
+// checksOf returns the checks that apply to in: the node's and its own.
 func (st *state) checksOf(in *instance, nodeChecks []*check) []*check {
 	return append(slices.Clip(nodeChecks), sorted(in.checks)...)
 }
@@ -241,7 +245,7 @@ func (st *state) nodeChecks() []*check {
 	return of
 }
 
-// full names what there is no room for, or is empty.
+// full returns which limit would be exceeded, or "".
 func (st *state) full(newServices, newChecks int) string {
 	if len(st.instances)+newServices > maxServices {
 		return "the registry is full: it holds at most " + strconv.Itoa(maxServices) + " services"
@@ -258,4 +262,90 @@ func sorted[V any](m map[string]V) []V {
 		values = append(values, m[k])
 	}
 	return values
+}
+
+// Bounds of memory of the KV store.
+const (
+	maxKeys       = 10000
+	maxKVBytes    = 64 << 20
+	maxTombstones = 4096
+)
+
+// kvEntry is a key, in Consul's shape.
+type kvEntry struct {
+	LockIndex   uint64
+	Key         string
+	Flags       uint64
+	Value       []byte
+	CreateIndex uint64
+	ModifyIndex uint64
+}
+
+// kvStore keeps deleted keys by their index, so that the index of a prefix does
+// not go backwards when its newest key goes.
+type kvStore struct {
+	entries      map[string]kvEntry
+	tombstones   map[string]uint64
+	evictedIndex uint64 // of the newest evicted tombstone
+	index        uint64 // of the last change to any key
+	size         int
+}
+
+func newKVStore() kvStore {
+	return kvStore{entries: make(map[string]kvEntry), tombstones: make(map[string]uint64)}
+}
+
+func (kv *kvStore) put(entry kvEntry, idx uint64) error {
+	old, exists := kv.entries[entry.Key]
+	if exists && old.Flags == entry.Flags && bytes.Equal(old.Value, entry.Value) {
+		return nil
+	}
+	size := kv.size + len(entry.Value) - len(old.Value)
+	if !exists && len(kv.entries) == maxKeys || size > maxKVBytes {
+		return httpError{http.StatusInsufficientStorage,
+			fmt.Sprintf("the KV store is full: it holds at most %d keys and %d bytes", maxKeys, maxKVBytes)}
+	}
+	entry.CreateIndex, entry.ModifyIndex = idx, idx
+	if exists {
+		entry.CreateIndex = old.CreateIndex
+	}
+	kv.entries[entry.Key], kv.size, kv.index = entry, size, idx
+	return nil
+}
+
+func (kv *kvStore) remove(key string, idx uint64) {
+	old, exists := kv.entries[key]
+	if !exists {
+		return
+	}
+	delete(kv.entries, key)
+	kv.size -= len(old.Value)
+	if len(kv.tombstones) == maxTombstones {
+		kv.evictedIndex = kv.index
+		clear(kv.tombstones)
+	}
+	kv.tombstones[key], kv.index = idx, idx
+}
+
+// list finds the keys that begin with prefix, in order, and the index of the
+// last change to any of them.
+func (kv *kvStore) list(prefix string) (entries []kvEntry, index uint64) {
+	if prefix == "" {
+		index = kv.index
+	}
+	for key, entry := range kv.entries {
+		if strings.HasPrefix(key, prefix) {
+			entries, index = append(entries, entry), max(index, entry.ModifyIndex)
+		}
+	}
+	for key, idx := range kv.tombstones {
+		if strings.HasPrefix(key, prefix) {
+			index = max(index, idx)
+		}
+	}
+	if index = max(index, kv.evictedIndex); index == 0 {
+		index = kv.index
+	}
+	slices.SortFunc(entries, func(a, b kvEntry) int { return cmp.Compare(a.Key, b.Key) })
+	return entries, index
 }

@@ -4,20 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 )
-
-// Transport returns a round tripper that reaches the agent, whatever the host
-// in the URL, with no socket: its goroutines block on channels only, so it works
-// in a testing/synctest bubble. Answers stream. As with [http.Transport],
-// the end of the request's context ends the request at once, here and in the agent.
-func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
 type transport struct{ server *Server }
 
@@ -45,7 +41,7 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		defer cancel(context.Canceled)
 		defer release()
 		defer stop()
-		err := serve(s, w, serverRequest(s.newcomer(ctx), req))
+		err := serve(s, w, serverRequest(s.detached(ctx), req))
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -77,11 +73,6 @@ func serve(h http.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	return nil
 }
 
-// newcomer hides the request that ctx may be of already, as a socket would.
-func (s *Server) newcomer(ctx context.Context) context.Context {
-	return context.WithValue(context.WithValue(ctx, connKey{}, nil), own{s}, nil)
-}
-
 func serverRequest(ctx context.Context, req *http.Request) *http.Request {
 	r := req.Clone(ctx)
 	r.RequestURI = req.URL.RequestURI()
@@ -101,7 +92,7 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// refused is what net.Dial says when nobody listens.
+// refused is the error of net.Dial when there is no listener.
 func refused(req *http.Request) error {
 	addr := req.URL.Host
 	if req.URL.Port() == "" {
@@ -116,8 +107,8 @@ type address string
 func (address) Network() string  { return "tcp" }
 func (a address) String() string { return string(a) }
 
-// responseWriter hands the client a response as soon as its header is written
-// and then passes the body through a pipe.
+// responseWriter returns a response to the client once its header is written, and streams
+// the body through a pipe.
 type responseWriter struct {
 	request  *http.Request
 	header   http.Header
@@ -200,4 +191,155 @@ func (w *responseWriter) abort(err error) {
 		err = io.ErrUnexpectedEOF // EOF would look like a complete body
 	}
 	_ = w.body.CloseWithError(err)
+}
+
+// listener tracks its connections, to break them as a killed agent would.
+type listener struct {
+	net.Listener
+	owner  *Server
+	server *http.Server
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+// Accept drops connections at once while the agent is unreachable.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		inner, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: inner, owner: l, over: l.owner.conns.add(clientOf(inner))}
+		l.mu.Lock()
+		l.conns[c] = struct{}{}
+		l.mu.Unlock()
+		if l.owner.isReachable() {
+			return c, nil
+		}
+		c.reset()
+	}
+}
+
+// drop breaks all open connections.
+func (l *listener) drop() {
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.conns))
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.breakWith("HTTP/1.1 ", func(c *conn) { _ = c.Close() })
+	}
+}
+
+// connKey leads from the context of a request to its *conn.
+type connKey struct{}
+
+type conn struct {
+	net.Conn
+	owner *listener
+	over  bool // the limit of its client
+
+	mu     sync.Mutex
+	owes   bool // an answer of which not a byte was written
+	broken bool
+}
+
+func (c *conn) owe(answer bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owes = answer
+}
+
+// Write sends nothing after the bytes of breakWith.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	broken := c.broken
+	c.owes = false
+	c.mu.Unlock()
+	if broken {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+// breakWith breaks a connection so that its client gets an error: net/http silently
+// repeats a GET whose connection broke before the first byte of an answer, and would
+// send an index of before a restart to the restarted agent. It writes part of an answer,
+// but only if one is due: net/http logs bytes without a request.
+func (c *conn) breakWith(bytes string, end func(*conn)) {
+	c.mu.Lock()
+	owes := c.owes
+	c.owes, c.broken = false, true
+	c.mu.Unlock()
+	if !owes {
+		c.reset()
+		return
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = c.Conn.Write([]byte(bytes))
+	end(c)
+}
+
+// reset closes without a FIN, as the kernel does for a killed process.
+func (c *conn) reset() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+func (c *conn) Close() error {
+	c.owner.mu.Lock()
+	_, open := c.owner.conns[c]
+	delete(c.owner.conns, c)
+	c.owner.mu.Unlock()
+	if open {
+		c.owner.owner.conns.remove(clientOf(c))
+	}
+	return c.Conn.Close()
+}
+
+// connections counts those to all listeners of an agent.
+type connections struct {
+	mu         sync.Mutex
+	limit      int // per client address, or 0
+	open, most int
+	from       map[string]int
+}
+
+// add counts c and reports whether its client has too many.
+func (cs *connections) add(client string) (over bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open++
+	cs.most = max(cs.most, cs.open)
+	cs.from[client]++
+	return cs.limit > 0 && cs.from[client] > cs.limit
+}
+
+func (cs *connections) remove(client string) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open--
+	if cs.from[client]--; cs.from[client] == 0 {
+		delete(cs.from, client)
+	}
+}
+
+// clientOf is the address without its port, which is another for every connection.
+func clientOf(c net.Conn) string {
+	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	return host
+}
+
+// ServeHTTP answers requests of the listener. A connection over the limit gets
+// Consul's text for that, once its request has arrived.
+func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok && c.over {
+		w.Header().Set("Connection", "close")
+		write(w, http.StatusTooManyRequests, "text/plain",
+			[]byte("Your IP is issuing too many concurrent connections, please rate limit your calls\n"))
+		return
+	}
+	l.owner.ServeHTTP(w, r)
 }

@@ -1,6 +1,85 @@
 package consultest
 
-import "time"
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+)
+
+// Option configures a Server.
+type Option func(*config)
+
+// Probe runs a check. It returns one of the Health constants and the output to store with it, and obeys ctx, which ends
+// at the check's timeout.
+type Probe func(ctx context.Context, check Check) (status, output string)
+
+type config struct {
+	nodeName, nodeAddress, nodeID string
+	datacenter                    string
+	aclEnabled                    bool
+	managementToken               string
+	otherTokens                   map[string]bool
+	probe                         Probe
+	maxConnections                int
+}
+
+// WithNode sets the name and the address of the agent's node.
+// Without it they are "consultest" and 127.0.0.1.
+func WithNode(name, address string) Option {
+	return func(c *config) { c.nodeName, c.nodeAddress = name, address }
+}
+
+// WithDatacenter sets the datacenter of the agent. Without it it is dc1.
+// Asking for another one that was not joined with [Server.Join] answers "No path
+// to datacenter".
+func WithDatacenter(name string) Option {
+	return func(c *config) { c.datacenter = name }
+}
+
+// WithACL turns on access control with Consul's default policy deny. The
+// management token may do everything. The others exist but may do nothing,
+// as a token without policies: writes answer 403, lists are empty and have
+// X-Consul-Results-Filtered-By-ACLs. A request without a token may do as little, and
+// its lists lack that header; an unknown token always gets 403.
+// https://developer.hashicorp.com/consul/api-docs/api-structure#results-filtered-by-acls
+func WithACL(managementToken string, powerless ...string) Option {
+	return func(c *config) {
+		c.aclEnabled, c.managementToken = true, managementToken
+		c.otherTokens = make(map[string]bool)
+		for _, token := range powerless {
+			c.otherTokens[token] = true
+		}
+	}
+}
+
+// WithProbe replaces the network in gRPC, HTTP and TCP checks, for tests under
+// virtual time and for tests that decide the state themselves.
+func WithProbe(probe Probe) Option {
+	return func(c *config) { c.probe = probe }
+}
+
+// WithMaxConnections limits the connections that one client address may have open
+// to the listeners, as Consul's http_max_conns_per_client does, whose default is
+// 200: further ones are answered 429 and closed. Without it there is no limit.
+func WithMaxConnections(n int) Option {
+	return func(c *config) { c.maxConnections = n }
+}
+
+func newConfig(opts []Option) config {
+	c := config{nodeName: "consultest", nodeAddress: "127.0.0.1", datacenter: "dc1", probe: probeNetwork}
+	for _, opt := range opts {
+		opt(&c)
+	}
+	c.nodeID = uuidOf("node " + c.nodeName)
+	return c
+}
+
+// uuidOf makes an identifier that is the same in every run, so that answers are too.
+func uuidOf(seed string) string {
+	sum := sha256.Sum256([]byte(seed))
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[0:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+}
 
 // The states of a check and, by its worst check, of a service.
 const (
@@ -9,7 +88,7 @@ const (
 	HealthCritical = "critical"
 )
 
-// Service is one instance of a service as an agent is told of it.
+// Service is one instance of a service as it is registered.
 // The fields carry Consul's names and meanings:
 // https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
 type Service struct {
@@ -44,7 +123,7 @@ type Locality struct {
 	Zone   string
 }
 
-// Check says how the agent learns the state of a service. Exactly one of TTL,
+// Check says how the agent checks a service. Exactly one of TTL,
 // GRPC, HTTP and TCP is set; the last three need Interval.
 // https://developer.hashicorp.com/consul/api-docs/agent/check#register-check
 type Check struct {
@@ -82,12 +161,12 @@ type Check struct {
 	DeregisterCriticalServiceAfter time.Duration
 }
 
-// Query is one request for the health of a service that reached the agent.
+// Query is one request for the health of a service.
 type Query struct {
 	Time     time.Time
 	Service  string
 	Index    uint64        // zero: not a blocking query
-	Wait     time.Duration // as asked for; zero if the default was left to the agent
+	Wait     time.Duration // as requested; zero is the agent's default
 	RawQuery string
 	HasToken bool // whichever it was
 	Refused  bool // made through Transport while the agent was unreachable

@@ -1,17 +1,16 @@
-// Package metrics tells Prometheus how discovery is doing: how old the data is,
-// which instances there are, what the guard holds, what was asked of the agents, and
-// whether they have the services that this process registers.
+// Package metrics exports discovery to Prometheus: the age of the data, the instances by
+// state, those that the guard holds, the requests to the agents, and whether these have the
+// services that this process registers.
 //
-// The numbers are read when they are collected; nothing is counted twice for it:
+// Collecting reads the statistics of builder and directory; there are no other counters:
 //
 //	builder := resolver.NewBuilder(directory)
 //	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
 //
 // A meshlite.Runtime does so by itself.
 //
-// A program that has started from a snapshot, or without an answer, has no
-// meshlite_discovery_data_age_seconds before the first one: an alert needs
-// meshlite_discovery_failing as well.
+// A program that has started without an answer and without a snapshot has no
+// meshlite_discovery_data_age_seconds: an alert needs meshlite_discovery_failing as well.
 package metrics
 
 import (
@@ -32,8 +31,8 @@ type collector struct {
 	agents  func() []consul.Stats
 }
 
-// New makes a collector of what both functions answer, which must be safe for
-// concurrent use. Either may be nil.
+// New returns a collector of the results of both functions, which must be safe for concurrent
+// use. Either may be nil.
 func New(watches func() []resolver.Stats, agents func() []consul.Stats) prometheus.Collector {
 	if watches == nil {
 		watches = func() []resolver.Stats { return nil }
@@ -44,46 +43,46 @@ func New(watches func() []resolver.Stats, agents func() []consul.Stats) promethe
 	return collector{watches, agents}
 }
 
-// ofWatch are the labels of a watch: query tells what a service of the same name
-// is asked for beside the name, such as "tag=fast".
-var ofWatch = []string{"directory", "service", "query"}
+// watchLabels are the labels of a watch. query is the query without the service, such as
+// "tag=fast".
+var watchLabels = []string{"directory", "service", "query"}
 
-// ofService are the labels of a service that this process registers.
-var ofService = []string{"agent", "service"}
+// serviceLabels are the labels of a service that this process registers.
+var serviceLabels = []string{"agent", "service"}
 
 var (
 	age = prometheus.NewDesc("meshlite_discovery_data_age_seconds",
-		"Time since the directory last answered, changed or not. A blocking query answers each minute.", ofWatch, nil)
+		"Time since the directory last answered, changed or not. A blocking query answers each minute.", watchLabels, nil)
 	failing = prometheus.NewDesc("meshlite_discovery_failing",
-		"1 while the last query has failed and calls go on with what was known.", ofWatch, nil)
+		"1 while the last query has failed and calls go on with the last list.", watchLabels, nil)
 	instances = prometheus.NewDesc("meshlite_discovery_instances",
-		"Instances that are known, by what the directory says of them. Of many, a channel calls a part.", append(ofWatch, "state"), nil)
+		"Instances by their state in the directory. A channel calls a subset of many.", append(watchLabels, "state"), nil)
 	held = prometheus.NewDesc("meshlite_discovery_held_instances",
-		"Instances that have vanished from the directory and are held for the grace time.", ofWatch, nil)
+		"Instances that have vanished from the directory and are held for the grace time.", watchLabels, nil)
 	panicking = prometheus.NewDesc("meshlite_discovery_panicking",
-		"1 while too few instances are healthy and those that the health checks keep out are called, too.", ofWatch, nil)
+		"1 while too few instances are healthy and those that fail their health checks are called as well.", watchLabels, nil)
 	answers = prometheus.NewDesc("meshlite_discovery_answers_total",
-		"Answers of the directory.", ofWatch, nil)
+		"Answers of the directory.", watchLabels, nil)
 	failures = prometheus.NewDesc("meshlite_discovery_failures_total",
-		"Queries that the directory has not answered, or with an error.", ofWatch, nil)
+		"Queries without an answer, or with an error.", watchLabels, nil)
 
 	requests = prometheus.NewDesc("meshlite_consul_requests_total",
 		"Requests to the agent.", []string{"agent"}, nil)
 	requestFailures = prometheus.NewDesc("meshlite_consul_request_failures_total",
-		"Requests that the agent has not answered, or with an error.", []string{"agent"}, nil)
+		"Requests to the agent without an answer, or with an error.", []string{"agent"}, nil)
 	reregistrations = prometheus.NewDesc("meshlite_consul_reregistrations_total",
-		"Registrations that the agent had forgotten or changed, and that were made anew.", []string{"agent"}, nil)
+		"Registrations that the agent had lost or changed, and that were made again.", []string{"agent"}, nil)
 	registrations = prometheus.NewDesc("meshlite_consul_registrations",
 		"Registrations that are kept.", []string{"agent"}, nil)
 
 	registered = prometheus.NewDesc("meshlite_registered",
-		"1 while the agent has a service of this process, 0 while it has not, or cannot be asked.", ofService, nil)
+		"1 while the agent has a service of this process, 0 while it has not or cannot be reached.", serviceLabels, nil)
 	registeredAge = prometheus.NewDesc("meshlite_registration_age_seconds",
-		"Time since the agent last confirmed the registration, which it is asked for every 5 seconds.", ofService, nil)
+		"Time since the agent last confirmed the registration, which it should every 5 seconds.", serviceLabels, nil)
 	attempts = prometheus.NewDesc("meshlite_registration_attempts_total",
-		"Attempts to register, and looks whether the agent still knows the registration.", ofService, nil)
+		"Attempts to register, and heartbeats that read the registration from the agent.", serviceLabels, nil)
 	failedAttempts = prometheus.NewDesc("meshlite_registration_failures_total",
-		"Of these, those that the agent or the self-check has failed.", ofService, nil)
+		"Of these, those that failed at the agent or the self-check.", serviceLabels, nil)
 )
 
 // Describe implements [prometheus.Collector].
@@ -115,16 +114,16 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 
 func collectService(to chan<- prometheus.Metric, s consul.ServiceStats, labels ...string) {
 	gauge(to, registered, float(s.Registered), labels...)
-	if !s.Confirmed.IsZero() {
-		gauge(to, registeredAge, time.Since(s.Confirmed).Seconds(), labels...)
+	if !s.ConfirmedAt.IsZero() {
+		gauge(to, registeredAge, time.Since(s.ConfirmedAt).Seconds(), labels...)
 	}
 	count(to, attempts, s.Attempts, labels...)
 	count(to, failedAttempts, s.Failures, labels...)
 }
 
 func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string) {
-	if !s.Answered.IsZero() {
-		gauge(to, age, time.Since(s.Answered).Seconds(), labels...)
+	if !s.AnsweredAt.IsZero() {
+		gauge(to, age, time.Since(s.AnsweredAt).Seconds(), labels...)
 	}
 	gauge(to, failing, float(s.Error != ""), labels...)
 	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
@@ -137,8 +136,8 @@ func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string
 	count(to, failures, s.Failures, labels...)
 }
 
-// byWatch puts together the watches that ask one agent the same: channels with
-// another grace time, or another directory, have one of their own.
+// byWatch merges the watches of one query at one agent: channels with another grace time, or
+// another directory, have a watch of their own.
 func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
 	sums := map[[3]string]resolver.Stats{}
 	for _, s := range all {
@@ -146,8 +145,8 @@ func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
 		sum.Answers += s.Answers
 		sum.Failures += s.Failures
 		sum.Error = cmp.Or(sum.Error, s.Error)
-		if s.Answered.After(sum.Answered) {
-			sum.Answered = s.Answered
+		if s.AnsweredAt.After(sum.AnsweredAt) {
+			sum.AnsweredAt = s.AnsweredAt
 		}
 		sum.Passing, sum.Warning, sum.Held = max(sum.Passing, s.Passing), max(sum.Warning, s.Warning), max(sum.Held, s.Held)
 		sum.Critical, sum.Maintenance, sum.Panicking = max(sum.Critical, s.Critical), max(sum.Maintenance, s.Maintenance), sum.Panicking || s.Panicking
@@ -162,10 +161,10 @@ func labelsOf(s resolver.Stats) [3]string {
 	return [3]string{text(s.Directory), text(s.Query.Service), q.Key()}
 }
 
-// text is what Prometheus takes for a label: anything else would fail the scrape.
+// text returns s as Prometheus accepts it for a label: invalid UTF-8 would fail the scrape.
 func text(s string) string { return strings.ToValidUTF8(s, "?") }
 
-// byAgent adds up what several directories have asked of one agent.
+// byAgent sums the requests of several directories to one agent.
 func byAgent(all []consul.Stats) map[string]consul.Stats {
 	sums := map[string]consul.Stats{}
 	for _, s := range all {
@@ -180,18 +179,18 @@ func byAgent(all []consul.Stats) map[string]consul.Stats {
 	return sums
 }
 
-// byService puts together what several directories tell of one service, the worst of it
-// where it cannot be added up.
+// byService merges the statistics of several directories on one service: sums, or the worst
+// value.
 func byService(all []consul.ServiceStats) map[string]consul.ServiceStats {
 	sums := map[string]consul.ServiceStats{}
 	for _, s := range all {
 		name := text(s.Service)
-		if sum, known := sums[name]; known {
+		if sum, ok := sums[name]; ok {
 			s.Registered = s.Registered && sum.Registered
 			s.Attempts += sum.Attempts
 			s.Failures += sum.Failures
-			if s.Confirmed.IsZero() || !sum.Confirmed.IsZero() && sum.Confirmed.Before(s.Confirmed) {
-				s.Confirmed = sum.Confirmed
+			if s.ConfirmedAt.IsZero() || !sum.ConfirmedAt.IsZero() && sum.ConfirmedAt.Before(s.ConfirmedAt) {
+				s.ConfirmedAt = sum.ConfirmedAt
 			}
 		}
 		sums[name] = s

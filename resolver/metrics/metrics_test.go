@@ -46,7 +46,7 @@ func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
 	tagged := catalog.Query{Service: "catalog", Tags: []string{"fast"}}
 	watches := func() []resolver.Stats {
 		return []resolver.Stats{
-			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Critical: 9, Maintenance: 1, Panicking: true, Answered: time.Now()},
+			{Directory: "consul at a", Query: plain, Answers: 7, Failures: 2, Passing: 3, Warning: 1, Held: 2, Critical: 9, Maintenance: 1, Panicking: true, AnsweredAt: time.Now()},
 			{Directory: "consul at a", Query: plain, Answers: 1}, // with another grace time
 			{Directory: "consul at a", Query: tagged, Error: "refused", Failures: 4},
 		}
@@ -56,11 +56,11 @@ func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
 # TYPE meshlite_discovery_answers_total counter
 meshlite_discovery_answers_total{directory="consul at a",query="",service="catalog"} 8
 meshlite_discovery_answers_total{directory="consul at a",query="tag=fast",service="catalog"} 0
-# HELP meshlite_discovery_failing 1 while the last query has failed and calls go on with what was known.
+# HELP meshlite_discovery_failing 1 while the last query has failed and calls go on with the last list.
 # TYPE meshlite_discovery_failing gauge
 meshlite_discovery_failing{directory="consul at a",query="",service="catalog"} 0
 meshlite_discovery_failing{directory="consul at a",query="tag=fast",service="catalog"} 1
-# HELP meshlite_discovery_failures_total Queries that the directory has not answered, or with an error.
+# HELP meshlite_discovery_failures_total Queries without an answer, or with an error.
 # TYPE meshlite_discovery_failures_total counter
 meshlite_discovery_failures_total{directory="consul at a",query="",service="catalog"} 2
 meshlite_discovery_failures_total{directory="consul at a",query="tag=fast",service="catalog"} 4
@@ -68,7 +68,7 @@ meshlite_discovery_failures_total{directory="consul at a",query="tag=fast",servi
 # TYPE meshlite_discovery_held_instances gauge
 meshlite_discovery_held_instances{directory="consul at a",query="",service="catalog"} 2
 meshlite_discovery_held_instances{directory="consul at a",query="tag=fast",service="catalog"} 0
-# HELP meshlite_discovery_instances Instances that are known, by what the directory says of them. Of many, a channel calls a part.
+# HELP meshlite_discovery_instances Instances by their state in the directory. A channel calls a subset of many.
 # TYPE meshlite_discovery_instances gauge
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="critical"} 9
 meshlite_discovery_instances{directory="consul at a",query="",service="catalog",state="maintenance"} 1
@@ -78,7 +78,7 @@ meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="c
 meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="maintenance"} 0
 meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="passing"} 0
 meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="catalog",state="warning"} 0
-# HELP meshlite_discovery_panicking 1 while too few instances are healthy and those that the health checks keep out are called, too.
+# HELP meshlite_discovery_panicking 1 while too few instances are healthy and those that fail their health checks are called as well.
 # TYPE meshlite_discovery_panicking gauge
 meshlite_discovery_panicking{directory="consul at a",query="",service="catalog"} 1
 meshlite_discovery_panicking{directory="consul at a",query="tag=fast",service="catalog"} 0
@@ -121,13 +121,13 @@ func TestDirectoriesOfOneAgentAreAddedUp(t *testing.T) {
 # HELP meshlite_consul_registrations Registrations that are kept.
 # TYPE meshlite_consul_registrations gauge
 meshlite_consul_registrations{agent="127.0.0.1:8500"} 2
-# HELP meshlite_consul_request_failures_total Requests that the agent has not answered, or with an error.
+# HELP meshlite_consul_request_failures_total Requests to the agent without an answer, or with an error.
 # TYPE meshlite_consul_request_failures_total counter
 meshlite_consul_request_failures_total{agent="127.0.0.1:8500"} 1
 # HELP meshlite_consul_requests_total Requests to the agent.
 # TYPE meshlite_consul_requests_total counter
 meshlite_consul_requests_total{agent="127.0.0.1:8500"} 7
-# HELP meshlite_consul_reregistrations_total Registrations that the agent had forgotten or changed, and that were made anew.
+# HELP meshlite_consul_reregistrations_total Registrations that the agent had lost or changed, and that were made again.
 # TYPE meshlite_consul_reregistrations_total counter
 meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
 `
@@ -137,7 +137,7 @@ meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
 }
 
 func TestMetricsAreWellNamed(t *testing.T) {
-	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", Answered: time.Now()}} }
+	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", AnsweredAt: time.Now()}} }
 	agents := func() []consul.Stats { return []consul.Stats{{Agent: net.JoinHostPort("127.0.0.1", "8500")}} }
 	problems, err := testutil.CollectAndLint(metrics.New(watches, agents))
 	if err != nil || len(problems) > 0 {
@@ -150,22 +150,22 @@ func TestRegistrationsAreToldByService(t *testing.T) {
 	agents := func() []consul.Stats {
 		return []consul.Stats{
 			{Agent: "a", Services: []consul.ServiceStats{
-				{Service: "catalog", Registered: true, Attempts: 3, Failures: 1, Confirmed: now},
+				{Service: "catalog", Registered: true, Attempts: 3, Failures: 1, ConfirmedAt: now},
 				{Service: "new", Attempts: 1, Failures: 1},
 			}},
-			{Agent: "a", Services: []consul.ServiceStats{{Service: "catalog", Attempts: 4, Failures: 2, Confirmed: now.Add(-time.Hour)}}},
+			{Agent: "a", Services: []consul.ServiceStats{{Service: "catalog", Attempts: 4, Failures: 2, ConfirmedAt: now.Add(-time.Hour)}}},
 		}
 	}
 	want := `
-# HELP meshlite_registered 1 while the agent has a service of this process, 0 while it has not, or cannot be asked.
+# HELP meshlite_registered 1 while the agent has a service of this process, 0 while it has not or cannot be reached.
 # TYPE meshlite_registered gauge
 meshlite_registered{agent="a",service="catalog"} 0
 meshlite_registered{agent="a",service="new"} 0
-# HELP meshlite_registration_attempts_total Attempts to register, and looks whether the agent still knows the registration.
+# HELP meshlite_registration_attempts_total Attempts to register, and heartbeats that read the registration from the agent.
 # TYPE meshlite_registration_attempts_total counter
 meshlite_registration_attempts_total{agent="a",service="catalog"} 7
 meshlite_registration_attempts_total{agent="a",service="new"} 1
-# HELP meshlite_registration_failures_total Of these, those that the agent or the self-check has failed.
+# HELP meshlite_registration_failures_total Of these, those that failed at the agent or the self-check.
 # TYPE meshlite_registration_failures_total counter
 meshlite_registration_failures_total{agent="a",service="catalog"} 3
 meshlite_registration_failures_total{agent="a",service="new"} 1

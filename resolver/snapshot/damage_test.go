@@ -29,22 +29,22 @@ func TestDamagedAndForeignFilesAreRefused(t *testing.T) {
 	}{
 		"empty file":         {content(""), "it is empty"},
 		"not JSON":           {content("catalog 10.0.0.1:80"), "it is damaged: invalid character 'c'"},
-		"another JSON":       {content(`{"Node": "n"}`), "its format has the version 0, want 1"},
+		"another JSON":       {content(`{"Node": "n"}`), "its format version is 0, want 1"},
 		"truncated":          {edit(func(s string) string { return s[:len(s)/2] }), "it is damaged: unexpected end of JSON input"},
 		"something appended": {edit(func(s string) string { return s + "}" }), "it is damaged: invalid character '}'"},
 		"another address":    {replaced("10.0.0.1:", "10.0.0.9:"), "it is damaged: sha256 is "},
 		"another index":      {replaced(`"index":2`, `"index":3`), "it is damaged: sha256 is "},
 		"no checksum":        {replaced(`"sha256"`, `"sha1"`), `it is damaged: sha256 is ""`},
-		"a newer format":     {replaced(`"version":1`, `"version":2`), "its format has the version 2, want 1"},
+		"a newer format":     {replaced(`"version":1`, `"version":2`), "its format version is 2, want 1"},
 		"an endless version": {replaced(`"version":1`, `"version":1`+strings.Repeat("0", 9999)), "it is damaged: json: cannot unmarshal number 1000"},
-		"too large":          {func(t *testing.T, path string) { enlarge(t, path, 64<<20+1) }, "it has 67108865 bytes, want 67108864 at most: remove it"},
-		"another directory":  {content(string(foreignDirectory)), `it is of the directory "consul at 10.9.9.9:8500", want "consul at 127.0.0.1:8500"`},
+		"too large":          {func(t *testing.T, path string) { enlarge(t, path, 64<<20+1) }, "it has 67108865 bytes, want at most 67108864: remove it"},
+		"another directory":  {content(string(foreignDirectory)), `it belongs to the directory "consul at 10.9.9.9:8500", want "consul at 127.0.0.1:8500"`},
 		"another query":      {content(string(foreignQuery)), `it answers the query "service=inventory`},
 		"a folder":           {folder, "it is a folder, want a regular file: remove it"},
 		"a symbolic link":    {link(other), "it is a symbolic link, want a regular file: remove it"},
 		"a dangling link":    {link("nowhere"), "it is a symbolic link, want a regular file: remove it"},
 		"content of another": {sealed(`["a"]`), "its content is not a snapshot: json: cannot unmarshal array"},
-		"no instances":       {sealedWith(``), "instances is empty, want one at least"},
+		"no instances":       {sealedWith(``), "instances is empty, want at least one"},
 		"no address":         {sealedWith(`{"weight":1,"status":"passing"}`), `instances[0].address is "", want host:port`},
 		"no host":            {sealedWith(`{"address":":80","weight":1,"status":"passing"}`), `instances[0].address is ":80", want host:port`},
 		"no port":            {sealedWith(`{"address":"a:","weight":1,"status":"passing"}`), `instances[0].address is "a:", want host:port`},
@@ -52,11 +52,11 @@ func TestDamagedAndForeignFilesAreRefused(t *testing.T) {
 		"a port too large":   {sealedWith(`{"address":"a:65536","weight":1,"status":"passing"}`), `instances[0].address is "a:65536", want host:port`},
 		"a port by name":     {sealedWith(`{"address":"a:http","weight":1,"status":"passing"}`), `instances[0].address is "a:http", want host:port`},
 		"a bare IPv6":        {sealedWith(`{"address":"::1","weight":1,"status":"passing"}`), `instances[0].address is "::1", want host:port`},
-		"no weight":          {sealedWith(`{"address":"a:1","status":"passing"}`), "instances[0].weight is 0, want 1 at least"},
+		"no weight":          {sealedWith(`{"address":"a:1","status":"passing"}`), "instances[0].weight is 0, want at least 1"},
 		"a negative weight":  {sealedWith(`{"address":"a:1","weight":-1,"status":"passing"}`), "number -1 into Go struct field"},
 		"no status":          {sealedWith(`{"address":"a:1","weight":1}`), `instances[0].status is "", want passing, warning, critical or maintenance`},
 		"an unknown status":  {sealedWith(`{"address":"a:1","weight":1,"status":"Passing"}`), `instances[0].status is "Passing"`},
-		"an address twice":   {sealedWith(`{"address":"a:1","weight":1,"status":"passing"},{"address":"a:1","weight":1,"status":"passing"}`), `instances[1].address is "a:1" as of instances[0]`},
+		"an address twice":   {sealedWith(`{"address":"a:1","weight":1,"status":"passing"},{"address":"a:1","weight":1,"status":"passing"}`), `instances[1].address is "a:1", as is that of instances[0]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, path := saved(t, answer(2))
@@ -158,7 +158,7 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("%q gives no instance and no error", file)
 			}
 			if year := got.Time.UTC().Year(); year < 0 || year > 9999 {
-				continue // RFC 3339 tells such a time in some zones, and not in UTC
+				continue // RFC 3339 has such a time in some zones, and not in UTC
 			}
 			save(t, d, query(), got)
 			if again, err := d.Load(agent, query()); err != nil || !sameSnapshot(again, got) {
@@ -168,7 +168,7 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// sameSnapshot compares times as instants: a file may tell them in any zone.
+// sameSnapshot compares times as instants: a file may have them in any zone.
 func sameSnapshot(a, b catalog.Snapshot) bool {
 	sameTime := a.Time.Equal(b.Time)
 	a.Time = b.Time

@@ -9,7 +9,7 @@ import (
 )
 
 // The resolver does this by itself: it saves each answer, and loads the last one
-// when the directory cannot be asked.
+// when the directory cannot be reached.
 func Example() {
 	folder, err := os.MkdirTemp("", "snapshots")
 	if err != nil {

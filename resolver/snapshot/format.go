@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -13,12 +15,12 @@ import (
 
 const (
 	version = 1
-	// mostBytes is what is read into memory at most. 10,000 instances are about 3 MB.
-	mostBytes = 64 << 20
+	// maxBytes bounds a file. 10,000 instances are about 3 MB.
+	maxBytes = 64 << 20
 )
 
-// envelope is a file. Its two members beside the content must be understood
-// before the content is.
+// envelope is a file. Version and checksum are verified before the content is
+// decoded.
 type envelope struct {
 	Version int             `json:"version"`
 	SHA256  string          `json:"sha256"` // of the bytes of Content
@@ -33,8 +35,8 @@ type content struct {
 	Instances []instance `json:"instances"`
 }
 
-// instance is a [catalog.Instance]. What is nil is left out and what is empty is
-// not, so that a loaded instance equals the one that the directory tells again.
+// instance is a [catalog.Instance]. Nil is omitted and empty is not, so that a loaded
+// instance equals the one that the directory reports later.
 type instance struct {
 	ID         string            `json:"id"`
 	Service    string            `json:"service"`
@@ -66,21 +68,21 @@ func encode(directory, query string, s catalog.Snapshot) ([]byte, error) {
 		return nil, err
 	}
 	data, err := json.Marshal(envelope{version, checksum(inner), inner})
-	if len(data) > mostBytes {
-		return nil, fmt.Errorf("it has %d bytes, want %d at most", len(data), mostBytes)
+	if len(data) > maxBytes {
+		return nil, fmt.Errorf("it has %d bytes, want at most %d", len(data), maxBytes)
 	}
 	return data, err
 }
 
-// decode gives the snapshot of a file that is whole, and is what directory
-// answered to query.
+// decode returns the snapshot in a file that is intact, and that directory answered to
+// query.
 func decode(data []byte, directory, query string) (catalog.Snapshot, error) {
 	c, err := open(data)
 	switch {
 	case err != nil:
 		return catalog.Snapshot{}, err
 	case c.Directory != directory:
-		return catalog.Snapshot{}, fmt.Errorf("it is of the directory %.80q, want %.80q", c.Directory, directory)
+		return catalog.Snapshot{}, fmt.Errorf("it belongs to the directory %.80q, want %.80q", c.Directory, directory)
 	case c.Query != query:
 		return catalog.Snapshot{}, fmt.Errorf("it answers the query %.400q, want %.400q", c.Query, query)
 	}
@@ -90,17 +92,17 @@ func decode(data []byte, directory, query string) (catalog.Snapshot, error) {
 	return c.snapshot(), nil
 }
 
-// open takes the content out of its envelope, if that is whole.
+// open returns the content of an envelope that is intact.
 func open(data []byte) (content, error) {
 	if len(data) == 0 {
 		return content{}, errors.New("it is empty")
 	}
 	var e envelope
 	if err := json.Unmarshal(data, &e); err != nil {
-		return content{}, fmt.Errorf("it is damaged: %.200s", err) // which may repeat a number of any length
+		return content{}, fmt.Errorf("it is damaged: %.200s", err) // it may repeat a number of any length
 	}
 	if e.Version != version {
-		return content{}, fmt.Errorf("its format has the version %d, want %d", e.Version, version)
+		return content{}, fmt.Errorf("its format version is %d, want %d", e.Version, version)
 	}
 	if sum := checksum(e.Content); sum != e.SHA256 {
 		return content{}, fmt.Errorf("it is damaged: sha256 is %.64q, want %q", e.SHA256, sum)
@@ -115,7 +117,7 @@ func open(data []byte) (content, error) {
 func (c content) snapshot() catalog.Snapshot {
 	s := catalog.Snapshot{Time: c.Time, Index: c.Index, Instances: make([]catalog.Instance, len(c.Instances))}
 	for n, i := range c.Instances {
-		status, _ := statusOf(i.Status) // it was checked
+		status, _ := statusOf(i.Status) // check has validated it
 		s.Instances[n] = catalog.Instance{
 			ID: i.ID, Service: i.Service, Node: i.Node, Datacenter: i.Datacenter,
 			Address: i.Address, Tags: i.Tags, Metadata: i.Metadata,
@@ -128,4 +130,51 @@ func (c content) snapshot() catalog.Snapshot {
 func checksum(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
+}
+
+// check returns how a list breaks the contract of [catalog.Snapshot].
+func check(list []instance) error {
+	if len(list) == 0 {
+		return errors.New("instances is empty, want at least one")
+	}
+	seen := make(map[string]int, len(list))
+	for n, i := range list {
+		if err := i.check(); err != nil {
+			return fmt.Errorf("instances[%d].%w", n, err)
+		}
+		if first, duplicate := seen[i.Address]; duplicate {
+			return fmt.Errorf("instances[%d].address is %.80q, as is that of instances[%d]: want one instance per address", n, i.Address, first)
+		}
+		seen[i.Address] = n
+	}
+	return nil
+}
+
+func (i instance) check() error {
+	_, valid := statusOf(i.Status)
+	switch {
+	case !isHostPort(i.Address):
+		return fmt.Errorf("address is %.80q, want host:port", i.Address)
+	case i.Weight == 0:
+		return errors.New("weight is 0, want at least 1")
+	case !valid:
+		return fmt.Errorf("status is %.80q, want passing, warning, critical or maintenance", i.Status)
+	}
+	return nil
+}
+
+func isHostPort(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	n, numeric := strconv.ParseUint(port, 10, 16)
+	return err == nil && numeric == nil && host != "" && n > 0
+}
+
+// statusOf parses Consul's name of a status.
+func statusOf(name string) (status catalog.Status, valid bool) {
+	for _, s := range []catalog.Status{catalog.Passing, catalog.Warning, catalog.Critical, catalog.Maintenance} {
+		if s.String() == name {
+			return s, true
+		}
+	}
+	return 0, false
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// Writers of one folder, as processes that know nothing of each other are.
+// Writers of one folder, as independent processes are.
 func TestConcurrentSavesLeaveOneWholeFile(t *testing.T) {
 	dir := t.TempDir()
 	save(t, open(t, dir), query(), answer(1))

@@ -63,7 +63,7 @@ func snapshots() *rapid.Generator[catalog.Snapshot] {
 	})
 }
 
-// instances tells nil from empty, as the directory's own answers do.
+// instances distinguishes nil from empty, as the directory's own answers do.
 func instances() *rapid.Generator[catalog.Instance] {
 	tags := rapid.OneOf(rapid.Just[[]string](nil), rapid.SliceOf(rapid.String()))
 	metadata := rapid.OneOf(rapid.Just[map[string]string](nil), rapid.MapOf(rapid.String(), rapid.String()))
@@ -121,10 +121,10 @@ func TestEmptyAnswerLeavesTheLastGoodOne(t *testing.T) {
 func TestAnswerThatCouldNotBeLoadedIsNotSaved(t *testing.T) {
 	d, _ := saved(t, answer(2))
 	for says, spoil := range map[string]func(*catalog.Snapshot){
-		`instances[1].address is "10.0.0.1", want host:port`:         func(s *catalog.Snapshot) { s.Instances[1].Address = "10.0.0.1" },
-		`instances[1].weight is 0, want 1 at least`:                  func(s *catalog.Snapshot) { s.Instances[1].Weight = 0 },
-		`instances[1].address is "10.0.0.0:8080" as of instances[0]`: func(s *catalog.Snapshot) { s.Instances[1].Address = s.Instances[0].Address },
-		`year outside of range [0,9999]`:                             func(s *catalog.Snapshot) { s.Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		`instances[1].address is "10.0.0.1", want host:port`:                  func(s *catalog.Snapshot) { s.Instances[1].Address = "10.0.0.1" },
+		`instances[1].weight is 0, want at least 1`:                           func(s *catalog.Snapshot) { s.Instances[1].Weight = 0 },
+		`instances[1].address is "10.0.0.0:8080", as is that of instances[0]`: func(s *catalog.Snapshot) { s.Instances[1].Address = s.Instances[0].Address },
+		`year outside of range [0,9999]`:                                      func(s *catalog.Snapshot) { s.Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		s := answer(2)
 		s.Index = 99
@@ -145,8 +145,8 @@ func TestAnswerThatIsTooLargeToLoadIsNotSaved(t *testing.T) {
 	d, _ := saved(t, answer(2))
 	s := answer(3)
 	s.Instances[1].ID = strings.Repeat("x", 64<<20)
-	if err := d.Save(agent, query(), s); err == nil || !strings.Contains(err.Error(), "bytes, want 67108864 at most") {
-		t.Errorf("got %v, want an error that tells the bound", err)
+	if err := d.Save(agent, query(), s); err == nil || !strings.Contains(err.Error(), "bytes, want at most 67108864") {
+		t.Errorf("got %v, want an error with the limit", err)
 	}
 	if got, err := d.Load(agent, query()); err != nil || got.Index != 2 {
 		t.Errorf("got %+v, %v, want the answer with index 2", got, err)

@@ -1,4 +1,4 @@
-// Package catalog is a service of the sweet shop: it tells which sweets there
+// Package catalog is a service of the sweet shop: it lists which sweets there
 // are. They come from a file inside the binary and never change while it runs,
 // so that the answers can be cached by whoever asks.
 //

@@ -47,7 +47,7 @@ func New(opts Options) (*Service, error) {
 	return s, nil
 }
 
-// GetStock tells the stock of up to 100 sweets; more are INVALID_ARGUMENT. There
+// GetStock returns the stock of up to 100 sweets; more are INVALID_ARGUMENT. There
 // are 0 grams of a sweet that the inventory has never heard of: a catalog may be
 // ahead of it.
 func (s *Service) GetStock(ctx context.Context, req *inventoryv1.GetStockRequest) (*inventoryv1.GetStockResponse, error) {

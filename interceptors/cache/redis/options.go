@@ -41,7 +41,8 @@ func WithClientOption(option rueidis.ClientOption) Option {
 }
 
 // WithClient uses an existing client, which Close leaves open. It must read from primaries.
-// WithTimeout bounds each operation.
+// WithTimeout bounds each operation. Its server must be trusted: rueidis may panic at
+// replies that no Redis sends, which only connections of our own keep from it.
 func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
 
 // WithTimeout is how long an operation may take: 1 ms to 10 s, by default 50 ms. It

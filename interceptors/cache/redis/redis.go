@@ -50,6 +50,9 @@ func New(opts ...Option) (*Redis, error) {
 	return r, nil
 }
 
+// Bounded marks that WithTimeout bounds every operation.
+func (*Redis) Bounded() {}
+
 // Close ends the connections, and waits for the operations and calls of subscribers that
 // are under way: some milliseconds, and some seconds if Redis does not answer. Operations
 // then fail with [ErrAway].

@@ -36,7 +36,7 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 	}{
 		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FellOpen }},
 		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FellClosed }},
-		{policyv1.StoreFailure_STORE_FAILURE_SHARE, 5, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
+		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 5, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
 	} {
 		t.Run(test.failure.String(), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -107,7 +107,7 @@ func TestAProgramStartsWithoutRedis(t *testing.T) {
 func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
-	r := newReplica(t, store, []*policyv1.RateLimitRule{shared(20, "1000h", policyv1.StoreFailure_STORE_FAILURE_SHARE)}, ratelimit.WithShare(share))
+	r := newReplica(t, store, []*policyv1.RateLimitRule{shared(20, "1000h", policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA)}, ratelimit.WithShare(share))
 	s.Signal(syscall.SIGSTOP)
 	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
 	var wg sync.WaitGroup

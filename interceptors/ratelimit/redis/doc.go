@@ -6,7 +6,7 @@
 //	defer counts.Close()
 //	limiter, err := ratelimit.New(ratelimit.WithStore(counts), ratelimit.WithSecret(secret))
 //
-// for limits whose policy says store: RATE_LIMIT_STORE_SHARED.
+// for limits whose policy says store: RATE_LIMIT_STORE_EXTERNAL.
 //
 // A program starts without Redis and goes on without it. [New] asks it nothing. Each
 // operation has a timeout; when five in a row have failed, all fail at once with

@@ -37,7 +37,7 @@ func Example() {
 	policies, err := interceptors.NewPolicies(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 		RateLimits: []*policyv1.RateLimitRule{{
 			Name: "all", Limit: proto.Uint64(3), Period: proto.String("1 minute"),
-			Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED,
+			Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL,
 		}},
 	}})
 	if err != nil {

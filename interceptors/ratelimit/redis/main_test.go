@@ -117,7 +117,7 @@ func newReplica(t testing.TB, r *redis.Redis, rules []*policyv1.RateLimitRule, o
 func shared(n uint64, period string, failure policyv1.StoreFailure) *policyv1.RateLimitRule {
 	return &policyv1.RateLimitRule{
 		Name: "shared", Limit: proto.Uint64(n), Period: &period, OnStoreFailure: failure,
-		Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_SHARED,
+		Store: policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL,
 		Key:   &policyv1.RateLimitKey{By: &policyv1.RateLimitKey_Metadata{Metadata: "id"}},
 	}
 }

@@ -33,6 +33,8 @@ func WithClientOption(option rueidis.ClientOption) Option {
 
 // WithClient uses a client that is there already, such as that of a cache, and which
 // Close leaves open. It must reach primaries, and not repeat commands.
+// Replies that no Redis sends are not kept from it, as they are from connections of our
+// own: rueidis may panic at them, so the server must be trusted.
 func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
 
 // WithTimeout is how long a call waits for Redis: 1 ms to 10 s, by default 50 ms. It

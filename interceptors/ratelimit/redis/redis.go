@@ -38,6 +38,9 @@ func New(opts ...Option) (*Redis, error) {
 	return r, nil
 }
 
+// Bounded marks that WithTimeout bounds every operation.
+func (*Redis) Bounded() {}
+
 // Close ends the connections, and waits for the operations that are under way: some
 // milliseconds, and some seconds if Redis does not answer. Operations then fail with
 // [ErrAway].

@@ -11,7 +11,7 @@
 // OpenTelemetry's own SDK, autoexport and autoprop.
 //
 // In one thing it differs from a bare SDK: while neither an exporter nor an endpoint
-// is named it is off, and does not send to localhost what nobody has asked for. A
+// is named it is off, and does not send to localhost unasked. A
 // program that is off still passes on the traces of others if OTEL_PROPAGATORS says
 // how.
 //

@@ -90,7 +90,7 @@ func TestTheEnvironmentTurnsItOn(t *testing.T) {
 	}
 }
 
-func TestWhatNobodyKnowsIsAnError(t *testing.T) {
+func TestUnknownValuesAreErrors(t *testing.T) {
 	for name, value := range map[string]string{"OTEL_TRACES_EXPORTER": "pigeon", "OTEL_PROPAGATORS": "smoke"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, value)

@@ -17,6 +17,6 @@ func Example() {
 	}
 	defer func() { _ = telemetry.Shutdown(ctx) }()
 	traced, err := tracing.New(telemetry.Options()...) // for meshlite.WithTracing
-	fmt.Println(traced.Place(), err, telemetry.Enabled())
+	fmt.Println(traced.Stage(), err, telemetry.Enabled())
 	// Output: tracing <nil> false
 }

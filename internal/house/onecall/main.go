@@ -60,14 +60,14 @@ func run(dir string) error {
 		return err
 	}
 	defer directory.Close()
-	common := []meshlite.Option{meshlite.WithPlaintext(), meshlite.WithConsul(directory), meshlite.WithLogger(log)}
+	common := meshlite.Options{meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(log)}
 
 	address, ended, err := serve(ctx, common)
 	if err != nil {
 		return err
 	}
 	defer func() { stop(); <-ended }()
-	conn, err := meshlite.NewClient("consul:///catalog", common[0], common[1], common[2])
+	conn, err := meshlite.NewClient("consul:///catalog", common)
 	if err != nil {
 		return err
 	}
@@ -94,11 +94,11 @@ func run(dir string) error {
 }
 
 // serve runs the catalog until ctx ends.
-func serve(ctx context.Context, common []meshlite.Option) (address string, ended chan error, err error) {
+func serve(ctx context.Context, common meshlite.Options) (address string, ended chan error, err error) {
 	if address, err = freeAddress(); err != nil {
 		return "", nil, err
 	}
-	server, err := meshlite.NewServer("catalog", common[0], common[1], common[2], meshlite.WithDrain(0, time.Second), meshlite.WithListenAddress(address))
+	server, err := meshlite.NewServer("catalog", common, meshlite.WithDrain(0, time.Second), meshlite.WithListenAddress(address))
 	if err != nil {
 		return "", nil, err
 	}

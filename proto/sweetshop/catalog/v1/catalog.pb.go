@@ -484,12 +484,12 @@ const file_sweetshop_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x0fGetSweetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"E\n" +
 	"\x10GetSweetResponse\x121\n" +
-	"\x05sweet\x18\x01 \x01(\v2\x1b.sweetshop.catalog.v1.SweetR\x05sweet2\xe0\x02\n" +
+	"\x05sweet\x18\x01 \x01(\v2\x1b.sweetshop.catalog.v1.SweetR\x05sweet2\xe2\x02\n" +
 	"\x0eCatalogService\x12j\n" +
 	"\fListSections\x12).sweetshop.catalog.v1.ListSectionsRequest\x1a*.sweetshop.catalog.v1.ListSectionsResponse\"\x03\x90\x02\x01\x12d\n" +
 	"\n" +
 	"ListSweets\x12'.sweetshop.catalog.v1.ListSweetsRequest\x1a(.sweetshop.catalog.v1.ListSweetsResponse\"\x03\x90\x02\x01\x12^\n" +
-	"\bGetSweet\x12%.sweetshop.catalog.v1.GetSweetRequest\x1a&.sweetshop.catalog.v1.GetSweetResponse\"\x03\x90\x02\x01\x1a\x1c\xf2\x9f\x19\x18\n" +
+	"\bGetSweet\x12%.sweetshop.catalog.v1.GetSweetRequest\x1a&.sweetshop.catalog.v1.GetSweetResponse\"\x03\x90\x02\x01\x1a\x1e\xba\xe3؏\x04\x18\n" +
 	"\x16\n" +
 	"\x06\n" +
 	"\x022s\x18\x02\x1a\x022s*\b\b\x03\x12\x0410msB\xe0\x01\n" +

@@ -230,12 +230,11 @@ const file_sweetshop_inventory_v1_inventory_proto_rawDesc = "" +
 	"\x05grams\x18\x02 \x01(\rR\x05grams\"0\n" +
 	"\x0fReserveResponse\x12\x1d\n" +
 	"\n" +
-	"grams_left\x18\x01 \x01(\rR\tgramsLeft2\xec\x01\n" +
-	"\x10InventoryService\x12p\n" +
-	"\bGetStock\x12'.sweetshop.inventory.v1.GetStockRequest\x1a(.sweetshop.inventory.v1.GetStockResponse\"\x11\xf2\x9f\x19\n" +
+	"grams_left\x18\x01 \x01(\rR\tgramsLeft2\xf0\x01\n" +
+	"\x10InventoryService\x12r\n" +
+	"\bGetStock\x12'.sweetshop.inventory.v1.GetStockRequest\x1a(.sweetshop.inventory.v1.GetStockResponse\"\x13\xba\xe3؏\x04\n" +
 	"*\b\b\x03\x12\x0410ms\x90\x02\x01\x12Z\n" +
-	"\aReserve\x12&.sweetshop.inventory.v1.ReserveRequest\x1a'.sweetshop.inventory.v1.ReserveResponse\x1a\n" +
-	"\xf2\x9f\x19\x06\n" +
+	"\aReserve\x12&.sweetshop.inventory.v1.ReserveRequest\x1a'.sweetshop.inventory.v1.ReserveResponse\x1a\f\xba\xe3؏\x04\x06\n" +
 	"\x04\x1a\x022sB\xf0\x01\n" +
 	"\x1acom.sweetshop.inventory.v1B\x0eInventoryProtoP\x01ZHgithub.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1;inventoryv1\xa2\x02\x03SIX\xaa\x02\x16Sweetshop.Inventory.V1\xca\x02\x16Sweetshop\\Inventory\\V1\xe2\x02\"Sweetshop\\Inventory\\V1\\GPBMetadata\xea\x02\x18Sweetshop::Inventory::V1b\x06proto3"
 

@@ -311,11 +311,11 @@ const file_sweetshop_storefront_v1_storefront_proto_rawDesc = "" +
 	"\x12PlaceOrderResponse\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vtotal_pence\x18\x02 \x01(\rR\n" +
-	"totalPence2\x91\x02\n" +
-	"\x11StorefrontService\x12f\n" +
-	"\x06Browse\x12&.sweetshop.storefront.v1.BrowseRequest\x1a'.sweetshop.storefront.v1.BrowseResponse\"\v\xf2\x9f\x19\x04*\x02\b\x02\x90\x02\x01\x12e\n" +
+	"totalPence2\x95\x02\n" +
+	"\x11StorefrontService\x12h\n" +
+	"\x06Browse\x12&.sweetshop.storefront.v1.BrowseRequest\x1a'.sweetshop.storefront.v1.BrowseResponse\"\r\xba\xe3؏\x04\x04*\x02\b\x02\x90\x02\x01\x12e\n" +
 	"\n" +
-	"PlaceOrder\x12*.sweetshop.storefront.v1.PlaceOrderRequest\x1a+.sweetshop.storefront.v1.PlaceOrderResponse\x1a-\xf2\x9f\x19)\n" +
+	"PlaceOrder\x12*.sweetshop.storefront.v1.PlaceOrderRequest\x1a+.sweetshop.storefront.v1.PlaceOrderResponse\x1a/\xba\xe3؏\x04)\n" +
 	"'\x12!\n" +
 	"\bcustomer\x102\x1a\x021s 2*\r\x1a\vcustomer-id\x1a\x023sB\xf8\x01\n" +
 	"\x1bcom.sweetshop.storefront.v1B\x0fStorefrontProtoP\x01ZJgithub.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1;storefrontv1\xa2\x02\x03SSX\xaa\x02\x17Sweetshop.Storefront.V1\xca\x02\x17Sweetshop\\Storefront\\V1\xe2\x02#Sweetshop\\Storefront\\V1\\GPBMetadata\xea\x02\x19Sweetshop::Storefront::V1b\x06proto3"

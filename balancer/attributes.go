@@ -1,0 +1,100 @@
+package balancer
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/attributes"
+	"google.golang.org/grpc/experimental/balancer/weight"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/ringhash"
+
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+)
+
+// This file holds what a resolver attaches to its endpoints and to its state for policies.
+
+type instanceKey struct{}
+
+// instanceValue makes an instance comparable: pick_first and gRPC compare endpoints by their
+// attributes.
+type instanceValue struct{ *catalog.Instance }
+
+// Equal reports whether both are the same instance of one snapshot.
+func (v instanceValue) Equal(other any) bool {
+	o, ok := other.(instanceValue)
+	return ok && v.Instance == o.Instance
+}
+
+// NewEndpoint makes gRPC's endpoint of an instance: one address, and the instance as an
+// attribute of the endpoint. Attributes of the address would make gRPC reconnect whenever a tag
+// changes. The weight and the key of ring_hash, which is the same wherever the instance
+// listens, are set for gRPC's own policies, too. serverName is verified under TLS; empty is the
+// channel's authority.
+func NewEndpoint(instance *catalog.Instance, serverName string) resolver.Endpoint {
+	endpoint := resolver.Endpoint{
+		Addresses:  []resolver.Address{{Addr: instance.Address, ServerName: serverName}},
+		Attributes: attributes.New(instanceKey{}, instanceValue{instance}),
+	}
+	endpoint = ringhash.SetHashKey(endpoint, instance.Node+"/"+instance.ID)
+	return weight.Set(endpoint, weight.EndpointInfo{Weight: instance.Weight})
+}
+
+// InstanceOf returns the instance of an endpoint made by [NewEndpoint], or nil.
+func InstanceOf(endpoint resolver.Endpoint) *catalog.Instance {
+	v, _ := endpoint.Attributes.Value(instanceKey{}).(instanceValue)
+	return v.Instance
+}
+
+// weightOf is at least 1: resolvers without weights leave it out.
+func weightOf(endpoint resolver.Endpoint) uint32 {
+	return max(weight.FromEndpoint(endpoint).Weight, 1)
+}
+
+func addressOf(endpoint resolver.Endpoint) string {
+	if len(endpoint.Addresses) == 0 {
+		return ""
+	}
+	return endpoint.Addresses[0].Addr
+}
+
+type tableKey struct{}
+
+// WithTable has the channel that gets state use t.
+func WithTable(state resolver.State, t *Table) resolver.State {
+	state.Attributes = state.Attributes.WithValue(tableKey{}, t)
+	return state
+}
+
+func tableOf(a *attributes.Attributes) *Table {
+	t, _ := a.Value(tableKey{}).(*Table)
+	return t
+}
+
+type zoneKey struct{}
+
+// WithZone sets where the channel that gets state runs. An empty zone is unknown, an empty
+// region any.
+func WithZone(state resolver.State, region, name string) resolver.State {
+	state.Attributes = state.Attributes.WithValue(zoneKey{}, zone{region, name})
+	return state
+}
+
+func zoneOf(a *attributes.Attributes) zone {
+	z, _ := a.Value(zoneKey{}).(zone)
+	return z
+}
+
+type reasonKey struct{}
+
+// WithReason sets the error with which calls fail when state has no endpoints.
+func WithReason(state resolver.State, reason error) resolver.State {
+	state.Attributes = state.Attributes.WithValue(reasonKey{}, reason)
+	return state
+}
+
+func reasonOf(a *attributes.Attributes, target resolver.Target) error {
+	if reason, ok := a.Value(reasonKey{}).(error); ok {
+		return reason
+	}
+	return fmt.Errorf("%s://%s/%s has no address: is the name right?", target.URL.Scheme, target.URL.Host, target.Endpoint())
+}

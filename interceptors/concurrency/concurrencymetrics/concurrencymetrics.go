@@ -1,0 +1,84 @@
+// Package concurrencymetrics tells Prometheus of concurrency limits: what they are now, how much
+// of them is used, and how many priorities did not count.
+//
+// The numbers are read when they are collected; no call counts anything for it:
+//
+//	limiter, err := concurrency.New()
+//	registry.MustRegister(concurrencymetrics.New(limiter.Stats))
+//
+// A meshlite.Runtime does so by itself. What became of calls is counted by
+// package interceptors/metrics.
+package concurrencymetrics
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshlite-go/meshlite/interceptors/concurrency"
+)
+
+// collector is a [prometheus.Collector].
+type collector struct{ stats func() []concurrency.Stats }
+
+// New makes a collector of what stats answers, which must be safe for concurrent use and
+// may be nil.
+func New(stats func() []concurrency.Stats) prometheus.Collector {
+	if stats == nil {
+		stats = func() []concurrency.Stats { return nil }
+	}
+	return collector{stats}
+}
+
+var (
+	labels = []string{"grpc_service", "grpc_method"}
+
+	limit = prometheus.NewDesc("meshlite_concurrency_limit",
+		"Calls of a method that may run at once.", labels, nil)
+	inFlight = prometheus.NewDesc("meshlite_concurrency_in_flight",
+		"Calls of a method with a limit that run.", labels, nil)
+	ignored = prometheus.NewDesc("meshlite_concurrency_ignored_priorities_total",
+		"Priorities that were unknown, or of a caller who is not trusted.", labels, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (c collector) Describe(to chan<- *prometheus.Desc) {
+	to <- limit
+	to <- inFlight
+	to <- ignored
+}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	for name, s := range merge(c.stats()) {
+		to <- prometheus.MustNewConstMetric(limit, prometheus.GaugeValue, float64(s.Limit), name.service, name.method)
+		to <- prometheus.MustNewConstMetric(inFlight, prometheus.GaugeValue, float64(s.InFlight), name.service, name.method)
+		to <- prometheus.MustNewConstMetric(ignored, prometheus.CounterValue, float64(s.Ignored), name.service, name.method)
+	}
+}
+
+type name struct{ service, method string }
+
+// merge sums the methods that differ only in what Prometheus takes for no text: two
+// series of one name would fail the scrape.
+func merge(all []concurrency.Stats) map[name]concurrency.Stats {
+	merged := map[name]concurrency.Stats{}
+	for _, s := range all {
+		n := nameOf(s.Method)
+		sum := merged[n]
+		sum.Limit += s.Limit
+		sum.InFlight += s.InFlight
+		sum.Ignored += s.Ignored
+		merged[n] = sum
+	}
+	return merged
+}
+
+// nameOf cuts "/service/method"; "other" is both, as in package interceptors/metrics.
+func nameOf(fullMethod string) name {
+	text := strings.ToValidUTF8(strings.TrimPrefix(fullMethod, "/"), "?")
+	if i := strings.LastIndexByte(text, '/'); i >= 0 {
+		return name{text[:i], text[i+1:]}
+	}
+	return name{text, text}
+}

@@ -1,0 +1,174 @@
+package interceptors
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/meshlite-go/meshlite/internal/guard"
+)
+
+// Event is what a concern did with a call. Concerns publish small values or pointers
+// that exist already, such as cache.Result, so that an event allocates nothing.
+type Event interface {
+	// Stage is that of the concern which publishes it.
+	Stage() Stage
+	// Result is one word, such as "hit": the value of a label and of a log attribute.
+	// A concern has a bounded number of them.
+	Result() string
+}
+
+// CacheEvent is the result of a cache.
+type CacheEvent interface {
+	Event
+	// Served reports whether the cache answered the call in place of a server or handler.
+	Served() bool
+}
+
+// LimitEvent is the verdict of one limit on a call. A call may meet several.
+type LimitEvent interface {
+	Event
+	// Limit is the name of a rate limit, or "concurrency".
+	Limit() string
+	// Decides reports whether this verdict is the one to report for the call: that of the
+	// limit that refused, else of one in shadow mode that would have refused, else of the
+	// first rate limit.
+	Decides() bool
+}
+
+// AttemptEvent is the end of one attempt of a call; its result is what follows.
+type AttemptEvent interface {
+	Event
+	StatusCode() codes.Code
+}
+
+// Observer receives the events of concerns, in the goroutine of the call. It must be safe
+// for concurrent use and fast, and must not keep e: an event may be reused after Observe
+// returns. A panic in it fails the call like one in a handler.
+type Observer interface {
+	Observe(ctx context.Context, meta *CallMeta, e Event)
+}
+
+// ObserverFunc is an [Observer] made of a function. A nil one ignores all events.
+type ObserverFunc func(ctx context.Context, meta *CallMeta, e Event)
+
+// Observe calls f.
+func (f ObserverFunc) Observe(ctx context.Context, meta *CallMeta, e Event) {
+	if f != nil {
+		f(ctx, meta, e)
+	}
+}
+
+// Publish passes e to the [Outcome] of the call, if a concern further out listens, and
+// then to the concern's own observer, which may be nil. A panic of the observer is logged,
+// and the call goes on.
+func Publish(ctx context.Context, meta *CallMeta, observer Observer, e Event) {
+	OutcomeOf(ctx, meta).record(e)
+	if observer != nil {
+		guard.Observe(func() { observer.Observe(ctx, meta, e) })
+	}
+}
+
+// Outcome holds the events of one call that concerns further in publish for those
+// further out: the cache's result, the limit that decided. It is safe for concurrent use.
+//
+// A concern that needs it listens, and reads it at the end of the call:
+//
+//	ctx, outcome := interceptors.Listen(ctx, meta.Side, meta.FullMethod)
+//	err := invoker(ctx, method, req, reply, cc, opts...)
+//	if result := outcome.Cache(); result != nil {
+//		log.Print(result.Result())
+//	}
+//
+// A call without a listener costs the concern that publishes one lookup in the context.
+type Outcome struct {
+	side   Side
+	method string
+
+	mu    sync.Mutex
+	cache CacheEvent
+	limit LimitEvent
+}
+
+type outcomeKey struct{}
+
+// listening is a context with an outcome, in one piece.
+type listening struct {
+	context.Context
+	outcome Outcome
+}
+
+// Value finds the outcome.
+func (l *listening) Value(key any) any {
+	if key == (outcomeKey{}) {
+		return &l.outcome
+	}
+	return l.Context.Value(key)
+}
+
+// Listen returns the outcome of the call of fullMethod that is about to be made or
+// handled with ctx: the one that a concern further out listens to, or a new one.
+func Listen(ctx context.Context, side Side, fullMethod string) (context.Context, *Outcome) {
+	if o := outcomeOf(ctx, side, fullMethod); o != nil {
+		return ctx, o
+	}
+	l := &listening{Context: ctx}
+	l.outcome.side, l.outcome.method = side, fullMethod
+	return l, &l.outcome
+}
+
+// OutcomeOf returns the outcome of a call of meta's method, nil if no concern listens. A
+// call that a handler makes does not share the outcome of the call that it handles.
+func OutcomeOf(ctx context.Context, meta *CallMeta) *Outcome {
+	return outcomeOf(ctx, meta.Side, meta.FullMethod)
+}
+
+func outcomeOf(ctx context.Context, side Side, method string) *Outcome {
+	o, _ := ctx.Value(outcomeKey{}).(*Outcome)
+	if o == nil || o.side != side || o.method != method {
+		return nil
+	}
+	return o
+}
+
+// WithoutOutcome returns ctx for work that a call starts and that is not part of it, such
+// as refreshing a cached answer in the background.
+func WithoutOutcome(ctx context.Context) context.Context {
+	if ctx.Value(outcomeKey{}) == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, outcomeKey{}, (*Outcome)(nil))
+}
+
+// record keeps the latest event of the cache and the latest verdict that decides.
+func (o *Outcome) record(e Event) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch e := e.(type) {
+	case CacheEvent:
+		o.cache = e
+	case LimitEvent:
+		if e.Decides() {
+			o.limit = e
+		}
+	}
+}
+
+// Cache is the cache's result, nil if the call did not reach a cache.
+func (o *Outcome) Cache() CacheEvent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.cache
+}
+
+// Limit is the verdict that decided, in the latest attempt; see [LimitEvent.Decides]. It is
+// nil if the call met no rate limit and no concurrency limit refused it.
+func (o *Outcome) Limit() LimitEvent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.limit
+}

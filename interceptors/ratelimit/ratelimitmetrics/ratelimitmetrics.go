@@ -1,0 +1,148 @@
+// Package ratelimitmetrics tells Prometheus what rate limiters do beside admitting and refusing:
+// keys, how many of them are near a limit, waits, refunds, calls that are held back, and
+// what becomes of calls whose shared store is away.
+//
+// The numbers are read when they are collected; no call counts anything for it:
+//
+//	limiter, err := ratelimit.New()
+//	registry.MustRegister(ratelimitmetrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }))
+//
+// A meshlite.Runtime does so by itself, for all its channels and servers together. What
+// a limit said of calls is counted by package interceptors/metrics.
+package ratelimitmetrics
+
+import (
+	"strings"
+	"sync"
+	"weak"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+)
+
+// collector is a [prometheus.Collector].
+type collector struct {
+	limiters func() []*ratelimit.Limiter
+
+	mu    sync.Mutex
+	seen  map[weak.Pointer[ratelimit.Limiter]]counts // at the last look
+	total counts
+}
+
+// New makes a collector of all that limiters answers together, which must be safe for
+// concurrent use and may be nil. Counters do not fall when a limiter is gone.
+func New(limiters func() []*ratelimit.Limiter) prometheus.Collector {
+	if limiters == nil {
+		limiters = func() []*ratelimit.Limiter { return nil }
+	}
+	return &collector{limiters: limiters}
+}
+
+var (
+	keys = desc("keys", "Keys whose counts are kept, idle ones included.")
+	near = desc("near_keys",
+		"Keys that have used three quarters of a limit or more. Each channel and server tells of ten at most.",
+		"grpc_service", "grpc_method", "limit")
+	fallbacks = desc("fallbacks_total", "Calls at limits whose shared store was away, by what on_store_failure had the limit do.", "to")
+
+	totals = [...]series{
+		total("forgotten_keys_total", "Keys that were forgotten before their limit was whole again, as there was no room.",
+			func(s ratelimit.Stats) uint64 { return s.Forgotten }),
+		total("waited_total", "Calls that were admitted after a wait.",
+			func(s ratelimit.Stats) uint64 { return s.Waited }),
+		total("refunded_total", "Charges that were given back after the call.",
+			func(s ratelimit.Stats) uint64 { return s.Refunded }),
+		total("held_back_total", "Calls that were not made yet, as all instances of a service have refused such calls.",
+			func(s ratelimit.Stats) uint64 { return s.HeldBack }),
+		total("remembered_refusals_total", "Refusals by limits that did not ask their shared store, as it had told until when.",
+			func(s ratelimit.Stats) uint64 { return s.Remembered }),
+		total("store_errors_total", "Operations that the shared store has failed.",
+			func(s ratelimit.Stats) uint64 { return s.StoreErrors }),
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellOpen }, []string{"open"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellClosed }, []string{"closed"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellToShare }, []string{"share"}},
+	}
+)
+
+// series is what only grows, and how it is read.
+type series struct {
+	desc   *prometheus.Desc
+	of     func(ratelimit.Stats) uint64
+	labels []string // values
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("meshlite_ratelimit_"+name, help, labels, nil)
+}
+
+func total(name, help string, of func(ratelimit.Stats) uint64) series {
+	return series{desc: desc(name, help), of: of}
+}
+
+// counts are the totals of a limiter, in their order.
+type counts [len(totals)]uint64
+
+func countsOf(s ratelimit.Stats) (all counts) {
+	for i := range totals {
+		all[i] = totals[i].of(s)
+	}
+	return all
+}
+
+type nearLabels struct{ service, method, limit string }
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	to <- keys
+	to <- near
+	for _, one := range totals {
+		to <- one.desc
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	kept, nears, sums := c.look()
+	to <- prometheus.MustNewConstMetric(keys, prometheus.GaugeValue, float64(kept))
+	for l, n := range nears {
+		to <- prometheus.MustNewConstMetric(near, prometheus.GaugeValue, float64(n), l.service, l.method, l.limit)
+	}
+	for i, one := range totals {
+		to <- prometheus.MustNewConstMetric(one.desc, prometheus.CounterValue, float64(sums[i]), one.labels...)
+	}
+}
+
+// look reads the limiters. Two looks at once would count what has come since twice.
+func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	nears, seen := map[nearLabels]int{}, map[weak.Pointer[ratelimit.Limiter]]counts{}
+	for _, l := range c.limiters() {
+		stats, at := l.Stats(), weak.Make(l)
+		if _, twice := seen[at]; twice {
+			continue
+		}
+		kept += stats.Keys
+		for _, n := range stats.Near {
+			nears[labelsOf(n)]++
+		}
+		now, before := countsOf(stats), c.seen[at]
+		for i := range now {
+			c.total[i] += now[i] - before[i]
+		}
+		seen[at] = now
+	}
+	c.seen = seen
+	return kept, nears, c.total
+}
+
+// labelsOf cuts "/service/method", and leaves what Prometheus takes for text.
+func labelsOf(n ratelimit.NearStats) nearLabels {
+	text := strings.ToValidUTF8(strings.TrimPrefix(n.Method, "/"), "?")
+	l := nearLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
+	if i := strings.LastIndexByte(text, '/'); i >= 0 {
+		l.service, l.method = text[:i], text[i+1:]
+	}
+	return l
+}

@@ -1,0 +1,140 @@
+package rpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/internal/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func Example() {
+	service, method := rpc.SplitMethod("/shop.Catalog/GetSweet")
+	fmt.Println(service, method, rpc.Code(context.DeadlineExceeded))
+	// Output: shop.Catalog GetSweet DeadlineExceeded
+}
+
+func TestCodeIsTheOneOnTheWire(t *testing.T) {
+	for want, err := range map[codes.Code]error{
+		codes.OK:               nil,
+		codes.NotFound:         fmt.Errorf("catalog: %w", status.Error(codes.NotFound, "no fudge")),
+		codes.Canceled:         context.Canceled,
+		codes.DeadlineExceeded: fmt.Errorf("catalog: %w", context.DeadlineExceeded),
+		codes.Unknown:          errors.New("driver: bad connection"),
+	} {
+		if got := rpc.Code(err); got != want {
+			t.Errorf("%v has %v, want %v", err, got, want)
+		}
+	}
+}
+
+func TestMethodsAreSplit(t *testing.T) {
+	for full, want := range map[string][2]string{
+		"/shop.Catalog/GetSweet": {"shop.Catalog", "GetSweet"}, "a/b/c": {"a/b", "c"}, "/alone": {"", "alone"}, "": {"", ""},
+	} {
+		if service, method := rpc.SplitMethod(full); service != want[0] || method != want[1] {
+			t.Errorf("%q is %q and %q", full, service, method)
+		}
+	}
+}
+
+func TestATableIsBoundedAndKeepsTheFirst(t *testing.T) {
+	table := rpc.Table[int, int]{Max: 100}
+	if _, ok := table.Get(1); ok || table.Full() || table.All() != nil {
+		t.Fatal("an empty table has something")
+	}
+	var adding sync.WaitGroup
+	for worker := range 4 {
+		adding.Go(func() {
+			for key := range 200 {
+				table.Add(key, worker)
+			}
+		})
+	}
+	adding.Wait()
+	if n := len(table.All()); n != 100 || !table.Full() {
+		t.Errorf("%d entries, want 100", n)
+	}
+	for key, value := range table.All() {
+		if got := table.Add(key, -1); got != value {
+			t.Errorf("the value of %d changes from %d to %d", key, value, got)
+		}
+	}
+	if got := table.Add(1000, 7); got != 7 {
+		t.Errorf("a full table returns %d for a new value of 7", got)
+	}
+	if _, ok := table.Get(1000); ok {
+		t.Error("a full table has taken one more")
+	}
+	if got := testing.AllocsPerRun(100, func() { table.Get(1) }); got != 0 {
+		t.Errorf("%v allocations for a hit, want 0", got)
+	}
+}
+
+// stream answers by receive; gRPC's own end is in ended.
+type stream struct {
+	grpc.ClientStream
+	receive error
+}
+
+func (s *stream) RecvMsg(any) error { return s.receive }
+
+// The end of a stream is reported once, however it comes.
+func TestTheEndOfAStreamIsReportedOnce(t *testing.T) {
+	gone := status.Error(codes.Unavailable, "gone")
+	for name, test := range map[string]struct {
+		desc      grpc.StreamDesc
+		opens     error
+		panics    bool
+		finish    error // of gRPC, before the messages are read
+		finishes  bool
+		receive   error
+		ends      int
+		wantError error
+	}{
+		"all messages read":   {desc: grpc.StreamDesc{ServerStreams: true}, receive: io.EOF, ends: 1},
+		"failed":              {desc: grpc.StreamDesc{ServerStreams: true}, receive: gone, ends: 1, wantError: gone},
+		"gRPC says so first":  {desc: grpc.StreamDesc{ServerStreams: true}, finish: gone, finishes: true, receive: io.EOF, ends: 1, wantError: gone},
+		"one message is all":  {ends: 1},
+		"goes on":             {desc: grpc.StreamDesc{ServerStreams: true}},
+		"cannot be opened":    {opens: gone, ends: 1, wantError: gone},
+		"panics while opened": {panics: true, ends: 1, wantError: rpc.ErrPanic},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ends []error
+			streamer := func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				if test.panics {
+					panic("no stream")
+				}
+				if test.finishes {
+					opts[0].(grpc.OnFinishCallOption).OnFinish(test.finish)
+				}
+				return &stream{receive: test.receive}, test.opens
+			}
+			func() {
+				defer func() { _ = recover() }()
+				s, err := rpc.OpenStream(t.Context(), &test.desc, nil, "/shop.Catalog/Browse", streamer, nil, func(err error) { ends = append(ends, err) })
+				if err == nil {
+					_ = s.RecvMsg(nil)
+					_ = s.RecvMsg(nil)
+				}
+			}()
+			if len(ends) != test.ends {
+				t.Fatalf("%d ends, want %d", len(ends), test.ends)
+			}
+			if test.ends > 0 && !errors.Is(ends[0], test.wantError) {
+				t.Errorf("it ends with %v, want %v", ends[0], test.wantError)
+			}
+		})
+	}
+}
