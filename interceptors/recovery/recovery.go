@@ -81,19 +81,8 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
 		slog.String("stack", from[:min(len(from), maxLogged)]))
-	r.publish(ctx, meta, &Panic{value, stack})
+	interceptors.Publish(ctx, meta, r.observer, &Panic{value, stack})
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
-}
-
-// publish contains a panic of the observer: nothing further out would recover from it.
-func (r *Recovery) publish(ctx context.Context, meta *interceptors.CallMeta, e *Panic) {
-	defer func() {
-		if again := recover(); again != nil {
-			r.logger.LogAttrs(ctx, slog.LevelError, "the observer of panics panics itself",
-				slog.String("panic", describe(again)), slog.String("method", meta.FullMethod))
-		}
-	}()
-	interceptors.Publish(ctx, meta, r.observer, e)
 }
 
 // origin is the frame that panicked, as "function (file:line)", and the stack from there

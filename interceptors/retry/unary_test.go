@@ -36,7 +36,9 @@ func TestACallIsTriedElsewhereWhereNoHandlerRan(t *testing.T) {
 		"the same is picked":     {instances: 3, picks: []int{0, 0, 1}, ends: []attempt.End{unhandled, unhandled}, attempts: 2, last: retry.Final},
 	} {
 		var verdicts []retry.Verdict
-		r, err := retry.New(retry.WithObserver(func(_ *interceptors.CallMeta, a retry.Attempt) { verdicts = append(verdicts, a.Verdict) }))
+		r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
+			verdicts = append(verdicts, e.(*retry.Attempt).Verdict)
+		})))
 		if err != nil {
 			t.Fatal(err)
 		}
