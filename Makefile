@@ -7,7 +7,7 @@ GO       ?= go
 POLICY   := proto/meshlite/policy/v1/policy.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: cases help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousan
 MUTANTS ?= ./balancer/... ./interceptors/... ./resolver
 mutants: ## change product code at 20 drawn places, one at a time, and name the test that notices
 	@$(GO) run ./internal/mutants $(MUTANTS)
+
+cases: ## write docs/cases.md, which case is kept by which test, from the comments of the tests
+	$(GO) test -count=1 -run TestCasesAreListed ./internal/house -update
 
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

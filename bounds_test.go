@@ -74,6 +74,9 @@ func good(t *testing.T, client testgrpc.TestServiceClient) {
 
 // X7: 2,000 silent connections: each closed <= 5 s, no good call fails. Silent is also who
 // stops within the preface, before the settings or, after the first call, for ever.
+//
+// Case X7: Silent connections are closed within 5 s and cost 10 KiB each at most; good calls
+// go on.
 func TestSilentConnectionsAreClosed(t *testing.T) {
 	settings := func(t *testing.T) string {
 		var frame bytes.Buffer
@@ -129,6 +132,8 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 
 // An idle connection of a client that answers pings is closed too, and the next call
 // connects anew.
+//
+// Case X7
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var connections connectionCount
@@ -170,6 +175,8 @@ func listenTCP(t *testing.T) net.Listener {
 }
 
 // X7: silent connections cost <= 10 KiB each. Both ends are in this process.
+//
+// Case X7
 func TestSilentConnectionsCostLittle(t *testing.T) {
 	const n = 500
 	listener := listenTCP(t)
@@ -201,6 +208,8 @@ func inUse() int64 {
 
 // X8: 64 KiB of metadata is refused without growth, of unary calls and streams, whether
 // the client heeds the setting or not. Calls of others go on.
+//
+// Case X8: 64 KiB of metadata is refused without growth.
 func TestLargeMetadataIsRefused(t *testing.T) {
 	listener := listenTCP(t)
 	client := bounded(t, listener, echo{})
@@ -240,6 +249,9 @@ func TestLargeMetadataIsRefused(t *testing.T) {
 }
 
 // X9: Running handlers <= MaxConcurrentStreams under rapid reset.
+//
+// Case X9: Running handlers of a connection stay within MaxConcurrentStreams under rapid
+// reset.
 func TestRapidResetRunsNoMoreHandlers(t *testing.T) {
 	const most = 10
 	d := newDeaf(t)
@@ -333,6 +345,8 @@ func (r *rawConn) fields(id uint32, last bool, fields []string) error {
 }
 
 // Health watches are exempt from limits, and bounded: on a connection, and in a server.
+//
+// Case X9
 func TestHealthWatchesAreBounded(t *testing.T) {
 	listener := listenTCP(t)
 	var channels []healthv1.HealthClient

@@ -46,6 +46,9 @@ func full(t *testing.T, m *mesh, opts ...meshlite.ServerOption) (s *shop, end fu
 
 // An instance that is full refuses at once; its calls are answered by another, and it is
 // not ejected for it.
+//
+// Case full instance: Its calls are answered by another, it is not ejected, and it answers
+// hits.
 func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 	m := newMesh(t)
 	server := meshlite.NewRuntime()

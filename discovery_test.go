@@ -27,6 +27,8 @@ func keptIn(t *testing.T, dir string) meshlite.ClientOption {
 
 // R19, through the front door: a client of a later process, which another runtime
 // stands for, starts while Consul is down.
+//
+// Case R19
 func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"})
@@ -117,6 +119,8 @@ func (curious) Register(context.Context, catalog.Registration) (catalog.Lease, e
 func (curious) NodeAddress(context.Context) (string, error) { return "127.0.0.1", nil }
 
 // Calls stay in the caller's zone while its instances can carry them.
+//
+// Case zones
 func TestCallsStayInTheClientsZone(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "near"}, meshlite.WithLocality("eu-1", "eu-1a"))
@@ -133,6 +137,8 @@ func TestCallsStayInTheClientsZone(t *testing.T) {
 }
 
 // X10: What is wrong with a policy's config is told when the client is made.
+//
+// Case X10 (chain, balancer)
 func TestAWrongPolicyConfigIsToldAtOnce(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"meshlite_least_request": {"ejection": {"maxEjectionPercent": 150}}}`: "ejection.maxEjectionPercent 150 is not in 0 to 100",

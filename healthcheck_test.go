@@ -135,6 +135,9 @@ func mutual(authority *certtest.Authority) func(*tls.Config) {
 
 // What the self-check proves is what Consul will check (TLS name, authorities, plaintext
 // or not); a server in rotation stays there.
+//
+// Case G6: What the self-check proves is what Consul will check; a server in rotation stays
+// there.
 func TestAServerInRotationStaysThere(t *testing.T) {
 	private := certtest.New(t)
 	var verify []func() // once all are up: Consul checks within 5 s
@@ -190,6 +193,8 @@ func (own) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error
 func (o own) Clone() credentials.TransportCredentials { return o }
 
 // A server that no check of Consul's can call is refused at its start, with what to set.
+//
+// Case G6
 func TestAServerThatConsulCannotCheckIsRefused(t *testing.T) {
 	private := certtest.New(t)
 	for name, test := range map[string]struct {
@@ -222,6 +227,8 @@ func TestAServerThatConsulCannotCheckIsRefused(t *testing.T) {
 
 // An authority that only the agent may know cannot be proven at the start; what Consul
 // finds is in the server's log.
+//
+// Case G7
 func TestAnAuthorityThatTheAgentDoesNotKnowIsLogged(t *testing.T) {
 	m := newMesh(t)
 	log := &logged{}
@@ -248,6 +255,8 @@ func TestAnAuthorityThatTheAgentDoesNotKnowIsLogged(t *testing.T) {
 }
 
 // The health listener answers for the health, and for nothing else.
+//
+// Case G6
 func TestTheHealthListenerHasTheHealthAlone(t *testing.T) {
 	m := newMesh(t)
 	pair := certtest.New(t)
@@ -274,6 +283,7 @@ func TestTheHealthListenerHasTheHealthAlone(t *testing.T) {
 	}
 }
 
+// Case G6
 func TestMistakesOfTheHealthCheckAreErrorsAtOnce(t *testing.T) {
 	secure := meshlite.WithTransportCredentials(insecure.NewCredentials())
 	for name, test := range map[string]struct {
@@ -294,6 +304,8 @@ func TestMistakesOfTheHealthCheckAreErrorsAtOnce(t *testing.T) {
 
 // A real Consul finds what the self-check has found: it, too, takes SSL_CERT_FILE for
 // the system's roots.
+//
+// Case G6
 func TestARealConsulChecksAsTheSelfCheckHasProven(t *testing.T) {
 	private := certtest.New(t)
 	roots := t.TempDir() + "/roots.pem"

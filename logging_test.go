@@ -68,6 +68,8 @@ func (j *journal) await(t *testing.T, n int, msg string) []map[string]any {
 }
 
 // Both ends of a call have a line with its trace, and that of the client its instance.
+//
+// Case logs
 func TestLinesOfACallLeadToItsTrace(t *testing.T) {
 	log := &journal{}
 	logger := slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -104,6 +106,8 @@ func TestLinesOfACallLeadToItsTrace(t *testing.T) {
 }
 
 // The logger of the channel hears of ejections.
+//
+// Case logs
 func TestEjectionsAreLoggedWhereTheChannelLogs(t *testing.T) {
 	log := &journal{}
 	m := newMesh(t)

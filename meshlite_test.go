@@ -274,6 +274,8 @@ func TestPolicyInTheTargetLeavesTheServiceConfig(t *testing.T) {
 }
 
 // Two servers of one program share its runtime, and not their answers.
+//
+// Case C1
 func TestServersDoNotShareAnswers(t *testing.T) {
 	m := newMesh(t)
 	cached, server := "1 minute", policyv1.Side_SIDE_SERVER
@@ -294,6 +296,8 @@ func TestServersDoNotShareAnswers(t *testing.T) {
 
 // C3, for interceptors that gRPC is given beside the chain: they may authorize, so
 // they stand outside of the cache.
+//
+// Case C3
 func TestInterceptorsOfGRPCStandOutsideOfTheCache(t *testing.T) {
 	m := newMesh(t)
 	cached, server := "1 minute", policyv1.Side_SIDE_SERVER
@@ -351,6 +355,9 @@ func TestServerRegistersWhenItServes(t *testing.T) {
 
 // G2, the order: NOT_SERVING before it leaves Consul, and calls are answered after
 // that, for the drain time.
+//
+// Case G2: Leaving, drain time, GOAWAY and end in that order; a rolling restart of 3 fails 0
+// of 10,000 calls.
 func TestStopLeavesConsulBeforeItStops(t *testing.T) {
 	m := newMesh(t)
 	watching := &leaving{Directory: m.directory, left: make(chan struct{})}
@@ -379,6 +386,8 @@ func TestStopLeavesConsulBeforeItStops(t *testing.T) {
 }
 
 // G2: what is running when the drain time is over runs to its end: GOAWAY ends no call.
+//
+// Case G2
 func TestACallLongerThanTheDrainTimeEndsWell(t *testing.T) {
 	m := newMesh(t)
 	hung := make(chan struct{})
@@ -484,6 +493,8 @@ func TestClientMistakesAreToldAtOnce(t *testing.T) {
 }
 
 // X12, in part: a token in a target is refused, and not repeated.
+//
+// Case X12 (target): A token in a target is refused and not repeated.
 func TestATokenInATargetIsRefusedAndNotRepeated(t *testing.T) {
 	for _, target := range []string{"consul://hunter2@127.0.0.1:8500/catalog", "consul:///catalog?token=hunter2", "consul://x:hunter2@[::1/catalog",
 		"dns://x:hunter2@127.0.0.1:53/catalog:80", "dns:///x:hunter2@catalog:80", "x:hunter2@catalog:80", "CONSUL://x:hunter2@127.0.0.1/catalog", "http://x:hunter2/@catalog", "odd:///a?key=hunter2"} {
@@ -494,6 +505,7 @@ func TestATokenInATargetIsRefusedAndNotRepeated(t *testing.T) {
 	}
 }
 
+// Case G3: Deregistration below a minute, and what else Consul would not take, is refused.
 func TestServerMistakesAreToldAtOnce(t *testing.T) {
 	plain := meshlite.WithPlaintext()
 	for name, test := range map[string]struct {
@@ -538,6 +550,8 @@ func mustExplain(t *testing.T, want []string, build func() error) {
 
 // G5: port 0 works: the bound port and a reachable address are what is registered;
 // two replicas on one machine need no edit.
+//
+// Case G5: Port 0 and two replicas need no edit.
 func TestTwoReplicasNeedNoEdit(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"})
@@ -556,6 +570,8 @@ func TestTwoReplicasNeedNoEdit(t *testing.T) {
 	}
 }
 
+// Case G5
+// Case rules, dashboards
 func TestSeveralNamesAndAddresses(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"}, meshlite.WithAdvertisedAddress("localhost"), tagged("", "v1"), tagged("sweets", "v1"))
@@ -614,6 +630,8 @@ func TestConsulAwayAtStartFailsWithTheReason(t *testing.T) {
 
 // An outage after the start never stops a server, and what the agent forgot comes
 // back.
+//
+// Case G1
 func TestServerOutlivesItsAgent(t *testing.T) {
 	m := newMesh(t)
 	s := m.serve(&shop{name: "a"})
@@ -639,6 +657,8 @@ func TestServerOutlivesItsAgent(t *testing.T) {
 // G2: shutdown: NOT_SERVING, deregister, keep serving for the drain time, GOAWAY,
 // stop by a deadline. Rolling restart of 3 backends under load: 0 of 10,000 calls
 // fail.
+//
+// Case G2
 func TestRollingRestartFailsNoCall(t *testing.T) {
 	m := newMesh(t)
 	work := func() { time.Sleep(5 * time.Millisecond) }
@@ -679,6 +699,8 @@ func TestRollingRestartFailsNoCall(t *testing.T) {
 }
 
 // A handler that does not end is cut off by the deadline of the stop, and left behind.
+//
+// Case G2
 func TestStopHasADeadline(t *testing.T) {
 	m := newMesh(t)
 	hung := make(chan struct{})
@@ -705,6 +727,8 @@ func TestStopHasADeadline(t *testing.T) {
 
 // X4: a panic in a handler: the process lives, INTERNAL without the stack on the
 // wire, one counter +1.
+//
+// Case X4
 func TestAPanicIsInternalAndCounted(t *testing.T) {
 	m := newMesh(t)
 	runtime := meshlite.NewRuntime()
@@ -791,6 +815,8 @@ func TestOwnInterceptorsHaveTheirPlace(t *testing.T) {
 
 // Several channels and servers share one runtime, and closing them gives
 // everything back: the leak check at the end sees to it.
+//
+// Case R12
 func TestChannelsShareOneRuntime(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"})

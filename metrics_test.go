@@ -70,6 +70,8 @@ func await(t *testing.T, r *meshlite.Runtime, want float64, name string, labels 
 }
 
 // M1, through the front door: what a peer makes up is one method, and one limit.
+//
+// Case M1
 func TestMadeUpMethodsAreOne(t *testing.T) {
 	m := newMesh(t)
 	runtime := meshlite.NewRuntime()
@@ -106,6 +108,8 @@ func TestMadeUpMethodsAreOne(t *testing.T) {
 
 // M4: a hit, a stale serve, a coalesced wait and a refusal are told apart, and are calls
 // but no work of the handler.
+//
+// Case M4: Hit, stale, coalesced and refused are told apart, and are no work of the handler.
 func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 	const limit = 40
 	m := newMesh(t)
@@ -166,6 +170,8 @@ func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 }
 
 // M5: attempts are visible beside calls when retries run.
+//
+// Case M5: Attempts beside calls, with what followed.
 func TestAttemptsAreToldBesideCalls(t *testing.T) {
 	m := newMesh(t)
 	_, end := full(t, m)
@@ -188,6 +194,7 @@ func TestAttemptsAreToldBesideCalls(t *testing.T) {
 	}
 }
 
+// Case metrics
 func TestSampledCallsLeadToTheirTraces(t *testing.T) {
 	m := newMesh(t)
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -221,6 +228,9 @@ func leadTo(t *testing.T, runtime *meshlite.Runtime, id string) {
 
 // The page in deploy/prometheus lists what a runtime tells, each with its labels, and
 // after some traffic all of it is there.
+//
+// Case metrics: Every metric is on the page with its labels, and none else; sizes, native
+// histograms, exemplars, nothing allocated.
 func TestThePageListsEveryMetric(t *testing.T) {
 	text, err := os.ReadFile("deploy/prometheus/METRICS.md")
 	if err != nil {

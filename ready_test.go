@@ -67,6 +67,8 @@ func eventually(t *testing.T, address, path string, want int) string {
 }
 
 // A server that warms up, or stops, is alive and not ready.
+//
+// Case admin
 func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
@@ -120,6 +122,8 @@ func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 }
 
 // The admin page of a server lists its registrations: id, check, since when, last error.
+//
+// Case admin
 func TestThePageListsTheRegistrations(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
@@ -168,6 +172,8 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 
 // Health answers for "", for each gRPC service and for the names in Consul, which go with
 // "" unless they are named.
+//
+// Case admin
 func TestHealthAnswersForAllNames(t *testing.T) {
 	m := newMesh(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
@@ -222,6 +228,8 @@ func TestHealthAnswersForAllNames(t *testing.T) {
 
 // DNS rebinding, through the front door: a name that is not ours opens neither profiles
 // nor what is in memory, and metrics and health are for all names.
+//
+// Case admin
 func TestAForeignHostOpensNoPage(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)

@@ -57,6 +57,9 @@ func askUntil(t *testing.T, client catalogv1.CatalogServiceClient, i *instance) 
 }
 
 // L15: a refusal holds back the instance that refused; others are tried at once.
+//
+// Case L15: A refusal holds back the instance that refused, unless the limit is the service's;
+// advice is capped and goes with its instance.
 func TestOneInstancesRefusalIsItsOwn(t *testing.T) {
 	for name, refuses := range map[string]func(*mesh) *instance{
 		"a stranger, for ten years": func(m *mesh) *instance { return m.serve(&shop{name: "no", err: comeAgain(decade)}) },
@@ -83,6 +86,8 @@ func TestOneInstancesRefusalIsItsOwn(t *testing.T) {
 }
 
 // When all refuse, calls are held back by the shortest time given, up to the cap.
+//
+// Case L15
 func TestAllInstancesRefuse(t *testing.T) {
 	m := newMesh(t)
 	var all []*instance

@@ -17,6 +17,8 @@ import (
 
 // A counter that begins with its first event is lost to rate(): those of a server's
 // methods, with all codes, are there before the first call.
+//
+// Case M2 (from 0): Counters exist before the first event, with all codes.
 func TestCountersOfAServerExistBeforeTheFirstCall(t *testing.T) {
 	m := newMesh(t)
 	own := meshlite.NewRuntime()
@@ -40,6 +42,8 @@ func TestCountersOfAServerExistBeforeTheFirstCall(t *testing.T) {
 }
 
 // A client has them from the first call of a method on.
+//
+// Case M2 (from 0)
 func TestCountersOfAClientExistFromTheFirstCall(t *testing.T) {
 	m := newMesh(t)
 	own := meshlite.NewRuntime()
@@ -91,6 +95,9 @@ func once(t *testing.T, page string, families ...string) {
 }
 
 // The registries of a runtime and of the program can be gathered as one.
+//
+// Case M3 (program's own): The metrics stand beside a program's own, on one page or in one
+// registry.
 func TestMetricsStandBesideTheProgramsOwn(t *testing.T) {
 	own := meshlite.NewRuntime()
 	both := prometheus.Gatherers{prometheus.DefaultGatherer, own.Registry()}
@@ -102,6 +109,8 @@ func TestMetricsStandBesideTheProgramsOwn(t *testing.T) {
 
 // With a registerer, all is on the program's own page, and on the runtime's, with what
 // was added to the runtime's registry later.
+//
+// Case M3 (program's own)
 func TestMetricsAreInTheProgramsOwnRegistry(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	added := func(name string) prometheus.Collector {
@@ -120,6 +129,8 @@ func TestMetricsAreInTheProgramsOwnRegistry(t *testing.T) {
 }
 
 // What cannot be registered is an error of whatever is made with the runtime.
+//
+// Case M3 (program's own)
 func TestARegistererThatIsTakenIsAnError(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	meshlite.NewRuntime(meshlite.WithRegisterer(registry))

@@ -10,6 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
+// Case G3
 func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
 	for name, test := range map[string]struct {
 		opt  meshlite.ServerOption

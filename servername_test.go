@@ -16,6 +16,8 @@ import (
 
 // A TLS name that the user pins is the one that must be proven, through every kind of
 // target.
+//
+// Case X16
 func TestAChannelProvesTheNameThatItsOwnerPins(t *testing.T) {
 	m := newMesh(t)
 	authority := certtest.New(t)

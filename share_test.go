@@ -80,6 +80,8 @@ func (s sharer) awaitShare(t *testing.T, share float64) {
 
 // Replicas divide a limit by their weights as Consul tells of them, come and go, and keep
 // to what they know while it is down. So do limits in a shared store that nobody has given.
+//
+// Case replicas
 func TestReplicasDivideALimit(t *testing.T) {
 	for _, store := range []policyv1.RateLimitStore{policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA, policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL} {
 		t.Run(store.String(), func(t *testing.T) {
@@ -142,6 +144,8 @@ type noLease struct{}
 func (noLease) Deregister(context.Context) error { return nil }
 
 // A replica that does not know the others yet admits neither all nor nothing.
+//
+// Case replicas
 func TestAReplicaThatKnowsNobodyYet(t *testing.T) {
 	m := newMesh(t)
 	directory := &mute{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}

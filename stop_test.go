@@ -85,6 +85,9 @@ func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOp
 
 // X14: Every documented bound holds against user code that hangs: Run ends although
 // handlers heed nothing, and what cannot be stopped is named in the log.
+//
+// Case X14 (server): Run ends in time though handlers, interceptors or the directory hang or
+// panic, and names what it leaves behind.
 func TestRunEndsThoughHandlersAreDeaf(t *testing.T) {
 	m, d := newMesh(t), newDeaf(t)
 	r := m.run(d, meshlite.WithDrain(0, 50*time.Millisecond))
@@ -118,6 +121,8 @@ func TestRunEndsThoughHandlersAreDeaf(t *testing.T) {
 
 // A connection whose reader waits for a handler does not end either: the number of
 // handlers is bounded, and gRPC reads on when one returns.
+//
+// Case X14 (server)
 func TestRunEndsThoughAConnectionWaitsForAHandler(t *testing.T) {
 	m, d := newMesh(t), newDeaf(t)
 	r := m.run(d, meshlite.WithDrain(0, 50*time.Millisecond), meshlite.WithServerOptions(grpc.MaxConcurrentStreams(1)))
@@ -138,6 +143,8 @@ func TestRunEndsThoughAConnectionWaitsForAHandler(t *testing.T) {
 }
 
 // An interceptor of the user's that hangs is named too, wherever it stands.
+//
+// Case X14 (server)
 func TestAnInterceptorThatHangsIsNamed(t *testing.T) {
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
@@ -164,6 +171,8 @@ func TestAnInterceptorThatHangsIsNamed(t *testing.T) {
 
 // Stopping says so: leaving, draining with the calls in flight, stopped, each one line at
 // info, and no other line above debug when all goes well. A health watch delays nothing.
+//
+// Case G2
 func TestAStopIsThreeLines(t *testing.T) {
 	m := newMesh(t)
 	r := m.run(&testgrpc.UnimplementedTestServiceServer{}, meshlite.WithDrain(0, time.Hour))
@@ -194,6 +203,8 @@ func TestAStopIsThreeLines(t *testing.T) {
 }
 
 // The calls in flight are in the line.
+//
+// Case G2
 func TestDrainingSaysHowManyCallsRun(t *testing.T) {
 	d := &deaf{entered: make(chan struct{}), release: make(chan struct{})}
 	r := newMesh(t).run(d, meshlite.WithDrain(0, time.Hour))
@@ -218,6 +229,8 @@ func TestDrainingSaysHowManyCallsRun(t *testing.T) {
 }
 
 // A directory of the user's own that hangs or panics keeps no server from stopping.
+//
+// Case X14 (server)
 func TestRunEndsThoughTheDirectoryIsBroken(t *testing.T) {
 	for name, deregister := range map[string]func(release chan struct{}){
 		"hangs":  func(release chan struct{}) { <-release },

@@ -22,6 +22,9 @@ import (
 
 // A call that is refused by one instance and answered by another is one trace: a call,
 // an attempt at each instance, and the span of each server below its attempt.
+//
+// Case traces: A call, its attempts with their instances and the handlers are one trace; a
+// span ends with its call or stream, however that ends; what is off has no part.
 func TestATraceTellsOfEachAttemptAndItsInstance(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
 	traced, err := tracing.New(tracing.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))

@@ -245,6 +245,9 @@ var kinds = map[string]func(context.Context, *grpc.ClientConn) error{
 
 // X17: An answer that proves that no handler ran (our own mark on unknown methods, HTTP
 // 404, REFUSED_STREAM) is tried on another instance, whatever the method.
+//
+// Case X17: What no handler has seen is tried elsewhere, whatever the method; a bare
+// UNIMPLEMENTED only if it may run twice.
 func TestWhatNoHandlerHasSeenIsTriedElsewhere(t *testing.T) {
 	for name, wrong := range map[string]func(*mesh){
 		"another program": otherProgram,
@@ -282,6 +285,8 @@ func TestWhatNoHandlerHasSeenIsTriedElsewhere(t *testing.T) {
 }
 
 // X17: ... a bare UNIMPLEMENTED only for what may run twice.
+//
+// Case X17
 func TestABareUnimplementedIsTriedElsewhereOnlyIfItMayRunTwice(t *testing.T) {
 	for _, twice := range []bool{false, true} {
 		t.Run(fmt.Sprint(twice), func(t *testing.T) {
@@ -328,6 +333,8 @@ func TestABareUnimplementedIsTriedElsewhereOnlyIfItMayRunTwice(t *testing.T) {
 
 // The words of a handler that repeats what it has received are no proof: its call is not
 // made twice.
+//
+// Case X17
 func TestWordsAreNoProof(t *testing.T) {
 	for _, refusal := range []error{
 		status.Error(codes.Unimplemented, `unexpected HTTP status code received from server: 404 (Not Found); transport: received unexpected content-type "text/plain"`),
@@ -358,6 +365,8 @@ func TestWordsAreNoProof(t *testing.T) {
 }
 
 // F6: Everything failing: attempts <= 1.2 x calls. Here no instance has the service.
+//
+// Case X17
 func TestWhatNobodyHasIsTriedElsewhereWithinTheBudget(t *testing.T) {
 	for _, kind := range []string{"unary", "both"} {
 		t.Run(kind, func(t *testing.T) {
@@ -386,6 +395,8 @@ func TestWhatNobodyHasIsTriedElsewhereWithinTheBudget(t *testing.T) {
 
 // P2b over real connections: the program without the service draws no calls, whatever the
 // policy and the form of its answer.
+//
+// Case P2b
 func TestTheWrongProgramDrawsNoCalls(t *testing.T) {
 	for _, policy := range []string{leastrequest.Name, peakewma.Name} {
 		for name, wrong := range map[string]func(*mesh){
@@ -463,6 +474,8 @@ func endpoints(m *mesh, service string) (all []balancer.EndpointStats) {
 }
 
 // X2: A stream is not retried after its first message, whatever its end says.
+//
+// Case X2: A stream is not retried after its first message.
 func TestAStreamStaysAfterItsFirstMessage(t *testing.T) {
 	m := newMesh(t)
 	var ran atomic.Int64

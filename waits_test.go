@@ -16,6 +16,8 @@ import (
 
 // X15: who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED: while the resolver
 // has no answer yet, and while another's call for the same is under way.
+//
+// Case X15
 func TestWhoeverEndsAtTheStartOrInAFlight(t *testing.T) {
 	m := newMesh(t)
 	work, release := make(chan struct{}, 10), make(chan struct{})

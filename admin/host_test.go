@@ -11,6 +11,9 @@ import (
 
 // A name that was bound to this address is whoever's has bound it (DNS rebinding): it
 // opens no page and no action, whatever it is followed by. Metrics and health are for all.
+//
+// Case admin: A foreign host opens no page but metrics and health (DNS rebinding); alive is
+// not ready; a server's page lists its registrations; health answers for all names.
 func TestPagesWantAHostThatIsOurs(t *testing.T) {
 	handler := build(t, admin.WithPprof(), admin.WithHosts("Web-1.example.com"), admin.WithStats("cache", func() any { return 1 }),
 		admin.WithAction("cache/clear", "empty the cache", func(context.Context, url.Values) (any, error) { return nil, nil }))

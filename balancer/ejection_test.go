@@ -35,6 +35,7 @@ func inTime(t *testing.T, config string, n int, test func(t *testing.T, c *balan
 	}
 }
 
+// Case P9
 func TestFailuresInARowEject(t *testing.T) {
 	inTime(t, `{"ejection": {"successRateMargin": 0}}`, 3, func(t *testing.T, c *balancertest.Channel) {
 		for range 3 { // a success in between begins the row anew
@@ -60,6 +61,8 @@ func TestFailuresInARowEject(t *testing.T) {
 
 // An ejected endpoint has one call when its time is over. If that fails it is out for
 // twice as long, if not it is back.
+//
+// Case P9
 func TestOneRealCallProbesAnEjectedEndpoint(t *testing.T) {
 	inTime(t, `{"slowStart": {"window": "0s"}}`, 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -98,6 +101,8 @@ func TestOneRealCallProbesAnEjectedEndpoint(t *testing.T) {
 
 // A probe whose caller gives up tells nothing: the next call is one again. One that
 // never ends is given up.
+//
+// Case P6
 func TestAProbeThatTellsNothingIsRepeated(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -121,6 +126,9 @@ func TestAProbeThatTellsNothingIsRepeated(t *testing.T) {
 
 // What is the caller's mistake, or its change of mind, is no failure. Of a server that
 // asks for less, load moves away without ejection.
+//
+// Case P6
+// Case X5
 func TestFailuresAreThoseOfTheServer(t *testing.T) {
 	for code := codes.OK; code <= codes.Unauthenticated; code++ {
 		t.Run(code.String(), func(t *testing.T) {
@@ -173,6 +181,8 @@ func TestAnOverloadedEndpointGetsLess(t *testing.T) {
 
 // A server that refuses calls because it is full works: to eject it would bring the next
 // one down. UNAVAILABLE for other reasons ejects.
+//
+// Case full instance
 func TestAFullEndpointIsNotEjected(t *testing.T) {
 	for domain, want := range map[string]uint64{wire.ErrorDomain: 0, "example.com": 1} {
 		inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
@@ -191,6 +201,7 @@ func TestAFullEndpointIsNotEjected(t *testing.T) {
 	}
 }
 
+// Case P9
 func TestALowSuccessRateEjects(t *testing.T) {
 	inTime(t, `{"ejection": {"consecutiveFailures": 0}}`, 4, func(t *testing.T, c *balancertest.Channel) {
 		for range 2 {
@@ -220,6 +231,8 @@ func TestALowSuccessRateEjects(t *testing.T) {
 }
 
 // Failures that all have in common are nobody's, and few calls tell nothing.
+//
+// Case P9
 func TestARateThatAllShareEjectsNobody(t *testing.T) {
 	for name, test := range map[string]struct {
 		callsPerSecond int
@@ -253,6 +266,8 @@ func TestARateThatAllShareEjectsNobody(t *testing.T) {
 
 // The counts are exact: however many calls there were before the window, only those
 // within it are compared.
+//
+// Case P9
 func TestOnlyTheWindowCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := balancertest.New(t, roundrobin.Name)
@@ -281,6 +296,9 @@ func TestOnlyTheWindowCounts(t *testing.T) {
 // all backends are used, and that is reported.
 //
 // F5: All backends look bad: at least 50 % stay in rotation.
+//
+// Case P9: Ejection leaves the allowed share; in a panic all are used, and that is told.
+// Case F5: When all look bad half of them stay in rotation.
 func TestEjectionLeavesTheAllowedShare(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -308,6 +326,7 @@ func TestEjectionLeavesTheAllowedShare(t *testing.T) {
 	}
 }
 
+// Case P9
 func TestPanicUsesTheEjectedToo(t *testing.T) {
 	inTime(t, `{"ejection": {"panicPercent": 60, "baseEjectionTime": "5m"}}`, 4, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 0, 5, codes.Unavailable)
@@ -360,6 +379,8 @@ func TestEjectionCanBeTurnedOff(t *testing.T) {
 
 // Channels to one target share what they find out; who has turned ejection off does
 // not care.
+//
+// Case P9
 func TestChannelsShareEjections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := balancer.NewTable()
@@ -386,6 +407,8 @@ func TestChannelsShareEjections(t *testing.T) {
 
 // F4: One backend answering errors at once: <= 12 bad calls in the first minute, <= 1
 // a minute after. A hundred calls a second, one at a time.
+//
+// Case F4: One that answers errors at once fails twelve calls in a minute, then one a minute.
 func TestABackendThatAnswersErrorsIsFoundOut(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		for minute := range 8 {

@@ -57,6 +57,7 @@ func (j journal) all(t *testing.T) (all []map[string]any) {
 	}
 }
 
+// Case logs
 func TestEjectionsAndTheirEndsAreLogged(t *testing.T) {
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
@@ -103,6 +104,7 @@ func TestEjectionsAndTheirEndsAreLogged(t *testing.T) {
 	}
 }
 
+// Case logs
 func TestManyEjectionsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, log := journaled()

@@ -25,6 +25,8 @@ func steady(d time.Duration) func(time.Duration, *rand.Rand) time.Duration {
 // P2: A backend that fails in 1 ms never gets more traffic than a healthy one that
 // answers in 20 ms: not if it fails always, even without ejection, and with ejection not
 // if it fails at times.
+//
+// Case P2: Failing fast draws no traffic.
 func TestFailingFastDrawsNoTraffic(t *testing.T) {
 	const off = `{"ejection": {"disabled": true}}`
 	for _, test := range []struct {
@@ -58,6 +60,8 @@ func TestFailingFastDrawsNoTraffic(t *testing.T) {
 
 // P13: Equal backends get shares within 10 % of the mean (chi-square); 50 clients
 // started together do not herd.
+//
+// Case P13
 func TestFiftyClientsDoNotHerd(t *testing.T) {
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
@@ -92,6 +96,8 @@ func TestFiftyClientsDoNotHerd(t *testing.T) {
 
 // F3, simulated: One of three frozen for 4 s at 1,000 calls a second with a deadline of
 // 1 s: <= 10 failed calls. Stock: round_robin 1,012, least_request 325-356.
+//
+// Case F3
 func TestAFrozenBackendIsFoundOut(t *testing.T) {
 	for _, policy := range []string{leastrequest.Name, peakewma.Name} {
 		for seed := range uint64(5) {

@@ -27,6 +27,8 @@ func single(t *testing.T, test func(t *testing.T, c *balancertest.Channel)) {
 
 // P5: A stream open for an hour does not raise its backend's latency (time to the first
 // response counts; without the attempt record only unary calls are samples).
+//
+// Case P5: The first response of a stream counts, and no stream without a record.
 func TestTheFirstResponseOfAStreamCounts(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
 		ctx, record := attempt.FromOrNew(context.Background(), attempt.Stream)
@@ -48,6 +50,7 @@ func TestTheFirstResponseOfAStreamCounts(t *testing.T) {
 	})
 }
 
+// Case P5
 func TestWhatIsNotKnownToBeUnaryIsNoSample(t *testing.T) {
 	for method, want := range map[string]bool{unaryMethod: true, streamMethod: false, "/not/known": false, "": false} {
 		single(t, func(t *testing.T, c *balancertest.Channel) {
@@ -69,6 +72,8 @@ func TestWhatIsNotKnownToBeUnaryIsNoSample(t *testing.T) {
 //
 // An error that comes at once says nothing of how long an answer takes; a deadline that
 // ends says that it takes longer.
+//
+// Case P6: Cancelled calls are neither failures nor samples.
 func TestSamplesAreAnswers(t *testing.T) {
 	for code := codes.OK; code <= codes.Unauthenticated; code++ {
 		single(t, func(t *testing.T, c *balancertest.Channel) {

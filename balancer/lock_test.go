@@ -10,6 +10,8 @@ import (
 )
 
 // P12: a pick, and its Done, wait for no lock: callers at once never meet at one.
+//
+// Case P12
 func TestPicksWaitForNoLock(t *testing.T) {
 	before := runtime.SetMutexProfileFraction(1)
 	defer runtime.SetMutexProfileFraction(before)

@@ -14,6 +14,8 @@ import (
 
 // P4: a new or returning endpoint gets a call. On a quiet channel, where its share in
 // slow start would be none, that is the next one, and only that.
+//
+// Case P4
 func TestTheNextCallGoesToANewEndpoint(t *testing.T) {
 	for name, come := range map[string]func(c *balancertest.Channel){
 		"new": func(c *balancertest.Channel) { c.Ready("{}", balancertest.Equal(4)...) },
@@ -50,6 +52,8 @@ func TestTheNextCallGoesToANewEndpoint(t *testing.T) {
 
 // A success rate is compared with that of enough calls of the others: that one or two of
 // them have succeeded is no measure.
+//
+// Case P9
 func TestFewCallsOfTheOthersEjectNobody(t *testing.T) {
 	for others, want := range map[int]balancer.State{1: balancer.InRotation, 2: balancer.InRotation, 19: balancer.InRotation, 20: balancer.Ejected} {
 		synctest.Test(t, func(t *testing.T) {

@@ -34,6 +34,8 @@ func refusing(part float64, code codes.Code) func(time.Duration, *rand.Rand) cod
 // P2b: The same whatever the code and form of the failure: compared with what others
 // answer to the same methods. (P2: A backend that fails in 1 ms never gets more traffic
 // than a healthy one that answers in 20 ms.)
+//
+// Case P2b: The same for every code and form, compared by method with what others answer.
 func TestWhoRefusesFastDrawsNoTraffic(t *testing.T) {
 	for _, policy := range policies {
 		for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
@@ -66,6 +68,8 @@ func parts(code codes.Code) []float64 {
 }
 
 // Several that refuse draw no more than those that answer, even if they are the most.
+//
+// Case P2b
 func TestTheMostRefuse(t *testing.T) {
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
@@ -84,6 +88,8 @@ func TestTheMostRefuse(t *testing.T) {
 
 // X5: A flood of INVALID_ARGUMENT or NOT_FOUND changes nothing: what all answer alike
 // ejects nobody and moves no load, and who is faster gets as much as before.
+//
+// Case X5: A flood that all instances refuse moves no load and ejects nobody.
 func TestWhatAllRefuseChangesNothing(t *testing.T) {
 	for _, policy := range []string{leastrequest.Name, peakewma.Name} {
 		for _, code := range []codes.Code{codes.NotFound, codes.InvalidArgument} {
@@ -120,6 +126,8 @@ func TestWhatAllRefuseChangesNothing(t *testing.T) {
 }
 
 // An endpoint that answers what others refuse gets more and suffers nothing.
+//
+// Case P2b
 func TestWhoIsBetterDoesNotSuffer(t *testing.T) {
 	for _, policy := range []string{leastrequest.Name, peakewma.Name} {
 		t.Run(policy, func(t *testing.T) {
@@ -150,6 +158,8 @@ func pickFor(t *testing.T, c *balancertest.Channel, method string, kind attempt.
 }
 
 // Compared is by method: that an endpoint gets only calls that all refuse is no fault of it.
+//
+// Case P2b
 func TestAnswersAreComparedByMethod(t *testing.T) {
 	const other = "/grpc.testing.TestService/EmptyCall"
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
@@ -173,6 +183,8 @@ func TestAnswersAreComparedByMethod(t *testing.T) {
 
 // Streams: who ends them at once, by a trailers-only error of any code, gets its share at
 // most, whether the others answer or are silent.
+//
+// Case P2b
 func TestWhoRefusesStreamsDrawsNone(t *testing.T) {
 	for _, code := range []codes.Code{codes.Unimplemented, codes.PermissionDenied, codes.Canceled, codes.NotFound} {
 		for name, responds := range map[string]bool{"others answer": true, "others are silent": false} {
@@ -204,6 +216,8 @@ func TestWhoRefusesStreamsDrawsNone(t *testing.T) {
 }
 
 // A stream that the caller ends after an answer is no refusal.
+//
+// Case P2b
 func TestAStreamThatTheCallerEndsIsNoRefusal(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		for n := range 900 {
@@ -226,6 +240,8 @@ func TestAStreamThatTheCallerEndsIsNoRefusal(t *testing.T) {
 }
 
 // Who answers again gets its share again.
+//
+// Case P2b
 func TestWhoRefusesNoLongerIsCalledAgain(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		send(t, c, 2000, 1, 2000, codes.Unimplemented)
@@ -249,6 +265,8 @@ func TestWhoRefusesNoLongerIsCalledAgain(t *testing.T) {
 }
 
 // P12 while answers are compared.
+//
+// Case P2b
 func TestComparingAllocatesNothing(t *testing.T) {
 	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, _ int) {
 		missing := ended(codes.NotFound)

@@ -12,6 +12,8 @@ import (
 )
 
 // X10: Malformed balancer config: refused with the field named, the old one stays.
+//
+// Case X10 (chain, balancer)
 func TestSettingsAreChecked(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"slowStart": {"window": "-1s"}}`:                                   "slowStart.window -1s is not in 0s to 24h0m0s",
@@ -42,6 +44,8 @@ func TestSettingsAreChecked(t *testing.T) {
 }
 
 // The picker is replaced, with another config and other endpoints, while it is used.
+//
+// Case swap
 func TestPickersAreReplacedWhileInUse(t *testing.T) {
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
@@ -91,6 +95,7 @@ func TestPickersAreReplacedWhileInUse(t *testing.T) {
 	}
 }
 
+// Case X10 (chain, balancer)
 func FuzzSettings(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"slowStart": {"window": "40s", "aggression": 2}}`, `{"ejection": {"maxEjectionPercent": 100, "panicPercent": 100}}`,

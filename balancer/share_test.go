@@ -50,6 +50,8 @@ func trickle(t *testing.T, c *balancertest.Channel, calls int) map[int]int {
 
 // P5: A stream that is open for long makes no endpoint look stalled, and a call that
 // hangs does so for a second.
+//
+// Case P5
 func TestWhatTakesLongStarvesNobody(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		shares(t, c, 300)
@@ -72,6 +74,8 @@ func TestWhatTakesLongStarvesNobody(t *testing.T) {
 }
 
 // Of a streaming service the first response proves that an ejected endpoint is well.
+//
+// Case P9
 func TestTheFirstResponseProvesAProbe(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -93,6 +97,8 @@ func TestTheFirstResponseProvesAProbe(t *testing.T) {
 
 // A call that did not reach the endpoint is not its failure: credentials that fail end
 // like this.
+//
+// Case P9
 func TestWhatWasNotSentIsNoFailure(t *testing.T) {
 	inTime(t, "{}", 4, func(t *testing.T, c *balancertest.Channel) {
 		for range 200 {
@@ -106,6 +112,8 @@ func TestWhatWasNotSentIsNoFailure(t *testing.T) {
 }
 
 // What a probe brings after it was given up is of no matter.
+//
+// Case P9
 func TestAProbeThatWasGivenUpDecidesNothing(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -123,6 +131,8 @@ func TestAProbeThatWasGivenUpDecidesNothing(t *testing.T) {
 }
 
 // Healthy times are forgiven, whatever becomes of the connection meanwhile.
+//
+// Case P9
 func TestAHealthyTimeIsForgiven(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -151,6 +161,8 @@ func pair(t *testing.T, first, second string) (a, b *balancertest.Channel) {
 }
 
 // An endpoint that one of two channels has lost is not new, nor forgiven.
+//
+// Case P9
 func TestOneOfTwoChannelsReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pair(t, "{}", "{}")
@@ -181,6 +193,8 @@ func TestOneOfTwoChannelsReconnects(t *testing.T) {
 
 // A channel without slow start leaves that of others alone, and a panic of one is told
 // though the other has none.
+//
+// Case P9
 func TestChannelsWithOtherSettings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pair(t, `{"ejection": {"panicPercent": 90}}`, `{"slowStart": {"window": "0s"}}`)
@@ -210,6 +224,8 @@ func TestChannelsWithOtherSettings(t *testing.T) {
 }
 
 // A unary call within a stream, with its context, is measured for itself.
+//
+// Case P5
 func TestTheContractGoesBeforeTheRecord(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
 		ctx, _ := attempt.FromOrNew(context.Background(), attempt.Stream)
@@ -226,6 +242,8 @@ func TestTheContractGoesBeforeTheRecord(t *testing.T) {
 }
 
 // In a panic, and where ejection was turned off, failures count as they do otherwise.
+//
+// Case P2
 func TestWhatFailsInAPanicDrawsNoTraffic(t *testing.T) {
 	for name, change := range map[string]func(c *balancertest.Channel){
 		"panic":      func(c *balancertest.Channel) { c.Break(2); c.Break(3) },
@@ -246,6 +264,8 @@ func TestWhatFailsInAPanicDrawsNoTraffic(t *testing.T) {
 }
 
 // A probe that is asked for less has found the endpoint well.
+//
+// Case P9
 func TestAnOverloadedProbeEndsTheEjection(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		fail(t, c, 1, 5, codes.Unavailable)
@@ -259,6 +279,8 @@ func TestAnOverloadedProbeEndsTheEjection(t *testing.T) {
 }
 
 // P9: Not more than the allowed share is out, also when others leave.
+//
+// Case P9
 func TestTheAllowedShareHoldsWhenOthersLeave(t *testing.T) {
 	inTime(t, "{}", 6, func(t *testing.T, c *balancertest.Channel) {
 		for i := range 3 {

@@ -15,6 +15,8 @@ import (
 
 // P4: A new or returning backend stays within its slow-start share in its first window
 // and gets at least one call.
+//
+// Case P4: A new or returning endpoint stays within its slow-start share and gets a call.
 func TestANewEndpointStartsSlowly(t *testing.T) {
 	comes := map[string]func(t *testing.T, c *balancertest.Channel){
 		"new": func(_ *testing.T, c *balancertest.Channel) { c.Ready("{}", balancertest.Equal(4)...) },
@@ -71,6 +73,8 @@ func TestANewEndpointStartsSlowly(t *testing.T) {
 }
 
 // Envoy's curve, from its documentation: weight * max(min, (time/window)^(1/aggression)).
+//
+// Case P4
 func TestSlowStartFollowsTheCurve(t *testing.T) {
 	for config, part := range map[string]func(x float64) float64{
 		`{"slowStart": {"window": "40s"}}`:                                          func(x float64) float64 { return max(0.1, x) },
@@ -97,6 +101,8 @@ func TestSlowStartFollowsTheCurve(t *testing.T) {
 }
 
 // The servers are not new because the client is.
+//
+// Case P4
 func TestTheFirstEndpointsDoNotStartSlowly(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		for _, s := range c.Table.Stats().Endpoints {
@@ -109,6 +115,8 @@ func TestTheFirstEndpointsDoNotStartSlowly(t *testing.T) {
 
 // P3: Adding, removing or flapping one backend leaves the figures of all others
 // unchanged; so does an idle cycle shorter than the expiry.
+//
+// Case P3: Figures outlive changes of others, reconnects and idleness.
 func TestFiguresOutliveUpdatesAndIdleness(t *testing.T) {
 	inTime(t, "{}", 3, func(t *testing.T, c *balancertest.Channel) {
 		stuck := pick(t, c)

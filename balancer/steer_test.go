@@ -11,6 +11,8 @@ import (
 
 // P11: A retry or hedge does not go to a backend already tried while another READY one
 // exists.
+//
+// Case P11: A retry goes where its call has not been.
 func TestARetryGoesWhereTheCallHasNotBeen(t *testing.T) {
 	onEveryPolicy(t, func(t *testing.T, c *balancertest.Channel, n int) {
 		for range 200 {
@@ -44,6 +46,8 @@ func TestARetryGoesWhereTheCallHasNotBeen(t *testing.T) {
 }
 
 // First others in rotation, then those of other zones, then the ejected ones.
+//
+// Case P11
 func TestARetryPrefersWhoIsWell(t *testing.T) {
 	inTime(t, "{}", 0, func(t *testing.T, c *balancertest.Channel) {
 		c.Zone = "a"
@@ -71,6 +75,8 @@ func TestARetryPrefersWhoIsWell(t *testing.T) {
 }
 
 // Of those not tried a retry takes the least loaded.
+//
+// Case P11
 func TestARetryTakesTheLeastLoaded(t *testing.T) {
 	inTime(t, "{}", 4, func(t *testing.T, c *balancertest.Channel) {
 		var idle, first int
@@ -99,6 +105,8 @@ func TestARetryTakesTheLeastLoaded(t *testing.T) {
 }
 
 // Retries that leave the zone are spread over who is there.
+//
+// Case P11
 func TestRetriesSpreadOverOtherZones(t *testing.T) {
 	inTime(t, "{}", 0, func(t *testing.T, c *balancertest.Channel) {
 		c.Zone = "a"

@@ -22,6 +22,8 @@ func in(zones ...string) []*catalog.Instance {
 
 // Calls stay in the caller's zone while it has the capacity for its share, and spill
 // over in proportion when it has not.
+//
+// Case zones: Calls stay in their zone while it can carry them.
 func TestCallsStayInTheirZoneWhileItCanCarryThem(t *testing.T) {
 	for name, test := range map[string]struct {
 		zone, config string
@@ -60,6 +62,8 @@ func TestCallsStayInTheirZoneWhileItCanCarryThem(t *testing.T) {
 }
 
 // Zones of one name in two regions are two.
+//
+// Case zones
 func TestARegionIsPartOfTheZone(t *testing.T) {
 	inTime(t, "{}", 0, func(t *testing.T, c *balancertest.Channel) {
 		c.Region, c.Zone = "eu", "a"
@@ -73,6 +77,8 @@ func TestARegionIsPartOfTheZone(t *testing.T) {
 }
 
 // What cannot be used carries nothing: the zone's calls spill over.
+//
+// Case zones
 func TestAZoneThatLosesAnEndpointSpillsOver(t *testing.T) {
 	for name, lose := range map[string]func(t *testing.T, c *balancertest.Channel){
 		"ejected": func(t *testing.T, c *balancertest.Channel) { fail(t, c, 0, 5, codes.Unavailable); settle() },

@@ -117,6 +117,8 @@ func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, met
 }
 
 // Each concern runs at its place, whatever the order in which the chain got them.
+//
+// Case C3
 func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
 	places := map[interceptors.Side][]interceptors.Stage{
 		interceptors.Client: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User, interceptors.User,
@@ -166,6 +168,7 @@ func (a *attempting) StreamAttempt(*interceptors.CallMeta) grpc.StreamClientInte
 	}
 }
 
+// Case traces
 func TestAttemptsBeginInsideOfRetryAndOutsideOfLimits(t *testing.T) {
 	for _, inner := range []interceptors.Stage{interceptors.RateLimit, 0} {
 		var trace []string
@@ -330,6 +333,9 @@ func answer(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOpt
 
 // What a peer makes up is one method for a handler of unknown services, unless somebody
 // knows it.
+//
+// Case L11
+// Case M1
 func TestUnknownMethodsAreOne(t *testing.T) {
 	policies := newPolicies(t, forAll(&policyv1.MethodPolicy{Timeout: ptr("1s")}))
 	proxied := &policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{"foreign.Service/Method": {Timeout: ptr("2s")}}}

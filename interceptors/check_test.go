@@ -36,6 +36,8 @@ func fieldKey(path string) *policyv1.RateLimitKey {
 
 // Every wrong value is an error that names the field and the value, for the
 // builder and for the operator alike.
+//
+// Case X10 (chain, balancer)
 func TestWrongValuesAreRefused(t *testing.T) {
 	tests := []struct {
 		policy *policyv1.MethodPolicy
@@ -153,6 +155,8 @@ func TestDefaultsMakeNothingPublicThatIsPrivate(t *testing.T) {
 }
 
 // X10, as far as the chain goes: the old policy stays.
+//
+// Case X10 (chain, balancer): A bad policy or config leaves the old one.
 func TestRefusedOperatorLeavesTheOldPolicy(t *testing.T) {
 	policies := newPolicies(t, nil)
 	if err := policies.SetOperator(forAll(&policyv1.MethodPolicy{Timeout: ptr("700ms")})); err != nil {

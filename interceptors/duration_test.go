@@ -10,6 +10,8 @@ import (
 )
 
 // C18: "5 minutes", "5 min", "10s", "1 month" mean what they say.
+//
+// Case C18: Durations mean what they say.
 func TestDurationsMeanWhatTheySay(t *testing.T) {
 	const day = 24 * time.Hour
 	for text, want := range map[string]time.Duration{
@@ -28,6 +30,8 @@ func TestDurationsMeanWhatTheySay(t *testing.T) {
 }
 
 // C18: junk is an error.
+//
+// Case C18
 func TestJunkIsNoDuration(t *testing.T) {
 	for _, text := range []string{
 		"", " ", "5", "5.", "minutes", "-5s", "+5s", "5 minuten", "5 minutes ago", "5 m i n", "1e3s", "0x5s", "1_000s",

@@ -26,6 +26,7 @@ func (v *verdict) Limit() string           { return v.limit }
 func (v *verdict) Result() string          { return v.result }
 func (v *verdict) Decides() bool           { return v.decides }
 
+// Case traces
 func TestAnOutcomeIsOfOneCall(t *testing.T) {
 	meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: getSweet}
 	if o := interceptors.OutcomeOf(t.Context(), meta); o != nil {

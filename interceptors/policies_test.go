@@ -101,6 +101,8 @@ func TestDefaultsDoNotReachServicesOfGRPC(t *testing.T) {
 
 // L11: Health and reflection are exempt by default; a user's service in a package named
 // grpc, or grpc.team, gets the default of its builder and of its operator.
+//
+// Case L11: Health and reflection are exempt; streams are charged at open, or per message.
 func TestAPackageNamedGRPCKeepsItsPolicy(t *testing.T) {
 	written := forAll(&policyv1.MethodPolicy{Timeout: ptr("1s"), RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: ptr(uint64(5))}}})
 	operator := newPolicies(t, nil)

@@ -26,6 +26,8 @@ func (s *scripted) RecvMsg(any) error {
 
 // P5: for a stream the time to the first response counts, which the chain tells the
 // picker: a message or a clean end, and no error.
+//
+// Case P5
 func TestTheChainRecordsTheFirstResponse(t *testing.T) {
 	broken := errors.New("broken")
 	for name, test := range map[string]struct {

@@ -119,6 +119,8 @@ func snapshotOf(n int) []catalog.Instance {
 
 // R22: 10,000 endpoints, from the snapshot on: ready in 1 s, one change costs
 // 25 ms at most, 64 MiB at most.
+//
+// Case R22
 func BenchmarkReadyWithManyEndpoints(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -135,6 +137,9 @@ func BenchmarkReadyWithManyEndpoints(b *testing.B) {
 
 // BenchmarkChangeOfManyEndpoints is R22's one change, and R21: from the answer to
 // the picker. All weights change, so that every endpoint is updated.
+//
+// Case R21
+// Case R22
 func BenchmarkChangeOfManyEndpoints(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkChange(b, n) })
@@ -157,6 +162,8 @@ func benchmarkChange(b *testing.B, n int, opts ...resolver.Option) {
 }
 
 // R22: 64 MiB at most, with the connections and the servers' side of them.
+//
+// Case R22
 func TestTenThousandEndpointsTakeLittleMemory(t *testing.T) {
 	c := newSharedBackend(t)
 	before := heap()

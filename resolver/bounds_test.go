@@ -33,6 +33,9 @@ func (b *broken) Watch(ctx context.Context, q catalog.Query, report func(catalog
 
 // X14: Every documented bound holds against user code that hangs or panics: a disk keeps
 // discovery from nothing, a channel closes, and the log says what was left running.
+//
+// Case X14 (discovery): Disks and directories that hang or panic hold up neither discovery nor
+// a channel's end.
 func TestBrokenDisksAndDirectoriesHoldUpNothing(t *testing.T) {
 	nothing := func() {}
 	panics := func() { panic("user code") }

@@ -20,6 +20,8 @@ func pair(t *testing.T, opts ...resolver.Option) (near, far, channel *scene) {
 
 // R6, with failover: that the next datacenter cannot be asked keeps nobody from
 // the removal of the last instance of the first one.
+//
+// Case R6
 func TestRemovalIsBelievedWhileTheNextDatacenterFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far, channel := pair(t)
@@ -34,6 +36,8 @@ func TestRemovalIsBelievedWhileTheNextDatacenterFails(t *testing.T) {
 }
 
 // A grace time that is shorter than the start timeout does not put it off.
+//
+// Case R20
 func TestASilentDatacenterIsGivenUpAfterTheStartTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, _, channel := pair(t, resolver.WithGrace(time.Second))
@@ -52,6 +56,8 @@ func TestASilentDatacenterIsGivenUpAfterTheStartTimeout(t *testing.T) {
 
 // An earlier list does not delay the failover: that the first datacenter failed is part
 // of it.
+//
+// Case R20
 func TestIdleChannelComesBackToTheDatacenterThatAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := byDatacenter{"near": {}, "far": {}}
@@ -99,6 +105,8 @@ func TestIdleChannelComesBackWhileNoDatacenterAnswers(t *testing.T) {
 
 // A datacenter that fails again and again keeps what it has answered for one grace time,
 // from its first failure on, and then the next one is taken.
+//
+// Case R6
 func TestFailoverIsNotPutOffByMoreFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far, channel := pair(t)

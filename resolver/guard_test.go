@@ -64,6 +64,8 @@ func (s *scene) endpoints() []string {
 
 // R7: if more than a configured share of instances vanish in one answer, the rest
 // of the removal waits for the grace time.
+//
+// Case R7: A mass removal waits for a second read and the grace time.
 func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -89,6 +91,8 @@ func TestMassRemovalWaitsForTheGraceTime(t *testing.T) {
 }
 
 // Deregistrations that come one at a time are a mass removal, too.
+//
+// Case R7
 func TestRemovalsOneAfterTheOtherAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -106,6 +110,8 @@ func TestRemovalsOneAfterTheOtherAddUp(t *testing.T) {
 }
 
 // A rolling restart is no mass removal: what leaves is replaced.
+//
+// Case R7
 func TestRollingRestartHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -120,6 +126,8 @@ func TestRollingRestartHoldsNothing(t *testing.T) {
 }
 
 // After a restart, an agent gets the instances back one by one.
+//
+// Case R7
 func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -139,6 +147,8 @@ func TestAfterAnOutageNoneVanishesAtOnce(t *testing.T) {
 
 // R6, with an agent that fails every other query: what is removed is believed at
 // last, though the grace time begins anew after a failure.
+//
+// Case R6
 func TestRemovalIsBelievedOfAnAgentThatKeepsFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -215,6 +225,8 @@ func TestWrongSettingsAreErrorsOfBuild(t *testing.T) {
 }
 
 // The guard under many sequences of answers, failures and pauses.
+//
+// Case R7
 func TestGuardNeverLies(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
@@ -307,6 +319,8 @@ func addressesOf(list []catalog.Instance) []string {
 
 // F7: health flapping every 100 ms for 60 s: 0 failed, no reconnect of unchanged
 // endpoints.
+//
+// Case F7: Flapping health fails no call and reconnects no neighbour.
 func TestFlappingHealthFailsNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -342,6 +356,8 @@ func TestFlappingHealthFailsNoCall(t *testing.T) {
 
 // R21: from Consul's answer to the picker nothing waits, here with 1,000 instances.
 // BenchmarkChangeOfManyEndpoints measures the cost.
+//
+// Case R21: Nothing waits between the answer and the picker.
 func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithSubset(0))
@@ -371,6 +387,8 @@ func TestPoliciesSeeWhatIsToldOfAnInstance(t *testing.T) {
 
 // Instances that are held count as being there: while enough are, a removal that is
 // small compared to the last answer is believed at once.
+//
+// Case R7
 func TestHeldInstancesAreEnoughToBelieveASmallRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -386,6 +404,8 @@ func TestHeldInstancesAreEnoughToBelieveASmallRemoval(t *testing.T) {
 }
 
 // The grace time of what is missing begins anew after three failures, and not after more.
+//
+// Case R6
 func TestTheGraceTimeIsRenewedThreeTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -403,6 +423,8 @@ func TestTheGraceTimeIsRenewedThreeTimes(t *testing.T) {
 
 // A removal is measured by the most that was there within the grace time, which begins
 // anew with each answer that has as many.
+//
+// Case R7
 func TestThePeakLastsForTheGraceTimeFromItsLastAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")

@@ -31,6 +31,9 @@ func ill(status catalog.Status, numbers ...int) []catalog.Instance {
 
 // R24: all instances critical or fewer left than the panic threshold: calls go on.
 // Maintenance that an operator set is obeyed unless policy says otherwise.
+//
+// Case R24: All critical, or too few healthy: calls go on, and it is said; maintenance is
+// obeyed.
 func TestTooFewHealthyInstancesAreNotAllThatIsCalled(t *testing.T) {
 	for name, test := range map[string]struct {
 		opts                           []resolver.Option
@@ -81,6 +84,8 @@ func TestTooFewHealthyInstancesAreNotAllThatIsCalled(t *testing.T) {
 
 // R24, with an agent: the health checks of all fail, and not one call. It is said once,
 // and so is its end; the connections stay.
+//
+// Case R24
 func TestAllCriticalFailsNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -116,6 +121,8 @@ func TestAllCriticalFailsNoCall(t *testing.T) {
 }
 
 // R24: an operator takes all out, one by one.
+//
+// Case R24
 func TestMaintenanceIsObeyed(t *testing.T) {
 	for name, opts := range map[string][]resolver.Option{"by default": nil, "not": {resolver.WithMaintenance()}} {
 		t.Run(name, func(t *testing.T) {
@@ -161,6 +168,8 @@ func (m *mesh) maintain(n int) {
 
 // R24, with failover: healthy instances of another datacenter come before unhealthy ones
 // of the first; these before none at all.
+//
+// Case R24
 func TestOtherDatacentersComeBeforePanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far, channel := pair(t)
@@ -183,6 +192,8 @@ func TestOtherDatacentersComeBeforePanic(t *testing.T) {
 }
 
 // R24, R25: what was called in spite of its health serves after an idle cycle.
+//
+// Case R24
 func TestUnhealthyInstancesServeAfterAnIdleCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := &scripted{}

@@ -29,6 +29,8 @@ import (
 
 // A service config or a policy change at run time swaps policies without dropping a
 // call, and what was learned stays.
+//
+// Case swap: Another policy or config at run time drops no call.
 func TestAPolicySwapDropsNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -118,6 +120,8 @@ func customers(t *testing.T, conn *grpc.ClientConn, n int) map[string]string {
 
 // gRPC's own ring_hash works on our endpoints: a customer stays at an instance, as many
 // as its weight says, wherever the instance listens.
+//
+// Case affinity: Grpc's ring_hash keeps customers at their instance.
 func TestRingHashKeepsCustomersAtTheirInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -191,6 +195,8 @@ func (n name) String() string  { return string(n) }
 
 // The zone of a channel, and those of instances from Consul's locality or metadata,
 // reach the policy.
+//
+// Case zones
 func TestAChannelKnowsItsZone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -217,6 +223,8 @@ func TestAChannelKnowsItsZone(t *testing.T) {
 
 // R21, as far as the picker: an instance that comes has a call, and one that goes has
 // none more, before any time has gone by, with the default policy and a real connection.
+//
+// Case R21
 func TestAChangeReachesThePickerAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)

@@ -76,6 +76,9 @@ func outage(conn *grpc.ClientConn, lasts time.Duration) (longest time.Duration) 
 // R23: a subset exchanges members that do not connect; while any instance is reachable
 // it holds at least min(3, reachable) of them: with 3 good and 200 dead registered, 0 of
 // 40 clients have an outage longer than 1 s.
+//
+// Case R23: A subset holds three that can be reached while there are, and exchanges what does
+// not connect.
 func TestASubsetFindsTheFewThatCanBeReached(t *testing.T) {
 	for name, test := range map[string]struct {
 		fail            func(context.Context) error
@@ -118,6 +121,8 @@ func TestASubsetFindsTheFewThatCanBeReached(t *testing.T) {
 
 // P14, of what does not connect: one dead instance is exchanged for one, comes back in
 // its place when it can be reached, and no connection to a well one is touched.
+//
+// Case P14
 func TestOneDeadMemberIsExchangedForOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, all = 10, 30
@@ -159,6 +164,8 @@ func TestOneDeadMemberIsExchangedForOne(t *testing.T) {
 }
 
 // R23: many members that die together are exchanged, but not all at once.
+//
+// Case R23
 func TestDeadMembersAreExchangedAtABoundedRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, all = 40, 120
@@ -188,6 +195,8 @@ func TestDeadMembersAreExchangedAtABoundedRate(t *testing.T) {
 }
 
 // R23: instances that are reachable again are found wherever they are in the list.
+//
+// Case R23
 func TestASubsetFindsWhatComesBack(t *testing.T) {
 	for name, fail := range map[string]func(context.Context) error{"refused": refused, "swallowed": swallowed} {
 		t.Run(name, func(t *testing.T) {
@@ -222,6 +231,8 @@ func TestASubsetFindsWhatComesBack(t *testing.T) {
 }
 
 // R23, P14: which members are dead survives an idle cycle, too.
+//
+// Case R23
 func TestASubsetRemembersTheDeadOverAnIdleCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -240,6 +251,8 @@ func TestASubsetRemembersTheDeadOverAnIdleCycle(t *testing.T) {
 }
 
 // R23: policies of gRPC's own, which say nothing of connections, keep their subset.
+//
+// Case R23
 func TestASubsetForAForeignPolicyStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog?policy=grpc:round_robin", resolver.WithSubset(5))

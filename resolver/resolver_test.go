@@ -29,6 +29,8 @@ import (
 
 // R4: a 10-minute Consul outage fails no call, closes no connection, and retries
 // back off with jitter up to a cap. No expiry of the last good list by default.
+//
+// Case R4: A 10-minute outage fails no call, closes no connection, backs off.
 func TestOutageFailsNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -63,6 +65,8 @@ func TestOutageFailsNoCall(t *testing.T) {
 // R5: Consul down at start, no snapshot: a fail-fast call fails Unavailable
 // within the configured bound, naming Consul and its address; it never hangs to
 // its deadline.
+//
+// Case R5: Consul down at start fails Unavailable within the bound.
 func TestConsulDownAtStartFailsSoon(t *testing.T) {
 	for name, down := range map[string]func(*mesh) (release func()){
 		"refuses": func(m *mesh) func() { m.agent.SetReachable(false); return func() {} },
@@ -90,6 +94,7 @@ func TestConsulDownAtStartFailsSoon(t *testing.T) {
 	}
 }
 
+// Case P10
 func TestServiceWithoutInstancesFailsSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -111,6 +116,8 @@ func TestServiceWithoutInstancesFailsSoon(t *testing.T) {
 
 // R6, and the grace time of G1: an empty answer is believed when it has stood
 // longer than two heartbeats, and then it is.
+//
+// Case R6: Removal of the last instance is held for the grace time, then believed.
 func TestEmptyAnswerIsHeldForTheGraceTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -141,6 +148,8 @@ func TestEmptyAnswerIsHeldForTheGraceTime(t *testing.T) {
 
 // R8: answers that differ only in order, check output or index cause zero
 // UpdateState calls.
+//
+// Case R8: Equal answers are not published.
 func TestEqualAnswersAreNotPublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}
@@ -161,6 +170,8 @@ func TestEqualAnswersAreNotPublished(t *testing.T) {
 }
 
 // R9: a change of weight, tag or metadata opens and closes zero connections.
+//
+// Case R9: Changed weight, tag, metadata keep connections.
 func TestChangedAttributesKeepConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -188,6 +199,8 @@ func TestChangedAttributesKeepConnections(t *testing.T) {
 
 // R10: Close returns within 100 ms while a 10-minute query is open, and leaves no
 // goroutine (100 build/close cycles; idle cycles).
+//
+// Case R10: Close is quick within an open query and leaves nothing.
 func TestCloseIsQuickAndLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -213,6 +226,8 @@ func TestCloseIsQuickAndLeavesNothing(t *testing.T) {
 	})
 }
 
+// Case R10
+// Case R20
 func TestIdleChannelLetsGoAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -237,6 +252,8 @@ func TestIdleChannelLetsGoAndComesBack(t *testing.T) {
 
 // R11: a thousand ResolveNow calls a second cause at most one extra query and
 // never shorten the back-off.
+//
+// Case R11: ResolveNow costs nothing and shortens no back-off.
 func TestResolveNowIsPatient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -255,6 +272,8 @@ func TestResolveNowIsPatient(t *testing.T) {
 	})
 }
 
+// Case R12: Channels to one service share one query; 300 watches share 64 connections, counted
+// where the client opens them.
 func TestChannelsShareOneWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -286,6 +305,8 @@ func TestChannelsShareOneWatch(t *testing.T) {
 
 // R14: with HTTPS_PROXY set (TestMain does) the policy still sees every endpoint
 // with its attributes. The policy here connects to none of them.
+//
+// Case R14: HTTPS_PROXY does not hide the endpoints.
 func TestProxyOfTheEnvironmentHidesNoEndpoint(t *testing.T) {
 	m := newMesh(t)
 	m.register(1, consultest.Service{})
@@ -334,6 +355,7 @@ func (onlooker) ResolverError(error) {}
 func (onlooker) ExitIdle()           {}
 func (onlooker) Close()              {}
 
+// Case R20
 func TestDatacentersFailOverInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := &scripted{}, &scripted{}
@@ -377,6 +399,8 @@ func TestDatacentersFailOverInOrder(t *testing.T) {
 
 // An empty answer before an outage does not shorten the grace time after it: an
 // agent that comes back empty has no registrations yet.
+//
+// Case R6
 func TestGraceBeginsAnewAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}
@@ -401,6 +425,8 @@ func TestGraceBeginsAnewAfterAnOutage(t *testing.T) {
 }
 
 // R4, after idleness: the last good list outlives the channel's sleep.
+//
+// Case R4
 func TestIdleChannelComesBackDuringAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -418,6 +444,8 @@ func TestIdleChannelComesBackDuringAnOutage(t *testing.T) {
 }
 
 // R6, after idleness: what was believed to be gone does not come back.
+//
+// Case R6
 func TestConfirmedRemovalIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}

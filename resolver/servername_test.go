@@ -29,6 +29,9 @@ func (b bundle) NewWithMode(string) (credentials.Bundle, error)         { return
 
 // A TLS name that the user pins is the one that must be proven, through every kind of
 // target.
+//
+// Case X16: A TLS name that the user pins is the one that must be proven, through every kind
+// of target.
 func TestThePinnedNameIsTheOneThatIsProven(t *testing.T) {
 	authority := certtest.New(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -27,6 +27,8 @@ func hurriedly(conn *grpc.ClientConn) error {
 // R25: an earlier list serves at once after idleness, re-creation of the channel
 // to the same target, or start with a snapshot, however slowly the agent answers; and
 // the answer replaces it when it comes.
+//
+// Case R25: A known list serves at once, however slowly the agent answers.
 func TestAKnownListServesWhileTheAgentIsSlow(t *testing.T) {
 	const slow = 400 * time.Millisecond
 	for name, back := range map[string]func(m *mesh, first *grpc.ClientConn, b *resolver.Builder, other func() *resolver.Builder) *grpc.ClientConn{
@@ -90,6 +92,8 @@ func TestAKnownListServesWhileTheAgentIsSlow(t *testing.T) {
 
 // R25, with failover: what serves until the first answer is of a datacenter that did
 // not fail when the channel was left, wherever it stands in the order.
+//
+// Case R25
 func TestWhatServesMeanwhileIsOfADatacenterThatAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		leave func(near, far *scene)
@@ -131,6 +135,8 @@ func TestWhatServesMeanwhileIsOfADatacenterThatAnswered(t *testing.T) {
 }
 
 // R25: followers and statistics use the earlier list.
+//
+// Case R25
 func TestFollowersGoOnWithWhatIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := &scripted{}

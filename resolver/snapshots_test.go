@@ -57,6 +57,9 @@ var _ resolver.Snapshots = snapshot.Dir{}
 
 // R19: with a snapshot on disk a client starts while Consul is down: 0 failed
 // calls.
+//
+// Case R19: A client starts from its snapshot while Consul is down; a bad one is ignored with
+// a warning.
 func TestClientStartsFromASnapshotWhileConsulIsDown(t *testing.T) {
 	dir, err := snapshot.Open(t.TempDir())
 	if err != nil {
@@ -84,6 +87,9 @@ func TestClientStartsFromASnapshotWhileConsulIsDown(t *testing.T) {
 }
 
 // R19, with an agent that neither answers nor refuses: the snapshot is used at once.
+//
+// Case R19
+// Case R25
 func TestClientStartsFromASnapshotWhileConsulHangs(t *testing.T) {
 	dir, err := snapshot.Open(t.TempDir())
 	if err != nil {
@@ -107,6 +113,8 @@ func TestClientStartsFromASnapshotWhileConsulHangs(t *testing.T) {
 }
 
 // R19: a damaged or foreign snapshot is ignored with a warning.
+//
+// Case R19
 func TestSnapshotThatCannotBeUsedIsIgnoredWithAWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -127,6 +135,8 @@ func TestSnapshotThatCannotBeUsedIsIgnoredWithAWarning(t *testing.T) {
 
 // An old snapshot is believed while the directory is silent or empty, for the
 // grace time, and in no point against an answer.
+//
+// Case R19
 func TestSnapshotYieldsToAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kept := &shelf{}
@@ -236,6 +246,8 @@ func (s *stuck) Save(string, catalog.Query, catalog.Snapshot) error {
 
 // R10, with a disk that hangs: Close returns within 100 ms, and what is left ends
 // with the disk.
+//
+// Case R10
 func TestCloseIsQuickWhileTheDiskHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := byDatacenter{"a": {}, "b": {}, "c": {}}
@@ -258,6 +270,8 @@ func TestCloseIsQuickWhileTheDiskHangs(t *testing.T) {
 
 // A client that used its snapshot during an outage holds its instances as any other
 // does when the agent comes back and gets the instances one by one.
+//
+// Case R19
 func TestSnapshotInUseIsGuardedAfterTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kept, savedAt := &shelf{}, time.Now().Add(-time.Hour)

@@ -17,6 +17,8 @@ import (
 )
 
 // P14: a subset changes by at most one entry when one backend changes.
+//
+// Case P14: A subset changes by one entry, and survives idleness.
 func TestSubsetChangesByOneEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithSubset(20))
@@ -49,6 +51,8 @@ func TestSubsetChangesByOneEntry(t *testing.T) {
 }
 
 // P14: a subset survives an idle cycle.
+//
+// Case P14
 func TestSubsetSurvivesAnIdleCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
@@ -89,6 +93,8 @@ func used(counts []int) []int {
 
 // Clients that each take 10 of 100 endpoints burden all of them alike: chi-square
 // at 99 degrees of freedom is above 149 once in a thousand times.
+//
+// Case P14
 func TestSubsetsOfManyClientsCoverAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const clients, size, endpoints = 500, 10, 100
@@ -122,6 +128,9 @@ func TestSubsetOfNearEndpointsIsTheNearest(t *testing.T) {
 
 // R22, in what can be counted: of 10,000 endpoints a channel gets a hundred,
 // and of a change only when it concerns one of them.
+//
+// Case R22: 10,000 endpoints: a channel has its subset, a change costs what that does, 64 MiB
+// at most; seconds are figures, and fail nothing.
 func TestTenThousandEndpointsStayWithinBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
@@ -160,6 +169,8 @@ func (f *forgetful) UpdateState(s grpcresolver.State) error {
 
 // R22: an endpoint keeps nothing alive of the answer that it came
 // with, whether all have changed since or this one alone has not.
+//
+// Case R22
 func TestAnswersOfThePastTakeNoMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 1000
@@ -182,6 +193,8 @@ func TestAnswersOfThePastTakeNoMemory(t *testing.T) {
 }
 
 // A program that makes channels to ever other targets is remembered in part.
+//
+// Case R22
 func TestClosedWatchesTakeBoundedMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}
@@ -202,6 +215,8 @@ func TestClosedWatchesTakeBoundedMemory(t *testing.T) {
 }
 
 // R22, when half of 10,000 vanish for good.
+//
+// Case R22
 func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog", resolver.WithMaxRemoval(0))
@@ -221,6 +236,8 @@ func TestTheEndOfAMassRemovalTakesLittleMemory(t *testing.T) {
 // R22, in what does not depend on the machine: of 10,000 endpoints a channel connects to
 // its subset and no more, and what one change costs does not grow with the endpoints that
 // the channel has not chosen.
+//
+// Case R22
 func TestAChangeOfTenThousandCostsWhatItsSubsetDoes(t *testing.T) {
 	cost := func(n int) (allocations float64, mib float64) {
 		conn := newSharedBackend(t).connect(t, n, resolver.WithLogger(silent))

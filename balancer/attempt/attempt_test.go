@@ -51,6 +51,7 @@ func Example() {
 	// Output: catalog-1
 }
 
+// Case P5
 func TestTheFirstResponseIsToldOnce(t *testing.T) {
 	ctx, record := attempt.FromOrNew(context.Background(), attempt.Stream)
 	if _, again := attempt.FromOrNew(ctx, attempt.Stream); again != record {
@@ -73,6 +74,8 @@ func TestTheFirstResponseIsToldOnce(t *testing.T) {
 }
 
 // A call made while another is under way, with its context, is a call of its own.
+//
+// Case P5
 func TestACallWithinACallHasItsOwnRecord(t *testing.T) {
 	ctx, outer := attempt.FromOrNew(context.Background(), attempt.Stream)
 	outer.SetPicked(&attempt.Instance{Address: "a"})

@@ -55,6 +55,7 @@ func TestLoadFollowsTheWeights(t *testing.T) {
 	}
 }
 
+// Case P15
 func TestIdleEndpointsShareByWeight(t *testing.T) {
 	c := balancertest.New(t, leastrequest.Name)
 	c.Ready("{}", 1, 3)
@@ -75,6 +76,8 @@ func TestIdleEndpointsShareByWeight(t *testing.T) {
 }
 
 // P13, in part: what a busy endpoint does not get is spread over all others.
+//
+// Case P13
 func TestABusyEndpointBurdensNoNeighbour(t *testing.T) {
 	c := balancertest.New(t, leastrequest.Name)
 	c.Ready("{}", 1, 1, 1, 1, 1)
@@ -107,6 +110,8 @@ func TestABusyEndpointBurdensNoNeighbour(t *testing.T) {
 // P8: choices are distinct for n >= 2. With one idle endpoint among n busy ones
 // and n-1 choices, an endpoint that is not the idle one is picked exactly when
 // the idle one is left out; were a choice drawn twice, more often.
+//
+// Case P8: Choices are distinct; 1 and 0 endpoints do not panic.
 func TestLargeSetDrawsDistinctEndpoints(t *testing.T) {
 	const n, choices = 4, 3
 	c := balancertest.New(t, leastrequest.Name)
@@ -197,6 +202,7 @@ func TestPickerIsReplacedWhileInUse(t *testing.T) {
 	}
 }
 
+// Case X10 (chain, balancer)
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"choiceCount": 3, "fullScan": 5}`, `{"choiceCount": -1}`, `null`, `[`, `{"fullScan": 1e99}`} {
 		f.Add(seed)
@@ -227,6 +233,8 @@ func Example() {
 
 // Above the size that is looked at whole, load follows the weights too: of a few that
 // are drawn by weight, the one with the least load for its weight is taken.
+//
+// Case P15
 func TestLoadOfALargeSetFollowsTheWeights(t *testing.T) {
 	c := balancertest.New(t, leastrequest.Name)
 	weights := balancertest.Equal(20)

@@ -62,6 +62,7 @@ func calls(t *testing.T, c *balancertest.Channel, n int, takes ...time.Duration)
 
 const ms = time.Millisecond
 
+// Case P7: Who is not used is tried again; who is frozen loses traffic at once.
 func TestTheSlowOneGetsACallNowAndThen(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		calls(t, c, 100, ms, ms, 100*ms)
@@ -80,6 +81,8 @@ func TestTheSlowOneGetsACallNowAndThen(t *testing.T) {
 }
 
 // P7: A frozen backend with calls in flight loses traffic before its first reply.
+//
+// Case P7
 func TestAFrozenOneLosesTrafficBeforeItReplies(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		calls(t, c, 300, ms, ms, ms)
@@ -100,6 +103,8 @@ func TestAFrozenOneLosesTrafficBeforeItReplies(t *testing.T) {
 }
 
 // P15: Weighted shares match the weights.
+//
+// Case P15
 func TestIdleEndpointsShareByWeight(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		const n = 40_000
@@ -114,6 +119,8 @@ func TestIdleEndpointsShareByWeight(t *testing.T) {
 }
 
 // Of many endpoints a few are compared, and the slow one still loses.
+//
+// Case P13
 func TestOfManyAFewAreCompared(t *testing.T) {
 	weights := balancertest.Equal(50)
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
@@ -136,6 +143,8 @@ func TestOfManyAFewAreCompared(t *testing.T) {
 }
 
 // What was learned outlives the picker, the connection and the channel.
+//
+// Case P3
 func TestMemoryOutlivesIdleness(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		calls(t, c, 100, ms, ms, 100*ms)
@@ -165,6 +174,7 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
+// Case X10 (chain, balancer)
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"choiceCount": 3}`, `{"choiceCount": -1}`, `null`, `[`, `{"choiceCount": 1e99}`} {
 		f.Add(seed)
@@ -194,6 +204,8 @@ func Example() {
 
 // P15, above the size that is looked at whole: those that are drawn by weight are not
 // preferred by their weight once more, and load counts for its weight.
+//
+// Case P15
 func TestALargeSetSharesByWeight(t *testing.T) {
 	weights := balancertest.Equal(20)
 	for i := range 10 {

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // P15: weighted shares match the weights within 2 % over 10,000 picks, smoothly
 // (no bursts to one backend).
+//
+// Case P15: Shares match the weights: in turn within 2 % and smoothly, at random within six
+// standard deviations, and above the size that is looked at whole.
 func TestSharesMatchTheWeightsSmoothly(t *testing.T) {
 	for _, weights := range [][]uint32{
 		{1, 1}, {1, 2}, {5, 1, 1}, {10, 20, 30}, {100, 1}, {7, 11, 13, 17}, {60_000, 40_000}, {3, 3, 3, 3, 3},
@@ -94,6 +97,7 @@ func Example() {
 	// Output: dns:///catalog.internal:8080
 }
 
+// Case X10 (chain, balancer)
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{`{}`, `null`, `[`, `{"weights": 1}`, `""`} {
 		f.Add(seed)

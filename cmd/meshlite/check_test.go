@@ -169,6 +169,8 @@ func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 }
 
 // R24: when so few instances are healthy that clients call the others, check says so.
+//
+// Case R24
 func TestCheckSaysThatTooFewAreHealthy(t *testing.T) {
 	const says = "instances are healthy by Consul: clients call the others as well, as far as they answer"
 	for _, test := range []struct {
@@ -197,6 +199,7 @@ func TestCheckSaysThatTooFewAreHealthy(t *testing.T) {
 	}
 }
 
+// Case X16
 func TestCheckOverTLS(t *testing.T) {
 	cert, key, pair := selfSigned(t) // which proves the name "catalog"
 	agent := openAgent(t)

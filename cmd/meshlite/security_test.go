@@ -15,6 +15,7 @@ import (
 	"time"
 )
 
+// Case X16
 func TestSecurity(t *testing.T) {
 	cert, key, pair := selfSigned(t)
 	pool := x509.NewCertPool()

@@ -19,6 +19,9 @@ import (
 // X14: Every documented bound holds against user code that hangs: whoever waits for the
 // answer of a call waits no longer than that call's own time, though its handler heeds no
 // context and goes on.
+//
+// Case X14 (cache): Nobody waits for a call past its own time, a refresh has 10 s, Close 5 s,
+// though handlers and stores hang or panic.
 func TestNobodyWaitsForACallThatHeedsNoContext(t *testing.T) {
 	var release chan struct{} // of each test
 	deaf := func(_ context.Context, n int64) error {
@@ -52,6 +55,8 @@ func TestNobodyWaitsForACallThatHeedsNoContext(t *testing.T) {
 
 // X14: A refresh that hangs has 10 s; then whoever asks is answered again. Close leaves it
 // running after 5 s and names it in the log.
+//
+// Case X14 (cache)
 func TestARefreshThatHangsIsLeftBehind(t *testing.T) {
 	var release chan struct{}
 	var log syncBuffer
@@ -90,6 +95,8 @@ type hanging struct {
 func (h hanging) Subscribe(func([]string)) func() { return h.unsubscribe }
 
 // X14: Close ends in time though the store hangs or panics.
+//
+// Case X14 (cache)
 func TestCloseDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	for name, test := range map[string]struct {
 		build  func(hang func()) hanging
@@ -130,6 +137,8 @@ func TestCloseDoesNotWaitForAStoreThatHangs(t *testing.T) {
 }
 
 // X14: An observer that panics leaves no call waiting for another.
+//
+// Case X14 (observers)
 func TestAnObserverThatPanicsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64

@@ -44,6 +44,8 @@ func TestAnswersAreFreshForTheirTTL(t *testing.T) {
 }
 
 // C1: Two callers with different authorization never see each other's answer unless the answer says public.
+//
+// Case C1: Callers with different authorization share nothing.
 func TestCallersWithDifferentAuthorizationNeverShareAnAnswer(t *testing.T) {
 	one, two := as("user", "u", "authorization", "Bearer 1"), as("user", "u", "authorization", "Bearer 2")
 	other := as("user", "v", "authorization", "Bearer 1")
@@ -69,6 +71,8 @@ func TestCallersWithDifferentAuthorizationNeverShareAnAnswer(t *testing.T) {
 }
 
 // C2: Without a declared identity or public scope the client cache stores nothing.
+//
+// Case C2: Without identity or public scope nothing is stored.
 func TestClientWithoutIdentityStoresNothing(t *testing.T) {
 	unknown := callersOf(caller.WithIdentity(func(context.Context) (string, bool) { return "", false }))
 	for title, opts := range map[string][]cache.Option{
@@ -110,6 +114,8 @@ func (r refuse) UnaryServer(*interceptors.CallMeta) grpc.UnaryServerInterceptor 
 }
 
 // C3: Authorization runs before a server-side hit (the chain sorts by place).
+//
+// Case C3: Authorization runs before a server-side hit.
 func TestAuthorizationRunsBeforeAServerSideHit(t *testing.T) {
 	c := newCache(t)
 	authz := refuse{func(ctx context.Context) bool { return len(metadata.ValueFromIncomingContext(ctx, "allowed")) > 0 }}
@@ -129,6 +135,8 @@ func TestAuthorizationRunsBeforeAServerSideHit(t *testing.T) {
 }
 
 // C4: A method that may have side effects is never cached without an explicit rule.
+//
+// Case C4: Side effects are cached by explicit rule only.
 func TestMethodWithSideEffectsIsCachedOnlyByExplicitRule(t *testing.T) {
 	const reserve = "/sweetshop.inventory.v1.InventoryService/Reserve"
 	_ = inventoryv1.File_sweetshop_inventory_v1_inventory_proto
@@ -155,6 +163,8 @@ func TestMethodWithSideEffectsIsCachedOnlyByExplicitRule(t *testing.T) {
 }
 
 // C7: Nothing is stored before the final status is OK.
+//
+// Case C7: Nothing is stored before the final OK, or an allowed failure.
 func TestFailuresAreNotStored(t *testing.T) {
 	for side, build := range map[string]func(testing.TB, *shop, *cache.Cache, *policyv1.CacheRule) catalogv1.CatalogServiceClient{
 		"client": client, "server": server,
@@ -176,6 +186,8 @@ func TestFailuresAreNotStored(t *testing.T) {
 // C8: Changing a returned reply changes no later reply.
 // On the server the reply that is changed may be the handler's own, or the one that an
 // interceptor around the cache is given.
+//
+// Case C8
 func TestChangingAReplyOnTheServerChangesNoLaterReply(t *testing.T) {
 	intercept := newCache(t).UnaryServerInterceptor(policies(t, onServer(&policyv1.CacheRule{Ttl: proto.String("1m")})))
 	own := &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Name: "answer"}}
@@ -193,6 +205,7 @@ func TestChangingAReplyOnTheServerChangesNoLaterReply(t *testing.T) {
 	want(t, "calls of the handler", calls, 1)
 }
 
+// Case C8: A changed reply changes no later one.
 func TestChangingAReplyChangesNoLaterReply(t *testing.T) {
 	sweets := client(t, &shop{}, newCache(t), &policyv1.CacheRule{})
 	for range 3 { // the first is the stored one, the others are hits
@@ -206,6 +219,8 @@ func TestChangingAReplyChangesNoLaterReply(t *testing.T) {
 }
 
 // C16: Streams pass untouched.
+//
+// Case C16: Streams pass untouched.
 func TestStreamsPassUntouched(t *testing.T) {
 	var c any = newCache(t)
 	if _, ok := c.(interceptors.StreamClient); ok {
@@ -217,6 +232,9 @@ func TestStreamsPassUntouched(t *testing.T) {
 }
 
 // A hit replays header and trailer without hop metadata, and ends like a call.
+//
+// Case C11: Header, Trailer and OnFinish work on a hit, Peer stays empty where no server was
+// asked; hop metadata is not replayed.
 func TestHitReplaysMetadata(t *testing.T) {
 	answer := func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
 		return errors.Join(

@@ -26,6 +26,8 @@ func (bearer) RequireTransportSecurity() bool { return false }
 
 // C1, with credentials that a call brings in its options: the key cannot hold
 // them, so the cache keeps out of it.
+//
+// Case C1
 func TestCallsWithCredentialsOfTheirOwnAreNotCached(t *testing.T) {
 	c := newCache(t, callersOf(caller.WithIdentityMetadata("customer-id")))
 	shop := client(t, &shop{}, c, private())
@@ -38,6 +40,8 @@ func TestCallsWithCredentialsOfTheirOwnAreNotCached(t *testing.T) {
 }
 
 // A handler behind the cache has gRPC's own stream, not a wrapped one.
+//
+// Case C11
 func TestHandlersCanChooseACompressor(t *testing.T) {
 	s := &shop{}
 	s.answer = func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
@@ -48,6 +52,8 @@ func TestHandlersCanChooseACompressor(t *testing.T) {
 }
 
 // What belongs to one call is not given to the next caller.
+//
+// Case C11
 func TestHitReplaysNothingOfTheFirstCaller(t *testing.T) {
 	s := &shop{}
 	s.answer = func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {

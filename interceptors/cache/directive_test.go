@@ -155,6 +155,8 @@ func TestOnlyIfCached(t *testing.T) {
 
 // C15: directives of a peer that is not trusted are ignored and counted. A client's own
 // program is trusted.
+//
+// Case C15: Directives of strangers are ignored and counted.
 func TestDirectivesOfStrangersAreIgnored(t *testing.T) {
 	for name, opts := range map[string][]cache.Option{"nobody is trusted": nil, "others are": {ops}} {
 		both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {

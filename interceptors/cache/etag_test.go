@@ -127,6 +127,8 @@ func TestAnEmptyAnswerIsNotKept(t *testing.T) {
 }
 
 // An answer that still holds has the header that it came with, beside what is said anew.
+//
+// Case C11
 func TestAnAnswerThatIsAskedAboutKeepsItsHeader(t *testing.T) {
 	answer := func(_ context.Context, e *exchange) error {
 		if !e.unchanged(`"v7"`) {
@@ -209,6 +211,8 @@ func TestAnUnchangedAnswerMayVaryByMore(t *testing.T) {
 }
 
 // Once the header is sent nobody can be told that nothing has changed: the answer is sent.
+//
+// Case C11
 func TestTheAnswerIsSentOnceItsHeaderIs(t *testing.T) {
 	shop := &shop{answer: func(ctx context.Context, _ *catalogv1.GetSweetRequest) error {
 		err := grpc.SendHeader(ctx, metadata.Pairs("early", "yes"))

@@ -18,6 +18,8 @@ import (
 
 // C11: A call runs OnFinish once, with what its caller is told: another's failure, an old
 // answer in its place, none for only-if-cached, or what a second attempt has brought.
+//
+// Case C11
 func TestACallFinishesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool

@@ -112,6 +112,8 @@ func after(d time.Duration, err error) func(context.Context, int64) error {
 }
 
 // C9: 1,000 concurrent misses make one call.
+//
+// Case C9: Concurrent misses make one call; nobody is hurt by another's cancel or deadline.
 func TestConcurrentMissesMakeOneCall(t *testing.T) {
 	onEachSide(t, anybody, after(time.Second, nil), func(t *testing.T, ask asker, calls *atomic.Int64, c *cache.Cache) {
 		var work sync.WaitGroup
@@ -131,6 +133,8 @@ func TestConcurrentMissesMakeOneCall(t *testing.T) {
 }
 
 // C9: cancelling the first caller fails nobody else; each waiter keeps its own deadline.
+//
+// Case C9
 func TestWaitersKeepTheirOwnDeadlines(t *testing.T) {
 	onEachSide(t, anybody, after(time.Second, nil), func(t *testing.T, ask asker, calls *atomic.Int64, _ *cache.Cache) {
 		type result struct {
@@ -159,6 +163,8 @@ func TestWaitersKeepTheirOwnDeadlines(t *testing.T) {
 }
 
 // A failure is shared if it is everybody's. Nobody is refused for what another may not.
+//
+// Case C9
 func TestFailuresThatAreEverybodysAreShared(t *testing.T) {
 	for _, test := range []struct {
 		code  codes.Code
@@ -192,6 +198,8 @@ func TestFailuresThatAreEverybodysAreShared(t *testing.T) {
 }
 
 // C10: A panic in the shared flight frees all waiters with INTERNAL and leaves no stuck key.
+//
+// Case C10: A panic in a shared call frees all that wait.
 func TestAPanicFreesWhoWaits(t *testing.T) {
 	answer := func(_ context.Context, call int64) error {
 		time.Sleep(time.Second)
@@ -229,6 +237,8 @@ func TestAPanicFreesWhoWaits(t *testing.T) {
 
 // A handler that gives up with its caller often says so in an error of its own. It is
 // neither told to who waits, nor kept.
+//
+// Case C9
 func TestAnErrorOfWhoHasGivenUpIsItsOwn(t *testing.T) {
 	rule := func() *policyv1.CacheRule {
 		r := anybody()
@@ -266,6 +276,8 @@ func TestAnErrorOfWhoHasGivenUpIsItsOwn(t *testing.T) {
 }
 
 // A call that took longer than a later one for the same does not take its place.
+//
+// Case C12
 func TestAnOlderLoadTakesNoNewerOnesPlace(t *testing.T) {
 	answer := func(ctx context.Context, e *exchange) error {
 		return after(5*time.Second/time.Duration(e.number), nil)(ctx, e.number)

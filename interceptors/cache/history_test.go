@@ -80,6 +80,8 @@ func (h *history) check(t *testing.T, got said, id, customer string, began, now 
 
 // Whatever many callers, invalidations and failures do at once: nobody is given another's
 // answer, one past its time, or one from before an invalidation; and the figures add up.
+//
+// Case C12
 func TestInvariantsAfterRandomHistories(t *testing.T) {
 	rule := func() *policyv1.CacheRule {
 		return &policyv1.CacheRule{

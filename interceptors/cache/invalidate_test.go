@@ -77,6 +77,8 @@ func TestASubjectWithoutANameIsRefused(t *testing.T) {
 
 // A client and a server of one program may tell the requests of a method apart by other
 // fields: a request is invalidated for both.
+//
+// Case C12
 func TestARequestIsInvalidatedUnderEachRule(t *testing.T) {
 	c, b := newCache(t), &backend{}
 	byID := anybody()
@@ -93,6 +95,8 @@ func TestARequestIsInvalidatedUnderEachRule(t *testing.T) {
 
 // C12: An invalidation that lands during a load wins over that load: for who comes later,
 // for who waits already, for what is served while it is refreshed, and for a failure.
+//
+// Case C12: An invalidation during a load wins.
 func TestAnInvalidationDuringALoadWins(t *testing.T) {
 	rule := func() *policyv1.CacheRule {
 		r := refreshed()
@@ -216,6 +220,8 @@ func TestAnUnsafeMethodInvalidates(t *testing.T) {
 
 // A caller who gives up has not undone what was changed: the other processes follow all
 // the same. A store that does not answer holds up the call for a second at most.
+//
+// Case C12
 func TestACancelledWriteInvalidatesElsewhereToo(t *testing.T) {
 	rules, err := changing(t, &policyv1.Invalidation{Tags: []string{"sweets"}})
 	if err != nil {
@@ -260,6 +266,8 @@ func TestACancelledWriteInvalidatesElsewhereToo(t *testing.T) {
 }
 
 // Nobody knows what a call has changed that has panicked.
+//
+// Case C12
 func TestAPanicInvalidates(t *testing.T) {
 	rules, err := changing(t, &policyv1.Invalidation{Tags: []string{"sweets"}})
 	if err != nil {

@@ -77,6 +77,8 @@ func public() *policyv1.CacheRule {
 }
 
 // C5: Requests that differ in repeated-field order, map content or method have different keys; equal maps built in another order the same key.
+//
+// Case C5: Different requests have different keys.
 func TestKeysOfDifferentRequestsDiffer(t *testing.T) {
 	p := newProbe(t, public())
 	stock := func(ids ...string) proto.Message { return &inventoryv1.GetStockRequest{SweetIds: ids} }
@@ -106,6 +108,8 @@ func TestKeysOfDifferentRequestsDiffer(t *testing.T) {
 }
 
 // C6: Requests with unknown fields miss rather than collide.
+//
+// Case C6: Unknown fields miss.
 func TestRequestWithUnknownFieldsIsNeverServed(t *testing.T) {
 	unknown := protoreflect.RawFields{0xf8, 0x07, 0x01} // field 127, varint 1
 	sweet := func() *catalogv1.Sweet {

@@ -47,6 +47,8 @@ func blob(t testing.TB, c *cache.Cache, cc *grpc.ClientConn) func(ctx context.Co
 }
 
 // C13, in part: an entry above 1/8 of the bound is not stored, and the bound holds.
+//
+// Case C13
 func TestMemoryIsBounded(t *testing.T) {
 	const bound = 1 << 20
 	c := newCache(t, cache.WithMaxBytes(bound))
@@ -84,6 +86,8 @@ func TestTargetsDoNotShareAnswers(t *testing.T) {
 }
 
 // Two servers may answer one method differently.
+//
+// Case C1
 func TestScopesDoNotShareAnswers(t *testing.T) {
 	c := newCache(t)
 	meta := policies(t, onServer(public())).Call(interceptors.Server, catalogv1.CatalogService_GetSweet_FullMethodName)
@@ -152,6 +156,8 @@ func TestObserverReceivesEachResult(t *testing.T) {
 }
 
 // X4, in part: a panic in the identity function leaves the cache usable.
+//
+// Case X4
 func TestPanicInIdentityLeavesTheCacheUsable(t *testing.T) {
 	bad := true
 	c := newCache(t, callersOf(caller.WithIdentity(func(context.Context) (string, bool) {

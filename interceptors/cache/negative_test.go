@@ -23,6 +23,8 @@ func forgetful() *policyv1.CacheRule {
 
 // C7: Nothing is stored before the final status is OK, or an allowed negative code: that
 // is kept for its own time, with its details.
+//
+// Case C7
 func TestAllowedFailuresAreKept(t *testing.T) {
 	missing, err := status.New(codes.NotFound, "no fudge").WithDetails(&errdetails.ResourceInfo{ResourceName: "fudge"})
 	if err != nil {
@@ -55,6 +57,7 @@ func TestAllowedFailuresAreKept(t *testing.T) {
 	})
 }
 
+// Case C7
 func TestOtherFailuresAreNotKept(t *testing.T) {
 	answer := func(context.Context, int64) error { return status.Error(codes.Unavailable, "closed") }
 	onEachSide(t, forgetful, answer, func(t *testing.T, ask asker, calls *atomic.Int64, c *cache.Cache) {

@@ -28,6 +28,9 @@ func refreshed() *policyv1.CacheRule {
 
 // C14: past its ttl an answer is served at once while one call fetches a newer one, and
 // never past the window.
+//
+// Case C14: Stale is never served past ttl and window, nor with must-revalidate; a refresh has
+// a deadline and a budget.
 func TestAnOldAnswerIsServedWhileANewOneIsFetched(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error {
 		e.header.Set("made-by", strings.Repeat("i", int(e.number)))
@@ -53,6 +56,8 @@ func TestAnOldAnswerIsServedWhileANewOneIsFetched(t *testing.T) {
 }
 
 // Must-revalidate forbids it, whether the policy says so or the answer.
+//
+// Case C14
 func TestNoOldAnswerIsServedWhereItMustNot(t *testing.T) {
 	must := func() *policyv1.CacheRule {
 		rule := refreshed()
@@ -81,6 +86,8 @@ func TestNoOldAnswerIsServedWhereItMustNot(t *testing.T) {
 }
 
 // C14: a background refresh has its own deadline, and no end of a caller's context ends it.
+//
+// Case C14
 func TestARefreshHasItsOwnDeadline(t *testing.T) {
 	deadlines := make(chan time.Duration, 10)
 	answer := func(ctx context.Context, e *exchange) error {
@@ -107,6 +114,8 @@ func TestARefreshHasItsOwnDeadline(t *testing.T) {
 
 // C14: a background refresh has a budget: of one answer one at a time, of all answers 64
 // at a time, and none for a second after one has failed.
+//
+// Case C14
 func TestRefreshesHaveABudget(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
 	id := func(i int) string { return "sweet " + strings.Repeat("x", i) }
@@ -147,6 +156,8 @@ func TestRefreshesHaveABudget(t *testing.T) {
 
 // A refresh that learns that an answer is gone, or not to be kept, gives up the old one. So
 // does one that is not allowed, unless others may be. Other answers are refreshed at once.
+//
+// Case C14
 func TestARefreshGivesUpWhatIsGone(t *testing.T) {
 	const anyone, one = policyv1.CacheScope_CACHE_SCOPE_PUBLIC, policyv1.CacheScope_CACHE_SCOPE_PRIVATE
 	for _, test := range []struct {

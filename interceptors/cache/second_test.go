@@ -121,6 +121,8 @@ func TestAPanicOfTheStoreIsLogged(t *testing.T) {
 
 // C14: A store that takes long to save takes no place of a refresh. It is given up after five
 // seconds, and what finds no place is not saved: both are errors of the store.
+//
+// Case C14
 func TestASlowStoreHindersNoRefresh(t *testing.T) {
 	s := newShelf()
 	s.saving = func(ctx context.Context) error {

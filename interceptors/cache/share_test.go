@@ -53,6 +53,8 @@ func sized(t testing.TB, c *cache.Cache, share float64) func(method string, key 
 }
 
 // A method stays within its part of the memory, and gives up first what is not asked for.
+//
+// Case C13
 func TestAMethodKeepsToItsShare(t *testing.T) {
 	const bound = 1 << 20
 	c := newCache(t, cache.WithMaxBytes(bound))
@@ -90,6 +92,8 @@ func TestAMethodKeepsToItsShare(t *testing.T) {
 }
 
 // An entry that is larger than the share of its method is not kept, however small that is.
+//
+// Case C13
 func TestAnEntryAboveItsShareIsNotKept(t *testing.T) {
 	for _, share := range []float64{0.01, 1e-9} {
 		c := newCache(t, cache.WithMaxBytes(8<<20))
@@ -99,6 +103,8 @@ func TestAnEntryAboveItsShareIsNotKept(t *testing.T) {
 }
 
 // A share holds, whoever stores at the same time.
+//
+// Case C13
 func TestAShareHoldsUnderConcurrency(t *testing.T) {
 	const bound, share = 1 << 20, 0.02
 	c := newCache(t, cache.WithMaxBytes(bound))
@@ -121,6 +127,8 @@ func TestAShareHoldsUnderConcurrency(t *testing.T) {
 }
 
 // What is stored while the cache is closed is not kept.
+//
+// Case C13
 func TestNothingIsStoredWhileClosing(t *testing.T) {
 	for range 60 {
 		c, err := cache.New()
@@ -152,6 +160,8 @@ func TestNothingIsStoredWhileClosing(t *testing.T) {
 
 // C13, of a share: what keeps to it takes no more than is counted, and what has gone for
 // other reasons than the share takes nothing.
+//
+// Case C13
 func TestAShareKeepsNothingDead(t *testing.T) {
 	const bound = 8 << 20
 	for name, fill := range map[string]func(c *cache.Cache){
@@ -186,6 +196,8 @@ func TestAShareKeepsNothingDead(t *testing.T) {
 
 // C13: under 1,000,000 keys of 4 KiB the memory stays within 1.1 of the bound, keys and
 // metadata included. So does that of small answers, which are mostly overhead.
+//
+// Case C13: Memory stays within 1.1 of the bound; large entries are not stored.
 func TestAMillionKeysStayWithinTheBound(t *testing.T) {
 	for _, test := range []struct {
 		bytes, keys int

@@ -34,6 +34,8 @@ func strict() *policyv1.CacheRule {
 }
 
 // C14, in part: Stale is never served past ttl + window, nor after must-revalidate.
+//
+// Case C14
 func TestAnOldAnswerStandsInDuringAnOutage(t *testing.T) {
 	for code, standsIn := range map[codes.Code]bool{
 		codes.Unavailable: true, codes.Internal: true, codes.Unknown: true, codes.DeadlineExceeded: true,
@@ -63,6 +65,7 @@ func TestAnOldAnswerStandsInDuringAnOutage(t *testing.T) {
 	}
 }
 
+// Case C14
 func TestNothingStandsInWhereItMustNot(t *testing.T) {
 	answer := func(_ context.Context, call int64) error {
 		if call == 1 {
@@ -86,6 +89,8 @@ func TestNothingStandsInWhereItMustNot(t *testing.T) {
 
 // A handler that has told another etag before it failed cannot take it back, and so no old
 // answer stands in. On a client it does, with the header that it came with.
+//
+// Case C14
 func TestNothingStandsInUnderAnothersEtag(t *testing.T) {
 	for told, same := range map[string]bool{`"v2"`: false, `"v1"`: true, "": true} {
 		answer := func(_ context.Context, e *exchange) error {
@@ -116,6 +121,8 @@ func TestNothingStandsInUnderAnothersEtag(t *testing.T) {
 
 // A client whose cache keeps what a server with a cache sends in an outage never has the old
 // answer under the etag of the new one, for which it would be told that it still holds.
+//
+// Case C14
 func TestNoAnswerIsKeptUnderAnothersEtag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var version atomic.Value

@@ -197,6 +197,8 @@ func TestReplicasShareNoPrivateAnswers(t *testing.T) {
 
 // C12 and C19: replicas follow an invalidation, and drop what they keep when they may have
 // missed one.
+//
+// Case C19: A lost channel of invalidations drops the local copies.
 func TestReplicasShareInvalidations(t *testing.T) {
 	replicas(t, tagged, nil, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
@@ -219,6 +221,8 @@ func TestReplicasShareInvalidations(t *testing.T) {
 }
 
 // C12 through a store: a load that began before an invalidation is found by nobody.
+//
+// Case C12
 func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
 	replicas(t, tagged, slow, func(t *testing.T, one, two callFunc, _ *backend, _ *shelf, caches [2]*cache.Cache) {
@@ -238,6 +242,9 @@ func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 
 // C17: when the store is away all works without it, and a hit never asks it. Who wants to
 // tell it of an invalidation is told that it could not.
+//
+// Case C17: Without Redis all works and a call waits for its timeout at most, a hit never asks
+// it, a corrupt value is a miss.
 func TestTheStoreIsAway(t *testing.T) {
 	replicas(t, anybody, nil, func(t *testing.T, one, _ callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		s.set(true, 50*time.Millisecond)
@@ -258,6 +265,8 @@ func TestTheStoreIsAway(t *testing.T) {
 }
 
 // C17: a value that is not as it was written is a miss.
+//
+// Case C17
 func TestACorruptValueIsAMiss(t *testing.T) {
 	for part := 0.0; part <= 1; part += 0.05 {
 		replicas(t, anybody, nil, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, caches [2]*cache.Cache) {

@@ -44,6 +44,8 @@ func (s *turns) UnaryCall(context.Context, *testgrpc.SimpleRequest) (*testgrpc.S
 
 // C16, with a cache on both ends under a rule that keeps everything: equal streams reach
 // the server each by itself, with all of their messages, and a unary call does not.
+//
+// Case C16
 func TestStreamsPassACacheThatKeepsEverything(t *testing.T) {
 	c := newCache(t)
 	rule := &policyv1.CacheRule{Ttl: proto.String("1h"), Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC,

@@ -18,6 +18,9 @@ const (
 
 // Twice of what a backend can do is offered, and its limit is found, from below and
 // from above, for many workers and few, for quick handlers and slow ones.
+//
+// Case adaptive limit: Near the capacity from below and above; no drift in an overload that
+// lasts, no collapse by a latency that is not load; floor, ceiling, idleness.
 func TestTheLimitFindsTheCapacity(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -58,6 +61,8 @@ func TestTheLimitFindsTheCapacity(t *testing.T) {
 
 // When the workers become fewer, the limit is far above what it should be, and the base
 // was measured in better times.
+//
+// Case adaptive limit
 func TestTheLimitFollowsTheCapacityDownAndUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(3, 1000), newBackend(1, 32, 50*ms))
@@ -74,6 +79,8 @@ func TestTheLimitFollowsTheCapacityDownAndUp(t *testing.T) {
 }
 
 // A database is four times as slow for a while.
+//
+// Case adaptive limit
 func TestTheLimitRecoversAfterASlowPhase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(2, 32, 50*ms))
@@ -94,6 +101,8 @@ func TestTheLimitRecoversAfterASlowPhase(t *testing.T) {
 
 // The known fault of a long-term average as the base: in an overload that does not
 // pass, it becomes the average of the overload, and the limit rises with it.
+//
+// Case adaptive limit
 func TestTheLimitDoesNotDriftUnderPermanentOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(3, 8, 50*ms))
@@ -108,6 +117,8 @@ func TestTheLimitDoesNotDriftUnderPermanentOverload(t *testing.T) {
 
 // A deploy makes every call three times as slow for good, without a queue: what was
 // right is right still, or too little.
+//
+// Case adaptive limit
 func TestAShiftThatIsNotLoadIsNoOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(3, 1000), newBackend(4, 200, 50*ms))
@@ -129,6 +140,7 @@ func TestAShiftThatIsNotLoadIsNoOverload(t *testing.T) {
 	})
 }
 
+// Case adaptive limit
 func TestFloorAndCeilingHold(t *testing.T) {
 	for name, rule := range map[string][2]uint32{"floor": {12, 500}, "ceiling": {1, 5}, "both": {9, 9}} {
 		t.Run(name, func(t *testing.T) {
@@ -148,6 +160,8 @@ func TestFloorAndCeilingHold(t *testing.T) {
 
 // Who does not use its limit learns nothing of it, and who does nothing for an hour
 // neither.
+//
+// Case adaptive limit
 func TestIdlenessChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(6, 32, 50*ms))
@@ -170,6 +184,8 @@ func TestIdlenessChangesNothing(t *testing.T) {
 }
 
 // X5: failures that are the callers' fault say nothing of the capacity, quick or slow.
+//
+// Case X5 (limit): Callers' faults lower no adaptive limit.
 func TestAFloodOfCallersFaultsLowersNothing(t *testing.T) {
 	for _, code := range []codes.Code{codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unavailable, codes.Internal, codes.Canceled} {
 		for _, takes := range []time.Duration{0, 200 * ms} {
@@ -197,6 +213,8 @@ func TestAFloodOfCallersFaultsLowersNothing(t *testing.T) {
 // Callers lose patience before an overloaded backend is through its queue. Their calls
 // tell of the overload all the same, though none of them tells for how long it would
 // have taken, and whether the client or the server ends them.
+//
+// Case adaptive limit
 func TestTimeoutsAreSamples(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(8, 10, 90*ms))
@@ -233,6 +251,8 @@ func TestTheLimitFallsWhenMostCallsRunOutOfTime(t *testing.T) {
 }
 
 // X11: callers whose deadlines nobody could meet teach the limiter nothing.
+//
+// Case X11 (limit)
 func TestHopelessDeadlinesAreNoSamples(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(9, 16, 50*ms))
@@ -260,6 +280,8 @@ func TestHopelessDeadlinesAreNoSamples(t *testing.T) {
 
 // A probe halves the limit until it has measured. Calls that hang keep it from that,
 // and it must not last as long as they do.
+//
+// Case adaptive limit
 func TestAProbeIsGivenUpWhenCallsHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(4, 20), newBackend(10, 100, 10*ms))

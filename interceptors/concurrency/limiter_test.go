@@ -97,6 +97,9 @@ func TestARefusalSaysThatTheInstanceIsFull(t *testing.T) {
 }
 
 // X4, M2: however a handler ends, its permit comes back.
+//
+// Case M2
+// Case X4
 func TestPermitsComeBack(t *testing.T) {
 	ends := map[string]func(context.Context) error{
 		"answer":  succeed,
@@ -124,6 +127,8 @@ func TestPermitsComeBack(t *testing.T) {
 }
 
 // A panic of who decides whom to trust comes before there is a permit.
+//
+// Case X4
 func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
 	l := newLimiter(t, trusting(func(context.Context) bool { panic("who?") }))
 	call := callOf(l, policies(t, prioritized(1)), getSweet)
@@ -137,6 +142,9 @@ func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
 }
 
 // X14: an observer that panics keeps no permit.
+//
+// Case X14 (observers): An observer that panics keeps no permit, blocks nobody, ends no
+// process.
 func TestAnObserverThatPanicsKeepsNoPermit(t *testing.T) {
 	for name, rule := range map[string]*policyv1.ConcurrencyRule{"static": static(2), "adaptive": adaptive(1, 2)} {
 		l := newLimiter(t, concurrency.WithObserver(interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) { panic("observer") })))
@@ -164,6 +172,9 @@ func TestAnObserverThatPanicsKeepsNoPermit(t *testing.T) {
 
 // X9: a caller that resets its calls as fast as it makes them has no more handlers
 // running than others: the permit is the handler's and not the caller's.
+//
+// Case X9 (with a limit): Running handlers stay within the limit, however fast calls are
+// reset.
 func TestWhoCancelsRunsNoMoreHandlers(t *testing.T) {
 	l := newLimiter(t)
 	call := callOf(l, policies(t, static(10)), getSweet)
@@ -181,6 +192,9 @@ func TestWhoCancelsRunsNoMoreHandlers(t *testing.T) {
 
 // X11: nothing, then a burst, callers that leave at once: the count of what runs comes
 // back to 0 and is never negative or above the limit.
+//
+// Case X11 (limit): Tiny deadlines, cancelled contexts, bursts: the count of what runs is
+// exact and comes back to 0.
 func TestTheCountOfWhatRunsIsExact(t *testing.T) {
 	for name, rule := range map[string]*policyv1.ConcurrencyRule{"static": static(16), "adaptive": adaptive(1, 16)} {
 		t.Run(name, func(t *testing.T) {
@@ -260,6 +274,8 @@ func TestAStreamHoldsAPermitWhileItIsOpen(t *testing.T) {
 }
 
 // A hit costs no permit: an instance that is full still answers what it knows.
+//
+// Case full instance
 func TestAHitCostsNoPermit(t *testing.T) {
 	p, err := interceptors.NewPolicies(forGetSweet(&policyv1.MethodPolicy{
 		Concurrency: static(1),

@@ -46,6 +46,8 @@ func admitted(t *testing.T, ctx context.Context, rule *policyv1.ConcurrencyRule,
 }
 
 // L12: priorities count only from trusted peers.
+//
+// Case L12 (priority): Priority from metadata counts only from trusted peers.
 func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 	stranger := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus"))
 	stranger2 := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus", "priority", "sheddable"))
@@ -75,6 +77,8 @@ func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 }
 
 // L16: of several priorities, nobody may choose which one counts.
+//
+// Case L16
 func TestSeveralPrioritiesAreRefused(t *testing.T) {
 	call := callOf(newLimiter(t, trusting(trusted)), policies(t, prioritized(10)), getSweet)
 	err := call(of("critical_plus", "sheddable"), succeed)
@@ -85,6 +89,8 @@ func TestSeveralPrioritiesAreRefused(t *testing.T) {
 
 // Without a key in the policy, all calls may use the whole limit; and with few places,
 // nobody is shut out.
+//
+// Case L12 (priority)
 func TestPrioritiesLeaveEverybodyAPlace(t *testing.T) {
 	trust := trusting(trusted)
 	got, stats := admitted(t, of("sheddable"), static(100), trust)
@@ -95,6 +101,8 @@ func TestPrioritiesLeaveEverybodyAPlace(t *testing.T) {
 }
 
 // What matters finds room that what matters less has left.
+//
+// Case L12 (priority)
 func TestTheRestOfTheLimitIsForWhatMatters(t *testing.T) {
 	call := callOf(newLimiter(t, trusting(trusted)), policies(t, prioritized(10)), getSweet)
 	calls := hold(t, call, 0)

@@ -62,6 +62,7 @@ const getSweet = "/sweetshop.catalog.v1.CatalogService/GetSweet"
 
 var shop = &grpc.UnaryServerInfo{FullMethod: getSweet}
 
+// Case logs
 func TestLinesHaveTheCacheResult(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	answers, err := cache.New()
@@ -116,6 +117,7 @@ func TestLinesHaveWhoCalls(t *testing.T) {
 	}
 }
 
+// Case logs
 func TestLinesHaveTheLimitThatDecided(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	limiter, err := ratelimit.New()
@@ -134,6 +136,8 @@ func TestLinesHaveTheLimitThatDecided(t *testing.T) {
 }
 
 // A handler refused for want of a place fails at warn, and so has to tell why with debug off.
+//
+// Case logs
 func TestLinesHaveTheReasonOfFullServers(t *testing.T) {
 	l, log := build(t, slog.LevelWarn)
 	limiter, err := concurrency.New()
@@ -154,6 +158,8 @@ func TestLinesHaveTheReasonOfFullServers(t *testing.T) {
 }
 
 // Whatever becomes of a call that was cancelled is the caller's affair.
+//
+// Case logs
 func TestCancelledCallsAreNoFailures(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -178,6 +184,8 @@ func TestCancelledCallsAreNoFailures(t *testing.T) {
 }
 
 // Recovery has logged a panic with its stack. What nobody recovers from is a failure.
+//
+// Case logs
 func TestAPanicIsLoggedOnce(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	recovered, err := recovery.New(recovery.WithLogger(slog.New(slog.NewJSONHandler(log, nil))))
@@ -230,6 +238,7 @@ func TestAPanicIsLoggedOnce(t *testing.T) {
 	}
 }
 
+// Case logs
 func TestLinesHaveTheTrace(t *testing.T) {
 	sampled, id := true, "4bf92f3577b34da6a3ce929d0e0e4736"
 	l, log := build(t, slog.LevelDebug, logging.WithTraceFromContext(func(context.Context) (string, bool) {
@@ -257,6 +266,9 @@ func TestLinesHaveTheTrace(t *testing.T) {
 }
 
 // X12: neither messages nor metadata nor details, nor what callers' mistakes quote.
+//
+// Case X12 (logs): No line has messages, metadata, details or what callers' mistakes quote;
+// texts of others are cut.
 func TestNoLineHasASecret(t *testing.T) {
 	const secret = "sherbet"
 	l, log := build(t, slog.LevelDebug)
@@ -298,6 +310,7 @@ func TestNoLineHasASecret(t *testing.T) {
 	}
 }
 
+// Case X12 (logs)
 func TestNamesThatArePeersToChooseAreCut(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	_, _ = l.UnaryServerInterceptor()(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/" + strings.Repeat("é", 1<<20)}, answer)
@@ -324,6 +337,8 @@ func (c *counted) RecvMsg(any) error {
 }
 
 // A stream has one line when it ends, whoever tells of the end, with its messages.
+//
+// Case logs
 func TestStreamsHaveOneLineWithTheirMessages(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	for name, test := range map[string]struct {

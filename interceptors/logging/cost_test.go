@@ -28,6 +28,8 @@ func invoke(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOpt
 // With debug off, calls that succeed cost a server nothing. A client cannot know that a
 // call will not fail, and has to have the instance then: that is one allocation, which
 // retries and traces use, too.
+//
+// Case logs
 func TestCostOfCallsThatSucceed(t *testing.T) {
 	for _, test := range []struct {
 		level          slog.Level

@@ -24,6 +24,8 @@ func named(all []map[string]any, msg string) (found []map[string]any) {
 }
 
 // What is left out is told with the next call of the method, though that has no line.
+//
+// Case logs
 func TestTooManyLinesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := build(t, slog.LevelWarn, logging.WithLimit(10))
@@ -49,6 +51,8 @@ func TestTooManyLinesAreCounted(t *testing.T) {
 }
 
 // A flood at debug costs no failure its line, nor does that of one method another's.
+//
+// Case logs
 func TestAFloodHidesNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := build(t, slog.LevelDebug, logging.WithLimit(10))
@@ -65,6 +69,8 @@ func TestAFloodHidesNoFailure(t *testing.T) {
 }
 
 // A proxy may be asked for any number of methods, and a peer may make them up.
+//
+// Case logs
 func TestManyMethodsHaveOneLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := build(t, slog.LevelDebug, logging.WithLimit(10))

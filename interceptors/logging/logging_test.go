@@ -69,6 +69,9 @@ func build(t testing.TB, level slog.Level, opts ...logging.Option) (*logging.Log
 	return l, log
 }
 
+// Case logs: A line per call: its level by whose affair it is, what cache and limits told,
+// instance, trace, messages of a stream; a panic once; of a flood the first of each second and
+// the number of the others; nothing allocated on a server with debug off.
 func TestLevelDependsOnWhoIsResponsible(t *testing.T) {
 	want := map[codes.Code]string{
 		codes.OK: "DEBUG", codes.Canceled: "DEBUG", codes.InvalidArgument: "DEBUG", codes.NotFound: "DEBUG",
@@ -107,6 +110,7 @@ func TestLevelsCanBeChanged(t *testing.T) {
 	}
 }
 
+// Case X12 (logs)
 func TestLongMessagesAreCut(t *testing.T) {
 	l, log := build(t, slog.LevelWarn)
 	_ = client(t.Context(), l, status.Error(codes.Internal, strings.Repeat("é", 1<<20)))
@@ -128,6 +132,9 @@ func TestOptionsAreChecked(t *testing.T) {
 
 // One line per call, with method, peer or instance, code, duration; never
 // payloads or metadata.
+//
+// Case logs
+// Case X12 (logs)
 func TestLinesOfRealCalls(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	stub := serve(t, l)
@@ -222,6 +229,8 @@ func server(ctx context.Context, l *logging.Logging, err error) (any, error) {
 }
 
 // Whoever asks for methods that nobody here serves fills no log.
+//
+// Case M1
 func TestUnknownMethodsAreTheCallersAffair(t *testing.T) {
 	l, log := build(t, slog.LevelDebug)
 	for _, srv := range []any{nil, l} {

@@ -14,6 +14,8 @@ import (
 const method = "/sweetshop.catalog.v1.CatalogService/GetSweet"
 
 // M2, without a recovery further in: the panic goes on and is counted.
+//
+// Case M2
 func TestPanicThatPassesThroughIsCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))
@@ -65,6 +67,8 @@ type answered struct{ grpc.ClientStream }
 func (answered) RecvMsg(any) error { return io.EOF }
 
 // M2, with a stream that gRPC has no part in.
+//
+// Case M2
 func TestStreamThatGRPCDoesNotEndIsCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))

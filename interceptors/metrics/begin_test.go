@@ -17,6 +17,8 @@ import (
 
 // What a server serves is counted from 0 on, each method with its kind and all codes, and
 // what alerts compare exists from the first event of a method on.
+//
+// Case M2 (from 0)
 func TestCountersExistBeforeTheFirstEvent(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m, err := metrics.New(metrics.WithRegisterer(registry))

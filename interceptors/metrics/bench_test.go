@@ -34,6 +34,7 @@ func invoker(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOp
 	return nil
 }
 
+// Case metrics
 func TestUnaryCallsAllocateNothing(t *testing.T) {
 	m := newMetrics(t, metrics.WithRegisterer(prometheus.NewRegistry()))
 	traced := m.WithExemplarFromContext(func(context.Context) (string, bool) { return "4bf92f3577b34da6a3ce929d0e0e4736", false })

@@ -23,6 +23,8 @@ import (
 )
 
 // M3: two channels or servers with one registerer share its collectors.
+//
+// Case M3: One registerer, shared collectors; conflicts are errors when built.
 func TestTwoOnOneRegistererShareItsCollectors(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	for range 2 {
@@ -42,6 +44,8 @@ func TestTwoOnOneRegistererShareItsCollectors(t *testing.T) {
 
 // M3: a real conflict or a missing label function is an error when built, never
 // a panic in a call.
+//
+// Case M3
 func TestWhatCannotWorkIsRefusedWhenBuilt(t *testing.T) {
 	value := func(*interceptors.CallMeta) string { return "sweets" }
 	tests := []struct {
@@ -137,6 +141,9 @@ func TestLabelIsAskedForOncePerMethod(t *testing.T) {
 
 // M1: the number of series is flat under made-up names, of which a million are asked of a
 // handler of unknown services, and as many as the unlinked may have of one that is served.
+//
+// Case M1: The number of series is flat under a million made-up methods, and under made-up
+// user agents and peers.
 func TestMadeUpMethodsAreCountedAsOther(t *testing.T) {
 	many := 1_000_000
 	if testing.Short() {

@@ -28,6 +28,8 @@ var classes = map[string]string{"OK": "ok", "NotFound": "client", "Canceled": "c
 
 // M2: started = handled + in flight after panic, cancel, abandoned stream,
 // double EOF.
+//
+// Case M2: Started = handled + in flight.
 func TestStartedIsHandledPlusInFlight(t *testing.T) {
 	waits := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	tests := []struct {
@@ -123,6 +125,8 @@ func TestMessagesAreCounted(t *testing.T) {
 }
 
 // M1: what a peer makes up reaches the metrics through UnknownServiceHandler.
+//
+// Case M1
 func TestMadeUpMethodsOfAPeerAreCountedAsOther(t *testing.T) {
 	w := newWorld(t, &service{})
 	for i := range 300 {
@@ -135,6 +139,7 @@ func TestMadeUpMethodsOfAPeerAreCountedAsOther(t *testing.T) {
 	}
 }
 
+// Case metrics
 func TestSizesOfMessagesAreMeasured(t *testing.T) {
 	w := newWorld(t, &service{})
 	request := &testgrpc.SimpleRequest{Payload: &testgrpc.Payload{Body: make([]byte, 5000)}}
@@ -240,6 +245,8 @@ func echo(t *testing.T, stream grpc.BidiStreamingClient[testgrpc.StreamingOutput
 }
 
 // M1: what peers say of themselves, and where they come from, makes no series.
+//
+// Case M1
 func TestUserAgentsAndPeersMakeNoSeries(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))

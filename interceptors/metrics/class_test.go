@@ -13,6 +13,9 @@ import (
 )
 
 // M7, as far as the label goes: what is the caller's affair is told apart from failures.
+//
+// Case M7 (class): The class of a code tells the caller's fault and cancelled calls from
+// failures.
 func TestWhoseAffairAFailureIs(t *testing.T) {
 	gaveUp, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -67,6 +70,8 @@ func classOf(t *testing.T, ctx context.Context, code codes.Code) string {
 }
 
 // A native histogram, and the classic one for those who do not ask for it.
+//
+// Case metrics
 func TestHistogramsAreNativeAndClassic(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	serve(t, newMetrics(t, metrics.WithRegisterer(registry)), method)

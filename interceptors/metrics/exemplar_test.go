@@ -14,6 +14,7 @@ import (
 
 const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 
+// Case metrics
 func TestSampledCallsLeadToTheirTrace(t *testing.T) {
 	tests := map[string]struct {
 		trace func(context.Context) (string, bool)

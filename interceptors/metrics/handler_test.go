@@ -13,6 +13,8 @@ import (
 
 // M4, as far as the chain goes: what is answered before it comes to the handler is a call
 // and no work of the handler.
+//
+// Case M4
 func TestOnlyWorkOfTheHandlerIsItsTime(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := newMetrics(t, metrics.WithRegisterer(registry))

@@ -102,6 +102,8 @@ func (o *opened) Context() context.Context { return o.ctx }
 
 // X15: who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED, wherever a limit has
 // the call wait: for its turn, for the time that a server has asked for, for the store.
+//
+// Case X15
 func TestWhoeverEndsWhileWaiting(t *testing.T) {
 	held := func() error {
 		s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
@@ -156,6 +158,8 @@ func TestWhoeverEndsWhileWaiting(t *testing.T) {
 }
 
 // Advice is dropped when its instance goes: what comes back is another one.
+//
+// Case L15
 func TestAdviceGoesWithItsInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(t).UnaryClientInterceptor(policies(t))

@@ -17,6 +17,8 @@ import (
 
 // L5 (fields): A refusal carries RateLimit fields, which show what the handler reads;
 // with WithFields every answer does.
+//
+// Case L5
 func TestFieldsShowTheStandings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		second := limit(`odd "name"`, 3, nil)

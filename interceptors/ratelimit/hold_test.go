@@ -49,6 +49,9 @@ func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option
 
 // A client that was refused sends no such call before the retry delay, and others as
 // before: those that the server counts apart.
+//
+// Case L15
+// Case hold-back: A client sends no call that the server would refuse, and others as before.
 func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 	identity := callers(caller.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), true }))
 	for _, test := range []struct {
@@ -128,6 +131,8 @@ func later(code codes.Code, after time.Duration) error {
 }
 
 // A refusal of any server is obeyed if it says until when, for a bounded time.
+//
+// Case hold-back
 func TestWhichRefusalsAreObeyed(t *testing.T) {
 	pushback := metadata.Pairs("grpc-retry-pushback-ms", "5000")
 	never := metadata.Pairs("grpc-retry-pushback-ms", "5000", "grpc-retry-pushback-ms", "5000")
@@ -199,6 +204,8 @@ func TestHeldBackCallsWaitWhereThePolicySaysSo(t *testing.T) {
 }
 
 // However many keys are refused, few are remembered; those do not mix.
+//
+// Case hold-back
 func TestHoldsAreBounded(t *testing.T) {
 	client := newLimiter(t).UnaryClientInterceptor(policies(t))
 	s, _ := status.New(codes.ResourceExhausted, "later").WithDetails(
@@ -230,6 +237,8 @@ func TestHoldsAreBounded(t *testing.T) {
 
 // A stream that ends with a refusal holds the next one back. gRPC's own services are
 // exempt.
+//
+// Case hold-back
 func TestStreamsAreHeldBackToo(t *testing.T) {
 	l, p := newLimiter(t), policies(t)
 	if l.StreamClient(p.Call(interceptors.Client, "/grpc.health.v1.Health/Watch")) != nil {
@@ -256,6 +265,9 @@ func TestStreamsAreHeldBackToo(t *testing.T) {
 
 // No retry comes before the retry delay, and it comes then: a call that retries needs
 // two attempts, and those beside it none, however many there are.
+//
+// Case hold-back
+// Case X1
 func TestRetriesWaitForTheRetryInfo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again, err := retry.New()

@@ -158,6 +158,8 @@ func TestMethodsAndLimitsCountApart(t *testing.T) {
 
 // L9, with everything around it: an admitted call by address allocates the context
 // with the standings for the handler, and nothing else; on a client nothing.
+//
+// Case L9
 func TestAdmittedCallAllocatesItsContext(t *testing.T) {
 	p := policies(t, limit("a", 1e12, byPeer()), limit("b", 1e12, byIdentity()))
 	part := newLimiter(t).UnaryServer(p.Call(interceptors.Server, browse))

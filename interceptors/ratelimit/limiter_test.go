@@ -55,6 +55,9 @@ func TestLimitOfTheContractIsKept(t *testing.T) {
 // L5: A refusal carries RESOURCE_EXHAUSTED, RetryInfo, QuotaFailure and exactly
 // one grpc-retry-pushback-ms, also with two limiters stacked (grpc-go takes two as "never retry").
 // L6: RetryInfo is never below the true wait, and is jittered upward.
+//
+// Case L5: A refusal speaks every dialect, with one pushback.
+// Case L6: RetryInfo is never below the true wait.
 func TestRefusalNamesLimitAndWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := policies(t, limit("secretive", 2, byMetadata("token")))
@@ -94,6 +97,8 @@ func TestRefusalNamesLimitAndWait(t *testing.T) {
 }
 
 // L5, where the inner one of two limiters refuses what the outer one has admitted.
+//
+// Case L5
 func TestARefusalOfTheInnerLimiterHasOnePushback(t *testing.T) {
 	outer, inner := newLimiter(t), newLimiter(t)
 	conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(
@@ -123,6 +128,8 @@ func TestARefusalOfTheInnerLimiterHasOnePushback(t *testing.T) {
 }
 
 // L6, where the true wait is no whole millisecond: RetryInfo is rounded up.
+//
+// Case L6
 func TestTheWaitOfARefusalIsRoundedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, perMinute := range []uint64{7 * 60, 999 * 60, 3000 * 60, 1e6 * 60} {
@@ -223,6 +230,8 @@ func TestCountsOutliveAChangeOfPolicy(t *testing.T) {
 }
 
 // L11, in part: Health and reflection are exempt by default; streams are charged at open.
+//
+// Case L11
 func TestStreamsAreChargedWhenTheyOpen(t *testing.T) {
 	watch := func(conn *grpc.ClientConn) error {
 		stream, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})
@@ -311,6 +320,8 @@ func TestObserverReceivesEachVerdict(t *testing.T) {
 }
 
 // X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.
+//
+// Case X4
 func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 	bad := true
 	l := newLimiter(t, callers(caller.WithIdentity(func(context.Context) (string, bool) {

@@ -30,6 +30,8 @@ func heap() uint64 {
 
 // L3: 10,000,000 distinct keys leave memory at the cap; a new key neither resets a
 // live over-limit key nor is locked out for ever.
+//
+// Case L3: Ten million keys stay within the cap, and reset nobody who is over the limit.
 func TestManyKeysStayWithinTheCap(t *testing.T) {
 	const places = 1 << 17
 	before := heap()
@@ -55,6 +57,8 @@ func TestManyKeysStayWithinTheCap(t *testing.T) {
 
 // L8, with refunds: whatever calls do at the same time, what is left is the burst
 // without those that were not given back, to the call.
+//
+// Case L8
 func TestConcurrentRefundsAreExact(t *testing.T) {
 	rule := limit("one", 10_000, nil)
 	rule.Period, rule.Refund = proto.String("1000 hours"), policyv1.Refund_REFUND_FAILED
@@ -87,6 +91,8 @@ func TestConcurrentRefundsAreExact(t *testing.T) {
 
 // Calls that one limit refuses cost nothing on another, also when they meet there at
 // the same time.
+//
+// Case L8
 func TestConcurrentRefusalsCostNothingOnOtherLimits(t *testing.T) {
 	wide, narrow := limit("wide", 1_000_000, nil), limit("narrow", 1, byMetadata("id"))
 	wide.Period, narrow.Period = proto.String("100000 hours"), proto.String("1000 hours") // nothing comes back in the test
@@ -121,6 +127,8 @@ func stepWall(t time.Time, hours int64) time.Time {
 
 // L14: Wall clock +-1 h: error of one token at most. The clock that counts is the
 // monotonic one, so there is none.
+//
+// Case L14: The wall clock does not count.
 func TestTheWallClockDoesNotCount(t *testing.T) {
 	limit := ratelimit.Limit{Calls: 10, Period: time.Hour}
 	for _, hours := range []int64{1, -1} {

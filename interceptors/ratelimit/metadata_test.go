@@ -47,6 +47,8 @@ var tricks = []struct {
 // L16: a key from metadata means the same as what a handler reads, or the call is
 // refused, and the key named. Nobody gets more than the limit by sending it in another
 // way, and no value is repeated in an error.
+//
+// Case L16: A key from metadata means what a handler reads, or the call is refused.
 func TestNobodyEvadesALimitByItsMetadata(t *testing.T) {
 	for name, key := range map[string]*policyv1.RateLimitKey{"metadata": byMetadata("id"), "identity": byIdentity()} {
 		for _, trick := range tricks {
@@ -87,6 +89,8 @@ func TestALimitInShadowRefusesNoMetadata(t *testing.T) {
 }
 
 // A call without the key is its own case: the policy says which, and the refusal, too.
+//
+// Case L16
 func TestCallsWithoutTheKey(t *testing.T) {
 	one, other := fromPeer("192.0.2.1:1"), fromPeer("192.0.2.2:1")
 	named := fromPeer("192.0.2.1:1", "id", "alice")
@@ -130,6 +134,8 @@ func TestCallsWithoutTheKey(t *testing.T) {
 }
 
 // On a client, the metadata that goes out counts, by the same rule.
+//
+// Case L16
 func TestNobodyEvadesALimitOfAClient(t *testing.T) {
 	rule := limit("one", 5, byMetadata("id"))
 	rule.Side = policyv1.Side_SIDE_CLIENT

@@ -29,6 +29,8 @@ func run(l *ratelimit.Limiter, p *interceptors.Policies, ctx context.Context, re
 func refused(err error) bool { return status.Code(err) == codes.ResourceExhausted }
 
 // Calls that failed, or that succeeded, are given back.
+//
+// Case L10
 func TestRefundGivesFinishedCallsBack(t *testing.T) {
 	failure := status.Error(codes.NotFound, "no such sweet")
 	notFoundIsFine := ratelimit.WithSuccess("one", func(err error) bool { return err == nil || status.Code(err) == codes.NotFound })
@@ -101,6 +103,8 @@ func TestRefundOnTheClient(t *testing.T) {
 }
 
 // L10: A refund after failure cannot lift the balance above the burst or land in another window.
+//
+// Case L10: A refund lands in no other window and lifts nobody above the burst.
 func TestALateRefundIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("one", 10, nil) // one each 6 s
@@ -125,6 +129,9 @@ func TestALateRefundIsNone(t *testing.T) {
 
 // Calls wait their turn, in the order in which they came and no longer than needed;
 // one whose deadline comes first is refused at once and takes no turn.
+//
+// Case waiting: Calls wait in order, within their deadline, and who gives up gives nobody two
+// places.
 func TestWaitInsteadOfRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("queue", 60, nil) // one a second
@@ -160,6 +167,8 @@ func TestWaitInsteadOfRefusal(t *testing.T) {
 }
 
 // Calls that come together each get a time of their own, and no time is left out.
+//
+// Case L8
 func TestConcurrentWaitsShareNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("queue", 60, nil)
@@ -183,6 +192,8 @@ func TestConcurrentWaitsShareNoTime(t *testing.T) {
 
 // Who gives up leaves the place to the next, unless somebody counts on it already:
 // however many give up, no two calls are served at once.
+//
+// Case waiting
 func TestAWaitThatIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("queue", 60, nil)
@@ -276,6 +287,8 @@ func TestWarmUp(t *testing.T) {
 }
 
 // L12 (cost): Cost from metadata counts only from trusted peers.
+//
+// Case L12 (cost): Cost from metadata counts from trusted peers only.
 func TestCostFromMetadataCountsFromTrustedPeersOnly(t *testing.T) {
 	cost := func(peer string, values ...string) context.Context {
 		return metadata.NewIncomingContext(tcp(peer), metadata.MD{"cost": values})

@@ -26,6 +26,8 @@ func byShare(name string, n uint64) *policyv1.RateLimitRule {
 
 // Three replicas that share a limit of 1,000 a second admit it within 3 %, of equal and
 // of other weights, and for limits that do not divide by three.
+//
+// Case replicas
 func TestSharesAddUpToTheLimit(t *testing.T) {
 	for _, test := range []struct {
 		limit  uint64
@@ -131,6 +133,8 @@ func TestOwnTermsAreSharedToo(t *testing.T) {
 }
 
 // What cannot be counted as the policy says is never unlimited, and said once.
+//
+// Case L7
 func TestMissingStoreAndShareAreLogged(t *testing.T) {
 	open := shared("shared", 60, nil)
 	open.OnStoreFailure = policyv1.StoreFailure_STORE_FAILURE_OPEN

@@ -76,6 +76,8 @@ func TestStatsHaveTheHotKeys(t *testing.T) {
 
 // L11 (exempt): Health and reflection are exempt from defaults, also with limits by
 // the builder and the operator.
+//
+// Case L11
 func TestServicesOfGRPCAreExempt(t *testing.T) {
 	everything := &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{RateLimits: []*policyv1.RateLimitRule{limit("one", 1, nil)}}}
 	p, err := interceptors.NewPolicies(everything)
@@ -101,6 +103,8 @@ func TestServicesOfGRPCAreExempt(t *testing.T) {
 }
 
 // The limiter is one of go-grpc-middleware too, and its trailer survives.
+//
+// Case L5
 func TestMiddlewareOfOthers(t *testing.T) {
 	l := newLimiter(t)
 	var limiter middleware.Limiter = l.Middleware(policies(t, limit("one", 2, byMetadata("id"))))

@@ -110,6 +110,8 @@ func shared(name string, n uint64, key *policyv1.RateLimitKey) *policyv1.RateLim
 }
 
 // Replicas admit the limit together, of each caller, and one says what all have used.
+//
+// Case replicas
 func TestReplicasCountTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -166,6 +168,8 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 
 // Until the retry delay a caller who is over the limit costs the store nothing, whatever
 // it costs, and a call that costs less is asked for when it may be admitted.
+//
+// Case abuse: Who is over the limit costs the store nothing.
 func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -199,6 +203,8 @@ func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
 }
 
 // L7: the store is away: open, closed or the share, as the rule says, and counted.
+//
+// Case L7: The store is away: open, closed or the share, within its timeout, and counted.
 func TestTheSharedStoreIsAway(t *testing.T) {
 	for _, test := range []struct {
 		failure policyv1.StoreFailure
@@ -232,6 +238,8 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 }
 
 // Who is refused because the store is away gets that as the reason, and no standing.
+//
+// Case L7
 func TestAClosedLimitSaysWhy(t *testing.T) {
 	m := newMemory()
 	m.away = true
@@ -281,6 +289,8 @@ func TestRefusedCallCostsNothingInTheStore(t *testing.T) {
 }
 
 // Calls that failed are given back, in the store too, and a late refund is none.
+//
+// Case L10
 func TestRefundInTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()

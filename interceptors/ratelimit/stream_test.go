@@ -71,6 +71,9 @@ func talk(t *testing.T, conn *grpc.ClientConn, n int) (answers int, trailer meta
 
 // L11 (messages): A stream is charged when it opens, and per message if the policy
 // says so, on either side. The opening pays for the first message.
+//
+// Case L5
+// Case L11
 func TestMessagesAreCharged(t *testing.T) {
 	rule := limit("messages", 5, nil)
 	opening := proto.Clone(rule).(*policyv1.RateLimitRule)
@@ -113,6 +116,8 @@ func TestMessagesAreCharged(t *testing.T) {
 
 // A handler that goes on after a refusal leads to no second pushback, which would
 // mean never.
+//
+// Case L5
 func TestRefusedMessagesGiveOnePushback(t *testing.T) {
 	rule := limit("messages", 1, nil)
 	rule.PerMessage = proto.Bool(true)
@@ -140,6 +145,8 @@ func TestRefusedMessagesGiveOnePushback(t *testing.T) {
 }
 
 // Where messages wait, the stream gets slower and loses none.
+//
+// Case waiting
 func TestMessagesWait(t *testing.T) {
 	for _, side := range []policyv1.Side{policyv1.Side_SIDE_SERVER, policyv1.Side_SIDE_CLIENT} {
 		synctest.Test(t, func(t *testing.T) {
@@ -158,6 +165,8 @@ func TestMessagesWait(t *testing.T) {
 }
 
 // Streams that fail are given back on both sides, once.
+//
+// Case L10
 func TestRefundOfStreams(t *testing.T) {
 	for _, side := range []policyv1.Side{policyv1.Side_SIDE_SERVER, policyv1.Side_SIDE_CLIENT} {
 		rule := limit("streams", 2, nil)

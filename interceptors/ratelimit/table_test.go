@@ -45,6 +45,8 @@ func TestBurstThenRate(t *testing.T) {
 }
 
 // L1: Clock readings out of order admit nothing extra (x/time/rate v0.16.0 admits 100,000 of 100,000 at 100/s, burst 10, with two instants 50 ms apart).
+//
+// Case L1: Clock readings out of order admit nothing extra.
 func TestClockReadingsOutOfOrderAdmitNothingExtra(t *testing.T) {
 	table, limit := newTable(t, 1000), ratelimit.Limit{Calls: 100, Period: time.Second, Burst: 10}
 	now := time.Now()
@@ -62,6 +64,8 @@ func TestClockReadingsOutOfOrderAdmitNothingExtra(t *testing.T) {
 // L1, in general: whatever the order of the readings, a key is admitted no more
 // than its burst and what comes back between the first reading and the last.
 // L2: Never more than limit + burst in any interval of one window (fixed windows give twice the limit).
+//
+// Case L2: Never more than limit and burst.
 func TestNeverMoreThanBurstAndRate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := ratelimit.Limit{
@@ -108,6 +112,8 @@ func TestNeverMoreThanBurstAndRate(t *testing.T) {
 }
 
 // RetryAfter is true: not a nanosecond earlier, and then at once.
+//
+// Case L6
 func TestRetryAfterIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := ratelimit.Limit{
@@ -138,6 +144,8 @@ func TestRetryAfterIsExact(t *testing.T) {
 }
 
 // L9: A denied call allocates nothing in the limiter and does not push the reset time.
+//
+// Case L9: A denied call costs nothing.
 func TestDeniedCallCostsNothing(t *testing.T) {
 	table, limit := newTable(t, 1000), ratelimit.Limit{Calls: 1, Period: time.Hour}
 	now := time.Now()
@@ -156,6 +164,8 @@ func TestDeniedCallCostsNothing(t *testing.T) {
 
 // L3, in part: many keys leave memory at the cap; a new key neither resets a live
 // over-limit key nor is locked out for ever.
+//
+// Case L3
 func TestFullTableKeepsKeysThatAreOverTheirLimit(t *testing.T) {
 	table, limit := newTable(t, 1024), ratelimit.Limit{Calls: 10, Period: time.Hour}
 	now := time.Now()
@@ -172,6 +182,8 @@ func TestFullTableKeepsKeysThatAreOverTheirLimit(t *testing.T) {
 
 // A table that holds nothing but keys over their limit gives all others one
 // bucket, and room when the first of them may call again.
+//
+// Case L3
 func TestFullTableSharesOneBucketAmongNewKeys(t *testing.T) {
 	table, limit := newTable(t, 64), ratelimit.Limit{Calls: 10, Period: time.Hour}
 	now := time.Now()
@@ -214,6 +226,8 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 // One key in a table with room is admitted its burst exactly.
+//
+// Case L8: Concurrent use is exact.
 func TestConcurrentUseOfOneKeyIsExact(t *testing.T) {
 	table, limit := newTable(t, 64), ratelimit.Limit{Calls: 500, Period: time.Hour}
 	var count atomic.Int64

@@ -25,6 +25,8 @@ func forwarded(peer string, lines ...string) context.Context {
 
 // L4: An IPv6 client rotating inside its /64 is one key; a spoofed x-forwarded-for
 // from an untrusted peer gets 0 of 10,000 fresh buckets.
+//
+// Case L4: Neither other addresses of a /64 nor a spoofed x-forwarded-for are new keys.
 func TestNobodyGetsFreshBucketsByOtherAddresses(t *testing.T) {
 	for name, ctx := range map[string]func(i int) context.Context{
 		"rotating inside a /64": func(i int) context.Context { return tcp(fmt.Sprintf("[2001:db8::%x:%x]:1", i, i)) },
@@ -57,6 +59,8 @@ func TestNobodyGetsFreshBucketsByOtherAddresses(t *testing.T) {
 }
 
 // Who calls is the first address from the right that is not trusted.
+//
+// Case L4
 func TestForwardedCallersCountEachByThemselves(t *testing.T) {
 	for _, test := range []struct {
 		one, two context.Context
@@ -81,6 +85,8 @@ func TestForwardedCallersCountEachByThemselves(t *testing.T) {
 }
 
 // Where all is well formed and somebody is not trusted, realip finds the same.
+//
+// Case L4
 func TestTheCallerIsRealIPs(t *testing.T) {
 	trusted := []netip.Prefix{prefix("10.0.0.0/8"), prefix("fd00::/8")}
 	find := realip.UnaryServerInterceptorOpts(realip.WithTrustedPeers(trusted), realip.WithTrustedProxies(trusted), realip.WithHeaders([]string{realip.XForwardedFor}))

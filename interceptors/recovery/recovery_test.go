@@ -56,6 +56,8 @@ func (s *service) FullDuplexCall(grpc.BidiStreamingServer[testgrpc.StreamingOutp
 
 // X4: a panic in a handler: the process lives, INTERNAL without the stack on the
 // wire, one counter +1.
+//
+// Case X4: A panic is INTERNAL, counted, without its stack on the wire.
 func TestPanicInAHandler(t *testing.T) {
 	calls := map[string]func(context.Context, testgrpc.TestServiceClient) error{
 		"UnaryCall": func(ctx context.Context, client testgrpc.TestServiceClient) error {
@@ -118,6 +120,8 @@ func TestPanicInAHandler(t *testing.T) {
 
 // A panic is a log line with the user's frame first, the stack as an attribute of
 // bounded size.
+//
+// Case X4
 func TestTheLineOfAPanicBeginsWhereItHappened(t *testing.T) {
 	var nobody *service
 	for name, fault := range map[string]func(){
@@ -163,6 +167,8 @@ func deep(n int) {
 }
 
 // X14: An observer that panics ends neither the process nor the call.
+//
+// Case X14 (observers)
 func TestAnObserverThatPanics(t *testing.T) {
 	var log bytes.Buffer
 	r := build(t, recovery.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),

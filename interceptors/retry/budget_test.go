@@ -14,6 +14,8 @@ import (
 )
 
 // F6: everything failing: attempts <= 1.2 x calls.
+//
+// Case F6: Retries stay within 1.2 attempts a call.
 func TestBudgetBoundsAttemptsWhenEverythingFails(t *testing.T) {
 	for _, calls := range []int{500, 5000} {
 		synctest.Test(t, func(t *testing.T) {
@@ -29,6 +31,8 @@ func TestBudgetBoundsAttemptsWhenEverythingFails(t *testing.T) {
 }
 
 // F6, after a good time has filled the bucket.
+//
+// Case F6
 func TestBudgetBoundsAnOutageAfterAGoodTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend(t, attempts(3), reply{})

@@ -114,6 +114,7 @@ func ptr[T any](value T) *T { return &value }
 
 func attempts(n uint32) *policyv1.RetryRule { return &policyv1.RetryRule{MaxAttempts: &n} }
 
+// Case X1: RESOURCE_EXHAUSTED is retried only when told when.
 func TestAttemptsUntilTheVerdict(t *testing.T) {
 	overloaded := attempts(3)
 	overloaded.Codes = []string{"RESOURCE_EXHAUSTED", "ABORTED"}
@@ -157,6 +158,8 @@ func TestAttemptsUntilTheVerdict(t *testing.T) {
 }
 
 // X1: with RetryInfo or pushback the time given is obeyed.
+//
+// Case X1
 func TestTimeThatTheServerGivesIsObeyed(t *testing.T) {
 	slow := withRetryInfo(codes.Unavailable, 3*time.Second)
 	slow.pushback = []string{"5000"}
@@ -179,6 +182,8 @@ func TestTimeThatTheServerGivesIsObeyed(t *testing.T) {
 }
 
 // X3: no attempt starts when the wait exceeds the deadline that is left.
+//
+// Case X3 (wait): No attempt starts that the deadline would not outlive.
 func TestNoAttemptThatTheDeadlineWouldNotOutlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend(t, attempts(3), reply{failed(codes.Unavailable).err, []string{"2000"}, 0})
@@ -194,6 +199,9 @@ func TestNoAttemptThatTheDeadlineWouldNotOutlive(t *testing.T) {
 
 // X15: who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED, and the failure
 // that the call waited to try again after is in the message.
+//
+// Case X15: Who gives up gets CANCELED, whose time ends DEADLINE_EXCEEDED, wherever the call
+// was waiting.
 func TestCallThatEndsInTheWaitSaysWhy(t *testing.T) {
 	for _, code := range []codes.Code{codes.Canceled, codes.DeadlineExceeded} {
 		synctest.Test(t, func(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 )
 
 // X17: the end of an attempt proves that no handler ran, never the words of its status.
+//
+// Case X17
 func TestOnlyTheEndOfAnAttemptProves(t *testing.T) {
 	const (
 		lost     = attempt.Over | attempt.Sent

@@ -36,6 +36,8 @@ func (w *world) get(ctx context.Context, id string) error {
 }
 
 // A handler that calls another method of the same shop: the whole is one trace.
+//
+// Case traces
 func TestCallsAttemptsAndHandlersAreOneTrace(t *testing.T) {
 	w := newWorld(t, setup{})
 	var inHandler string
@@ -80,6 +82,8 @@ func TestCallsAttemptsAndHandlersAreOneTrace(t *testing.T) {
 
 // The semantic conventions for gRPC: every code is an error to the client, six are to
 // the server.
+//
+// Case traces
 func TestStatusByCode(t *testing.T) {
 	server := map[codes.Code]bool{codes.Unknown: true, codes.DeadlineExceeded: true, codes.Unimplemented: true,
 		codes.Internal: true, codes.Unavailable: true, codes.DataLoss: true, 99: true}
@@ -113,6 +117,7 @@ func TestStatusByCode(t *testing.T) {
 	}
 }
 
+// Case traces
 func TestPanicsEndSpans(t *testing.T) {
 	recovered, err := recovery.New()
 	if err != nil {
@@ -158,6 +163,7 @@ func TestPanicsEndSpans(t *testing.T) {
 	}
 }
 
+// Case traces
 func TestEachRetryIsAnAttemptWithItsPushback(t *testing.T) {
 	again, err := retry.New()
 	if err != nil {
@@ -190,6 +196,7 @@ func TestEachRetryIsAnAttemptWithItsPushback(t *testing.T) {
 	wantValues(t, call, map[string]string{"rpc.response.status_code": "OK"})
 }
 
+// Case traces
 func TestCallsHaveTheCacheResult(t *testing.T) {
 	answers, err := cache.New()
 	if err != nil {
@@ -249,6 +256,8 @@ func TestHandledCallsHaveTheCacheResultAndTheLimit(t *testing.T) {
 }
 
 // Of two calls for the same at once one makes an attempt, and both tell.
+//
+// Case traces
 func TestACoalescedCallIsMarked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers, err := cache.New()
@@ -285,6 +294,8 @@ func TestACoalescedCallIsMarked(t *testing.T) {
 
 // What is refreshed behind a stale answer is an attempt of the call that has caused it,
 // and tells that call nothing.
+//
+// Case traces
 func TestARefreshIsBelowTheCallThatCausedIt(t *testing.T) {
 	answers, err := cache.New()
 	if err != nil {
@@ -321,6 +332,7 @@ func TestARefreshIsBelowTheCallThatCausedIt(t *testing.T) {
 	}
 }
 
+// Case traces
 func TestCallsHaveTheLimitThatRefused(t *testing.T) {
 	limiter, err := ratelimit.New()
 	if err != nil {
@@ -340,6 +352,7 @@ func TestCallsHaveTheLimitThatRefused(t *testing.T) {
 	}
 }
 
+// Case traces
 func TestBaggageAndTracestateTravel(t *testing.T) {
 	w := newWorld(t, setup{})
 	var got string
@@ -368,6 +381,8 @@ func TestBaggageAndTracestateTravel(t *testing.T) {
 }
 
 // A peer can make up any number of methods: they are spans of one name.
+//
+// Case traces
 func TestUnknownMethodsHaveOneName(t *testing.T) {
 	w := newWorld(t, setup{})
 	long := "/made.Up/" + strings.Repeat("x", 1000)

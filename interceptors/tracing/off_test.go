@@ -39,6 +39,8 @@ func parts(traced *tracing.Tracing, service string) (n int) {
 }
 
 // The global providers, once set, stay set: this test has a process of its own.
+//
+// Case traces
 func TestWhatIsOffHasNoPart(t *testing.T) {
 	if os.Getenv("TRACING_TEST_GLOBALS") == "" {
 		own := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWhatIsOffHasNoPart$")
@@ -88,6 +90,8 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 // A program that makes no spans does not cut the traces of others in two.
+//
+// Case traces
 func TestWhoMakesNoSpansPassesTracesOn(t *testing.T) {
 	w := newWorld(t, setup{options: []tracing.Option{tracing.WithTracerProvider(noop.NewTracerProvider()), tracing.WithPropagators(propagation.TraceContext{})}})
 	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
@@ -133,6 +137,7 @@ func neverSampled() tracing.Option {
 	return tracing.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())))
 }
 
+// Case traces
 func TestCostOfCallsThatAreNotSampled(t *testing.T) {
 	w3c := tracing.WithPropagators(propagation.TraceContext{})
 	client := chain(t, interceptors.Client, nil, newTracing(t, neverSampled(), w3c)).UnaryClient()

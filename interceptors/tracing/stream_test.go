@@ -19,6 +19,8 @@ import (
 type duplexServer = grpc.BidiStreamingServer[testgrpc.StreamingOutputCallRequest, testgrpc.StreamingOutputCallResponse]
 
 // A span ends with its stream, whoever ends that and however.
+//
+// Case traces
 func TestSpansEndWithTheirStreams(t *testing.T) {
 	tests := []struct {
 		name           string

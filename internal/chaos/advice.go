@@ -21,12 +21,14 @@ const (
 // adviceRows are among rows.
 func adviceRows() []row {
 	return []row{{
+		// Case R24
 		name: "all-critical", lasts: 25 * time.Second, lastsShort: 20 * time.Second,
 		does:   "a check of each instance is critical, longer than the grace time, and all answer",
 		inject: failChecks, heal: passChecks,
 		wanted: "all registered", healed: allRegistered,
 		aim: aim{heal: 2 * time.Second},
 	}, {
+		// Case R24
 		name: "all-in-maintenance", lasts: 25 * time.Second, lastsShort: 20 * time.Second,
 		does:   "all instances are put into maintenance, longer than the grace time; the client has WithMaintenance",
 		needs:  needs{maintenance: true},
@@ -34,12 +36,14 @@ func adviceRows() []row {
 		wanted: "all registered", healed: allRegistered,
 		aim: aim{heal: 2 * time.Second},
 	}, {
+		// Case R23
 		name: "dead-registrations", lasts: 10 * time.Second, lastsShort: 3 * time.Second,
 		does:   fmt.Sprintf("%d dead instances are registered, of which one half refuses and one says nothing, and a client starts", 2*deadEach),
 		inject: registerDead, heal: deregisterDead,
 		wanted: "all that live are called", healed: allCalled,
 		aim: aim{heal: time.Second},
 	}, {
+		// Case R25
 		name: "slow-directory", lasts: 6 * time.Second, lastsShort: 3 * time.Second,
 		does:    "a client with a snapshot on disk starts while what Consul and it say to each other takes 1 s each way",
 		needs:   needs{proxy: true, snapshots: true},

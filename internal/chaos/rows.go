@@ -30,12 +30,14 @@ const (
 // rows are the faults in the order in which they are played.
 func rows() []row {
 	return append([]row{{
+		// Case F8
 		name: "consul-restarted", short: true, times: 2,
 		does:   "Consul is killed and started empty, twice",
 		inject: restartConsul,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
 	}, {
+		// Case R4
 		name: "consul-frozen", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
 		does:   "Consul is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeConsul, heal: thawConsul,
@@ -49,6 +51,7 @@ func rows() []row {
 		wanted: "a new instance is called while Consul is slow", healed: newestCalled,
 		aim: aim{heal: 5 * time.Second},
 	}, {
+		// Case R4
 		name: "consul-silent", short: true, lasts: 10 * time.Second, lastsShort: 2 * time.Second,
 		does:   "the client's connections to Consul swallow all and stay open; an instance is started meanwhile",
 		needs:  needs{proxy: true, wait: shortWait},
@@ -63,30 +66,35 @@ func rows() []row {
 		wanted: "the new instance is called", healed: newestCalled,
 		aim: aim{heal: 5 * time.Second},
 	}, {
+		// Case F7
 		name: "health-flaps", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
 		does:   "the health of one instance changes every 100 ms",
 		inject: flapHealth, heal: steadyHealth,
 		wanted: "all registered", healed: allRegistered,
 		aim: aim{heal: 2 * time.Second},
 	}, {
+		// Case R7
 		name: "all-deregistered", short: true,
 		does:   "all instances are deregistered through Consul's API",
 		inject: deregisterAll,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
 	}, {
+		// Case G4
 		name: "instance-killed", short: true,
 		does:   "one instance is killed with SIGKILL",
 		inject: killInstance,
 		wanted: "Consul no longer says that it passes", healed: killedIsOut,
 		aim: aim{heal: 10 * time.Second, inFlight: true},
 	}, {
+		// Case F3
 		name: "instance-frozen", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
 		does:   "one instance is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeInstance, heal: thawInstance,
 		wanted: "it is called again", healed: frozenCalled,
 		aim: aim{heal: 20 * time.Second, failed: 10},
 	}, {
+		// Case F4
 		name: "instance-failing", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
 		does:   "a fourth instance is started, which answers INTERNAL at once, and is mended",
 		inject: startFailing, heal: mendFailing,
@@ -100,6 +108,7 @@ func rows() []row {
 		// One more where calls were on their way there when it was found out.
 		aim: aim{heal: 35 * time.Second, failed: 5},
 	}, {
+		// Case X17
 		name: "wrong-program", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
 		does:   "a program without the service is registered at a fourth address, passes its checks, and is stopped",
 		needs:  needs{elsewhere: true},
@@ -113,6 +122,7 @@ func rows() []row {
 		wanted: "all new ones are called", healed: allCalled,
 		aim: aim{heal: 2 * time.Second},
 	}, {
+		// Case R19
 		name: "start-without-consul", short: true, lasts: 4 * time.Second, lastsShort: 2 * time.Second,
 		does:    "a client with a snapshot on disk starts while Consul is down",
 		needs:   needs{snapshots: true},

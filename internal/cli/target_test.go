@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// Case X12 (echo)
 func TestCheckTarget(t *testing.T) {
 	for _, target := range []string{
 		"consul:///catalog", "consul://127.0.0.1:8500/catalog?policy=grpc:round_robin&tag=a&tag=b", "dns:///a:1", "dns:a:1",

@@ -179,6 +179,9 @@ func choose(calls []call, wanted func(call) bool) []call {
 
 // F1: kill -9 one of three at 1,000 calls/s, no retry: failures <= calls in flight
 // there. Handlers take 50 ms.
+//
+// Case G4: A crash is out of rotation at once, and out of Consul after the check's time.
+// Case F1: Kill -9 fails some calls, and only what was in flight there.
 func TestCrashFailsOnlyWhatWasInFlight(t *testing.T) {
 	instances, client := trio(t, 50*time.Millisecond, nil)
 	victim := instances[1]
@@ -210,6 +213,9 @@ func TestCrashFailsOnlyWhatWasInFlight(t *testing.T) {
 
 // F2: The same with idempotent methods retried: 0 failed of 5,000, and a retried call
 // takes at most twice as long as the slowest before the crash, and 20 ms.
+//
+// Case F2: With retries a crash fails no call, some are retried, and those take twice as long
+// as the slowest before it and 20 ms at most.
 func TestACrashIsHiddenByRetries(t *testing.T) {
 	three, soon := uint32(3), "2ms" // a retry goes to another instance, which need not be spared
 	for try := range tries {
@@ -267,6 +273,8 @@ func worst(calls []call) (longest time.Duration) {
 // F3: One of three frozen (SIGSTOP) for 4 s: <= 10 failed calls, at 1,000 calls a second
 // with a deadline of 1 s. Stock: round_robin 1,012, least_request 325-356. Handlers take
 // 5 ms.
+//
+// Case F3: A frozen instance fails ten calls at most.
 func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
 	for try := range tries {
 		instances, client := trio(t, 5*time.Millisecond, nil)

@@ -27,6 +27,13 @@ import (
 // F3, F4: One frozen, or answering errors at once: a few calls find it out.
 //
 // Each is a row of `make chaos`, in its short form.
+//
+// Case R4
+// Case G4
+// Case F3
+// Case F4
+// Case F7
+// Case F8: Consul killed and restarted empty, twice, under load fails no call.
 func TestRealFaults(t *testing.T) {
 	dir := build(t)
 	agenttest.Path(t)

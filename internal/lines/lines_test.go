@@ -59,6 +59,7 @@ func TestWhatIsLeftOutIsReportedOnceTheSecondIsOver(t *testing.T) {
 	}
 }
 
+// Case logs
 func TestNothingIsLost(t *testing.T) {
 	l, now := lines.New(5), time.Now()
 	var mu sync.Mutex

@@ -67,6 +67,8 @@ func (v variable) query(t *testing.T) (metric, label string) {
 }
 
 // What Grafana would take without a word, and show as a mess.
+//
+// Case rules, dashboards
 func TestDashboardsAreWellFormed(t *testing.T) {
 	uids, ids, titles := map[string]string{}, map[string]bool{}, map[string]bool{}
 	for name, d := range dashboards(t) {
@@ -133,6 +135,8 @@ func hasVariable(d dashboard, name string) bool {
 }
 
 // Provisioning names the environment that docs/observability.md sets.
+//
+// Case rules, dashboards
 func TestProvisioningIsWhatTheDocsSay(t *testing.T) {
 	page := files(t, filepath.Join(top, "docs", "observability.md"))["observability.md"]
 	for _, kind := range []string{"datasources", "dashboards"} {

@@ -25,6 +25,7 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
+// Case rules, dashboards
 func TestPromtoolTakesTheRules(t *testing.T) {
 	promtool(t, "check", "rules")
 }
@@ -34,6 +35,11 @@ func TestPromtoolTakesTheRules(t *testing.T) {
 // M7: Codes that are the caller's fault, and cancelled calls, do not burn the budget.
 //
 // And each alert fires when it should, and no other with it: see rules_test.
+//
+// Case M2 (from 0)
+// Case M6: A full outage pages within 5 minutes, one failure among ten calls a day does not;
+// each other alert fires when it should, and alone.
+// Case M7: Callers' faults and cancelled calls burn no budget, and hide nobody who does.
 func TestAlertsFireWhenTheyShould(t *testing.T) {
 	if testing.Short() {
 		t.Skip("plays days, which takes promtool half a minute")
@@ -63,6 +69,8 @@ func promtool(t *testing.T, args ...string) {
 
 // Each alert says how bad it is and what to run next, has its part of the runbook, and is
 // seen firing in a test.
+//
+// Case rules, dashboards
 func TestEachAlertHelps(t *testing.T) {
 	rules := files(t, filepath.Join(committed, "rules", "*.yml"))
 	tests := files(t, filepath.Join(committed, "rules_test", "*.yml"))
@@ -105,6 +113,8 @@ func TestEachAlertHelps(t *testing.T) {
 
 // A bound that is none of the histograms' counts nothing, and one beyond what the policy
 // allows a call to take is never passed.
+//
+// Case rules, dashboards
 func TestTheLatencyObjectiveFitsBucketsAndPolicies(t *testing.T) {
 	bounds := all(files(t, filepath.Join(committed, "rules", "*.yml")), `le="([^"]*)"`)
 	if len(bounds) != 1 {
@@ -185,6 +195,8 @@ func timeouts(t *testing.T) map[protoreflect.FullName]time.Duration {
 }
 
 // A metric that does not exist makes an alert that never fires and a panel without lines.
+//
+// Case rules, dashboards
 func TestRulesAndDashboardsNameRealMetrics(t *testing.T) {
 	page := all(files(t, filepath.Join(committed, "METRICS.md")), "(?m)^\\| `([a-z_]+)` \\|")
 	rules := files(t, filepath.Join(committed, "rules", "*.yml"))

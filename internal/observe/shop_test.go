@@ -37,6 +37,11 @@ var unasked = map[string]string{
 //
 // Prometheus has the committed files, with all times sixty times as short; how long it
 // takes with the times as they are is told by promtool (M6).
+//
+// Case M6
+// Case M7
+// Case rules, dashboards: A real Prometheus finds the shop by Consul, evaluates every rule and
+// has data for every panel; names, bounds and runbook are right.
 func TestPrometheusWatchesTheShop(t *testing.T) {
 	program(t, "prometheus")
 	agenttest.Path(t)

@@ -43,6 +43,9 @@ func reached(t *testing.T) *redisconn.Conn {
 
 // C17 and L7: a call waits for the timeout at most, whatever the client does meanwhile,
 // and for half of the time that its caller has left; after five that have, none waits.
+//
+// Case C17
+// Case L7
 func TestACallWaitsForTheTimeoutAtMost(t *testing.T) {
 	for name, test := range map[string]struct {
 		deadline, want time.Duration
@@ -98,6 +101,9 @@ func TestACallWaitsForTheTimeoutAtMost(t *testing.T) {
 }
 
 // Calls beyond those that run at once wait for a place, and no longer than the timeout.
+//
+// Case C17
+// Case L7
 func TestACallWaitsForAPlaceNoLongerThanTheTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := reached(t)

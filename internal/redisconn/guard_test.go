@@ -109,6 +109,9 @@ func start(t *testing.T, url string, lines io.Writer) *Conn {
 
 // R26 of Redis: no reply, however broken, ends the process, or takes more memory than
 // one is given; the reason is logged.
+//
+// Case R26 (Redis): No reply of Redis, however broken, ends the process or takes more memory
+// than one is given.
 func TestBrokenRepliesEndTheConnectionAlone(t *testing.T) {
 	for reply, want := range map[string]string{
 		"*1000000000\r\n":                    "more than 524288 elements",
@@ -148,6 +151,8 @@ func TestBrokenRepliesEndTheConnectionAlone(t *testing.T) {
 }
 
 // What servers send passes, in whatever portions it comes.
+//
+// Case R26 (Redis)
 func TestRepliesPassInAnyPortions(t *testing.T) {
 	replies := []string{
 		"+OK\r\n", "-ERR unknown command 'a'\r\n", ":-7\r\n", ",3.14\r\n", "(34928903284093284093\r\n", "#t\r\n", "_\r\n",
@@ -183,6 +188,8 @@ func TestRepliesPassInAnyPortions(t *testing.T) {
 }
 
 // Whatever comes, no portion of it panics, and how it is cut changes nothing.
+//
+// Case R26 (Redis)
 func FuzzScanner(f *testing.F) {
 	for _, seed := range []string{hello, "*1000000000\r\n", "$-5\r\n", "%-1\r\n", "*2\r\n*-1\r\n$3\r\nabc\r\n", "+OK\r\n_\r\n#t\r\n", ">1\r\n+subscribe\r\n", "*1\r\n*1\r\n*1\r\n", "$?\r\n", "*\r\n", "\r\n\r\n"} {
 		f.Add([]byte(seed), 3)
@@ -209,6 +216,8 @@ func FuzzScanner(f *testing.F) {
 }
 
 // X12: user information in an address is refused and not repeated.
+//
+// Case X12 (echo)
 func TestUserInformationOfAnAddressIsNotRepeated(t *testing.T) {
 	for _, url := range []string{"http://user:pa55word@127.0.0.1", "redis://user:pa55word@127.0.0.1:6379/a/b", "redis://user:pa55word/@127.0.0.1:x"} {
 		o := Defaults("test:")

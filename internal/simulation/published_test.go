@@ -117,6 +117,8 @@ var scenarios = []scenario{{
 }}
 
 // The published tables of tail latency, by the pickers that we ship.
+//
+// Case tails: The published tables of tail latency, simulated with the pickers themselves.
 func TestPublishedTables(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 
 // G1: a service registers as passing after it has checked itself, also under the
 // id of one that has crashed and was found critical.
+//
+// Case G1
 func TestWhoComesBackAfterACrashPasses(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		dead := dial(t, a, consul.Config{Heartbeat: time.Hour})

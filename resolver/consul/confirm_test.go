@@ -45,6 +45,8 @@ func (r *reports) fewest() int {
 
 // R3: an empty list with a lower index than before is not published until an
 // index-0 read confirms it (Consul can answer exactly that: hashicorp/consul#20790).
+//
+// Case R3: An empty answer with a lower index is confirmed first.
 func TestEmptyAnswerWithALowerIndexIsConfirmedFirst(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		before := len(agent.Queries())
@@ -72,6 +74,7 @@ func TestEmptyAnswerWithALowerIndexIsConfirmedFirst(t *testing.T) {
 	})
 }
 
+// Case R3
 func TestConfirmedEmptinessIsReported(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, agent *consultest.Server, r *reports) {
 		for _, id := range []string{"catalog-a", "catalog-b"} {
@@ -87,6 +90,8 @@ func TestConfirmedEmptinessIsReported(t *testing.T) {
 }
 
 // The first half of the guard against mass removal (R7): a fresh read.
+//
+// Case R7
 func TestMassRemovalIsConfirmedFirst(t *testing.T) {
 	inBubble(t, 10, func(t *testing.T, agent *consultest.Server, r *reports) {
 		agent.Script(consultest.WithoutFirst(6))
@@ -120,6 +125,7 @@ func TestSmallRemovalIsReportedAsItComes(t *testing.T) {
 	})
 }
 
+// Case R3
 func TestUnconfirmedRemovalIsAnErrorAndNotAnAnswer(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		agent.Script(consultest.Empty(), consultest.NoLeader())
@@ -135,6 +141,8 @@ func TestUnconfirmedRemovalIsAnErrorAndNotAnAnswer(t *testing.T) {
 }
 
 // R6, with an agent that fails every other request: a removal is confirmed at last.
+//
+// Case R6
 func TestRemovalIsConfirmedByAnAgentThatKeepsFailing(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		var count atomic.Int32
@@ -156,6 +164,8 @@ func TestRemovalIsConfirmedByAnAgentThatKeepsFailing(t *testing.T) {
 
 // R1 and R3 together: confirmation that never ends costs two queries in 15 s: the blocking
 // one, and the one that does not confirm it.
+//
+// Case R3
 func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		var count atomic.Int32
@@ -180,6 +190,8 @@ func TestEndlessDoubtIsAskedSlowly(t *testing.T) {
 }
 
 // The same of an index that goes to and fro, whether the list goes with it or not.
+//
+// Case R1
 func TestIndexToAndFroIsAskedSlowly(t *testing.T) {
 	const one = `[{"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"ID": "1", "Service": "catalog", "Port": 1, "Weights": {"Passing": 1}}, "Checks": []}]`
 	for name, other := range map[string]string{"the list stays": one, "the list goes": "[]"} {
@@ -213,6 +225,8 @@ func TestIndexToAndFroIsAskedSlowly(t *testing.T) {
 
 // A service that changes all the time neither floods the agent nor is its first
 // change late.
+//
+// Case F7
 func TestFlappingServiceIsReadTwiceASecond(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, agent *consultest.Server, r *reports) {
 		time.Sleep(20 * time.Second)
@@ -251,6 +265,8 @@ func TestFlappingLoneInstanceFloodsNobody(t *testing.T) {
 }
 
 // The second read is the leader's, whatever the first was.
+//
+// Case R3
 func TestDoubtfulAnswersAreReadFromTheLeader(t *testing.T) {
 	for c, parameters := range map[catalog.Consistency]string{catalog.Stale: "", catalog.Cached: "", catalog.Consistent: "consistent"} {
 		t.Run(c.String(), func(t *testing.T) {
@@ -284,6 +300,8 @@ func TestDoubtfulAnswersAreReadFromTheLeader(t *testing.T) {
 
 // An agent's cache that has loaded nothing yet answers index 1 and an empty list
 // when the time is over: that is not what a service without instances looks like.
+//
+// Case R3
 func TestEmptyCacheIsNoEmptyService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -330,6 +348,8 @@ func TestHintDoesNotHoldTheWatch(t *testing.T) {
 
 // Faults of the way, not of the answer: each is an error, backs off, and is over
 // when it is over.
+//
+// Case R4
 func TestEveryFaultIsAnErrorAndPasses(t *testing.T) {
 	for name, fault := range map[string]consultest.Fault{
 		"server error": consultest.ServerError(http.StatusBadGateway, "bad gateway"),

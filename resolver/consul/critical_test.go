@@ -46,6 +46,9 @@ func (l *logged) lines(part string) (found []string) {
 
 // A registration that Consul calls critical is a warning in its own server's log, with
 // Consul's output, once; and so is its recovery.
+//
+// Case G7: A registration that Consul calls critical is a warning in its server's log, with
+// Consul's output, once; so is its recovery.
 func TestACriticalRegistrationIsLoggedWithConsulsOutput(t *testing.T) {
 	var failing atomic.Bool
 	probe := consultest.WithProbe(func(context.Context, consultest.Check) (string, string) {

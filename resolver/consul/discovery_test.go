@@ -118,6 +118,8 @@ func TestInstancesTellWhatWasRegistered(t *testing.T) {
 
 // R13: IPv6, empty service address (node address is used), port 0, duplicate
 // address:port are handled.
+//
+// Case R13: IPv6, node address, port 0, duplicates.
 func TestOddAddresses(t *testing.T) {
 	agent := consultest.New(consultest.WithNode("node", "10.0.0.9"))
 	defer agent.Close()
@@ -175,6 +177,8 @@ func TestWarningInstancesOnlyByOption(t *testing.T) {
 
 // G1: after the agent restarts empty, the service is back within one heartbeat
 // (5 s, jittered by 20 %).
+//
+// Case G1
 func TestForgottenServiceComesBackWithinAHeartbeat(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{Heartbeat: time.Second})
@@ -211,6 +215,8 @@ func (r *reports) awaitNews(t *testing.T, n int) {
 }
 
 // A service registers as passing, so it must have been reached at its address.
+//
+// Case G1
 func TestNothingRegistersThatCannotBeReached(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()
@@ -225,6 +231,8 @@ func TestNothingRegistersThatCannotBeReached(t *testing.T) {
 
 // G3: DeregisterCriticalServiceAfter below one minute is rejected at
 // configuration time (Consul would raise it silently).
+//
+// Case G3
 func TestRegistrationIsCheckedBeforeConsulIsAsked(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()

@@ -99,6 +99,9 @@ var nulls = []string{
 
 // R26: a null, a wrong type or a missing field anywhere in Consul's JSON panics nothing,
 // with each status that an agent answers by.
+//
+// Case R26: A null, a wrong type or a missing field in Consul's JSON panics nothing; a body
+// past its bound is an error that names the bound.
 func FuzzAnswers(f *testing.F) {
 	for _, body := range nulls {
 		for _, status := range []int{200, 503} {
@@ -117,6 +120,8 @@ func FuzzAnswers(f *testing.F) {
 }
 
 // R26: what is null beside good entries takes nothing from them.
+//
+// Case R26
 func TestNullsAreLeftOut(t *testing.T) {
 	d := answering(t, consul.Config{}, 200, always(`[null,
 		{"Service":null},
@@ -156,6 +161,8 @@ func (e *endless) Read(p []byte) (int, error) {
 
 // R26: a body past its bound is an error that names the bound, whoever reads it, and
 // what was read for it is bounded, too.
+//
+// Case R26
 func TestEndlessAnswersEndAtTheirBound(t *testing.T) {
 	const most = 256 << 10
 	for name, read := range readers {
@@ -182,6 +189,8 @@ func TestEndlessAnswersEndAtTheirBound(t *testing.T) {
 }
 
 // R26: gzip is counted inflated.
+//
+// Case R26
 func TestInflatedAnswersAreBounded(t *testing.T) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
@@ -208,6 +217,8 @@ func TestInflatedAnswersAreBounded(t *testing.T) {
 
 // R26: the smallest items that there are take no more memory than the bound, with what
 // encoding/json needs, and one item that is too large is an error.
+//
+// Case R26
 func TestAnswersTakeBoundedMemory(t *testing.T) {
 	const most = 4 << 20
 	for _, item := range []string{`null,`, `{},`, `{"Service":{}},`, `{"Service":{},"Checks":[{},{},{},{}]},`} {
@@ -249,6 +260,8 @@ func watchMemory(f func()) uint64 {
 }
 
 // Instances are capped, with a warning, and all are back when they are fewer.
+//
+// Case R26
 func TestInstancesAreCappedWithAWarning(t *testing.T) {
 	list := func(n int) string {
 		var all strings.Builder
@@ -273,6 +286,9 @@ func TestInstancesAreCappedWithAWarning(t *testing.T) {
 }
 
 // X12: no error repeats what proves who we are, when the agent repeats it.
+//
+// Case X12 (echo): No error repeats user information of an address, or what an agent, a proxy
+// or Redis repeats of a secret.
 func TestNoErrorEchoesASecret(t *testing.T) {
 	const token, password = "5ecre7-t0ken", "pa55-word"
 	t.Setenv("CONSUL_HTTP_AUTH", "user:"+password)
@@ -304,6 +320,8 @@ func TestNoErrorEchoesASecret(t *testing.T) {
 }
 
 // The bound is checked when the directory is made.
+//
+// Case R26
 func TestMaxBodyBytesIsChecked(t *testing.T) {
 	for _, bytes := range []int64{-1, 1, 1 << 40} {
 		if _, err := consul.New(consul.Config{MaxBodyBytes: bytes}); err == nil || !strings.Contains(err.Error(), "MaxBodyBytes") {

@@ -47,6 +47,8 @@ func watchMany(t *testing.T, agent *consultest.Server, d *consul.Directory) []*r
 
 // R12: 300 watched services in one process work over at most 64 connections to
 // the agent (its limit is 200 per client address).
+//
+// Case R12
 func TestManyWatchesShareFewConnections(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()
@@ -107,6 +109,8 @@ func (c *countedConn) Close() error {
 
 // R12, exactly: no watch of 300 is notified of a change later than its turn comes, with
 // at most 60 queries in the air, and registrations are not kept waiting.
+//
+// Case R12
 func TestACrowdTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -158,6 +162,8 @@ func TestACrowdTakesTurns(t *testing.T) {
 
 // The watches that came first give way when more come, and have long queries
 // again when these are gone.
+//
+// Case R12
 func TestACrowdComesAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -195,6 +201,8 @@ func TestACrowdComesAndGoes(t *testing.T) {
 // They lose their queries at one moment, with the agent, and come back over the
 // quarter of a second of the first back-off: chi-square over 10 slices is above
 // 45 once in a million times.
+//
+// Case R18: Clients that lose the agent together come back apart.
 func TestClientsThatLoseTheAgentTogetherComeBackApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const clients, slices, window = 500, 10, 250 * time.Millisecond
@@ -237,6 +245,8 @@ func TestClientsThatLoseTheAgentTogetherComeBackApart(t *testing.T) {
 
 // R18, where nothing was lost: clients started at one moment ask again over the
 // sixteenth that Consul adds to a wait.
+//
+// Case R18
 func TestClientsStartedTogetherDriftApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const clients = 500
@@ -260,6 +270,8 @@ func TestClientsStartedTogetherDriftApart(t *testing.T) {
 }
 
 // R20: each datacenter keeps its own index.
+//
+// Case R20: Each datacenter keeps its own index; a channel that leaves idle resolves again.
 func TestEachDatacenterKeepsItsOwnIndex(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := consultest.New(consultest.WithDatacenter("here")), consultest.New(consultest.WithDatacenter("there"))

@@ -19,6 +19,9 @@ import (
 
 // R15: stale, cached, streaming and filtered reads lead to the same final state.
 // A real agent streams what blocks, unless it is asked to be consistent.
+//
+// Case R15: Stale, cached, streaming and filtered reads end alike; a real agent answers by the
+// ways that are meant.
 func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
@@ -103,6 +106,8 @@ func (b *backends) has(name string) bool {
 
 // Consul answers from a stream, of unknown age, also when it is asked to
 // be consistent, and calls the answer consistent.
+//
+// Case R15
 func TestOnlyConsistentReadsAreNotStreamed(t *testing.T) {
 	address := agenttest.Start(t).Address
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
@@ -119,6 +124,7 @@ func TestOnlyConsistentReadsAreNotStreamed(t *testing.T) {
 	}
 }
 
+// Case R15
 func TestConsistencyIsAskedFor(t *testing.T) {
 	for c, parameter := range map[catalog.Consistency]string{catalog.Stale: "stale", catalog.Consistent: "consistent", catalog.Cached: "cached"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -136,6 +142,7 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 	}
 }
 
+// Case R15
 func TestAWrongFilterIsToldWithTheFix(t *testing.T) {
 	d := dial(t, agent{address: agenttest.Start(t).Address}, consul.Config{})
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
@@ -152,6 +159,8 @@ func TestAWrongFilterIsToldWithTheFix(t *testing.T) {
 }
 
 // R16, from a cache, which hides that something is hidden.
+//
+// Case R16
 func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
 	address, client := startGuardedConsul(t)
 	if err := client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: "catalog", Port: 1}); err != nil {
@@ -174,6 +183,8 @@ func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
 }
 
 // R2, for real: an agent that was killed and came back empty has low indexes.
+//
+// Case R2
 func TestWatchOutlivesARestart(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{Wait: 2 * time.Second, Heartbeat: time.Second})
@@ -189,6 +200,8 @@ func TestWatchOutlivesARestart(t *testing.T) {
 }
 
 // An agent that is frozen accepts connections and answers nothing.
+//
+// Case R4
 func TestWatchOutlivesAFrozenAgent(t *testing.T) {
 	real := agenttest.Start(t)
 	d := dial(t, agent{address: real.Address}, consul.Config{Wait: time.Second})
@@ -213,6 +226,8 @@ func TestWatchOutlivesAFrozenAgent(t *testing.T) {
 
 // A connection that dies in silence, as behind a firewall that has forgotten it,
 // costs one query.
+//
+// Case R4
 func TestWatchOutlivesADeadConnection(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		proxy, err := faultproxy.Listen(a.address)

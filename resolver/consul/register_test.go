@@ -76,6 +76,8 @@ func apiOf(t *testing.T, address string, transport http.RoundTripper) *api.Clien
 
 // G1, for more than a restart: what is changed behind the back of a service comes
 // back, and what an operator does stays.
+//
+// Case G1
 func TestDriftIsRegisteredAgain(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		log := newJournal()
@@ -141,6 +143,8 @@ func portOf(t *testing.T, address string) uint16 {
 
 // A lease that finds nothing amiss writes nothing, not even over a critical check:
 // that would take the service in and out of the rotation.
+//
+// Case G1
 func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failing atomic.Bool
@@ -184,6 +188,8 @@ func TestOnlyDriftIsRegisteredAgain(t *testing.T) {
 }
 
 // What is registered again while it is failing stays critical.
+//
+// Case G1
 func TestDriftDoesNotHealTheSick(t *testing.T) {
 	for name, ttl := range map[string]time.Duration{"gRPC": 0, "TTL": 30 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -394,6 +400,7 @@ func TestLocalityIsToldByTheWatch(t *testing.T) {
 	})
 }
 
+// Case G3
 func TestLimitsOfConsulAreToldByTheFieldsName(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()
@@ -434,6 +441,8 @@ func TestLimitsOfConsulAreToldByTheFieldsName(t *testing.T) {
 }
 
 // What these limits let through, Consul takes.
+//
+// Case G3
 func TestTheLimitsAreConsuls(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
@@ -491,6 +500,8 @@ func (m mortal) RoundTrip(r *http.Request) (*http.Response, error) {
 // G4: a crash without deregistration: out of Consul after the check's time. Its
 // checks time out, so it is out of the passing list after an interval and a
 // timeout; the reaper looks every 30 s.
+//
+// Case G4
 func TestACrashLeavesConsulAfterTheChecksTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dead atomic.Bool
@@ -532,6 +543,8 @@ func TestACrashLeavesConsulAfterTheChecksTime(t *testing.T) {
 }
 
 // G4, with real checks: a gRPC server that dies is reported as gone.
+//
+// Case G4
 func TestADeadServerIsToldAsGone(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})

@@ -12,6 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
+// Case metrics
 func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()

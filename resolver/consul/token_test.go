@@ -227,6 +227,8 @@ func TestATokenFileIsCheckedWhenTheDirectoryIsMade(t *testing.T) {
 }
 
 // X12: an agent that redirects elsewhere does not get the token sent there.
+//
+// Case X12 (target)
 func TestATokenIsNotSentToWhereTheAgentRedirects(t *testing.T) {
 	var asked atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))

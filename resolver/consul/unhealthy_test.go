@@ -11,6 +11,8 @@ import (
 
 // R24: what only its health keeps from being called is reported apart, by what keeps it;
 // weight 0 and no address are no matter of health.
+//
+// Case R24
 func TestUnhealthyInstancesAreReportedApart(t *testing.T) {
 	entry := func(id string, port, weight int, checks ...*api.HealthCheck) *api.ServiceEntry {
 		return &api.ServiceEntry{

@@ -25,6 +25,8 @@ func answer(w http.ResponseWriter, index uint64, body string) {
 
 // R1: Consul answering index 0 forever causes at most 2 + t/15 s queries in t
 // seconds, blocking on index 1.
+//
+// Case R1: Index 0 forever is asked at most 2 + t/15 s times.
 func TestIndexZeroForeverIsAskedSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -48,6 +50,8 @@ func TestIndexZeroForeverIsAskedSlowly(t *testing.T) {
 
 // R2: when the index goes backwards the next query carries index 0, and a change
 // made in between is delivered.
+//
+// Case R2: An index that goes backwards starts afresh.
 func TestIndexBackwardsStartsAfresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -84,6 +88,8 @@ func TestIndexBackwardsStartsAfresh(t *testing.T) {
 // R16: with a token, an ACL-filtered empty answer (ResultsFilteredByACLs, 403) is
 // an error, not an empty service; without one the error for an empty service
 // mentions ACLs.
+//
+// Case R16: Hidden by ACLs is an error, not an empty service.
 func TestHiddenByACLsIsNotEmpty(t *testing.T) {
 	for _, test := range []struct{ name, token, err, hint string }{
 		{"powerless token", "weak", "service:read", ""},
@@ -119,6 +125,8 @@ func TestHiddenByACLsIsNotEmpty(t *testing.T) {
 }
 
 // R17: the HTTP timeout is longer than wait x 17/16.
+//
+// Case R17: The HTTP timeout outlasts the wait.
 func TestHTTPTimeoutOutlastsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -144,6 +152,8 @@ func TestHTTPTimeoutOutlastsTheWait(t *testing.T) {
 
 // R4, the directory's half: an outage is asked about with a back-off that is
 // jittered and capped, and the watch goes on after it.
+//
+// Case R4
 func TestOutageBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -171,6 +181,8 @@ func TestOutageBacksOff(t *testing.T) {
 }
 
 // R10, the directory's half: a watch ends at once while a 10-minute query is open.
+//
+// Case R10
 func TestWatchEndsWithinAnOpenQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
@@ -214,6 +226,8 @@ func TestConfigurationIsChecked(t *testing.T) {
 
 // R8, the directory's half: answers that differ only in order, check output or
 // index are equal snapshots.
+//
+// Case R8
 func TestOrderAndOutputDoNotMatter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		entry := func(id, output string) string {
@@ -253,6 +267,8 @@ func TestOrderAndOutputDoNotMatter(t *testing.T) {
 
 // G1: after the agent restarts empty, the service is back within one heartbeat (5
 // s, jittered by 20 %), and not always after the same time.
+//
+// Case G1: A forgotten or changed service is back within a heartbeat.
 func TestHeartbeatIsFiveSecondsAndJittered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New(consultest.WithProbe(func(context.Context, consultest.Check) (string, string) {

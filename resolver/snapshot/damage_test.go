@@ -19,6 +19,8 @@ import (
 
 // R19: With a snapshot on disk a client starts while Consul is down: 0 failed calls; a damaged or foreign snapshot is ignored with a warning.
 // Here: the error is what the warning says.
+//
+// Case R19
 func TestDamagedAndForeignFilesAreRefused(t *testing.T) {
 	_, other := saved(t, answer(2))
 	foreignQuery := foreign(t, agent, catalog.Query{Service: "inventory"})
@@ -111,6 +113,8 @@ func TestFileThatMayNotBeReadIsRefused(t *testing.T) {
 }
 
 // Whatever byte is flipped to whatever value, the file is refused or still says the same.
+//
+// Case R19
 func TestFlippedByteIsRefusedOrChangesNothing(t *testing.T) {
 	d, path := saved(t, answer(2))
 	whole := get(t, path)

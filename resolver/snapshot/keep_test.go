@@ -46,6 +46,8 @@ func loadsWhole(t *testing.T, load func(string, catalog.Query) (catalog.Snapshot
 }
 
 // However a writer ends, what is read is whole, and what it left goes in time.
+//
+// Case R19
 func TestKilledWritersLeaveAWholeFile(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir)

@@ -29,6 +29,7 @@ func Example() {
 	// Output: <nil>
 }
 
+// Case metrics
 func TestEachFigureHasItsSeries(t *testing.T) {
 	stats := func() map[string]cache.Stats {
 		return map[string]cache.Stats{"runtime": {

@@ -43,6 +43,8 @@ func TestAProgramStartsWithoutRedis(t *testing.T) {
 }
 
 // C17: five calls wait, none the others.
+//
+// Case C17
 func TestRedisKilledUnderLoad(t *testing.T) {
 	s := redistest.Start(t)
 	log := &logged{}
@@ -99,6 +101,8 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 }
 
 // C17: a server that takes connections and does not answer.
+//
+// Case C17
 func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	r := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)

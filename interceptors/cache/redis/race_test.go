@@ -15,6 +15,8 @@ import (
 
 // C12 and more, as a law: what is loaded after an invalidation has returned is no older
 // than that. Readers and writers are of different processes, and many at once.
+//
+// Case C12
 func TestNothingOlderThanAnInvalidationIsFound(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, url string) {
 		stores := []*redis.Redis{connected(t, url), connected(t, url), connected(t, url)}

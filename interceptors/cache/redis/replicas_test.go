@@ -53,6 +53,10 @@ func newReplica(t *testing.T, url string, calls *atomic.Int64) *replica {
 
 // C12, C17 and C19 with all that belongs to them: replicas share answers and invalidations
 // through a real Redis, go on without it when it is killed, and give up what they keep.
+//
+// Case C12
+// Case C17
+// Case C19
 func TestReplicasShareAndGoOnWithoutRedis(t *testing.T) {
 	s := redistest.Start(t)
 	var calls atomic.Int64

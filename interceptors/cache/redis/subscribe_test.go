@@ -25,6 +25,8 @@ func TestSubscribersReceiveInvalidationsOfOthers(t *testing.T) {
 }
 
 // C19.
+//
+// Case C19
 func TestALostSubscriptionIsEverything(t *testing.T) {
 	for _, protocol := range []string{"3", "2"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {

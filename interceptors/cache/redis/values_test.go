@@ -52,6 +52,8 @@ func TestOtherSubjectsKeepTheirValues(t *testing.T) {
 }
 
 // C12, between processes.
+//
+// Case C12
 func TestAnInvalidationDuringALoadWinsOverThatLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, url string) {
 		one, other := connected(t, url), connected(t, url)
@@ -191,6 +193,8 @@ func TestTooLargeAValueIsNeitherSavedNorLoaded(t *testing.T) {
 }
 
 // C17: whatever else lies there is a miss.
+//
+// Case C17
 func TestACorruptValueIsAMiss(t *testing.T) {
 	mini := miniredis.RunT(t)
 	r := connected(t, "redis://"+mini.Addr())

@@ -66,6 +66,7 @@ func admitted(l *ratelimit.Limiter, calls int, rules ...*policyv1.RateLimitRule)
 	return n
 }
 
+// Case metrics
 func TestLimitersAreSummed(t *testing.T) {
 	all := []*ratelimit.Limiter{used(t, 4), used(t, 4)}
 	all = append(all, all[0]) // which two servers share
@@ -109,6 +110,7 @@ func (s *store) Take(_ context.Context, charges []ratelimit.Charge) (all []ratel
 	return all, nil
 }
 
+// Case metrics
 func TestFallbacksOfExternalLimitsAreCounted(t *testing.T) {
 	s := &store{}
 	l, err := ratelimit.New(ratelimit.WithStore(s), ratelimit.WithShare(func() float64 { return 0.5 }))

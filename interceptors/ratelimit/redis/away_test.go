@@ -28,6 +28,8 @@ func share() float64 { return 0.25 }
 
 // L7: Redis is killed under load and started again. Each limit does what it says
 // meanwhile, nobody waits for longer than five operations do, and counting goes on.
+//
+// Case L7
 func TestRedisKilledUnderLoad(t *testing.T) {
 	for _, test := range []struct {
 		failure  policyv1.StoreFailure
@@ -84,6 +86,7 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 	}
 }
 
+// Case L7
 func TestAProgramStartsWithoutRedis(t *testing.T) {
 	addr := redistest.FreeAddress(t)
 	store := newStore(t, "redis://"+addr)
@@ -104,6 +107,8 @@ func TestAProgramStartsWithoutRedis(t *testing.T) {
 
 // L7: a server that takes connections and does not answer costs each of the first calls
 // the timeout, and those after them nothing.
+//
+// Case L7
 func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
@@ -182,6 +187,8 @@ func TestHastyCallersOpenNoCircuit(t *testing.T) {
 }
 
 // A caller who is over the limit costs Redis nothing until the retry delay.
+//
+// Case abuse
 func TestAbuseCostsRedisNothing(t *testing.T) {
 	s := redistest.Start(t)
 	r := newReplica(t, connected(t, s.URL()), []*policyv1.RateLimitRule{shared(20, "1000h", 0)})
@@ -221,6 +228,9 @@ func scripts(t *testing.T, s *redistest.Server) (n int) {
 
 // Three replicas that share 1,000 a second through a real Redis admit it within 3 %, by
 // its clock.
+//
+// Case replicas: Three that share 1,000 a second admit it within 3 %, by a store and by
+// shares.
 func TestThreeReplicasShareALimit(t *testing.T) {
 	s := redistest.Start(t)
 	rules := []*policyv1.RateLimitRule{shared(1000, "1s", 0)}

@@ -16,6 +16,9 @@ import (
 )
 
 // L8, L13: from several connections at once, exactly the burst is admitted of each key.
+//
+// Case L8
+// Case L13: The script works on a cluster and goes by the server's clock.
 func TestConcurrentTakesAreExact(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, url string) {
 		stores := []*redis.Redis{connected(t, url), connected(t, url), connected(t, url)}
@@ -41,6 +44,9 @@ func TestConcurrentTakesAreExact(t *testing.T) {
 }
 
 // L13, L14: whatever time it is elsewhere, and whichever way the server's clock is set.
+//
+// Case L13
+// Case L14
 func TestOnlyTheClockOfTheServerCounts(t *testing.T) {
 	mini := miniredis.RunT(t)
 	r := connected(t, "redis://"+mini.Addr())
@@ -67,6 +73,8 @@ func TestOnlyTheClockOfTheServerCounts(t *testing.T) {
 }
 
 // To the nanosecond, also where none of the numbers is round.
+//
+// Case L13
 func TestTakesAreExact(t *testing.T) {
 	mini := miniredis.RunT(t)
 	r := connected(t, "redis://"+mini.Addr())
@@ -141,6 +149,8 @@ func TestAllChargesOrNone(t *testing.T) {
 }
 
 // L10: a refund is of its own charge, in its own time, and lifts nobody above the burst.
+//
+// Case L10
 func TestGiveBack(t *testing.T) {
 	mini := miniredis.RunT(t)
 	r := connected(t, "redis://"+mini.Addr())
@@ -187,6 +197,8 @@ func TestALimitThatChanges(t *testing.T) {
 }
 
 // L13: keys of several nodes in one call, each with one hash tag.
+//
+// Case L13
 func TestKeysSpreadOverTheCluster(t *testing.T) {
 	nodes := redistest.Cluster(t, 3)
 	r := connected(t, nodes[0].URL())

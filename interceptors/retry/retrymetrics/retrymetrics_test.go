@@ -26,6 +26,7 @@ func Example() {
 	// Output: <nil>
 }
 
+// Case metrics
 func TestTheLeastBudgetIsTold(t *testing.T) {
 	stats := func() []retry.Stats {
 		return []retry.Stats{

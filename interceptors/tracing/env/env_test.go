@@ -61,6 +61,7 @@ func active(t *testing.T, telemetry *env.Telemetry) bool {
 	return traced.UnaryClient(meta) != nil
 }
 
+// Case traces
 func TestTheEnvironmentTurnsItOn(t *testing.T) {
 	tests := []struct {
 		name            string
@@ -116,6 +117,8 @@ func TestPropagatorsAreThoseOfTheEnvironment(t *testing.T) {
 
 // The sampler drops, and what is left is sent to the endpoint at the end, with the name
 // of the service.
+//
+// Case traces
 func TestSpansArriveAtTheEndpoint(t *testing.T) {
 	var mu sync.Mutex
 	var got []*coltrace.ExportTraceServiceRequest
