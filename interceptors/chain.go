@@ -123,8 +123,8 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 	}
 }
 
-// StreamClient is the chain for streams on the client. It tells the picker when the
-// first response comes.
+// StreamClient is the chain for streams on the client. It notifies the picker of
+// the first response.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		ctx, record := attempt.FromOrNew(ctx, attempt.Stream)

@@ -11,7 +11,7 @@ func newCacheCommand() *cobra.Command {
 		Use:   "cache",
 		Short: "Show what the caches of processes save, and clear them",
 		Long: `Show what the caches of processes save, and clear them. Processes are found in Consul:
-the instances that tell where their admin page is (metrics_address), 64 at most, 2 s for
+the instances that publish their admin page (metrics_address), 64 at most, 2 s for
 each. A program that is no server is in no directory: name its admin page by --client.
 On a port of 127.0.0.1, which is what servers choose by themselves, only those of this
 host can be asked.`,
@@ -82,7 +82,7 @@ again does no harm.
 With -o json there is one object: processes, a list of id, address (of the admin page),
 error (why it could not be asked), caches, a list of name (as in stats), entries (about how
 many it had; left out with --tag, by which nobody counts), unknown_methods (of which it has
-met no call), error (why processes that share its store were not told).`,
+met no call), error (why the invalidation was not published).`,
 		Example: `  meshlite cache clear catalog --method sweetshop.catalog.v1.CatalogService/GetSweet
   meshlite cache clear --tag sweets --tag sweet:fudge
   meshlite cache clear --all --client 127.0.0.1:9090

@@ -191,7 +191,7 @@ func TestCacheClearThatIsNotDoneEverywhere(t *testing.T) {
 		client   string
 		out, err string
 	}{
-		{untold, ": cleared, but: redis is; away\n", "stores that were not told of it: 1: other processes may keep"},
+		{untold, ": cleared, but: redis is; away\n", "stores that did not publish it: 1: other processes may keep"},
 		{refuses, "", "cannot ask " + refuses + ": not\ufffd today\nmeshlite: 1 of 2 processes were not cleared: see above, and clear again\n"},
 		{older, "", "418 I'm a teapot for /debug/meshlite/cache/clear: is it built with an older meshlite?"},
 		{hangs, "", "404 Not Found for /debug/meshlite/cache/clear: is it built with an older meshlite?"},
@@ -224,9 +224,9 @@ func TestCacheClearWhereAServiceCannotBeRead(t *testing.T) {
 
 func TestCacheStatsThatCannotBeHad(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "cache", "stats").want(t, 1, "", "knows no instance that tells metrics_address: a program that is no server is in no directory")
+	runTool(t, "cache", "stats").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "cache", "stats", "catalog").want(t, 1, "", `no instance of "catalog" tells metrics_address: is it a server of meshlite`)
+	runTool(t, "cache", "stats", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
 	runTool(t, "cache", "stats", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
 	runTool(t, "cache", "clear", "catlog", "--all").want(t, 1, "", `knows no service "catlog": is it catalog?`)
 	older, gone := serveText(t, `{"cache": {"Hits": 1}, "endpoints": []}`), closedPort(t)

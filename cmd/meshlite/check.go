@@ -18,8 +18,8 @@ func newCheckCommand() *cobra.Command {
 		Long: `Look at Consul (is it reached, has it a leader, is the token good), at the clock, and
 at all instances of the named services, or of all that are registered: is their
 address reachable, what do they answer to grpc.health.v1, what does Consul say of
-them, do two claim one address, also of two services that are looked at. What is
-wrong is told with what to do about it.
+them, do two claim one address, also of two services that are looked at. Each
+problem is printed with its fix.
 
   ✓  is well
   !  is perhaps not what you want

@@ -22,8 +22,8 @@ With --picks, the clients of the service are asked how they pick: for each insta
 its zone, its weight, what is in flight, the latency of a first response, its picks
 and their share, the part of the latest calls that it has not answered, and whether
 it is in rotation, in slow start, of another zone or ejected, and why. Clients are
-looked for in Consul: the instances of all services that tell where their admin page
-is (metrics_address), 64 at most, 2 s for each. A program that is no server is in no
+looked for in Consul: the instances of all services that publish their admin page
+(metrics_address), 64 at most, 2 s for each. A program that is no server is in no
 directory: name its admin page by --client. On a port of 127.0.0.1, which is what
 servers choose by themselves, only those of this host can be asked.
 

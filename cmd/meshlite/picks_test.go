@@ -334,7 +334,7 @@ func TestPicksWithoutAnyClient(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	r := runTool(t, "endpoints", "catalog", "--picks")
-	r.want(t, 1, "", "knows no instance that tells metrics_address, and so no client of \"catalog\": a program that is no server is in no directory")
+	r.want(t, 1, "", "lists no instance that publishes metrics_address, so no client of \"catalog\" was found: a program that is no server is in no directory")
 	if strings.Count(r.err, "\n") != 1 || r.out != "" {
 		t.Errorf("stdout %q, stderr %q, want one line", r.out, r.err)
 	}

@@ -16,8 +16,8 @@ func newTopCommand() *cobra.Command {
 		SuggestFor: []string{"watch", "stats"},
 		Short:      "Show how much services and their instances are called, how well and how fast",
 		Long: `Show how much services are called, how well and how fast, and each of their instances
-below them, the busiest first, until q or ctrl-C. The figures are the processes' own: what
-/metrics tells, read every --interval. No Prometheus is needed. Processes are found as by
+below them, the busiest first, until q or ctrl-C. The figures are the processes' own,
+read from /metrics every --interval. No Prometheus is needed. Processes are found as by
 cache stats, anew every 10 s; name others by --client. Who cannot be asked is shown with
 the reason. On a terminal the table is drawn over, else one is written below the other.
 
@@ -42,7 +42,7 @@ serve: for a program that is only a client, nothing else is there.
 
 With -o json there is one object a line for each interval, one in all with --once: time,
 seconds (that it is of), services, a list of service, the figures, instances, methods;
-errors (what Consul could not tell). Instances is a list of id, address (of the admin
+errors (what could not be read from Consul). Instances is a list of id, address (of the admin
 page), error (why it could not be asked), share, the figures. Methods is a list of method
 (package.Service/Method), share, the figures. The figures are calls_per_second, success,
 p50_ms, p95_ms, p99_ms, in_flight, cache (parts are from 0 to 1), refused_per_second, and

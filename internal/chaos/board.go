@@ -41,7 +41,7 @@ func (b *board) follow(row string, t *tally) {
 	b.row, b.tally = row, t
 }
 
-// say tells what happens.
+// say reports an event.
 func (b *board) say(format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -15,7 +15,7 @@ type Options struct {
 	Only []string
 	// Programs is the folder of the service programs. Empty: they are looked for.
 	Programs string
-	// Progress is where to tell what happens. Nil is nowhere.
+	// Progress receives the events. Nil discards them.
 	Progress io.Writer
 }
 
@@ -78,7 +78,7 @@ func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, e
 		}
 		result.Faults = append(result.Faults, f)
 		if err != nil {
-			break // what comes after would tell nothing
+			break // the mesh is broken: later rows would measure nothing
 		}
 	}
 	result.trouble = m.trouble.Last(maxTrouble)

@@ -49,7 +49,7 @@ func TestUnknownFaultIsRefusedBeforeAnythingStarts(t *testing.T) {
 
 // A call that was sent to an instance before it ended could not be saved; one that
 // was sent later could.
-func TestWhatWasInFlightIsToldApart(t *testing.T) {
+func TestWhatWasInFlightIsCountedApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tally := newTally()
 		before := time.Now()

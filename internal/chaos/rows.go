@@ -19,7 +19,7 @@ const (
 	// silence: with it, the query on it is given up after 7.1 s.
 	shortWait = 2 * time.Second
 
-	// noticeable is when Consul tells of what was asked of it at the latest.
+	// noticeable bounds the time until Consul's catalog shows a change.
 	noticeable = 2 * time.Second
 
 	resetEvery = 300 * time.Millisecond
@@ -232,7 +232,7 @@ func deregisterAll(ctx context.Context, s *scene) error {
 	}
 	// The agent answers before its catalog has changed, and would seem to have healed.
 	if _, err := await(ctx, noticeable, func(ctx context.Context) bool { return !s.registered(ctx) }); err != nil {
-		return fmt.Errorf("all instances were deregistered, and Consul still tells of them: %w", err)
+		return fmt.Errorf("all instances were deregistered, but Consul still lists them: %w", err)
 	}
 	return nil
 }
@@ -328,7 +328,7 @@ func restartInstances(ctx context.Context, s *scene) error {
 	return nil
 }
 
-// leaveSnapshot lets a first client learn of the mesh and end.
+// leaveSnapshot runs a first client until it has written a snapshot.
 func leaveSnapshot(ctx context.Context, s *scene) error {
 	if err := steady(ctx, s); err != nil {
 		return err

@@ -146,7 +146,7 @@ func (s *scene) once(ctx context.Context) (time.Duration, error) {
 	took, err := await(ctx, s.row.aim.heal+wholePatience, func(ctx context.Context) bool { return s.row.healed(ctx, s) })
 	s.say("%s: %s after %.1fs", s.row.name, s.row.wanted, took.Seconds())
 	if errors.Is(err, errPatience) {
-		err = nil // the time tells
+		err = nil // the measured time exceeds the aim
 	}
 	return took, err
 }

@@ -26,8 +26,8 @@ func dialAgent(address string) (*consul.Directory, error) {
 // completionTimeout is as long as somebody waits who has pressed a key.
 const completionTimeout = time.Second
 
-// ServiceNames are the services that are registered, for completion: none when the
-// agent does not tell within a second.
+// ServiceNames are the services that are registered, for completion: none if the
+// agent does not answer within a second.
 func ServiceNames(ctx context.Context, address string) []string {
 	directory, err := dialAgent(address)
 	if err != nil {

@@ -69,9 +69,8 @@ func askAll(ctx context.Context, processes []process, ask func(a asker, i int) e
 	})
 }
 
-// asker reads admin pages. Where they are is told by whoever has registered
-// something: it sends nothing but the question, through no proxy, follows no redirect,
-// and reads no more than a page can have.
+// asker reads admin pages. Anyone who can register in Consul chooses their addresses, so
+// it sends no credentials, uses no proxy, follows no redirect and bounds what it reads.
 type asker struct{ http *http.Client }
 
 func newAsker() asker {
@@ -103,8 +102,8 @@ func (a asker) read(ctx context.Context, address string, page any) error {
 	return a.do(request, page)
 }
 
-// scrape reads what the program tells Prometheus of its calls. The text format it is: of
-// the other, a page may say how much memory is to be had for it.
+// scrape reads the metrics in Prometheus's text format. In the protobuf format, a page
+// could declare a length that makes the reader allocate without bound.
 func (a asker) scrape(ctx context.Context, address string) (*scrape.Sample, error) {
 	request, err := ask(ctx, http.MethodGet, address, metricsPath, nil)
 	if err != nil {
@@ -171,16 +170,16 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 
 // refusal is why there is no answer. What is wrong with an action, the text says.
 func refusal(r *http.Response) error {
-	told := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
+	status := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
 	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden {
-		return errors.New(told + ": is it a program of meshlite?")
+		return errors.New(status + ": is it a meshlite program?")
 	}
 	switch r.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden:
 		text, _ := io.ReadAll(io.LimitReader(r.Body, maxLine))
-		return errors.New(cmp.Or(oneLine(string(text)), told))
+		return errors.New(cmp.Or(oneLine(string(text)), status))
 	default:
-		return errors.New(told + ": is it built with an older meshlite?")
+		return errors.New(status + ": is it built with an older meshlite?")
 	}
 }
 
@@ -204,8 +203,8 @@ func noAnswer(err error) error {
 	}
 }
 
-// tellUnasked says in one line for each reason who could not be asked.
-func tellUnasked(stderr io.Writer, processes []process) {
+// writeUnasked writes a line for each reason, with the processes that could not be asked.
+func writeUnasked(stderr io.Writer, processes []process) {
 	alike := map[string][]process{}
 	for _, p := range processes {
 		if p.Error != "" {

@@ -43,7 +43,7 @@ func writeCaches(out io.Writer, all []cached, index bool) error {
 	return err
 }
 
-// summary is what is told of a cache as a whole.
+// summary is the line of a whole cache.
 func summary(c cachepage.Report) string {
 	text := fmt.Sprintf("%d entries, %s of %s", c.Entries, size(c.Bytes), size(c.MaxBytes))
 	for _, n := range []struct {
@@ -78,17 +78,18 @@ func writeMethods(t *tables, methods []cachepage.Method) error {
 	return nil
 }
 
-// methodName is for people. The last is what stands for all that are not told apart.
+// methodName is for people. The empty name stands for all methods without counters of
+// their own.
 func methodName(name string) string { return cmp.Or(oneLine(name), "(all others)") }
 
 // writeShadow says what each ttl would have done that makes a difference.
 func writeShadow(out io.Writer, ages []cachepage.Shadow) {
-	var told uint64
+	var compared uint64
 	for _, s := range ages {
-		if s.Compared == told {
+		if s.Compared == compared {
 			continue
 		}
-		told = s.Compared
+		compared = s.Compared
 		age := "with any ttl"
 		if s.UpToSeconds > 0 {
 			age = "with a ttl of " + rounded(s.UpToSeconds)

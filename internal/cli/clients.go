@@ -17,7 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// metricsAddress is the metadata by which a server tells where its admin page is.
+// metricsAddress is the metadata key under which a server publishes its admin page.
 const metricsAddress = "metrics_address"
 
 // maxReads bounds the services that are read at once.
@@ -61,8 +61,8 @@ func named(addresses []string) (list []process) {
 	return list
 }
 
-// withPages are the instances that tell where their admin page is, each program once,
-// those that are well first.
+// withPages are the instances that publish an admin page, each program once, passing
+// ones first.
 func withPages(entries []consul.Entry) []process {
 	slices.SortStableFunc(entries, func(a, b consul.Entry) int {
 		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Service, b.Service), cmp.Compare(a.ID, b.ID))
@@ -82,8 +82,8 @@ func withPages(entries []consul.Entry) []process {
 	return list
 }
 
-// everything is all that is registered in the datacenters of queries. Services that cannot
-// be read are told on stderr and counted, and are an error if none can.
+// everything lists all instances in the datacenters of queries. Services that cannot be
+// read are reported on stderr and counted; if none can be read, that is an error.
 func everything(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) (all []consul.Entry, unread int, err error) {
 	var services []catalog.Query
 	for _, q := range queries {

@@ -46,7 +46,7 @@ func key(e endpoint) [3]string { return [3]string{e.Datacenter, e.Node, e.ID} }
 // who names an instance for people.
 func who(e endpoint) string { return cell(e.Address) + "  " + cell(e.ID) }
 
-// what says all that a table tells of it beside that.
+// what lists the other columns of the table.
 func what(e endpoint) string {
 	text := fmt.Sprintf("%s, weight %d, node %s", oneLine(state(e)), e.Weight, cell(e.Node))
 	if e.Zone != "" {

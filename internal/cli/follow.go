@@ -61,20 +61,20 @@ func follow(ctx context.Context, directory *consul.Directory, queries []catalog.
 
 func (f *follower) watch(ctx context.Context, query int) {
 	q := f.queries[query]
-	q.Warning = true // else Consul would tell of passing instances only
-	f.directory.Watch(ctx, q, func(s catalog.Snapshot, err error) { f.tell(ctx, news{query: query, err: err, hint: s.Hint}) })
+	q.Warning = true // else Consul would return passing instances only
+	f.directory.Watch(ctx, q, func(s catalog.Snapshot, err error) { f.send(ctx, news{query: query, err: err, hint: s.Hint}) })
 }
 
-func (f *follower) tell(ctx context.Context, n news) {
+func (f *follower) send(ctx context.Context, n news) {
 	select {
 	case f.incoming <- n:
 	case <-ctx.Done():
 	}
 }
 
-// take looks again at a query. A watch tells of what can be called only, so the
-// whole is read beside it. A stale answer may be older than the watch's own; the
-// watch answers once a minute at least, which brings the rest.
+// take repeats a query. A watch reports callable instances only, so the full list is
+// read beside it. A stale answer may be older than the watch's own; the watch answers
+// at least once a minute, which corrects it.
 func (f *follower) take(ctx context.Context, n news) error {
 	v := &f.views[n.query]
 	v.again = v.again && !n.again
@@ -107,7 +107,7 @@ func (f *follower) retry(ctx context.Context, query int) {
 	f.work.Go(func() {
 		select {
 		case <-time.After(retryAfter):
-			f.tell(ctx, news{query: query, again: true})
+			f.send(ctx, news{query: query, again: true})
 		case <-ctx.Done():
 		}
 	})

@@ -15,7 +15,7 @@ const (
 	columns  = 80 // where it is not known
 )
 
-// noLimits is told of those that have met none.
+// noLimits stands for processes without a limited call.
 const noLimits = "no calls of methods with a limit yet"
 
 // writeLimits writes the limits of all processes together, or of each by itself.
@@ -69,7 +69,7 @@ func (w *limitsWriter) write(none string) error {
 	for _, c := range limiters[:w.shown(len(limiters))] {
 		fmt.Fprintln(w.out, w.wrapped(c.text(w.rows > 0), 2))
 	}
-	w.tellMore(len(limiters), "limiters")
+	w.writeMore(len(limiters), "limiters")
 	gap := len(limiters) > 0
 	for _, t := range []table{limitTable(limits), nearTable(near), runningTable(running)} {
 		if len(t.rows) == 0 {
@@ -94,7 +94,7 @@ func (w *limitsWriter) shown(n int) int {
 	return min(n, w.rows)
 }
 
-func (w *limitsWriter) tellMore(n int, what string) {
+func (w *limitsWriter) writeMore(n int, what string) {
 	if more := n - w.shown(n); more > 0 {
 		fmt.Fprintf(w.out, "and %d more %s: --each shows all\n", more, what)
 	}
@@ -127,7 +127,7 @@ func (w *limitsWriter) writeTable(t table) error {
 			return err
 		}
 	}
-	w.tellMore(all, t.of)
+	w.writeMore(all, t.of)
 	return nil
 }
 

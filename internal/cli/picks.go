@@ -52,7 +52,7 @@ func picks(ctx context.Context, o EndpointsOptions, queries []catalog.Query, str
 	for i, p := range processes {
 		clients[i].process = p
 	}
-	tellUnasked(streams.Err, processes)
+	writeUnasked(streams.Err, processes)
 	if !slices.ContainsFunc(clients, func(c client) bool { return len(c.Targets) > 0 }) {
 		if err := o.unknown(ctx, queries[0]); err != nil {
 			return err
@@ -79,7 +79,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 	return whyNone(ctx, directory, q, io.Discard)
 }
 
-// take keeps what a client tells of service.
+// take stores the picks of service that a client reports.
 func (c *client) take(all []resolver.Picks, service string) {
 	for _, p := range all {
 		c.calls = append(c.calls, p.Service)
@@ -120,7 +120,7 @@ func nobodyCalls(service, from string, clients []client) error {
 	likely := nearest.Names(service, slices.Compact(slices.Sorted(slices.Values(others))))
 	switch {
 	case len(clients) == 0:
-		return fmt.Errorf("%s knows no instance that tells metrics_address, and so no client of %q: %s", from, service, noServer)
+		return fmt.Errorf("%s lists no instance that publishes metrics_address, so no client of %q was found: %s", from, service, noServer)
 	case asked == 0:
 		return errors.New("no client could be asked: see above")
 	case len(likely) > 0:

@@ -91,7 +91,7 @@ type top struct {
 
 	processes []process
 	found     time.Time // when they were looked for
-	notes     string    // what Consul could not tell
+	notes     string    // what could not be read from Consul
 	before    map[string]*scrape.Sample
 	at        time.Time // of before
 	width     int       // of the screen
@@ -122,7 +122,7 @@ func (t *top) run(ctx context.Context) error {
 		if m, err = t.measure(ctx); err != nil {
 			return err
 		}
-		if err := t.tell(m); err != nil || t.o.Once {
+		if err := t.write(m); err != nil || t.o.Once {
 			return err
 		}
 	}
@@ -143,7 +143,7 @@ func (t *top) measure(ctx context.Context) (measured, error) {
 		return measured{}, context.Cause(ctx)
 	}
 	if failed(processes) == len(processes) && (t.at.IsZero() || t.o.Once) {
-		tellUnasked(t.streams.Err, processes)
+		writeUnasked(t.streams.Err, processes)
 		return measured{}, errors.New("no process could be asked: see above, and `meshlite check` for what is wrong with Consul and the instances")
 	}
 	m := measured{time: now, notes: t.notes}
@@ -155,7 +155,7 @@ func (t *top) measure(ctx context.Context) (measured, error) {
 	return m, nil
 }
 
-// byService puts what processes have told together, and keeps it for the next time.
+// byService groups the samples by service and keeps them for the next rates.
 func (t *top) byService(processes []process, samples []*scrape.Sample) []topService {
 	before, side := t.before, scrape.Server
 	if t.o.Outgoing {
@@ -255,8 +255,8 @@ func (t *top) draw(m measured) {
 	t.screen.Show(m.lines(width-1, height-1, t.o.Methods))
 }
 
-// tell writes what an interval has brought.
-func (t *top) tell(m measured) error {
+// write writes the figures of one interval.
+func (t *top) write(m measured) error {
 	switch {
 	case t.o.Format == JSON && t.o.Once:
 		return WriteJSON(t.streams.Out, m.report())

@@ -99,7 +99,7 @@ func (m measured) foot(width int) []string {
 		}
 	}
 	var text strings.Builder
-	tellUnasked(&text, unasked)
+	writeUnasked(&text, unasked)
 	text.WriteString(m.notes)
 	if text.Len() == 0 {
 		return nil

@@ -10,15 +10,15 @@ import (
 	"github.com/meshlite-go/meshlite/internal/scrape"
 )
 
-// measured is what an interval has brought.
+// measured holds the figures of one interval.
 type measured struct {
 	time     time.Time
 	seconds  float64 // since the one before, 0 for the first
 	services []topService
-	notes    string // what Consul could not tell, a line each
+	notes    string // what could not be read from Consul, a line each
 }
 
-// topService is all that was told of a service, the busiest of each kind first.
+// topService holds the figures of a service, instances and methods busiest first.
 type topService struct {
 	name      string
 	all       scrape.Figures
@@ -31,7 +31,7 @@ type topInstance struct {
 	scrape.Figures
 }
 
-// add takes what a process has told, if it could be asked.
+// add adds the rates of a process, if it answered.
 func (s *topService) add(p process, r scrape.Rates) {
 	s.instances = append(s.instances, topInstance{p, r.All})
 	if p.Error != "" {

@@ -25,7 +25,7 @@ type wares struct {
 // look walks through the shop once, as a customer who reads all its pages.
 func look(ctx context.Context, shop storefrontv1.StorefrontServiceClient) (wares, error) {
 	var w wares
-	sections := []string{""} // all of them; its pages tell the others
+	sections := []string{""} // all sections; its pages name the others
 	for i := 0; i < len(sections); i++ {
 		request := &storefrontv1.BrowseRequest{Section: sections[i]}
 		for request != nil {

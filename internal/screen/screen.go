@@ -1,5 +1,5 @@
 // Package screen draws what goes on at the foot of a terminal, over and over, while
-// events scroll away above it. The demo and chaos tell of themselves by it.
+// events scroll away above it. The demo and chaos report through it.
 //
 //	if s, ok := screen.Of(os.Stderr); ok {
 //		s.Event("catalog-1 is killed")

@@ -77,8 +77,8 @@ func (s *Shop) Close() {
 	s.directory.Close()
 }
 
-// Start runs one more instance of a service and waits until the registry tells
-// of it as passing. The error has the last lines that the process wrote.
+// Start runs one more instance of a service and waits until the registry lists it as
+// passing. The error has the last lines that the process wrote.
 func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
