@@ -272,7 +272,7 @@ func TestClientsThatCannotBeAsked(t *testing.T) {
 	r := runTool(t, "endpoints", "catalog", "--picks")
 	r.want(t, 0, "10.0.0.1:80 ", "")
 	for who, why := range map[string]string{
-		"redirects": "302 Found for /debug/meshlite: is it a program of meshlite?",
+		"redirects": "302 Found for /debug/meshlite: is it a meshlite program?",
 		"other":     "404 Not Found for /debug/meshlite",
 		"garbage":   "and 1 more: an answer that is not the JSON of this version of meshlite",
 		"older":     "an answer without endpoints: is it built with an older meshlite?",

@@ -99,7 +99,7 @@ func TestTopInWords(t *testing.T) {
 	r := runTool(t, "top", "shop", "--once", "--interval", "100ms")
 	r.want(t, 0, "  4 processes, 2 not asked, over ", "")
 	r.want(t, 0, "\nSERVICE  CALLS/S     OK   P50   P95   P99 ACTIVE SHARE CACHE REFUSED\n", "")
-	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it has no metrics of calls: is it a program of meshlite?\n", "")
+	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it has no metrics of calls: is it a meshlite program?\n", "")
 	r.want(t, 0, "\ncannot ask shop-3 ("+gone+"): connection refused", "")
 	// The second has begun anew, so that all of its calls count.
 	for name, want := range map[string]string{"shop-1": "100% 50ms 95ms 99ms 7", "shop-2": "50.0% 550ms 955ms 991ms 7"} {
@@ -260,7 +260,7 @@ func TestTopThatCannotBeHad(t *testing.T) {
 	r := runTool(t, "top", "--client", gone, "--client", large, "--client", servePage(t, http.NotFoundHandler()))
 	r.want(t, 1, "", "cannot ask "+gone+": connection refused: has it ended?\n")
 	r.want(t, 1, "", "cannot ask "+large+": an answer of more than 8 MiB\n")
-	r.want(t, 1, "", ": 404 Not Found for /metrics: is it a program of meshlite?\n")
+	r.want(t, 1, "", ": 404 Not Found for /metrics: is it a meshlite program?\n")
 	r.want(t, 1, "", "meshlite: no process could be asked: see above, and `meshlite check`")
 	// Who is gone after the first reading is the whole of it with --once.
 	runTool(t, "top", "--once", "--interval", "100ms", "--client", serveMetrics(t, handled(1, 0, 1), "<html>")).want(t, 1, "", "no process could be asked")

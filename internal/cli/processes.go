@@ -92,7 +92,7 @@ func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list
 // noPages says why there is nobody to ask.
 func noPages(directory *consul.Directory, service string) error {
 	if service != "" {
-		return fmt.Errorf("no instance of %q publishes metrics_address: is it a meshlite server, and WithMetricsAddress not \"off\"?", service)
+		return fmt.Errorf("no instance of %q publishes metrics_address: is it a meshlite server, and is its WithMetricsAddress not \"\"?", service)
 	}
 	return fmt.Errorf("%s lists no instance that publishes metrics_address: %s", directory.Name(), noServer)
 }
