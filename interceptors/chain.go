@@ -20,7 +20,7 @@ import (
 const maxMethods = 4096
 
 // unknown is what all methods are to the chain of a server that no service there has, no
-// contract knows and no policy names. A peer makes them up, for a handler of unknown
+// contract declares and no policy names. A peer makes them up, for a handler of unknown
 // services to answer; one by one they would fill what concerns keep for each method. So
 // are the methods of gRPC's own services that this server has not registered: they are
 // exempt from nothing there.

@@ -106,7 +106,7 @@ a call yet), error (why the invalidation was not published).`,
 func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those that Consul knows; repeats")
+	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those in Consul; repeats")
 	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
 	noCompletion(cmd, "client", "dc")
 }

@@ -116,7 +116,7 @@ a.v1.S/Try
 (all others)
   -     -    -   -     0      0          0      0         -1       0 B
 
-the 2 entries that are asked for most
+the 2 most requested entries
 ID    SIZE   AGE         LEFT  METHOD
 kJx8  210 B  12s         18s   a.v1.S/Get, NotFound
 -     0 B    277h46m40s  over  a`+"\ufffd[2J\n", "")
@@ -227,8 +227,8 @@ func TestCacheStatsThatCannotBeHad(t *testing.T) {
 	runTool(t, "cache", "stats").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	runTool(t, "cache", "stats", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
-	runTool(t, "cache", "stats", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
-	runTool(t, "cache", "clear", "catlog", "--all").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "cache", "stats", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
+	runTool(t, "cache", "clear", "catlog", "--all").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	older, gone := serveText(t, `{"cache": {"Hits": 1}, "endpoints": []}`), closedPort(t)
 	runTool(t, "cache", "stats", "--client", older).want(t, 1, "", "an answer without caches: is it built with an older meshlite?\nmeshlite: no process could be asked")
 	well, _ := serveCaches(t, `[{"name": "runtime"}]`, "")

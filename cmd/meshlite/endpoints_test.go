@@ -39,9 +39,9 @@ func TestEndpoints(t *testing.T) {
 		"consul://" + address + "/catalog?policy=round_robin": {0, table, ""},
 		"catalog --tag canary --tag v2":                       {0, "STATUS   TAGS\n[::1]:80  catalog-1", ""},
 		"consul:///catalog?tag=canary":                        {0, "STATUS   TAGS\n[::1]:80  catalog-1", ""},
-		"catalog --tag nobody":                                {0, "ADDRESS", `knows "catalog", but no instance that was asked for: are tags and filter right?`},
-		"catalogue":                                           {1, "", `knows no service "catalogue": is it catalog?`},
-		"payments":                                            {1, "", "knows no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
+		"catalog --tag nobody":                                {0, "ADDRESS", `has "catalog", but no matching instance: are tags and filter right?`},
+		"catalogue":                                           {1, "", `has no service "catalogue": is it catalog?`},
+		"payments":                                            {1, "", "has no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
 		"catalog --dc nowhere":                                {1, "", `has no datacenter "nowhere" (No path to datacenter)`},
 		"catalog --http-addr " + closedPort(t):                {1, "", "refused the connection"},
 	} {
@@ -177,8 +177,8 @@ func TestEndpointsThatACLsHide(t *testing.T) {
 		t.Fatal(err)
 	}
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "endpoints", "catalog", "--http-addr", address).want(t, 1, "", `knows no service "catalog", perhaps since consul at `+address+" has ACLs and no token is given: set CONSUL_HTTP_TOKEN")
-	runTool(t, "services", "--http-addr", address).want(t, 0, "NAME", "knows no service, perhaps since consul at "+address+" has ACLs and no token is given")
+	runTool(t, "endpoints", "catalog", "--http-addr", address).want(t, 1, "", `has no service "catalog", perhaps since consul at `+address+" has ACLs and no token is given: set CONSUL_HTTP_TOKEN")
+	runTool(t, "services", "--http-addr", address).want(t, 0, "NAME", "has no service, perhaps since consul at "+address+" has ACLs and no token is given")
 	w := watchEndpoints(t, "catalog", "--http-addr", address)
 	if got := w.line(t); !strings.HasPrefix(got, "no instance of catalog yet: ") || !strings.Contains(got, "If Consul has ACLs, set CONSUL_HTTP_TOKEN") {
 		t.Errorf("it says %q", got)

@@ -186,7 +186,7 @@ func TestLimitsThatCannotBeHad(t *testing.T) {
 	runTool(t, "limits").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	runTool(t, "limits", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
-	runTool(t, "limits", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "limits", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	gone := closedPort(t)
 	for page, want := range map[string]string{
 		`{"limits": {"Admitted": 1}, "endpoints": []}`:               "an answer without limits: is it built with an older meshlite?\nmeshlite: no process could be asked",

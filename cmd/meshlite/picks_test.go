@@ -122,8 +122,8 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 			}
 		}
 	}
-	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
-	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
+	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `none of 2 clients calls "prices" now: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
+	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `has no service "catalogue": is it catalog?`)
 	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 }
@@ -152,7 +152,7 @@ func TestPicksOfClientsThatAreNamed(t *testing.T) {
 	r.want(t, 0, "  3 100%  0%     in rotation\n", "")
 	r.want(t, 0, "  5 100%  0%     in rotation\n", "")
 	r.want(t, 0, ", dc=dc1\nADDRESS", "")
-	r.want(t, 0, ", consistency=cached\nno endpoints: it knows no instance, or a policy of gRPC's own picks\n", "")
+	r.want(t, 0, ", consistency=cached\nno endpoints: the service has no instance, or one of gRPC's own policies picks\n", "")
 	if n := strings.Count(r.out, one); n != 1 {
 		t.Errorf("a client that is named twice is shown %d times", n)
 	}
@@ -323,7 +323,7 @@ func TestClientsThatAreAskedAreBounded(t *testing.T) {
 		args = append(args, "--client", servePicks(t, picksOf("catalog", "10.0.0.1:80")))
 	}
 	r := runTool(t, args...)
-	r.want(t, 0, "10.0.0.1:80 ", " and 5 more: no more than 64 are asked: name others by --client\n")
+	r.want(t, 0, "10.0.0.1:80 ", " and 5 more: only the first 64 are asked: name others by --client\n")
 	if n := strings.Count(r.out, "in rotation"); n != 64 {
 		t.Errorf("%d clients are shown, want 64", n)
 	}

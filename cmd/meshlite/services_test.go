@@ -11,8 +11,8 @@ import (
 
 func TestServices(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "services").want(t, 0, "NAME", " knows no service: start one")
-	runTool(t, "services", "-o", "json").want(t, 0, `"services": []`, " knows no service")
+	runTool(t, "services").want(t, 0, "NAME", " has no service: start one")
+	runTool(t, "services", "-o", "json").want(t, 0, `"services": []`, " has no service")
 
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	enlist(t, agent, "catalog", "catalog-2", "10.0.0.2:80", "warning")

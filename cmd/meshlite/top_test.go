@@ -253,7 +253,7 @@ func TestTopThatCannotBeHad(t *testing.T) {
 	runTool(t, "top").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	runTool(t, "top", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
-	runTool(t, "top", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "top", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	gone, large := closedPort(t), servePage(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.CopyN(w, strings.NewReader(strings.Repeat("\n", 9<<20)), 9<<20)
 	}))

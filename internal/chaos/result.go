@@ -65,7 +65,7 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 		miss("%d calls failed that were not in flight there", n-f.InFlight)
 	}
 	if f.Calls == 0 {
-		miss("nobody was called")
+		miss("no call was sent")
 	}
 	if took > s.row.aim.heal {
 		miss("it took %.1fs until: %s", took.Seconds(), s.row.wanted)

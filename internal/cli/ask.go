@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	maxClients = 64 // that are asked
+	maxClients = 64 // processes asked
 	maxAsks    = 8  // at once
 	askTimeout = 2 * time.Second
 	maxAnswer  = 8 << 20
@@ -32,7 +32,7 @@ const (
 	metricsPath = "/metrics"
 )
 
-// hostName is what a name in DNS has, and what the hosts file takes.
+// hostName matches the characters of names in DNS and in the hosts file.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,255}$`)
 
 // dialable reports whether address is host:port and nothing else.
@@ -46,14 +46,13 @@ func dialable(address string) bool {
 	return err == nil && n > 0 && (notIP == nil || hostName.MatchString(host))
 }
 
-// askAll asks each process that may be asked, as many as are asked at most, and notes
-// why one could not be.
+// askAll asks at most maxClients processes, and records in each why it could not be asked.
 func askAll(ctx context.Context, processes []process, ask func(a asker, i int) error) {
 	left := maxClients
 	for i := range processes {
 		if p := &processes[i]; p.Error == "" {
 			if left--; left < 0 {
-				p.Error = fmt.Sprintf("no more than %d are asked: name others by --client", maxClients)
+				p.Error = fmt.Sprintf("only the first %d are asked: name others by --client", maxClients)
 			}
 		}
 	}
@@ -81,7 +80,7 @@ func newAsker() asker {
 	}}
 }
 
-// picks reads how the program calls, whose admin page is at address.
+// picks reads the picks of the program from the admin page at address.
 func (a asker) picks(ctx context.Context, address string) ([]resolver.Picks, error) {
 	var page struct{ Endpoints *[]resolver.Picks }
 	if err := a.read(ctx, address, &page); err != nil {
@@ -119,7 +118,7 @@ func (a asker) scrape(ctx context.Context, address string) (*scrape.Sample, erro
 	return scrape.Read(bytes.NewReader(text), at)
 }
 
-// act asks the program whose admin page is at address to do something.
+// act runs an action of the admin page at address.
 func (a asker) act(ctx context.Context, address, action string, values url.Values, done any) error {
 	request, err := ask(ctx, http.MethodPost, address, adminPath+"/"+action, strings.NewReader(values.Encode()))
 	if err != nil {
@@ -168,7 +167,7 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 	}
 }
 
-// refusal is why there is no answer. What is wrong with an action, the text says.
+// refusal returns the error of an HTTP status. For an action, the body has the reason.
 func refusal(r *http.Response) error {
 	status := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
 	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden {
@@ -183,7 +182,7 @@ func refusal(r *http.Response) error {
 	}
 }
 
-// noAnswer is err in the words of who reads it.
+// noAnswer explains an err of the connection.
 func noAnswer(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {

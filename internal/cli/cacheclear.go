@@ -19,7 +19,7 @@ type CacheClearOptions struct {
 	All     bool
 }
 
-// cleared is a process, and what it has done.
+// cleared is a process and its cleared caches.
 type cleared struct {
 	process
 	Caches []cachepage.ClearedCache `json:"caches"`

@@ -10,7 +10,7 @@ import (
 // CacheStatsOptions are those of [CacheStats].
 type CacheStatsOptions struct {
 	ProcessesOptions
-	Index bool // also list what is kept
+	Index bool // also list the entries
 }
 
 // cached is a process, and the caches in it.

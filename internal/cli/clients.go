@@ -140,9 +140,8 @@ func ownAddresses() own {
 	return o
 }
 
-// whyNot says why an instance's admin page must not be asked, nothing if it may be. On
-// the loopback of another host, which it names, it cannot be reached, and here that
-// address is of a program that has nothing to do with it.
+// whyNot returns why an instance's admin page must not be asked, or "". A loopback
+// address of another host cannot be reached, and on this host it is another program's.
 func (o own) whyNot(e consul.Entry) string {
 	address := e.Metadata[metricsAddress]
 	switch {
@@ -165,7 +164,7 @@ func (o own) here(host string) bool {
 	return loopback(host) || o[host]
 }
 
-// loopback reports whether host is another one for each who dials it.
+// loopback reports whether host means the machine that dials it.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {

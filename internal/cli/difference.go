@@ -60,7 +60,7 @@ func what(e endpoint) string {
 
 func tags(e endpoint) string { return cell(strings.Join(e.Tags, ",")) }
 
-// changes says what is different, nothing if nothing is.
+// changes lists the differences, "" if there are none.
 func changes(was, is endpoint) string {
 	var all []string
 	differ := func(what, from, to string) {
@@ -82,7 +82,7 @@ func changes(was, is endpoint) string {
 	return strings.Join(all, ", ")
 }
 
-// trouble is what the checks say that are not passing.
+// trouble is the output of the checks that are not passing.
 func trouble(e endpoint) string {
 	bad := slices.IndexFunc(e.Checks, func(c consul.Check) bool { return c.Status != catalog.Passing })
 	if bad < 0 || e.Checks[bad].Output == "" {

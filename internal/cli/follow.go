@@ -19,7 +19,7 @@ type news struct {
 	again bool   // it is a second try
 }
 
-// view is what is known of the answer to a query.
+// view is the latest answer to a query.
 type view struct {
 	list  []endpoint
 	read  bool // whether there was an answer
@@ -127,7 +127,7 @@ func (f *follower) show(n news, list []endpoint) error {
 	return f.write(difference(before, list)...)
 }
 
-// begin shows people what there is.
+// begin writes the first list, for text output.
 func (f *follower) begin(n news, list []endpoint) error {
 	if len(list) == 0 {
 		text := strings.TrimSuffix("no instance of "+f.queries[n.query].Service+" yet: "+n.hint, ": ")
@@ -137,7 +137,7 @@ func (f *follower) begin(n news, list []endpoint) error {
 	return writeTable(f.streams.Out, list)
 }
 
-// lost says once for an outage that Consul cannot be asked, and why at first.
+// lost reports an outage of Consul once, with its first error.
 func (f *follower) lost(v *view, err error) error {
 	if v.lost {
 		return nil

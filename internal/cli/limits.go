@@ -10,7 +10,7 @@ import (
 // LimitsOptions are those of [Limits].
 type LimitsOptions struct {
 	ProcessesOptions
-	Each bool // show each process by itself, and all rows; no matter with JSON
+	Each bool // show each process by itself, and all rows; ignored with JSON
 }
 
 // limits are those that a process reports.

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	mostRows = 20 // of a table, unless all are asked for
-	columns  = 80 // where it is not known
+	mostRows = 20 // of a table, without --each
+	columns  = 80 // the width if it is unknown
 )
 
 // noLimits stands for processes without a limited call.
@@ -52,7 +52,7 @@ func ofProcesses(n int) string {
 	return fmt.Sprintf("%d processes", n)
 }
 
-// limitsWriter writes what there is of processes in tables of so many rows, 0 for all.
+// limitsWriter writes the limits of processes in tables of at most rows rows, 0 for all.
 type limitsWriter struct {
 	out    io.Writer
 	tables *tables
@@ -247,7 +247,7 @@ func runningTable(rows []runningRow) table {
 	return t
 }
 
-// usedText is "-" where nobody is near.
+// usedText is "-" if no key is near the limit.
 func usedText(used float64) string {
 	if !(used > 0) {
 		return "-"
@@ -258,7 +258,7 @@ func usedText(used float64) string {
 // share may be more than the whole, where calls wait.
 func share(part float64) string { return fmt.Sprintf("%.0f%%", 100*min(max(part, 0), 99)) }
 
-// secondsText is "-" for what is over or not known.
+// secondsText is "-" for a time that is over or unknown.
 func secondsText(seconds float64) string {
 	if !(seconds > 0) {
 		return "-"

@@ -11,12 +11,12 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// ProcessesOptions say which programs are asked.
+// ProcessesOptions select the processes to ask.
 type ProcessesOptions struct {
-	Service     string // whose processes; empty is all that Consul knows
+	Service     string // whose processes; empty is all in Consul
 	Agent       string // host:port; empty is the one that the environment names
 	Datacenters []string
-	Clients     []string // host:port of admin pages, instead of those that Consul knows
+	Clients     []string // host:port of admin pages, instead of those in Consul
 	Format      Format
 }
 
@@ -34,7 +34,7 @@ func (o ProcessesOptions) check() error {
 type replies[T any] struct {
 	processes []process
 	answers   []T
-	unread    int // services whose processes are not known
+	unread    int // services that could not be read
 }
 
 // askProcesses asks all selected processes and reports on stderr which could not be asked.
@@ -69,7 +69,8 @@ func failed(processes []process) int {
 	return n
 }
 
-// processes are those that are meant, one at least, and how many services are not read.
+// processes returns the selected processes, at least one, and the number of services that
+// could not be read.
 func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list []process, unread int, err error) {
 	if len(o.Clients) > 0 {
 		return named(o.Clients), 0, nil
@@ -89,7 +90,7 @@ func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list
 	return list, unread, nil
 }
 
-// noPages says why there is nobody to ask.
+// noPages returns why there is no process to ask.
 func noPages(directory *consul.Directory, service string) error {
 	if service != "" {
 		return fmt.Errorf("no instance of %q publishes metrics_address: is it a meshlite server, and is its WithMetricsAddress not \"\"?", service)

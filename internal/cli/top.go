@@ -19,14 +19,14 @@ import (
 const (
 	shortestInterval = 100 * time.Millisecond
 	longestInterval  = time.Hour
-	findEvery        = 10 * time.Second // who is there
+	findEvery        = 10 * time.Second // processes are searched for
 	findTimeout      = 5 * time.Second
 )
 
 // TopOptions are those of [Top].
 type TopOptions struct {
 	ProcessesOptions
-	Services []string // whose processes; none are all that Consul knows
+	Services []string // whose processes; none are all in Consul
 	Interval time.Duration
 	Once     bool // one interval instead of one after the other
 	Methods  bool // show methods in the place of instances; both with JSON
@@ -82,7 +82,7 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 	return err
 }
 
-// top asks who is there, over and over. One goroutine uses it.
+// top reads the metrics of processes every interval. One goroutine uses it.
 type top struct {
 	o         TopOptions
 	streams   Streams
@@ -108,7 +108,7 @@ func (t *top) run(ctx context.Context) error {
 		return err
 	}
 	t.draw(m)
-	ticker := time.NewTicker(t.o.Interval) // not before it is known who is there, which may take long
+	ticker := time.NewTicker(t.o.Interval) // after the first search, which may take long
 	defer ticker.Stop()
 	for {
 		select {
@@ -128,7 +128,8 @@ func (t *top) run(ctx context.Context) error {
 	}
 }
 
-// measure asks all processes. Nobody who answers is an error at first, and later news.
+// measure asks all processes. If none answers, that is an error the first time; later it
+// is shown.
 func (t *top) measure(ctx context.Context) (measured, error) {
 	if err := t.find(ctx); err != nil {
 		return measured{}, err
@@ -191,7 +192,8 @@ func (t *top) byService(processes []process, samples []*scrape.Sample) []topServ
 	return sortedServices(services)
 }
 
-// find looks for processes if it was long ago. What was known is kept if Consul does not answer.
+// find searches for processes if the last search is findEvery ago. It keeps the last ones
+// if Consul does not answer.
 func (t *top) find(ctx context.Context) error {
 	switch {
 	case t.directory == nil:
@@ -217,7 +219,7 @@ func (t *top) find(ctx context.Context) error {
 	return nil
 }
 
-// look asks Consul for the processes of all services that are meant.
+// look queries Consul for the processes of the selected services.
 func (t *top) look(ctx context.Context, notes *strings.Builder) ([]process, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
@@ -241,7 +243,7 @@ func (t *top) look(ctx context.Context, notes *strings.Builder) ([]process, erro
 	return withPages(all), nil
 }
 
-// draw shows what is known on a terminal.
+// draw draws the latest figures on a terminal.
 func (t *top) draw(m measured) {
 	if t.screen == nil {
 		return

@@ -7,7 +7,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/scrape"
 )
 
-// rated is "-" for what two readings are needed for.
+// rated is "-" for rates, which need two readings, before the second one.
 func rated(f scrape.Figures, text string) string {
 	if !f.Rated {
 		return "-"
