@@ -102,7 +102,7 @@ a call yet), error (why the invalidation was not published).`,
 	return cmd
 }
 
-// addProcesses gives a command the flags that say which processes are asked.
+// addProcesses adds the flags that select processes.
 func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
@@ -111,7 +111,7 @@ func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	noCompletion(cmd, "client", "dc")
 }
 
-// noCompletion keeps the names of files from where they make no sense.
+// noCompletion turns off the completion of file names.
 func noCompletion(cmd *cobra.Command, flags ...string) {
 	for _, flag := range flags {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {

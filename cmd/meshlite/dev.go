@@ -64,10 +64,9 @@ func addRegistry(cmd *cobra.Command, registry *string) {
 	}
 }
 
-// beforeStarting prepares for a registry and processes of our own. What the
-// environment says of another Consul must not reach them; a terminal that closes
-// is a reason to stop; and neither a second ctrl-C nor a reader who has gone may
-// end us before they have ended, which takes seconds.
+// beforeStarting prepares for a registry and processes of our own. They must not inherit
+// the variables of another Consul; SIGHUP stops us; and neither a second ctrl-C nor a
+// closed pipe may end us before our processes have ended, which takes seconds.
 func beforeStarting(ctx context.Context) (_ context.Context, done func()) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "CONSUL_") {

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Options say what to break. The zero value is everything, at full length, and
-// silently.
+// Options select the faults. The zero value is all faults, at full length, without
+// progress.
 type Options struct {
 	// Short leaves out some faults and shortens others, to less than a minute.
 	Short bool
@@ -19,7 +19,7 @@ type Options struct {
 	Progress io.Writer
 }
 
-// Check says what is wrong with the options.
+// Check returns an error if an option is invalid.
 func (o Options) Check() error {
 	_, err := choose(o.Short, o.Only)
 	return err

@@ -115,7 +115,7 @@ func (m *mesh) registered(ctx context.Context) bool {
 
 var errPatience = errors.New("patience has ended")
 
-// await polls until reached, and says how long it took.
+// await polls until reached, and returns how long it took.
 func await(ctx context.Context, patience time.Duration, reached func(context.Context) bool) (time.Duration, error) {
 	begin := time.Now()
 	ticker := time.NewTicker(pollEvery)

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// twoHeartbeats is twice the longest time between two looks of an instance
-	// whether Consul still knows it.
+	// twoHeartbeats is twice the longest time between two checks of an instance that it
+	// is still registered.
 	twoHeartbeats = 12 * time.Second
 	// shortWait is what a client may wait for on a connection that has died in
 	// silence: with it, the query on it is given up after 7.1 s.
@@ -97,7 +97,7 @@ func rows() []row {
 		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
 		inject: startRefusing, heal: mendFailing,
 		wanted: "it is called again", healed: mendedCalled,
-		// One more where calls were on their way there when it was found out.
+		// One more if calls were in flight to it when it was detected.
 		aim: aim{heal: 35 * time.Second, failed: 5},
 	}, {
 		name: "wrong-program", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
@@ -230,7 +230,7 @@ func deregisterAll(ctx context.Context, s *scene) error {
 			return err
 		}
 	}
-	// The agent answers before its catalog has changed, and would seem to have healed.
+	// The agent answers before its catalog has changed: a check now would find it healed.
 	if _, err := await(ctx, noticeable, func(ctx context.Context) bool { return !s.registered(ctx) }); err != nil {
 		return fmt.Errorf("all instances were deregistered, but Consul still lists them: %w", err)
 	}

@@ -65,8 +65,8 @@ type wish struct {
 	order    *storefrontv1.PlaceOrderRequest
 }
 
-// wishes are what ordinary customers want, one after the other. A few pages and
-// sweets are popular and most are not (Zipf), which is what a cache lives from.
+// wishes are the calls of ordinary customers, in order. A few pages and sweets are popular
+// and most are not (Zipf), so that caching helps.
 type wishes struct {
 	wares
 	random        *rand.Rand

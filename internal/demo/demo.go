@@ -39,7 +39,7 @@ type Options struct {
 	slower int // divides the load, for tests under the race detector; 0 is 1
 }
 
-// Check says what is wrong with the options.
+// Check returns an error if an option is invalid.
 func (o Options) Check() error {
 	if o.Duration < MinDuration || o.Duration > MaxDuration {
 		return fmt.Errorf("duration %v is not in %v to %v: write for example --duration=%v", o.Duration, MinDuration, MaxDuration, DefaultDuration)
@@ -125,7 +125,7 @@ func startRegistry(ctx context.Context, choice shop.Choice, say func(string, ...
 	return registry, nil
 }
 
-// perform lets the load and the story run side by side, and people look on.
+// perform runs the load, the story and the view concurrently.
 func perform(ctx context.Context, s *story, l *load, v view) error {
 	visitor := metadata.AppendToOutgoingContext(ctx, l.customerKey, "visitor")
 	goods, err := look(visitor, l.shop)

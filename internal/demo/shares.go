@@ -58,7 +58,8 @@ func (s *shares) observe(now time.Time, calls map[string]uint64) {
 	s.last, s.lastAt = maps.Clone(calls), now
 }
 
-// join notes who has come. Of those that it begins with, a client takes none for new.
+// join records new instances. Those of the first call are not new: clients give them no
+// slow start.
 func (s *shares) join(now time.Time, calls map[string]uint64) {
 	first := s.joined == nil
 	if first {
@@ -102,8 +103,8 @@ func (s *shares) count(now time.Time, calls map[string]uint64) {
 	}
 }
 
-// weight is the part of its share that an instance is due, by the slow start that
-// clients give it.
+// weight is the part of a full share that an instance is expected to get, by clients'
+// slow start.
 func (s *shares) weight(id string, now time.Time) float64 {
 	slow := balancer.DefaultSettings().SlowStart
 	return slow.Part(now.Sub(s.joined[id]))

@@ -158,8 +158,8 @@ func (s *story) double(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// firstCall is the time from a registration until the instance itself says that
-// it has handled a call, or until patience ends.
+// firstCall is the time from a registration until the instance's metrics count a call, or
+// until patience ends.
 func (s *story) firstCall(ctx context.Context, m *member) time.Duration {
 	ticker := time.NewTicker(joinPoll)
 	defer ticker.Stop()

@@ -45,7 +45,7 @@ func (b *book) close() {
 	b.watch.Wait()
 }
 
-// update replaces what is known of a service.
+// update replaces the instances of a service.
 func (b *book) update(service string, instances []catalog.Instance) {
 	now := time.Now()
 	b.mu.Lock()

@@ -11,18 +11,17 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// DevOptions say how to keep the shop open.
+// DevOptions are those of [Dev].
 type DevOptions struct {
 	Options
 	Registry Choice
 	// Command is how this program is called, for the lines to type.
 	Command string
-	// Out hears where to look and what to type; Progress what happens.
+	// Out receives addresses and example commands; Progress receives events.
 	Out, Progress io.Writer
-	// JSON makes one object of what Out hears.
+	// JSON writes one object to Out instead.
 	JSON bool
-	// Customers call the shop until ctx ends, so that there is something to see. Nil is
-	// nobody.
+	// Customers call the shop until ctx ends, so that there is load to see. Nil is none.
 	Customers func(ctx context.Context, directory *consul.Directory) error
 }
 
