@@ -83,7 +83,7 @@ func TestEndpointsOfDatacenters(t *testing.T) {
 		ids[e.Instance.ID+" "+e.Instance.Datacenter] = true
 	}
 	if !ids["catalog-1 dc1"] || !ids["catalog-2 dc2"] {
-		t.Errorf("it tells of %v", ids)
+		t.Errorf("it lists %v", ids)
 	}
 	if code := w.stop(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
@@ -106,7 +106,7 @@ func TestEndpointsAsJSON(t *testing.T) {
 	} {
 		r := runTool(t, "endpoints", "catalog", "-o", "json", test.flag)
 		r.want(t, 0, `"metadata": {}`, "")
-		var told struct {
+		var output struct {
 			Service   string
 			Endpoints []struct {
 				Address, ID, Service, Node, Datacenter, Region, Zone, Status, Reason string
@@ -119,15 +119,15 @@ func TestEndpointsAsJSON(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal([]byte(r.out), &told); err != nil || told.Service != "catalog" || len(told.Endpoints) != 3 {
+		if err := json.Unmarshal([]byte(r.out), &output); err != nil || output.Service != "catalog" || len(output.Endpoints) != 3 {
 			t.Fatalf("got %s (%v)", r.out, err)
 		}
-		for i, e := range told.Endpoints {
+		for i, e := range output.Endpoints {
 			if e.Callable != test.callable[i] || e.Reason != test.reasons[i] {
 				t.Errorf("with %s the callable of %s is %v, %q", test.flag, e.ID, e.Callable, e.Reason)
 			}
 		}
-		last := told.Endpoints[2]
+		last := output.Endpoints[2]
 		if last.Address != "10.0.0.3:80" || last.Node != "consultest" || last.Datacenter != "dc1" || last.Status != "warning" || last.Weight != 1 ||
 			last.Tags == nil || len(last.Checks) != 2 || last.Checks[1].Name != "lease" || last.Checks[1].Status != "warning" ||
 			!last.Checks[0].Node || last.Checks[1].Node {
@@ -218,7 +218,7 @@ func (w watching) line(t *testing.T) string {
 	return text
 }
 
-func TestWatchTellsWhatChanges(t *testing.T) {
+func TestWatchReportsWhatChanges(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	w := watchEndpoints(t, "catalog")
@@ -324,7 +324,7 @@ func TestWatchLooksAgain(t *testing.T) {
 }
 
 // One outage fails in many ways: refused, reset, without a leader.
-func TestWatchTellsOfAnOutageOnce(t *testing.T) {
+func TestWatchReportsAnOutageOnce(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	w := watchEndpoints(t, "catalog", "-o", "json")

@@ -64,7 +64,7 @@ func servePage(t *testing.T, page http.Handler) (address string) {
 	return server.Listener.Addr().String()
 }
 
-// servePicks is an admin page that tells of picks.
+// servePicks is an admin page that reports picks.
 func servePicks(t *testing.T, picks ...resolver.Picks) (address string) {
 	t.Helper()
 	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]resolver.Picks{}, picks...)})
@@ -85,14 +85,14 @@ func serveText(t *testing.T, text string) (address string) {
 	}))
 }
 
-// picksOf is what a client tells that calls service, at address.
+// picksOf is the report of a client of service, at address.
 func picksOf(service, address string) resolver.Picks {
 	return resolver.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: []balancer.EndpointStats{{
 			ID: "at " + address, Address: address, Weight: 1, Part: 1, Picks: 7, Share: 1, Warm: 1, State: balancer.InRotation}}}}
 }
 
-// enlistClient registers an instance that tells where its admin page is.
+// enlistClient registers an instance that publishes its admin page.
 func enlistClient(t *testing.T, agent *consultest.Server, service, id, address, metrics string) {
 	t.Helper()
 	host, port := splitAddress(t, address)
@@ -189,8 +189,8 @@ ADDRESS      ZONE  WEIGHT  IN FLIGHT  LATENCY     PICKS   FAILS  STATE
 10.0.0.9:80  `+"\ufffd[2J  -       0          277h46m40s  0 0%    100%   new\ufffdand; odd\n", "")
 }
 
-// toldPicks is the JSON of the command, as its help has it.
-type toldPicks struct {
+// picksOutput is the JSON of the command, as its help has it.
+type picksOutput struct {
 	Service string
 	Clients []struct {
 		ID, Address, Error string
@@ -229,13 +229,13 @@ func TestPicksAsJSON(t *testing.T) {
 	enlistClient(t, agent, "storefront", "storefront-3", "127.0.0.1:83", gone)
 	r := runTool(t, "endpoints", "catalog", "--picks", "-o", "json")
 	r.want(t, 0, `"targets": []`, "cannot ask storefront-3 ("+gone+"): connection refused: has it ended?\n")
-	var told toldPicks
+	var output picksOutput
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil || told.Service != "catalog" || len(told.Clients) != 2 || len(told.Clients[0].Targets) != 1 || told.Clients[1].Error == "" {
+	if err := d.Decode(&output); err != nil || output.Service != "catalog" || len(output.Clients) != 2 || len(output.Clients[0].Targets) != 1 || output.Clients[1].Error == "" {
 		t.Fatalf("got %s (%v)", r.out, err)
 	}
-	target := told.Clients[0].Targets[0]
+	target := output.Clients[0].Targets[0]
 	if target.Service != "catalog" || target.Channels != 1 || target.Ejections["probe"] != 2 || target.Queries[0].Tags[0] != "fast" || len(target.Endpoints) != 2 {
 		t.Errorf("the target is %+v", target)
 	}
@@ -245,7 +245,7 @@ func TestPicksAsJSON(t *testing.T) {
 	}
 }
 
-// One that cannot be asked is told of, in one line, and does not hide the others.
+// A process that cannot be asked is reported in one line, and does not hide the others.
 func TestClientsThatCannotBeAsked(t *testing.T) {
 	agent := openAgent(t)
 	enlistClient(t, agent, "storefront", "well", "127.0.0.1:81", servePicks(t, picksOf("catalog", "10.0.0.1:80")))

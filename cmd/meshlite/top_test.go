@@ -15,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 )
 
-// serveMetrics tells Prometheus one text after the other, the last one for ever.
+// serveMetrics serves one text after the other on /metrics, the last one for ever.
 func serveMetrics(t *testing.T, texts ...string) (address string) {
 	t.Helper()
 	var asked atomic.Int64
@@ -132,7 +132,7 @@ func TestTopOfProcessesThatAreNamed(t *testing.T) {
 	}
 }
 
-// topReading is what -o json tells. The help names each of its fields.
+// topReading is the output of -o json. The help names each of its fields.
 type topReading struct {
 	Time     string
 	Seconds  float64
@@ -164,14 +164,14 @@ type topReadingFigures struct {
 	Cache    *float64
 }
 
-func readTop(t *testing.T, text string) (told topReading) {
+func readTop(t *testing.T, text string) (output topReading) {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil {
+	if err := d.Decode(&output); err != nil {
 		t.Fatalf("got %s: %v", text, err)
 	}
-	return told
+	return output
 }
 
 func TestTopAsJSON(t *testing.T) {
@@ -180,11 +180,11 @@ func TestTopAsJSON(t *testing.T) {
 	enlistClient(t, agent, "shop", "shop-2", "127.0.0.1:82", closedPort(t))
 	r := runTool(t, "top", "--once", "--interval", "100ms", "-o", "json")
 	r.want(t, 0, "\n", "")
-	told := readTop(t, r.out)
-	if len(told.Services) != 1 || told.Services[0].Service != "shop" || len(told.Services[0].Instances) != 2 || len(told.Services[0].Methods) != 1 || told.Errors == nil || !(told.Seconds > 0) {
+	output := readTop(t, r.out)
+	if len(output.Services) != 1 || output.Services[0].Service != "shop" || len(output.Services[0].Instances) != 2 || len(output.Services[0].Methods) != 1 || output.Errors == nil || !(output.Seconds > 0) {
 		t.Fatalf("got %s", r.out)
 	}
-	s := told.Services[0]
+	s := output.Services[0]
 	one, two := s.Instances[0], s.Instances[1]
 	if *s.Success != 0.75 || *s.P50 != 50 || *s.InFlight != 7 || *s.Cache != 0.75 || *s.Refused != 0 || !(*s.Calls > 0) ||
 		one.ID != "shop-1" || *one.Share != 1 || one.Error != "" || two.Error == "" || two.Calls != nil || two.InFlight != nil || s.Methods[0].Method != "a.v1.S/Get" {
@@ -199,7 +199,7 @@ func TestTopAsJSON(t *testing.T) {
 	for _, object := range []any{fields, service, service["instances"].([]any)[1], service["methods"].([]any)[0]} {
 		for field := range object.(map[string]any) {
 			if !strings.Contains(strings.ToLower(help), field) {
-				t.Errorf("the help does not tell of %s", field)
+				t.Errorf("the help does not name %s", field)
 			}
 		}
 	}
@@ -220,16 +220,16 @@ func followTop(t *testing.T, args ...string) watching {
 	return watching{bufio.NewScanner(out), stop}
 }
 
-// Whoever ends is told of, and does not end the rest. An object is a line.
+// A process that ends is reported, and the others go on. An object is a line.
 func TestTopFollows(t *testing.T) {
 	agent := openAgent(t)
 	enlistClient(t, agent, "shop", "shop-1", "127.0.0.1:81", serveMetrics(t, handled(0, 0, 0), handled(10, 0, 10), "gone\n", handled(20, 0, 20)))
 	w := followTop(t, "-o", "json")
 	for _, want := range []string{"", "no page of metrics", ""} {
-		told := readTop(t, next(t, w.lines))
-		one := told.Services[0].Instances[0]
+		output := readTop(t, next(t, w.lines))
+		one := output.Services[0].Instances[0]
 		if want == "" && (one.Error != "" || one.Calls == nil || !(*one.Calls > 0)) || !strings.HasPrefix(one.Error, want) {
-			t.Errorf("got %+v, want the error %q", told, want)
+			t.Errorf("got %+v, want the error %q", output, want)
 		}
 	}
 	if code := w.stop(); code != 0 {
