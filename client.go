@@ -97,7 +97,7 @@ func (c *clientConfig) checkTarget(target string) error {
 	scheme, _, found := strings.Cut(target, "://")
 	known := scheme == resolver.Scheme || grpcresolver.Get(scheme) != nil || len(c.dialOptions) > 0
 	if target == "" || found && !known {
-		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another scheme that gRPC knows", resolver.Redact(target))
+		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another registered scheme of gRPC", resolver.Redact(target))
 	}
 	if scheme != resolver.Scheme && !strings.HasPrefix(target, "unix") && strings.Contains(target, "@") && len(c.dialOptions) == 0 {
 		return fmt.Errorf("meshlite: target %q has user information: leave it out, credentials belong in WithTransportCredentials or WithDialOptions", resolver.Redact(target))

@@ -311,7 +311,7 @@ func (r *run) serveHealth() error {
 }
 
 // checkOnly answers one question of grpc.health.v1: anybody may ask, and a watch would
-// be kept for as long as they wish.
+// be held for any time.
 type checkOnly struct {
 	healthv1.UnimplementedHealthServer
 	server *Server

@@ -95,7 +95,7 @@ func WithTLS(settings *tls.Config) Option {
 	return WithTransportCredentials(credentials.NewTLS(settings))
 }
 
-// WithTransportCredentials asks for any transport security that gRPC knows.
+// WithTransportCredentials asks for any transport security of gRPC.
 func WithTransportCredentials(creds credentials.TransportCredentials) Option {
 	return option(func(c *config) { c.creds = creds })
 }
@@ -168,7 +168,7 @@ func (c *config) finish() error {
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
 	case c.creds == nil:
-		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if nobody can eavesdrop on the network")
+		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if the network is trusted")
 	}
 	if c.log == nil {
 		c.log = slog.Default()

@@ -101,7 +101,7 @@ func NewRuntime(opts ...RuntimeOption) *Runtime {
 func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 
 // Cache keeps the answers of all channels and servers that have not been given one by
-// [WithCache]. Invalidate it where something changes that no policy knows of.
+// [WithCache]. Invalidate it where something changes that no policy declares.
 func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too. A

@@ -18,12 +18,12 @@ const (
 	cutOffTime = time.Second
 	// closeTime bounds what is closed beside the gRPC server.
 	closeTime = time.Second
-	// maxHung is how many methods are named whose handlers do not end.
-	maxHung = 10
+	// maxUnfinished bounds the methods that are logged with handlers that do not end.
+	maxUnfinished = 10
 )
 
-// stop leaves Consul first, so that no new client comes, and gives those that
-// have not heard of it yet the drain time. It ends in time whatever handlers do.
+// stop leaves Consul first, so that no new client comes, then waits the drain time for
+// clients that are not notified yet. It ends in time whatever handlers do.
 func (r *run) stop(ctx context.Context) {
 	if r.listener == nil {
 		r.grpc.Stop()
@@ -68,15 +68,15 @@ func (r *run) drain(log *slog.Logger) {
 	if before(ended, cutOffTime) {
 		return
 	}
-	hung := r.calls.byMethod()
-	for _, h := range hung[:min(len(hung), maxHung)] {
+	left := r.calls.byMethod()
+	for _, h := range left[:min(len(left), maxUnfinished)] {
 		log.Error("a handler does not end although its call was cut off: it is left running", "method", h.method, "calls", h.calls, "since", h.since)
 	}
 	switch {
-	case len(hung) == 0:
+	case len(left) == 0:
 		log.Error("the gRPC server does not end: an interceptor or a stats handler of WithServerOptions does not return")
-	case len(hung) > maxHung:
-		log.Error("handlers of further methods do not end", "methods", len(hung)-maxHung)
+	case len(left) > maxUnfinished:
+		log.Error("handlers of further methods do not end", "methods", len(left)-maxUnfinished)
 	}
 }
 
@@ -102,7 +102,7 @@ func (r *run) giveUp(late catalog.Lease) {
 	ctx, cancel := context.WithTimeout(context.Background(), deregisterTime)
 	defer cancel()
 	if err := late.Deregister(ctx); err != nil {
-		r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.registrations[0].Service, "error", err)
+		r.config.log.Warn("could not leave Consul: its check will fail instead", "service", r.config.registrations[0].Service, "error", err)
 	}
 }
 
@@ -165,7 +165,7 @@ func (r *run) deregister(ctx context.Context) {
 		leases.Go(func() {
 			r.within(deregisterTime+closeTime, "the deregistration", func() {
 				if err := lease.Deregister(ctx); err != nil {
-					r.config.log.Warn("could not leave Consul, which will find out by its check", "service", r.config.registrations[0].Service, "error", err)
+					r.config.log.Warn("could not leave Consul: its check will fail instead", "service", r.config.registrations[0].Service, "error", err)
 				}
 			})
 		})
@@ -173,20 +173,20 @@ func (r *run) deregister(ctx context.Context) {
 	leases.Wait()
 }
 
-// hung are the calls of a method that do not end.
-type hung struct {
+// unfinished counts the calls of a method that do not end.
+type unfinished struct {
 	method string
 	calls  int
 	since  time.Time // of the first
 }
 
-// byMethod is what runs now, the oldest first.
-func (c *calls) byMethod() []hung {
-	methods := map[string]*hung{}
+// byMethod counts the running calls of each method, oldest first.
+func (c *calls) byMethod() []unfinished {
+	methods := map[string]*unfinished{}
 	for running := range c.all() {
 		h := methods[running.method]
 		if h == nil {
-			h = &hung{method: running.method, since: running.start}
+			h = &unfinished{method: running.method, since: running.start}
 			methods[running.method] = h
 		}
 		h.calls++
@@ -194,10 +194,10 @@ func (c *calls) byMethod() []hung {
 			h.since = running.start
 		}
 	}
-	var all []hung
+	var all []unfinished
 	for _, h := range methods {
 		all = append(all, *h)
 	}
-	slices.SortFunc(all, func(a, b hung) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.method, b.method)) })
+	slices.SortFunc(all, func(a, b unfinished) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.method, b.method)) })
 	return all
 }

@@ -20,9 +20,9 @@ const (
 // actionName is what stands in a path as it is.
 var actionName = regexp.MustCompile(`^[a-z0-9-]+(/[a-z0-9-]+)*$`)
 
-// Action is something that a process does when it is asked to. Values are what the request
-// says, as in a form; whoever reaches the page has written them. It must be safe for
-// concurrent use. What it gives is written as JSON; an error says why it was not done.
+// Action runs on a request of an operator. Values are the request's form: untrusted input
+// of anyone who reaches the page. It must be safe for concurrent use. Its result is written
+// as JSON; its error is the body of a 400.
 type Action func(ctx context.Context, values url.Values) (any, error)
 
 type action struct {
@@ -30,9 +30,8 @@ type action struct {
 	do          Action
 }
 
-// WithAction adds something that can be done: name, such as "cache/clear", is where, below
-// /debug/meshlite/, and about says in a line what. The package comment says how it is
-// asked for, and who may.
+// WithAction adds an action at name, such as "cache/clear", below /debug/meshlite/. About
+// describes it in a line. The package comment has the rules for its requests.
 func WithAction(name, about string, do Action) Option {
 	return func(c *config) { c.actions = append(c.actions, action{name, about, do}) }
 }
@@ -73,12 +72,12 @@ func (a action) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, done)
 }
 
-// refuse says why a request may come from a page in somebody's browser.
+// refuse returns why a request may come from a page in a browser, or nil.
 func (a action) refuse(r *http.Request) error {
 	switch {
 	case r.Header.Get(actionHeader) != a.name:
 		return fmt.Errorf("header %s: %q: write %q", actionHeader, r.Header.Get(actionHeader), a.name)
-	// Browsers write these on every POST, also on one to a name that was bound anew.
+	// Browsers write these on every POST, also under DNS rebinding.
 	case r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil:
 		return errors.New("actions are not for pages in a browser: ask with `meshlite` or curl")
 	default:
@@ -86,9 +85,9 @@ func (a action) refuse(r *http.Request) error {
 	}
 }
 
-// form is what the request says, and the status where it cannot be read.
+// form returns the values of the request, or the status if they cannot be read.
 func form(w http.ResponseWriter, r *http.Request) (url.Values, int, error) {
-	const fix = "write what is asked for as application/x-www-form-urlencoded"
+	const fix = "write the values as application/x-www-form-urlencoded"
 	if text := r.Header.Get("Content-Type"); text != "" {
 		if kind, _, err := mime.ParseMediaType(text); err != nil || kind != "application/x-www-form-urlencoded" {
 			return nil, http.StatusUnsupportedMediaType, fmt.Errorf("content type %q: %s", text, fix)

@@ -69,7 +69,7 @@ func TestActions(t *testing.T) {
 		{"below it", ask("", func(r *http.Request) { r.URL.Path += "/all" }), 404, ""},
 		{"write to a page", ask("", func(r *http.Request) { r.URL.Path = "/debug/meshlite" }), 405, ""},
 
-		{"json", ask(`{"all": true}`, set("Content-Type", "application/json")), 415, `content type "application/json": write what is asked for as`},
+		{"json", ask(`{"all": true}`, set("Content-Type", "application/json")), 415, `content type "application/json": write the values as`},
 		{"odd type", ask("", set("Content-Type", ";;")), 415, `content type ";;"`},
 		{"bad escape", ask("tag=%zz", nil), 400, "invalid URL escape"},
 		{"huge", ask("tag="+strings.Repeat("x", 65<<10), nil), 413, "more than 64 KiB"},

@@ -34,7 +34,7 @@ func (c *config) handler() http.Handler {
 		{metricsPath, "metrics for Prometheus", promhttp.HandlerFor(c.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})},
 		{healthPath, "200 while the process is alive, 503 with the reasons when it should be restarted", answers(c.health)},
 		{readyPath, "200 while it can be called, 503 with the reasons when not", answers(c.readiness())},
-		{statsPath, "what each part says of itself, as JSON", http.HandlerFunc(c.stats)},
+		{statsPath, "statistics of each part, as JSON", http.HandlerFunc(c.stats)},
 	}
 	if c.pprof {
 		pages = append(pages, page{"/debug/pprof/", "profiles: go tool pprof http://ADDRESS/debug/pprof/profile", profiles()})

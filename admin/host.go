@@ -14,10 +14,9 @@ const (
 	readyPath   = "/readyz"
 )
 
-// local refuses requests that call the host by a name that is not known to be its own:
-// in a browser, anybody's page can give a name of its own to this address (DNS
-// rebinding), and then read what is here. Metrics and health are for all names, since
-// Prometheus and load balancers have their own for a host, and reveal less.
+// local refuses requests whose Host is not a name of this machine, against DNS rebinding
+// in browsers. Metrics and health answer to all names, since Prometheus and load balancers
+// have their own names for a host, and these pages reveal less.
 func (c *config) local(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -41,7 +40,7 @@ func (c *config) checkHost(r *http.Request) error {
 	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || c.hosts[host] {
 		return nil
 	}
-	return fmt.Errorf("host %.255q is not known to be this one: write its address or localhost, or allow the name by admin.WithHosts or meshlite.WithMetricsAddress", r.Host)
+	return fmt.Errorf("host %.255q is not a known name of this one: write its address or localhost, or allow the name by admin.WithHosts or meshlite.WithMetricsAddress", r.Host)
 }
 
 // hostKey is host without a port, as it is compared.

@@ -31,16 +31,16 @@ func WithGatherer(gatherer prometheus.Gatherer) Option {
 	return func(c *config) { c.gatherer = gatherer }
 }
 
-// WithHealth sets what /healthz asks: whether the process is alive, or should be
-// restarted. It is healthy when the error is nil. The text of the error is shown, so it
-// must hold no secret. Default: always healthy.
+// WithHealth sets the check of /healthz: whether the process is alive, or should be
+// restarted. Nil is healthy. The text of the error is shown, so it must hold no secret.
+// Default: always healthy.
 func WithHealth(health func() error) Option {
 	return func(c *config) { c.health = health }
 }
 
-// WithReadiness sets what /readyz asks: whether the process can be called now, which a
-// restart would not change. The error is as that of [WithHealth]. Default: what
-// /healthz answers.
+// WithReadiness sets the check of /readyz: whether the process can be called now, which a
+// restart would not change. The error is as that of [WithHealth]. Default: the check of
+// /healthz.
 func WithReadiness(ready func() error) Option {
 	return func(c *config) { c.ready = &ready }
 }
@@ -68,9 +68,9 @@ func WithPprof() Option {
 	return func(c *config) { c.pprof = true }
 }
 
-// WithStats adds what a part says of itself to /debug/meshlite, under a name of its
-// own. stats is called for each request, must be safe for concurrent use and give
-// what can be written as JSON.
+// WithStats adds the statistics of a part to /debug/meshlite, under a unique name. stats is
+// called for each request, must be safe for concurrent use and return a value that can be
+// written as JSON.
 func WithStats(name string, stats func() any) Option {
 	return func(c *config) { c.parts = append(c.parts, part{name, stats}) }
 }

@@ -1,6 +1,6 @@
-// Package caller says who makes a call, and whom to believe when it says more: one meaning
-// for caches, limits, concurrency and logs. A [Callers] is made once and given to each of
-// them, or to the runtime of package meshlite, which passes it on.
+// Package caller identifies who makes a call, and which peers are trusted: one meaning for
+// caches, limits, concurrency and logs. Make one [Callers] and give it to each of them, or
+// to the runtime of package meshlite, which passes it on.
 //
 //	callers, err := caller.New(caller.WithIdentityMetadata("customer-id"), caller.WithTrustedPrefixes(gateways))
 //	answers, err := cache.New(cache.WithCallers(callers))
@@ -15,9 +15,9 @@
 //
 // # Trust
 //
-// What a caller says of itself in metadata (for whom it calls, how much its call costs or
-// matters, what a cache may do) counts only from a peer that is trusted, by its network
-// ([WithTrustedPrefixes]) or by a function ([WithTrusted]). By default nobody is.
+// Claims of a caller in metadata (on whose behalf it calls, the cost and the priority of
+// its call, cache directives) are used only from a trusted peer, by its network
+// ([WithTrustedPrefixes]) or by a function ([WithTrusted]). By default no peer is trusted.
 package caller
 
 import (
@@ -30,7 +30,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Callers knows who calls. It is immutable and safe for concurrent use; a nil *Callers has
+// Callers identifies callers and decides trust. It is immutable and safe for concurrent use; a nil *Callers has
 // the defaults.
 type Callers struct {
 	identity func(context.Context) (string, bool)
@@ -102,7 +102,7 @@ func WithTrustedPrefixes(networks ...netip.Prefix) Option {
 
 // WithTrusted trusts the callers for which trusted is true, by their certificate for
 // instance, beside those of [WithTrustedPrefixes]. It is called at most once a call for
-// each thing that the caller says, also concurrently, and must not block.
+// each claim of the caller, also concurrently, and must not block.
 func WithTrusted(trusted func(context.Context) bool) Option {
 	return func(s *settings) {
 		if trusted == nil {
@@ -164,7 +164,7 @@ func (c *Callers) Source() string {
 // Declares reports whether an option declares the identity, so that a client has one too.
 func (c *Callers) Declares() bool { return c != nil && (c.identity != nil || c.key != "") }
 
-// Trusted reports whether what the caller says of itself counts.
+// Trusted reports whether the caller's claims in metadata are used.
 func (c *Callers) Trusted(ctx context.Context) bool {
 	if c == nil {
 		return false

@@ -9,13 +9,13 @@ import (
 // fits.
 const maxValue = 8 << 10
 
-// Value is the one of values that a decision may rest on: whose limit it is, whose answer,
-// what a call costs, how much it matters. It is "" where the key is absent or empty, and a
-// list with commas is one value, as for a handler that reads metadata.MD.Get.
+// Value returns the only one of values, for decisions such as identity, cost and priority.
+// It is "" if the key is absent or empty. A list with commas is one value, as for a handler
+// that reads metadata.MD.Get.
 //
-// Of several values handlers read different ones, so nobody may choose which one counts:
-// the error is INVALID_ARGUMENT and names the key. So it is for a value of more than 8 KiB.
-// No error repeats a value.
+// Several values are an error, since handlers differ in which one they read: it is
+// INVALID_ARGUMENT and names the key. A value of more than 8 KiB is the same error. No error
+// repeats a value.
 func Value(values []string, key string) (string, error) {
 	switch {
 	case len(values) == 0:

@@ -20,7 +20,7 @@ import (
 const maxMethods = 4096
 
 // unknown is what all methods are to the chain of a server that no service there has, no
-// contract knows and no policy names. A peer makes them up, for a handler of unknown
+// contract declares and no policy names. A peer makes them up, for a handler of unknown
 // services to answer; one by one they would fill what concerns keep for each method. So
 // are the methods of gRPC's own services that this server has not registered: they are
 // exempt from nothing there.
@@ -123,8 +123,8 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 	}
 }
 
-// StreamClient is the chain for streams on the client. It tells the picker when the
-// first response comes.
+// StreamClient is the chain for streams on the client. It notifies the picker of
+// the first response.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		ctx, record := attempt.FromOrNew(ctx, attempt.Stream)

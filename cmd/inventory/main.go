@@ -1,4 +1,4 @@
-// Command inventory serves the stock of the shop, as slowly as its flags say. It
+// Command inventory serves the stock of the shop, with the latency of its flags. It
 // registers in Consul, which CONSUL_HTTP_ADDR names, and leaves it on SIGTERM or
 // SIGINT. PORT is the port to listen on; without it, a free one is taken.
 //

@@ -11,7 +11,7 @@ func newCacheCommand() *cobra.Command {
 		Use:   "cache",
 		Short: "Show what the caches of processes save, and clear them",
 		Long: `Show what the caches of processes save, and clear them. Processes are found in Consul:
-the instances that tell where their admin page is (metrics_address), 64 at most, 2 s for
+the instances that publish their admin page (metrics_address), 64 at most, 2 s for
 each. A program that is no server is in no directory: name its admin page by --client.
 On a port of 127.0.0.1, which is what servers choose by themselves, only those of this
 host can be asked.`,
@@ -29,15 +29,14 @@ func newCacheStatsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [SERVICE]",
 		Short: "Show what caches save, for each process and method",
-		Long: `Show what the caches of SERVICE's own processes save, or of all processes that Consul
-knows: for each method the part of its calls that was served without one, since the start
-and in the last 1, 5 and 15 minutes, how many calls that is of, how many of them were
-coalesced with another or served stale, how many bypassed the cache, and what is kept. In
-shadow mode nothing is served: then it says which ttl would have served how many calls,
-and how many of them with what was no longer true.
+		Long: `Show what the caches of SERVICE's own processes save, or of all processes in Consul: for
+each method the hit ratio, since the start and in the last 1, 5 and 15 minutes, the number
+of calls, how many of them were coalesced or served stale, how many bypassed the cache, and
+the entries. In shadow mode nothing is served: it shows how many calls each ttl would have
+served, and how many of these with an outdated answer.
 
-With --index, the entries that are asked for most are listed, 50 at most for each cache,
-and nothing of what was asked, or by whom.
+With --index, the most requested entries are listed, 50 at most for each cache, without
+their requests and callers.
 
 With -o json there is one object: processes, a list of id, address (of the admin page),
 error (why it could not be asked), caches, a list of name (runtime, or the target or
@@ -62,7 +61,7 @@ bytes, age_seconds, left_seconds (negative is past), etag.`,
 		},
 	}
 	addProcesses(cmd, &o.ProcessesOptions)
-	cmd.Flags().BoolVar(&o.Index, "index", false, "also list the entries that are asked for most")
+	cmd.Flags().BoolVar(&o.Index, "index", false, "also list the most requested entries")
 	return cmd
 }
 
@@ -71,18 +70,18 @@ func newCacheClearCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clear [SERVICE]",
 		Short: "Drop what caches keep of methods, of tags, or all of it",
-		Long: `Drop what the caches of SERVICE's own processes keep, or of all processes that Consul
-knows: the answers of a method, those that carry a tag, or all. Answers that are being
-loaded now are not kept either. Processes that share a store follow. Calls that are then
-made go through, those for the same answer as one.
+		Long: `Clear the caches of SERVICE's own processes, or of all processes in Consul: the answers
+of a method, those with a tag, or all. Loads in flight are not stored either. Processes
+that share a store follow. Later calls go to the server; concurrent identical requests are
+coalesced.
 
-It says what each process has done, and fails unless all of them have done it; clearing
-again does no harm.
+It prints the result of each process, and fails unless all succeeded; clearing again is
+safe.
 
 With -o json there is one object: processes, a list of id, address (of the admin page),
 error (why it could not be asked), caches, a list of name (as in stats), entries (about how
-many it had; left out with --tag, by which nobody counts), unknown_methods (of which it has
-met no call), error (why processes that share its store were not told).`,
+many were cleared; left out with --tag, where they are not counted), unknown_methods (without
+a call yet), error (why the invalidation was not published).`,
 		Example: `  meshlite cache clear catalog --method sweetshop.catalog.v1.CatalogService/GetSweet
   meshlite cache clear --tag sweets --tag sweet:fudge
   meshlite cache clear --all --client 127.0.0.1:9090
@@ -103,16 +102,16 @@ met no call), error (why processes that share its store were not told).`,
 	return cmd
 }
 
-// addProcesses gives a command the flags that say which processes are asked.
+// addProcesses adds the flags that select processes.
 func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those that Consul knows; repeats")
+	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those in Consul; repeats")
 	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
 	noCompletion(cmd, "client", "dc")
 }
 
-// noCompletion keeps the names of files from where they make no sense.
+// noCompletion turns off the completion of file names.
 func noCompletion(cmd *cobra.Command, flags ...string) {
 	for _, flag := range flags {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {

@@ -12,7 +12,7 @@ import (
 
 const sweetMethod = "sweetshop.catalog.v1.CatalogService/GetSweet"
 
-// serveCaches is an admin page that tells of caches and, asked to clear, answers cleared.
+// serveCaches is an admin page that reports caches and, asked to clear, answers cleared.
 func serveCaches(t *testing.T, caches, cleared string) (address string, asked <-chan string) {
 	t.Helper()
 	bodies := make(chan string, 10)
@@ -64,7 +64,7 @@ func TestCacheStatsOfProcessesThatConsulKnows(t *testing.T) {
 func TestCacheStatsAsJSON(t *testing.T) {
 	_, page := openCachingShop(t)
 	r := runTool(t, "cache", "stats", "storefront", "--index", "-o", "json")
-	var told struct {
+	var output struct {
 		Processes []struct {
 			ID, Address string
 			Caches      []map[string]any
@@ -72,15 +72,15 @@ func TestCacheStatsAsJSON(t *testing.T) {
 	}
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil || len(told.Processes) != 1 || told.Processes[0].ID != "storefront-1" || told.Processes[0].Address != page {
+	if err := d.Decode(&output); err != nil || len(output.Processes) != 1 || output.Processes[0].ID != "storefront-1" || output.Processes[0].Address != page {
 		t.Fatalf("got %s (%v)", r.out, err)
 	}
 	help := runTool(t, "cache", "stats", "--help").out
-	cache := told.Processes[0].Caches[0]
+	cache := output.Processes[0].Caches[0]
 	for _, fields := range []any{cache, cache["methods"].([]any)[0], cache["index"].([]any)[0]} {
 		for field := range fields.(map[string]any) {
 			if !strings.Contains(help, field) {
-				t.Errorf("the help does not tell of %s", field)
+				t.Errorf("the help does not name %s", field)
 			}
 		}
 	}
@@ -116,7 +116,7 @@ a.v1.S/Try
 (all others)
   -     -    -   -     0      0          0      0         -1       0 B
 
-the 2 entries that are asked for most
+the 2 most requested entries
 ID    SIZE   AGE         LEFT  METHOD
 kJx8  210 B  12s         18s   a.v1.S/Get, NotFound
 -     0 B    277h46m40s  over  a`+"\ufffd[2J\n", "")
@@ -147,7 +147,7 @@ func TestCacheClearAsJSON(t *testing.T) {
 	gone := closedPort(t)
 	r := runTool(t, "cache", "clear", "--method", "a.v1.S/M", "--tag", "b c", "-o", "json", "--client", address, "--client", gone)
 	r.want(t, 1, "", "1 of 2 processes were not cleared: see above, and clear again\n")
-	var told struct {
+	var output struct {
 		Processes []struct {
 			Address, Error string
 			Caches         []struct {
@@ -159,10 +159,10 @@ func TestCacheClearAsJSON(t *testing.T) {
 	}
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil || len(told.Processes) != 2 {
+	if err := d.Decode(&output); err != nil || len(output.Processes) != 2 {
 		t.Fatalf("got %s (%v)", r.out, err)
 	}
-	for _, p := range told.Processes {
+	for _, p := range output.Processes {
 		switch p.Address {
 		case gone:
 			if p.Error == "" || p.Caches == nil || len(p.Caches) != 0 {
@@ -179,11 +179,11 @@ func TestCacheClearAsJSON(t *testing.T) {
 	}
 }
 
-// Whoever relies on a clearing is told when it was not done, or not everywhere.
+// A clearing that failed, or was not done everywhere, is an error.
 func TestCacheClearThatIsNotDoneEverywhere(t *testing.T) {
 	openAgent(t)
 	well, _ := serveCaches(t, "[]", `{"caches": [{"name": "runtime", "entries": 3}]}`)
-	untold, _ := serveCaches(t, "[]", `{"caches": [{"name": "runtime", "error": "redis is\naway"}]}`)
+	unpublished, _ := serveCaches(t, "[]", `{"caches": [{"name": "runtime", "error": "redis is\naway"}]}`)
 	refuses := servePage(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "not\x1b today", http.StatusForbidden) }))
 	older := serveText(t, `{"cache": {}}`)
 	hangs := servePage(t, http.NotFoundHandler())
@@ -191,7 +191,7 @@ func TestCacheClearThatIsNotDoneEverywhere(t *testing.T) {
 		client   string
 		out, err string
 	}{
-		{untold, ": cleared, but: redis is; away\n", "stores that were not told of it: 1: other processes may keep"},
+		{unpublished, ": cleared, but: redis is; away\n", "stores that did not publish it: 1: other processes may keep"},
 		{refuses, "", "cannot ask " + refuses + ": not\ufffd today\nmeshlite: 1 of 2 processes were not cleared: see above, and clear again\n"},
 		{older, "", "418 I'm a teapot for /debug/meshlite/cache/clear: is it built with an older meshlite?"},
 		{hangs, "", "404 Not Found for /debug/meshlite/cache/clear: is it built with an older meshlite?"},
@@ -224,11 +224,11 @@ func TestCacheClearWhereAServiceCannotBeRead(t *testing.T) {
 
 func TestCacheStatsThatCannotBeHad(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "cache", "stats").want(t, 1, "", "knows no instance that tells metrics_address: a program that is no server is in no directory")
+	runTool(t, "cache", "stats").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "cache", "stats", "catalog").want(t, 1, "", `no instance of "catalog" tells metrics_address: is it a server of meshlite`)
-	runTool(t, "cache", "stats", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
-	runTool(t, "cache", "clear", "catlog", "--all").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "cache", "stats", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
+	runTool(t, "cache", "stats", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
+	runTool(t, "cache", "clear", "catlog", "--all").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	older, gone := serveText(t, `{"cache": {"Hits": 1}, "endpoints": []}`), closedPort(t)
 	runTool(t, "cache", "stats", "--client", older).want(t, 1, "", "an answer without caches: is it built with an older meshlite?\nmeshlite: no process could be asked")
 	well, _ := serveCaches(t, `[{"name": "runtime"}]`, "")

@@ -23,9 +23,9 @@ TARGET is consul:///SERVICE, which may say more, such as
 consul://127.0.0.1:8500/catalog?tag=canary&policy=round_robin, or host:port, or any
 other target of gRPC, such as dns:///host:port. METHOD is package.Service/Method.
 
-The answer goes to stdout as JSON, who gave it to stderr. With -n, a table shows how
-the calls were spread over the instances and how long they took, and another one
-which failed, with an example for each code; with -c so many of them run at once.
+The answer goes to stdout as JSON, the instance that gave it to stderr. With -n, a table
+shows the calls and latencies of each instance, and another one the failures, with an
+example for each code; -c sets how many run at once.
 
 With -o json there is one object: instance, address, code, message, details,
 duration_ms, response, header, trailer (for a stream, one object a line:
@@ -36,8 +36,8 @@ address, calls, example (an object as for one call). Without METHOD: services, a
 of names. With a service: service, methods, a list of method, request,
 request_fields, response, client_streaming, server_streaming.
 
-Every call goes to a server: cache, retry and timeout that a contract asks of
-clients are left out. Connections are TLS with the system's roots unless --plaintext
+Every call goes to a server: the contract's cache, retry and timeout on the client
+side are off. Connections are TLS with the system's roots unless --plaintext
 is given.`,
 		Example: `  meshlite call --plaintext consul:///catalog
   meshlite call --plaintext consul:///catalog sweetshop.catalog.v1.CatalogService

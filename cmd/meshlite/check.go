@@ -15,22 +15,21 @@ func newCheckCommand() *cobra.Command {
 		Use:        "check [SERVICE...]",
 		SuggestFor: []string{"doctor", "status", "ping"},
 		Short:      "Find out what is wrong with Consul, the clock and the instances of services",
-		Long: `Look at Consul (is it reached, has it a leader, is the token good), at the clock, and
-at all instances of the named services, or of all that are registered: is their
-address reachable, what do they answer to grpc.health.v1, what does Consul say of
-them, do two claim one address, also of two services that are looked at. What is
-wrong is told with what to do about it.
+		Long: `Check Consul (reachable, has a leader, accepts the token), the clock, and all
+instances of the named services, or of all services: the address is reachable,
+grpc.health.v1 answers SERVING, Consul's status agrees, and no two instances claim one
+address. Each problem is printed with its fix.
 
-  ✓  is well
-  !  is perhaps not what you want
-  ✗  is wrong; one is enough for exit code 1
+  ✓  passed
+  !  warning: perhaps not intended
+  ✗  failed: the exit code is 1
 
 Instances are asked in plaintext unless --tls or a flag about certificates is given,
 16 at once, each for 2 s at most.
 
 With -o json there is one object: passed, warnings, failed (how many), checks, a list
-of group (consul, clock, service), service, instance, address, name (what was looked
-at), result (passed, warning, failed), text, fix.`,
+of group (consul, clock, service), service, instance, address, name (what was
+checked), result (passed, warning, failed), text, fix.`,
 		Example: `  meshlite check
   meshlite check catalog inventory --cacert ca.pem
   meshlite check -o json | jq -r '.checks[] | select(.result == "failed") | .text'`,

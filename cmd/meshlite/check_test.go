@@ -29,8 +29,8 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// openHealth is a server that says of itself what told is.
-func openHealth(t *testing.T, told healthv1.HealthCheckResponse_ServingStatus, settings *tls.Config) (address string) {
+// openHealth is a server whose health service reports status.
+func openHealth(t *testing.T, status healthv1.HealthCheckResponse_ServingStatus, settings *tls.Config) (address string) {
 	t.Helper()
 	creds := insecure.NewCredentials()
 	if settings != nil {
@@ -38,7 +38,7 @@ func openHealth(t *testing.T, told healthv1.HealthCheckResponse_ServingStatus, s
 	}
 	server := grpc.NewServer(grpc.Creds(creds))
 	own := health.NewServer()
-	own.SetServingStatus("", told)
+	own.SetServingStatus("", status)
 	healthv1.RegisterHealthServer(server, own)
 	return serveGRPC(t, server)
 }
@@ -115,7 +115,7 @@ func TestCheckOfAMeshThatIsWell(t *testing.T) {
 	runTool(t, "check", "prices", "-o", "json").want(t, 0, `"name": "health"`, "")
 }
 
-func TestCheckTellsWhatIsWrongAndWhatToDo(t *testing.T) {
+func TestCheckReportsWhatIsWrongAndTheFix(t *testing.T) {
 	_, _, pair := selfSigned(t)
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
@@ -349,7 +349,7 @@ func TestCheckOfConsul(t *testing.T) {
 			r.want(t, test.code, test.out, "")
 			r.want(t, test.code, "✓ our clock is within 1s", "")
 			if strings.Contains(r.out+r.err, "secret") {
-				t.Errorf("it tells the token: %s%s", r.out, r.err)
+				t.Errorf("it prints the token: %s%s", r.out, r.err)
 			}
 		})
 	}

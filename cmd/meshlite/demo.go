@@ -28,7 +28,7 @@ share, new replicas had calls within a second, the cache helped, and the abusive
 customer got no more than the limit of the contract.
 
 With -o json, one object goes to stdout, the progress and the table to stderr. Its calls,
-failed, latencies (from when a call was due) and phases are of ordinary customers;
+failed, latencies (from a call's scheduled time) and phases are of ordinary customers;
 refused are calls of the abusive one.
 
 The registry is the consul on PATH, else the one that ` + "`make consul`" + ` has built, else

@@ -24,8 +24,8 @@ func newDevCommand() *cobra.Command {
 		Short: "Keep a registry and the sweet shop open to play with, until ctrl-C",
 		Long: `Start a registry and the sweet shop as real processes on free ports of loopback
 (2 catalogs, 2 inventories, a storefront, all with reflection), print where they are
-and what to type, and keep them open until ctrl-C or SIGTERM. What ends by itself is
-reported and not restarted: kill one and see what happens.
+and what to type, and keep them open until ctrl-C or SIGTERM. A process that ends by
+itself is reported and not restarted: kill one and see what happens.
 
 Customers call the storefront some eight times a second, so that top, limits, cache stats
 and endpoints --picks have something to show; --quiet leaves them out.
@@ -64,10 +64,9 @@ func addRegistry(cmd *cobra.Command, registry *string) {
 	}
 }
 
-// beforeStarting prepares for a registry and processes of our own. What the
-// environment says of another Consul must not reach them; a terminal that closes
-// is a reason to stop; and neither a second ctrl-C nor a reader who has gone may
-// end us before they have ended, which takes seconds.
+// beforeStarting prepares for a registry and processes of our own. They must not inherit
+// the variables of another Consul; SIGHUP stops us; and neither a second ctrl-C nor a
+// closed pipe may end us before our processes have ended, which takes seconds.
 func beforeStarting(ctx context.Context) (_ context.Context, done func()) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "CONSUL_") {

@@ -12,18 +12,18 @@ func newEndpointsCommand() *cobra.Command {
 		Use:        "endpoints SERVICE",
 		SuggestFor: []string{"instances", "list"},
 		Short:      "List the instances of a service, follow them, and see how clients pick",
-		Long: `List all instances of a service as Consul knows them, callable or not. SERVICE is a
+		Long: `List all instances of a service in Consul, callable or not. SERVICE is a
 name, or a target as call takes it, such as consul:///catalog?tag=canary.
 
-With --watch, what changes is written line by line until ctrl-C: + an instance came,
-- it went, ~ it changed, ! Consul cannot be asked, or can again.
+With --watch, each change is written as a line, until ctrl-C: + an instance came,
+- it went, ~ it changed, ! Consul does not answer, or answers again.
 
 With --picks, the clients of the service are asked how they pick: for each instance
 its zone, its weight, what is in flight, the latency of a first response, its picks
-and their share, the part of the latest calls that it has not answered, and whether
+and their share, the part of the latest calls that it did not answer, and whether
 it is in rotation, in slow start, of another zone or ejected, and why. Clients are
-looked for in Consul: the instances of all services that tell where their admin page
-is (metrics_address), 64 at most, 2 s for each. A program that is no server is in no
+looked for in Consul: the instances of all services that publish their admin page
+(metrics_address), 64 at most, 2 s for each. A program that is no server is in no
 directory: name its admin page by --client. On a port of 127.0.0.1, which is what
 servers choose by themselves, only those of this host can be asked.
 
@@ -34,11 +34,11 @@ one of the node). With --watch there is one object a line: time, event (added,
 removed, changed, unavailable, available), instance (as above), error; what is there
 at first is added. With --picks there is one object: service, clients, a list of id,
 address (of the admin page), error (why it could not be asked), targets, a list of
-directory, service, queries, channels (that share it), panic (so few can be used that
-the ejected are, too), ejections (how many, by reason), endpoints, a list of id,
+directory, service, queries, channels (that share it), panic (so few are usable
+that ejected ones are used), ejections (how many, by reason), endpoints, a list of id,
 address, region, zone, weight, weight_part (of all in rotation, as it is now),
-in_flight, picks, share, latency_ms, failing, slow_start (how far it is, 1 without
-one), state (in_rotation, slow_start, other_zone, ejected, no_connection), reason
+in_flight, picks, share, latency_ms, failing, slow_start (its progress, 1
+without one), state (in_rotation, slow_start, other_zone, ejected, no_connection), reason
 (consecutive_failures, success_rate, probe), probe_in_seconds.`,
 		Example: `  meshlite endpoints catalog
   meshlite endpoints catalog --watch
@@ -61,8 +61,8 @@ one), state (in_rotation, slow_start, other_zone, ejected, no_connection), reaso
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
 	f.BoolVarP(&o.Watch, "watch", "w", false, "follow what changes, until ctrl-C")
-	f.BoolVar(&o.Picks, "picks", false, "show how clients pick, instead of what Consul knows")
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of a client's admin page, host:port, instead of those that Consul knows; with --picks; repeats")
+	f.BoolVar(&o.Picks, "picks", false, "show how clients pick, instead of Consul's list")
+	f.StringArrayVar(&o.Clients, "client", nil, "`address` of a client's admin page, host:port, instead of those in Consul; with --picks; repeats")
 	f.StringArrayVar(&o.Tags, "tag", nil, "only instances that carry this `tag`; repeats")
 	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
 	f.StringVar(&o.Near, "near", "", "sort by round trip from this `node`; _agent is the agent's")

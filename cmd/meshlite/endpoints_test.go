@@ -39,9 +39,9 @@ func TestEndpoints(t *testing.T) {
 		"consul://" + address + "/catalog?policy=round_robin": {0, table, ""},
 		"catalog --tag canary --tag v2":                       {0, "STATUS   TAGS\n[::1]:80  catalog-1", ""},
 		"consul:///catalog?tag=canary":                        {0, "STATUS   TAGS\n[::1]:80  catalog-1", ""},
-		"catalog --tag nobody":                                {0, "ADDRESS", `knows "catalog", but no instance that was asked for: are tags and filter right?`},
-		"catalogue":                                           {1, "", `knows no service "catalogue": is it catalog?`},
-		"payments":                                            {1, "", "knows no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
+		"catalog --tag nobody":                                {0, "ADDRESS", `has "catalog", but no matching instance: are tags and filter right?`},
+		"catalogue":                                           {1, "", `has no service "catalogue": is it catalog?`},
+		"payments":                                            {1, "", "has no service \"payments\": is the name right, and is it running? `meshlite services` lists what is there"},
 		"catalog --dc nowhere":                                {1, "", `has no datacenter "nowhere" (No path to datacenter)`},
 		"catalog --http-addr " + closedPort(t):                {1, "", "refused the connection"},
 	} {
@@ -83,7 +83,7 @@ func TestEndpointsOfDatacenters(t *testing.T) {
 		ids[e.Instance.ID+" "+e.Instance.Datacenter] = true
 	}
 	if !ids["catalog-1 dc1"] || !ids["catalog-2 dc2"] {
-		t.Errorf("it tells of %v", ids)
+		t.Errorf("it lists %v", ids)
 	}
 	if code := w.stop(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
@@ -106,7 +106,7 @@ func TestEndpointsAsJSON(t *testing.T) {
 	} {
 		r := runTool(t, "endpoints", "catalog", "-o", "json", test.flag)
 		r.want(t, 0, `"metadata": {}`, "")
-		var told struct {
+		var output struct {
 			Service   string
 			Endpoints []struct {
 				Address, ID, Service, Node, Datacenter, Region, Zone, Status, Reason string
@@ -119,15 +119,15 @@ func TestEndpointsAsJSON(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal([]byte(r.out), &told); err != nil || told.Service != "catalog" || len(told.Endpoints) != 3 {
+		if err := json.Unmarshal([]byte(r.out), &output); err != nil || output.Service != "catalog" || len(output.Endpoints) != 3 {
 			t.Fatalf("got %s (%v)", r.out, err)
 		}
-		for i, e := range told.Endpoints {
+		for i, e := range output.Endpoints {
 			if e.Callable != test.callable[i] || e.Reason != test.reasons[i] {
 				t.Errorf("with %s the callable of %s is %v, %q", test.flag, e.ID, e.Callable, e.Reason)
 			}
 		}
-		last := told.Endpoints[2]
+		last := output.Endpoints[2]
 		if last.Address != "10.0.0.3:80" || last.Node != "consultest" || last.Datacenter != "dc1" || last.Status != "warning" || last.Weight != 1 ||
 			last.Tags == nil || len(last.Checks) != 2 || last.Checks[1].Name != "lease" || last.Checks[1].Status != "warning" ||
 			!last.Checks[0].Node || last.Checks[1].Node {
@@ -177,8 +177,8 @@ func TestEndpointsThatACLsHide(t *testing.T) {
 		t.Fatal(err)
 	}
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "endpoints", "catalog", "--http-addr", address).want(t, 1, "", `knows no service "catalog", perhaps since consul at `+address+" has ACLs and no token is given: set CONSUL_HTTP_TOKEN")
-	runTool(t, "services", "--http-addr", address).want(t, 0, "NAME", "knows no service, perhaps since consul at "+address+" has ACLs and no token is given")
+	runTool(t, "endpoints", "catalog", "--http-addr", address).want(t, 1, "", `has no service "catalog", perhaps since consul at `+address+" has ACLs and no token is given: set CONSUL_HTTP_TOKEN")
+	runTool(t, "services", "--http-addr", address).want(t, 0, "NAME", "has no service, perhaps since consul at "+address+" has ACLs and no token is given")
 	w := watchEndpoints(t, "catalog", "--http-addr", address)
 	if got := w.line(t); !strings.HasPrefix(got, "no instance of catalog yet: ") || !strings.Contains(got, "If Consul has ACLs, set CONSUL_HTTP_TOKEN") {
 		t.Errorf("it says %q", got)
@@ -218,7 +218,7 @@ func (w watching) line(t *testing.T) string {
 	return text
 }
 
-func TestWatchTellsWhatChanges(t *testing.T) {
+func TestWatchReportsWhatChanges(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	w := watchEndpoints(t, "catalog")
@@ -324,7 +324,7 @@ func TestWatchLooksAgain(t *testing.T) {
 }
 
 // One outage fails in many ways: refused, reset, without a leader.
-func TestWatchTellsOfAnOutageOnce(t *testing.T) {
+func TestWatchReportsAnOutageOnce(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	w := watchEndpoints(t, "catalog", "-o", "json")

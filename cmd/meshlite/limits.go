@@ -12,8 +12,8 @@ func newLimitsCommand() *cobra.Command {
 		Use:        "limits [SERVICE]",
 		SuggestFor: []string{"ratelimit", "rates"},
 		Short:      "Show the limits of processes, and who is near them",
-		Long: `Show the limits in SERVICE's own processes, or in all processes that Consul knows: of
-their servers and of their channels, as far as a method with one was called. Processes are
+		Long: `Show the limits in SERVICE's own processes, or in all processes in Consul: of
+their servers and of their channels, once a method with a limit was called. Processes are
 found as by cache stats; name others by --client.
 
 First how many calls were admitted, refused, kept waiting, and held back by a channel
@@ -32,14 +32,14 @@ A table has 20 rows at most. With --each, every process has tables of its own, w
 With -o json there is one object: processes, a list of id, address (of the admin page),
 error (why it could not be asked), limiters, concurrency. Limiters is a list of name (the
 service of a server, or the target of a channel), admitted, refused, shadowed, waited,
-refunded, held_back, keys (whose counts are kept), forgotten (keys, before their time),
+refunded, held_back, keys (in the table), forgotten (keys evicted before their limit was full again),
 limits, near. Limits is a list of method, side (server or client), name, limit,
 period_seconds, burst, by ("" is all callers together), rules (what else the policy says,
 such as "wait, shadow"), refused, shadowed. Near is a list of method, side, name, key, used
 (1 is all), remaining, reset_seconds. Concurrency is a list of name (runtime, or the
 service that was given its own), methods, a list of method (other is all those beyond the
 first 1024), adaptive, limit, in_flight, admitted, refused, ignored_priorities,
-base_latency_ms, sample_latency_ms (0 while it is not known).`,
+base_latency_ms, sample_latency_ms (0 is unknown).`,
 		Example: `  meshlite limits storefront
   meshlite limits storefront --each
   meshlite limits --client 127.0.0.1:9090

@@ -12,7 +12,7 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// serveLimits is an admin page that tells of limiters and of what runs at once.
+// serveLimits is an admin page that reports limiters and of what runs at once.
 func serveLimits(t *testing.T, limiters, concurrency string) (address string) {
 	t.Helper()
 	return serveText(t, `{"limits": {"limiters": `+limiters+`}, "concurrency": {"limiters": `+concurrency+`}}`)
@@ -65,7 +65,7 @@ func wantColumns(t *testing.T, text string) {
 func TestLimitsAsJSON(t *testing.T) {
 	openLimitedShop(t)
 	r := runTool(t, "limits", "catalog", "-o", "json")
-	var told struct {
+	var output struct {
 		Processes []struct {
 			ID, Address           string
 			Limiters, Concurrency []map[string]any
@@ -73,15 +73,15 @@ func TestLimitsAsJSON(t *testing.T) {
 	}
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil || len(told.Processes) != 1 || len(told.Processes[0].Limiters) == 0 || len(told.Processes[0].Concurrency) == 0 {
+	if err := d.Decode(&output); err != nil || len(output.Processes) != 1 || len(output.Processes[0].Limiters) == 0 || len(output.Processes[0].Concurrency) == 0 {
 		t.Fatalf("got %s (%v)", r.out, err)
 	}
 	help := strings.Join(strings.Fields(runTool(t, "limits", "--help").out), " ")
-	limiter, running := told.Processes[0].Limiters[0], told.Processes[0].Concurrency[0]
+	limiter, running := output.Processes[0].Limiters[0], output.Processes[0].Concurrency[0]
 	for _, fields := range []any{limiter, limiter["limits"].([]any)[0], limiter["near"].([]any)[0], running, running["methods"].([]any)[0]} {
 		for field := range fields.(map[string]any) {
 			if !strings.Contains(strings.ToLower(help), field) {
-				t.Errorf("the help does not tell of %s", field)
+				t.Errorf("the help does not name %s", field)
 			}
 		}
 	}
@@ -183,10 +183,10 @@ func TestLimitsOfProcessesWithoutAny(t *testing.T) {
 
 func TestLimitsThatCannotBeHad(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "limits").want(t, 1, "", "knows no instance that tells metrics_address: a program that is no server is in no directory")
+	runTool(t, "limits").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "limits", "catalog").want(t, 1, "", `no instance of "catalog" tells metrics_address: is it a server of meshlite`)
-	runTool(t, "limits", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "limits", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
+	runTool(t, "limits", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	gone := closedPort(t)
 	for page, want := range map[string]string{
 		`{"limits": {"Admitted": 1}, "endpoints": []}`:               "an answer without limits: is it built with an older meshlite?\nmeshlite: no process could be asked",

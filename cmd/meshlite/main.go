@@ -25,7 +25,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the tool with its surroundings given. It answers the exit code.
+// run runs the tool with the given streams and arguments. It returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, err io.Writer) int {
 	root := newRootCommand(cli.Streams{In: in, Out: out, Err: err})
 	root.SetArgs(args)

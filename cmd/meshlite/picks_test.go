@@ -64,7 +64,7 @@ func servePage(t *testing.T, page http.Handler) (address string) {
 	return server.Listener.Addr().String()
 }
 
-// servePicks is an admin page that tells of picks.
+// servePicks is an admin page that reports picks.
 func servePicks(t *testing.T, picks ...resolver.Picks) (address string) {
 	t.Helper()
 	text, err := json.Marshal(map[string]any{"cache": nil, "endpoints": append([]resolver.Picks{}, picks...)})
@@ -85,14 +85,14 @@ func serveText(t *testing.T, text string) (address string) {
 	}))
 }
 
-// picksOf is what a client tells that calls service, at address.
+// picksOf is the report of a client of service, at address.
 func picksOf(service, address string) resolver.Picks {
 	return resolver.Picks{Directory: "consul at 127.0.0.1:8500", Service: service, Queries: []catalog.Query{{Service: service}}, Channels: 1,
 		TableStats: balancer.TableStats{Endpoints: []balancer.EndpointStats{{
 			ID: "at " + address, Address: address, Weight: 1, Part: 1, Picks: 7, Share: 1, Warm: 1, State: balancer.InRotation}}}}
 }
 
-// enlistClient registers an instance that tells where its admin page is.
+// enlistClient registers an instance that publishes its admin page.
 func enlistClient(t *testing.T, agent *consultest.Server, service, id, address, metrics string) {
 	t.Helper()
 	host, port := splitAddress(t, address)
@@ -122,8 +122,8 @@ func TestPicksOfClientsThatConsulKnows(t *testing.T) {
 			}
 		}
 	}
-	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `no client calls "prices" now, of 2 that were asked: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
-	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `knows no service "catalogue": is it catalog?`)
+	runTool(t, "endpoints", "prices", "--picks").want(t, 1, "", `none of 2 clients calls "prices" now: a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client`)
+	runTool(t, "endpoints", "catalogue", "--picks").want(t, 1, "", `has no service "catalogue": is it catalog?`)
 	runTool(t, "endpoints", "catalog", "--picks", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere"`)
 	runTool(t, "endpoints", "catalog", "--picks", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
 }
@@ -152,7 +152,7 @@ func TestPicksOfClientsThatAreNamed(t *testing.T) {
 	r.want(t, 0, "  3 100%  0%     in rotation\n", "")
 	r.want(t, 0, "  5 100%  0%     in rotation\n", "")
 	r.want(t, 0, ", dc=dc1\nADDRESS", "")
-	r.want(t, 0, ", consistency=cached\nno endpoints: it knows no instance, or a policy of gRPC's own picks\n", "")
+	r.want(t, 0, ", consistency=cached\nno endpoints: the service has no instance, or one of gRPC's own policies picks\n", "")
 	if n := strings.Count(r.out, one); n != 1 {
 		t.Errorf("a client that is named twice is shown %d times", n)
 	}
@@ -189,8 +189,8 @@ ADDRESS      ZONE  WEIGHT  IN FLIGHT  LATENCY     PICKS   FAILS  STATE
 10.0.0.9:80  `+"\ufffd[2J  -       0          277h46m40s  0 0%    100%   new\ufffdand; odd\n", "")
 }
 
-// toldPicks is the JSON of the command, as its help has it.
-type toldPicks struct {
+// picksOutput is the JSON of the command, as its help has it.
+type picksOutput struct {
 	Service string
 	Clients []struct {
 		ID, Address, Error string
@@ -229,13 +229,13 @@ func TestPicksAsJSON(t *testing.T) {
 	enlistClient(t, agent, "storefront", "storefront-3", "127.0.0.1:83", gone)
 	r := runTool(t, "endpoints", "catalog", "--picks", "-o", "json")
 	r.want(t, 0, `"targets": []`, "cannot ask storefront-3 ("+gone+"): connection refused: has it ended?\n")
-	var told toldPicks
+	var output picksOutput
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil || told.Service != "catalog" || len(told.Clients) != 2 || len(told.Clients[0].Targets) != 1 || told.Clients[1].Error == "" {
+	if err := d.Decode(&output); err != nil || output.Service != "catalog" || len(output.Clients) != 2 || len(output.Clients[0].Targets) != 1 || output.Clients[1].Error == "" {
 		t.Fatalf("got %s (%v)", r.out, err)
 	}
-	target := told.Clients[0].Targets[0]
+	target := output.Clients[0].Targets[0]
 	if target.Service != "catalog" || target.Channels != 1 || target.Ejections["probe"] != 2 || target.Queries[0].Tags[0] != "fast" || len(target.Endpoints) != 2 {
 		t.Errorf("the target is %+v", target)
 	}
@@ -245,7 +245,7 @@ func TestPicksAsJSON(t *testing.T) {
 	}
 }
 
-// One that cannot be asked is told of, in one line, and does not hide the others.
+// A process that cannot be asked is reported in one line, and does not hide the others.
 func TestClientsThatCannotBeAsked(t *testing.T) {
 	agent := openAgent(t)
 	enlistClient(t, agent, "storefront", "well", "127.0.0.1:81", servePicks(t, picksOf("catalog", "10.0.0.1:80")))
@@ -272,7 +272,7 @@ func TestClientsThatCannotBeAsked(t *testing.T) {
 	r := runTool(t, "endpoints", "catalog", "--picks")
 	r.want(t, 0, "10.0.0.1:80 ", "")
 	for who, why := range map[string]string{
-		"redirects": "302 Found for /debug/meshlite: is it a program of meshlite?",
+		"redirects": "302 Found for /debug/meshlite: is it a meshlite program?",
 		"other":     "404 Not Found for /debug/meshlite",
 		"garbage":   "and 1 more: an answer that is not the JSON of this version of meshlite",
 		"older":     "an answer without endpoints: is it built with an older meshlite?",
@@ -323,7 +323,7 @@ func TestClientsThatAreAskedAreBounded(t *testing.T) {
 		args = append(args, "--client", servePicks(t, picksOf("catalog", "10.0.0.1:80")))
 	}
 	r := runTool(t, args...)
-	r.want(t, 0, "10.0.0.1:80 ", " and 5 more: no more than 64 are asked: name others by --client\n")
+	r.want(t, 0, "10.0.0.1:80 ", " and 5 more: only the first 64 are asked: name others by --client\n")
 	if n := strings.Count(r.out, "in rotation"); n != 64 {
 		t.Errorf("%d clients are shown, want 64", n)
 	}
@@ -334,7 +334,7 @@ func TestPicksWithoutAnyClient(t *testing.T) {
 	agent := openAgent(t)
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	r := runTool(t, "endpoints", "catalog", "--picks")
-	r.want(t, 1, "", "knows no instance that tells metrics_address, and so no client of \"catalog\": a program that is no server is in no directory")
+	r.want(t, 1, "", "lists no instance that publishes metrics_address, so no client of \"catalog\" was found: a program that is no server is in no directory")
 	if strings.Count(r.err, "\n") != 1 || r.out != "" {
 		t.Errorf("stdout %q, stderr %q, want one line", r.out, r.err)
 	}

@@ -23,7 +23,7 @@ func openConsul(t *testing.T) *consulagent.Agent {
 
 func TestLooksIntoARealConsul(t *testing.T) {
 	openConsul(t)
-	runTool(t, "services").want(t, 0, "NAME", " knows no service")
+	runTool(t, "services").want(t, 0, "NAME", " has no service")
 	openShop(t, "catalog", 1, meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Tags: []string{"canary"}}}))
 	runTool(t, "check").want(t, 0, "✓ catalog-127-0-0-1-", "")
 	runTool(t, "services").want(t, 0, "catalog  1        0        0         canary\n", "")

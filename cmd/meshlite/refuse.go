@@ -12,7 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/nearest"
 )
 
-// flagError says what to write instead of a value that a flag does not take.
+// flagError returns what to write instead of a value that a flag does not accept.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	var unknown *pflag.NotExistError

@@ -14,7 +14,7 @@ func newRegistryCommand() *cobra.Command {
 		Short:      "Run a stand-in for a Consul agent, until ctrl-C",
 		Long: `Run a stand-in that speaks Consul's HTTP API (registration, checks, health with
 blocking queries, KV), where there is no Consul to try things with. It keeps
-everything in memory and stays on loopback, since it asks nobody for a token.`,
+everything in memory and stays on loopback, since it requires no token.`,
 		Example: `  meshlite registry
   meshlite registry --listen 127.0.0.1:0 -o json`,
 		Args:              noArguments,

@@ -56,7 +56,7 @@ func addOutput(root *cobra.Command) {
 	}
 }
 
-// outputOf is what -o says.
+// outputOf is the value of -o.
 func outputOf(cmd *cobra.Command) cli.Format {
 	return cli.Format(cmd.Flag("output").Value.String())
 }

@@ -87,7 +87,7 @@ func TestCommandLine(t *testing.T) {
 		{"call a:1 " + m + " --cert x", 2, "", `--cert "x", --key "": one needs the other`},
 		{"call a:1 " + m + " --cert /nowhere --key /nowhere", 2, "", "no such file"},
 		{"registry --listen here", 2, "", `--listen "here": write host:port, such as 127.0.0.1:8500`},
-		{"registry --listen :8500", 2, "", `--listen ":8500" is not loopback: the stand-in asks nobody for a token`},
+		{"registry --listen :8500", 2, "", `--listen ":8500" is not loopback: the stand-in requires no token`},
 		{"registry --listen 0.0.0.0:8500", 2, "", "write 127.0.0.1:8500"},
 		{"registry --listen 127.0.0.1:x", 2, "", "write host:port"},
 		{"proto --force", 2, "", "--force without --dir"},

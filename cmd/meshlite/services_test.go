@@ -11,8 +11,8 @@ import (
 
 func TestServices(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "services").want(t, 0, "NAME", " knows no service: start one")
-	runTool(t, "services", "-o", "json").want(t, 0, `"services": []`, " knows no service")
+	runTool(t, "services").want(t, 0, "NAME", " has no service: start one")
+	runTool(t, "services", "-o", "json").want(t, 0, `"services": []`, " has no service")
 
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
 	enlist(t, agent, "catalog", "catalog-2", "10.0.0.2:80", "warning")
@@ -27,7 +27,7 @@ func TestServices(t *testing.T) {
 	if r.err != "" {
 		t.Errorf("stderr %q", r.err)
 	}
-	var told struct {
+	var output struct {
 		Services []struct {
 			Name                       string
 			Passing, Warning, Critical int
@@ -35,8 +35,8 @@ func TestServices(t *testing.T) {
 		}
 	}
 	r = runTool(t, "services", "-o", "json")
-	if err := json.Unmarshal([]byte(r.out), &told); err != nil || len(told.Services) != 2 ||
-		told.Services[0].Name != "catalog" || told.Services[0].Warning != 1 || told.Services[0].Tags == nil || len(told.Services[1].Tags) != 2 {
+	if err := json.Unmarshal([]byte(r.out), &output); err != nil || len(output.Services) != 2 ||
+		output.Services[0].Name != "catalog" || output.Services[0].Warning != 1 || output.Services[0].Tags == nil || len(output.Services[1].Tags) != 2 {
 		t.Errorf("got %s (%v)", r.out, err)
 	}
 	runTool(t, "services", "--dc", "nowhere").want(t, 1, "", `has no datacenter "nowhere" (No path to datacenter): see `+"`consul catalog datacenters`")
@@ -44,7 +44,7 @@ func TestServices(t *testing.T) {
 	runTool(t, "services", "--http-addr", "here").want(t, 2, "", `--http-addr "here": write host:port`)
 }
 
-// X12: what is wrong with an address is told without the secret in it, and blamed on
+// X12: an error about an address does not contain its secret, and blamed on
 // nothing else.
 func TestAnAgentThatCannotBeUsed(t *testing.T) {
 	for _, command := range []string{"services", "check", "endpoints"} {
@@ -56,7 +56,7 @@ func TestAnAgentThatCannotBeUsed(t *testing.T) {
 			r := runTool(t, append(args, "--http-addr", address)...)
 			r.want(t, 1, "", "user information: set CONSUL_HTTP_AUTH or CONSUL_HTTP_TOKEN")
 			if strings.Contains(r.out+r.err, "secret") {
-				t.Errorf("%s --http-addr %s tells the secret: %s%s", command, address, r.out, r.err)
+				t.Errorf("%s --http-addr %s prints the secret: %s%s", command, address, r.out, r.err)
 			}
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 )
 
-// serveMetrics tells Prometheus one text after the other, the last one for ever.
+// serveMetrics serves one text after the other on /metrics, the last one for ever.
 func serveMetrics(t *testing.T, texts ...string) (address string) {
 	t.Helper()
 	var asked atomic.Int64
@@ -99,7 +99,7 @@ func TestTopInWords(t *testing.T) {
 	r := runTool(t, "top", "shop", "--once", "--interval", "100ms")
 	r.want(t, 0, "  4 processes, 2 not asked, over ", "")
 	r.want(t, 0, "\nSERVICE  CALLS/S     OK   P50   P95   P99 ACTIVE SHARE CACHE REFUSED\n", "")
-	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it has no metrics of calls: is it a program of meshlite?\n", "")
+	r.want(t, 0, "\n  shop-3 connection refused: has it ended?\n  shop-4 it has no metrics of calls: is it a meshlite program?\n", "")
 	r.want(t, 0, "\ncannot ask shop-3 ("+gone+"): connection refused", "")
 	// The second has begun anew, so that all of its calls count.
 	for name, want := range map[string]string{"shop-1": "100% 50ms 95ms 99ms 7", "shop-2": "50.0% 550ms 955ms 991ms 7"} {
@@ -132,7 +132,7 @@ func TestTopOfProcessesThatAreNamed(t *testing.T) {
 	}
 }
 
-// topReading is what -o json tells. The help names each of its fields.
+// topReading is the output of -o json. The help names each of its fields.
 type topReading struct {
 	Time     string
 	Seconds  float64
@@ -164,14 +164,14 @@ type topReadingFigures struct {
 	Cache    *float64
 }
 
-func readTop(t *testing.T, text string) (told topReading) {
+func readTop(t *testing.T, text string) (output topReading) {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&told); err != nil {
+	if err := d.Decode(&output); err != nil {
 		t.Fatalf("got %s: %v", text, err)
 	}
-	return told
+	return output
 }
 
 func TestTopAsJSON(t *testing.T) {
@@ -180,11 +180,11 @@ func TestTopAsJSON(t *testing.T) {
 	enlistClient(t, agent, "shop", "shop-2", "127.0.0.1:82", closedPort(t))
 	r := runTool(t, "top", "--once", "--interval", "100ms", "-o", "json")
 	r.want(t, 0, "\n", "")
-	told := readTop(t, r.out)
-	if len(told.Services) != 1 || told.Services[0].Service != "shop" || len(told.Services[0].Instances) != 2 || len(told.Services[0].Methods) != 1 || told.Errors == nil || !(told.Seconds > 0) {
+	output := readTop(t, r.out)
+	if len(output.Services) != 1 || output.Services[0].Service != "shop" || len(output.Services[0].Instances) != 2 || len(output.Services[0].Methods) != 1 || output.Errors == nil || !(output.Seconds > 0) {
 		t.Fatalf("got %s", r.out)
 	}
-	s := told.Services[0]
+	s := output.Services[0]
 	one, two := s.Instances[0], s.Instances[1]
 	if *s.Success != 0.75 || *s.P50 != 50 || *s.InFlight != 7 || *s.Cache != 0.75 || *s.Refused != 0 || !(*s.Calls > 0) ||
 		one.ID != "shop-1" || *one.Share != 1 || one.Error != "" || two.Error == "" || two.Calls != nil || two.InFlight != nil || s.Methods[0].Method != "a.v1.S/Get" {
@@ -199,7 +199,7 @@ func TestTopAsJSON(t *testing.T) {
 	for _, object := range []any{fields, service, service["instances"].([]any)[1], service["methods"].([]any)[0]} {
 		for field := range object.(map[string]any) {
 			if !strings.Contains(strings.ToLower(help), field) {
-				t.Errorf("the help does not tell of %s", field)
+				t.Errorf("the help does not name %s", field)
 			}
 		}
 	}
@@ -220,16 +220,16 @@ func followTop(t *testing.T, args ...string) watching {
 	return watching{bufio.NewScanner(out), stop}
 }
 
-// Whoever ends is told of, and does not end the rest. An object is a line.
+// A process that ends is reported, and the others go on. An object is a line.
 func TestTopFollows(t *testing.T) {
 	agent := openAgent(t)
 	enlistClient(t, agent, "shop", "shop-1", "127.0.0.1:81", serveMetrics(t, handled(0, 0, 0), handled(10, 0, 10), "gone\n", handled(20, 0, 20)))
 	w := followTop(t, "-o", "json")
 	for _, want := range []string{"", "no page of metrics", ""} {
-		told := readTop(t, next(t, w.lines))
-		one := told.Services[0].Instances[0]
+		output := readTop(t, next(t, w.lines))
+		one := output.Services[0].Instances[0]
 		if want == "" && (one.Error != "" || one.Calls == nil || !(*one.Calls > 0)) || !strings.HasPrefix(one.Error, want) {
-			t.Errorf("got %+v, want the error %q", told, want)
+			t.Errorf("got %+v, want the error %q", output, want)
 		}
 	}
 	if code := w.stop(); code != 0 {
@@ -250,17 +250,17 @@ func TestTopFollows(t *testing.T) {
 
 func TestTopThatCannotBeHad(t *testing.T) {
 	agent := openAgent(t)
-	runTool(t, "top").want(t, 1, "", "knows no instance that tells metrics_address: a program that is no server is in no directory")
+	runTool(t, "top").want(t, 1, "", "lists no instance that publishes metrics_address: a program that is no server is in no directory")
 	enlist(t, agent, "catalog", "catalog-1", "10.0.0.1:80", "passing")
-	runTool(t, "top", "catalog").want(t, 1, "", `no instance of "catalog" tells metrics_address: is it a server of meshlite`)
-	runTool(t, "top", "catlog").want(t, 1, "", `knows no service "catlog": is it catalog?`)
+	runTool(t, "top", "catalog").want(t, 1, "", `no instance of "catalog" publishes metrics_address: is it a meshlite server`)
+	runTool(t, "top", "catlog").want(t, 1, "", `has no service "catlog": is it catalog?`)
 	gone, large := closedPort(t), servePage(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.CopyN(w, strings.NewReader(strings.Repeat("\n", 9<<20)), 9<<20)
 	}))
 	r := runTool(t, "top", "--client", gone, "--client", large, "--client", servePage(t, http.NotFoundHandler()))
 	r.want(t, 1, "", "cannot ask "+gone+": connection refused: has it ended?\n")
 	r.want(t, 1, "", "cannot ask "+large+": an answer of more than 8 MiB\n")
-	r.want(t, 1, "", ": 404 Not Found for /metrics: is it a program of meshlite?\n")
+	r.want(t, 1, "", ": 404 Not Found for /metrics: is it a meshlite program?\n")
 	r.want(t, 1, "", "meshlite: no process could be asked: see above, and `meshlite check`")
 	// Who is gone after the first reading is the whole of it with --once.
 	runTool(t, "top", "--once", "--interval", "100ms", "--client", serveMetrics(t, handled(1, 0, 1), "<html>")).want(t, 1, "", "no process could be asked")

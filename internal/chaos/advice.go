@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// The faults in which Consul's view of the instances is no help.
+// The faults in which Consul's view of the instances is wrong.
 
 const (
-	deadEach = 100 // registrations that refuse connections, and as many that say nothing
+	deadEach = 100 // registrations that refuse connections, and as many that never answer
 	slowMore = time.Second
 )
 
@@ -118,7 +118,7 @@ func endMaintenance(ctx context.Context, s *scene) error {
 
 // registerDead lets a new client find the few that live among many.
 func registerDead(ctx context.Context, s *scene) error {
-	silent, err := net.Listen("tcp", "0.0.0.0:0") // takes connections, and nobody answers
+	silent, err := net.Listen("tcp", "0.0.0.0:0") // accepts connections and never answers
 	if err != nil {
 		return err
 	}

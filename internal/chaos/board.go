@@ -10,8 +10,8 @@ import (
 	"github.com/meshlite-go/meshlite/internal/screen"
 )
 
-// board is where people look on: events as they come, and the calls of the row that
-// is played. It is safe for concurrent use.
+// board shows events as they come, and the calls of the current row. It is safe for
+// concurrent use.
 type board struct {
 	begin  time.Time
 	screen *screen.Screen // nil where out is no terminal
@@ -41,7 +41,7 @@ func (b *board) follow(row string, t *tally) {
 	b.row, b.tally = row, t
 }
 
-// say tells what happens.
+// say reports an event.
 func (b *board) say(format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -50,7 +50,7 @@ func (b *board) say(format string, args ...any) {
 		b.screen.Event(text)
 		return
 	}
-	fmt.Fprintln(b.out, text) // a reader that is gone must not end the run
+	fmt.Fprintln(b.out, text) // a closed reader must not end the run
 }
 
 // watch shows the calls until ctx ends: all the time on a terminal, else a line a

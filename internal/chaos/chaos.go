@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Options say what to break. The zero value is everything, at full length, and
-// silently.
+// Options select the faults. The zero value is all faults, at full length, without
+// progress.
 type Options struct {
 	// Short leaves out some faults and shortens others, to less than a minute.
 	Short bool
@@ -15,11 +15,11 @@ type Options struct {
 	Only []string
 	// Programs is the folder of the service programs. Empty: they are looked for.
 	Programs string
-	// Progress is where to tell what happens. Nil is nowhere.
+	// Progress receives the events. Nil discards them.
 	Progress io.Writer
 }
 
-// Check says what is wrong with the options.
+// Check returns an error if an option is invalid.
 func (o Options) Check() error {
 	_, err := choose(o.Short, o.Only)
 	return err
@@ -78,7 +78,7 @@ func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, e
 		}
 		result.Faults = append(result.Faults, f)
 		if err != nil {
-			break // what comes after would tell nothing
+			break // the mesh is broken: later rows would measure nothing
 		}
 	}
 	result.trouble = m.trouble.Last(maxTrouble)

@@ -49,7 +49,7 @@ func TestUnknownFaultIsRefusedBeforeAnythingStarts(t *testing.T) {
 
 // A call that was sent to an instance before it ended could not be saved; one that
 // was sent later could.
-func TestWhatWasInFlightIsToldApart(t *testing.T) {
+func TestWhatWasInFlightIsCountedApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tally := newTally()
 		before := time.Now()
@@ -104,7 +104,7 @@ func TestAimsAreJudged(t *testing.T) {
 		"not in flight": {aim{heal: time.Second, inFlight: true}, figures{calls: 100, failed: 2}, 0, nil, "2 calls failed that were not in flight there"},
 		"slow":          {aim{heal: time.Second}, figures{calls: 100}, 2 * time.Second, nil, "it took 2.0s until: all is well"},
 		"error":         {aim{heal: time.Second}, figures{calls: 100}, 0, errors.New("it broke"), "it broke"},
-		"no calls":      {aim{heal: time.Second}, figures{}, 0, nil, "nobody was called"},
+		"no calls":      {aim{heal: time.Second}, figures{}, 0, nil, "no call was sent"},
 		"busy": {aim{heal: time.Second}, figures{calls: 100, failed: 1, late: 50}, 0, nil,
 			"1 calls failed; this machine was too busy: 50 of 100 calls could not be sent when they were due"},
 	} {

@@ -39,13 +39,13 @@ type customer struct {
 type needs struct {
 	proxy       bool          // a fault proxy stands between it and Consul
 	wait        time.Duration // of its blocking queries, 0 for the default
-	snapshots   bool          // it keeps what Consul answered on disk
+	snapshots   bool          // it stores Consul's answers on disk
 	maintenance bool          // it has resolver.WithMaintenance
 	elsewhere   bool          // it tries elsewhere what no handler has seen
 }
 
-// newCustomer makes a client over the agent at address that calls nobody yet.
-// Folder is where it keeps snapshots, empty for nowhere.
+// newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
+// where it stores snapshots, empty for none.
 func newCustomer(address string, n needs, folder string, log *slog.Logger) (*customer, error) {
 	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
 	var err error
@@ -109,7 +109,7 @@ func (c *customer) call(ctx context.Context, due time.Time) {
 	if picked := record.Latest().Picked(); picked != nil {
 		done.instance = picked.Address
 	}
-	if ctx.Err() == nil { // a stop is nobody's failure
+	if ctx.Err() == nil { // a stop is no failure of the service
 		c.tally.done(done)
 	}
 }

@@ -1,5 +1,5 @@
-// Package chaos breaks a mesh of real processes again and again and measures what
-// its callers notice: a real Consul, three catalogs of the sweet shop and a client
+// Package chaos injects faults into a mesh of real processes and measures their effect
+// on callers: a real Consul, three catalogs of the sweet shop and a client
 // that calls them in an open loop.
 //
 //	result, err := chaos.Run(ctx, chaos.Options{Progress: os.Stderr})

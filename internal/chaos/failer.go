@@ -18,8 +18,9 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// failer is an instance in this process that passes all checks and fails all calls with
-// failure, until it is mended: a bad deployment. Without the service it is the wrong program.
+// failer simulates a bad deployment: an instance in this process that passes all checks
+// and fails all calls with failure until it is fixed. Without the service it is the wrong
+// program.
 type failer struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	failure error

@@ -74,7 +74,7 @@ func (m *mesh) close() {
 	m.consul.Kill()
 }
 
-// start adds an instance, and returns when Consul tells of it.
+// start adds an instance and returns when Consul lists it.
 func (m *mesh) start(ctx context.Context) (*shop.Instance, error) {
 	i, err := m.shop.Start(ctx, service)
 	if err == nil {
@@ -99,7 +99,7 @@ func (m *mesh) retire(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// registered reports whether Consul tells of all that live, and of no others.
+// registered reports whether Consul lists exactly the running instances.
 func (m *mesh) registered(ctx context.Context) bool {
 	passing, err := m.agent.passing(ctx, service)
 	if err != nil || len(passing) != len(m.living) {
@@ -115,7 +115,7 @@ func (m *mesh) registered(ctx context.Context) bool {
 
 var errPatience = errors.New("patience has ended")
 
-// await polls until reached, and says how long it took.
+// await polls until reached, and returns how long it took.
 func await(ctx context.Context, patience time.Duration, reached func(context.Context) bool) (time.Duration, error) {
 	begin := time.Now()
 	ticker := time.NewTicker(pollEvery)

@@ -31,14 +31,14 @@ type Fault struct {
 	Heal     float64 `json:"heal_ms"`   // from the end of the fault, or from a kill
 	Healed   string  `json:"healed"`    // what was waited for
 	Aim      string  `json:"aim"`
-	// Missed says what was not as the aim wants it, nothing if all was.
+	// Missed lists the aims that were missed, "" if none was.
 	Missed []string `json:"missed"`
 
 	late    uint64
 	reasons map[string]uint64
 }
 
-// busyPart is the share of calls sent late that says that the machine was too busy.
+// busyPart is the share of late calls from which the machine was too busy to judge.
 const busyPart = 20
 
 // judge compares what a customer has seen, who has ended, with the aim. errs are why
@@ -65,7 +65,7 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 		miss("%d calls failed that were not in flight there", n-f.InFlight)
 	}
 	if f.Calls == 0 {
-		miss("nobody was called")
+		miss("no call was sent")
 	}
 	if took > s.row.aim.heal {
 		miss("it took %.1fs until: %s", took.Seconds(), s.row.wanted)

@@ -35,8 +35,8 @@ type aim struct {
 	// inFlight allows calls to fail that were on their way to an instance when it
 	// was killed. No other call may fail.
 	inFlight bool
-	// failed allows that many calls to fail: those from which a client finds out that
-	// an instance is not well.
+	// failed allows that many calls to fail: those by which a client detects an
+	// unhealthy instance.
 	failed uint64
 }
 

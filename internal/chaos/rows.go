@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// twoHeartbeats is twice the longest time between two looks of an instance
-	// whether Consul still knows it.
+	// twoHeartbeats is twice the longest time between two checks of an instance that it
+	// is still registered.
 	twoHeartbeats = 12 * time.Second
 	// shortWait is what a client may wait for on a connection that has died in
 	// silence: with it, the query on it is given up after 7.1 s.
 	shortWait = 2 * time.Second
 
-	// noticeable is when Consul tells of what was asked of it at the latest.
+	// noticeable bounds the time until Consul's catalog shows a change.
 	noticeable = 2 * time.Second
 
 	resetEvery = 300 * time.Millisecond
@@ -105,7 +105,7 @@ func rows() []row {
 		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
 		inject: startRefusing, heal: mendFailing,
 		wanted: "it is called again", healed: mendedCalled,
-		// One more where calls were on their way there when it was found out.
+		// One more if calls were in flight to it when it was detected.
 		aim: aim{heal: 35 * time.Second, failed: 5},
 	}, {
 		// Case X17
@@ -240,9 +240,9 @@ func deregisterAll(ctx context.Context, s *scene) error {
 			return err
 		}
 	}
-	// The agent answers before its catalog has changed, and would seem to have healed.
+	// The agent answers before its catalog has changed: a check now would find it healed.
 	if _, err := await(ctx, noticeable, func(ctx context.Context) bool { return !s.registered(ctx) }); err != nil {
-		return fmt.Errorf("all instances were deregistered, and Consul still tells of them: %w", err)
+		return fmt.Errorf("all instances were deregistered, but Consul still lists them: %w", err)
 	}
 	return nil
 }
@@ -338,7 +338,7 @@ func restartInstances(ctx context.Context, s *scene) error {
 	return nil
 }
 
-// leaveSnapshot lets a first client learn of the mesh and end.
+// leaveSnapshot runs a first client until it has written a snapshot.
 func leaveSnapshot(ctx context.Context, s *scene) error {
 	if err := steady(ctx, s); err != nil {
 		return err

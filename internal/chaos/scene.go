@@ -33,7 +33,7 @@ type scene struct {
 	killed  *shop.Instance
 	frozen  *shop.Instance
 	failing *failer
-	silent  net.Listener // of registrations that say nothing
+	silent  net.Listener // of registrations that never answer
 	dead    []string     // ids of registrations without an instance
 	ended   time.Time    // of what was killed, or of what was wrong with an instance
 }
@@ -146,7 +146,7 @@ func (s *scene) once(ctx context.Context) (time.Duration, error) {
 	took, err := await(ctx, s.row.aim.heal+wholePatience, func(ctx context.Context) bool { return s.row.healed(ctx, s) })
 	s.say("%s: %s after %.1fs", s.row.name, s.row.wanted, took.Seconds())
 	if errors.Is(err, errPatience) {
-		err = nil // the time tells
+		err = nil // the measured time exceeds the aim
 	}
 	return took, err
 }
@@ -187,8 +187,8 @@ func (s *scene) restore(ctx context.Context) error {
 	return pause(ctx, calm)
 }
 
-// touchAll is for faults in which Consul forgets the instances. They come back one
-// by one, and a client may believe that a few are gone.
+// touchAll is for faults in which Consul loses its catalog. Instances return one by one,
+// so a client may see a list without some of them.
 func (s *scene) touchAll() {
 	for _, i := range s.living {
 		s.touched[i.Address] = true

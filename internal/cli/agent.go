@@ -23,11 +23,11 @@ func dialAgent(address string) (*consul.Directory, error) {
 	return consul.New(consul.Config{Address: address, Logger: slog.New(slog.DiscardHandler)})
 }
 
-// completionTimeout is as long as somebody waits who has pressed a key.
+// completionTimeout is how long a person waits after pressing a key.
 const completionTimeout = time.Second
 
-// ServiceNames are the services that are registered, for completion: none when the
-// agent does not tell within a second.
+// ServiceNames are the services that are registered, for completion: none if the
+// agent does not answer within a second.
 func ServiceNames(ctx context.Context, address string) []string {
 	directory, err := dialAgent(address)
 	if err != nil {
@@ -40,5 +40,5 @@ func ServiceNames(ctx context.Context, address string) []string {
 	return names
 }
 
-// cell is text in a table, which comes from who registered something.
+// cell is untrusted text, from a registration, for a table.
 func cell(text string) string { return cmp.Or(oneLine(text), "-") }

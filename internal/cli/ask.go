@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	maxClients = 64 // that are asked
+	maxClients = 64 // processes asked
 	maxAsks    = 8  // at once
 	askTimeout = 2 * time.Second
 	maxAnswer  = 8 << 20
@@ -32,7 +32,7 @@ const (
 	metricsPath = "/metrics"
 )
 
-// hostName is what a name in DNS has, and what the hosts file takes.
+// hostName matches the characters of names in DNS and in the hosts file.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,255}$`)
 
 // dialable reports whether address is host:port and nothing else.
@@ -46,14 +46,13 @@ func dialable(address string) bool {
 	return err == nil && n > 0 && (notIP == nil || hostName.MatchString(host))
 }
 
-// askAll asks each process that may be asked, as many as are asked at most, and notes
-// why one could not be.
+// askAll asks at most maxClients processes, and records in each why it could not be asked.
 func askAll(ctx context.Context, processes []process, ask func(a asker, i int) error) {
 	left := maxClients
 	for i := range processes {
 		if p := &processes[i]; p.Error == "" {
 			if left--; left < 0 {
-				p.Error = fmt.Sprintf("no more than %d are asked: name others by --client", maxClients)
+				p.Error = fmt.Sprintf("only the first %d are asked: name others by --client", maxClients)
 			}
 		}
 	}
@@ -69,9 +68,8 @@ func askAll(ctx context.Context, processes []process, ask func(a asker, i int) e
 	})
 }
 
-// asker reads admin pages. Where they are is told by whoever has registered
-// something: it sends nothing but the question, through no proxy, follows no redirect,
-// and reads no more than a page can have.
+// asker reads admin pages. Anyone who can register in Consul chooses their addresses, so
+// it sends no credentials, uses no proxy, follows no redirect and bounds what it reads.
 type asker struct{ http *http.Client }
 
 func newAsker() asker {
@@ -82,7 +80,7 @@ func newAsker() asker {
 	}}
 }
 
-// picks reads how the program calls, whose admin page is at address.
+// picks reads the picks of the program from the admin page at address.
 func (a asker) picks(ctx context.Context, address string) ([]resolver.Picks, error) {
 	var page struct{ Endpoints *[]resolver.Picks }
 	if err := a.read(ctx, address, &page); err != nil {
@@ -103,8 +101,8 @@ func (a asker) read(ctx context.Context, address string, page any) error {
 	return a.do(request, page)
 }
 
-// scrape reads what the program tells Prometheus of its calls. The text format it is: of
-// the other, a page may say how much memory is to be had for it.
+// scrape reads the metrics in Prometheus's text format. In the protobuf format, a page
+// could declare a length that makes the reader allocate without bound.
 func (a asker) scrape(ctx context.Context, address string) (*scrape.Sample, error) {
 	request, err := ask(ctx, http.MethodGet, address, metricsPath, nil)
 	if err != nil {
@@ -120,7 +118,7 @@ func (a asker) scrape(ctx context.Context, address string) (*scrape.Sample, erro
 	return scrape.Read(bytes.NewReader(text), at)
 }
 
-// act asks the program whose admin page is at address to do something.
+// act runs an action of the admin page at address.
 func (a asker) act(ctx context.Context, address, action string, values url.Values, done any) error {
 	request, err := ask(ctx, http.MethodPost, address, adminPath+"/"+action, strings.NewReader(values.Encode()))
 	if err != nil {
@@ -169,22 +167,22 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 	}
 }
 
-// refusal is why there is no answer. What is wrong with an action, the text says.
+// refusal returns the error of an HTTP status. For an action, the body has the reason.
 func refusal(r *http.Response) error {
-	told := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
+	status := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
 	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden {
-		return errors.New(told + ": is it a program of meshlite?")
+		return errors.New(status + ": is it a meshlite program?")
 	}
 	switch r.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden:
 		text, _ := io.ReadAll(io.LimitReader(r.Body, maxLine))
-		return errors.New(cmp.Or(oneLine(string(text)), told))
+		return errors.New(cmp.Or(oneLine(string(text)), status))
 	default:
-		return errors.New(told + ": is it built with an older meshlite?")
+		return errors.New(status + ": is it built with an older meshlite?")
 	}
 }
 
-// noAnswer is err in the words of who reads it.
+// noAnswer explains an err of the connection.
 func noAnswer(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -204,8 +202,8 @@ func noAnswer(err error) error {
 	}
 }
 
-// tellUnasked says in one line for each reason who could not be asked.
-func tellUnasked(stderr io.Writer, processes []process) {
+// writeUnasked writes a line for each reason, with the processes that could not be asked.
+func writeUnasked(stderr io.Writer, processes []process) {
 	alike := map[string][]process{}
 	for _, p := range processes {
 		if p.Error != "" {

@@ -19,7 +19,7 @@ type CacheClearOptions struct {
 	All     bool
 }
 
-// cleared is a process, and what it has done.
+// cleared is a process and its cleared caches.
 type cleared struct {
 	process
 	Caches []cachepage.ClearedCache `json:"caches"`
@@ -57,12 +57,12 @@ func (o CacheClearOptions) values() url.Values {
 	return values
 }
 
-// CacheClear drops what caches keep. It fails unless everybody has done it.
+// CacheClear clears caches. It fails unless all processes have cleared theirs.
 func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.ClearedCache, error) {
+	replies, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.ClearedCache, error) {
 		var page cachepage.Cleared
 		err := a.act(ctx, address, cachepage.ClearAction, o.values(), &page)
 		return page.Caches, err
@@ -70,15 +70,15 @@ func CacheClear(ctx context.Context, o CacheClearOptions, streams Streams) error
 	if err != nil {
 		return err
 	}
-	all := make([]cleared, len(told.processes))
-	for i, p := range told.processes {
-		all[i] = cleared{p, append([]cachepage.ClearedCache{}, told.answers[i]...)}
+	all := make([]cleared, len(replies.processes))
+	for i, p := range replies.processes {
+		all[i] = cleared{p, append([]cachepage.ClearedCache{}, replies.answers[i]...)}
 	}
 	if err := writeCleared(streams.Out, o.Format, all); err != nil {
 		return err
 	}
-	o.tellUnknown(streams.Err, all)
-	return incomplete(all, failed(told.processes), told.unread)
+	o.warnUnknown(streams.Err, all)
+	return incomplete(all, failed(replies.processes), replies.unread)
 }
 
 func writeCleared(out io.Writer, format Format, all []cleared) error {
@@ -102,8 +102,8 @@ func writeCleared(out io.Writer, format Format, all []cleared) error {
 	return nil
 }
 
-// tellUnknown says which methods nobody has met: they may be misspelt.
-func (o CacheClearOptions) tellUnknown(stderr io.Writer, all []cleared) {
+// warnUnknown lists methods that no cache has seen: they may be misspelt.
+func (o CacheClearOptions) warnUnknown(stderr io.Writer, all []cleared) {
 	for _, m := range slices.Compact(slices.Sorted(slices.Values(o.Methods))) {
 		known := slices.ContainsFunc(all, func(p cleared) bool {
 			return slices.ContainsFunc(p.Caches, func(c cachepage.ClearedCache) bool { return !slices.Contains(c.UnknownMethods, m) })
@@ -114,13 +114,13 @@ func (o CacheClearOptions) tellUnknown(stderr io.Writer, all []cleared) {
 	}
 }
 
-// incomplete is nil when everybody has done it.
+// incomplete is nil if all processes cleared and published.
 func incomplete(all []cleared, undone, unread int) error {
-	untold := 0
+	unpublished := 0
 	for _, p := range all {
 		for _, c := range p.Caches {
 			if c.Error != "" {
-				untold++
+				unpublished++
 			}
 		}
 	}
@@ -129,8 +129,8 @@ func incomplete(all []cleared, undone, unread int) error {
 		return fmt.Errorf("%d of %d processes were not cleared: see above, and clear again", undone, len(all))
 	case unread > 0:
 		return fmt.Errorf("services that could not be read, and whose processes were not cleared: %d: see above", unread)
-	case untold > 0:
-		return fmt.Errorf("stores that were not told of it: %d: other processes may keep what is in them: clear again", untold)
+	case unpublished > 0:
+		return fmt.Errorf("stores that did not publish it: %d: other processes may keep their entries: clear again", unpublished)
 	default:
 		return nil
 	}

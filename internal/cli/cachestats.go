@@ -10,7 +10,7 @@ import (
 // CacheStatsOptions are those of [CacheStats].
 type CacheStatsOptions struct {
 	ProcessesOptions
-	Index bool // also list what is kept
+	Index bool // also list the entries
 }
 
 // cached is a process, and the caches in it.
@@ -24,15 +24,15 @@ func CacheStats(ctx context.Context, o CacheStatsOptions, streams Streams) error
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.Report, error) {
+	replies, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]cachepage.Report, error) {
 		return a.caches(ctx, address)
 	})
 	if err != nil {
 		return err
 	}
-	all := make([]cached, len(told.processes))
-	for i, p := range told.processes {
-		all[i] = cached{p, append([]cachepage.Report{}, told.answers[i]...)}
+	all := make([]cached, len(replies.processes))
+	for i, p := range replies.processes {
+		all[i] = cached{p, append([]cachepage.Report{}, replies.answers[i]...)}
 		for j := range all[i].Caches {
 			if c := &all[i].Caches[j]; !o.Index || len(c.Index) == 0 {
 				c.Index = nil // not even [] is written
@@ -45,7 +45,7 @@ func CacheStats(ctx context.Context, o CacheStatsOptions, streams Streams) error
 	return writeCaches(streams.Out, all, o.Index)
 }
 
-// caches reads what the program tells of its caches, whose admin page is at address.
+// caches reads the caches from the admin page at address.
 func (a asker) caches(ctx context.Context, address string) ([]cachepage.Report, error) {
 	var page struct {
 		Cache cachepage.Page

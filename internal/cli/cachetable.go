@@ -10,8 +10,8 @@ import (
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 )
 
-// writeCaches writes what there is of each process that was asked: those whose caches do
-// something, and in a line each those whose caches have nothing to do.
+// writeCaches writes the caches of each process that answered. Processes whose caches had
+// no calls get one line each.
 func writeCaches(out io.Writer, all []cached, index bool) error {
 	t := newTables(out)
 	var idle strings.Builder
@@ -43,7 +43,7 @@ func writeCaches(out io.Writer, all []cached, index bool) error {
 	return err
 }
 
-// summary is what is told of a cache as a whole.
+// summary is the line of a whole cache.
 func summary(c cachepage.Report) string {
 	text := fmt.Sprintf("%d entries, %s of %s", c.Entries, size(c.Bytes), size(c.MaxBytes))
 	for _, n := range []struct {
@@ -57,8 +57,8 @@ func summary(c cachepage.Report) string {
 	return text
 }
 
-// writeMethods writes figures in columns, and over each row the method, whose name would
-// leave no room for them beside it.
+// writeMethods writes figures in columns, and above each row the method, whose name is too
+// long for a column.
 func writeMethods(t *tables, methods []cachepage.Method) error {
 	g := &grid{indent: 2, fields: []field{{head: "HITS"}, {head: "1M"}, {head: "5M", drop: 3}, {head: "15M", drop: 4}, {head: "CALLS"},
 		{head: "COALESCED", drop: 6}, {head: "STALE", drop: 5}, {head: "BYPASSED", drop: 7}, {head: "ENTRIES", drop: 2}, {head: "SIZE", drop: 1}}}
@@ -78,17 +78,18 @@ func writeMethods(t *tables, methods []cachepage.Method) error {
 	return nil
 }
 
-// methodName is for people. The last is what stands for all that are not told apart.
+// methodName is for people. The empty name stands for all methods without counters of
+// their own.
 func methodName(name string) string { return cmp.Or(oneLine(name), "(all others)") }
 
-// writeShadow says what each ttl would have done that makes a difference.
+// writeShadow writes the result of each ttl that differs from the one before.
 func writeShadow(out io.Writer, ages []cachepage.Shadow) {
-	var told uint64
+	var compared uint64
 	for _, s := range ages {
-		if s.Compared == told {
+		if s.Compared == compared {
 			continue
 		}
-		told = s.Compared
+		compared = s.Compared
 		age := "with any ttl"
 		if s.UpToSeconds > 0 {
 			age = "with a ttl of " + rounded(s.UpToSeconds)
@@ -99,7 +100,7 @@ func writeShadow(out io.Writer, ages []cachepage.Shadow) {
 
 func writeIndex(t *tables, c cachepage.Report) error {
 	if n := int64(len(c.Index)); n < c.Entries {
-		fmt.Fprintf(t.out, "the %d entries that are asked for most\n", n)
+		fmt.Fprintf(t.out, "the %d most requested entries\n", n)
 	}
 	g := &grid{fields: []field{{head: "ID", drop: 1}, {head: "SIZE", drop: 2}, {head: "AGE", drop: 3}, {head: "LEFT"}, {head: "METHOD", least: 30, begin: true}}}
 	for _, e := range c.Index {
@@ -124,7 +125,7 @@ func rounded(seconds float64) string {
 	return time.Duration(min(max(seconds, 0), mostSeconds) * float64(time.Second)).Round(time.Second).String()
 }
 
-// rate is of all calls that the cache had a part in.
+// rate is the hit ratio of all calls that the cache did not bypass.
 func rate(c cachepage.Counts) cachepage.Rate {
 	served := c.Hits + c.Coalesced + c.Stale
 	return cachepage.Rate{Served: served, Calls: served + c.Misses + c.ShadowHits + c.ShadowStale}

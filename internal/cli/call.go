@@ -28,8 +28,7 @@ type CallOptions struct {
 	Data     string   // the request as JSON, "@file", or "-" for the input
 	Metadata []string // "key:value"
 	Timeout  time.Duration
-	// LimitStream keeps the timeout on a stream, which may last as long as it
-	// wants when nobody asked for a timeout.
+	// LimitStream applies the timeout to streams. By default they have none.
 	LimitStream bool
 	Repeat      int // how often to call; more than once prints a table
 	Callers     int // how many call at once, 0 and 1 is one after the other
@@ -137,8 +136,8 @@ type caller struct {
 	request proto.Message
 }
 
-// onTheWire turns off what contracts ask of clients: the tool shows what a server
-// answers to one attempt, not what a client makes of it. So it does not hold back either.
+// onTheWire turns off the client side of policies, holding back included: the tool shows
+// the server's answer to one attempt.
 var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 	Cache:   &policyv1.CacheRule{Ttl: proto.String("0s")},
 	Retry:   &policyv1.RetryRule{MaxAttempts: proto.Uint32(1)},
@@ -168,8 +167,8 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 	return conn, func() { conn.Close(); directory.Close() }, nil
 }
 
-// resolverFirst lets the resolver, which gives up on Consul after as long as a
-// call may take by default, say so before the question to the server ends.
+// resolverFirst makes the timeout longer than the resolver's own, so that an error of
+// Consul is reported instead of a timeout.
 const resolverFirst = 250 * time.Millisecond
 
 // find asks for the contract of the method, or of the service if one was named.
@@ -216,7 +215,7 @@ func (c *caller) call(ctx context.Context) error {
 	}
 }
 
-// explain is a failure in words, with what to change where gRPC does not say it.
+// explain describes a failure, with a fix if gRPC's message has none.
 func (c *caller) explain(failure *status.Status) string {
 	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
 	if fix := c.fix(failure.Code(), failure.Message()); fix != "" {
@@ -225,7 +224,7 @@ func (c *caller) explain(failure *status.Status) string {
 	return text
 }
 
-// fix goes by what gRPC and crypto/tls say, which have no codes for it.
+// fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.
 func (c *caller) fix(code codes.Code, message string) string {
 	has := func(part string) bool { return strings.Contains(message, part) }
 	switch {

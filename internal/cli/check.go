@@ -22,8 +22,8 @@ type CheckOptions struct {
 	Format   Format
 }
 
-// Check looks at Consul, the clock and the instances of services, and fails if
-// anything is wrong.
+// Check checks Consul, the clock and the instances of services, and fails if any check
+// fails.
 func Check(ctx context.Context, o CheckOptions, streams Streams) error {
 	if o.Timeout <= 0 {
 		return Usagef("--timeout %v: write a duration above 0, such as 1m", o.Timeout)
@@ -76,7 +76,7 @@ func writeReport(out io.Writer, format Format, report *doctor.Report) error {
 	return err
 }
 
-// title is what stands above a group.
+// title is the heading of a group.
 func title(c doctor.Check) string {
 	if c.Group == doctor.Service {
 		return "service " + oneLine(c.Service)

@@ -17,7 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// metricsAddress is the metadata by which a server tells where its admin page is.
+// metricsAddress is the metadata key under which a server publishes its admin page.
 const metricsAddress = "metrics_address"
 
 // maxReads bounds the services that are read at once.
@@ -61,8 +61,8 @@ func named(addresses []string) (list []process) {
 	return list
 }
 
-// withPages are the instances that tell where their admin page is, each program once,
-// those that are well first.
+// withPages are the instances that publish an admin page, each program once, passing
+// ones first.
 func withPages(entries []consul.Entry) []process {
 	slices.SortStableFunc(entries, func(a, b consul.Entry) int {
 		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Service, b.Service), cmp.Compare(a.ID, b.ID))
@@ -82,8 +82,8 @@ func withPages(entries []consul.Entry) []process {
 	return list
 }
 
-// everything is all that is registered in the datacenters of queries. Services that cannot
-// be read are told on stderr and counted, and are an error if none can.
+// everything lists all instances in the datacenters of queries. Services that cannot be
+// read are reported on stderr and counted; if none can be read, that is an error.
 func everything(ctx context.Context, directory *consul.Directory, queries []catalog.Query, stderr io.Writer) (all []consul.Entry, unread int, err error) {
 	var services []catalog.Query
 	for _, q := range queries {
@@ -140,9 +140,8 @@ func ownAddresses() own {
 	return o
 }
 
-// whyNot says why an instance's admin page must not be asked, nothing if it may be. On
-// the loopback of another host, which it names, it cannot be reached, and here that
-// address is of a program that has nothing to do with it.
+// whyNot returns why an instance's admin page must not be asked, or "". A loopback
+// address of another host cannot be reached, and on this host it is another program's.
 func (o own) whyNot(e consul.Entry) string {
 	address := e.Metadata[metricsAddress]
 	switch {
@@ -165,7 +164,7 @@ func (o own) here(host string) bool {
 	return loopback(host) || o[host]
 }
 
-// loopback reports whether host is another one for each who dials it.
+// loopback reports whether host means the machine that dials it.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// words is a failure for people: its code, message and details, and what to change.
+// words describes a failure: its code, message and details, and the fix.
 func (c *caller) words(s *status.Status) string {
 	text := c.explain(s)
 	for _, detail := range s.Proto().GetDetails() {

@@ -46,7 +46,7 @@ func key(e endpoint) [3]string { return [3]string{e.Datacenter, e.Node, e.ID} }
 // who names an instance for people.
 func who(e endpoint) string { return cell(e.Address) + "  " + cell(e.ID) }
 
-// what says all that a table tells of it beside that.
+// what lists the other columns of the table.
 func what(e endpoint) string {
 	text := fmt.Sprintf("%s, weight %d, node %s", oneLine(state(e)), e.Weight, cell(e.Node))
 	if e.Zone != "" {
@@ -60,7 +60,7 @@ func what(e endpoint) string {
 
 func tags(e endpoint) string { return cell(strings.Join(e.Tags, ",")) }
 
-// changes says what is different, nothing if nothing is.
+// changes lists the differences, "" if there are none.
 func changes(was, is endpoint) string {
 	var all []string
 	differ := func(what, from, to string) {
@@ -82,7 +82,7 @@ func changes(was, is endpoint) string {
 	return strings.Join(all, ", ")
 }
 
-// trouble is what the checks say that are not passing.
+// trouble is the output of the checks that are not passing.
 func trouble(e endpoint) string {
 	bad := slices.IndexFunc(e.Checks, func(c consul.Check) bool { return c.Status != catalog.Passing })
 	if bad < 0 || e.Checks[bad].Output == "" {

@@ -27,8 +27,8 @@ type EndpointsOptions struct {
 	Consistency string
 	Warning     bool // clients call instances in warning state
 	Watch       bool
-	Picks       bool     // show how clients pick, instead of what Consul knows
-	Clients     []string // host:port of their admin pages; empty is those that Consul knows
+	Picks       bool     // show how clients pick, instead of Consul's list
+	Clients     []string // host:port of their admin pages; empty is those in Consul
 	Format      Format
 }
 
@@ -69,7 +69,7 @@ func Endpoints(ctx context.Context, o EndpointsOptions, streams Streams) error {
 	return writeEndpoints(streams, o.Format, queries[0].Service, list)
 }
 
-// queries are what is asked for, and the agent of a target.
+// queries returns the queries of the options, and reads the agent of a target.
 func (o *EndpointsOptions) queries() ([]catalog.Query, error) {
 	if strings.Contains(o.Service, "://") {
 		if err := o.readTarget(); err != nil {
@@ -150,8 +150,8 @@ func endpoints(ctx context.Context, directory *consul.Directory, q catalog.Query
 	return list, nil
 }
 
-// whyNot says why clients do not call an instance, nothing if they do. Of those that
-// share an address, they call the first.
+// whyNot returns why clients do not call an instance, or "". Of instances that share an
+// address, they call the first.
 func whyNot(e consul.Entry, q catalog.Query, taken map[string]string) string {
 	first, known := taken[e.Address]
 	switch {
@@ -176,18 +176,17 @@ func metadataOf(e consul.Entry) map[string]string {
 	return e.Metadata
 }
 
-// whyNone fails when there is no such service, and says so when none of its instances
-// is asked for.
+// whyNone fails if there is no such service, and warns if none of its instances matches.
 func whyNone(ctx context.Context, directory *consul.Directory, q catalog.Query, stderr io.Writer) error {
 	names, err := directory.ServiceNames(ctx, q.Datacenter)
 	if err != nil {
 		return err
 	}
 	if slices.Contains(names, q.Service) {
-		fmt.Fprintf(stderr, "%s knows %q, but no instance that was asked for: are tags and filter right?\n", directory.Name(), q.Service)
+		fmt.Fprintf(stderr, "%s has %q, but no matching instance: are tags and filter right?\n", directory.Name(), q.Service)
 		return nil
 	}
-	text := fmt.Sprintf("%s knows no service %q", directory.Name(), q.Service)
+	text := fmt.Sprintf("%s has no service %q", directory.Name(), q.Service)
 	if likely := nearest.Names(q.Service, names); len(likely) > 0 {
 		return fmt.Errorf("%s: is it %s?", text, strings.Join(likely, ", "))
 	}
@@ -232,7 +231,8 @@ func writeTable(out io.Writer, list []endpoint) error {
 	return t.close()
 }
 
-// state is the status, and why clients do not call an instance if that does not say it.
+// state is the status, with the reason why clients do not call an instance if the status
+// is not the reason.
 func state(e endpoint) string {
 	text := e.Status.String()
 	if e.Callable || e.Reason == text {

@@ -17,7 +17,7 @@ const (
 	ExitInterrupted = 130 // SIGINT or SIGTERM came before the command was done
 )
 
-// Error is an error that knows the exit code. Any other error means ExitFailure.
+// Error is an error with an exit code. Any other error means ExitFailure.
 type Error struct {
 	Code int
 	Err  error
@@ -34,7 +34,7 @@ func Usagef(format string, args ...any) error {
 	return &Error{ExitUsage, fmt.Errorf(format, args...)}
 }
 
-// Report writes err to w in one line and answers the exit code. A command that
+// Report writes err to w in one line and returns the exit code. A command that
 // fails after ctx has ended was interrupted.
 func Report(ctx context.Context, err error, w io.Writer) int {
 	if err == nil {
@@ -55,7 +55,7 @@ func Report(ctx context.Context, err error, w io.Writer) int {
 // maxLine bounds a message: part of it may be what the other end wrote.
 const maxLine = 4096
 
-// oneLine joins lines and takes out what could play tricks on a terminal.
+// oneLine joins lines and removes control characters, such as escapes of a terminal.
 func oneLine(text string) string {
 	text = strings.TrimPrefix(text, "meshlite: ")
 	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")

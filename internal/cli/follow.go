@@ -19,7 +19,7 @@ type news struct {
 	again bool   // it is a second try
 }
 
-// view is what is known of the answer to a query.
+// view is the latest answer to a query.
 type view struct {
 	list  []endpoint
 	read  bool // whether there was an answer
@@ -61,20 +61,20 @@ func follow(ctx context.Context, directory *consul.Directory, queries []catalog.
 
 func (f *follower) watch(ctx context.Context, query int) {
 	q := f.queries[query]
-	q.Warning = true // else Consul would tell of passing instances only
-	f.directory.Watch(ctx, q, func(s catalog.Snapshot, err error) { f.tell(ctx, news{query: query, err: err, hint: s.Hint}) })
+	q.Warning = true // else Consul would return passing instances only
+	f.directory.Watch(ctx, q, func(s catalog.Snapshot, err error) { f.send(ctx, news{query: query, err: err, hint: s.Hint}) })
 }
 
-func (f *follower) tell(ctx context.Context, n news) {
+func (f *follower) send(ctx context.Context, n news) {
 	select {
 	case f.incoming <- n:
 	case <-ctx.Done():
 	}
 }
 
-// take looks again at a query. A watch tells of what can be called only, so the
-// whole is read beside it. A stale answer may be older than the watch's own; the
-// watch answers once a minute at least, which brings the rest.
+// take repeats a query. A watch reports callable instances only, so the full list is
+// read beside it. A stale answer may be older than the watch's own; the watch answers
+// at least once a minute, which corrects it.
 func (f *follower) take(ctx context.Context, n news) error {
 	v := &f.views[n.query]
 	v.again = v.again && !n.again
@@ -107,7 +107,7 @@ func (f *follower) retry(ctx context.Context, query int) {
 	f.work.Go(func() {
 		select {
 		case <-time.After(retryAfter):
-			f.tell(ctx, news{query: query, again: true})
+			f.send(ctx, news{query: query, again: true})
 		case <-ctx.Done():
 		}
 	})
@@ -127,7 +127,7 @@ func (f *follower) show(n news, list []endpoint) error {
 	return f.write(difference(before, list)...)
 }
 
-// begin shows people what there is.
+// begin writes the first list, for text output.
 func (f *follower) begin(n news, list []endpoint) error {
 	if len(list) == 0 {
 		text := strings.TrimSuffix("no instance of "+f.queries[n.query].Service+" yet: "+n.hint, ": ")
@@ -137,7 +137,7 @@ func (f *follower) begin(n news, list []endpoint) error {
 	return writeTable(f.streams.Out, list)
 }
 
-// lost says once for an outage that Consul cannot be asked, and why at first.
+// lost reports an outage of Consul once, with its first error.
 func (f *follower) lost(v *view, err error) error {
 	if v.lost {
 		return nil

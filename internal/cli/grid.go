@@ -156,7 +156,7 @@ func (t *tables) fit(g *grid) []string {
 	return lines
 }
 
-// close says which columns had no room.
+// close writes which columns had no room.
 func (t *tables) close() error {
 	if len(t.omitted) == 0 {
 		return nil

@@ -10,10 +10,10 @@ import (
 // LimitsOptions are those of [Limits].
 type LimitsOptions struct {
 	ProcessesOptions
-	Each bool // show each process by itself, and all rows; no matter with JSON
+	Each bool // show each process by itself, and all rows; ignored with JSON
 }
 
-// limits are what a process tells of its own.
+// limits are those that a process reports.
 type limits struct {
 	Limiters    []limitspage.Limiter     `json:"limiters"`
 	Concurrency []limitspage.Concurrency `json:"concurrency"`
@@ -30,15 +30,15 @@ func Limits(ctx context.Context, o LimitsOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	told, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) (limits, error) {
+	replies, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) (limits, error) {
 		return a.limits(ctx, address)
 	})
 	if err != nil {
 		return err
 	}
-	all := make([]limited, len(told.processes))
-	for i, p := range told.processes {
-		all[i] = limited{p, told.answers[i].listed()}
+	all := make([]limited, len(replies.processes))
+	for i, p := range replies.processes {
+		all[i] = limited{p, replies.answers[i].listed()}
 	}
 	if o.Format == JSON {
 		return WriteJSON(streams.Out, map[string][]limited{"processes": all})
@@ -46,7 +46,7 @@ func Limits(ctx context.Context, o LimitsOptions, streams Streams) error {
 	return writeLimits(streams.Out, all, o.Each)
 }
 
-// limits reads what the program tells of its limits, whose admin page is at address.
+// limits reads the limits from the admin page at address.
 func (a asker) limits(ctx context.Context, address string) (limits, error) {
 	var page struct {
 		Limits      limitspage.Page

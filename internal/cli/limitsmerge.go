@@ -181,7 +181,7 @@ func compareFull(a, b limitspage.Method) int {
 	return cmp.Or(cmp.Compare(fullness(a), fullness(b)), cmp.Compare(a.Refused, b.Refused))
 }
 
-// fullness is the part of the calls that may run which do.
+// fullness is running calls divided by the limit.
 func fullness(m limitspage.Method) float64 {
 	if m.Limit <= 0 {
 		return 0

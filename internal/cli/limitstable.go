@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	mostRows = 20 // of a table, unless all are asked for
-	columns  = 80 // where it is not known
+	mostRows = 20 // of a table, without --each
+	columns  = 80 // the width if it is unknown
 )
 
-// noLimits is told of those that have met none.
+// noLimits stands for processes without a limited call.
 const noLimits = "no calls of methods with a limit yet"
 
 // writeLimits writes the limits of all processes together, or of each by itself.
@@ -52,7 +52,7 @@ func ofProcesses(n int) string {
 	return fmt.Sprintf("%d processes", n)
 }
 
-// limitsWriter writes what there is of processes in tables of so many rows, 0 for all.
+// limitsWriter writes the limits of processes in tables of at most rows rows, 0 for all.
 type limitsWriter struct {
 	out    io.Writer
 	tables *tables
@@ -69,7 +69,7 @@ func (w *limitsWriter) write(none string) error {
 	for _, c := range limiters[:w.shown(len(limiters))] {
 		fmt.Fprintln(w.out, w.wrapped(c.text(w.rows > 0), 2))
 	}
-	w.tellMore(len(limiters), "limiters")
+	w.writeMore(len(limiters), "limiters")
 	gap := len(limiters) > 0
 	for _, t := range []table{limitTable(limits), nearTable(near), runningTable(running)} {
 		if len(t.rows) == 0 {
@@ -94,7 +94,7 @@ func (w *limitsWriter) shown(n int) int {
 	return min(n, w.rows)
 }
 
-func (w *limitsWriter) tellMore(n int, what string) {
+func (w *limitsWriter) writeMore(n int, what string) {
 	if more := n - w.shown(n); more > 0 {
 		fmt.Fprintf(w.out, "and %d more %s: --each shows all\n", more, what)
 	}
@@ -127,7 +127,7 @@ func (w *limitsWriter) writeTable(t table) error {
 			return err
 		}
 	}
-	w.tellMore(all, t.of)
+	w.writeMore(all, t.of)
 	return nil
 }
 
@@ -247,7 +247,7 @@ func runningTable(rows []runningRow) table {
 	return t
 }
 
-// usedText is "-" where nobody is near.
+// usedText is "-" if no key is near the limit.
 func usedText(used float64) string {
 	if !(used > 0) {
 		return "-"
@@ -258,7 +258,7 @@ func usedText(used float64) string {
 // share may be more than the whole, where calls wait.
 func share(part float64) string { return fmt.Sprintf("%.0f%%", 100*min(max(part, 0), 99)) }
 
-// secondsText is "-" for what is over or not known.
+// secondsText is "-" for a time that is over or unknown.
 func secondsText(seconds float64) string {
 	if !(seconds > 0) {
 		return "-"

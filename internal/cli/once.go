@@ -46,8 +46,8 @@ func (t *tracker) options() []grpc.CallOption {
 	return []grpc.CallOption{grpc.Header(&t.header), grpc.Trailer(&t.trailer), grpc.Peer(&t.peer)}
 }
 
-// finish fills in the rest. gRPC's own policies write no record, but gRPC knows
-// whom it has reached.
+// finish fills in the rest. gRPC's own policies write no record, but the peer is in the
+// call.
 func (t *tracker) finish(err error) outcome {
 	t.duration = time.Since(t.start)
 	t.status = status.Convert(err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Format is how a command writes what it found out. It is a flag's value.
+// Format is how a command writes its result. It is a flag's value.
 type Format string
 
 // The formats.

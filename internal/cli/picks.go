@@ -52,17 +52,17 @@ func picks(ctx context.Context, o EndpointsOptions, queries []catalog.Query, str
 	for i, p := range processes {
 		clients[i].process = p
 	}
-	tellUnasked(streams.Err, processes)
+	writeUnasked(streams.Err, processes)
 	if !slices.ContainsFunc(clients, func(c client) bool { return len(c.Targets) > 0 }) {
 		if err := o.unknown(ctx, queries[0]); err != nil {
 			return err
 		}
-		return nobodyCalls(queries[0].Service, from, clients)
+		return noCallers(queries[0].Service, from, clients)
 	}
 	return writePicks(streams.Out, o.Format, queries[0].Service, clients)
 }
 
-// unknown is the error of a service that Consul does not know, where it was asked.
+// unknown is the error of a service that is not in Consul, if Consul was queried.
 func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 	if len(o.Clients) > 0 {
 		return nil
@@ -79,7 +79,7 @@ func (o *EndpointsOptions) unknown(ctx context.Context, q catalog.Query) error {
 	return whyNone(ctx, directory, q, io.Discard)
 }
 
-// take keeps what a client tells of service.
+// take stores the picks of service that a client reports.
 func (c *client) take(all []resolver.Picks, service string) {
 	for _, p := range all {
 		c.calls = append(c.calls, p.Service)
@@ -89,8 +89,8 @@ func (c *client) take(all []resolver.Picks, service string) {
 	}
 }
 
-// processes are those that are named, or else those that Consul knows. From says
-// which, for messages.
+// processes are the named ones, or else those in Consul. From is their source, for
+// messages.
 func (o *EndpointsOptions) processes(ctx context.Context, queries []catalog.Query, stderr io.Writer) (list []process, from string, err error) {
 	if len(o.Clients) > 0 {
 		return named(o.Clients), "--client", nil
@@ -104,11 +104,11 @@ func (o *EndpointsOptions) processes(ctx context.Context, queries []catalog.Quer
 	return withPages(entries), directory.Name(), err
 }
 
-// noServer is how a program is asked that Consul does not know.
+// noServer is the fix for a program that is not in Consul.
 const noServer = "a program that is no server is in no directory: let it serve meshlite.DefaultRuntime().Handler(), and name its address by --client"
 
-// nobodyCalls says why there is nothing to show, and what to do.
-func nobodyCalls(service, from string, clients []client) error {
+// noCallers returns why no client calls service, with the fix.
+func noCallers(service, from string, clients []client) error {
 	var others []string
 	asked := 0
 	for _, c := range clients {
@@ -120,12 +120,12 @@ func nobodyCalls(service, from string, clients []client) error {
 	likely := nearest.Names(service, slices.Compact(slices.Sorted(slices.Values(others))))
 	switch {
 	case len(clients) == 0:
-		return fmt.Errorf("%s knows no instance that tells metrics_address, and so no client of %q: %s", from, service, noServer)
+		return fmt.Errorf("%s lists no instance that publishes metrics_address, so no client of %q was found: %s", from, service, noServer)
 	case asked == 0:
 		return errors.New("no client could be asked: see above")
 	case len(likely) > 0:
-		return fmt.Errorf("no client calls %q now, of %d that were asked: is it %s?", service, asked, strings.Join(likely, ", "))
+		return fmt.Errorf("none of %[2]d clients calls %[1]q now: is it %[3]s?", service, asked, strings.Join(likely, ", "))
 	default:
-		return fmt.Errorf("no client calls %q now, of %d that were asked: %s", service, asked, noServer)
+		return fmt.Errorf("none of %[2]d clients calls %[1]q now: %[3]s", service, asked, noServer)
 	}
 }

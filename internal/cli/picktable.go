@@ -51,7 +51,7 @@ func writeTarget(t *tables, c client, p resolver.Picks) error {
 		fmt.Fprintln(out, "panic: so few can be used that the ejected are used, too")
 	}
 	if len(p.Endpoints) == 0 {
-		_, err := fmt.Fprintln(out, "no endpoints: it knows no instance, or a policy of gRPC's own picks")
+		_, err := fmt.Fprintln(out, "no endpoints: the service has no instance, or one of gRPC's own policies picks")
 		return err
 	}
 	g := &grid{fields: []field{{head: "ADDRESS"}, {head: "ZONE", drop: 2}, {head: "WEIGHT", drop: 4}, {head: "IN FLIGHT", drop: 5},
@@ -63,7 +63,7 @@ func writeTarget(t *tables, c client, p resolver.Picks) error {
 	return t.write(g)
 }
 
-// questions is what a target asks for beside the service.
+// questions lists the parameters of a target's queries.
 func questions(p resolver.Picks) string {
 	var all []string
 	for _, q := range p.Queries {
@@ -78,7 +78,7 @@ func questions(p resolver.Picks) string {
 	return ", " + strings.Join(all, ", then ")
 }
 
-// stateOf is what the client does with an instance, in words.
+// stateOf describes how the client uses an instance.
 func stateOf(e balancer.EndpointStats) string {
 	text := strings.ReplaceAll(string(e.State), "_", " ")
 	switch {
@@ -103,7 +103,7 @@ func reason(r balancer.Reason) string {
 	}
 }
 
-// probe says when the next call finds out whether an instance is well.
+// probe is the time until the next probe of an ejected instance.
 func probe(seconds float64) string {
 	if !(seconds > 0) {
 		return "probe with the next call"
@@ -111,7 +111,7 @@ func probe(seconds float64) string {
 	return "probe in " + (time.Duration(math.Ceil(min(seconds, mostSeconds))) * time.Second).String()
 }
 
-// mostSeconds bounds what others say, so that it can be written as a duration.
+// mostSeconds bounds a reported time, so that it fits a time.Duration.
 const mostSeconds = 1e6
 
 func latency(e balancer.EndpointStats) string {
@@ -124,7 +124,7 @@ func latency(e balancer.EndpointStats) string {
 
 func percent(part float64) string { return fmt.Sprintf("%.0f%%", 100*min(max(part, 0), 1)) }
 
-// orDash is for numbers that are not known yet.
+// orDash is "-" for unknown numbers.
 func orDash(number string) string {
 	if number == "0" {
 		return "-"

@@ -11,12 +11,12 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// ProcessesOptions say which programs are asked.
+// ProcessesOptions select the processes to ask.
 type ProcessesOptions struct {
-	Service     string // whose processes; empty is all that Consul knows
+	Service     string // whose processes; empty is all in Consul
 	Agent       string // host:port; empty is the one that the environment names
 	Datacenters []string
-	Clients     []string // host:port of admin pages, instead of those that Consul knows
+	Clients     []string // host:port of admin pages, instead of those in Consul
 	Format      Format
 }
 
@@ -30,16 +30,16 @@ func (o ProcessesOptions) check() error {
 	return checkClients(o.Clients, o.Agent, o.Datacenters)
 }
 
-// told is what processes have answered, each in the place of its own.
-type told[T any] struct {
+// replies holds the processes and their answers, by index.
+type replies[T any] struct {
 	processes []process
 	answers   []T
-	unread    int // services whose processes are not known
+	unread    int // services that could not be read
 }
 
-// askProcesses asks all processes that are meant, tells on stderr who could not be asked, and
-// fails if nobody could.
-func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all told[T], err error) {
+// askProcesses asks all selected processes and reports on stderr which could not be asked.
+// It fails if none could.
+func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all replies[T], err error) {
 	if all.processes, all.unread, err = o.processes(ctx, stderr); err != nil {
 		return all, err
 	}
@@ -51,7 +51,7 @@ func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writ
 	if ctx.Err() != nil {
 		return all, context.Cause(ctx)
 	}
-	tellUnasked(stderr, all.processes)
+	writeUnasked(stderr, all.processes)
 	if failed(all.processes) == len(all.processes) {
 		return all, errors.New("no process could be asked: see above")
 	}
@@ -69,7 +69,8 @@ func failed(processes []process) int {
 	return n
 }
 
-// processes are those that are meant, one at least, and how many services are not read.
+// processes returns the selected processes, at least one, and the number of services that
+// could not be read.
 func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list []process, unread int, err error) {
 	if len(o.Clients) > 0 {
 		return named(o.Clients), 0, nil
@@ -89,12 +90,12 @@ func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list
 	return list, unread, nil
 }
 
-// noPages says why there is nobody to ask.
+// noPages returns why there is no process to ask.
 func noPages(directory *consul.Directory, service string) error {
 	if service != "" {
-		return fmt.Errorf("no instance of %q tells metrics_address: is it a server of meshlite, and WithMetricsAddress not \"off\"?", service)
+		return fmt.Errorf("no instance of %q publishes metrics_address: is it a meshlite server, and is its WithMetricsAddress not \"\"?", service)
 	}
-	return fmt.Errorf("%s knows no instance that tells metrics_address: %s", directory.Name(), noServer)
+	return fmt.Errorf("%s lists no instance that publishes metrics_address: %s", directory.Name(), noServer)
 }
 
 // entries are the instances of the service, or of all of them.

@@ -33,8 +33,8 @@ func Registry(ctx context.Context, listen string, format Format, out io.Writer) 
 	return nil
 }
 
-// checkListen keeps the agent on this machine: it asks nobody for a token, and
-// whoever reaches it can make it open connections.
+// checkListen keeps the agent on loopback: it requires no token, and anyone who reaches
+// it can make it open connections.
 func checkListen(listen string) error {
 	if _, _, err := net.SplitHostPort(listen); err != nil {
 		return Usagef("--listen %q: write host:port, such as 127.0.0.1:8500", listen)
@@ -44,7 +44,7 @@ func checkListen(listen string) error {
 		return Usagef("--listen %q: %w: write host:port, such as 127.0.0.1:8500", listen, err)
 	}
 	if !address.IP.IsLoopback() {
-		return Usagef("--listen %q is not loopback: the stand-in asks nobody for a token and stays on this machine: write 127.0.0.1:%d", listen, address.Port)
+		return Usagef("--listen %q is not loopback: the stand-in requires no token and must stay on this machine: write 127.0.0.1:%d", listen, address.Port)
 	}
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// repeat makes calls, some at once if so asked, and prints who answered how many and
-// how fast, and which failed. An interrupt ends it early.
+// repeat makes calls, concurrently with Callers, and prints count and latency of each
+// instance, and the failures. An interrupt ends it early.
 func (c *caller) repeat(ctx context.Context) error {
 	t := newTally()
 	var mu sync.Mutex

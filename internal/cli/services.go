@@ -44,9 +44,9 @@ func Services(ctx context.Context, o ServicesOptions, streams Streams) error {
 
 func whyNoServices(ctx context.Context, directory *consul.Directory) string {
 	if err := directory.CheckToken(ctx); err != nil {
-		return fmt.Sprintf("%s knows no service, perhaps since %v", directory.Name(), err)
+		return fmt.Sprintf("%s has no service, perhaps since %v", directory.Name(), err)
 	}
-	return directory.Name() + " knows no service: start one, or if there should be some: may the token read them (service:read, node:read)?"
+	return directory.Name() + " has no service: start one, or if there should be some: may the token read them (service:read, node:read)?"
 }
 
 func writeServices(out io.Writer, services []consul.Service) error {

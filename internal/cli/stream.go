@@ -44,7 +44,7 @@ func (c *caller) streamContext(ctx context.Context) (context.Context, context.Ca
 	return context.WithCancel(ctx)
 }
 
-// writeError tells what went wrong here from what went wrong there.
+// writeError marks an error of our output, as opposed to one of the call.
 type writeError struct{ err error }
 
 func (e *writeError) Error() string { return e.err.Error() }
@@ -55,7 +55,7 @@ func (c *caller) receive(ctx context.Context, options []grpc.CallOption) (int, e
 	if err != nil {
 		return 0, err
 	}
-	// At io.EOF the receiving end tells why the stream has ended.
+	// After io.EOF, RecvMsg returns why the stream ended.
 	if err := stream.SendMsg(c.request); err != nil && !errors.Is(err, io.EOF) {
 		return 0, err
 	}

@@ -19,14 +19,14 @@ import (
 const (
 	shortestInterval = 100 * time.Millisecond
 	longestInterval  = time.Hour
-	findEvery        = 10 * time.Second // who is there
+	findEvery        = 10 * time.Second // processes are searched for
 	findTimeout      = 5 * time.Second
 )
 
 // TopOptions are those of [Top].
 type TopOptions struct {
 	ProcessesOptions
-	Services []string // whose processes; none are all that Consul knows
+	Services []string // whose processes; none are all in Consul
 	Interval time.Duration
 	Once     bool // one interval instead of one after the other
 	Methods  bool // show methods in the place of instances; both with JSON
@@ -82,7 +82,7 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 	return err
 }
 
-// top asks who is there, over and over. One goroutine uses it.
+// top reads the metrics of processes every interval. One goroutine uses it.
 type top struct {
 	o         TopOptions
 	streams   Streams
@@ -91,7 +91,7 @@ type top struct {
 
 	processes []process
 	found     time.Time // when they were looked for
-	notes     string    // what Consul could not tell
+	notes     string    // what could not be read from Consul
 	before    map[string]*scrape.Sample
 	at        time.Time // of before
 	width     int       // of the screen
@@ -108,7 +108,7 @@ func (t *top) run(ctx context.Context) error {
 		return err
 	}
 	t.draw(m)
-	ticker := time.NewTicker(t.o.Interval) // not before it is known who is there, which may take long
+	ticker := time.NewTicker(t.o.Interval) // after the first search, which may take long
 	defer ticker.Stop()
 	for {
 		select {
@@ -122,13 +122,14 @@ func (t *top) run(ctx context.Context) error {
 		if m, err = t.measure(ctx); err != nil {
 			return err
 		}
-		if err := t.tell(m); err != nil || t.o.Once {
+		if err := t.write(m); err != nil || t.o.Once {
 			return err
 		}
 	}
 }
 
-// measure asks all processes. Nobody who answers is an error at first, and later news.
+// measure asks all processes. If none answers, that is an error the first time; later it
+// is shown.
 func (t *top) measure(ctx context.Context) (measured, error) {
 	if err := t.find(ctx); err != nil {
 		return measured{}, err
@@ -143,7 +144,7 @@ func (t *top) measure(ctx context.Context) (measured, error) {
 		return measured{}, context.Cause(ctx)
 	}
 	if failed(processes) == len(processes) && (t.at.IsZero() || t.o.Once) {
-		tellUnasked(t.streams.Err, processes)
+		writeUnasked(t.streams.Err, processes)
 		return measured{}, errors.New("no process could be asked: see above, and `meshlite check` for what is wrong with Consul and the instances")
 	}
 	m := measured{time: now, notes: t.notes}
@@ -155,7 +156,7 @@ func (t *top) measure(ctx context.Context) (measured, error) {
 	return m, nil
 }
 
-// byService puts what processes have told together, and keeps it for the next time.
+// byService groups the samples by service and keeps them for the next rates.
 func (t *top) byService(processes []process, samples []*scrape.Sample) []topService {
 	before, side := t.before, scrape.Server
 	if t.o.Outgoing {
@@ -191,7 +192,8 @@ func (t *top) byService(processes []process, samples []*scrape.Sample) []topServ
 	return sortedServices(services)
 }
 
-// find looks for processes if it was long ago. What was known is kept if Consul does not answer.
+// find searches for processes if the last search is findEvery ago. It keeps the last ones
+// if Consul does not answer.
 func (t *top) find(ctx context.Context) error {
 	switch {
 	case t.directory == nil:
@@ -217,7 +219,7 @@ func (t *top) find(ctx context.Context) error {
 	return nil
 }
 
-// look asks Consul for the processes of all services that are meant.
+// look queries Consul for the processes of the selected services.
 func (t *top) look(ctx context.Context, notes *strings.Builder) ([]process, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
@@ -241,7 +243,7 @@ func (t *top) look(ctx context.Context, notes *strings.Builder) ([]process, erro
 	return withPages(all), nil
 }
 
-// draw shows what is known on a terminal.
+// draw draws the latest figures on a terminal.
 func (t *top) draw(m measured) {
 	if t.screen == nil {
 		return
@@ -255,8 +257,8 @@ func (t *top) draw(m measured) {
 	t.screen.Show(m.lines(width-1, height-1, t.o.Methods))
 }
 
-// tell writes what an interval has brought.
-func (t *top) tell(m measured) error {
+// write writes the figures of one interval.
+func (t *top) write(m measured) error {
 	switch {
 	case t.o.Format == JSON && t.o.Once:
 		return WriteJSON(t.streams.Out, m.report())

@@ -22,7 +22,7 @@ func calls(n, failed float64) scrape.Figures {
 // mesh is what an interval has brought of a shop.
 func mesh() measured {
 	services := map[string]*topService{}
-	tell := func(service string, p process, f scrape.Figures, methods map[string]scrape.Figures) {
+	add := func(service string, p process, f scrape.Figures, methods map[string]scrape.Figures) {
 		if services[service] == nil {
 			services[service] = &topService{name: service, methods: map[string]scrape.Figures{}}
 		}
@@ -30,16 +30,16 @@ func mesh() measured {
 	}
 	front := calls(1234.5, 0.05)
 	front.Served, front.Asked, front.Refused = 98, 100, 12.34
-	tell("storefront", process{ID: "storefront-10-0-0-1-8080", Address: "10.0.0.1:9090"}, front, map[string]scrape.Figures{
+	add("storefront", process{ID: "storefront-10-0-0-1-8080", Address: "10.0.0.1:9090"}, front, map[string]scrape.Figures{
 		"sweetshop.storefront.v1.StorefrontService/Browse": calls(1200, 0), "sweetshop.storefront.v1.StorefrontService/PlaceOrder": calls(34.5, 0.05)})
-	tell("storefront", process{ID: "storefront-10-0-0-2-8080", Address: "10.0.0.2:9090"}, scrape.Figures{InFlight: 2}, nil) // new
-	tell("storefront", process{ID: "storefront-10-0-0-3-8080", Address: "10.0.0.3:9090", Error: "connection refused: has it ended?"}, scrape.Figures{}, nil)
+	add("storefront", process{ID: "storefront-10-0-0-2-8080", Address: "10.0.0.2:9090"}, scrape.Figures{InFlight: 2}, nil) // new
+	add("storefront", process{ID: "storefront-10-0-0-3-8080", Address: "10.0.0.3:9090", Error: "connection refused: has it ended?"}, scrape.Figures{}, nil)
 	slow := calls(3, 1)
 	slow.Latency = scrape.Histogram{10: 0, math.Inf(1): 3}
-	tell("catalog", process{ID: "catalog-10-128-100-200-50051", Address: "10.0.0.4:9090"}, slow, nil)
-	tell("catalog", process{ID: "odd\x1b[2J", Address: "10.0.0.5:9090"}, scrape.Figures{Rated: true}, nil)
-	tell("prices", process{ID: "prices-1", Address: "10.0.0.6:9090", Error: "its admin page is on the loopback of another host: run this there, or give it meshlite.WithMetricsAddress"}, scrape.Figures{}, nil)
-	tell("10.0.0.7:9090", process{Address: "10.0.0.7:9090"}, scrape.Figures{Rated: true, Calls: 2e6}, nil)
+	add("catalog", process{ID: "catalog-10-128-100-200-50051", Address: "10.0.0.4:9090"}, slow, nil)
+	add("catalog", process{ID: "odd\x1b[2J", Address: "10.0.0.5:9090"}, scrape.Figures{Rated: true}, nil)
+	add("prices", process{ID: "prices-1", Address: "10.0.0.6:9090", Error: "its admin page is on the loopback of another host: run this there, or give it meshlite.WithMetricsAddress"}, scrape.Figures{}, nil)
+	add("10.0.0.7:9090", process{Address: "10.0.0.7:9090"}, scrape.Figures{Rated: true, Calls: 2e6}, nil)
 	return measured{time: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local), seconds: 2.0004, services: sortedServices(services)}
 }
 
@@ -76,7 +76,7 @@ storefront              1234 99.99% 3.1ms 5.0ms 420ms     14         98%    12.3
   PlaceOrder            34.5 99.85% 3.1ms 5.0ms 420ms      0    3%     -       0`; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	// Where there is room, names are whole; where methods are called alike, services are told.
+	// Where there is room, names are whole; where methods are called alike, services are named.
 	m.services[0].methods["other.v1.Shop/Browse"] = calls(1, 0)
 	for width, want := range map[int]string{80: "\n  …ontService/Browse ", 160: "\n  sweetshop.storefront.v1.StorefrontService/PlaceOrder "} {
 		if got := strings.Join(m.lines(width, 60, true), "\n"); !strings.Contains(got, want) {

@@ -7,7 +7,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/scrape"
 )
 
-// rated is "-" for what two readings are needed for.
+// rated is "-" for rates, which need two readings, before the second one.
 func rated(f scrape.Figures, text string) string {
 	if !f.Rated {
 		return "-"
@@ -62,7 +62,7 @@ func partText(v float64) string {
 	return percent(v)
 }
 
-// quantileText has two digits that count, as buckets tell no more, or is ">10s" for what is
+// quantileText has two significant digits, the precision of the buckets, or is ">10s"
 // beyond the last bucket.
 func quantileText(h scrape.Histogram, q float64) string {
 	seconds, beyond := h.Quantile(q)

@@ -89,8 +89,8 @@ func (m measured) title() string {
 	return text + ", over " + time.Duration(math.Round(m.seconds*10)*1e8).String()
 }
 
-// foot says in full why somebody could not be asked, once for each reason, and what of
-// Consul's is not known.
+// foot has the full reasons why processes could not be asked, each once, and what could
+// not be read from Consul.
 func (m measured) foot(width int) []string {
 	var unasked []process
 	for _, s := range m.services {
@@ -99,7 +99,7 @@ func (m measured) foot(width int) []string {
 		}
 	}
 	var text strings.Builder
-	tellUnasked(&text, unasked)
+	writeUnasked(&text, unasked)
 	text.WriteString(m.notes)
 	if text.Len() == 0 {
 		return nil
@@ -240,7 +240,7 @@ func (t *topTable) row(name string, text func(topColumn) string) {
 
 func (t *topTable) add(line string) { t.lines = append(t.lines, line) }
 
-// ofService leaves out what says nothing of a service itself.
+// ofService leaves out the columns that are meaningless for a whole service.
 func (c topColumn) ofService(s topService) string {
 	switch {
 	case c.head == "SHARE":

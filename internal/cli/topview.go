@@ -10,15 +10,15 @@ import (
 	"github.com/meshlite-go/meshlite/internal/scrape"
 )
 
-// measured is what an interval has brought.
+// measured holds the figures of one interval.
 type measured struct {
 	time     time.Time
 	seconds  float64 // since the one before, 0 for the first
 	services []topService
-	notes    string // what Consul could not tell, a line each
+	notes    string // what could not be read from Consul, a line each
 }
 
-// topService is all that was told of a service, the busiest of each kind first.
+// topService holds the figures of a service, instances and methods busiest first.
 type topService struct {
 	name      string
 	all       scrape.Figures
@@ -31,7 +31,7 @@ type topInstance struct {
 	scrape.Figures
 }
 
-// add takes what a process has told, if it could be asked.
+// add adds the rates of a process, if it answered.
 func (s *topService) add(p process, r scrape.Rates) {
 	s.instances = append(s.instances, topInstance{p, r.All})
 	if p.Error != "" {
@@ -98,7 +98,7 @@ type methodReport struct {
 	figuresReport
 }
 
-// figuresReport has null for what is not known.
+// figuresReport has null for unknown figures.
 type figuresReport struct {
 	Calls    *float64 `json:"calls_per_second"`
 	Success  *float64 `json:"success"`
@@ -129,12 +129,12 @@ func (m measured) report() topReport {
 	return r
 }
 
-// asked reports whether any of its instances could be.
+// asked reports whether any of its instances answered.
 func (s topService) asked() bool {
 	return slices.ContainsFunc(s.instances, func(i topInstance) bool { return i.Error == "" })
 }
 
-// share is the part of the service's calls, NaN where it is not known.
+// share is the part of the service's calls, NaN if unknown.
 func (s topService) share(f scrape.Figures) float64 {
 	if !f.Rated || !(s.all.Calls > 0) {
 		return math.NaN()
@@ -157,7 +157,7 @@ func reportOf(f scrape.Figures, asked bool) figuresReport {
 	return r
 }
 
-// known is nil for what is no number.
+// known is nil for NaN and infinity.
 func known(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil

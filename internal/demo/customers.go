@@ -25,7 +25,7 @@ type wares struct {
 // look walks through the shop once, as a customer who reads all its pages.
 func look(ctx context.Context, shop storefrontv1.StorefrontServiceClient) (wares, error) {
 	var w wares
-	sections := []string{""} // all of them; its pages tell the others
+	sections := []string{""} // all sections; its pages name the others
 	for i := 0; i < len(sections); i++ {
 		request := &storefrontv1.BrowseRequest{Section: sections[i]}
 		for request != nil {
@@ -65,8 +65,8 @@ type wish struct {
 	order    *storefrontv1.PlaceOrderRequest
 }
 
-// wishes are what ordinary customers want, one after the other. A few pages and
-// sweets are popular and most are not (Zipf), which is what a cache lives from.
+// wishes are the calls of ordinary customers, in order. A few pages and sweets are popular
+// and most are not (Zipf), so that caching helps.
 type wishes struct {
 	wares
 	random        *rand.Rand

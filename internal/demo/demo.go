@@ -24,22 +24,22 @@ const (
 	MaxDuration     = time.Hour
 )
 
-// Options say how to tell the story.
+// Options configure the story.
 type Options struct {
-	// Duration is from the first call to the last, about: the story goes on until
+	// Duration is about the time from the first call to the last: the story lasts until
 	// the last inventory is restarted, which takes some 4 s of its last third.
 	Duration time.Duration
 	// Registry is which one to use.
 	Registry shop.Choice
 	// Programs is the folder of the service programs. Empty: they are looked for.
 	Programs string
-	// Progress is where to tell what happens, drawn if it is a terminal.
+	// Progress receives the events, drawn if it is a terminal.
 	Progress io.Writer
 
 	slower int // divides the load, for tests under the race detector; 0 is 1
 }
 
-// Check says what is wrong with the options.
+// Check returns an error if an option is invalid.
 func (o Options) Check() error {
 	if o.Duration < MinDuration || o.Duration > MaxDuration {
 		return fmt.Errorf("duration %v is not in %v to %v: write for example --duration=%v", o.Duration, MinDuration, MaxDuration, DefaultDuration)
@@ -47,9 +47,9 @@ func (o Options) Check() error {
 	return nil
 }
 
-// Run tells the story once. The error says why it could not be told; it is that
-// of ctx when ctx has ended. Whether what was shown is good is in the result.
-// Everything that was started has ended when Run returns.
+// Run plays the story once. The error says why it could not be played; it is ctx's if
+// ctx ended. The result says whether the conditions held. Everything that was started
+// has ended when Run returns.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	// The abusive customer does not hold back as it is told, so that the storefront must refuse it.
+	// The abusive customer ignores the refusals' retry delay, so the storefront must refuse it.
 	rude, err := ratelimit.New(ratelimit.WithHoldBack(0))
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func startRegistry(ctx context.Context, choice shop.Choice, say func(string, ...
 	return registry, nil
 }
 
-// perform lets the load and the story run side by side, and people look on.
+// perform runs the load, the story and the view concurrently.
 func perform(ctx context.Context, s *story, l *load, v view) error {
 	visitor := metadata.AppendToOutgoingContext(ctx, l.customerKey, "visitor")
 	goods, err := look(visitor, l.shop)
@@ -141,7 +141,7 @@ func perform(ctx context.Context, s *story, l *load, v view) error {
 	side.Go(func() { s.fleet.watch(ctx) })
 	side.Go(func() { watch(ctx, v, &observer{load: l, fleet: s.fleet, story: s.length}) })
 
-	err = s.tell(ctx, l.start)
+	err = s.play(ctx, l.start)
 	if err != nil {
 		cancel() // calls in flight need not end by themselves
 	}

@@ -1,5 +1,5 @@
-// Package demo is the story of the guides, told with real processes: traffic at a
-// sweet shop doubles overnight, replicas join, one is killed and others are
+// Package demo plays the story of the guides with real processes: traffic at a sweet
+// shop doubles overnight, replicas join, one is killed and others are
 // restarted, while ordinary customers must not notice and one abusive customer
 // must not get more than a customer's share.
 //
@@ -7,7 +7,7 @@
 //	result.WriteTable(os.Stdout)
 //	failed := result.Failed() // the names of the conditions that did not hold
 //
-// The load is open loop: calls are due at times that do not depend on how the
-// answers come, and latency counts from when a call was due. What each instance
-// did is read from its own /metrics.
+// The load is open loop: calls are sent on a schedule that does not depend on the
+// answers, and latency counts from the scheduled time. The calls of each instance are
+// read from its own /metrics.
 package demo

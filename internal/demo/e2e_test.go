@@ -42,28 +42,28 @@ func TestDemo(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) { stopStory(t, dir) })
 }
 
-// checkStory tells the story by the command line. A machine that was too busy to
+// checkStory runs the story by the command line. A machine that was too busy to
 // send the calls gets a second chance.
 func checkStory(t *testing.T, dir, registry, name string) {
-	out, said, err := tellStory(t, dir, registry)
+	out, said, err := runStory(t, dir, registry)
 	if err != nil && strings.Contains(said, "this machine was too busy") {
 		t.Logf("once more:\n%s", said)
-		out, said, err = tellStory(t, dir, registry)
+		out, said, err = runStory(t, dir, registry)
 	}
 	if err != nil {
 		t.Fatalf("%v:\n%s", err, said)
 	}
-	var told Result
-	if err := json.Unmarshal(out, &told); err != nil {
+	var result Result
+	if err := json.Unmarshal(out, &result); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	if !strings.HasPrefix(told.Registry, name) {
-		t.Errorf("the registry is %q, want %s", told.Registry, name)
+	if !strings.HasPrefix(result.Registry, name) {
+		t.Errorf("the registry is %q, want %s", result.Registry, name)
 	}
-	checkSums(t, told)
+	checkSums(t, result)
 }
 
-func tellStory(t *testing.T, dir, registry string) (out []byte, said string, err error) {
+func runStory(t *testing.T, dir, registry string) (out []byte, said string, err error) {
 	command := exec.CommandContext(t.Context(), filepath.Join(dir, "meshlite"),
 		"demo", "-o", "json", "--duration", MinDuration.String(), "--registry", registry)
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // it has children to end

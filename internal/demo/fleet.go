@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	sampleEvery = 250 * time.Millisecond // the instances are asked what they did
+	sampleEvery = 250 * time.Millisecond // how often instances' metrics are read
 	// maxSkew is how far apart answers may be that are compared with each other.
 	maxSkew = 100 * time.Millisecond
 )
 
-// member is an instance and what is known of its work.
+// member is an instance and its figures.
 type member struct {
 	*shop.Instance
 	name string // "catalog-1", for people
 
 	fate string  // "" while it lives, then what became of it
-	gone bool    // whether nobody answers any more
+	gone bool    // whether it no longer answers
 	base figures // before the load
 	last figures // when last asked
 }
 
 func (m *member) calls() uint64 { return m.last.calls - m.base.calls }
 
-// fleet are all instances that the story has seen. It is safe for concurrent use.
+// fleet holds all instances of the story. It is safe for concurrent use.
 type fleet struct {
 	scraper *scraper
 	asking  sync.Mutex // one round of questions at a time
@@ -68,7 +68,7 @@ func (f *fleet) leave(ctx context.Context, m *member, fate string) {
 	f.changes++
 }
 
-// buried is for a member that nobody needs to ask any more.
+// buried marks a member that is no longer sampled.
 func (f *fleet) buried(m *member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,7 +88,7 @@ func (f *fleet) living(service string) []*member {
 	return living
 }
 
-// begin makes what was done up to now not count.
+// begin sets the figures so far as the base that is subtracted.
 func (f *fleet) begin(ctx context.Context) {
 	f.sample(ctx)
 	f.mu.Lock()
@@ -137,7 +137,7 @@ func (f *fleet) sample(ctx context.Context) {
 	took := time.Since(now)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// Otherwise the figures belong to no one moment, or to no one set of instances.
+	// Otherwise the figures are of different moments, or of different sets of instances.
 	if took <= maxSkew && f.changes == changes {
 		f.observe(now, silent)
 	}

@@ -64,7 +64,7 @@ func (l *load) ordinary(ctx context.Context, w wish, due time.Time, length time.
 	l.tally.sent(p, w.order != nil, now.Sub(due))
 	err := l.ask(ctx, w)
 	if ctx.Err() != nil {
-		return // the demo was stopped, which is nobody's failure
+		return // the demo was stopped, which is no failure of the service
 	}
 	l.tally.done(p, time.Since(due), err)
 }

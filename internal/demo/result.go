@@ -93,7 +93,7 @@ func (c Cache) since(before Cache) Cache {
 	return Cache{c.Hits - before.Hits, c.Misses - before.Misses}
 }
 
-// newResult puts together what the parts of the demo know.
+// newResult collects the figures of the parts of the demo.
 func newResult(registry string, s *story, l *load, allowed limit) *Result {
 	now := l.tally.read()
 	total := now.total()

@@ -24,7 +24,7 @@ type actor struct {
 // recent is how far back "of late" goes, a little less than the plain view waits.
 const recent = 950 * time.Millisecond
 
-// observer looks at the story again and again and remembers enough to tell rates.
+// observer samples the story and keeps enough samples to compute rates.
 type observer struct {
 	load  *load
 	fleet *fleet

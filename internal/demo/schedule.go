@@ -32,7 +32,7 @@ var phaseNames = [phases]string{"steady", "doubled", "faults"}
 func (p phase) String() string { return phaseNames[p] }
 
 // phaseAt is the phase of a story of the given length at a time since its start.
-// The last one goes on until the story is told.
+// The last one lasts until the story ends.
 func phaseAt(since, length time.Duration) phase {
 	switch {
 	case since < length/3:

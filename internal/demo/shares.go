@@ -11,15 +11,15 @@ const (
 	// settle is how long after a change of the set of instances the calls do not
 	// count: connections are made, and the figures are read a few times a second.
 	settle = 500 * time.Millisecond
-	// minWindow is the shortest time between two changes that tells anything.
+	// minWindow is the shortest time between two changes that is judged.
 	minWindow = time.Second
-	// minExpected is how many calls an instance must have been due for a share
-	// that is off by a fifth to be more than chance.
+	// minExpected is the expected number of calls from which a deviation of a fifth
+	// is more than chance.
 	minExpected = 25
 )
 
-// share is what an instance got of the calls of its service, and what it was due: as
-// much as each other that lived at the time, and less in its slow start.
+// share holds an instance's calls and its expected calls: equal for all running
+// instances, less during slow start.
 type share struct {
 	calls, expected float64
 }
@@ -27,7 +27,7 @@ type share struct {
 // off is by which part of the expected calls the real ones differ.
 func (s share) off() float64 { return s.calls/s.expected - 1 }
 
-// judged reports whether there were enough calls to tell.
+// judged reports whether there were enough calls for a verdict.
 func (s share) judged() bool { return s.expected >= minExpected }
 
 // shares adds up the shares of the instances of one service over the windows in
@@ -43,7 +43,7 @@ type shares struct {
 	lastAt  time.Time
 }
 
-// observe is told the calls of the living instances, a few times a second.
+// observe records the calls of the running instances. It is called a few times a second.
 func (s *shares) observe(now time.Time, calls map[string]uint64) {
 	switch {
 	case !sameKeys(calls, s.last):
@@ -58,7 +58,8 @@ func (s *shares) observe(now time.Time, calls map[string]uint64) {
 	s.last, s.lastAt = maps.Clone(calls), now
 }
 
-// join notes who has come. Of those that it begins with, a client takes none for new.
+// join records new instances. Those of the first call are not new: clients give them no
+// slow start.
 func (s *shares) join(now time.Time, calls map[string]uint64) {
 	first := s.joined == nil
 	if first {
@@ -102,8 +103,8 @@ func (s *shares) count(now time.Time, calls map[string]uint64) {
 	}
 }
 
-// weight is the part of its share that an instance is due, by the slow start that
-// clients give it.
+// weight is the part of a full share that an instance is expected to get, by clients'
+// slow start.
 func (s *shares) weight(id string, now time.Time) float64 {
 	slow := balancer.DefaultSettings().SlowStart
 	return slow.Part(now.Sub(s.joined[id]))

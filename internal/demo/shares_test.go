@@ -51,7 +51,7 @@ func TestShares(t *testing.T) {
 			},
 			map[string]share{"a": {30, 30}, "b": {60, 60}},
 		},
-		"a short window tells nothing": {
+		"a short window is not judged": {
 			[]observed{{0, calls{"a": 0, "b": 0}}, {settle, calls{"a": 0, "b": 0}}, {settle + minWindow - 1, calls{"a": 99, "b": 1}}, {5 * time.Second, calls{"a": 99}}},
 			map[string]share{},
 		},

@@ -91,8 +91,8 @@ func firstError(errs []error) error {
 	return first
 }
 
-// tell lets the night pass. The load has begun at start.
-func (s *story) tell(ctx context.Context, start time.Time) error {
+// play runs the events of the night. The load began at start.
+func (s *story) play(ctx context.Context, start time.Time) error {
 	s.start = start
 	s.event("steady: %d calls/s of %d customers, and %d calls/s of one abusive customer", ordinaryRate, customers, abusiveRate)
 	for _, step := range []struct {
@@ -113,7 +113,7 @@ func (s *story) tell(ctx context.Context, start time.Time) error {
 	return err
 }
 
-// event tells what has happened and when.
+// event reports what happened and when.
 func (s *story) event(format string, args ...any) {
 	s.say("%5.1fs  %s", time.Since(s.start).Seconds(), fmt.Sprintf(format, args...))
 }
@@ -158,8 +158,8 @@ func (s *story) double(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// firstCall is the time from a registration until the instance itself says that
-// it has handled a call, or until patience ends.
+// firstCall is the time from a registration until the instance's metrics count a call, or
+// until patience ends.
 func (s *story) firstCall(ctx context.Context, m *member) time.Duration {
 	ticker := time.NewTicker(joinPoll)
 	defer ticker.Stop()

@@ -39,16 +39,16 @@ func (r *Result) writePhases(w io.Writer) {
 
 func (r *Result) writeInstances(w io.Writer) {
 	fmt.Fprintf(w, "\ninstance\taddress\tcalls\tof its share\tat the end\n")
-	untold := false
+	unjudged := false
 	for _, c := range r.cards {
 		share := fmt.Sprintf("%.0f%%", 100*(1+c.share.off()))
 		if !c.share.judged() {
-			share, untold = "-", true
+			share, unjudged = "-", true
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", c.name, c.address, c.calls, share, cmp.Or(c.fate, "running"))
 	}
 	fmt.Fprintf(w, "share: equal for all running instances, less during slow start, in times of\n%v and more in which none came or went; %s is uneven by plan\n", minWindow, uneven)
-	if untold {
+	if unjudged {
 		fmt.Fprintf(w, "-: there was no such time, or fewer than %d calls were expected in it\n", minExpected)
 	}
 }

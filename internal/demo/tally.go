@@ -12,7 +12,7 @@ import (
 // lateAfter is by how much a call may miss its time before that is counted.
 const lateAfter = 50 * time.Millisecond
 
-// maxReasons bounds how many different errors are remembered.
+// maxReasons bounds how many different errors are kept.
 const maxReasons = 5
 
 // counts are what became of the calls of ordinary customers.

@@ -9,7 +9,7 @@ import (
 // What must hold.
 const (
 	minRate   = 200  // calls/s before the doubling
-	maxOff    = 0.2  // of what is due
+	maxOff    = 0.2  // of the expected calls
 	maxJoined = 1000 // milliseconds from registration to first call
 	minRatio  = 0.5  // of cache hits
 	busyPart  = 20   // one in so many calls sent late says that the machine was too busy
@@ -67,8 +67,8 @@ func (r *Result) enoughOrders() Condition {
 		fmt.Sprintf("%d%%", 100/orderEvery)}
 }
 
-// evenShares looks at the instance that is farthest from its due. One that was
-// due too few calls to tell is left out, and at least one must be left.
+// evenShares judges the instance that is farthest from its expected share. Instances
+// with too few expected calls are left out; at least one must remain.
 func (r *Result) evenShares() Condition {
 	c := Condition{Name: "instance farthest from its share", Figure: "too few calls",
 		Aim: fmt.Sprintf("within %.0f%%", 100*maxOff)}

@@ -11,8 +11,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/screen"
 )
 
-// view is what people look at while the story goes on. Its methods may be called
-// from several goroutines at once.
+// view shows the story while it runs. It is safe for concurrent use.
 type view interface {
 	event(text string)
 	show(s scene)

@@ -45,7 +45,7 @@ func (s *session) close() {
 // ask sends one question and waits for its answer. What the server refuses is an
 // error with the status that it gives.
 func (s *session) ask(question *reflectionv1.ServerReflectionRequest) (*reflectionv1.ServerReflectionResponse, error) {
-	// At io.EOF the receiving end tells why the stream has ended.
+	// After io.EOF, RecvMsg returns why the stream ended.
 	if err := s.stream.SendMsg(question); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}

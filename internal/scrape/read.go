@@ -81,7 +81,7 @@ func Read(page io.Reader, at time.Time) (*Sample, error) {
 		known = known || name != startTime && families[name] != nil
 	}
 	if !known {
-		return nil, errors.New("it has no metrics of calls: is it a program of meshlite?")
+		return nil, errors.New("it has no metrics of calls: is it a meshlite program?")
 	}
 	for _, side := range []Side{Server, Client} {
 		s.readCalls(families, side)

@@ -192,9 +192,9 @@ meshlite_registered{agent="x",service="shop"} 1
 
 func TestPagesThatCannotBeRead(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                               "is it a program of meshlite?",
-		"process_start_time_seconds 1\n": "is it a program of meshlite?",
-		"up 1\n":                         "is it a program of meshlite?",
+		"":                               "is it a meshlite program?",
+		"process_start_time_seconds 1\n": "is it a meshlite program?",
+		"up 1\n":                         "is it a meshlite program?",
 		"<html>":                         "no page of metrics",
 		`meshlite_build_info{version="x`: "no page of metrics",
 	} {

@@ -1,5 +1,5 @@
-// Package screen draws what goes on at the foot of a terminal, over and over, while
-// events scroll away above it. The demo and chaos tell of themselves by it.
+// Package screen redraws a status frame at the foot of a terminal, while events scroll
+// above it. The demo and chaos report through it.
 //
 //	if s, ok := screen.Of(os.Stderr); ok {
 //		s.Event("catalog-1 is killed")
@@ -77,8 +77,7 @@ func (s *Screen) Clear() {
 	}
 }
 
-// Close leaves the last frame standing and gives the cursor back. What comes after
-// it is not drawn.
+// Close leaves the last frame and shows the cursor again. Later frames are not drawn.
 func (s *Screen) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +109,7 @@ func (s *Screen) draw(events, frame []string) {
 	}
 	out.WriteString(clearBelow)
 	s.lines = len(frame)
-	_, _ = s.out.Write(out.Bytes()) // a reader that is gone must not end the story
+	_, _ = s.out.Write(out.Bytes()) // a closed reader must not end the run
 }
 
 // clip cuts a line at the edge of the terminal, where it would wrap.

@@ -8,7 +8,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// book is what the registry tells of the shop's services, by blocking watches.
+// book holds the registry's view of the shop's services, kept by blocking queries.
 type book struct {
 	cancel context.CancelFunc
 	watch  sync.WaitGroup
@@ -18,7 +18,7 @@ type book struct {
 	changed chan struct{}    // closed with the next change
 }
 
-// entry is an instance and when the registry first told of it.
+// entry is an instance and when the registry first listed it.
 type entry struct {
 	catalog.Instance
 	since time.Time
@@ -45,7 +45,7 @@ func (b *book) close() {
 	b.watch.Wait()
 }
 
-// update replaces what is known of a service.
+// update replaces the instances of a service.
 func (b *book) update(service string, instances []catalog.Instance) {
 	now := time.Now()
 	b.mu.Lock()
@@ -68,7 +68,7 @@ func (b *book) update(service string, instances []catalog.Instance) {
 	b.changed = make(chan struct{})
 }
 
-// await waits until the registry tells of address as passing, or until given up.
+// await waits until the registry lists address as passing, or until givenUp.
 func (b *book) await(ctx context.Context, address string, givenUp <-chan struct{}) (entry, bool) {
 	for {
 		b.mu.Lock()

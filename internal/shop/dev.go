@@ -11,23 +11,22 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-// DevOptions say how to keep the shop open.
+// DevOptions are those of [Dev].
 type DevOptions struct {
 	Options
 	Registry Choice
 	// Command is how this program is called, for the lines to type.
 	Command string
-	// Out hears where to look and what to type; Progress what happens.
+	// Out receives addresses and example commands; Progress receives events.
 	Out, Progress io.Writer
-	// JSON makes one object of what Out hears.
+	// JSON writes one object to Out instead.
 	JSON bool
-	// Customers call the shop until ctx ends, so that there is something to see. Nil is
-	// nobody.
+	// Customers call the shop until ctx ends, so that there is load to see. Nil is none.
 	Customers func(ctx context.Context, directory *consul.Directory) error
 }
 
-// Dev opens the shop, tells of it, and keeps it open until ctx ends, which is no
-// error. What ends by itself is told and not restarted.
+// Dev opens the shop, prints its addresses, and keeps it open until ctx ends, which is
+// no error. A process that ends by itself is reported and not restarted.
 func Dev(ctx context.Context, o DevOptions) error {
 	err := dev(ctx, o)
 	if ctx.Err() != nil {
@@ -55,7 +54,7 @@ func dev(ctx context.Context, o DevOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := tell(o, registry, instances); err != nil {
+	if err := writeAddresses(o, registry, instances); err != nil {
 		return err
 	}
 	var customers sync.WaitGroup
@@ -88,7 +87,7 @@ func (s *Shop) openForDev(ctx context.Context) ([]*Instance, error) {
 	return instances, nil
 }
 
-// watchEnds tells of each instance that ends, until ctx does.
+// watchEnds reports each instance that ends, until ctx ends.
 func watchEnds(ctx context.Context, w io.Writer, instances []*Instance) {
 	var all sync.WaitGroup
 	for _, i := range instances {
@@ -104,9 +103,9 @@ func watchEnds(ctx context.Context, w io.Writer, instances []*Instance) {
 	<-ctx.Done()
 }
 
-func tell(o DevOptions, registry *Registry, instances []*Instance) error {
+func writeAddresses(o DevOptions, registry *Registry, instances []*Instance) error {
 	if o.JSON {
-		return tellJSON(o.Out, registry, instances)
+		return writeJSON(o.Out, registry, instances)
 	}
 	t := tabwriter.NewWriter(o.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nregistry\t%s at http://%s\n", registry.Name, registry.Address)
@@ -168,16 +167,16 @@ type devInstance struct {
 	Metrics string `json:"metrics"`
 }
 
-func tellJSON(w io.Writer, registry *Registry, instances []*Instance) error {
-	told := struct {
+func writeJSON(w io.Writer, registry *Registry, instances []*Instance) error {
+	report := struct {
 		Registry  string        `json:"registry"`
 		Address   string        `json:"address"`
 		Instances []devInstance `json:"instances"`
 	}{Registry: registry.Name, Address: registry.Address}
 	for _, i := range instances {
-		told.Instances = append(told.Instances, devInstance{i.ID, i.Service, i.Address, "http://" + i.Metrics + "/metrics"})
+		report.Instances = append(report.Instances, devInstance{i.ID, i.Service, i.Address, "http://" + i.Metrics + "/metrics"})
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(told)
+	return encoder.Encode(report)
 }

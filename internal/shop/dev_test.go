@@ -54,7 +54,7 @@ func startDev(t *testing.T, o DevOptions) (stop func() error) {
 	return stop
 }
 
-func TestDevTellsWhatToType(t *testing.T) {
+func TestDevPrintsWhatToType(t *testing.T) {
 	out := &page{}
 	stop := startDev(t, DevOptions{Command: "./meshlite", Out: out, Progress: io.Discard})
 	out.await(t, "ctrl-C closes the shop")
@@ -83,16 +83,16 @@ func TestDevTellsWhatToType(t *testing.T) {
 	}
 }
 
-func TestDevTellsOfWhatEnds(t *testing.T) {
+func TestDevReportsWhatEnds(t *testing.T) {
 	out, progress := &page{}, &page{}
 	stop := startDev(t, DevOptions{Out: out, Progress: progress, JSON: true})
 	out.await(t, "]\n}")
-	var told struct {
+	var report struct {
 		Registry  string
 		Instances []devInstance
 	}
-	if err := json.Unmarshal([]byte(out.String()), &told); err != nil || told.Registry != "embedded" || len(told.Instances) != 5 {
-		t.Fatalf("got %+v, %v, want five instances", told, err)
+	if err := json.Unmarshal([]byte(out.String()), &report); err != nil || report.Registry != "embedded" || len(report.Instances) != 5 {
+		t.Fatalf("got %+v, %v, want five instances", report, err)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)

@@ -23,7 +23,7 @@ func (i *Instance) Args() []string { return i.args }
 // Exited is closed when the process has ended.
 func (i *Instance) Exited() <-chan struct{} { return i.process.done }
 
-// State says how the process ended: "exit status 1", "signal: killed". Only
+// State is how the process ended: "exit status 1", "signal: killed". Only
 // after Exited.
 func (i *Instance) State() string { return i.process.cmd.ProcessState.String() }
 

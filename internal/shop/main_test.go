@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// beService is a service as bad as it is told to be.
+// beService is a service with the faults that its environment names.
 func beService(how string) error {
 	service := filepath.Base(os.Args[0])
 	switch how {
@@ -72,7 +72,7 @@ func beService(how string) error {
 	return nil
 }
 
-// open gives a shop whose programs are this test binary, behaving as told.
+// open gives a shop whose programs are this test binary, with the given faults.
 func open(t *testing.T, how string) *Shop {
 	t.Helper()
 	t.Setenv(behave, how)

@@ -38,7 +38,7 @@ func TestParseChoice(t *testing.T) {
 	}
 }
 
-func TestAutoWithoutConsulIsEmbeddedAndTellsHowToGetOne(t *testing.T) {
+func TestAutoWithoutConsulIsEmbeddedAndSaysHowToGetOne(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Chdir(t.TempDir())
 	if path, err := consulagent.Find(); err == nil {

@@ -14,7 +14,7 @@ var services = []string{"catalog", "inventory", "storefront"}
 // programs are the paths of the services by name.
 type programs map[string]string
 
-// Installed says what is missing when the programs of the services are not there:
+// Installed returns an error that names the programs of the services that are missing:
 // in dir if it is given, else where Open looks for them.
 func Installed(dir string) error {
 	_, err := findPrograms(dir)

@@ -22,11 +22,11 @@ const (
 	startTries   = 3                // a free port may be taken before it is used
 )
 
-// Options say how to run the shop. The zero value is what a user wants.
+// Options configure the shop. The zero value is the usual one.
 type Options struct {
 	// Dir has the programs. Empty: beside this program, in .bin, on PATH.
 	Dir string
-	// Logger hears of trouble with the registry. Nil is nobody.
+	// Logger receives errors of the registry. Nil discards them.
 	Logger *slog.Logger
 }
 
@@ -77,8 +77,8 @@ func (s *Shop) Close() {
 	s.directory.Close()
 }
 
-// Start runs one more instance of a service and waits until the registry tells
-// of it as passing. The error has the last lines that the process wrote.
+// Start runs one more instance of a service and waits until the registry lists it as
+// passing. The error has the last lines that the process wrote.
 func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -111,7 +111,7 @@ func (s *Shop) start(ctx context.Context, service string, args []string) (*Insta
 	return nil, s.startError(ctx, service, p)
 }
 
-// startError ends what has not registered and says why it has not.
+// startError ends an instance that did not register, and returns why it did not.
 func (s *Shop) startError(ctx context.Context, service string, p *process) error {
 	why := errors.New("it ended")
 	if !p.ended() {
@@ -145,7 +145,7 @@ func (s *Shop) launch(service, address string, args []string) (*process, error) 
 	return p, err
 }
 
-// environment is ours without what the user has said of another Consul.
+// environment is ours without the variables of another Consul.
 func (s *Shop) environment(port string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "CONSUL_") || strings.HasPrefix(variable, "PORT=")
@@ -153,7 +153,7 @@ func (s *Shop) environment(port string) []string {
 	return append(env, "CONSUL_HTTP_ADDR="+s.registry.Address, "PORT="+port)
 }
 
-// freeAddress is one of loopback where nobody listens now.
+// freeAddress is a loopback address with a free port.
 func freeAddress() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

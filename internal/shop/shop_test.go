@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestStartKnowsWhatTheRegistryTells(t *testing.T) {
+func TestStartReturnsWhatTheRegistryLists(t *testing.T) {
 	t.Setenv("CONSUL_HTTP_TOKEN", "of another Consul")
 	s := open(t, "well")
 	before := time.Now()

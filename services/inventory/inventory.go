@@ -1,4 +1,4 @@
-// Package inventory is a service of the sweet shop: it knows how much of each
+// Package inventory is a service of the sweet shop: it stores how much of each
 // sweet there is. Its stock is in memory, of the sweets that a file inside the
 // binary names, and each replica has a stock of its own.
 //
@@ -47,9 +47,8 @@ func New(opts Options) (*Service, error) {
 	return s, nil
 }
 
-// GetStock returns the stock of up to 100 sweets; more are INVALID_ARGUMENT. There
-// are 0 grams of a sweet that the inventory has never heard of: a catalog may be
-// ahead of it.
+// GetStock returns the stock of up to 100 sweets; more are INVALID_ARGUMENT. The
+// stock of an unknown sweet is 0 grams: a catalog may be ahead of the inventory.
 func (s *Service) GetStock(ctx context.Context, req *inventoryv1.GetStockRequest) (*inventoryv1.GetStockResponse, error) {
 	ids := req.GetSweetIds()
 	if len(ids) > maxSweets {

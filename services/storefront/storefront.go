@@ -1,7 +1,7 @@
 // Package storefront is the service of the sweet shop that customers talk to:
-// it puts together what the catalog and the inventory know, and takes orders.
-// It is written against their generated clients and does not know how these
-// find anyone; a client library gives it resolution, balancing, caching, retries.
+// it joins the answers of the catalog and the inventory, and takes orders. It uses
+// only their generated clients; the client library adds resolution, balancing, caching
+// and retries.
 //
 //	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalogConn), inventoryv1.NewInventoryServiceClient(inventoryConn))
 //	storefrontv1.RegisterStorefrontServiceServer(server, shop)

@@ -92,13 +92,13 @@ func (Side) EnumDescriptor() ([]byte, []int) {
 	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{0}
 }
 
-// CacheScope says who may be given a kept answer.
+// CacheScope is who may receive a cached answer.
 type CacheScope int32
 
 const (
 	// Private.
 	CacheScope_CACHE_SCOPE_UNSPECIFIED CacheScope = 0
-	// Only the identity that asked for it.
+	// Only callers with the identity that requested it.
 	CacheScope_CACHE_SCOPE_PRIVATE CacheScope = 1
 	// Every caller.
 	CacheScope_CACHE_SCOPE_PUBLIC CacheScope = 2
@@ -210,8 +210,8 @@ const (
 	RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED RateLimitStore = 0
 	// In this process: every replica admits the whole limit.
 	RateLimitStore_RATE_LIMIT_STORE_LOCAL RateLimitStore = 1
-	// In the store that the program was given, such as Redis: all replicas together
-	// admit the limit. RATE_LIMIT_STORE_PER_REPLICA if it was given none.
+	// In the program's external store, such as Redis: all replicas together admit the
+	// limit. RATE_LIMIT_STORE_PER_REPLICA if the program has none.
 	RateLimitStore_RATE_LIMIT_STORE_EXTERNAL RateLimitStore = 2
 	// In this process: every replica admits its share of the limit, by its weight among
 	// the live replicas in the directory. A client is in no directory: it admits the share
@@ -319,7 +319,7 @@ func (StoreFailure) EnumDescriptor() ([]byte, []int) {
 	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
-// Refund gives the cost of some finished calls back.
+// Refund selects the finished calls whose cost is refunded.
 type Refund int32
 
 const (
@@ -437,7 +437,7 @@ func (x *ServicePolicy) GetMethods() map[string]*MethodPolicy {
 // MethodPolicy is what one method gets.
 type MethodPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Answers kept and given again.
+	// Caching of answers.
 	Cache *CacheRule `protobuf:"bytes,1,opt,name=cache,proto3" json:"cache,omitempty"`
 	// Any number of limits, all of which must admit a call. Merged by name.
 	RateLimits []*RateLimitRule `protobuf:"bytes,2,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
@@ -450,8 +450,8 @@ type MethodPolicy struct {
 	Retry *RetryRule `protobuf:"bytes,5,opt,name=retry,proto3" json:"retry,omitempty"` // 6 is kept for hedging.
 	// How many handlers run at once in one process. Server side.
 	Concurrency *ConcurrencyRule `protobuf:"bytes,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// What a call of this method changes, and so makes invalid in caches, on both sides.
-	// Says nothing for a method that is marked NO_SIDE_EFFECTS. Not for streams.
+	// The cached answers that a call of this method invalidates, on both sides. Ignored
+	// for a method that is marked NO_SIDE_EFFECTS. Not for streams.
 	Invalidates   *Invalidation `protobuf:"bytes,8,opt,name=invalidates,proto3" json:"invalidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -536,15 +536,15 @@ func (x *MethodPolicy) GetInvalidates() *Invalidation {
 	return nil
 }
 
-// CacheRule keeps answers. The key is the method, the request, the metadata in
+// CacheRule caches answers. The key is the method, the request, the metadata in
 // vary and, unless the scope is public, the caller's identity.
 type CacheRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long an answer is fresh: "5 minutes". "0s" turns the cache off.
 	Ttl *string `protobuf:"bytes,1,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
-	// Where the answers are kept. Default: the client.
+	// Where the answers are cached. Default: the client.
 	Side Side `protobuf:"varint,2,opt,name=side,proto3,enum=meshlite.policy.v1.Side" json:"side,omitempty"`
-	// Who may be given an answer. Default: private.
+	// Who may receive a cached answer. Default: private.
 	Scope CacheScope `protobuf:"varint,3,opt,name=scope,proto3,enum=meshlite.policy.v1.CacheScope" json:"scope,omitempty"`
 	// Metadata keys whose values are part of the key.
 	Vary []string `protobuf:"bytes,4,rep,name=vary,proto3" json:"vary,omitempty"`
@@ -554,19 +554,19 @@ type CacheRule struct {
 	StaleWhileRevalidate *string `protobuf:"bytes,6,opt,name=stale_while_revalidate,json=staleWhileRevalidate,proto3,oneof" json:"stale_while_revalidate,omitempty"`
 	// How long past its ttl an answer may be served when the call fails by an outage (RFC 5861).
 	StaleIfError *string `protobuf:"bytes,7,opt,name=stale_if_error,json=staleIfError,proto3,oneof" json:"stale_if_error,omitempty"`
-	// Never serve past the ttl, whatever else is said (RFC 9111, 5.2.2.2).
+	// Never serve past the ttl, whatever other fields allow (RFC 9111, 5.2.2.2).
 	MustRevalidate *bool `protobuf:"varint,8,opt,name=must_revalidate,json=mustRevalidate,proto3,oneof" json:"must_revalidate,omitempty"`
-	// Failures that are kept too.
+	// Failures to cache (negative caching).
 	Negative []*NegativeRule `protobuf:"bytes,9,rep,name=negative,proto3" json:"negative,omitempty"`
 	// Names by which answers are invalidated together: "sweets", or "sweet:{id}" with
 	// fields of the request in braces, by path.
 	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
-	// How eagerly answers are refreshed before they expire (XFetch's beta), up to 100. 1 is
-	// the usual; 0, the default, is not at all.
+	// Beta of probabilistic early refresh (XFetch), 0 to 100. 1 is usual. Default: 0, no
+	// early refresh.
 	EarlyRefresh *float64 `protobuf:"fixed64,11,opt,name=early_refresh,json=earlyRefresh,proto3,oneof" json:"early_refresh,omitempty"`
-	// The largest part of the cache's memory that this method may take, above 0 up to 1.
+	// The largest part of the cache's memory for this method, above 0 up to 1.
 	MaxShare *float64 `protobuf:"fixed64,12,opt,name=max_share,json=maxShare,proto3,oneof" json:"max_share,omitempty"`
-	// Make each call, and only count how often the cache would have been wrong.
+	// Shadow mode: make every call, and only count how often the cache would have been wrong.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
 	// Cache although the method is not marked NO_SIDE_EFFECTS.
 	AllowSideEffects *bool `protobuf:"varint,14,opt,name=allow_side_effects,json=allowSideEffects,proto3,oneof" json:"allow_side_effects,omitempty"`
@@ -702,13 +702,13 @@ func (x *CacheRule) GetAllowSideEffects() bool {
 	return false
 }
 
-// NegativeRule keeps a failure.
+// NegativeRule caches a failure.
 type NegativeRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A gRPC code by name: "NOT_FOUND". Not one that is the caller's own, such as
 	// PERMISSION_DENIED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	// How long it is kept: "10s".
+	// How long it is fresh: "10s".
 	Ttl           string `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -761,7 +761,7 @@ func (x *NegativeRule) GetTtl() string {
 // RateLimitRule admits limit calls a period for each key, and burst at once.
 type RateLimitRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tells the limits of a method apart, in merging and in refusals.
+	// Identifies the limit within its method, when policies are merged and in refusals.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Calls (or cost) a period. At least 1.
 	Limit *uint64 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
@@ -769,7 +769,7 @@ type RateLimitRule struct {
 	Period *string `protobuf:"bytes,3,opt,name=period,proto3,oneof" json:"period,omitempty"`
 	// How many calls may come at once. Default: the limit.
 	Burst *uint64 `protobuf:"varint,4,opt,name=burst,proto3,oneof" json:"burst,omitempty"`
-	// Whose limit it is. Default: one limit for all callers together.
+	// What callers are counted by. Default: one limit for all callers together.
 	Key *RateLimitKey `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
 	// Where it is counted. Default: the server.
 	Side Side `protobuf:"varint,6,opt,name=side,proto3,enum=meshlite.policy.v1.Side" json:"side,omitempty"`
@@ -783,12 +783,12 @@ type RateLimitRule struct {
 	// What happens when an external store does not answer in time. Default:
 	// STORE_FAILURE_PER_REPLICA.
 	OnStoreFailure StoreFailure `protobuf:"varint,10,opt,name=on_store_failure,json=onStoreFailure,proto3,enum=meshlite.policy.v1.StoreFailure" json:"on_store_failure,omitempty"`
-	// Which finished calls are given back; of a stream, its opening.
+	// Which finished calls are refunded; of a stream, its opening.
 	Refund Refund `protobuf:"varint,11,opt,name=refund,proto3,enum=meshlite.policy.v1.Refund" json:"refund,omitempty"`
-	// Wait for a free place as long as the caller's deadline allows, one minute
-	// without one, instead of refusing.
+	// Wait instead of refusing, up to the caller's deadline, or one minute without a
+	// deadline.
 	Wait *bool `protobuf:"varint,12,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
-	// Count and report, refuse nothing.
+	// Shadow mode: count and report, refuse nothing.
 	Shadow *bool `protobuf:"varint,13,opt,name=shadow,proto3,oneof" json:"shadow,omitempty"`
 	// Charge each message that the client sends in a stream. The opening pays for
 	// the first.
@@ -798,8 +798,8 @@ type RateLimitRule struct {
 	WarmUp *string `protobuf:"bytes,15,opt,name=warm_up,json=warmUp,proto3,oneof" json:"warm_up,omitempty"`
 	// Drop a limit that was set elsewhere.
 	Disabled *bool `protobuf:"varint,16,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	// What becomes of a call without the key: no such metadata, or an empty value, or
-	// no identity. Default: shared.
+	// What to do with a call without the key: no such metadata, an empty value, or no
+	// identity. Default: shared.
 	MissingKey    MissingKey `protobuf:"varint,17,opt,name=missing_key,json=missingKey,proto3,enum=meshlite.policy.v1.MissingKey" json:"missing_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -954,7 +954,7 @@ func (x *RateLimitRule) GetMissingKey() MissingKey {
 	return MissingKey_MISSING_KEY_UNSPECIFIED
 }
 
-// RateLimitKey says whose limit it is.
+// RateLimitKey is what callers are counted by.
 type RateLimitKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to By:
@@ -1172,7 +1172,7 @@ type RetryRule struct {
 	Codes []string `protobuf:"bytes,5,rep,name=codes,proto3" json:"codes,omitempty"`
 	// The longest one attempt may take.
 	PerAttemptTimeout *string `protobuf:"bytes,6,opt,name=per_attempt_timeout,json=perAttemptTimeout,proto3,oneof" json:"per_attempt_timeout,omitempty"`
-	// Retries allowed for each call, over time: 0.2 is one for five calls.
+	// Retry budget: retries per call, over time. 0.2 is one retry for five calls.
 	Budget *float64 `protobuf:"fixed64,7,opt,name=budget,proto3,oneof" json:"budget,omitempty"`
 	// Retry although the method is not marked IDEMPOTENT or NO_SIDE_EFFECTS.
 	AllowSideEffects *bool `protobuf:"varint,8,opt,name=allow_side_effects,json=allowSideEffects,proto3,oneof" json:"allow_side_effects,omitempty"`
@@ -1266,17 +1266,17 @@ func (x *RetryRule) GetAllowSideEffects() bool {
 	return false
 }
 
-// ConcurrencyRule bounds running handlers. A cache hit takes no place. A call
-// beyond the bound is refused with UNAVAILABLE, so that it is tried elsewhere.
+// ConcurrencyRule bounds running handlers. Cache hits do not count. A call beyond the
+// bound is refused with UNAVAILABLE, so that clients retry it on another instance.
 type ConcurrencyRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Never fewer than this many, however slow they are: at least 1, at most max.
-	// Only where adaptive. Default: 3.
+	// Lower bound, however high the latency: at least 1, at most max. Only if adaptive.
+	// Default: 3.
 	Min *uint32 `protobuf:"varint,1,opt,name=min,proto3,oneof" json:"min,omitempty"`
-	// Never more than this many. A rule must have it; 0 is no limit.
+	// Upper bound. Required; 0 is no limit.
 	Max *uint32 `protobuf:"varint,2,opt,name=max,proto3,oneof" json:"max,omitempty"`
-	// Find the bound between min and max from the latency. A stream has none to
-	// tell: as many as max may be open. Default: false, the bound is max.
+	// Adapt the bound between min and max to the latency. Streams have no latency: up
+	// to max may be open. Default: false, the bound is max.
 	Adaptive *bool `protobuf:"varint,3,opt,name=adaptive,proto3,oneof" json:"adaptive,omitempty"`
 	// A metadata key with the call's priority: "critical_plus", "critical",
 	// "sheddable_plus" or "sheddable". It counts only from trusted peers; other
@@ -1344,7 +1344,7 @@ func (x *ConcurrencyRule) GetPriorityMetadata() string {
 	return ""
 }
 
-// Invalidation names what becomes stale.
+// Invalidation names the cached answers to invalidate.
 type Invalidation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Methods: "GetSweet" of the same service, or "package.Service/Method".

@@ -31,13 +31,13 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // CatalogService lists sweets. The list changes rarely and is the same for
-// everyone, so its answers are public and kept for a short while by callers.
+// everyone, so its answers are public and clients cache them for a short time.
 type CatalogServiceClient interface {
-	// ListSections names the sections of the shop.
+	// ListSections returns the sections of the shop.
 	ListSections(ctx context.Context, in *ListSectionsRequest, opts ...grpc.CallOption) (*ListSectionsResponse, error)
-	// ListSweets gives one page of a section.
+	// ListSweets returns one page of a section.
 	ListSweets(ctx context.Context, in *ListSweetsRequest, opts ...grpc.CallOption) (*ListSweetsResponse, error)
-	// GetSweet gives one sweet.
+	// GetSweet returns one sweet.
 	GetSweet(ctx context.Context, in *GetSweetRequest, opts ...grpc.CallOption) (*GetSweetResponse, error)
 }
 
@@ -84,13 +84,13 @@ func (c *catalogServiceClient) GetSweet(ctx context.Context, in *GetSweetRequest
 // for forward compatibility.
 //
 // CatalogService lists sweets. The list changes rarely and is the same for
-// everyone, so its answers are public and kept for a short while by callers.
+// everyone, so its answers are public and clients cache them for a short time.
 type CatalogServiceServer interface {
-	// ListSections names the sections of the shop.
+	// ListSections returns the sections of the shop.
 	ListSections(context.Context, *ListSectionsRequest) (*ListSectionsResponse, error)
-	// ListSweets gives one page of a section.
+	// ListSweets returns one page of a section.
 	ListSweets(context.Context, *ListSweetsRequest) (*ListSweetsResponse, error)
-	// GetSweet gives one sweet.
+	// GetSweet returns one sweet.
 	GetSweet(context.Context, *GetSweetRequest) (*GetSweetResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }

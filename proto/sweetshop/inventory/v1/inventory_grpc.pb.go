@@ -29,9 +29,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// InventoryService tells and changes the stock.
+// InventoryService returns and changes the stock.
 type InventoryServiceClient interface {
-	// GetStock tells the stock of some sweets.
+	// GetStock returns the stock of some sweets.
 	GetStock(ctx context.Context, in *GetStockRequest, opts ...grpc.CallOption) (*GetStockResponse, error)
 	// Reserve takes sweets out of the stock. Never retried: twice would be two orders.
 	Reserve(ctx context.Context, in *ReserveRequest, opts ...grpc.CallOption) (*ReserveResponse, error)
@@ -69,9 +69,9 @@ func (c *inventoryServiceClient) Reserve(ctx context.Context, in *ReserveRequest
 // All implementations must embed UnimplementedInventoryServiceServer
 // for forward compatibility.
 //
-// InventoryService tells and changes the stock.
+// InventoryService returns and changes the stock.
 type InventoryServiceServer interface {
-	// GetStock tells the stock of some sweets.
+	// GetStock returns the stock of some sweets.
 	GetStock(context.Context, *GetStockRequest) (*GetStockResponse, error)
 	// Reserve takes sweets out of the stock. Never retried: twice would be two orders.
 	Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error)
