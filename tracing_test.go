@@ -112,7 +112,7 @@ func (misplaced) Exemplar(context.Context) (traceID string, sampled bool) { retu
 
 func TestWithTracingTakesTracingOnly(t *testing.T) {
 	_, err := meshlite.NewClient("dns:///localhost:1", meshlite.WithPlaintext(), meshlite.WithTracing(misplaced{}))
-	if err == nil || !strings.Contains(err.Error(), `WithTracing "own"`) {
+	if err == nil || !strings.Contains(err.Error(), `WithTracing "user"`) {
 		t.Errorf("error is %v", err)
 	}
 	conn, err := meshlite.NewClient("dns:///localhost:1", meshlite.WithPlaintext(), meshlite.WithTracing(nil))

@@ -27,9 +27,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 )
 
 // Callers identifies callers and decides trust. It is immutable and safe for concurrent use; a nil *Callers has
@@ -39,6 +37,7 @@ type Callers struct {
 	key      string // of metadata with the identity
 	prefixes prefixes
 	trusted  func(context.Context) bool
+	verified identities // of certificates, so that a call does not write its caller's out again
 }
 
 // Option changes what [New] makes.
@@ -93,7 +92,7 @@ func WithIdentityMetadata(key string) Option {
 func WithTrustedPrefixes(networks ...netip.Prefix) Option {
 	return func(s *settings) {
 		for _, network := range networks {
-			if !network.IsValid() {
+			if !network.IsValid() || network.Addr().Is4In6() {
 				s.errs = append(s.errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", network))
 			}
 		}
@@ -121,6 +120,8 @@ func (c *Callers) Incoming(ctx context.Context) (string, error) {
 		return declared(c.identity(ctx))
 	case c != nil && c.key != "":
 		return Value(metadata.ValueFromIncomingContext(ctx, c.key), c.key)
+	case c != nil:
+		return c.verified.of(ctx), nil
 	default:
 		identity, _ := Verified(ctx)
 		return identity, nil
@@ -169,25 +170,6 @@ func (c *Callers) Trusted(ctx context.Context) bool {
 		return false
 	}
 	return c.prefixes.peer(ctx) || c.trusted != nil && c.trusted(ctx)
-}
-
-// Verified is what the verified certificate of the peer proves: its SPIFFE id, or else its
-// subject and DNS names.
-func Verified(ctx context.Context) (identity string, ok bool) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return "", false
-	}
-	tls, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(tls.State.VerifiedChains) == 0 {
-		return "", false
-	}
-	if tls.SPIFFEID != nil {
-		return tls.SPIFFEID.String(), true
-	}
-	leaf := tls.State.PeerCertificates[0]
-	// Quoted, no name can pass for another or for a SPIFFE id.
-	return fmt.Sprintf("subject %q names %q", leaf.Subject, leaf.DNSNames), true
 }
 
 // ValidKey reports whether key is one of gRPC's metadata, in lower case.

@@ -92,6 +92,10 @@ func TestIdentities(t *testing.T) {
 		"metadata, empty":          {made(t, byKey), incoming("id", ""), ""},
 		"SPIFFE":                   {nil, shown(leaf, spiffe, true), "spiffe://mesh/catalog"},
 		"renewed":                  {nil, shown(renewed, nil, true), proven},
+		"SPIFFE, with options":     {made(t), shown(leaf, spiffe, true), "spiffe://mesh/catalog"},
+		"zero":                     {&caller.Callers{}, shown(leaf, spiffe, true), "spiffe://mesh/catalog"},
+		"names, with options":      {made(t), shown(renewed, nil, true), proven},
+		"not verified, options":    {made(t), shown(leaf, spiffe, false), ""},
 		"not verified":             {nil, shown(leaf, spiffe, false), ""},
 		"plaintext":                {nil, from("192.0.2.1:1"), ""},
 		"nobody":                   {nil, context.Background(), ""},
@@ -102,6 +106,29 @@ func TestIdentities(t *testing.T) {
 	}
 	if got, _ := caller.Verified(shown(sly, nil, true)); got == proven || strings.HasPrefix(proven, "spiffe:") || proven == "" {
 		t.Errorf("%q passes for %q", got, proven)
+	}
+}
+
+// The identity of a certificate is written out once, and never taken for that of another.
+func TestIdentitiesOfCertificatesAreKept(t *testing.T) {
+	callers, calls, want := made(t), []context.Context{}, []string{}
+	for i := range 1000 { // more than are kept
+		leaf := &x509.Certificate{Subject: pkix.Name{CommonName: fmt.Sprint(i)}}
+		id := &url.URL{Scheme: "spiffe", Host: "mesh", Path: fmt.Sprint("/", i)}
+		calls = append(calls, shown(leaf, nil, true), shown(leaf, id, true))
+		want = append(want, fmt.Sprintf(`subject "CN=%d" names []`, i), id.String())
+	}
+	for range 2 {
+		for i, ctx := range calls {
+			if got, err := callers.Incoming(ctx); got != want[i] || err != nil {
+				t.Fatalf("%q, %v, want %q", got, err, want[i])
+			}
+		}
+	}
+	last := calls[len(calls)-2]
+	_, _ = callers.Incoming(last)
+	if n := testing.AllocsPerRun(1000, func() { _, _ = callers.Incoming(last) }); n != 0 {
+		t.Errorf("the identity of a certificate allocates %v times in each call", n)
 	}
 }
 
@@ -172,12 +199,13 @@ func TestTrust(t *testing.T) {
 // Wrong options are refused by name.
 func TestMistakes(t *testing.T) {
 	for want, opts := range map[string][]caller.Option{
-		"choose one":            {caller.WithIdentityMetadata("id"), caller.WithIdentity(func(context.Context) (string, bool) { return "", false })},
-		`"Customer-ID" is not`:  {caller.WithIdentityMetadata("Customer-ID")},
-		`"" is not`:             {caller.WithIdentityMetadata("")},
-		"WithIdentity(nil)":     {caller.WithIdentity(nil)},
-		"WithTrusted(nil)":      {caller.WithTrusted(nil)},
-		"WithTrustedPrefixes: ": {caller.WithTrustedPrefixes(netip.Prefix{})},
+		"choose one":             {caller.WithIdentityMetadata("id"), caller.WithIdentity(func(context.Context) (string, bool) { return "", false })},
+		`"Customer-ID" is not`:   {caller.WithIdentityMetadata("Customer-ID")},
+		`"" is not`:              {caller.WithIdentityMetadata("")},
+		"WithIdentity(nil)":      {caller.WithIdentity(nil)},
+		"WithTrusted(nil)":       {caller.WithTrusted(nil)},
+		"WithTrustedPrefixes: ":  {caller.WithTrustedPrefixes(netip.Prefix{})},
+		"::ffff:10.0.0.0/104 is": {caller.WithTrustedPrefixes(netip.MustParsePrefix("::ffff:10.0.0.0/104"))},
 	} {
 		if callers, err := caller.New(opts...); err == nil || callers != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q in it", err, want)

@@ -61,7 +61,7 @@ func TestARefreshThatHangsIsLeftBehind(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, refreshed, deaf, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, refreshed, deaf, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		release = make(chan struct{})
 		defer synctest.Wait()
 		defer close(release)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -51,7 +52,7 @@ func TestCallersWithDifferentAuthorizationNeverShareAnAnswer(t *testing.T) {
 		build func(testing.TB, *shop, *cache.Cache, *policyv1.CacheRule) catalogv1.CatalogServiceClient
 	}{{"client", client}, {"server", server}} {
 		t.Run(side.name, func(t *testing.T) {
-			sweets := side.build(t, &shop{}, newCache(t, cache.WithIdentityMetadata("user")), private())
+			sweets := side.build(t, &shop{}, newCache(t, callersOf(caller.WithIdentityMetadata("user"))), private())
 			want(t, "one", ask(t, one, sweets, "fudge"), "answer 1")
 			want(t, "two, same user and another token", ask(t, two, sweets, "fudge"), "answer 2")
 			want(t, "another user, same token", ask(t, other, sweets, "fudge"), "answer 3")
@@ -69,11 +70,11 @@ func TestCallersWithDifferentAuthorizationNeverShareAnAnswer(t *testing.T) {
 
 // C2: Without a declared identity or public scope the client cache stores nothing.
 func TestClientWithoutIdentityStoresNothing(t *testing.T) {
-	unknown := cache.WithIdentity(func(context.Context) (string, bool) { return "", false })
+	unknown := callersOf(caller.WithIdentity(func(context.Context) (string, bool) { return "", false }))
 	for title, opts := range map[string][]cache.Option{
 		"none declared":          nil,
 		"declared but not known": {unknown},
-		"metadata not sent":      {cache.WithIdentityMetadata("user")},
+		"metadata not sent":      {callersOf(caller.WithIdentityMetadata("user"))},
 	} {
 		t.Run(title, func(t *testing.T) {
 			c := newCache(t, opts...)
@@ -87,7 +88,7 @@ func TestClientWithoutIdentityStoresNothing(t *testing.T) {
 
 // Two values of the identity's metadata key are no identity.
 func TestIdentityNamedTwiceIsNone(t *testing.T) {
-	c := newCache(t, cache.WithIdentityMetadata("user"))
+	c := newCache(t, callersOf(caller.WithIdentityMetadata("user")))
 	sweets := server(t, &shop{}, c, private())
 	ask(t, as("user", "u", "user", "v"), sweets, "fudge")
 	ask(t, as("user", ""), sweets, "fudge") // nor is an empty one
@@ -281,14 +282,12 @@ func TestClosedCachePassesThrough(t *testing.T) {
 }
 
 func TestNewRefusesBadOptions(t *testing.T) {
-	identity := cache.WithIdentity(func(context.Context) (string, bool) { return "", false })
 	for _, test := range []struct {
 		opts []cache.Option
 		says string
 	}{
 		{[]cache.Option{cache.WithMaxBytes(100)}, "cache: WithMaxBytes: 100 is too little to keep answers: give at least 65536 (64 KiB)"},
-		{[]cache.Option{identity, cache.WithIdentityMetadata("user")}, "cache: WithIdentity and WithIdentityMetadata are both given: choose one"},
-		{[]cache.Option{cache.WithIdentityMetadata("User")}, `cache: WithIdentityMetadata: "User" is not a metadata key: write lower case letters, digits and _-. only`},
+		{[]cache.Option{cache.WithCallers(nil)}, "cache: WithCallers(nil): leave the option out for the defaults"},
 	} {
 		_, err := cache.New(test.opts...)
 		if err == nil {
@@ -297,6 +296,17 @@ func TestNewRefusesBadOptions(t *testing.T) {
 		}
 		want(t, "error", err.Error(), test.says)
 	}
+}
+
+// A nil logger is slog.Default(), as in every room: what is logged ends no call.
+func TestANilLoggerIsTheDefault(t *testing.T) {
+	s := newShelf()
+	s.saving = func(context.Context) error { panic("out of ink") }
+	both(t, anybody, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
+		call(t.Context(), "fudge").is(t, "answered", "answer 1")
+		synctest.Wait()
+		want(t, "errors of Save", c.Stats().StoreErrors, 1)
+	}, cache.WithStore(s), cache.WithLogger(nil))
 }
 
 func TestResultsHaveNames(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -26,7 +27,7 @@ func (bearer) RequireTransportSecurity() bool { return false }
 // C1, with credentials that a call brings in its options: the key cannot hold
 // them, so the cache keeps out of it.
 func TestCallsWithCredentialsOfTheirOwnAreNotCached(t *testing.T) {
-	c := newCache(t, cache.WithIdentityMetadata("customer-id"))
+	c := newCache(t, callersOf(caller.WithIdentityMetadata("customer-id")))
 	shop := client(t, &shop{}, c, private())
 	for _, option := range []grpc.CallOption{
 		grpc.PerRPCCredentials(bearer("alice")), grpc.PerRPCCredentials(bearer("bob")), grpc.CallAuthority("tenant-b"),

@@ -12,52 +12,55 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 )
 
-// client serves a call from the cache, or from another's call for the same that is under
-// way, or makes it and stores what it is answered.
-func (r *rule) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+// clientPart is the cache in the calls of one method of a client.
+type clientPart struct{ rule *rule }
+
+// call is the interceptor. Options that gRPC itself honours at the end of a call are
+// honoured here, since a hit makes no call.
+func (p clientPart) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	result := Bypass
 	err = errPanicked
 	defer func() {
-		r.finish(ctx, result)
+		p.rule.report(ctx, result)
 		if result != Bypass {
-			finished(opts, err)
+			runOnFinish(opts, err)
 		}
 	}()
 	message, ok := reply.(proto.Message)
-	a, known := r.read(ctx, targetOf(cc), req)
-	if !ok || !known || r.hides(opts) {
+	x, usable := newExchange(ctx, p.rule, targetOf(cc), req)
+	if !ok || !usable || optionsAffectIdentity(opts, p.rule.public) {
 		err = invoker(ctx, method, req, reply, cc, opts...)
-		a.report(opts, result)
+		setResult(opts, &x, result)
 		return err
 	}
-	if e := r.quick(&a); e != nil && (e.failure != nil || proto.Unmarshal(e.body, message) == nil) {
+	if e := x.fastHit(); e != nil && (e.failure != nil || proto.Unmarshal(e.body, message) == nil) {
 		result, err = Hit, e.failure.Err()
-		e.replay(opts, false)
-		a.report(opts, result)
+		e.setMetadata(opts, false)
+		setResult(opts, &x, result)
 		return err
 	}
 	result = Miss
-	result, err = r.ask(ctx, a, &clientCall{method: method, req: req, reply: message, cc: cc, invoker: invoker, opts: opts})
-	a.report(opts, result)
+	result, err = p.find(ctx, x, &clientCall{method: method, req: req, reply: message, cc: cc, invoker: invoker, opts: opts})
+	setResult(opts, &x, result)
 	return err
 }
 
-// ask is client where it takes more than a look.
-func (r *rule) ask(ctx context.Context, a asked, call *clientCall) (Result, error) {
-	a.origin, a.manner = call, mannerOf(call.opts)
-	e, result, err := r.find(ctx, &a)
+// find takes x by value, so that only a call that is no fast hit allocates it.
+func (p clientPart) find(ctx context.Context, x exchange, call *clientCall) (Result, error) {
+	x.origin, x.optionsKey = call, optionsKeyOf(call.opts)
+	e, result, err := x.find(ctx)
 	if e == nil {
 		return result, err
 	}
-	if e.failure == nil && proto.Unmarshal(e.body, call.reply) != nil { // what was kept is of another type
+	if e.failure == nil && proto.Unmarshal(e.body, call.reply) != nil { // the entry is of another message type
 		_, err = call.fetch(ctx, "")
 		return Miss, err
 	}
-	e.replay(call.opts, result == Miss)
+	e.setMetadata(call.opts, result == Miss)
 	return result, e.failure.Err()
 }
 
-// clientCall is a call of a channel.
+// clientCall is the origin of a client's call: the server behind the channel.
 type clientCall struct {
 	method  string
 	req     any
@@ -67,7 +70,7 @@ type clientCall struct {
 	opts    []grpc.CallOption
 }
 
-// fetch makes the call, which tells nobody that it has finished: another may follow it.
+// fetch makes the call. OnFinish is left out, since a second call may follow.
 func (c *clientCall) fetch(ctx context.Context, etag string) (got answer, err error) {
 	if etag != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, ifNoneMatch, etag)
@@ -78,18 +81,29 @@ func (c *clientCall) fetch(ctx context.Context, etag string) (got answer, err er
 	return got, err
 }
 
-// contradicts is false: the caller is told what it is told by replay.
-func (c *clientCall) contradicts(*entry) bool { return false }
+// conflictsWith is false: setMetadata replaces what a failed call has delivered.
+func (c *clientCall) conflictsWith(*entry) bool { return false }
 
-// detached leaves out the options that write to the caller, and what the caller wishes.
+// detached leaves out the options that write to the caller's variables, and the caller's
+// directives.
 func (c *clientCall) detached(ctx context.Context, request proto.Message) (context.Context, origin) {
 	own := *c
 	own.req, own.reply = request, c.reply.ProtoReflect().New().Interface()
 	own.opts = without[grpc.HeaderCallOption](without[grpc.TrailerCallOption](without[grpc.PeerCallOption](c.opts)))
-	if md, _ := metadata.FromOutgoingContext(ctx); unwished(md) {
+	if md, _ := metadata.FromOutgoingContext(ctx); deleteDirectives(md) {
 		ctx = metadata.NewOutgoingContext(ctx, md)
 	}
 	return attempt.NewContext(ctx, attempt.New()), &own
+}
+
+// deleteDirectives deletes from md what the caller asks of caches, and reports whether
+// there was any.
+func deleteDirectives(md metadata.MD) bool {
+	before := len(md)
+	for _, key := range []string{"cache-control", ifNoneMatch, xCache} {
+		md.Delete(key)
+	}
+	return len(md) < before
 }
 
 // without copies opts, but for those of one type.
@@ -103,31 +117,32 @@ func without[O grpc.CallOption](opts []grpc.CallOption) []grpc.CallOption {
 	return kept
 }
 
-// mannerOf tells apart calls that may fail where others do not: they do not share one.
-func mannerOf(opts []grpc.CallOption) string {
-	manner := ""
+// optionsKeyOf is equal for calls whose options let them fail alike. Others must not share
+// a flight.
+func optionsKeyOf(opts []grpc.CallOption) string {
+	key := ""
 	for _, opt := range opts {
 		switch o := opt.(type) {
 		case grpc.FailFastCallOption:
-			manner += fmt.Sprint("fail fast ", o.FailFast)
+			key += fmt.Sprint("fail fast ", o.FailFast)
 		case grpc.MaxRecvMsgSizeCallOption:
-			manner += fmt.Sprint("receive ", o.MaxRecvMsgSize)
+			key += fmt.Sprint("receive ", o.MaxRecvMsgSize)
 		case grpc.MaxSendMsgSizeCallOption:
-			manner += fmt.Sprint("send ", o.MaxSendMsgSize)
+			key += fmt.Sprint("send ", o.MaxSendMsgSize)
 		}
 	}
-	return manner
+	return key
 }
 
-// replay gives the caller the metadata that the answer came with. If it was asked about,
-// what caches on the way have said of themselves is true, too.
-func (e *entry) replay(opts []grpc.CallOption, asked bool) {
+// setMetadata fills the caller's header and trailer from e. If the origin has just been
+// asked about e, the x-cache of caches behind this one stays.
+func (e *entry) setMetadata(opts []grpc.CallOption, revalidated bool) {
 	for _, opt := range opts {
 		switch o := opt.(type) {
 		case grpc.HeaderCallOption:
-			header := metadata.Join(e.header, metadata.MD{"age": {e.ageNow()}})
-			if told := (*o.HeaderAddr)[xCache]; asked && len(told) > 0 {
-				header.Append(xCache, told...)
+			header := metadata.Join(e.header, metadata.MD{"age": {e.ageHeader()}})
+			if results := (*o.HeaderAddr)[xCache]; revalidated && len(results) > 0 {
+				header.Append(xCache, results...)
 			}
 			*o.HeaderAddr = header
 		case grpc.TrailerCallOption:
@@ -136,9 +151,9 @@ func (e *entry) replay(opts []grpc.CallOption, asked bool) {
 	}
 }
 
-// report adds the result to the header that the caller is given, if it wants to know.
-func (a *asked) report(opts []grpc.CallOption, result Result) {
-	if !a.tell {
+// setResult adds the result to the caller's header, if the call carries x-cache.
+func setResult(opts []grpc.CallOption, x *exchange, result Result) {
+	if !x.wantsResult {
 		return
 	}
 	for _, opt := range opts {
@@ -148,8 +163,7 @@ func (a *asked) report(opts []grpc.CallOption, result Result) {
 	}
 }
 
-// finished does what gRPC does at the end of a call.
-func finished(opts []grpc.CallOption, err error) {
+func runOnFinish(opts []grpc.CallOption, err error) {
 	for _, opt := range opts {
 		if o, ok := opt.(grpc.OnFinishCallOption); ok {
 			o.OnFinish(err)
@@ -157,13 +171,13 @@ func finished(opts []grpc.CallOption, err error) {
 	}
 }
 
-// hides reports whether an option makes the call another caller's, or sends it
-// to another virtual host, than the key tells.
-func (r *rule) hides(opts []grpc.CallOption) bool {
+// optionsAffectIdentity reports whether an option changes who calls, or which virtual host
+// is called: the key does not contain either.
+func optionsAffectIdentity(opts []grpc.CallOption, public bool) bool {
 	return slices.ContainsFunc(opts, func(opt grpc.CallOption) bool {
 		switch opt.(type) {
 		case grpc.PerRPCCredsCallOption:
-			return !r.public
+			return !public
 		case grpc.AuthorityOverrideCallOption:
 			return true
 		}

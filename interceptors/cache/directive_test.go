@@ -12,14 +12,15 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // ops are trusted with directives on the server.
-var ops = cache.WithTrusted(func(ctx context.Context) bool {
+var ops = callersOf(caller.WithIdentityMetadata("customer"), caller.WithTrusted(func(ctx context.Context) bool {
 	return fmt.Sprint(metadata.ValueFromIncomingContext(ctx, "who")) == "[ops]"
-})
+}))
 
 // What an answer says of keeping it makes shorter what the policy allows, never longer.
 func TestAnswersSayHowLongTheyAreKept(t *testing.T) {
@@ -40,7 +41,7 @@ func TestAnswersSayHowLongTheyAreKept(t *testing.T) {
 			e.header.Set("cache-control", directives)
 			return nil
 		}
-		both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		both(t, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 			call(t.Context(), "fudge")
 			if fresh > 0 {
 				time.Sleep(fresh - time.Nanosecond)
@@ -58,7 +59,7 @@ func TestAgeCounts(t *testing.T) {
 		e.header.Set("age", "20")
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "at first", "answer 1", "age", "[20]")
 		time.Sleep(39 * time.Second)
 		call(t.Context(), "fudge").is(t, "after 39 s", "answer 1", "age", "[59]")
@@ -74,7 +75,7 @@ func TestAnAgeBeyondTheTTLIsOld(t *testing.T) {
 			e.header.Set("age", age)
 			return nil
 		}
-		both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		both(t, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 			call(t.Context(), "fudge")
 			call(t.Context(), "fudge").is(t, "age "+age, "answer 2")
 		})
@@ -114,7 +115,7 @@ func TestCallersSayWhatTheyTake(t *testing.T) {
 		{strict, 70 * time.Second, "max-stale", "answer 2", "miss"},
 		{anybody, 30 * time.Second, "only-if-cached", "answer 1", "hit"},
 	} {
-		both(t, test.rule, nil, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		both(t, test.rule, nil, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 			call(t.Context(), "fudge", "who", "ops")
 			time.Sleep(test.age)
 			what := fmt.Sprintf("%q after %v", test.says, test.age)
@@ -128,7 +129,7 @@ func TestCallersSayWhatTheyTake(t *testing.T) {
 
 // What is forced to be fetched is kept for others, and what no-store fetches is not.
 func TestForcedFetchesAreKept(t *testing.T) {
-	both(t, anybody, nil, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "at first", "answer 1")
 		call(t.Context(), "fudge", "who", "ops", "cache-control", "no-store").is(t, "no-store", "answer 2")
 		call(t.Context(), "fudge").is(t, "after no-store", "answer 1")
@@ -141,7 +142,7 @@ func TestForcedFetchesAreKept(t *testing.T) {
 // Whoever says only-if-cached makes no call, whatever else it says.
 func TestOnlyIfCached(t *testing.T) {
 	for _, says := range []string{"only-if-cached", "only-if-cached, no-cache"} {
-		both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+		both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 			got := call(t.Context(), "fudge", "who", "ops", "cache-control", says)
 			if status.Code(got.err) != codes.FailedPrecondition || !strings.Contains(got.err.Error(), "only-if-cached") {
 				t.Errorf("%s: %v", says, got.err)
@@ -156,7 +157,7 @@ func TestOnlyIfCached(t *testing.T) {
 // program is trusted.
 func TestDirectivesOfStrangersAreIgnored(t *testing.T) {
 	for name, opts := range map[string][]cache.Option{"nobody is trusted": nil, "others are": {ops}} {
-		both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+		both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 			call(t.Context(), "fudge")
 			for _, says := range []string{"no-cache", "no-store", "max-age=0", "min-fresh=1000"} {
 				time.Sleep(time.Second)
@@ -180,7 +181,7 @@ func TestAnswersSayWhatTheyVaryBy(t *testing.T) {
 		e.header.Set("vary", "Accept-Language, x-tenant")
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		for range 2 {
 			call(t.Context(), "fudge", "accept-language", "en").is(t, "en", "answer 1")
 			call(t.Context(), "fudge", "accept-language", "de").is(t, "de", "answer 2")
@@ -196,7 +197,7 @@ func TestAnswersSayWhatTheyVaryBy(t *testing.T) {
 			e.header.Set("vary", vary)
 			return nil
 		}
-		both(t, anybody, all, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+		both(t, anybody, all, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 			call(t.Context(), "fudge")
 			call(t.Context(), "fudge").is(t, "vary by everything", "answer 2")
 		})
@@ -210,7 +211,7 @@ func TestWaitersAreNotGivenAnothersVariant(t *testing.T) {
 		e.header.Set("content-language", strings.Join(e.asked.Get("accept-language"), ""))
 		return after(time.Second, nil)(ctx, e.number)
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		done := make(chan struct{})
 		for i := range 20 {
 			language := []string{"en", "de"}[i%2]

@@ -25,7 +25,7 @@ func TestOldAnswersAreOnlyAskedAbout(t *testing.T) {
 		e.unchanged(`"` + version + `"`)
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		onServer := t.Name() == "TestOldAnswersAreOnlyAskedAbout/server"
 		version = "v1"
 		call(t.Context(), "fudge").is(t, "at first", "answer 1", "etag", `["v1"]`, "made-by", "[1]")
@@ -46,9 +46,9 @@ func TestOldAnswersAreOnlyAskedAbout(t *testing.T) {
 }
 
 // A server's cache gives each answer an etag, and one message to who has it already.
-func TestAServerTellsWhatHasNotChanged(t *testing.T) {
-	both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
-		if t.Name() != "TestAServerTellsWhatHasNotChanged/server" {
+func TestAServerConfirmsWhatHasNotChanged(t *testing.T) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
+		if t.Name() != "TestAServerConfirmsWhatHasNotChanged/server" {
 			return
 		}
 		first := call(t.Context(), "fudge")
@@ -118,7 +118,7 @@ func TestAnEmptyAnswerIsNotKept(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge", "if-none-match", `"v1"`)
 		if got := call(t.Context(), "fudge"); got.name == "" {
 			t.Error("an empty answer was kept")
@@ -134,7 +134,7 @@ func TestAnAnswerThatIsAskedAboutKeepsItsHeader(t *testing.T) {
 		}
 		return nil
 	}
-	on(t, clientOf, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	on(t, clientOf, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "first", "answer 1", "next-page", "[token]")
 		time.Sleep(time.Minute)
 		for _, what := range []string{"asked about", "and kept"} {
@@ -155,7 +155,7 @@ func TestTheEmptyAnswerToTheCacheIsGivenToNobody(t *testing.T) {
 			}
 			return nil
 		}
-		on(t, clientOf, anybody, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		on(t, clientOf, anybody, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 			call(t.Context(), "fudge").is(t, "first", "answer 1")
 			time.Sleep(time.Minute)
 			call(t.Context(), "fudge").is(t, "not modified: "+etag, name)
@@ -173,7 +173,7 @@ func TestAVaryingAnswerIsAskedAboutOnceForAll(t *testing.T) {
 		e.header.Set("cache-control", "no-cache")
 		return after(time.Second, nil)(ctx, e.number)
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge", "accept-language", "en")
 		start := time.Now()
 		var work sync.WaitGroup
@@ -199,7 +199,7 @@ func TestAnUnchangedAnswerMayVaryByMore(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge", "x-tenant", "a")
 		time.Sleep(time.Minute)
 		call(t.Context(), "fudge", "x-tenant", "a")
@@ -244,7 +244,7 @@ func TestAnUnchangedAnswerThatIsPrivateNowIsNotShared(t *testing.T) {
 		}
 		return after(time.Second, nil)(ctx, e.number)
 	}
-	on(t, clientOf, anybody, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	on(t, clientOf, anybody, answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "at first", "answer 1")
 		time.Sleep(time.Minute)
 		done := make(chan said)

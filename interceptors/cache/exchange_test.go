@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -82,22 +83,22 @@ type said struct {
 }
 
 // caller asks for a sweet, with metadata.
-type caller func(ctx context.Context, id string, kv ...string) said
+type callFunc func(ctx context.Context, id string, kv ...string) said
 
 // both runs test in virtual time with a cache on the client, and with one on the server.
-func both(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call caller, b *backend, c *cache.Cache), opts ...cache.Option) {
+func both(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call callFunc, b *backend, c *cache.Cache), opts ...cache.Option) {
 	for side, connect := range map[string]connecting{"client": clientOf, "server": serverOf} {
 		t.Run(side, func(t *testing.T) { on(t, connect, rule, answer, test, opts...) })
 	}
 }
 
 // connecting puts a cache between a caller and a backend: clientOf or serverOf.
-type connecting func(*testing.T, *cache.Cache, *policyv1.CacheRule, *backend) caller
+type connecting func(*testing.T, *cache.Cache, *policyv1.CacheRule, *backend) callFunc
 
 // on is one of both.
-func on(t *testing.T, connect connecting, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call caller, b *backend, c *cache.Cache), opts ...cache.Option) {
+func on(t *testing.T, connect connecting, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, call callFunc, b *backend, c *cache.Cache), opts ...cache.Option) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := cache.New(append(opts, cache.WithIdentityMetadata("customer"))...)
+		c, err := cache.New(append([]cache.Option{callersOf(caller.WithIdentityMetadata("customer"))}, opts...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +108,7 @@ func on(t *testing.T, connect connecting, rule func() *policyv1.CacheRule, answe
 	})
 }
 
-func clientOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend) caller {
+func clientOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend) callFunc {
 	interceptor := c.UnaryClientInterceptor(policies(t, rule))
 	invoker := func(ctx context.Context, _ string, req, reply any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
 		asked, _ := metadata.FromOutgoingContext(ctx)
@@ -132,7 +133,7 @@ func clientOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend
 	}
 }
 
-func serverOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend) caller {
+func serverOf(t *testing.T, c *cache.Cache, rule *policyv1.CacheRule, b *backend) callFunc {
 	interceptor := c.UnaryServerInterceptor(policies(t, onServer(rule)))
 	handler := func(ctx context.Context, req any) (any, error) {
 		asked, _ := metadata.FromIncomingContext(ctx)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -30,7 +31,7 @@ func onEachSide(t *testing.T, rule func() *policyv1.CacheRule, answer func(ctx c
 	for _, side := range []string{"client", "server"} {
 		t.Run(side, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c, err := cache.New(cache.WithIdentity(func(context.Context) (string, bool) { return "ada", true }))
+				c, err := cache.New(callersOf(caller.WithIdentity(func(context.Context) (string, bool) { return "ada", true })))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -269,7 +270,7 @@ func TestAnOlderLoadTakesNoNewerOnesPlace(t *testing.T) {
 	answer := func(ctx context.Context, e *exchange) error {
 		return after(5*time.Second/time.Duration(e.number), nil)(ctx, e.number)
 	}
-	both(t, anybody, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, anybody, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		older := make(chan said)
 		go func() { older <- call(t.Context(), "fudge") }()
 		synctest.Wait()

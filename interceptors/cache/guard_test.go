@@ -38,7 +38,7 @@ func (f *faulty) Invalidate(ctx context.Context, subjects []string) error {
 // than 16 calls; then the store is down, and back when they have returned.
 func TestAStoreThatHangsIsAMiss(t *testing.T) {
 	s := &faulty{newShelf(), func() { time.Sleep(time.Hour) }}
-	both(t, anybody, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		timed := func(what string, ctx context.Context, id string, want time.Duration) {
 			t.Helper()
 			begun := time.Now()
@@ -75,7 +75,7 @@ func TestAStoreThatHangsIsAMiss(t *testing.T) {
 // A panic of the store is a miss, and counted: of Load, Save and Invalidate.
 func TestAStoreThatPanicsIsAMiss(t *testing.T) {
 	s := &faulty{newShelf(), func() { panic("out of paper") }}
-	both(t, anybody, nil, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		for i := range 300 {
 			if got := call(t.Context(), fmt.Sprint(i)); got.err != nil {
 				t.Fatal(got.err)
@@ -90,7 +90,7 @@ func TestAStoreThatPanicsIsAMiss(t *testing.T) {
 
 	shelf := newShelf()
 	shelf.saving = func(context.Context) error { panic("out of ink") }
-	both(t, anybody, nil, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "answered", "answer 1")
 		synctest.Wait()
 		want(t, "errors of Save", c.Stats().StoreErrors, 1)

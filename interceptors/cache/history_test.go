@@ -90,7 +90,7 @@ func TestInvariantsAfterRandomHistories(t *testing.T) {
 	}
 	for seed := range uint64(8) {
 		h := &history{random: rand.New(rand.NewPCG(seed, 1)), made: map[string]made{}, invalid: map[string]time.Time{}}
-		both(t, rule, h.answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+		both(t, rule, h.answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 			h.made, h.invalid = map[string]made{}, map[string]time.Time{}
 			var asked, failed int
 			var mu sync.Mutex

@@ -47,7 +47,7 @@ func TestInvalidate(t *testing.T) {
 		"another request":     {cache.Request(method, getSweetOf("")), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			both(t, tagged, nil, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+			both(t, tagged, nil, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 				call(t.Context(), "fudge").is(t, "fudge", "answer 1")
 				call(t.Context(), "toffee").is(t, "toffee", "answer 2")
 				if err := c.Invalidate(t.Context(), test.subject); err != nil {
@@ -106,7 +106,7 @@ func TestAnInvalidationDuringALoadWins(t *testing.T) {
 		}
 		return after(time.Second, nil)(ctx, e.number)
 	}
-	both(t, rule, slow, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, rule, slow, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		told := make(chan said)
 		begin := func(id string) { go func() { told <- call(t.Context(), id) }() }
 		invalidate := func() {
@@ -146,7 +146,7 @@ func TestAnInvalidAnswerDoesNotStandIn(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, lenient, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, lenient, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		if err := c.Invalidate(t.Context(), cache.Everything()); err != nil {
 			t.Fatal(err)
@@ -240,7 +240,7 @@ func TestACancelledWriteInvalidatesElsewhereToo(t *testing.T) {
 		},
 	} {
 		t.Run(side, func(t *testing.T) {
-			replicas(t, tagged, nil, func(t *testing.T, one, two caller, _ *backend, s *shelf, caches [2]*cache.Cache) {
+			replicas(t, tagged, nil, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, caches [2]*cache.Cache) {
 				two(t.Context(), "fudge").is(t, "the other, before", "answer 1")
 				ctx, cancel := context.WithCancel(t.Context())
 				if err := write(ctx, caches[0], cancel); status.Code(err) != codes.Canceled {

@@ -2,8 +2,11 @@ package cache
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -12,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
 
-// maxPooled is the largest key buffer that is kept for the next call.
+// maxPooled is the largest key buffer, in bytes, that is reused.
 const maxPooled = 64 << 10
 
 // metadataValues is the metadata that a caller sends with a call.
@@ -25,65 +28,94 @@ func (v metadataValues) get(key string) []string {
 	return interceptors.MetadataValues(v.ctx, v.side, key)
 }
 
-// deterministic gives equal messages equal bytes, whatever order their maps have.
+// deterministic marshals equal messages to equal bytes, whatever order their maps have.
 var deterministic = proto.MarshalOptions{Deterministic: true}
 
-// read is a call as the cache sees it. It reports false for one that the cache must have
-// no part in.
-func (r *rule) read(ctx context.Context, target string, req any) (asked, bool) {
-	a := asked{values: metadataValues{ctx, r.meta.Side}}
-	a.tell = len(a.values.get(xCache)) > 0
+// newExchange reads a call. It returns false for one that must bypass the cache; then only
+// wantsResult is set.
+func newExchange(ctx context.Context, r *rule, target string, req any) (exchange, bool) {
+	x := exchange{rule: r, values: metadataValues{ctx, r.meta.Side}}
+	x.wantsResult = len(x.values.get(xCache)) > 0
 	message, ok := req.(proto.Message)
-	if !ok || r.closed.Load() || hasUnknown(message.ProtoReflect()) || r.options.skip != nil && r.options.skip(ctx, r.meta) {
-		return a, false
+	skip := r.cache.options.skip
+	if !ok || r.cache.memory.closed.Load() || hasUnknown(message.ProtoReflect()) || skip != nil && skip(ctx, r.meta) {
+		return x, false
 	}
-	a.request, a.wishes = message, r.wishesOf(a.values)
-	if a.wishes.Has(cachecontrol.NoStore) {
-		return a, false
+	x.request, x.directives = message, directivesOf(r, x.values)
+	if x.directives.Has(cachecontrol.NoStore) {
+		return x, false
 	}
-	a.key, ok = r.key(target, message, a.values)
-	return a, ok
+	x.key, ok = keyOf(r, target, message, x.values)
+	return x, ok
 }
 
-// wishesOf reads what the caller says of caching. On a server that counts only from who
-// is trusted: anybody else could make every call run the handler.
-func (r *rule) wishesOf(values metadataValues) cachecontrol.Directives {
+// directivesOf reads the caller's cache-control. On a server it counts only from trusted
+// callers: anybody else could make every call run the handler.
+func directivesOf(r *rule, values metadataValues) cachecontrol.Directives {
 	said := values.get("cache-control")
 	if len(said) == 0 {
 		return cachecontrol.Directives{}
 	}
-	if trusted := r.options.trusted; values.side == interceptors.Server && (trusted == nil || !trusted(values.ctx)) {
+	if values.side == interceptors.Server && !r.cache.options.callers.Trusted(values.ctx) {
 		r.method.results.ignored.Add(1)
 		return cachecontrol.Directives{}
 	}
 	return cachecontrol.Parse(said)
 }
 
-// key identifies the answer to a call. It reports false when nobody knows who calls.
-// Entries are found by the whole key and not by a hash of it, so two calls share an answer
-// only if everything that counts is equal.
-func (r *rule) key(target string, message proto.Message, values metadataValues) (string, bool) {
-	caller, known := "", r.public
-	if !r.public {
-		caller, known = r.caller(values)
+// identityOf returns false if the caller has no identity, or an ambiguous one.
+func identityOf(r *rule, values metadataValues) (string, bool) {
+	of := r.cache.options.callers.Outgoing
+	if values.side == interceptors.Server {
+		of = r.cache.options.callers.Incoming
 	}
-	if !known {
+	identity, err := of(values.ctx)
+	return identity, identity != "" && err == nil
+}
+
+// keyOf identifies the answer to a call: scope, target, method, caller (unless the answer
+// is public), the metadata that the rule varies by, and the request or its key fields. It
+// returns false for a caller without an identity. Entries are found by the whole key and
+// not by its hash, so two calls share an answer only if all of these are equal.
+func keyOf(r *rule, target string, message proto.Message, values metadataValues) (string, bool) {
+	identity, ok := "", r.public
+	if !r.public {
+		identity, ok = identityOf(r, values)
+	}
+	if !ok {
 		return "", false
 	}
-	buffer := r.buffers.Get().(*[]byte)
+	buffer, _ := r.cache.keyBuffers.Get().(*[]byte)
+	if buffer == nil {
+		buffer = new([]byte)
+		*buffer = make([]byte, 0, 256)
+	}
 	b := append((*buffer)[:0], byte(r.meta.Side))
 	b = appendString(b, r.scope)
 	b = appendString(b, target)
 	b = appendString(b, r.meta.FullMethod)
-	b = r.appendCaller(b, caller)
+	if r.public {
+		b = append(b, 'a') // anyone
+	} else {
+		b = appendString(append(b, 'c'), identity)
+	}
 	b = appendMetadata(b, r.vary, values)
 	b, err := appendRequest(b, message.ProtoReflect(), r.fields)
 	key := string(b)
 	if cap(b) <= maxPooled {
 		*buffer = b
-		r.buffers.Put(buffer)
+		r.cache.keyBuffers.Put(buffer)
 	}
 	return key, err == nil
+}
+
+// variantKey is the key of an answer that varies by metadata, as its own header says. No
+// other key begins with its first byte.
+func (x *exchange) variantKey(vary []string) string {
+	if len(vary) == 0 {
+		return x.key
+	}
+	return string(append(appendMetadata([]byte{'v'}, vary, x.values), x.key...))
 }
 
 // appendString puts the length first, so that nothing in s can look like the end
@@ -91,13 +123,6 @@ func (r *rule) key(target string, message proto.Message, values metadataValues) 
 func appendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
-}
-
-func (r *rule) appendCaller(b []byte, caller string) []byte {
-	if r.public {
-		return append(b, 'a') // anyone
-	}
-	return appendString(append(b, 'c'), caller)
 }
 
 func appendMetadata(b []byte, keys []string, values metadataValues) []byte {
@@ -113,8 +138,11 @@ func appendMetadata(b []byte, keys []string, values metadataValues) []byte {
 	return b
 }
 
-// appendRequest writes the request, or the fields of it that count. It ends the key, so the
-// whole request needs no length before it.
+// fieldPath leads from a message to a field in it or in a message that it contains.
+type fieldPath = []protoreflect.FieldDescriptor
+
+// appendRequest writes the request, or its key fields. It ends the key, so the whole
+// request needs no length before it.
 func appendRequest(b []byte, m protoreflect.Message, fields []fieldPath) ([]byte, error) {
 	if len(fields) == 0 {
 		return deterministic.MarshalAppend(append(b, 'r'), m.Interface())
@@ -131,7 +159,7 @@ func appendRequest(b []byte, m protoreflect.Message, fields []fieldPath) ([]byte
 
 // appendField writes the numbers along path and the bytes of a message that has
 // the last field and nothing else.
-func appendField(b []byte, m protoreflect.Message, path []protoreflect.FieldDescriptor) ([]byte, error) {
+func appendField(b []byte, m protoreflect.Message, path fieldPath) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(path)))
 	for _, step := range path {
 		b = binary.AppendUvarint(b, uint64(step.Number()))
@@ -141,7 +169,7 @@ func appendField(b []byte, m protoreflect.Message, path []protoreflect.FieldDesc
 }
 
 // fieldBytes is empty for a field that is absent.
-func fieldBytes(m protoreflect.Message, path []protoreflect.FieldDescriptor) ([]byte, error) {
+func fieldBytes(m protoreflect.Message, path fieldPath) ([]byte, error) {
 	for i, step := range path {
 		// By number: a dynamic message has descriptors of its own.
 		field := m.Descriptor().Fields().ByNumber(step.Number())
@@ -159,4 +187,91 @@ func fieldBytes(m protoreflect.Message, path []protoreflect.FieldDescriptor) ([]
 		}
 	}
 	return nil, nil
+}
+
+// Subjects go to other processes by these names.
+
+// everything is the subject that all answers belong to.
+const everything = "all"
+
+// longestTag is the longest tag, in bytes, that is not replaced by its hash.
+const longestTag = 256
+
+func fullMethod(name string) string { return "/" + strings.TrimPrefix(name, "/") }
+
+func methodSubject(name string) string { return "method " + fullMethod(name) }
+
+func tagSubject(tag string) string {
+	if len(tag) > longestTag {
+		tag = "sha256:" + digest([]byte(tag))
+	}
+	return "tag " + tag
+}
+
+// requestSubject names a request by the bytes that it has in keys.
+func requestSubject(method string, request []byte) string {
+	return "request " + method + " " + digest(request)
+}
+
+// requestSubjects names what the answer to one request belongs to, beside r.subjects.
+func requestSubjects(r *rule, request proto.Message) []string {
+	var subjects []string
+	if b, err := appendRequest(nil, request.ProtoReflect(), r.fields); err == nil {
+		subjects = append(subjects, requestSubject(r.meta.FullMethod, b))
+	}
+	for _, tag := range r.tags {
+		subjects = append(subjects, tagSubject(tag.Of(request.ProtoReflect())))
+	}
+	return subjects
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return base64.RawURLEncoding.EncodeToString(sum[:18])
+}
+
+// hasUnknown reports whether m or a message in it has fields that this program's contract
+// lacks: to the server, two such requests that look equal may not be.
+func hasUnknown(m protoreflect.Message) bool {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	if isFlat(m.Descriptor()) {
+		return false
+	}
+	found := false
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		found = valueHasUnknown(field, value)
+		return !found
+	})
+	return found
+}
+
+// isFlat reports whether messages of this type hold no other messages.
+func isFlat(d protoreflect.MessageDescriptor) bool {
+	for i := range d.Fields().Len() {
+		if d.Fields().Get(i).Message() != nil {
+			return false
+		}
+	}
+	return d.ExtensionRanges().Len() == 0
+}
+
+func valueHasUnknown(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+	found := false
+	switch {
+	case field.Message() == nil, field.IsMap() && field.MapValue().Message() == nil:
+	case field.IsMap():
+		value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+			found = hasUnknown(v.Message())
+			return !found
+		})
+	case field.IsList():
+		for i := 0; i < value.List().Len() && !found; i++ {
+			found = hasUnknown(value.List().Get(i).Message())
+		}
+	default:
+		found = hasUnknown(value.Message())
+	}
+	return found
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -40,7 +41,7 @@ func newProbe(t testing.TB, rule *policyv1.CacheRule) *probe {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &probe{t, rules, newCache(t, cache.WithIdentityMetadata("user"))}
+	return &probe{t, rules, newCache(t, callersOf(caller.WithIdentityMetadata("user")))}
 }
 
 // hit makes a call and reports whether it was served from the cache.
@@ -76,7 +77,7 @@ func public() *policyv1.CacheRule {
 }
 
 // C5: Requests that differ in repeated-field order, map content or method have different keys; equal maps built in another order the same key.
-func TestKeyTellsRequestsApart(t *testing.T) {
+func TestKeysOfDifferentRequestsDiffer(t *testing.T) {
 	p := newProbe(t, public())
 	stock := func(ids ...string) proto.Message { return &inventoryv1.GetStockRequest{SweetIds: ids} }
 	p.want("first", getStock, stock("fudge", "toffee"), false)

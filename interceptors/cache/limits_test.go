@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -99,15 +100,16 @@ func TestScopesDoNotShareAnswers(t *testing.T) {
 	want(t, "hits", c.Stats().Hits, 2)
 }
 
-// The server tells callers apart by their verified certificate when nothing else is declared.
-func TestServerTellsCallersApartByCertificate(t *testing.T) {
+// A caller is identified on a server by the names in its verified certificate when nothing
+// else is declared, so that its answers survive the renewal of the certificate.
+func TestServerIdentifiesCallersByCertificate(t *testing.T) {
 	verified := func(leaf *x509.Certificate, id *url.URL) credentials.AuthInfo {
 		return credentials.TLSInfo{SPIFFEID: id, State: tls.ConnectionState{
 			PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}},
 		}}
 	}
-	leaf := func(raw string) *x509.Certificate {
-		return &x509.Certificate{Raw: []byte(raw), Subject: pkix.Name{CommonName: "shop"}}
+	leaf := func(raw string, names ...string) *x509.Certificate {
+		return &x509.Certificate{Raw: []byte(raw), Subject: pkix.Name{CommonName: "shop"}, DNSNames: names}
 	}
 	spiffe := &url.URL{Scheme: "spiffe", Host: "mesh", Path: "/shop"}
 	unverified := credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf("a")}}}
@@ -119,9 +121,9 @@ func TestServerTellsCallersApartByCertificate(t *testing.T) {
 		from credentials.AuthInfo
 		want cache.Counts
 	}{
-		{"a", verified(leaf("a"), nil), cache.Counts{Misses: 1, Stored: 1}},
-		{"b", verified(leaf("b"), nil), cache.Counts{Misses: 2, Stored: 2}},
-		{"a again", verified(leaf("a"), nil), cache.Counts{Misses: 2, Stored: 2, Hits: 1}},
+		{"a", verified(leaf("a", "a.shop"), nil), cache.Counts{Misses: 1, Stored: 1}},
+		{"b", verified(leaf("b", "b.shop"), nil), cache.Counts{Misses: 2, Stored: 2}},
+		{"a renewed", verified(leaf("a2", "a.shop"), nil), cache.Counts{Misses: 2, Stored: 2, Hits: 1}},
 		{"c, a service of the mesh", verified(leaf("c"), spiffe), cache.Counts{Misses: 3, Stored: 3, Hits: 1}},
 		{"d, the same service", verified(leaf("d"), spiffe), cache.Counts{Misses: 3, Stored: 3, Hits: 2}},
 		{"not verified", unverified, cache.Counts{Misses: 3, Stored: 3, Hits: 2, Bypassed: 1}},
@@ -138,7 +140,7 @@ func TestServerTellsCallersApartByCertificate(t *testing.T) {
 // The observer receives each result with its method.
 func TestObserverReceivesEachResult(t *testing.T) {
 	var published []string
-	c := newCache(t, cache.WithIdentityMetadata("user"),
+	c := newCache(t, callersOf(caller.WithIdentityMetadata("user")),
 		cache.WithObserver(interceptors.ObserverFunc(func(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
 			published = append(published, meta.Method+" "+e.(cache.Result).String())
 		})))
@@ -152,12 +154,12 @@ func TestObserverReceivesEachResult(t *testing.T) {
 // X4, in part: a panic in the identity function leaves the cache usable.
 func TestPanicInIdentityLeavesTheCacheUsable(t *testing.T) {
 	bad := true
-	c := newCache(t, cache.WithIdentity(func(context.Context) (string, bool) {
+	c := newCache(t, callersOf(caller.WithIdentity(func(context.Context) (string, bool) {
 		if bad {
 			panic("no identity today")
 		}
 		return "u", true
-	}))
+	})))
 	part := c.UnaryServerInterceptor(policies(t, onServer(private())))
 	call := func() (panicked any) {
 		defer func() { panicked = recover() }()

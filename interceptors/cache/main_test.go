@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -68,6 +69,15 @@ func newCache(t testing.TB, opts ...cache.Option) *cache.Cache {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+// callersOf are the callers of a cache.
+func callersOf(opts ...caller.Option) cache.Option {
+	callers, err := caller.New(opts...)
+	if err != nil {
+		panic(err)
+	}
+	return cache.WithCallers(callers)
 }
 
 // policies has rule for the method GetSweet, over what the contract says: two

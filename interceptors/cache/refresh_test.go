@@ -33,7 +33,7 @@ func TestAnOldAnswerIsServedWhileANewOneIsFetched(t *testing.T) {
 		e.header.Set("made-by", strings.Repeat("i", int(e.number)))
 		return after(time.Second, nil)(ctx, e.number)
 	}
-	both(t, refreshed, slow, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, refreshed, slow, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "at first", "answer 1", "made-by", "[i]")
 		time.Sleep(time.Minute)
 		start := time.Now()
@@ -71,7 +71,7 @@ func TestNoOldAnswerIsServedWhereItMustNot(t *testing.T) {
 			e.header.Set("cache-control", directive)
 			return nil
 		}
-		both(t, rule, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+		both(t, rule, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 			call(t.Context(), "fudge").is(t, "at first", "answer 1")
 			time.Sleep(time.Minute)
 			call(t.Context(), "fudge").is(t, "past its ttl, with "+directive, "answer 2")
@@ -92,7 +92,7 @@ func TestARefreshHasItsOwnDeadline(t *testing.T) {
 		<-ctx.Done()
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	both(t, refreshed, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, refreshed, answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge").is(t, "at first", "answer 1")
 		time.Sleep(time.Minute)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -110,7 +110,7 @@ func TestARefreshHasItsOwnDeadline(t *testing.T) {
 func TestRefreshesHaveABudget(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
 	id := func(i int) string { return "sweet " + strings.Repeat("x", i) }
-	both(t, refreshed, slow, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, refreshed, slow, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		for i := range 100 {
 			call(t.Context(), id(i))
 		}
@@ -131,7 +131,7 @@ func TestRefreshesHaveABudget(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, refreshed, failing, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, refreshed, failing, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		down.Store(false)
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
@@ -169,7 +169,7 @@ func TestARefreshGivesUpWhatIsGone(t *testing.T) {
 			e.header.Set("cache-control", "no-store")
 			return status.Error(test.code, "gone")
 		}
-		both(t, rule, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+		both(t, rule, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 			ask := func(id string) said {
 				defer synctest.Wait()
 				return call(t.Context(), id, "customer", "ada")
@@ -192,7 +192,7 @@ func TestARefreshCarriesNoWishesOfACaller(t *testing.T) {
 		e.header.Set("asked", fmt.Sprint(e.asked.Get("cache-control"), e.asked.Get("if-none-match"), e.asked.Get("x-cache")))
 		return nil
 	}
-	both(t, refreshed, answer, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	both(t, refreshed, answer, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
 		call(t.Context(), "fudge", "who", "ops", "cache-control", "only-if-cached", "if-none-match", `"v2"`, "x-cache", "?").is(t, "past its ttl", "answer 1")
@@ -204,7 +204,7 @@ func TestARefreshCarriesNoWishesOfACaller(t *testing.T) {
 // The caller may change its request as soon as it has its answer.
 func TestARefreshHasARequestOfItsOwn(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
-	both(t, refreshed, slow, func(t *testing.T, call caller, b *backend, _ *cache.Cache) {
+	both(t, refreshed, slow, func(t *testing.T, call callFunc, b *backend, _ *cache.Cache) {
 		for range 2 {
 			call(t.Context(), "fudge")
 			time.Sleep(time.Minute)
@@ -223,7 +223,7 @@ func TestAPanicInARefreshIsLogged(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, refreshed, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, refreshed, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
 		call(t.Context(), "fudge").is(t, "past its ttl", "answer 1")
@@ -248,7 +248,7 @@ func TestCloseEndsRefreshes(t *testing.T) {
 		ended.Store(true)
 		return context.Cause(ctx)
 	}
-	both(t, refreshed, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, refreshed, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		ended.Store(false)
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
@@ -268,7 +268,7 @@ func TestAnswersAreRefreshedEarly(t *testing.T) {
 		return rule
 	}
 	slow := func(ctx context.Context, e *exchange) error { return after(2*time.Second, nil)(ctx, e.number) }
-	both(t, eager, slow, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, eager, slow, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		for range 200 * 60 { // 200 a second, for a minute
 			if got := call(t.Context(), "fudge"); got.err != nil {
@@ -293,7 +293,7 @@ func TestARefreshUnderWayIsWaitedFor(t *testing.T) {
 		return r
 	}
 	slow := func(ctx context.Context, e *exchange) error { return after(1500*time.Millisecond, nil)(ctx, e.number) }
-	both(t, rule, slow, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, rule, slow, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
 		call(t.Context(), "fudge").is(t, "in the window", "answer 1")

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,112 +11,133 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// rule is what the policy asks of the cache for one method on one side.
+// rule is the cache policy of one method on one side, read once and never changed, with
+// what the method shares with its other rules.
 type rule struct {
-	*Cache
+	cache  *Cache
 	scope  string
 	meta   *interceptors.CallMeta
 	method *method
 	ttl    time.Duration
-	// whileRevalidate and ifError are how long past its ttl an answer is served while a
-	// newer one is fetched, and stands in for a failure.
-	whileRevalidate, ifError time.Duration
-	mustRevalidate           bool
-	// negative is how long which failures are fresh.
-	negative map[codes.Code]time.Duration
-	public   bool
-	vary     []string // metadata keys
-	fields   []fieldPath
-	// subjects are what all its answers belong to, and own their generations; tags are
-	// those which depend on the request.
-	subjects []string
-	own      []*generation
-	tags     []*interceptors.Tag
-	// eager is XFetch's beta, 0 for no early refresh.
-	eager          float64
-	refreshTimeout time.Duration
-	maxBytes       int64 // of the method, 0 for no bound of its own
-	shadow         bool
-	// output is the type of the answers, and schema the fingerprint of it. Without a
-	// linked contract there is none, and nothing goes through the store.
+	// staleWhileRevalidate and staleIfError are how long past its ttl an answer is served
+	// while a newer one is fetched, and instead of a failure.
+	staleWhileRevalidate, staleIfError time.Duration
+	mustRevalidate                     bool
+	negative                           map[codes.Code]time.Duration // how long a failure is fresh
+	public                             bool
+	vary                               []string // metadata keys
+	fields                             []fieldPath
+	// subjects are what all answers belong to, and invalidatedAt their generations; tags
+	// are the subjects that depend on the request.
+	subjects      []string
+	invalidatedAt []*generation
+	tags          []*interceptors.Tag
+
+	earlyRefreshBeta float64 // of XFetch, 0 for no early refresh
+	refreshTimeout   time.Duration
+	maxBytes         int64 // of the method, 0 if only the bound of the cache counts
+	shadow           bool
+	// output is the message type of answers, and schema its fingerprint. Without a linked
+	// contract both are empty, and the store is not used.
 	output protoreflect.MessageType
 	schema string
 }
 
-// newRule is nil where nothing is to be cached.
-func (c *Cache) newRule(scope string, meta *interceptors.CallMeta) *rule {
+// newRule is nil where the policy caches nothing.
+func newRule(c *Cache, scope string, meta *interceptors.CallMeta) *rule {
 	policy := meta.Policy.GetCache()
 	ttl := duration(policy.GetTtl())
 	if ttl <= 0 || !meta.Cacheable() || !meta.Side.On(policy.GetSide(), interceptors.Client) {
 		return nil
 	}
+	fields, ok := keyFieldsOf(meta, policy.GetKeyFields())
+	if !ok {
+		return nil
+	}
 	r := &rule{
-		Cache:           c,
-		scope:           scope,
-		meta:            meta,
-		method:          c.methods.of(meta.FullMethod),
-		ttl:             ttl,
-		whileRevalidate: duration(policy.GetStaleWhileRevalidate()),
-		ifError:         duration(policy.GetStaleIfError()),
-		mustRevalidate:  policy.GetMustRevalidate(),
-		public:          policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
-		vary:            policy.GetVary(),
-		negative:        negatives(policy.GetNegative()),
-		eager:           policy.GetEarlyRefresh(),
-		refreshTimeout:  duration(meta.Policy.GetTimeout()),
-		maxBytes:        shareOf(policy, c.options.maxBytes),
-		shadow:          policy.GetShadow(),
+		cache:                c,
+		scope:                scope,
+		meta:                 meta,
+		method:               c.methods.of(meta.FullMethod),
+		ttl:                  ttl,
+		staleWhileRevalidate: duration(policy.GetStaleWhileRevalidate()),
+		staleIfError:         duration(policy.GetStaleIfError()),
+		mustRevalidate:       policy.GetMustRevalidate(),
+		public:               policy.GetScope() == policyv1.CacheScope_CACHE_SCOPE_PUBLIC,
+		vary:                 policy.GetVary(),
+		fields:               fields,
+		negative:             negatives(policy.GetNegative()),
+		earlyRefreshBeta:     policy.GetEarlyRefresh(),
+		refreshTimeout:       duration(meta.Policy.GetTimeout()),
+		maxBytes:             maxBytesOf(policy, c.options.maxBytes),
+		shadow:               policy.GetShadow(),
 	}
 	if r.refreshTimeout <= 0 {
 		r.refreshTimeout = refreshTimeout
 	}
 	if !r.public {
-		// One identity may hold several tokens, and an identity that a gateway
-		// proves says nothing of the callers behind it.
+		// One identity may hold several tokens, and behind a gateway's identity there
+		// are many callers.
 		r.vary = append(r.vary[:len(r.vary):len(r.vary)], "authorization")
-	}
-	if !r.readFields(policy.GetKeyFields()) {
-		return nil
 	}
 	literal, tags := tagsOf(meta, policy.GetTags())
 	r.tags = tags
 	r.subjects = append([]string{everything, methodSubject(meta.FullMethod)}, literal...)
 	for _, subject := range r.subjects[1:] {
-		r.own = append(r.own, c.generations.own(subject))
+		r.invalidatedAt = append(r.invalidatedAt, c.memory.generations.of(subject))
 	}
-	r.readOutput()
-	r.method.tellApartBy(r.fields)
+	if c.options.store != nil {
+		r.output, r.schema = outputOf(meta)
+	}
+	r.method.addKeyFields(r.fields)
 	r.method.rule.Store(r)
 	return r
 }
 
-// readFields reports whether the fields can be told in a request.
-func (r *rule) readFields(texts []string) bool {
-	if len(texts) > 0 && r.meta.Descriptor == nil {
-		return false
+// keyFieldsOf returns false where the request has no such fields or no known contract.
+func keyFieldsOf(meta *interceptors.CallMeta, texts []string) (fields []fieldPath, ok bool) {
+	if len(texts) > 0 && meta.Descriptor == nil {
+		return nil, false
 	}
 	for _, text := range texts {
-		path, err := interceptors.FieldPath(r.meta.Descriptor.Input(), text)
+		path, err := interceptors.FieldPath(meta.Descriptor.Input(), text)
 		if err != nil {
-			return false
+			return nil, false
 		}
-		r.fields = append(r.fields, path)
+		fields = append(fields, path)
 	}
-	return true
+	return fields, true
 }
 
-func (r *rule) readOutput() {
-	if r.options.store == nil || r.meta.Descriptor == nil {
-		return
+func outputOf(meta *interceptors.CallMeta) (protoreflect.MessageType, string) {
+	if meta.Descriptor == nil {
+		return nil, ""
 	}
-	output, err := protoregistry.GlobalTypes.FindMessageByName(r.meta.Descriptor.Output().FullName())
-	if err == nil {
-		r.output, r.schema = output, schemaOf(output.Descriptor())
+	output, err := protoregistry.GlobalTypes.FindMessageByName(meta.Descriptor.Output().FullName())
+	if err != nil {
+		return nil, ""
 	}
+	return output, schemaOf(output.Descriptor())
 }
 
-// shareOf is the bound of a method's own, 0 if it has none.
-func shareOf(policy *policyv1.CacheRule, all uint64) int64 {
+// tagsOf splits tags into subjects, for those without fields, and templates that are
+// filled from the request.
+func tagsOf(meta *interceptors.CallMeta, texts []string) (literal []string, templates []*interceptors.Tag) {
+	for _, text := range texts {
+		tag, err := interceptors.ParseTag(meta.Descriptor, text)
+		switch {
+		case err != nil: // policies refuse it
+		case tag.Literal():
+			literal = append(literal, tagSubject(text))
+		default:
+			templates = append(templates, tag)
+		}
+	}
+	return literal, templates
+}
+
+// maxBytesOf is the bound of one method, 0 if it has none.
+func maxBytesOf(policy *policyv1.CacheRule, all uint64) int64 {
 	if policy.MaxShare == nil {
 		return 0
 	}
@@ -137,16 +157,8 @@ func negatives(rules []*policyv1.NegativeRule) map[codes.Code]time.Duration {
 	return all
 }
 
-// duration is 0 for one that cannot be read, which policies refuse.
+// duration is 0 for junk, which policies refuse.
 func duration(text string) time.Duration {
 	d, _ := interceptors.ParseDuration(text)
 	return d
-}
-
-func (r *rule) finish(ctx context.Context, result Result) {
-	r.method.results.add(result)
-	if result != Bypass {
-		r.method.recent.add(result.Served(), time.Now())
-	}
-	interceptors.Publish(ctx, r.meta, r.options.observer, result)
 }

@@ -19,7 +19,7 @@ import (
 
 // Who forces a call is not given what the store has, and leaves there what it is answered.
 func TestAForcedFetchTakesNothingFromTheStore(t *testing.T) {
-	replicas(t, anybody, nil, func(t *testing.T, one, two caller, b *backend, s *shelf, caches [2]*cache.Cache) {
+	replicas(t, anybody, nil, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
 		synctest.Wait()
 		two(t.Context(), "fudge", "who", "ops", "cache-control", "no-cache").is(t, "forced", "answer 2")
@@ -39,7 +39,7 @@ func TestARefreshDoesNotFindTheOldAnswer(t *testing.T) {
 		return rule
 	}
 	slow := func(ctx context.Context, e *exchange) error { return after(2*time.Second, nil)(ctx, e.number) }
-	replicas(t, eager, slow, func(t *testing.T, one, _ caller, b *backend, _ *shelf, caches [2]*cache.Cache) {
+	replicas(t, eager, slow, func(t *testing.T, one, _ callFunc, b *backend, _ *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge")
 		time.Sleep(30 * time.Second)
 		for range 50 { // six of seven draw a refresh
@@ -54,7 +54,7 @@ func TestARefreshDoesNotFindTheOldAnswer(t *testing.T) {
 
 // Who waits with others for an answer of the store is not given one that is too old for it.
 func TestWaitersAreNotGivenWhatIsTooOldForThem(t *testing.T) {
-	replicas(t, anybody, nil, func(t *testing.T, one, two caller, _ *backend, s *shelf, _ [2]*cache.Cache) {
+	replicas(t, anybody, nil, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, _ [2]*cache.Cache) {
 		one(t.Context(), "fudge")
 		synctest.Wait()
 		time.Sleep(50 * time.Second)
@@ -73,7 +73,7 @@ func TestAnUnchangedAnswerIsSharedAgain(t *testing.T) {
 		e.unchanged(`"v7"`)
 		return nil
 	}
-	replicas(t, anybody, answer, func(t *testing.T, one, two caller, b *backend, _ *shelf, caches [2]*cache.Cache) {
+	replicas(t, anybody, answer, func(t *testing.T, one, two callFunc, b *backend, _ *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge")
 		time.Sleep(time.Minute)
 		got := one(t.Context(), "fudge")
@@ -92,7 +92,7 @@ func TestAFailureIsNotAskedAbout(t *testing.T) {
 		}
 		return status.Error(codes.NotFound, "no such sweet")
 	}
-	replicas(t, forgetful, answer, func(t *testing.T, one, two caller, b *backend, _ *shelf, _ [2]*cache.Cache) {
+	replicas(t, forgetful, answer, func(t *testing.T, one, two callFunc, b *backend, _ *shelf, _ [2]*cache.Cache) {
 		one(t.Context(), "none")
 		synctest.Wait()
 		for _, what := range []string{"from the store", "asked again"} {
@@ -109,7 +109,7 @@ func TestAPanicOfTheStoreIsLogged(t *testing.T) {
 	var log syncBuffer
 	s := newShelf()
 	s.saving = func(context.Context) error { panic("out of paper") }
-	both(t, anybody, nil, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	both(t, anybody, nil, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge")
 		synctest.Wait()
 		if text := log.take(); !strings.Contains(text, "out of paper") || !strings.Contains(text, "GetSweet") {
@@ -127,7 +127,7 @@ func TestASlowStoreHindersNoRefresh(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	both(t, refreshed, nil, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, refreshed, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		time.Sleep(time.Minute)
 		want(t, "given up", c.Stats().StoreErrors, 1)

@@ -31,7 +31,7 @@ func TestShadowMode(t *testing.T) {
 		e.number = (e.number - 1) / 20
 		return nil
 	}
-	both(t, shadow, answer, func(t *testing.T, call caller, b *backend, c *cache.Cache) {
+	both(t, shadow, answer, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		for second := range 120 {
 			got := call(t.Context(), "fudge")
 			if second == 29 {
@@ -61,7 +61,7 @@ func TestShadowMode(t *testing.T) {
 
 // In shadow a server's cache adds no etag, and says of no answer that it is not modified.
 func TestShadowModeChangesNoAnswer(t *testing.T) {
-	on(t, serverOf, shadow, nil, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	on(t, serverOf, shadow, nil, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		open := serverOf(t, newCache(t), anybody(), &backend{})(t.Context(), "fudge")
 		for _, name := range []string{"answer 1", "answer 2"} {
 			call(t.Context(), "fudge", "if-none-match", open.header.Get("etag")[0]).is(t, "in shadow", name, "etag", "[]", "not-modified", "[]")
@@ -72,7 +72,7 @@ func TestShadowModeChangesNoAnswer(t *testing.T) {
 		e.header.Set("was-asked", fmt.Sprint(e.asked.Get("if-none-match")))
 		return nil
 	}
-	on(t, serverOf, shadow, own, func(t *testing.T, call caller, _ *backend, _ *cache.Cache) {
+	on(t, serverOf, shadow, own, func(t *testing.T, call callFunc, _ *backend, _ *cache.Cache) {
 		call(t.Context(), "fudge", "if-none-match", `"v1"`).is(t, "with an etag of the handler", "answer 1", "not-modified", "[]", "was-asked", `[["v1"]]`)
 	})
 }

@@ -266,7 +266,7 @@ func TestIndex(t *testing.T) {
 		}
 		return nil
 	}
-	both(t, rule, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, rule, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		call(t.Context(), "fudge", "customer", "ada")
 		call(t.Context(), "none", "customer", "ada")
 		for range 3 {
@@ -300,7 +300,7 @@ func TestIndex(t *testing.T) {
 
 // Hit rates are told over the last minute, five and fifteen.
 func TestRatesOverWindows(t *testing.T) {
-	both(t, private, nil, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+	both(t, private, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		// In each of 20 minutes a miss and as many hits as minutes have passed.
 		for minute := range 20 {
 			for range minute + 1 {

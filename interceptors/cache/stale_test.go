@@ -98,7 +98,7 @@ func TestNothingStandsInUnderAnothersEtag(t *testing.T) {
 			}
 			return status.Error(codes.Unavailable, "the oven is cold")
 		}
-		both(t, lenient, answer, func(t *testing.T, call caller, _ *backend, c *cache.Cache) {
+		both(t, lenient, answer, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 			call(t.Context(), "fudge").is(t, "first", "answer 1", "etag", `["v1"]`)
 			time.Sleep(time.Minute)
 			got := call(t.Context(), "fudge")

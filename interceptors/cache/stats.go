@@ -1,9 +1,16 @@
 package cache
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -16,22 +23,19 @@ const (
 	Hit Result = iota + 1
 	// Miss is a call whose answer was not there, or no longer fresh.
 	Miss
-	// Coalesced is a call that was answered with another's answer, or failure, for the
-	// same request at the same time.
+	// Coalesced is a call that was answered with the answer, or the failure, of a concurrent
+	// identical call.
 	Coalesced
-	// Stale is a call that was answered with what was kept past its ttl: because it has
-	// failed, while a newer answer is fetched, or because the caller takes it so.
+	// Stale is a call that was answered with an answer past its ttl: after an outage, while
+	// a newer one is fetched, or because the caller accepts that.
 	Stale
-	// Bypass is a call that the cache had no part in although its method is
-	// cached: the caller is unknown or says no-store, WithSkip says so, options of the call
-	// make it another's, the request has unknown fields or is no protobuf message, or the
-	// cache is closed.
+	// Bypass is a call of a cached method that passed by the cache: the caller has no
+	// identity or sends no-store, WithSkip says so, call options change who calls, the
+	// request has unknown fields or is no protobuf message, or the cache is closed.
 	Bypass
-	// ShadowHit is a call in shadow mode which would have been answered from the cache as
-	// it was answered.
+	// ShadowHit is a call in shadow mode whose answer equals the one in the cache.
 	ShadowHit
-	// ShadowStale is a call in shadow mode which would have been answered with what was no
-	// longer true.
+	// ShadowStale is a call in shadow mode whose answer differs from the one in the cache.
 	ShadowStale
 )
 
@@ -54,7 +58,16 @@ func (r Result) Result() string { return r.String() }
 // Served reports whether the cache answered the call in place of a server or handler.
 func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale }
 
-// Counts are of calls by their result, and of what else was done for a method.
+// report records the result of a call.
+func (r *rule) report(ctx context.Context, result Result) {
+	r.method.results.add(result)
+	if result != Bypass {
+		r.method.recent.add(result.Served(), time.Now())
+	}
+	interceptors.Publish(ctx, r.meta, r.cache.options.observer, result)
+}
+
+// Counts are calls by their result, and what else was done for a method.
 type Counts struct {
 	Hits        uint64 `json:"hits"`
 	Misses      uint64 `json:"misses"`
@@ -67,7 +80,7 @@ type Counts struct {
 	Stored            uint64 `json:"stored"`    // answers
 	Refreshed         uint64 `json:"refreshed"` // answers, in the background
 	RefreshesFailed   uint64 `json:"refreshes_failed"`
-	IgnoredDirectives uint64 `json:"ignored_directives"` // of callers that are not trusted
+	IgnoredDirectives uint64 `json:"ignored_directives"` // calls whose cache-control was ignored, since the caller is not trusted
 }
 
 // counters count for one method.
@@ -86,7 +99,7 @@ func (c *counters) refreshed(failed bool) {
 	}
 }
 
-// addTo adds what was counted until now. It is read one after the other, not at one moment.
+// addTo adds to sum. The counters are read one after the other, not at one moment.
 func (c *counters) addTo(sum *Counts) {
 	for result, of := range map[Result]*uint64{
 		Hit: &sum.Hits, Miss: &sum.Misses, Coalesced: &sum.Coalesced, Stale: &sum.Stale,
@@ -103,25 +116,25 @@ func (c *counters) addTo(sum *Counts) {
 // Stats are the figures of a cache since it was made.
 type Stats struct {
 	Counts
-	Evicted                             uint64 // answers given up to make room
+	Evicted                             uint64 // answers, to make room
 	Invalidations                       uint64 // by this process
 	StoreHits, StoreErrors, StoreLosses uint64 // a loss: invalidations may have been missed
 
-	Entries  int    // about how many answers are kept now
-	Bytes    uint64 // about how much memory they take
+	Entries  int    // answers in memory, about
+	Bytes    uint64 // of them, about
 	MaxBytes uint64
 }
 
-// Stats reads the figures. They are taken one after the other, not at one moment.
+// Stats reads the figures one after the other, not at one moment.
 func (c *Cache) Stats() Stats {
 	s := Stats{
-		Evicted:       c.evicted.Load(),
+		Evicted:       c.memory.evicted.Load(),
 		Invalidations: c.invalidations.Load(),
 		StoreHits:     c.storeHits.Load(),
 		StoreErrors:   c.storeErrors.Load(),
 		StoreLosses:   c.storeLosses.Load(),
-		Entries:       c.entries.EstimatedSize(),
-		Bytes:         c.entries.WeightedSize(),
+		Entries:       c.memory.entries.EstimatedSize(),
+		Bytes:         c.memory.entries.WeightedSize(),
 		MaxBytes:      c.options.maxBytes,
 	}
 	for _, m := range c.methods.all() {
@@ -136,13 +149,13 @@ type MethodStats struct {
 	Counts
 	Entries int64
 	Bytes   int64
-	// LastMinute, Last5Minutes and Last15Minutes count calls that the cache had a part in.
+	// LastMinute, Last5Minutes and Last15Minutes leave out bypassed calls.
 	LastMinute, Last5Minutes, Last15Minutes Rate
 	Shadow                                  []ShadowStats // in shadow mode
 }
 
 // ShadowStats are how many answers would have been served up to an age, and how many of
-// them would no longer have been true: what a ttl of that age costs.
+// them would have been outdated: what a ttl of that age costs.
 type ShadowStats struct {
 	UpTo              time.Duration // 0 is any age
 	Compared, Changed uint64
@@ -158,7 +171,7 @@ func (c *Cache) Methods() []MethodStats {
 			LastMinute:    m.recent.over(time.Minute, now),
 			Last5Minutes:  m.recent.over(5*time.Minute, now),
 			Last15Minutes: m.recent.over(15*time.Minute, now),
-			Shadow:        m.compare.stats(),
+			Shadow:        m.shadow.stats(),
 		}
 		m.results.addTo(&s.Counts)
 		if s.Counts != (Counts{}) || s.Entries > 0 {
@@ -168,8 +181,27 @@ func (c *Cache) Methods() []MethodStats {
 	return all
 }
 
+// shadowAges are the bounds by which shadow mode counts ages: candidates for a ttl.
+var shadowAges = [...]time.Duration{time.Second, 5 * time.Second, 15 * time.Second, 30 * time.Second,
+	time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour}
+
+// shadowCounts count answers in shadow mode by the age at which they would have been served;
+// the last is above all bounds.
+type shadowCounts [len(shadowAges) + 1]struct{ compared, changed atomic.Uint64 }
+
+func (c *shadowCounts) add(age time.Duration, changed bool) {
+	i := 0
+	for i < len(shadowAges) && age > shadowAges[i] {
+		i++
+	}
+	c[i].compared.Add(1)
+	if changed {
+		c[i].changed.Add(1)
+	}
+}
+
 // stats is nil where nothing was compared.
-func (c *comparison) stats() []ShadowStats {
+func (c *shadowCounts) stats() []ShadowStats {
 	var all []ShadowStats
 	var sum ShadowStats
 	for i := range c {
@@ -185,4 +217,181 @@ func (c *comparison) stats() []ShadowStats {
 		return nil
 	}
 	return all
+}
+
+// maxIndex caps an index. While one is made, nothing can be stored.
+const maxIndex = 1000
+
+// IndexEntry describes one stored answer, without its request or its caller.
+type IndexEntry struct {
+	Method string // "package.Service/Method"
+	ID     string // a fingerprint of its key
+	Code   codes.Code
+	Bytes  uint32 // of memory
+	Age    time.Duration
+	Left   time.Duration // until it expires; negative once it has
+	ETag   string
+}
+
+// Index lists the answers with the most hits, at most limit and 1,000 of them.
+func (c *Cache) Index(limit int) []IndexEntry {
+	var all []IndexEntry
+	limit = min(limit, maxIndex)
+	if limit <= 0 {
+		return nil
+	}
+	for found := range c.memory.entries.Hottest() {
+		e := found.Value
+		r := e.method.rule.Load()
+		if r == nil || len(e.vary) > 0 || !c.memory.generations.valid(r, e) {
+			continue
+		}
+		age := time.Since(e.bornAt)
+		all = append(all, IndexEntry{
+			Method: e.method.name, ID: digest([]byte(found.Key))[:12], Code: e.failure.Code(),
+			Bytes: e.weight, Age: age, Left: r.ttlOf(e) - age, ETag: e.etag,
+		})
+		if len(all) == limit {
+			break
+		}
+	}
+	return all
+}
+
+// maxMethods caps the methods that are counted by name. A contract has tens of them; a
+// proxy may serve any number, and those beyond the cap are counted together.
+const maxMethods = 4096
+
+// methods are all methods with a rule, or with an invalidated request.
+type methods struct {
+	mu     sync.RWMutex
+	byName map[string]*method
+	other  method // all beyond the cap
+}
+
+// method is what all rules of one method share, of whichever channel or server.
+type method struct {
+	name    string
+	rule    atomic.Pointer[rule] // the latest
+	entries atomic.Int64
+	bytes   atomic.Int64
+	results counters
+	recent  rateWindow
+	shadow  shadowCounts
+	ring    clockRing
+	// pausedUntil is when it may be refreshed again, in nanoseconds since 1970.
+	pausedUntil atomic.Int64
+
+	mu     sync.Mutex
+	fields [][]fieldPath // the key fields of each rule
+}
+
+// maxKeyFields caps the sets of key fields of a method: each of its few rules, on two
+// sides, may have its own.
+const maxKeyFields = 16
+
+// addKeyFields records the key fields of a rule, for [Request].
+func (m *method) addKeyFields(fields []fieldPath) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	same := func(other []fieldPath) bool {
+		return slices.EqualFunc(fields, other, func(a, b fieldPath) bool { return slices.Equal(a, b) })
+	}
+	if len(fields) > 0 && len(m.fields) < maxKeyFields && !slices.ContainsFunc(m.fields, same) {
+		m.fields = append(m.fields, fields)
+	}
+}
+
+func (m *method) keyFields() [][]fieldPath {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.fields)
+}
+
+// of returns the method of that name, from its first use on.
+func (m *methods) of(fullMethod string) *method {
+	m.mu.RLock()
+	known := m.byName[fullMethod]
+	m.mu.RUnlock()
+	if known != nil {
+		return known
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.byName[fullMethod]; known != nil {
+		return known
+	}
+	if len(m.byName) >= maxMethods {
+		return &m.other
+	}
+	if m.byName == nil {
+		m.byName = map[string]*method{}
+	}
+	made := &method{name: strings.TrimPrefix(fullMethod, "/")}
+	m.byName[fullMethod] = made
+	return made
+}
+
+// all are the methods by name, and last what stands for those beyond the cap.
+func (m *methods) all() []*method {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var all []*method
+	for _, name := range slices.Sorted(maps.Keys(m.byName)) {
+		all = append(all, m.byName[name])
+	}
+	return append(all, &m.other)
+}
+
+// added and removed count what is in memory.
+func (m *method) added(e *entry)   { m.entries.Add(1); m.bytes.Add(int64(e.weight)) }
+func (m *method) removed(e *entry) { m.entries.Add(-1); m.bytes.Add(-int64(e.weight)) }
+
+const (
+	// slice is the resolution of a rateWindow.
+	slice = 15 * time.Second
+	// slices15m cover the longest window, and the slice that is being filled.
+	slices15m = int(15*time.Minute/slice) + 1
+)
+
+// rateWindow counts the latest calls of a method, and how many of them the cache saved. A
+// few may be lost when a slice is reused.
+type rateWindow struct{ slices [slices15m]timeSlice }
+
+type timeSlice struct {
+	number        atomic.Int64 // since 1970
+	served, calls atomic.Uint64
+}
+
+func (w *rateWindow) add(served bool, now time.Time) {
+	number := now.UnixNano() / int64(slice)
+	s := &w.slices[number%int64(slices15m)]
+	if held := s.number.Load(); held != number && s.number.CompareAndSwap(held, number) {
+		s.served.Store(0)
+		s.calls.Store(0)
+	}
+	s.calls.Add(1)
+	if served {
+		s.served.Add(1)
+	}
+}
+
+// Rate is how many calls of a window the cache saved.
+type Rate struct {
+	Served uint64 `json:"served"`
+	Calls  uint64 `json:"calls"`
+}
+
+// over is the rate of a window of that length, and up to a slice more.
+func (w *rateWindow) over(length time.Duration, now time.Time) Rate {
+	var r Rate
+	newest := now.UnixNano() / int64(slice)
+	for i := range w.slices {
+		s := &w.slices[i]
+		if age := newest - s.number.Load(); age >= 0 && age <= int64(length/slice) {
+			r.Served += s.served.Load()
+			r.Calls += s.calls.Load()
+		}
+	}
+	return r
 }

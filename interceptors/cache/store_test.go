@@ -130,15 +130,15 @@ func (s *shelf) corrupt(part float64) {
 }
 
 // replicas runs test in virtual time with two processes that share a store, on either side.
-func replicas(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, one, two caller, b *backend, s *shelf, caches [2]*cache.Cache)) {
+func replicas(t *testing.T, rule func() *policyv1.CacheRule, answer func(context.Context, *exchange) error, test func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache)) {
 	for side, connect := range map[string]connecting{"client": clientOf, "server": serverOf} {
 		t.Run(side, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, b := newShelf(), &backend{answer: answer}
-				var calls [2]caller
+				var calls [2]callFunc
 				var caches [2]*cache.Cache
 				for i := range caches {
-					c, err := cache.New(cache.WithStore(s), cache.WithIdentityMetadata("customer"), ops)
+					c, err := cache.New(cache.WithStore(s), ops)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -160,7 +160,7 @@ func TestReplicasShareAnswers(t *testing.T) {
 		}
 		return nil
 	}
-	replicas(t, forgetful, answer, func(t *testing.T, one, two caller, b *backend, s *shelf, caches [2]*cache.Cache) {
+	replicas(t, forgetful, answer, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
 		one(t.Context(), "none")
 		synctest.Wait() // it is written with nobody waiting
@@ -186,7 +186,7 @@ func TestReplicasShareAnswers(t *testing.T) {
 
 // C1 through a store: private answers stay private.
 func TestReplicasShareNoPrivateAnswers(t *testing.T) {
-	replicas(t, private, nil, func(t *testing.T, one, two caller, _ *backend, s *shelf, _ [2]*cache.Cache) {
+	replicas(t, private, nil, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, _ [2]*cache.Cache) {
 		one(t.Context(), "fudge", "customer", "ada").is(t, "ada", "answer 1")
 		synctest.Wait()
 		two(t.Context(), "fudge", "customer", "bob").is(t, "bob", "answer 2")
@@ -198,7 +198,7 @@ func TestReplicasShareNoPrivateAnswers(t *testing.T) {
 // C12 and C19: replicas follow an invalidation, and drop what they keep when they may have
 // missed one.
 func TestReplicasShareInvalidations(t *testing.T) {
-	replicas(t, tagged, nil, func(t *testing.T, one, two caller, b *backend, s *shelf, caches [2]*cache.Cache) {
+	replicas(t, tagged, nil, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
 		synctest.Wait()
 		two(t.Context(), "fudge").is(t, "two", "answer 1")
@@ -221,7 +221,7 @@ func TestReplicasShareInvalidations(t *testing.T) {
 // C12 through a store: a load that began before an invalidation is found by nobody.
 func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
-	replicas(t, tagged, slow, func(t *testing.T, one, two caller, _ *backend, _ *shelf, caches [2]*cache.Cache) {
+	replicas(t, tagged, slow, func(t *testing.T, one, two callFunc, _ *backend, _ *shelf, caches [2]*cache.Cache) {
 		told := make(chan said)
 		go func() { told <- one(t.Context(), "fudge") }()
 		time.Sleep(500 * time.Millisecond)
@@ -239,7 +239,7 @@ func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 // C17: when the store is away all works without it, and a hit never asks it. Who wants to
 // tell it of an invalidation is told that it could not.
 func TestTheStoreIsAway(t *testing.T) {
-	replicas(t, anybody, nil, func(t *testing.T, one, _ caller, b *backend, s *shelf, caches [2]*cache.Cache) {
+	replicas(t, anybody, nil, func(t *testing.T, one, _ callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		s.set(true, 50*time.Millisecond)
 		start := time.Now()
 		one(t.Context(), "fudge").is(t, "a miss", "answer 1")
@@ -260,7 +260,7 @@ func TestTheStoreIsAway(t *testing.T) {
 // C17: a value that is not as it was written is a miss.
 func TestACorruptValueIsAMiss(t *testing.T) {
 	for part := 0.0; part <= 1; part += 0.05 {
-		replicas(t, anybody, nil, func(t *testing.T, one, two caller, _ *backend, s *shelf, caches [2]*cache.Cache) {
+		replicas(t, anybody, nil, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, caches [2]*cache.Cache) {
 			one(t.Context(), "fudge")
 			synctest.Wait()
 			s.corrupt(part)
@@ -276,7 +276,7 @@ func TestVaryingAnswersStayHere(t *testing.T) {
 		e.header.Set("vary", "accept-language")
 		return nil
 	}
-	replicas(t, anybody, answer, func(t *testing.T, one, two caller, _ *backend, s *shelf, _ [2]*cache.Cache) {
+	replicas(t, anybody, answer, func(t *testing.T, one, two callFunc, _ *backend, s *shelf, _ [2]*cache.Cache) {
 		one(t.Context(), "fudge", "accept-language", "en").is(t, "en", "answer 1")
 		synctest.Wait()
 		two(t.Context(), "fudge", "accept-language", "de").is(t, "de", "answer 2")

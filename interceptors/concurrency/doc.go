@@ -1,62 +1,60 @@
 // Package concurrency bounds how many handlers of a method run at once, and finds
-// that bound by itself. What is beyond it is refused at once, with UNAVAILABLE, while
+// that bound by itself. Calls beyond it are refused at once, with UNAVAILABLE, while
 // the rest is answered in good time. The rule is the concurrency of the policy.
 //
 //	limiter, err := concurrency.New()
 //	chain, err := interceptors.Chain(interceptors.Server, policies, limiter)
 //	server := grpc.NewServer(chain.ServerOptions()...)
 //
-// It stands innermost, so that what the cache answers takes no permit. A permit is the
-// handler's, however it ends: a caller that gives up frees it when the handler returns.
-// Methods are bounded apart, since a latency that mixes slow methods with quick ones is
-// that of neither. There is no queue: who would wait here could be answered elsewhere,
-// and gRPC lets a call wait at its client, where its deadline and its cancellation are
-// known.
+// It is the innermost interceptor, so that calls answered from the cache take no permit. A
+// permit belongs to the handler: when a caller cancels, it is released when the handler
+// returns. Each method has a limit of its own, since a latency that mixes slow and quick
+// methods describes neither. There is no queue: another instance could answer a call that
+// waits here, and a gRPC call can wait at its client, where its deadline and its
+// cancellation are known.
 //
 // # The adaptive limit
 //
-// The limit is moved by the gradient of Envoy's adaptive concurrency filter, window by
-// window: times the base latency over what the latency is now, between a half and 1,
-// plus the root of the limit, by which it grows while latency does not. A tenth above
-// the base is not counted, since it may be chance. A window is 100 ms, 50 calls, and 5
+// The limit follows the gradient of Envoy's adaptive concurrency filter. After each window
+// it is multiplied by the base latency over the latency of the window, between a half and
+// 1, and its square root is added, by which it grows while latency does not. The latency
+// may exceed the base by a tenth, which may be noise. A window is 100 ms, 50 calls, or 5
 // calls for each that runs at once, whichever is longest.
 //
-// The base is where such limits go wrong. Averaged over a long time (Netflix's
-// Gradient2) it becomes the latency of an overload that lasts, and the limit rises
-// without end; the least ever seen (Vegas, BBR) takes a deploy that is slower for an
-// overload, and the limit falls to the floor. Here, as in Envoy, it is measured anew
-// every 10 s, or 30 windows, and up to half of that later by chance, but at half the
-// limit and not at next to none. In an overload that costs a hundredth or two of what
-// could be done, and nothing where less than half the limit is used. It is also measured
-// when the latency has changed by more than a factor of 2, before the load is blamed.
+// The base is where such limits fail. Averaged over a long time (Netflix's Gradient2) it
+// becomes the latency of a lasting overload, and the limit rises without end; with the
+// minimum ever seen (Vegas, BBR) a slower deploy looks like an overload, and the limit
+// falls to its floor. Here, as in Envoy, the base is measured again every 10 s, or 30
+// windows, plus jitter of up to half of that, but at half the limit and not near zero. In
+// an overload that costs one or two percent of the throughput, and nothing where less than
+// half the limit is used. The base is also measured when the latency has changed by more
+// than a factor of 2, before the limit is lowered.
 //
-// If half the limit does seven eighths of the work of all of it (calls in flight over
-// latency are throughput, by Little's law), the other half only waits: then the half
-// becomes the limit, and is halved in turn. This compares two windows next to each other
-// and remembers nothing, so it cannot drift, and finds a limit that is far too high.
+// If half the limit has seven eighths of the throughput of the whole (calls in flight over
+// latency, by Little's law), the other half only queues: then the half becomes the limit,
+// and is probed in turn. This compares two adjacent windows, so it cannot drift, and
+// corrects a limit that is far too high.
 //
-// Samples are calls that are answered and those that run out of time, unless in less
-// time than the method takes. Where most do, nothing follows from how long they were
-// waited for, and the limit is halved. Whatever else fails, is cancelled or panics is no
-// sample, so that no caller lowers the limit with its own mistakes, and no broken
-// dependency raises it by failing fast. A limit that is not half used is left as it is.
+// Samples are calls that are answered, and those whose deadline expires after more than
+// the base latency. Where most expire, their latency shows nothing, and the limit is
+// halved. Calls that fail otherwise, are cancelled or panic are no samples, so that a
+// caller's mistakes do not lower the limit, and a dependency that fails fast does not
+// raise it. A limit that is not half used stays.
 //
-// The limit begins at 20. It never leaves min and max, and settles a little above what
-// the method can do at once: at 1.1 times that and the root of it. A stream holds its
-// permit while it is open and has no latency that would tell of the load, so its limit
-// is max.
+// The limit starts at 20, stays between min and max, and settles a little above the
+// method's capacity: at 1.1 times that plus its square root. A stream holds its permit
+// while it is open and has no latency that shows the load, so its limit is max.
 //
 // # Priorities
 //
-// With priority_metadata, a call may say how much it matters: see [Priority]. That
-// counts only from callers whom [WithTrusted] trusts, by default from nobody.
+// With priority_metadata, a call may declare how much it matters: see [Priority]. That
+// counts only from callers who are trusted ([WithCallers]), by default from nobody.
 //
 // # The refusal
 //
-// UNAVAILABLE, as Envoy answers, and not RESOURCE_EXHAUSTED, which says that the caller
-// has used up something of its own: so a client tries another instance, within its
-// retry budget and after its own backoff, as no time is given. Its google.rpc.ErrorInfo
-// says OVERLOADED, by which our balancers know the server from one that is broken: they
-// send it less, and do not eject it. A refusal is made once for a method; it allocates
-// nothing.
+// UNAVAILABLE, as Envoy answers, and not RESOURCE_EXHAUSTED, which means that the caller
+// has used up a quota: so a client tries another instance, within its retry budget and
+// after its own backoff. The reason of its google.rpc.ErrorInfo is OVERLOADED, by which
+// meshlite's balancers distinguish the server from one that is broken: they send it fewer
+// calls, and do not eject it. A refusal allocates nothing.
 package concurrency

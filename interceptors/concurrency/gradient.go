@@ -11,30 +11,30 @@ const (
 	defaultMin   = 3      // as in Envoy
 	buffer       = 1.1    // latency that is no sign of a queue: a tenth above the base
 	steepest     = 0.5    // the most that one window takes of the limit
-	enough       = 7. / 8 // of the work of the whole limit, for half of it
+	enough       = 7. / 8 // of the throughput of the whole limit, for half of it
 
-	windowCalls = 50 // for a mean that is not all chance
+	windowCalls = 50 // for a mean without too much noise
 	windowTurns = 5  // calls of a window for each that runs at once: so it lasts 5 latencies
 	windowTime  = int64(100 * time.Millisecond)
 
 	probeEvery = int64(10 * time.Second) // as BBR looks for its least round trip
 	probeRest  = 30                      // windows at least, so that probes take little of the time
-	patience   = 10                      // windows for a probe for which calls are refused
+	maxProbe   = 10                      // windows of a probe while calls are refused
 )
 
 // gradient finds the limit of one method. Times are nanoseconds of one monotonic
 // clock. The caller serializes its methods.
 //
-// A window is a time between two changes. Its samples are the calls that end in it, but
-// for as many as were under way when it began, under another limit. Only to take those
-// that also begin in it would prefer the short ones.
+// A window lies between two changes of the limit. Its samples are the calls that end in
+// it, less as many as were under way when it began, under another limit. To take only
+// calls that also begin in it would prefer the short ones.
 type gradient struct {
 	limit float64
 	base  int64 // mean latency at half the limit, 0 while it is unknown
 	last  int64 // mean latency of the window before
 
 	phase    phase
-	phaseEnd int64 // when a probe has lasted too long for who is refused
+	phaseEnd int64 // when a probe ends early if calls are refused
 	nextAt   int64 // when the next probe is due
 	fresh    bool  // the base was measured in the window before
 
@@ -60,8 +60,8 @@ func (g *gradient) allowed() int64 {
 	return int64(max(g.limit/2, 1))
 }
 
-// settle has a probe measure once no more calls run than it allows, and reports
-// whether that began a window.
+// settle begins the measurement of a probe once no more calls run than it allows, and
+// reports whether that began a window.
 func (g *gradient) settle(now, inFlight int64, in bounds) bool {
 	if g.phase != settling || inFlight > in.clamp(g.allowed()) {
 		return false
@@ -71,7 +71,7 @@ func (g *gradient) settle(now, inFlight int64, in bounds) bool {
 	return true
 }
 
-// skipped reports whether a call that has ended now is none of the window.
+// skipped reports whether a call that has ended now is no sample of the window.
 func (g *gradient) skipped(now int64) bool {
 	if g.skip == 0 {
 		return g.phase == settling
@@ -87,7 +87,7 @@ func (g *gradient) skipped(now int64) bool {
 func (g *gradient) sample(now, began int64, expired bool, peak int64, in bounds) bool {
 	latency := now - began
 	if expired && latency < g.base {
-		return false // its caller was in more of a hurry than the method ever is
+		return false // its deadline was shorter than the method's latency
 	}
 	g.calls++
 	g.sum += latency
@@ -108,9 +108,9 @@ func (g *gradient) sample(now, began int64, expired bool, peak int64, in bounds)
 }
 
 // measured ends a probe with the new base. By Little's law, calls in flight over
-// latency is throughput: if half the limit does about as much, the other half only
-// queues, and the half, if it was all used, becomes the limit and is probed in turn. So
-// it does when even with it most calls run out of time.
+// latency is throughput: if half the limit achieves about as much, the other half only
+// queues, and the half, if it was fully used, becomes the limit and is probed in turn. The
+// same applies when even with it most calls expire.
 func (g *gradient) measured(now, mean, peak int64, in bounds) {
 	whole, half := in.clamp(int64(g.limit)), in.clamp(g.allowed())
 	moved := far(mean, g.base)
@@ -131,7 +131,7 @@ func (g *gradient) measured(now, mean, peak int64, in bounds) {
 }
 
 // adapt moves the limit by Envoy's formula: by the base over what the latency is now,
-// and up by its root. Of a limit that is not half used, nothing can be told.
+// and up by its root. A limit that is not half used stays.
 //
 // A latency far from the base may have other reasons than the load, so the base is
 // measured anew first.
@@ -158,17 +158,16 @@ func (g *gradient) adapt(now, mean, peak int64, in bounds) {
 // far reports whether one latency is more than twice the other.
 func far(a, b int64) bool { return a > 2*b || b > 2*a }
 
-// failing reports whether most calls of the window ran out of time. They show how
-// long they were waited for and not how long they would have taken, so nothing
-// follows from their latency.
+// failing reports whether most calls of the window expired. Their latency is that of
+// their deadlines, not of the method.
 func (g *gradient) failing() bool { return 2*g.expired > g.calls }
 
 // probe begins to halve the limit.
 func (g *gradient) probe(now int64) {
-	g.phase, g.phaseEnd = settling, now+patience*windowOf(g.last)
+	g.phase, g.phaseEnd = settling, now+maxProbe*windowOf(g.last)
 }
 
-// giveUp ends a probe that takes too long, when somebody is refused for it.
+// giveUp ends a probe that takes too long while calls are refused.
 func (g *gradient) giveUp(now int64) bool {
 	if g.phase == steady || now < g.phaseEnd {
 		return false
@@ -177,16 +176,16 @@ func (g *gradient) giveUp(now int64) bool {
 	return true
 }
 
-// rest lets the limit hold until the next probe. Without chance, instances that were
-// started together would probe together, and so refuse together. The clock is chance
-// enough, and makes a test in virtual time repeatable.
+// rest keeps the limit until the next probe. Without jitter, instances that were started
+// together would probe, and refuse, together. Seeded by the clock, it is repeatable in a
+// test in virtual time.
 func (g *gradient) rest(now int64) {
 	g.phase = steady
 	wait := max(probeEvery, probeRest*windowOf(g.last))
 	g.nextAt = now + wait + rand.New(rand.NewPCG(uint64(now), 0)).Int64N(wait/2)
 }
 
-// windowOf is how long a window lasts, more or less.
+// windowOf is about how long a window lasts.
 func windowOf(latency int64) int64 { return max(windowTime, windowTurns*latency) }
 
 func (g *gradient) begin(now, inFlight int64) {

@@ -1,11 +1,12 @@
 package concurrency
 
 import (
-	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -13,18 +14,15 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	trusted  func(context.Context) bool
+	callers  *caller.Callers
 	observer interceptors.Observer
 	methods  methods
 }
 
-// New makes a limiter that has learned nothing: the limits are in the policy. The
-// error names every option that is wrong.
+// New makes a limiter without state: the limits are in the policy. The error names the
+// option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	l := &Limiter{
-		trusted:  func(context.Context) bool { return false },
-		observer: interceptors.ObserverFunc(nil),
-	}
+	l := &Limiter{observer: interceptors.ObserverFunc(nil)}
 	for _, opt := range opts {
 		opt(l)
 	}
@@ -40,8 +38,8 @@ func (l *Limiter) Stage() interceptors.Stage { return interceptors.Concurrency }
 // UnaryServer limits the handlers of one method that run at once, nil where the
 // policy does not.
 func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if p := l.newPart(meta, false); p != nil {
-		return p.unary
+	if m := newMethodLimit(l, meta, false); m != nil {
+		return m.unary
 	}
 	return nil
 }
@@ -49,8 +47,8 @@ func (l *Limiter) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInter
 // StreamServer limits the streams of one method that are open at once, nil where the
 // policy does not. The limit is its max, adaptive or not.
 func (l *Limiter) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if p := l.newPart(meta, true); p != nil {
-		return p.stream
+	if m := newMethodLimit(l, meta, true); m != nil {
+		return m.stream
 	}
 	return nil
 }
@@ -65,4 +63,26 @@ func (l *Limiter) UnaryServerInterceptor(policies *interceptors.Policies) grpc.U
 // It panics without policies.
 func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
 	return interceptors.Alone(interceptors.Server, policies, l).StreamServer()
+}
+
+// Option changes what [New] makes.
+type Option func(*Limiter)
+
+// WithCallers says whose priorities count: those of callers who are trusted. Default:
+// nobody's.
+func WithCallers(callers *caller.Callers) Option {
+	return func(l *Limiter) { l.callers = callers }
+}
+
+// WithObserver sets what receives the [Result] of each call of a method that has a limit,
+// such as a value of package interceptors/metrics.
+func WithObserver(observer interceptors.Observer) Option {
+	return func(l *Limiter) { l.observer = observer }
+}
+
+func (l *Limiter) check() error {
+	if l.observer == nil {
+		return errors.New("WithObserver(nil): leave the option out for no observer")
+	}
+	return nil
 }

@@ -125,7 +125,7 @@ func TestPermitsComeBack(t *testing.T) {
 
 // A panic of who decides whom to trust comes before there is a permit.
 func TestAPanicInTrustedTakesNoPermit(t *testing.T) {
-	l := newLimiter(t, concurrency.WithTrusted(func(context.Context) bool { panic("who?") }))
+	l := newLimiter(t, trusting(func(context.Context) bool { panic("who?") }))
 	call := callOf(l, policies(t, prioritized(1)), getSweet)
 	for range 3 {
 		func() {
@@ -350,14 +350,14 @@ func TestObserverReceivesEachCall(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	_, err := concurrency.New(concurrency.WithTrusted(nil), concurrency.WithObserver(nil))
-	if err == nil || !strings.Contains(err.Error(), "WithTrusted(nil)") || !strings.Contains(err.Error(), "WithObserver(nil)") {
+	_, err := concurrency.New(concurrency.WithObserver(nil))
+	if err == nil || !strings.Contains(err.Error(), "WithObserver(nil)") {
 		t.Errorf("error %v", err)
 	}
 }
 
-// The figures tell what an adaptive limit goes by.
-func TestStatsTellOfTheLatency(t *testing.T) {
+// The figures show what an adaptive limit goes by.
+func TestStatsHaveTheLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 100), newBackend(1, 50, 10*ms))
 		s.load(1000, 5*time.Second)

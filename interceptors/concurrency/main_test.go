@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/health/grpc_health_v1" // a contract with a stream
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -38,6 +39,15 @@ func policies(t testing.TB, rule *policyv1.ConcurrencyRule) *interceptors.Polici
 		t.Fatal(err)
 	}
 	return p
+}
+
+// trusting is the option for callers who are trusted where trusted says so.
+func trusting(trusted func(context.Context) bool) concurrency.Option {
+	callers, err := caller.New(caller.WithTrusted(trusted))
+	if err != nil {
+		panic(err)
+	}
+	return concurrency.WithCallers(callers)
 }
 
 func newLimiter(t testing.TB, opts ...concurrency.Option) *concurrency.Limiter {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// method is what is known of a method. It outlives changes of the policy.
+// method is the state of a method's limit. It outlives changes of the policy.
 type method struct {
 	name  string
 	start time.Time // times count from here, so they are monotonic
@@ -56,7 +56,7 @@ func (m *method) acquire(limit int64) bool {
 	}
 }
 
-// started notes how many calls run at once.
+// started records how many calls run at once, and returns the time.
 func (m *method) started() int64 {
 	n := m.inFlight.Load()
 	for peak := m.peak.Load(); n > peak && !m.peak.CompareAndSwap(peak, n); {
@@ -65,10 +65,9 @@ func (m *method) started() int64 {
 	return m.now()
 }
 
-// release gives a permit back.
 func (m *method) release() { m.inFlight.Add(-1) }
 
-// ended tells the gradient of a call whose permit is back.
+// ended passes a call whose permit is released to the gradient.
 func (m *method) ended(began int64, o outcome, in bounds) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -82,9 +81,9 @@ func (m *method) ended(began int64, o outcome, in bounds) {
 	}
 }
 
-// waited ends a probe for which calls are refused for too long, whether or not any
-// call ends.
-func (m *method) waited() {
+// endLongProbe ends a probe that has refused calls for too long, whether or not any call
+// ends.
+func (m *method) endLongProbe() {
 	if !m.probing.Load() || !m.mu.TryLock() {
 		return
 	}
@@ -94,11 +93,55 @@ func (m *method) waited() {
 	}
 }
 
-// publish begins a window and has the calls know of it.
+// publish begins a window and makes its limit that of the calls.
 func (m *method) publish(now int64) {
 	n := m.inFlight.Load()
 	m.gradient.begin(now, n)
 	m.peak.Store(n)
 	m.allowed.Store(m.gradient.allowed())
 	m.probing.Store(m.gradient.phase != steady)
+}
+
+const (
+	// maxMethods caps the methods with a limit of their own. A contract has tens; with
+	// an unknown-service handler, peers can make up any number, which share one.
+	maxMethods = 1024
+	// maxName is the length from which a peer has made the name up.
+	maxName = 1024
+	other   = "other"
+)
+
+// methods are those that have been called.
+type methods struct {
+	mu    sync.Mutex
+	known map[string]*method
+}
+
+// of is called once for each method and policy, not for each call.
+func (m *methods) of(fullMethod string, in bounds) *method {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.known[fullMethod]; known != nil {
+		return known
+	}
+	if len(m.known) >= maxMethods || len(fullMethod) > maxName {
+		fullMethod = other
+	}
+	if m.known[fullMethod] == nil {
+		if m.known == nil {
+			m.known = map[string]*method{}
+		}
+		m.known[fullMethod] = newMethod(fullMethod, in)
+	}
+	return m.known[fullMethod]
+}
+
+func (m *methods) all() []*method {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*method, 0, len(m.known))
+	for _, one := range m.known {
+		all = append(all, one)
+	}
+	return all
 }

@@ -49,7 +49,7 @@ func admitted(t *testing.T, ctx context.Context, rule *policyv1.ConcurrencyRule,
 func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 	stranger := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus"))
 	stranger2 := metadata.NewIncomingContext(context.Background(), metadata.Pairs("priority", "critical_plus", "priority", "sheddable"))
-	trust := concurrency.WithTrusted(trusted)
+	trust := trusting(trusted)
 	for _, tt := range []struct {
 		name    string
 		ctx     context.Context
@@ -76,7 +76,7 @@ func TestPrioritiesCountFromTrustedPeersOnly(t *testing.T) {
 
 // L16: of several priorities, nobody may choose which one counts.
 func TestSeveralPrioritiesAreRefused(t *testing.T) {
-	call := callOf(newLimiter(t, concurrency.WithTrusted(trusted)), policies(t, prioritized(10)), getSweet)
+	call := callOf(newLimiter(t, trusting(trusted)), policies(t, prioritized(10)), getSweet)
 	err := call(of("critical_plus", "sheddable"), succeed)
 	want(t, "code", status.Code(err), codes.InvalidArgument)
 	want(t, "the key is named", strings.Contains(err.Error(), `"priority"`), true)
@@ -86,7 +86,7 @@ func TestSeveralPrioritiesAreRefused(t *testing.T) {
 // Without a key in the policy, all calls may use the whole limit; and with few places,
 // nobody is shut out.
 func TestPrioritiesLeaveEverybodyAPlace(t *testing.T) {
-	trust := concurrency.WithTrusted(trusted)
+	trust := trusting(trusted)
 	got, stats := admitted(t, of("sheddable"), static(100), trust)
 	want(t, "without a key", got, 100)
 	want(t, "ignored", stats.Ignored, 0)
@@ -96,7 +96,7 @@ func TestPrioritiesLeaveEverybodyAPlace(t *testing.T) {
 
 // What matters finds room that what matters less has left.
 func TestTheRestOfTheLimitIsForWhatMatters(t *testing.T) {
-	call := callOf(newLimiter(t, concurrency.WithTrusted(trusted)), policies(t, prioritized(10)), getSweet)
+	call := callOf(newLimiter(t, trusting(trusted)), policies(t, prioritized(10)), getSweet)
 	calls := hold(t, call, 0)
 	defer calls.letGo()
 	calls.more(t, of("sheddable"), 5)

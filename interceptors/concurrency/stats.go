@@ -9,11 +9,11 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// Result is what became of a call at the limit.
+// Result is the outcome of a call at the limit.
 type Result uint8
 
 const (
-	// Admitted is a call that the limit let pass to its handler.
+	// Admitted is a call that the limit admitted to its handler.
 	Admitted Result = iota + 1
 	// Refused is a call that found the limit reached.
 	Refused
@@ -52,7 +52,7 @@ type Stats struct {
 	InFlight int64 // calls that run
 
 	Admitted, Refused uint64
-	// Ignored counts priorities that did not count: unknown, given twice, or of a caller
+	// Ignored counts priorities that had no effect: unknown, given twice, or of a caller
 	// who is not trusted.
 	Ignored uint64
 

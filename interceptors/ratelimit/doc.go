@@ -14,25 +14,25 @@
 // calls of a key. Readings of the clock that arrive out of order admit nothing
 // more, and a refused call costs nothing and moves nothing.
 //
-// All limits of a method must admit a call. They are looked at first and charged
-// then; if another call takes the last place in between, what was charged already
-// is given back, so that a call that one limit refuses costs nothing on the
+// All limits of a method must admit a call. They are checked first and charged
+// then; if another call takes the last place in between, the charges are
+// refunded, so that a call that one limit refuses costs nothing on the
 // others. A stream is charged once, when it opens, or with per_message for each
-// message that the client sends, of which the opening pays for the first. Such a
-// message too many fails RecvMsg on the server, SendMsg on the client.
+// message that the client sends, of which the opening pays for the first. A
+// message beyond the limit fails RecvMsg on the server, SendMsg on the client.
 //
 // What else a rule may say:
-//   - cost: a call takes so many places. cost_metadata lets a trusted peer say how
-//     many ([WithTrustedPrefixes]); a client is trusted by itself.
+//   - cost: a call takes so many places. cost_metadata lets a trusted peer declare how
+//     many ([WithCallers]); a client is trusted by itself.
 //   - wait: instead of being refused, a call waits its turn, in the order of
 //     arrival, if its deadline leaves the time (one minute without a deadline).
-//   - refund: calls that failed, or succeeded ([WithSuccess]), are given back, as
-//     far as time has not given them back already. So a refund never lifts a
-//     bucket above its burst, nor pays for another time. A panic is a failure.
+//   - refund: calls that failed, or succeeded ([WithSuccess]), are refunded, as
+//     far as time has not refilled the bucket already. So a refund never lifts a
+//     bucket above its burst, nor counts for a later period. A panic is a failure.
 //   - warm_up: calls of a new key cost more until it is warm, the first one the
 //     whole burst: at half of the time it has half of rate and burst. A key is new
-//     when the table does not know it.
-//   - shadow: it is counted and told what would be refused, and nothing is.
+//     when it is not in the table.
+//   - shadow: what would be refused is counted and reported, and nothing is refused.
 //
 // gRPC's own services, such as health and reflection, have only limits that name
 // them.
@@ -42,9 +42,9 @@
 // A limit counts all callers of its method together, or each by itself, by
 //   - peer: the network address without the port, an IPv6 address by its /64.
 //     Of a trusted proxy it is the first address in x-forwarded-for, from the
-//     right, that is not trusted ([WithTrustedPrefixes]); nobody else is believed;
-//   - identity: what [WithIdentity] or [WithIdentityMetadata] declare, on the
-//     server otherwise the names in the peer's verified certificate;
+//     right, that is not trusted ([WithCallers]);
+//   - identity: what [WithCallers] declares, on the server otherwise that of the
+//     peer's verified certificate;
 //   - metadata: the value of a key, incoming on the server, outgoing on the client. Several
 //     values, or one of more than 8 KiB, are refused with INVALID_ARGUMENT, as handlers
 //     read different ones of them ([interceptors.MetadataValue]);
@@ -54,14 +54,14 @@
 //     go-grpc-middleware.
 //
 // Callers for whom the key has no value share one bucket, and a refusal says so, unless
-// missing_key of a rule by metadata or identity has them count by their network address, or
-// refuses them with INVALID_ARGUMENT. A client does not know
-// its peer before the call, so there a limit by peer is one for all calls.
+// missing_key of a rule by metadata or identity counts them by their network address, or
+// refuses them with INVALID_ARGUMENT. On a client a limit by peer counts all calls
+// together, as its peer is not picked yet.
 //
 // # The memory
 //
 // Counts are kept by method, name of the limit and key, in a table of fixed size
-// ([WithMaxKeys]), and outlive a change of the policy. A full table forgets the
+// ([WithMaxKeys]), and outlive a change of the policy. A full table evicts the
 // key that has used least of its limit, which loses nothing while there are keys
 // that have used none, and never one that has used it up: when there is no other,
 // new keys share one bucket until there is room. A decision allocates nothing,
@@ -71,26 +71,25 @@
 // # Replicas
 //
 // By default each process counts by itself, and n replicas admit n times the limit. The
-// store of a rule says otherwise:
+// store of a rule changes that:
 //   - RATE_LIMIT_STORE_EXTERNAL: all replicas count in one [Store] ([WithStore]), such as
-//     that of package redis, which costs an admitted call a round trip, and one that is
-//     given back another. Who is refused is remembered here until the time told, for
-//     about 16,000 keys, so that abuse costs the store nothing; a place that comes free
-//     before that, by a refund or a reset elsewhere, is found after it.
-//   - RATE_LIMIT_STORE_PER_REPLICA: no store. Each replica admits its part of the limit
+//     that of package redis, which costs an admitted call a round trip, and a refund
+//     another. A refusal is remembered in the process for its time, for about 16,000 keys,
+//     so that callers over their limit cost the store nothing; a refund or a reset
+//     elsewhere before that time takes effect after it.
+//   - RATE_LIMIT_STORE_PER_REPLICA: no store. Each replica admits its share of the limit
 //     ([WithShare]), which a server of package meshlite reads from Consul: its weight
-//     among those of the instances that can be called. So it is right as far as calls
-//     are spread by weight; a key whose calls all go to one replica gets that part only.
+//     among those of the instances that can be called. So it is exact as far as calls
+//     are spread by weight; a key whose calls all go to one replica gets that share only.
 //
-// When the store fails or takes too long, on_store_failure says what becomes of the
-// call: it is admitted, it is refused for a second, or it is counted by share, which is
-// the default. A limit in a shared store that nobody has given is counted by share too,
-// whatever on_store_failure says, and a share that nobody tells is 1: a warning says so.
-// [Stats] count all of that. A limit with warm_up cannot be in a store, which keeps no
-// key that is unused.
+// When the store fails or takes too long, on_store_failure decides: the call is admitted,
+// refused with a RetryInfo of a second, or counted by share, which is the default. Without
+// [WithStore] an external limit is counted by share too, whatever on_store_failure is, and
+// a share that is not known is 1: a warning is logged. [Stats] count all of that. A limit
+// with warm_up cannot be in a store, which keeps no key that is unused.
 //
-// The limits of a call that are counted here are looked at first, and charged last: what
-// the store has taken by then is given back if one of them refuses.
+// The limits of a call that are counted in the process are checked first, and charged last:
+// what the store has taken by then is refunded if one of them refuses.
 //
 // # The refusal
 //
@@ -99,21 +98,22 @@
 // grpc-retry-pushback-ms (gRFC A6) and the fields ratelimit and ratelimit-policy
 // (draft-ietf-httpapi-ratelimit-headers), which [WithFields] adds to every answer.
 // None of them shows the value of the key, which may be a secret. A handler reads
-// the same numbers by [FromContext].
+// the same numbers with [FromContext].
 //
-// A client obeys. A refusal holds back calls of the same method, that the server counts
-// together with the one that was refused, from the instance that refused; others get them
-// at once, by the picker and by retries. It holds back from all instances if it says that
-// the limit is the service's: "scope" in the dimensions of the QuotaFailure is "service" of
-// a limit in a shared store, else "instance". One of a server that is not ours counts for
-// its instance, and for all calls of the method. When all instances hold calls back, the
-// limiter fails them without asking, by the shortest time given; where the policy says that
-// they wait, they wait. What a server asks for lasts 30 seconds at most ([WithHoldBack]);
-// then one call finds out whether it still refuses. It ends when its instance leaves the
-// service. What a client cannot tell, as for a key by function, it does not hold back.
+// A client obeys refusals. A refusal holds back calls of the same method that the server
+// counts together with the refused one, from the instance that refused; the picker and
+// retries send them to others at once. If the limit is the service's, calls are held back
+// from all instances: "scope" in the dimensions of the QuotaFailure is "service" for a
+// limit in an external store, else "instance". A refusal without these details counts for
+// its instance, and for all calls of the method. When all instances refuse, the limiter
+// fails calls without sending them, with the shortest time given; where the policy lets
+// calls wait, they wait. Calls are held back for 30 seconds at most ([WithHoldBack]); then
+// one call probes whether the limit still refuses. It ends when its instance leaves the
+// service. Where a client cannot see which calls count together, as for a key by function,
+// it holds none back.
 //
 // The time is read from RetryInfo, and from the pushback where the caller or a retry asks
-// for the trailer. Which instance it was is known from the policies of package balancer:
+// for the trailer. The instance is known from the policies of package balancer:
 // with those of gRPC only refusals for the whole service are obeyed. Used alone, without
 // package logging or retry in the chain, a limiter obeys from the second refusal on.
 //
@@ -133,7 +133,7 @@
 //	requestPropertyName      FromContext
 //	keyGenerator             key of the rule, or WithKey
 //	ipv6Subnet               key.peer.ipv6_prefix of the rule
-//	trust proxy (Express)    WithTrustedPrefixes
+//	trust proxy (Express)    caller.WithTrustedPrefixes
 //	skip                     WithSkip, or disabled in the policy of a method
 //	skipFailedRequests       refund: REFUND_FAILED
 //	skipSuccessfulRequests   refund: REFUND_SUCCEEDED
@@ -144,6 +144,6 @@
 //	                         STORE_FAILURE_OPEN, false STORE_FAILURE_CLOSED, and
 //	                         better than both STORE_FAILURE_PER_REPLICA
 //	validate                 always: New and NewPolicies name what is wrong
-//	logger                   none: errors are returned, verdicts told by WithObserver
+//	logger                   none: errors are returned, results go to WithObserver
 //	getKey, resetKey         Limiter.Standing, Limiter.Reset; Table has them too
 package ratelimit

@@ -43,11 +43,11 @@ func waiting(side policyv1.Side, store policyv1.RateLimitStore) *policyv1.RateLi
 	return rule
 }
 
-// caller makes a call, unary or a stream, with ctx.
-type caller func(ctx context.Context) error
+// invocation makes a call, unary or a stream, with ctx.
+type invocation func(ctx context.Context) error
 
-// client has both callers of a channel whose only instance answers with err.
-func client(l *ratelimit.Limiter, p *interceptors.Policies, err error) map[string]caller {
+// client has both invocations of a channel whose only instance answers with err.
+func client(l *ratelimit.Limiter, p *interceptors.Policies, err error) map[string]invocation {
 	answer := func(ctx context.Context) error {
 		record, only := attempt.FromContext(ctx), &attempt.Instance{ID: "only", Address: "192.0.2.1:80"}
 		if record == nil {
@@ -62,7 +62,7 @@ func client(l *ratelimit.Limiter, p *interceptors.Policies, err error) map[strin
 		return err
 	}
 	unary, stream := l.UnaryClientInterceptor(p), l.StreamClientInterceptor(p)
-	return map[string]caller{
+	return map[string]invocation{
 		"unary": func(ctx context.Context) error {
 			ctx, _ = attempt.FromOrNew(ctx, attempt.Unary)
 			return unary(ctx, browse, nil, nil, nil, func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
@@ -79,9 +79,9 @@ func client(l *ratelimit.Limiter, p *interceptors.Policies, err error) map[strin
 }
 
 // server has both callers of a server.
-func server(l *ratelimit.Limiter, p *interceptors.Policies) map[string]caller {
+func server(l *ratelimit.Limiter, p *interceptors.Policies) map[string]invocation {
 	unary, stream := l.UnaryServerInterceptor(p), l.StreamServerInterceptor(p)
-	return map[string]caller{
+	return map[string]invocation{
 		"unary": func(ctx context.Context) error {
 			_, err := unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: browse}, func(context.Context, any) (any, error) { return nil, nil })
 			return err
@@ -112,20 +112,20 @@ func TestWhoeverEndsWhileWaiting(t *testing.T) {
 	shared := policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL
 	none := policyv1.RateLimitStore_RATE_LIMIT_STORE_UNSPECIFIED
 	for name, test := range map[string]struct {
-		callers func(*testing.T) map[string]caller
+		callers func(*testing.T) map[string]invocation
 		first   codes.Code // of a call that ends before
 		last    string     // in the message
 	}{
-		"a turn at the client": {func(t *testing.T) map[string]caller {
+		"a turn at the client": {func(t *testing.T) map[string]invocation {
 			return client(newLimiter(t), policies(t, waiting(policyv1.Side_SIDE_CLIENT, none)), nil)
 		}, codes.OK, ""},
-		"a turn at the server": {func(t *testing.T) map[string]caller {
+		"a turn at the server": {func(t *testing.T) map[string]invocation {
 			return server(newLimiter(t), policies(t, waiting(policyv1.Side_SIDE_SERVER, none)))
 		}, codes.OK, ""},
-		"held back": {func(t *testing.T) map[string]caller {
+		"held back": {func(t *testing.T) map[string]invocation {
 			return client(newLimiter(t), policies(t, waiting(policyv1.Side_SIDE_SERVER, none)), held())
 		}, codes.ResourceExhausted, "after ResourceExhausted: "},
-		"the store": {func(t *testing.T) map[string]caller {
+		"the store": {func(t *testing.T) map[string]invocation {
 			return server(newLimiter(t, ratelimit.WithStore(slow{})), policies(t, waiting(policyv1.Side_SIDE_SERVER, shared)))
 		}, codes.DeadlineExceeded, ""},
 	} {

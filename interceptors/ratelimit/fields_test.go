@@ -15,9 +15,9 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
-// L5 (fields): A refusal carries RateLimit fields, which tell what the handler reads;
+// L5 (fields): A refusal carries RateLimit fields, which show what the handler reads;
 // with WithFields every answer does.
-func TestFieldsTellTheStandings(t *testing.T) {
+func TestFieldsShowTheStandings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		second := limit(`odd "name"`, 3, nil)
 		second.Period = proto.String("1500ms")

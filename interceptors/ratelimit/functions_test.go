@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
@@ -61,7 +62,7 @@ func TestFunctionsOfALimit(t *testing.T) {
 
 // A key can be read and reset, however the limit counts.
 func TestKeysAreReadAndReset(t *testing.T) {
-	byUser := ratelimit.WithIdentityMetadata("user")
+	byUser := callers(caller.WithIdentityMetadata("user"))
 	function := ratelimit.WithKey("function", func(ctx context.Context, _ any) (string, bool) { return first(ctx, "id"), true })
 	l := newLimiter(t, byUser, function)
 	p := policies(t, limit("all", 100, nil), limit("peer", 100, byPeer()), limit("identity", 100, byIdentity()),

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
@@ -46,10 +47,10 @@ func refusing(t *testing.T, client []ratelimit.Option, server []ratelimit.Option
 	}, reached
 }
 
-// A client that was refused sends no such call before the time told, and others as
+// A client that was refused sends no such call before the retry delay, and others as
 // before: those that the server counts apart.
 func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
-	identity := ratelimit.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), true })
+	identity := callers(caller.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), true }))
 	for _, test := range []struct {
 		name        string
 		key         *policyv1.RateLimitKey
@@ -60,7 +61,7 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 		{name: "all", other: true, held: true, same: true},
 		{name: "peer", key: byPeer(), other: true, held: true, same: true},
 		{name: "metadata", key: byMetadata("id"), same: true},
-		{name: "identity by metadata", key: byIdentity(), server: []ratelimit.Option{ratelimit.WithIdentityMetadata("id")}, same: true},
+		{name: "identity by metadata", key: byIdentity(), server: []ratelimit.Option{callers(caller.WithIdentityMetadata("id"))}, same: true},
 		{name: "identity by a function", key: byIdentity(), server: []ratelimit.Option{identity}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -71,21 +72,21 @@ func TestClientHoldsBackWhatTheServerRefuses(t *testing.T) {
 				}
 				err := call("id", "a")
 				want(t, "refused", refused(err), true)
-				told, _ := details(t, status.Convert(err))
+				retry, _ := details(t, status.Convert(err))
 				reached.Store(0)
 				for range 100 {
 					err := call("id", "a")
 					want(t, "refused again", refused(err), true)
 					again, quota := details(t, status.Convert(err))
-					want(t, "told to wait no less", again.GetRetryDelay().AsDuration() >= 30*time.Second, true)
-					want(t, "told the limit", quota.GetViolations()[0].GetQuotaId(), "one")
+					want(t, "a wait no shorter", again.GetRetryDelay().AsDuration() >= 30*time.Second, true)
+					want(t, "reported: the limit", quota.GetViolations()[0].GetQuotaId(), "one")
 				}
 				want(t, "held back", reached.Load() == 0, test.same)
 				reached.Store(0)
 				want(t, "another refused", refused(call("id", "b")), test.other)
 				want(t, "another held back", reached.Load() == 0, test.held)
-				time.Sleep(told.GetRetryDelay().AsDuration())
-				want(t, "after the time told", call("id", "a"), nil)
+				time.Sleep(retry.GetRetryDelay().AsDuration())
+				want(t, "after the retry delay", call("id", "a"), nil)
 			})
 		})
 	}
@@ -175,7 +176,7 @@ func TestWhichRefusalsAreObeyed(t *testing.T) {
 	}
 }
 
-// Where the policy says that calls wait, they wait for the time told.
+// Where the policy says that calls wait, they wait for the retry delay.
 func TestHeldBackCallsWaitWhereThePolicySaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("queue", 1, nil) // of the server, which the client knows too
@@ -193,7 +194,7 @@ func TestHeldBackCallsWaitWhereThePolicySaysSo(t *testing.T) {
 		want(t, "at once", time.Since(start), 0)
 		err, made = answering(client, context.Background(), nil)
 		want(t, "waited", err == nil && made, true)
-		want(t, "until the time told", time.Since(start), 5*time.Second)
+		want(t, "until the retry delay", time.Since(start), 5*time.Second)
 	})
 }
 
@@ -253,9 +254,9 @@ func TestStreamsAreHeldBackToo(t *testing.T) {
 	want(t, "held back", l.Stats().HeldBack, 1)
 }
 
-// No retry comes before the time told, and it comes then: a call that retries needs
+// No retry comes before the retry delay, and it comes then: a call that retries needs
 // two attempts, and those beside it none, however many there are.
-func TestRetriesWaitForTheTimeTold(t *testing.T) {
+func TestRetriesWaitForTheRetryInfo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again, err := retry.New()
 		if err != nil {

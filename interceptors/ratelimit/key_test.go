@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -96,10 +97,10 @@ func TestKeys(t *testing.T) {
 		{name: "identity, SPIFFE", key: byIdentity(), one: verified(leaf, spiffe), two: verified(other, spiffe), together: true},
 		{name: "identity, not verified", key: byIdentity(), one: unverified, two: nobody, together: true},
 		{name: "identity, verified or not", key: byIdentity(), one: verified(leaf, nil), two: unverified},
-		{name: "identity, declared", key: byIdentity(), opts: []ratelimit.Option{ratelimit.WithIdentityMetadata("user")},
+		{name: "identity, declared", key: byIdentity(), opts: []ratelimit.Option{callers(caller.WithIdentityMetadata("user"))},
 			one: from("user", "a"), two: from("user", "b")},
 		{name: "identity, declared but unknown", key: byIdentity(),
-			opts: []ratelimit.Option{ratelimit.WithIdentity(func(context.Context) (string, bool) { return "x", false })},
+			opts: []ratelimit.Option{callers(caller.WithIdentity(func(context.Context) (string, bool) { return "x", false }))},
 			one:  from("user", "a"), two: from("user", "b"), together: true},
 
 		{name: "field, same", key: byField("page_token"), one: nobody, two: nobody,
@@ -156,20 +157,25 @@ func TestMethodsAndLimitsCountApart(t *testing.T) {
 }
 
 // L9, with everything around it: an admitted call by address allocates the context
-// that tells the handler its standing, and nothing else; on a client nothing.
+// with the standings for the handler, and nothing else; on a client nothing.
 func TestAdmittedCallAllocatesItsContext(t *testing.T) {
 	p := policies(t, limit("a", 1e12, byPeer()), limit("b", 1e12, byIdentity()))
 	part := newLimiter(t).UnaryServer(p.Call(interceptors.Server, browse))
-	ctx := tcp("[2001:db8::1]:1")
 	handler := func(context.Context, any) (any, error) { return nil, nil }
-	if n := testing.AllocsPerRun(1000, func() { part(ctx, nil, nil, handler) }); n != 1 {
-		t.Errorf("an admitted call allocates %v times, want once", n)
+	for name, ctx := range map[string]context.Context{
+		"an address":    tcp("[2001:db8::1]:1"),
+		"a certificate": verified(&x509.Certificate{DNSNames: []string{"shop.example"}}, nil),
+		"a SPIFFE id":   verified(&x509.Certificate{}, &url.URL{Scheme: "spiffe", Host: "mesh", Path: "/shop"}),
+	} {
+		if n := testing.AllocsPerRun(1000, func() { part(ctx, nil, nil, handler) }); n != 1 {
+			t.Errorf("an admitted call of %s allocates %v times, want once", name, n)
+		}
 	}
 	rule := limit("a", 1e12, nil)
 	rule.Side = policyv1.Side_SIDE_CLIENT
 	client := newLimiter(t).UnaryClient(policies(t, rule).Call(interceptors.Client, browse))
 	invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
-	if n := testing.AllocsPerRun(1000, func() { client(ctx, browse, nil, nil, nil, invoker) }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { client(context.Background(), browse, nil, nil, nil, invoker) }); n != 0 {
 		t.Errorf("an admitted call of a client allocates %v times", n)
 	}
 }

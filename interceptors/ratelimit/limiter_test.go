@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -55,7 +55,7 @@ func TestLimitOfTheContractIsKept(t *testing.T) {
 // L5: A refusal carries RESOURCE_EXHAUSTED, RetryInfo, QuotaFailure and exactly
 // one grpc-retry-pushback-ms, also with two limiters stacked (grpc-go takes two as "never retry").
 // L6: RetryInfo is never below the true wait, and is jittered upward.
-func TestRefusalTellsLimitAndWait(t *testing.T) {
+func TestRefusalNamesLimitAndWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := policies(t, limit("secretive", 2, byMetadata("token")))
 		conn := dial(t, []grpc.ServerOption{grpc.ChainUnaryInterceptor(
@@ -79,7 +79,7 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 		retry, quota := details(t, s)
 		wait := retry.GetRetryDelay().AsDuration()
 		if wait < 30*time.Second || wait > 33*time.Second+time.Millisecond {
-			t.Errorf("told to wait %v, want 30s and up to a tenth more", wait)
+			t.Errorf("reported: to wait %v, want 30s and up to a tenth more", wait)
 		}
 		violation := quota.GetViolations()[0]
 		want(t, "violation", violation.GetSubject()+": "+violation.GetDescription(), "limit:secretive: 2 per 1m0s by metadata token")
@@ -88,7 +88,7 @@ func TestRefusalTellsLimitAndWait(t *testing.T) {
 		want(t, "pushback", pushback[0], strconv.FormatInt(wait.Milliseconds(), 10))
 		time.Sleep(wait)
 		if _, err := call(); err != nil {
-			t.Errorf("after the time told: %v", err)
+			t.Errorf("after the retry delay: %v", err)
 		}
 	})
 }
@@ -184,7 +184,7 @@ func TestRefusedCallCostsNothingOnOtherLimits(t *testing.T) {
 	want(t, "nobody else", admitted(t, l, p, from("id", "third"), nil, 100), 0)
 	err := handle(l, p, from("id", "abuser"), nil)
 	if message := status.Convert(err).Message(); !strings.HasPrefix(message, `rate limit "slow"`) {
-		t.Errorf("refused by both, told: %s", message)
+		t.Errorf("refused by both: %s", message)
 	}
 	want(t, "refused", l.Stats().Refused, 296)
 	want(t, "admitted", l.Stats().Admitted, 5)
@@ -313,12 +313,12 @@ func TestObserverReceivesEachVerdict(t *testing.T) {
 // X4, in part: a panic in the identity function charges nobody and leaves the limiter usable.
 func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 	bad := true
-	l := newLimiter(t, ratelimit.WithIdentity(func(context.Context) (string, bool) {
+	l := newLimiter(t, callers(caller.WithIdentity(func(context.Context) (string, bool) {
 		if bad {
 			panic("no identity today")
 		}
 		return "u", true
-	}))
+	})))
 	p := policies(t, limit("all", 5, nil), limit("each", 5, byIdentity()))
 	for range 100 {
 		func() {
@@ -332,15 +332,11 @@ func TestPanicInIdentityLeavesTheLimiterUsable(t *testing.T) {
 
 func TestNewRefusesBadOptions(t *testing.T) {
 	never := func(context.Context, any) bool { return false }
-	identity := ratelimit.WithIdentity(func(context.Context) (string, bool) { return "", false })
 	for _, test := range []struct {
 		opts []ratelimit.Option
 		says string
 	}{
 		{[]ratelimit.Option{ratelimit.WithMaxKeys(1)}, "ratelimit: WithMaxKeys: 1 keys: give 64 to 268435456"},
-		{[]ratelimit.Option{identity, ratelimit.WithIdentityMetadata("user")}, "ratelimit: WithIdentity and WithIdentityMetadata are both given: choose one"},
-		{[]ratelimit.Option{ratelimit.WithIdentityMetadata("User")}, `ratelimit: WithIdentityMetadata: "User" is not a metadata key: write lower case letters, digits and _-. only`},
-		{[]ratelimit.Option{ratelimit.WithTrustedPrefixes(netip.Prefix{})}, "ratelimit: WithTrustedPrefixes: invalid Prefix is no network: write one such as 10.0.0.0/8 or fd00::/8"},
 		{[]ratelimit.Option{ratelimit.WithHoldBack(-time.Second)}, "ratelimit: WithHoldBack: -1s: write a duration from 0 on; 0 turns it off"},
 		{[]ratelimit.Option{ratelimit.WithKey("one", nil)}, `ratelimit: WithKey("one"): the function is nil: leave the option out`},
 		{[]ratelimit.Option{ratelimit.WithSkip("one", never), ratelimit.WithSkip("two", never), ratelimit.WithSkip("one", never)}, `ratelimit: WithSkip("one") is given twice: leave one out`},

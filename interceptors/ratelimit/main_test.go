@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	_ "github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -64,6 +65,15 @@ func dial(t testing.TB, server []grpc.ServerOption, client []grpc.DialOption) *g
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// callers is the option for what opts say of callers.
+func callers(opts ...caller.Option) ratelimit.Option {
+	made, err := caller.New(opts...)
+	if err != nil {
+		panic(err)
+	}
+	return ratelimit.WithCallers(made)
 }
 
 func newLimiter(t testing.TB, opts ...ratelimit.Option) *ratelimit.Limiter {

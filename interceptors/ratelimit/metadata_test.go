@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -50,7 +51,7 @@ func TestNobodyEvadesALimitByItsMetadata(t *testing.T) {
 	for name, key := range map[string]*policyv1.RateLimitKey{"metadata": byMetadata("id"), "identity": byIdentity()} {
 		for _, trick := range tricks {
 			t.Run(name+", "+trick.name, func(t *testing.T) {
-				l, p := newLimiter(t, ratelimit.WithIdentityMetadata("id")), policies(t, limit("one", 5, key))
+				l, p := newLimiter(t, callers(caller.WithIdentityMetadata("id"))), policies(t, limit("one", 5, key))
 				ok, refused := 0, 0
 				for i := range 200 {
 					switch err := handle(l, p, from(trick.kv(i)...), nil); status.Code(err) {
@@ -114,7 +115,7 @@ func TestCallsWithoutTheKey(t *testing.T) {
 			rule.MissingKey = test.missing
 			opts := []ratelimit.Option{}
 			if test.key.GetIdentity() != nil {
-				opts = append(opts, ratelimit.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), first(ctx, "id") != "" }))
+				opts = append(opts, callers(caller.WithIdentity(func(ctx context.Context) (string, bool) { return first(ctx, "id"), first(ctx, "id") != "" })))
 			}
 			l, p := newLimiter(t, opts...), policies(t, rule)
 			_ = handle(l, p, one, nil)

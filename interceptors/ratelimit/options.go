@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -20,20 +19,18 @@ const minSecret = 16
 type Option func(*options)
 
 type options struct {
-	maxKeys     int
-	trusted     trust
-	holdBack    time.Duration
-	fields      bool
-	rules       map[string]*functions // by the name of the limit
-	given       []string              // options of rules, by name and limit
-	errs        []error
-	identity    func(context.Context) (string, bool)
-	identityKey *string
-	observer    interceptors.Observer
-	store       Store
-	secret      *string
-	share       func() float64
-	log         *slog.Logger
+	maxKeys  int
+	callers  *caller.Callers
+	holdBack time.Duration
+	fields   bool
+	rules    map[string]*functions // by the name of the limit
+	given    []string              // options of rules, by name and limit
+	errs     []error
+	observer interceptors.Observer
+	store    Store
+	secret   *string
+	share    func() float64
+	log      *slog.Logger
 }
 
 // WithMaxKeys bounds for how many keys the counts are kept: 64 to 268,435,456, by
@@ -42,63 +39,48 @@ func WithMaxKeys(n int) Option {
 	return func(o *options) { o.maxKeys = n }
 }
 
-// WithIdentity declares who makes a call, for limits by identity. Calls for which
-// it reports false share one bucket. It is called once per call and limit,
-// concurrently, and may panic like a handler.
-func WithIdentity(identity func(context.Context) (string, bool)) Option {
-	return func(o *options) { o.identity = identity }
+// WithCallers says who calls, for limits by identity and by peer, and whose cost_metadata
+// counts. Callers without an identity share one bucket. Default: the identity is that of the
+// verified certificate, the address that of the peer, and nobody is trusted.
+func WithCallers(callers *caller.Callers) Option {
+	return func(o *options) { o.callers = callers }
 }
 
-// WithIdentityMetadata declares that a caller is who the value of a metadata key, of which
-// there may be one, says: of the incoming metadata on the server, where that is only as true as
-// whoever sets it, of the outgoing on the client.
-func WithIdentityMetadata(key string) Option {
-	return func(o *options) { o.identityKey = &key }
-}
-
-// WithTrustedPrefixes declares from which networks peers are believed: the proxies
-// whose x-forwarded-for says who calls, and the peers whose cost_metadata counts. An
-// address in x-forwarded-for counts if all to the right of it, and the peer, are in
-// one of prefixes. Default: nobody is believed.
-func WithTrustedPrefixes(prefixes ...netip.Prefix) Option {
-	return func(o *options) { o.trusted = append(o.trusted, prefixes...) }
-}
-
-// WithStore counts in store the calls that limits with store RATE_LIMIT_STORE_EXTERNAL
-// admit: those of all replicas that use it together. Whoever made the store closes it,
-// after the servers and channels. Without one such limits are counted by the share of
-// this process, and a warning says so.
+// WithStore counts the calls at limits with store RATE_LIMIT_STORE_EXTERNAL in store, for
+// all replicas that use it together. Whoever made the store closes it, after the servers
+// and channels. Without one such limits are counted by the share of this process, and a
+// warning is logged.
 func WithStore(store Store) Option {
 	return func(o *options) { o.store = store }
 }
 
-// WithSecret keeps who calls from those who may read the store: keys in it are digests
-// that nobody can guess values by who does not know secret. All replicas need the same,
-// of 16 bytes or more; another one is another count. Default: none, and then a key
-// that can be guessed, such as an address, can be found out.
+// WithSecret hides callers from readers of the store: without the secret, its keys, which
+// are digests, cannot be compared with guessed values. All replicas need the same secret,
+// of 16 bytes or more; with another one they count apart. Default: none, and then a key
+// that can be guessed, such as an address, can be recognized.
 func WithSecret(secret string) Option {
 	return func(o *options) { o.secret = &secret }
 }
 
-// WithShare tells which part of the whole this process is, above 0 and up to 1: it
-// admits that part of the limits with store RATE_LIMIT_STORE_PER_REPLICA, and of those whose
-// shared store is away where on_store_failure is STORE_FAILURE_PER_REPLICA. share is called
-// for each such call, so it must be safe for concurrent use and quick. The servers of
-// package meshlite know their share from Consul; without that, as on a client, it is 1
-// and a warning says so.
+// WithShare sets the share of this process in its limits, above 0 and up to 1, for limits
+// with store RATE_LIMIT_STORE_PER_REPLICA, and for those whose external store is
+// unavailable where on_store_failure is STORE_FAILURE_PER_REPLICA. share is called for each
+// such call, so it must be safe for concurrent use and quick. Default: servers of package
+// meshlite have their share from Consul; elsewhere, as on a client, it is 1 and a warning
+// is logged.
 func WithShare(share func() float64) Option {
 	return func(o *options) { o.share = share }
 }
 
-// WithLogger hears once when limits are counted in another way than their policy says.
-// Default: slog.Default().
+// WithLogger logs once when limits are counted in another way than their policy says, and
+// once a minute that calls are held back. Default: slog.Default().
 func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
 }
 
-// WithHoldBack bounds for how long a client keeps calls from an instance, or from a
-// service, that has refused one and said when to come again. 0 leaves it to the server to
-// refuse them. Default: 30 seconds.
+// WithHoldBack bounds for how long a client holds calls back from an instance, or from a
+// service, that has refused one with a time to retry after. 0 holds none back. Default: 30
+// seconds.
 func WithHoldBack(longest time.Duration) Option {
 	return func(o *options) { o.holdBack = longest }
 }
@@ -109,7 +91,7 @@ func WithFields() Option {
 	return func(o *options) { o.fields = true }
 }
 
-// WithKey counts by what key gives, instead of the key in the policy, at the limits
+// WithKey counts by what key returns, instead of the key in the policy, at the limits
 // of this name. Calls for which it reports false share one bucket. The request is
 // nil when a stream opens. It and the functions of the other options are called
 // once per call and limit, concurrently, and may panic like a handler.
@@ -117,17 +99,16 @@ func WithKey(limit string, key func(ctx context.Context, req any) (string, bool)
 	return func(o *options) { o.function("WithKey", limit, key == nil, func(f *functions) { f.key = key }) }
 }
 
-// WithCost has cost tell what a call costs at the limits of this name, instead of
-// the policy or metadata. 0 is nothing; more than the burst is refused. The request
+// WithCost sets what a call costs at the limits of this name, instead of the policy or
+// metadata. A cost of 0 is not charged; more than the burst is refused. The request
 // is nil when a stream opens, and a message where each is charged.
 func WithCost(limit string, cost func(ctx context.Context, req any) uint64) Option {
 	return func(o *options) { o.function("WithCost", limit, cost == nil, func(f *functions) { f.costOf = cost }) }
 }
 
-// WithLimit has of tell the limit that a call meets at the limits of this name,
-// given the one in the policy. It should tell the same for the same key: a key
-// whose limit changes keeps the share of it that it has used, which costs an
-// allocation.
+// WithLimit replaces, for each call, the limit in the policy at the limits of this name. It
+// should return the same for the same key: a key whose limit changes keeps the used
+// fraction of it, which costs an allocation.
 func WithLimit(limit string, of func(ctx context.Context, req any, policy Limit) Limit) Option {
 	return func(o *options) { o.function("WithLimit", limit, of == nil, func(f *functions) { f.limitOf = of }) }
 }
@@ -138,16 +119,16 @@ func WithSkip(limit string, skip func(ctx context.Context, req any) bool) Option
 	return func(o *options) { o.function("WithSkip", limit, skip == nil, func(f *functions) { f.skip = skip }) }
 }
 
-// WithSuccess has success tell, by the error of a call, whether the refund of the
-// limits of this name takes it for one that succeeded. Default: the code is OK.
+// WithSuccess decides by the error of a call whether it has succeeded, for the refunds of
+// the limits of this name. Default: the code is OK.
 func WithSuccess(limit string, success func(err error) bool) Option {
 	return func(o *options) {
 		o.function("WithSuccess", limit, success == nil, func(f *functions) { f.success = success })
 	}
 }
 
-// function notes one of a limit. Two of one kind for one limit are an error.
-func (o *options) function(option, limit string, missing bool, note func(*functions)) {
+// function sets one of a limit. It may be given once for each limit.
+func (o *options) function(option, limit string, missing bool, set func(*functions)) {
 	name := fmt.Sprintf("%s(%q)", option, limit)
 	if missing {
 		o.errs = append(o.errs, fmt.Errorf("%s: the function is nil: leave the option out", name))
@@ -162,12 +143,11 @@ func (o *options) function(option, limit string, missing bool, note func(*functi
 	if o.rules[limit] == nil {
 		o.rules[limit] = &functions{}
 	}
-	note(o.rules[limit])
+	set(o.rules[limit])
 }
 
-// WithObserver sets what receives an [*Event] of each limit that a call met: of all limits
-// for an admitted call, of the one that refused for another. Package interceptors/metrics
-// has one.
+// WithObserver sets what receives an [*Event] of each limit of a call: of all limits of an
+// admitted call, of the one that refuses another. Package interceptors/metrics has one.
 func WithObserver(observer interceptors.Observer) Option {
 	return func(o *options) { o.observer = observer }
 }
@@ -176,17 +156,6 @@ func (o *options) check() error {
 	errs := o.errs
 	if o.maxKeys < minMaxKeys || o.maxKeys > maxMaxKeys {
 		errs = append(errs, fmt.Errorf("WithMaxKeys: %d keys: give %d to %d", o.maxKeys, minMaxKeys, maxMaxKeys))
-	}
-	if o.identity != nil && o.identityKey != nil {
-		errs = append(errs, errors.New("WithIdentity and WithIdentityMetadata are both given: choose one"))
-	}
-	if key := o.identityKey; key != nil && (*key == "" || strings.Trim(*key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "") {
-		errs = append(errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", *key))
-	}
-	for _, prefix := range o.trusted {
-		if !prefix.IsValid() || prefix.Addr().Is4In6() {
-			errs = append(errs, fmt.Errorf("WithTrustedPrefixes: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix))
-		}
 	}
 	if o.secret != nil && len(*o.secret) < minSecret {
 		errs = append(errs, fmt.Errorf("WithSecret: %d bytes: give %d or more, such as by `openssl rand -hex 16`", len(*o.secret), minSecret))

@@ -19,55 +19,63 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// refusal tells a caller which limit it has reached and when to come again.
+// refusal is what a caller receives: which limit it has reached and when to come again.
 type refusal struct {
 	message   string
 	quota     *anypb.Any    // a QuotaFailure
 	after     time.Duration // whole milliseconds, or Never
-	elsewhere bool          // another instance may admit the call, which no handler has seen
+	unhandled bool          // another instance may admit the call, which no handler has seen
 	standings []Standing
 }
 
-// refusal is what a caller is told that v refuses.
-func (p *part) refusal(v *verdict) refusal {
-	e := &v.entries[v.refusing]
-	r := refusal{quota: e.rule.quota, after: jittered(v.wait), standings: v.entries.standings(p.table, v.now)}
-	r.elsewhere = e.charge.at != atStore && !p.handled && r.after != Never
-	if e.terms.limit != e.rule.limit || e.charge.at != e.rule.at {
-		r.quota = e.rule.quotaFailure(e.terms.limit, e.charge.at)
+// refusal is that of the limit that refuses. handled is that a handler has seen the call.
+func (v *verdict) refusal(table *Table, handled bool) refusal {
+	c := &v.checks[v.refusedBy]
+	r := refusal{quota: c.rule.quota, after: jittered(v.wait), standings: v.checks.standings(table, v.now)}
+	r.unhandled = c.charge.in != inStore && !handled && r.after != Never
+	if c.gcra.limit != c.rule.limit || c.charge.in != c.rule.countedIn {
+		r.quota = c.rule.quotaFailure(c.gcra.limit, c.charge.in)
 	}
-	limit := e.description()
+	limit := c.description()
 	switch {
-	case e.charge.at == nowhere:
-		r.message = fmt.Sprintf("rate limit %q admits nothing while its shared store is away: try again in %v", e.rule.name, r.after)
-	case e.terms.limit.Calls == 0:
-		r.message = fmt.Sprintf("rate limit %q admits nothing (%s)", e.rule.name, limit)
+	case c.charge.in == uncounted:
+		r.message = fmt.Sprintf("rate limit %q admits nothing while its external store is unavailable: try again in %v", c.rule.name, r.after)
+	case c.gcra.limit.Calls == 0:
+		r.message = fmt.Sprintf("rate limit %q admits nothing (%s)", c.rule.name, limit)
 	case r.after == Never:
-		r.message = fmt.Sprintf("rate limit %q: one call costs more than its burst (%s): raise the burst or lower the cost", e.rule.name, limit)
+		r.message = fmt.Sprintf("rate limit %q: one call costs more than its burst (%s): raise the burst or lower the cost", c.rule.name, limit)
 	default:
-		r.message = fmt.Sprintf("rate limit %q reached (%s): try again in %v", e.rule.name, limit, r.after)
+		r.message = fmt.Sprintf("rate limit %q reached (%s): try again in %v", c.rule.name, limit, r.after)
 	}
 	return r
 }
 
-// description says why a call without a key finds the limit reached.
-func (e *entry) description() string {
-	limit := e.rule.description(e.terms.limit)
-	switch by := &e.rule.by; {
-	case !e.absent || by.absent == "":
+// description adds how a call without a key is counted.
+func (c *check) description() string {
+	limit := c.rule.description(c.gcra.limit)
+	switch k := &c.rule.keyer; {
+	case !c.keyless || k.value == "":
 		return limit
-	case by.missing == policyv1.MissingKey_MISSING_KEY_PEER:
-		return fmt.Sprintf("%s; the call has no %s and counts by its network address", limit, by.absent)
+	case k.missing == policyv1.MissingKey_MISSING_KEY_PEER:
+		return fmt.Sprintf("%s; the call has no %s and counts by its network address", limit, k.value)
 	default:
-		return fmt.Sprintf("%s; the call has no %s and counts with all that have none", limit, by.absent)
+		return fmt.Sprintf("%s; the call has no %s and counts with all that have none", limit, k.value)
 	}
 }
 
-// quotaFailure describes the limit, by what it counts, and whose it is: only what the
+// description is "50 per 1s by metadata customer-id".
+func (r *rule) description(limit Limit) string {
+	if r.keyer.name == "" {
+		return limit.String()
+	}
+	return limit.String() + " by " + r.keyer.name
+}
+
+// quotaFailure describes the limit, by what it counts, and its scope: only what the
 // store counts is the limit of all replicas together.
-func (r *rule) quotaFailure(limit Limit, at place) *anypb.Any {
+func (r *rule) quotaFailure(limit Limit, in counter) *anypb.Any {
 	scope := wire.ScopeInstance
-	if at == atStore {
+	if in == inStore {
 		scope = wire.ScopeService
 	}
 	return newQuotaFailure(&errdetails.QuotaFailure_Violation{
@@ -75,7 +83,7 @@ func (r *rule) quotaFailure(limit Limit, at place) *anypb.Any {
 		Description:     r.description(limit),
 		ApiService:      r.meta.Service,
 		QuotaId:         r.name,
-		QuotaDimensions: map[string]string{wire.QuotaKey: r.by.seen, wire.QuotaScope: scope},
+		QuotaDimensions: map[string]string{wire.QuotaKey: r.keyer.dimension, wire.QuotaScope: scope},
 		QuotaValue:      int64(min(limit.Calls, math.MaxInt64)),
 	})
 }
@@ -105,7 +113,7 @@ func (r refusal) trailer() metadata.MD {
 		pushback = strconv.FormatInt(ms, 10)
 	}
 	md := metadata.Join(metadata.Pairs(wire.PushbackKey, pushback), fields(r.standings))
-	if r.elsewhere {
+	if r.unhandled {
 		md.Set(wire.UnhandledKey, wire.UnhandledLimit)
 	}
 	return md
@@ -122,4 +130,69 @@ func (r refusal) err() error {
 		}
 	}
 	return status.ErrorProto(s)
+}
+
+// The fields of draft-ietf-httpapi-ratelimit-headers, as trailers: lists of
+// structured fields (RFC 9651), an item for each limit.
+const (
+	policyField = "ratelimit-policy" // "name";q=quota;w=window in seconds
+	stateField  = "ratelimit"        // "name";r=remaining;t=seconds until all is back
+)
+
+// fields are those of all standings, nil without one.
+func fields(all []Standing) metadata.MD {
+	if len(all) == 0 {
+		return nil
+	}
+	var policy, state []byte
+	for i, s := range all {
+		if i > 0 {
+			policy, state = append(policy, ", "...), append(state, ", "...)
+		}
+		quota, window := s.Limit.window()
+		policy = appendItem(policy, s.Name, "q", quota, "w", window)
+		state = appendItem(state, s.Name, "r", s.Remaining, "t", seconds(s.Reset))
+	}
+	return metadata.Pairs(policyField, string(policy), stateField, string(state))
+}
+
+func appendItem(to []byte, name, param string, value uint64, param2 string, value2 uint64) []byte {
+	const most = 999_999_999_999_999 // RFC 9651, 3.3.1
+	to = appendText(to, name)
+	to = strconv.AppendUint(append(append(append(to, ';'), param...), '='), min(value, most), 10)
+	return strconv.AppendUint(append(append(append(to, ';'), param2...), '='), min(value2, most), 10)
+}
+
+// appendText quotes text as far as a structured field can carry it (RFC 9651, 3.3.3).
+func appendText(to []byte, text string) []byte {
+	to = append(to, '"')
+	for _, r := range text {
+		switch {
+		case r < ' ' || r > '~':
+			to = append(to, '_')
+		case r == '"' || r == '\\':
+			to = append(to, '\\', byte(r))
+		default:
+			to = append(to, byte(r))
+		}
+	}
+	return append(to, '"')
+}
+
+// window is the limit for whole seconds: a period that is none is lengthened to
+// the next, and the quota with it.
+func (l Limit) window() (quota, window uint64) {
+	window = seconds(l.Period)
+	if whole := time.Duration(window) * time.Second; whole != l.Period && whole > 0 {
+		return uint64(float64(l.Calls) * (float64(whole) / float64(l.Period))), window
+	}
+	return l.Calls, window
+}
+
+// seconds rounds up.
+func seconds(d time.Duration) uint64 {
+	if d <= 0 {
+		return 0
+	}
+	return uint64(d-1)/uint64(time.Second) + 1
 }

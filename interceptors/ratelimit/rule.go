@@ -2,40 +2,52 @@ package ratelimit
 
 import (
 	"context"
+	"math"
 	"strconv"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // rule is one limit of a method.
 type rule struct {
-	name       string
-	meta       *interceptors.CallMeta
-	limit      Limit
-	cost       uint64
-	terms      terms // of limit and cost
-	by         keyer
-	refund     policyv1.Refund
-	wait       bool
-	shadow     bool
-	perMessage bool
-	at         place    // where it is counted
-	sharing    *sharing // nil unless this process ever enforces its share alone
-	onFailure  policyv1.StoreFailure
-	costKey    string // metadata key, or ""
-	trusted    trust
-	quota      *anypb.Any // what a refusal tells of the limit
-	counts     *counts
-	events     *events
+	name         string
+	meta         *interceptors.CallMeta
+	limit        Limit
+	cost         uint64
+	gcra         gcra // of limit and cost
+	keyer        keyer
+	refund       policyv1.Refund
+	wait         bool
+	shadow       bool
+	perMessage   bool
+	countedIn    counter
+	share        *replicaShare // nil where this process never counts by its share
+	onFailure    policyv1.StoreFailure
+	costMetadata string // key, or ""
+	callers      *caller.Callers
+	quota        *anypb.Any // the QuotaFailure of a refusal
+	counts       *counts
+	events       *events
 	functions
 }
 
-// functions are what the builder of the program says of a limit. Each may be nil.
+// counter is where calls are counted at a limit.
+type counter uint8
+
+const (
+	inProcess counter = iota
+	inStore
+	uncounted // the store is unavailable, and the limit then open or closed
+)
+
+// functions are the options of a limit. Each may be nil.
 type functions struct {
 	key     func(context.Context, any) (string, bool)
 	costOf  func(context.Context, any) uint64
@@ -44,86 +56,112 @@ type functions struct {
 	success func(error) bool
 }
 
-// newRule reads what was checked with the policy.
-func (l *Limiter) newRule(meta *interceptors.CallMeta, policy *policyv1.RateLimitRule, share func() float64) rule {
+// newRule reads a policy that has been checked. share is that of the server, or nil.
+func newRule(l *Limiter, meta *interceptors.CallMeta, policy *policyv1.RateLimitRule, share func() float64) rule {
 	period, _ := interceptors.ParseDuration(policy.GetPeriod()) // none is a second
-	warm, _ := interceptors.ParseDuration(policy.GetWarmUp())
+	warmUp, _ := interceptors.ParseDuration(policy.GetWarmUp())
 	r := rule{
-		name:       policy.GetName(),
-		events:     newEvents(policy.GetName()),
-		meta:       meta,
-		limit:      Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
-		cost:       1,
-		refund:     policy.GetRefund(),
-		wait:       policy.GetWait() && !policy.GetShadow(),
-		shadow:     policy.GetShadow(),
-		perMessage: policy.GetPerMessage(),
-		onFailure:  policy.GetOnStoreFailure(),
-		costKey:    policy.GetCostMetadata(),
-		trusted:    l.options.trusted,
-		counts:     l.limits.countsOf(meta, policy.GetName()),
+		name:         policy.GetName(),
+		meta:         meta,
+		limit:        Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()},
+		cost:         1,
+		refund:       policy.GetRefund(),
+		wait:         policy.GetWait() && !policy.GetShadow(),
+		shadow:       policy.GetShadow(),
+		perMessage:   policy.GetPerMessage(),
+		onFailure:    policy.GetOnStoreFailure(),
+		costMetadata: policy.GetCostMetadata(),
+		callers:      l.options.callers,
+		counts:       l.methods.countsOf(meta, policy.GetName()),
+		events:       newEvents(policy.GetName()),
 	}
-	l.place(&r, policy.GetStore(), share)
-	seeds := &l.table.seeds
-	if r.at == atStore {
-		seeds = &l.shared
-	}
-	r.by = l.newKeyer(meta, policy, seeds)
 	if of := l.options.rules[r.name]; of != nil {
 		r.functions = *of
 	}
+	r.count(l, policy.GetStore(), share)
+	seeds := &l.table.seeds
+	if r.countedIn == inStore {
+		seeds = &l.storeSeeds
+	}
+	r.keyer = newKeyer(seeds, meta, policy, r.callers, r.key)
 	if policy.Cost != nil {
 		r.cost = policy.GetCost()
 	}
-	r.terms = r.limit.terms(r.cost)
-	r.terms.warm = int64(warm)
-	r.quota = r.quotaFailure(r.limit, r.at)
+	r.gcra = r.limit.gcra(r.cost)
+	r.gcra.warmUp = int64(warmUp)
+	r.quota = r.quotaFailure(r.limit, r.countedIn)
 	return r
 }
 
-// meet is the entry of a call. The error is INVALID_ARGUMENT, for a call that does not
-// say what the limit needs of it; a limit in shadow does without.
-func (r *rule) meet(ctx context.Context, req any) (entry, error) {
-	e := entry{rule: r, terms: &r.terms}
-	var err error
-	if e.key, e.absent, err = r.by.key(ctx, req); err == nil && (r.limitOf != nil || r.costOf != nil || r.costKey != "") {
-		e.terms, err = r.own(ctx, req)
+// count chooses where r is counted: without a store by the share, since nothing that is
+// missing may lift a limit, and without a share as if there was one replica.
+func (r *rule) count(l *Limiter, store policyv1.RateLimitStore, share func() float64) {
+	switch store {
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_EXTERNAL:
+		if l.options.store != nil {
+			r.countedIn = inStore
+			break
+		}
+		l.warn(0, r, "a rate limit in an external store is counted in each replica, by its share: give WithStore")
+	case policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA:
+	default:
+		return
 	}
-	if err != nil && !r.shadow {
-		return e, err
+	if l.options.share != nil {
+		share = l.options.share
 	}
-	e.charge.at = r.at
-	if r.sharing != nil && r.at == here {
-		e.terms = r.scaled(e.terms)
+	if r.countedIn == inStore && r.onFailure > policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED && r.onFailure != policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA {
+		return
 	}
-	return e, nil
+	r.share = &replicaShare{of: share}
+	if r.countedIn == inProcess {
+		l.warnWithoutShare(r)
+	}
 }
 
-// own are the terms of one call. An error comes with those of the rule.
-func (r *rule) own(ctx context.Context, req any) (*terms, error) {
+// check prepares the charge of a call. The error is INVALID_ARGUMENT, for a call without
+// what the limit needs; a limit in shadow does without.
+func (r *rule) check(ctx context.Context, req any) (check, error) {
+	c := check{rule: r, gcra: &r.gcra}
+	var err error
+	if c.key, c.keyless, err = r.keyer.key(ctx, req); err == nil && (r.limitOf != nil || r.costOf != nil || r.costMetadata != "") {
+		c.gcra, err = r.gcraOf(ctx, req)
+	}
+	if err != nil && !r.shadow {
+		return c, err
+	}
+	c.charge.in = r.countedIn
+	if r.share != nil && r.countedIn == inProcess {
+		c.gcra = r.scaled(c.gcra)
+	}
+	return c, nil
+}
+
+// gcraOf are the parameters of one call. An error comes with those of the rule.
+func (r *rule) gcraOf(ctx context.Context, req any) (*gcra, error) {
 	limit, cost := r.limit, r.cost
 	if r.limitOf != nil {
 		limit = r.limitOf(ctx, req, limit)
 	}
 	if r.costOf != nil {
 		cost = r.costOf(ctx, req)
-	} else if declared, ok, err := r.declared(ctx); err != nil {
-		return &r.terms, err
+	} else if declared, ok, err := r.declaredCost(ctx); err != nil {
+		return &r.gcra, err
 	} else if ok {
 		cost = declared
 	}
-	t := limit.terms(cost)
-	t.warm = r.terms.warm
-	return &t, nil
+	g := limit.gcra(cost)
+	g.warmUp = r.gcra.warmUp
+	return &g, nil
 }
 
-// declared is the cost that metadata names, if a trusted peer has sent it: a whole
-// number from 1 on. A client trusts its own.
-func (r *rule) declared(ctx context.Context) (cost uint64, ok bool, err error) {
-	if r.costKey == "" || r.meta.Side == interceptors.Server && !r.trusted.peer(ctx) {
+// declaredCost is the cost in metadata, if a trusted peer has sent it: a whole number from
+// 1 on. A client trusts itself.
+func (r *rule) declaredCost(ctx context.Context) (cost uint64, ok bool, err error) {
+	if r.costMetadata == "" || r.meta.Side == interceptors.Server && !r.callers.Trusted(ctx) {
 		return 0, false, nil
 	}
-	value, err := interceptors.MetadataValue(ctx, r.meta.Side, r.costKey)
+	value, err := interceptors.MetadataValue(ctx, r.meta.Side, r.costMetadata)
 	if value == "" || err != nil {
 		return 0, false, err
 	}
@@ -150,10 +188,44 @@ func (r *rule) succeeded(err error) bool {
 	return status.Code(err) == codes.OK
 }
 
-// description is "50 per 1s by metadata customer-id".
-func (r *rule) description(limit Limit) string {
-	if r.by.by == "" {
-		return limit.String()
+// scaled are g for this replica alone. Those of the rule are computed once for a share.
+func (r *rule) scaled(g *gcra) *gcra {
+	share := r.share.value()
+	if g != &r.gcra {
+		scaled := g.scaled(share)
+		return &scaled
 	}
-	return limit.String() + " by " + r.by.by
+	last := r.share.last.Load()
+	if last == nil || last.share != share {
+		last = &scaledGCRA{share, g.scaled(share)}
+		r.share.last.Store(last)
+	}
+	return &last.gcra
+}
+
+// minShare bounds what a share function can do to a limit.
+const minShare = 1.0 / (1 << 16)
+
+// replicaShare is the share of a limit that this process enforces by itself.
+type replicaShare struct {
+	of   func() float64 // nil: it is not known, and taken for 1
+	last atomic.Pointer[scaledGCRA]
+}
+
+// scaledGCRA are the rule's own parameters at a share.
+type scaledGCRA struct {
+	share float64
+	gcra  gcra
+}
+
+// value is in its bounds, whatever the function returns.
+func (s *replicaShare) value() float64 {
+	if s.of == nil {
+		return 1
+	}
+	share := s.of()
+	if math.IsNaN(share) {
+		return minShare
+	}
+	return min(max(share, minShare), 1)
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -149,7 +150,7 @@ func TestWaitInsteadOfRefusal(t *testing.T) {
 		err := run(l, p, soon, nil)
 		want(t, "refused whose deadline is too soon", refused(err), true)
 		retry, _ := details(t, status.Convert(err))
-		want(t, "told the wait", retry.GetRetryDelay().AsDuration() >= 5*time.Second, true)
+		want(t, "reported: the wait", retry.GetRetryDelay().AsDuration() >= 5*time.Second, true)
 		want(t, "at once", time.Since(start), 0)
 		for i := range 5 {
 			want(t, "served", <-served, done{i, time.Duration(i) * time.Second})
@@ -214,12 +215,12 @@ func TestAWaitThatIsGivenUp(t *testing.T) {
 	})
 }
 
-// A limit in shadow tells what it would do and does nothing, to other limits either.
+// A limit in shadow reports what it would do and does nothing, to other limits either.
 func TestShadowRefusesNothing(t *testing.T) {
-	var told []string
+	var results []string
 	l := newLimiter(t, ratelimit.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
 		event := e.(*ratelimit.Event)
-		told = append(told, event.Limit()+" "+event.Verdict().String())
+		results = append(results, event.Limit()+" "+event.Verdict().String())
 	})))
 	shadow := limit("shadow", 1, nil)
 	shadow.Shadow, shadow.Wait = proto.Bool(true), proto.Bool(true)
@@ -229,9 +230,9 @@ func TestShadowRefusesNothing(t *testing.T) {
 	want(t, "would refuse", stats.Shadowed, 1)
 	want(t, "of which limit", stats.Limits[0].Shadowed == 1 && stats.Limits[0].Refused == 0, true)
 	want(t, "refused by the other", stats.Limits[1].Refused == 1 && stats.Limits[1].Shadowed == 0, true)
-	want(t, "told", len(told), 5)
-	want(t, "second call", told[2]+", "+told[3], "shadow shadowed, real admitted")
-	want(t, "third call", told[4], "real refused")
+	want(t, "reported", len(results), 5)
+	want(t, "second call", results[2]+", "+results[3], "shadow shadowed, real admitted")
+	want(t, "third call", results[4], "real refused")
 }
 
 // A new key begins with one call and reaches the full limit when it is warm.
@@ -250,7 +251,7 @@ func TestWarmUp(t *testing.T) {
 		}
 		want(t, "at first", admitted(t, l, p, from("id", "a"), nil, 600), 1)
 		time.Sleep(30 * time.Second)
-		// Half of what has come back since then, and 67 ms of age are not told apart.
+		// Half of what has come back since then, and 67 ms of age are equal.
 		if n := admitted(t, l, p, from("id", "a"), nil, 600); n < 145 || n > 150 {
 			t.Errorf("%d calls at half of the time, want 150", n)
 		}
@@ -298,7 +299,7 @@ func TestCostFromMetadataCountsFromTrustedPeersOnly(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			rule := limit("one", 10, nil)
 			rule.Cost, rule.CostMetadata = proto.Uint64(2), proto.String("cost")
-			l := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8")))
+			l := newLimiter(t, callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8"))))
 			want(t, "admitted", admitted(t, l, policies(t, rule), test.ctx, nil, 20), test.want)
 		})
 	}

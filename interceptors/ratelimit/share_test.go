@@ -131,7 +131,7 @@ func TestOwnTermsAreSharedToo(t *testing.T) {
 }
 
 // What cannot be counted as the policy says is never unlimited, and said once.
-func TestMissingStoreAndShareAreTold(t *testing.T) {
+func TestMissingStoreAndShareAreLogged(t *testing.T) {
 	open := shared("shared", 60, nil)
 	open.OnStoreFailure = policyv1.StoreFailure_STORE_FAILURE_OPEN
 	for name, test := range map[string]struct {
@@ -163,7 +163,7 @@ func TestMissingStoreAndShareAreTold(t *testing.T) {
 	}
 }
 
-// One limiter in two servers admits the share of each, unless an option has told it.
+// One limiter in two servers admits the share of each, unless an option sets it.
 func TestReplicaKnowsItsShare(t *testing.T) {
 	p := policies(t, byShare("one", 60))
 	count := func(l *ratelimit.Limiter) (n int) {

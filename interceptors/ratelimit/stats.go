@@ -2,24 +2,26 @@ package ratelimit
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// Result is what became of a call at a limit.
+// Result is the outcome of a call at a limit.
 type Result uint8
 
 const (
-	// Admitted is a call that the limit let pass and was charged for.
+	// Admitted is a call that the limit admitted and charged.
 	Admitted Result = iota + 1
 	// Refused is a call that the limit refused.
 	Refused
-	// Shadowed is a call that a limit in shadow let pass and would have refused.
+	// Shadowed is a call that a limit in shadow admitted and would have refused.
 	Shadowed
 	// HeldBack is a call that the client does not make because servers have refused the like
 	// by their limit. The log and traces have it; observers, which count calls that a limit
@@ -84,8 +86,8 @@ func (es *events) of(verdict Result, decides bool) *Event {
 	return &es[verdict][0]
 }
 
-// mostNear is how many keys the figures name.
-const mostNear = 10
+// maxHotKeys bounds the keys in the figures.
+const maxHotKeys = 10
 
 // Counts are of calls of methods that have a limit, and of messages where each is charged.
 type Counts struct {
@@ -102,17 +104,17 @@ type Counts struct {
 type Stats struct {
 	Counts
 
-	// Of limits in a shared store, calls that a limit has refused without asking it,
-	// since it had told until when; and what did not succeed there.
+	// Of limits in an external store: calls refused without asking it, as it had refused the
+	// key until a time to come; and operations that failed.
 	Remembered, StoreErrors uint64
-	// Calls at limits whose store was away: admitted, refused, counted by share.
+	// Calls at limits whose store was unavailable: admitted, refused, counted by share.
 	FellOpen, FellClosed, FellToShare uint64
 
 	Keys      int    // whose counts are kept, idle ones included
 	Forgotten uint64 // keys forgotten before their bucket was full again
 
-	Limits []LimitStats // of the methods called so far, by method
-	Near   []NearStats  // the ten keys that have used most of a limit, from three quarters on
+	Limits  []LimitStats  // of the methods called so far, by method
+	HotKeys []HotKeyStats // the ten keys that have used most of a limit, from three quarters on
 }
 
 // LimitStats is a limit of a method, as of its last call.
@@ -129,13 +131,13 @@ type LimitStats struct {
 	Refused, Shadowed uint64
 }
 
-// NearStats is a key that is near a limit or over it.
-type NearStats struct {
+// HotKeyStats is a key that is near its limit or over it.
+type HotKeyStats struct {
 	Method, Side, Name string
 	// Key is the network address of a limit by peer, "" for all callers together,
 	// and otherwise a hash, which is another one in another process.
 	Key       string
-	Used      float64 // the share of the burst; beyond 1 calls wait
+	Used      float64 // fraction of the burst; beyond 1 calls wait
 	Remaining uint64  // calls of cost 1
 	Reset     time.Duration
 }
@@ -156,12 +158,12 @@ func (l *Limiter) Stats() Stats {
 		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),
 
 		Keys:      int(l.table.used.Load()),
-		Forgotten: l.table.lost.Load(),
-		Near:      l.nearest(),
+		Forgotten: l.table.forgotten.Load(),
+		HotKeys:   l.hottest(),
 	}
-	for _, p := range l.limits.all() {
-		for i := range p.rules {
-			s.Limits = append(s.Limits, p.rules[i].stats())
+	for _, m := range l.methods.all() {
+		for i := range m.rules {
+			s.Limits = append(s.Limits, m.rules[i].stats())
 		}
 	}
 	return s
@@ -175,7 +177,7 @@ func (r *rule) stats() LimitStats {
 		}
 	}
 	add(r.cost != 1, fmt.Sprint("cost ", r.cost))
-	add(r.costKey != "", "cost by metadata "+r.costKey)
+	add(r.costMetadata != "", "cost by metadata "+r.costMetadata)
 	add(r.costOf != nil, "cost by function")
 	add(r.limitOf != nil, "limit by function")
 	add(r.skip != nil, "skip by function")
@@ -184,41 +186,93 @@ func (r *rule) stats() LimitStats {
 	add(r.wait, "wait")
 	add(r.shadow, "shadow")
 	add(r.perMessage, "per message")
-	add(r.at == atStore, "shared")
-	if r.at == here && r.sharing != nil {
-		add(true, fmt.Sprintf("share %.3g", r.sharing.share()))
+	add(r.countedIn == inStore, "external")
+	if r.countedIn == inProcess && r.share != nil {
+		add(true, fmt.Sprintf("share %.3g", r.share.value()))
 	}
-	add(r.terms.warm > 0, fmt.Sprint("warm-up ", time.Duration(r.terms.warm)))
+	add(r.gcra.warmUp > 0, fmt.Sprint("warm-up ", time.Duration(r.gcra.warmUp)))
 	return LimitStats{
 		Method: r.meta.FullMethod, Side: r.meta.Side.String(), Name: r.name,
-		Limit: r.limit.full(), By: r.by.by, Rules: strings.Join(rules, ", "),
+		Limit: r.limit.withDefaults(), By: r.keyer.name, Rules: strings.Join(rules, ", "),
 		Refused: r.counts.refused.Load(), Shadowed: r.counts.shadowed.Load(),
 	}
 }
 
-// nearest are those that have used most.
-func (l *Limiter) nearest() []NearStats {
+// hottest are the keys that have used most.
+func (l *Limiter) hottest() []HotKeyStats {
 	seen, now := map[key]bool{}, l.table.now()
-	var all []NearStats
-	for i := range l.near.places {
-		n := l.near.places[i].Load()
-		if n == nil || seen[n.key] {
+	var all []HotKeyStats
+	for i := range l.hotKeys.places {
+		k := l.hotKeys.places[i].Load()
+		if k == nil || seen[k.key] {
 			continue
 		}
-		seen[n.key] = true
-		used := n.used(l.table)
-		if used < nearShare {
+		seen[k.key] = true
+		used := k.used(l.table)
+		if used < hotFraction {
 			continue
 		}
-		tat, b := n.level(now, l.table)
-		s := standing(n.rule.name, n.terms, now, tat, b)
-		all = append(all, NearStats{
-			Method: n.rule.meta.FullMethod, Side: n.rule.meta.Side.String(), Name: s.Name,
-			Key: n.value, Used: used, Remaining: s.Remaining, Reset: s.Reset,
+		tat, b := k.level(now, l.table)
+		s := newStanding(k.rule.name, k.gcra, now, tat, b)
+		all = append(all, HotKeyStats{
+			Method: k.rule.meta.FullMethod, Side: k.rule.meta.Side.String(), Name: s.Name,
+			Key: k.value, Used: used, Remaining: s.Remaining, Reset: s.Reset,
 		})
 	}
-	slices.SortFunc(all, func(a, b NearStats) int {
+	slices.SortFunc(all, func(a, b HotKeyStats) int {
 		return cmp.Or(cmp.Compare(b.Used, a.Used), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Key, b.Key))
 	})
-	return all[:min(len(all), mostNear)]
+	return all[:min(len(all), maxHotKeys)]
+}
+
+// hotFraction is the used fraction of a limit from which a key is reported.
+const hotFraction = 0.75
+
+// hotKeys remembers some of the keys that have lately come near a limit: each in one of
+// two places by its hash, until it has used less. For a key that is there already, noteHot
+// costs a look.
+type hotKeys struct{ places [256]atomic.Pointer[hotKey] }
+
+type hotKey struct {
+	key   key
+	rule  *rule
+	gcra  *gcra
+	value string // as it may be shown
+	tat   int64  // as the store has answered; 0: it is in the table
+}
+
+func (k *hotKey) level(now int64, table *Table) (int64, *bucket) {
+	if k.tat != 0 {
+		return k.tat, nil
+	}
+	return table.level(now, k.key, k.gcra)
+}
+
+// used is the used fraction of the burst, beyond 1 if calls wait.
+func (k *hotKey) used(table *Table) float64 {
+	now := table.now()
+	tat, _ := k.level(now, table)
+	return float64(max(tat-now, 0)) / float64(max(k.gcra.burst, 1))
+}
+
+// noteHot keeps nothing of c but copies.
+func (l *Limiter) noteHot(ctx context.Context, c *check) {
+	places := [...]*atomic.Pointer[hotKey]{&l.hotKeys.places[c.key.hi>>56], &l.hotKeys.places[c.key.lo>>56]}
+	tat := int64(0)
+	if c.charge.in == inStore {
+		tat = c.charge.tat
+	}
+	for _, place := range places {
+		if there := place.Load(); there != nil && there.key == c.key && there.rule == c.rule && there.tat == tat {
+			return
+		}
+	}
+	for _, place := range places {
+		there := place.Load()
+		if there == nil || there.key == c.key || there.used(l.table) < hotFraction {
+			fresh := &hotKey{key: c.key, rule: c.rule, gcra: c.gcra, value: c.rule.keyer.show(ctx, c.key, &l.table.seeds), tat: tat}
+			place.CompareAndSwap(there, fresh)
+			return
+		}
+	}
 }

@@ -19,8 +19,8 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
-// The figures tell the limits and who is near one, ten at most, and no secret.
-func TestStatsTellWhoIsNearALimit(t *testing.T) {
+// The figures show the limits and who is near one, ten at most, and no secret.
+func TestStatsHaveTheHotKeys(t *testing.T) {
 	rich := limit("token", 10, byMetadata("token"))
 	rich.Cost, rich.Refund, rich.WarmUp = proto.Uint64(2), policyv1.Refund_REFUND_FAILED, proto.String("0s")
 	l, p := newLimiter(t), policies(t, limit("address", 5, byPeer()), rich, limit("all", 1e6, nil))
@@ -41,7 +41,7 @@ func TestStatsTellWhoIsNearALimit(t *testing.T) {
 	want(t, "limits", fmt.Sprint(stats.Limits), "[{"+browse+" server address 5 per 1m0s peer  2 0} {"+browse+
 		" server token 10 per 1m0s metadata token cost 2, refund failed 0 0} {"+browse+" server all 1000000 per 1m0s   0 0}]")
 	var near []string
-	for _, n := range stats.Near {
+	for _, n := range stats.HotKeys {
 		if n.Name == "token" {
 			want(t, "a hash", len(n.Key) == 9 && n.Key[0] == '#', true)
 			continue
@@ -50,15 +50,15 @@ func TestStatsTellWhoIsNearALimit(t *testing.T) {
 	}
 	slices.Sort(near)
 	want(t, "near", strings.Join(near, ", "), browse+" address 192.0.2.2 1, "+browse+" address 192.0.2.3 0, "+browse+" address 192.0.2.4 0")
-	want(t, "near in all", len(stats.Near), 6)
+	want(t, "near in all", len(stats.HotKeys), 6)
 	for i := range 500 {
 		for range 5 {
 			_ = handle(l, p, as(fmt.Sprintf("198.51.%d.%d:1", i/250, i%250), fmt.Sprint("other", i)), nil)
 		}
 	}
 	stats = l.Stats()
-	want(t, "ten at most", len(stats.Near), 10)
-	want(t, "most first", stats.Near[0].Used >= stats.Near[9].Used && stats.Near[9].Used > 0.9, true)
+	want(t, "ten at most", len(stats.HotKeys), 10)
+	want(t, "most first", stats.HotKeys[0].Used >= stats.HotKeys[9].Used && stats.HotKeys[9].Used > 0.9, true)
 	if err := p.SetOperator(policy(limit("address", 4, byPeer()), limit("all", 1, nil), &policyv1.RateLimitRule{Name: "token", Disabled: proto.Bool(true)})); err != nil {
 		t.Fatal(err)
 	}

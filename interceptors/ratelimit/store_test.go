@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -152,7 +153,7 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 	for key := range m.full {
 		want(t, "shows the caller", strings.Contains(string(key[:]), "hunter2"), false)
 	}
-	near := l.Stats().Near
+	near := l.Stats().HotKeys
 	want(t, "near the limit", len(near) == 1 && near[0].Used > 0.9 && near[0].Remaining == 0, true)
 	for key := range m.full {
 		want(t, "shows a key of the store", strings.Contains(fmt.Sprintf("%x", key), strings.TrimPrefix(near[0].Key, "#")), false)
@@ -163,14 +164,14 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 	}
 }
 
-// Until the time told a caller who is over the limit costs the store nothing, whatever
+// Until the retry delay a caller who is over the limit costs the store nothing, whatever
 // it costs, and a call that costs less is asked for when it may be admitted.
 func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		rule := shared("one", 60, byMetadata("id"))
 		rule.CostMetadata = proto.String("cost")
-		l, p := newLimiter(t, ratelimit.WithStore(m), ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8"))), policies(t, rule)
+		l, p := newLimiter(t, ratelimit.WithStore(m), callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8")))), policies(t, rule)
 		call := func(cost string) bool {
 			ctx := metadata.NewIncomingContext(tcp("10.0.0.1:1"), metadata.Pairs("id", "a", "cost", cost))
 			return handle(l, p, ctx, nil) == nil
@@ -230,7 +231,7 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 	}
 }
 
-// Who is refused because the store is away is told so, and where it stands is not.
+// Who is refused because the store is away gets that as the reason, and no standing.
 func TestAClosedLimitSaysWhy(t *testing.T) {
 	m := newMemory()
 	m.away = true
@@ -240,11 +241,11 @@ func TestAClosedLimitSaysWhy(t *testing.T) {
 	err := handle(l, policies(t, rule), context.Background(), nil)
 	s := status.Convert(err)
 	want(t, "code", s.Code(), codes.ResourceExhausted)
-	if !strings.HasPrefix(s.Message(), `rate limit "one" admits nothing while its shared store is away: try again in 1`) {
+	if !strings.HasPrefix(s.Message(), `rate limit "one" admits nothing while its external store is unavailable: try again in 1`) {
 		t.Errorf("message: %s", s.Message())
 	}
 	retry, _ := details(t, s)
-	want(t, "told a wait of a second", retry.GetRetryDelay().AsDuration() >= time.Second, true)
+	want(t, "reported: a wait of a second", retry.GetRetryDelay().AsDuration() >= time.Second, true)
 	_, standing := l.Standing(browse, "one", "")
 	want(t, "standing", standing, errAway)
 	rule.Shadow = proto.Bool(true)
@@ -351,20 +352,20 @@ func TestShadowInTheStore(t *testing.T) {
 	want(t, "would refuse", l.Stats().Shadowed, 4)
 }
 
-// The handler is told where its caller stands in the store.
+// The handler has the standing of its caller in the store.
 func TestStandingInTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, p := newLimiter(t, ratelimit.WithStore(newMemory())), policies(t, shared("one", 60, nil), limit("two", 6, nil))
 		_, err := l.UnaryServer(p.Call(interceptors.Server, browse))(context.Background(), nil, nil, func(ctx context.Context, _ any) (any, error) {
 			all, ok := ratelimit.FromContext(ctx)
-			want(t, "told", ok && len(all) == 2, true)
+			want(t, "reported", ok && len(all) == 2, true)
 			want(t, "in the store", all[0].Remaining, 59)
 			want(t, "reset", all[0].Reset, time.Second)
 			want(t, "here", all[1].Remaining, 5)
 			return nil, nil
 		})
 		want(t, "error", err, nil)
-		want(t, "rules", l.Stats().Limits[0].Rules, "shared")
+		want(t, "rules", l.Stats().Limits[0].Rules, "external")
 		admitted(t, l, p, context.Background(), nil, 2)
 	})
 }

@@ -46,7 +46,7 @@ func echo(_ any, stream grpc.ServerStream) error {
 	}
 }
 
-// talk sends n messages and tells how many came back, and how the stream ended.
+// talk sends n messages and returns how many came back, and how the stream ended.
 func talk(t *testing.T, conn *grpc.ClientConn, n int) (answers int, trailer metadata.MD, err error) {
 	t.Helper()
 	stream, err := conn.NewStream(context.Background(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, chat)
@@ -186,8 +186,8 @@ func TestRefundOfStreams(t *testing.T) {
 	}
 }
 
-// The handler of a stream reads the standing, and every answer tells it if so asked.
-func TestStreamsTellTheStandings(t *testing.T) {
+// The handler of a stream reads the standing, and every answer has it with WithFields.
+func TestStreamsShowTheStandings(t *testing.T) {
 	l, p := newLimiter(t, ratelimit.WithFields()), chatPolicies(t, limit("streams", 2, nil))
 	var read []ratelimit.Standing
 	conn := dial(t, []grpc.ServerOption{grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {

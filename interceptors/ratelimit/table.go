@@ -19,18 +19,18 @@ const (
 
 // Table counts calls by key in bounded memory: 8 bytes for each key that it can
 // hold and 48 more for each that it does. It never forgets a key that has used
-// up its limit. It is safe for concurrent use; keys that it knows take no lock.
+// up its limit. It is safe for concurrent use; only new keys take a lock.
 //
 // A key has its place in one of two sets, by the halves of its hash, which fills
 // the table evenly (Azar et al., "Balanced Allocations").
 type Table struct {
-	start time.Time // times count from here, so they are monotonic
-	seeds seeds
-	sets  []set
-	crowd set                 // for keys that find no room, by rate
-	locks [stripes]sync.Mutex // by key, so that a key is added once
-	used  atomic.Int64
-	lost  atomic.Uint64
+	start     time.Time // times count from here, so they are monotonic
+	seeds     seeds
+	sets      []set
+	overflow  set                 // for keys that find no room, by rate
+	locks     [stripes]sync.Mutex // by key, so that a key is added once
+	used      atomic.Int64
+	forgotten atomic.Uint64
 }
 
 type (
@@ -51,29 +51,29 @@ func NewTable(maxKeys int) (*Table, error) {
 
 // Allow charges cost to key if limit admits it now.
 func (t *Table) Allow(key string, limit Limit, cost uint64) Decision {
-	terms := limit.terms(cost)
-	decision, _ := t.take(t.now(), t.seeds.hash(key), &terms, 0)
+	gcra := limit.gcra(cost)
+	decision, _ := t.take(t.now(), t.seeds.hash(key), &gcra, 0)
 	return decision
 }
 
 // AllowAt charges cost to key if limit admits it at the time now. Times may come
 // in any order: an earlier one than before admits nothing more.
 func (t *Table) AllowAt(now time.Time, key string, limit Limit, cost uint64) Decision {
-	terms := limit.terms(cost)
-	decision, _ := t.take(t.at(now), t.seeds.hash(key), &terms, 0)
+	gcra := limit.gcra(cost)
+	decision, _ := t.take(t.at(now), t.seeds.hash(key), &gcra, 0)
 	return decision
 }
 
 // Peek is the decision that Allow would make, and charges nothing.
 func (t *Table) Peek(key string, limit Limit, cost uint64) Decision {
-	terms := limit.terms(cost)
-	return t.look(t.now(), t.seeds.hash(key), &terms, 0)
+	gcra := limit.gcra(cost)
+	return t.look(t.now(), t.seeds.hash(key), &gcra, 0)
 }
 
 // PeekAt is the decision that AllowAt would make, and charges nothing.
 func (t *Table) PeekAt(now time.Time, key string, limit Limit, cost uint64) Decision {
-	terms := limit.terms(cost)
-	return t.look(t.at(now), t.seeds.hash(key), &terms, 0)
+	gcra := limit.gcra(cost)
+	return t.look(t.at(now), t.seeds.hash(key), &gcra, 0)
 }
 
 // now costs half of time.Now, which reads the wall clock too.
@@ -83,11 +83,11 @@ func (t *Table) at(now time.Time) int64 {
 	return min(max(int64(now.Sub(t.start)), -longest), longest)
 }
 
-// Standing tells where key stands at limit, and charges nothing.
+// Standing returns what key has left of limit, and charges nothing.
 func (t *Table) Standing(key string, limit Limit) Standing {
-	terms, now := limit.terms(1), t.now()
-	tat, b := t.level(now, t.seeds.hash(key), &terms)
-	return standing("", &terms, now, tat, b)
+	gcra, now := limit.gcra(1), t.now()
+	tat, b := t.level(now, t.seeds.hash(key), &gcra)
+	return newStanding("", &gcra, now, tat, b)
 }
 
 // Reset gives key its whole burst again, under whatever limit it is counted.
@@ -99,40 +99,40 @@ func (t *Table) reset(k key) {
 	}
 }
 
-// take decides, and tells what was charged. A call that has to wait is admitted
-// if it has to for no longer than patience.
-func (t *Table) take(now int64, k key, terms *terms, patience int64) (Decision, charge) {
-	if terms.cost == 0 || terms.cost > terms.holds { // needs no place in the table
-		return decide(now, now, terms.holds, terms.cost, 0), charge{}
+// take decides, and returns what was charged. A call that has to wait is admitted
+// if its wait is no longer than patience.
+func (t *Table) take(now int64, k key, gcra *gcra, patience int64) (Decision, charge) {
+	if gcra.cost == 0 || gcra.cost > gcra.capacity { // needs no place in the table
+		return decide(now, now, gcra.capacity, gcra.cost, 0), charge{}
 	}
 	for {
 		_, b := t.find(k)
-		if b == nil || b.rate != terms.rate {
-			b = t.add(now, k, terms)
+		if b == nil || b.rate != gcra.rate {
+			b = t.add(now, k, gcra)
 		}
-		if decision, taken, ok := b.take(now, terms, patience); ok {
+		if decision, taken, ok := b.take(now, gcra, patience); ok {
 			return decision, taken
 		}
 	}
 }
 
 // look decides without making room for a key that is not there.
-func (t *Table) look(now int64, k key, terms *terms, patience int64) Decision {
-	tat, b := t.level(now, k, terms)
-	return decide(tat, now, terms.holds, terms.costAt(now, b), patience)
+func (t *Table) look(now int64, k key, gcra *gcra, patience int64) Decision {
+	tat, b := t.level(now, k, gcra)
+	return decide(tat, now, gcra.capacity, gcra.costAt(now, b), patience)
 }
 
-// level is the tat of a key under terms, and its bucket, nil for a new key.
-func (t *Table) level(now int64, k key, terms *terms) (int64, *bucket) {
+// level is the tat of a key under gcra, and its bucket, nil for a new key.
+func (t *Table) level(now int64, k key, gcra *gcra) (int64, *bucket) {
 	_, b := t.find(k)
 	if b == nil {
 		return now, nil
 	}
-	return b.rate.convert(b.tat.Load(), now, terms.rate), b
+	return b.rate.convert(b.tat.Load(), now, gcra.rate), b
 }
 
-// sample are the two sets where k may be.
-func (t *Table) sample(k key) [2]*set {
+// setsOf are the two sets where k may be.
+func (t *Table) setsOf(k key) [2]*set {
 	mask := uint64(len(t.sets) - 1)
 	return [2]*set{&t.sets[k.hi&mask], &t.sets[k.lo&mask]}
 }
@@ -140,7 +140,7 @@ func (t *Table) sample(k key) [2]*set {
 // find is nil for a key that is not there. A set fills from its first slot on and
 // no slot becomes empty again, so an empty one ends the search.
 func (t *Table) find(k key) (*slot, *bucket) {
-	for _, s := range t.sample(k) {
+	for _, s := range t.setsOf(k) {
 		for i := range s {
 			b := s[i].Load()
 			if b == nil {
@@ -155,23 +155,23 @@ func (t *Table) find(k key) (*slot, *bucket) {
 }
 
 // add makes a bucket for a key that is not there or was counted under another
-// rate, whose used share it then keeps. It takes the slot of a bucket only after
+// rate, whose used fraction it then keeps. It takes the slot of a bucket only after
 // that is retired, so a slot has one writer at a time.
-func (t *Table) add(now int64, k key, terms *terms) *bucket {
+func (t *Table) add(now int64, k key, gcra *gcra) *bucket {
 	lock := &t.locks[k.lo%stripes]
 	lock.Lock()
 	defer lock.Unlock()
 	for {
-		fresh := newBucket(now, k, terms)
+		fresh := newBucket(now, k, gcra)
 		at, old := t.find(k)
-		if old != nil && old.rate == terms.rate {
+		if old != nil && old.rate == gcra.rate {
 			return old
 		}
 		if old == nil {
 			at, old = t.room(now, k)
 		}
 		if at == nil {
-			return t.shared(now, terms)
+			return t.overflowBucket(now, gcra)
 		}
 		if t.put(now, at, old, fresh) {
 			return fresh
@@ -197,7 +197,7 @@ func (t *Table) put(now int64, at *slot, old, fresh *bucket) bool {
 		fresh.born = old.born
 		fresh.tat.Store(old.rate.convert(tat, now, fresh.rate))
 	case tat > now:
-		t.lost.Add(1)
+		t.forgotten.Add(1)
 	}
 	at.Store(fresh)
 	return true
@@ -206,9 +206,9 @@ func (t *Table) put(now int64, at *slot, old, fresh *bucket) bool {
 // room finds an empty slot, or else the bucket that has used least of its limit.
 // It is nil when all have used it up.
 func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
-	sample, least := t.sample(k), math.Inf(1)
+	sets, least := t.setsOf(k), math.Inf(1)
 	for i := range ways {
-		for _, s := range sample { // the lowest empty slot is in the emptier set
+		for _, s := range sets { // the lowest empty slot is in the emptier set
 			b := s[i].Load()
 			if b == nil {
 				return &s[i], nil
@@ -225,18 +225,123 @@ func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
 	return at, old
 }
 
-// shared is the bucket of all keys under one rate that find no room. The caller
+// overflowBucket is that of all keys under one rate that find no room. The caller
 // holds the lock of its key only, so others may come for the same bucket.
-func (t *Table) shared(now int64, terms *terms) *bucket {
-	at := &t.crowd[uint64(terms.every^terms.burst)%ways]
+func (t *Table) overflowBucket(now int64, gcra *gcra) *bucket {
+	at := &t.overflow[uint64(gcra.interval^gcra.burst)%ways]
 	for {
 		old := at.Load()
-		if old != nil && old.rate == terms.rate && old.tat.Load() != retired {
+		if old != nil && old.rate == gcra.rate && old.tat.Load() != retired {
 			return old
 		}
-		fresh := newBucket(now, key{}, terms)
+		fresh := newBucket(now, key{}, gcra)
 		if t.put(now, at, old, fresh) {
 			return fresh
 		}
 	}
+}
+
+// bucket is the state of one key. It is full when tat is not after now, and
+// empty when tat is its burst ahead of now.
+type bucket struct {
+	key  key
+	rate rate         // under which it was charged
+	cost uint32       // of a call, in calls: what must be left for one more
+	born uint32       // in ticks, when the key was new
+	tat  atomic.Int64 // theoretical arrival time: when the bucket will be full
+}
+
+// retired is the tat of a bucket that has left the table: a charge would
+// be lost.
+const retired = math.MinInt64
+
+// tick is the unit of bucket.born, 67 ms: 32 bits of it are nine years.
+const tick = 1 << 26
+
+func newBucket(now int64, k key, g *gcra) *bucket {
+	b := &bucket{key: k, rate: g.rate, cost: uint32(min(min(g.cost, g.burst)/max(g.interval, 1), math.MaxUint32))}
+	b.born = uint32(min(max(now, 0)/tick+1, math.MaxUint32))
+	b.tat.Store(now)
+	return b
+}
+
+// charge is what one call took from one bucket. Without a bucket it took nothing.
+type charge struct {
+	bucket *bucket
+	cost   int64
+	tat    int64 // right after it
+	waits  bool  // the call is admitted for a time to come
+
+	// shadowed: the limit would have refused the call, were it in force.
+	shadowed bool
+	in       counter
+}
+
+// take charges the cost of g if the bucket holds as much, or will within patience.
+// It reports false for a bucket that is retired. A reading of the clock before that
+// of an earlier call finds the bucket emptier, never fuller, and tat never goes back.
+func (b *bucket) take(now int64, g *gcra, patience int64) (Decision, charge, bool) {
+	cost := g.costAt(now, b)
+	for {
+		tat := b.tat.Load()
+		if tat == retired {
+			return Decision{}, charge{}, false
+		}
+		decision := decide(tat, now, g.capacity, cost, patience)
+		if !decision.Admitted {
+			return decision, charge{}, true
+		}
+		if next := max(tat, now) + cost; b.tat.CompareAndSwap(tat, next) {
+			return decision, charge{bucket: b, cost: cost, tat: next, waits: decision.RetryAfter > 0}, true
+		}
+	}
+}
+
+// refund gives back what time has not given back yet. A bucket recovers in the order in
+// which it was charged, so at tat this charge has: a later refund would be one of another
+// charge, in another window.
+func (c charge) refund(now int64) bool {
+	back := min(c.cost, c.tat-now)
+	if c.bucket == nil || back <= 0 {
+		return false
+	}
+	for {
+		tat := c.bucket.tat.Load()
+		if tat == retired {
+			return false
+		}
+		if c.bucket.tat.CompareAndSwap(tat, tat-back) {
+			return true
+		}
+	}
+}
+
+// cancel undoes the charge of a call that was not made. A waiting call is refunded in
+// full only if no later call was scheduled behind it.
+func (c charge) cancel(now int64) {
+	if c.waits { // so it has a bucket
+		c.bucket.tat.CompareAndSwap(c.tat, c.tat-c.cost)
+		return
+	}
+	c.refund(now)
+}
+
+// retire ends the use of the bucket unless it changed since tat was read.
+func (b *bucket) retire(tat int64) bool {
+	return tat != retired && b.tat.CompareAndSwap(tat, retired)
+}
+
+// refill makes the bucket full.
+func (b *bucket) refill(now int64) {
+	for {
+		tat := b.tat.Load()
+		if tat <= now || b.tat.CompareAndSwap(tat, now) {
+			return
+		}
+	}
+}
+
+// over reports whether a call like the last new one would be refused.
+func (b *bucket) over(tat, now int64) bool {
+	return tat+b.rate.cost(uint64(b.cost))-now > b.rate.burst
 }

@@ -36,7 +36,7 @@ func TestBurstThenRate(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		want(t, "peek", table.Peek("k", limit, 1).Admitted, true)
 		want(t, "peek for two", table.Peek("k", limit, 2), ratelimit.Decision{RetryAfter: 100 * time.Millisecond})
-		want(t, "after the time told", table.Allow("k", limit, 1).Admitted, true)
+		want(t, "after the retry delay", table.Allow("k", limit, 1).Admitted, true)
 		want(t, "at once again", table.Allow("k", limit, 1).Admitted, false)
 		time.Sleep(time.Hour)
 		want(t, "no more than the burst", table.Allow("k", limit, 4), ratelimit.Decision{RetryAfter: ratelimit.Never})

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 )
 
@@ -42,7 +43,7 @@ func TestNobodyGetsFreshBucketsByOtherAddresses(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8")))
+			l := newLimiter(t, callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8"))))
 			part := l.UnaryServerInterceptor(policies(t, limit("one", 1, byPeer())))
 			fresh := 0
 			for i := range someKeys {
@@ -73,7 +74,7 @@ func TestForwardedCallersCountEachByThemselves(t *testing.T) {
 		{forwarded("10.0.0.1:1", ""), tcp("10.0.0.1:7"), true},
 		{forwarded("10.0.0.1:1"), tcp("10.0.0.1:7"), true},
 	} {
-		l, p := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8"))), policies(t, limit("one", 1, byPeer()))
+		l, p := newLimiter(t, callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8")))), policies(t, limit("one", 1, byPeer()))
 		want(t, "first", handle(l, p, test.one, nil), nil)
 		want(t, fmt.Sprint(test.one, " with ", test.two), handle(l, p, test.two, nil) != nil, test.together)
 	}
@@ -97,7 +98,7 @@ func TestTheCallerIsRealIPs(t *testing.T) {
 			found, _ = realip.FromContext(ctx)
 			return nil, nil
 		})
-		l := newLimiter(t, ratelimit.WithTrustedPrefixes(trusted...), ratelimit.WithMaxKeys(64))
+		l := newLimiter(t, callers(caller.WithTrustedPrefixes(trusted...)), ratelimit.WithMaxKeys(64))
 		want(t, "call", handle(l, p, ctx, nil), nil)
 		s, err := l.Standing(browse, "one", found.String())
 		if err != nil || s.Remaining != 0 {
@@ -113,7 +114,7 @@ func FuzzForwarded(f *testing.F) {
 	}
 	p := policies(f, limit("one", 1, byPeer()))
 	f.Fuzz(func(t *testing.T, text string) {
-		l := newLimiter(t, ratelimit.WithTrustedPrefixes(prefix("10.0.0.0/8")), ratelimit.WithMaxKeys(64))
+		l := newLimiter(t, callers(caller.WithTrustedPrefixes(prefix("10.0.0.0/8"))), ratelimit.WithMaxKeys(64))
 		want(t, "through a proxy", handle(l, p, forwarded("10.0.0.1:1", text), nil), nil)
 		_ = handle(l, p, forwarded("192.0.2.7:1", text), nil)
 		s, err := l.Standing(browse, "one", "192.0.2.7")

@@ -1,6 +1,5 @@
-// Package cachepage is what the admin page tells of the caches of a process, and how
-// they are cleared there. Programs write its JSON and the meshlite tool reads it, so that
-// both have it from here.
+// Package cachepage is the admin page's report on the caches of a process, and its action
+// to clear them. Programs write its JSON and the meshlite tool reads it.
 //
 //	caches := cachepage.New(own)
 //	caches.Add(given, "consul:///catalog")
@@ -17,11 +16,11 @@ import (
 // ownCache is the name of the runtime's own.
 const ownCache = "runtime"
 
-// maxCaches caps the caches that a runtime tells of beside its own.
+// maxCaches caps the caches that a runtime reports beside its own.
 const maxCaches = 64
 
-// Caches are those that a runtime tells of: its own, and what channels and servers were
-// given. One that nobody uses any more is not kept alive. It is safe for concurrent use.
+// Caches are those that a runtime reports: its own, and those of its channels and servers,
+// which it does not keep alive. It is safe for concurrent use.
 type Caches struct {
 	own *cache.Cache
 	all weakset.Set[cache.Cache] // its own first
@@ -29,7 +28,7 @@ type Caches struct {
 
 type named = weakset.Named[cache.Cache]
 
-// New tells of the runtime's own cache, also once it is closed.
+// New reports the runtime's own cache, even after it is closed.
 func New(own *cache.Cache) *Caches {
 	over := func(c *cache.Cache) bool { return c != own && c.Closed() }
 	c := &Caches{own: own, all: weakset.Set[cache.Cache]{MaxNamed: 1 + maxCaches, Over: over}}
@@ -40,8 +39,8 @@ func New(own *cache.Cache) *Caches {
 // Own is the runtime's own.
 func (c *Caches) Own() *cache.Cache { return c.own }
 
-// Add tells of given from now on, until it is closed or gone. Its name is that of who was
-// given it first: a target, or the service of a server.
+// Add reports given from now on, until it is closed or collected. Its name is that of its
+// first user: a target, or the service of a server.
 func (c *Caches) Add(given *cache.Cache, user string) { c.all.AddNamed(given, user) }
 
 // Stats are the figures of all of them, by name.

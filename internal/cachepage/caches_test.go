@@ -22,24 +22,24 @@ func TestCachesHaveNamesOfTheirOwn(t *testing.T) {
 	add("catalog")
 	add("catalog")
 	if names := namesOf(caches.Page()); !slices.Equal(names, []string{"runtime", "runtime 2", "catalog", "catalog 2"}) {
-		t.Errorf("it tells of %q", names)
+		t.Errorf("it reports %q", names)
 	}
 	for range 70 {
 		add("many")
 	}
 	if n := len(caches.Page().Caches); n != 65 {
-		t.Errorf("it tells of %d, want 64 and its own", n)
+		t.Errorf("it reports %d, want 64 and its own", n)
 	}
 	for _, c := range given {
 		c.Close()
 	}
 	add("new")
 	if names := namesOf(caches.Page()); !slices.Equal(names, []string{"runtime", "new"}) {
-		t.Errorf("when the others are closed, it tells of %q", names)
+		t.Errorf("when the others are closed, it reports %q", names)
 	}
 }
 
-func TestACacheIsToldOfOnce(t *testing.T) {
+func TestACacheIsReportedOnce(t *testing.T) {
 	own, given := newCache(t), newCache(t)
 	caches := cachepage.New(own)
 	caches.Add(nil, "nobody")
@@ -47,14 +47,14 @@ func TestACacheIsToldOfOnce(t *testing.T) {
 	caches.Add(given, "first")
 	caches.Add(given, "second")
 	if names := namesOf(caches.Page()); !slices.Equal(names, []string{"runtime", "first"}) {
-		t.Errorf("it tells of %q", names)
+		t.Errorf("it reports %q", names)
 	}
 	if caches.Own() != own {
 		t.Error("its own is another")
 	}
 	own.Close()
 	if names := namesOf(caches.Page()); !slices.Equal(names, []string{"runtime", "first"}) {
-		t.Errorf("when its own is closed, it tells of %q", names)
+		t.Errorf("when its own is closed, it reports %q", names)
 	}
 }
 
@@ -67,7 +67,7 @@ func TestNoCacheIsKeptAlive(t *testing.T) {
 		}
 		caches.Add(c, "catalog")
 		if n := len(caches.Page().Caches); n != 2 {
-			t.Errorf("it tells of %d caches, want 2", n)
+			t.Errorf("it reports %d caches, want 2", n)
 		}
 	}()
 	for deadline := time.Now().Add(10 * time.Second); len(caches.Page().Caches) > 1; runtime.GC() {

@@ -15,32 +15,31 @@ import (
 // ClearAction is the name of the action that clears.
 const ClearAction = "cache/clear"
 
-// clearTimeout is the longest that a clearing waits for stores: whoever has asked for it
-// waits for 2 s.
+// clearTimeout is the longest that a clearing waits for stores. The client waits for 2 s.
 const clearTimeout = time.Second
 
-// clearing is what is asked for: answers, and the caches that are meant.
+// clearing is a request: the answers to drop, and from which caches.
 type clearing struct {
 	methods, tags, caches []string
 	all                   bool
 }
 
-// Clear drops what values say, and nothing unless they say what. Done is a [Cleared].
+// Clear drops the answers that values name, and fails if they name none. Done is a [Cleared].
 func (c *Caches) Clear(ctx context.Context, values url.Values) (done any, err error) {
-	asked, err := readClearing(values)
+	request, err := readClearing(values)
 	if err != nil {
 		return nil, err
 	}
-	meant, err := asked.of(c.all.Named())
+	selected, err := request.of(c.all.Named())
 	if err != nil {
 		return nil, err
 	}
-	// Half of it is not done because somebody has hung up.
+	// A caller that disconnects does not leave half of it undone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearTimeout)
 	defer cancel()
 	page := Cleared{}
-	for _, one := range meant {
-		page.Caches = append(page.Caches, asked.clear(ctx, one))
+	for _, one := range selected {
+		page.Caches = append(page.Caches, request.clear(ctx, one))
 	}
 	return page, nil
 }
@@ -49,7 +48,7 @@ func readClearing(values url.Values) (clearing, error) {
 	for key, given := range values {
 		switch {
 		case !slices.Contains([]string{"method", "tag", "all", "cache"}, key):
-			return clearing{}, fmt.Errorf("value %q is not known: write method, tag, all or cache", key)
+			return clearing{}, fmt.Errorf("unknown value %q: write method, tag, all or cache", key)
 		case key == "all" && !slices.Equal(given, []string{"true"}):
 			return clearing{}, fmt.Errorf("all %q: write true, or leave it out", given)
 		case slices.Contains(given, ""):
@@ -71,17 +70,17 @@ func readClearing(values url.Values) (clearing, error) {
 	return c, nil
 }
 
-// of are those that are meant among all.
+// of selects the caches by name, all if none is named.
 func (c clearing) of(all []named) ([]named, error) {
 	if len(c.caches) == 0 {
 		return all, nil
 	}
-	var meant []named
+	var selected []named
 	var names []string
 	for _, one := range all {
 		names = append(names, one.Name)
 		if slices.Contains(c.caches, one.Name) {
-			meant = append(meant, one)
+			selected = append(selected, one)
 		}
 	}
 	for _, name := range c.caches {
@@ -89,7 +88,7 @@ func (c clearing) of(all []named) ([]named, error) {
 			return nil, fmt.Errorf("cache %q is not there: it has %q", name, names)
 		}
 	}
-	return meant, nil
+	return selected, nil
 }
 
 func (c clearing) clear(ctx context.Context, one named) ClearedCache {
@@ -115,7 +114,7 @@ func (c clearing) subjects() []cache.Subject {
 	return all
 }
 
-// count is what there is of the methods, and which of them are not known.
+// count counts the entries of the methods, and lists methods that the cache has not seen.
 func (c clearing) count(one named) (entries *int64, unknown []string) {
 	known := map[string]int64{}
 	for _, m := range one.Value.Methods() {

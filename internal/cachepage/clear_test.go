@@ -65,7 +65,7 @@ func TestCachesAreCleared(t *testing.T) {
 	}
 }
 
-// away is a store that cannot be told anything.
+// away is a store that fails.
 type away struct{}
 
 func (away) Load(context.Context, string, []string) ([]byte, time.Duration, string, error) {
@@ -75,7 +75,7 @@ func (away) Save(context.Context, string, []byte, time.Duration) error { return 
 func (away) Invalidate(context.Context, []string) error                { return errors.New("redis is away") }
 func (away) Subscribe(func([]string)) func()                           { return func() {} }
 
-func TestClearingTellsOfAStoreThatWasNotTold(t *testing.T) {
+func TestClearingReportsAStoreThatFails(t *testing.T) {
 	caches := cachepage.New(newCache(t))
 	caches.Add(newCache(t, cache.WithStore(away{})), "consul:///catalog")
 	text, err := clearCaches(t, caches, "all=true")
@@ -97,7 +97,7 @@ func TestClearingSaysWhatIsWrong(t *testing.T) {
 		"method=GetSweet":          `method "GetSweet": write package.Service/Method`,
 		"method=/a.B/C":            `method "/a.B/C"`,
 		"method=a.B/C/":            `method "a.B/C/"`,
-		"methods=a.B/C":            `value "methods" is not known: write method, tag, all or cache`,
+		"methods=a.B/C":            `unknown value "methods": write method, tag, all or cache`,
 		"all=true&cache=catalog":   `cache "catalog" is not there: it has ["runtime"]`,
 		"all=true&cache=a&cache=b": `cache "a" is not there`,
 	} {

@@ -10,7 +10,7 @@ type Page struct {
 
 // Report is of one cache.
 type Report struct {
-	Name     string `json:"name"` // "runtime", or who was given it
+	Name     string `json:"name"` // "runtime", or its first user
 	Entries  int64  `json:"entries"`
 	Bytes    uint64 `json:"bytes"`
 	MaxBytes uint64 `json:"max_bytes"`
@@ -29,7 +29,7 @@ type (
 	Rate   = cache.Rate
 )
 
-// Method is of the calls of one method.
+// Method has the figures of one method.
 type Method struct {
 	Method  string `json:"method"`
 	Entries int64  `json:"entries"`
@@ -41,14 +41,14 @@ type Method struct {
 	Shadow        []Shadow `json:"shadow"`
 }
 
-// Shadow is what a ttl would have done.
+// Shadow is what a ttl would have changed.
 type Shadow struct {
 	UpToSeconds float64 `json:"up_to_seconds"`
 	Compared    uint64  `json:"compared"`
 	Changed     uint64  `json:"changed"`
 }
 
-// Entry is of a kept answer, and nothing of what was asked, or by whom.
+// Entry is one stored answer, without its request or its caller.
 type Entry struct {
 	Method      string  `json:"method"`
 	ID          string  `json:"id"`
@@ -59,16 +59,16 @@ type Entry struct {
 	ETag        string  `json:"etag"`
 }
 
-// Cleared is what the action has done. `meshlite cache clear` reads it.
+// Cleared is the result of the action. `meshlite cache clear` reads it.
 type Cleared struct {
 	Caches []ClearedCache `json:"caches"`
 }
 
-// ClearedCache is what it has done to one cache.
+// ClearedCache is its result for one cache.
 type ClearedCache struct {
 	Name string `json:"name"`
-	// Entries is about how many it had of what was cleared. Nobody counts them by tags.
+	// Entries is about how many were cleared, absent for tags, by which nothing is counted.
 	Entries        *int64   `json:"entries,omitempty"`
-	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has never met
+	UnknownMethods []string `json:"unknown_methods,omitempty"` // that it has not seen
 	Error          string   `json:"error,omitempty"`           // why processes that share its store may keep them
 }

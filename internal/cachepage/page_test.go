@@ -9,7 +9,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 )
 
-func TestThePageTellsWhatACacheDoes(t *testing.T) {
+func TestThePageReportsWhatACacheDoes(t *testing.T) {
 	own := newCache(t)
 	caches, shop := cachepage.New(own), openShop(t, own)
 	for _, id := range []string{"x", "x", "y"} {
@@ -17,13 +17,13 @@ func TestThePageTellsWhatACacheDoes(t *testing.T) {
 	}
 	c := caches.Page().Caches[0]
 	if c.Entries != 2 || c.Hits != 1 || c.Misses != 2 || c.Bytes == 0 || c.MaxBytes == 0 || len(c.Methods) != 1 || len(c.Index) != 2 {
-		t.Fatalf("it tells %+v", c)
+		t.Fatalf("it reports %+v", c)
 	}
 	if m := c.Methods[0]; m.Method != getSweet || m.Hits != 1 || m.Misses != 2 || m.Entries != 2 || m.LastMinute != (cachepage.Rate{Served: 1, Calls: 3}) {
-		t.Errorf("of the method it tells %+v", m)
+		t.Errorf("of the method it reports %+v", m)
 	}
 	if e := c.Index[0]; e.Method != getSweet || e.ID == "" || e.Code != "OK" || e.Bytes == 0 || e.LeftSeconds <= 0 || e.AgeSeconds < 0 {
-		t.Errorf("of an answer it tells %+v", e)
+		t.Errorf("of an answer it reports %+v", e)
 	}
 }
 

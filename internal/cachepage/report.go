@@ -6,8 +6,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 )
 
-// maxIndex caps the answers that the page lists of each cache: those that are asked for
-// most.
+// maxIndex caps the answers that the page lists of each cache: those with the most hits.
 const maxIndex = 50
 
 // Page is what there is of all of them now.

@@ -1,6 +1,6 @@
-// Package limitspage is what the admin page tells of the limits of a process: of rates and
-// of calls that run at once. Programs write its JSON and the meshlite tool reads it, so that
-// both have it from here.
+// Package limitspage is the part of the admin page about the limits of a process: rate limits
+// and concurrency limits. Programs write its JSON and the meshlite tool reads it, both with
+// the types of this package.
 //
 //	limits := limitspage.New(own)
 //	limits.AddServer(limiter, "catalog")
@@ -20,12 +20,12 @@ import (
 // ownLimiter is the name of the runtime's own.
 const ownLimiter = "runtime"
 
-// maxLimiters caps those that the page tells of: of servers, of channels, and of handlers
+// maxLimiters caps the limiters on the page: of servers, of channels, and of handlers
 // beside the runtime's own.
 const maxLimiters = 64
 
-// Limits are the limiters that a runtime tells of. One that nobody uses any more is not kept
-// alive. It is safe for concurrent use.
+// Limits are the limiters of a runtime. They are held weakly: one that is not used any more
+// is not kept alive. It is safe for concurrent use.
 type Limits struct {
 	own               *concurrency.Limiter
 	servers, channels weakset.Set[ratelimit.Limiter]
@@ -34,7 +34,7 @@ type Limits struct {
 
 type named = weakset.Named[ratelimit.Limiter]
 
-// New tells of own, which is the runtime's.
+// New has own, the runtime's, on the page.
 func New(own *concurrency.Limiter) *Limits {
 	l := &Limits{own: own}
 	l.servers.MaxNamed, l.channels.MaxNamed, l.handlers.MaxNamed = maxLimiters, maxLimiters, 1+maxLimiters
@@ -45,18 +45,18 @@ func New(own *concurrency.Limiter) *Limits {
 // Own is the runtime's own.
 func (l *Limits) Own() *concurrency.Limiter { return l.own }
 
-// AddServer tells of the rate limits of a server from now on, until they are gone. The name of
-// a limiter is that of who was given it first.
+// AddServer adds the rate limits of a server until they are garbage. A limiter has the name
+// under which it was added first.
 func (l *Limits) AddServer(given *ratelimit.Limiter, service string) {
 	l.servers.AddNamed(given, service)
 }
 
-// AddChannel tells of the rate limits of a channel likewise.
+// AddChannel adds the rate limits of a channel likewise.
 func (l *Limits) AddChannel(given *ratelimit.Limiter, target string) {
 	l.channels.AddNamed(given, target)
 }
 
-// AddHandlers tells of what bounds the handlers of a server.
+// AddHandlers adds the concurrency limits of a server.
 func (l *Limits) AddHandlers(given *concurrency.Limiter, service string) {
 	l.handlers.AddNamed(given, service)
 }
@@ -67,7 +67,7 @@ func (l *Limits) Rates() []*ratelimit.Limiter {
 	return slices.Concat(l.servers.All(), l.channels.All())
 }
 
-// listed are the rate limiters that the page tells of, those of servers first, and each once.
+// listed are the rate limiters on the page, those of servers first, and each once.
 func (l *Limits) listed() []named {
 	all := l.servers.Named()
 	for _, one := range l.channels.Named() {

@@ -8,9 +8,9 @@ type Page struct {
 	Limiters []Limiter `json:"limiters"`
 }
 
-// Limiter is of one rate limiter. Nothing shows a key that may be a secret.
+// Limiter is the state of one rate limiter. It shows no key that may be a secret.
 type Limiter struct {
-	Name string `json:"name"` // of who was given it: the service of a server, the target of a channel
+	Name string `json:"name"` // the service of its server, or the target of its channel
 	Counts
 	Keys      int     `json:"keys"`
 	Forgotten uint64  `json:"forgotten"`
@@ -28,7 +28,7 @@ type Limit struct {
 	Shadowed uint64 `json:"shadowed"`
 }
 
-// Rule is what the policy says of a limit.
+// Rule is a limit as the policy defines it.
 type Rule struct {
 	ID
 	Limit         uint64  `json:"limit"`
@@ -38,7 +38,7 @@ type Rule struct {
 	Rules         string  `json:"rules"`
 }
 
-// ID tells the limits of a limiter apart.
+// ID identifies a limit of a limiter.
 type ID struct {
 	Method string `json:"method"` // "package.Service/Method"
 	Side   string `json:"side"`   // "client" or "server"
@@ -60,13 +60,13 @@ type ConcurrencyPage struct {
 	Limiters []Concurrency `json:"limiters"`
 }
 
-// Concurrency is of what bounds the handlers of servers.
+// Concurrency is the state of one concurrency limiter.
 type Concurrency struct {
-	Name    string   `json:"name"` // "runtime", or the service of who was given it
+	Name    string   `json:"name"` // "runtime", or the service of its server
 	Methods []Method `json:"methods"`
 }
 
-// Method is of the calls of one method that run at once.
+// Method is the concurrency limit of one method.
 type Method struct {
 	Method            string  `json:"method"` // "other" is all those beyond the first
 	Adaptive          bool    `json:"adaptive"`

@@ -22,7 +22,7 @@ func namesOf(page limitspage.Page) []string {
 	return names
 }
 
-func TestThePageTellsWhatALimiterDoes(t *testing.T) {
+func TestThePageShowsRateLimits(t *testing.T) {
 	limits, limiter := newLimits(t), newLimiter(t)
 	limits.AddServer(limiter, "catalog")
 	rule := func(name string, limit uint64, shadow bool) *policyv1.RateLimitRule {
@@ -31,22 +31,22 @@ func TestThePageTellsWhatALimiterDoes(t *testing.T) {
 	handled := handle(t, &policyv1.MethodPolicy{RateLimits: []*policyv1.RateLimitRule{rule("all", 2, false), rule("tried", 1, true)}}, 5, limiter)
 	l := limits.Page().Limiters[0]
 	if handled != 4 || l.Name != "catalog" || l.Counts != (limitspage.Counts{Admitted: 4, Refused: 1, Shadowed: 2}) || l.Keys != 2 || len(l.Limits) != 2 {
-		t.Fatalf("%d calls were handled, and it tells %+v", handled, l)
+		t.Fatalf("%d calls were handled, and it has %+v", handled, l)
 	}
 	all := limitspage.ID{Method: getSweet, Side: "server", Name: "all"}
 	if want := (limitspage.Limit{Rule: limitspage.Rule{ID: all, Limit: 2, PeriodSeconds: 900, Burst: 4}, Refused: 1}); l.Limits[0] != want {
-		t.Errorf("of one limit it tells %+v, want %+v", l.Limits[0], want)
+		t.Errorf("of one limit it has %+v, want %+v", l.Limits[0], want)
 	}
 	if tried := l.Limits[1]; tried.Rules != "shadow" || tried.Shadowed != 2 || tried.Refused != 0 {
-		t.Errorf("of the one in shadow it tells %+v", tried)
+		t.Errorf("of the one in shadow it has %+v", tried)
 	}
 	i := slices.IndexFunc(l.Near, func(n limitspage.Near) bool { return n.ID == all })
 	if i < 0 || l.Near[i].Key != "" || l.Near[i].Used < 0.99 || l.Near[i].Remaining != 0 || l.Near[i].ResetSeconds < 1700 {
-		t.Errorf("near it tells of %+v", l.Near)
+		t.Errorf("near it has %+v", l.Near)
 	}
 }
 
-func TestThePageTellsWhatRunsAtOnce(t *testing.T) {
+func TestThePageShowsConcurrency(t *testing.T) {
 	own, given := newConcurrency(t), newConcurrency(t)
 	limits := limitspage.New(own)
 	limits.AddHandlers(own, "catalog")
@@ -57,10 +57,10 @@ func TestThePageTellsWhatRunsAtOnce(t *testing.T) {
 	handle(t, &policyv1.MethodPolicy{Concurrency: &policyv1.ConcurrencyRule{Max: proto.Uint32(7)}}, 3, given)
 	page := limits.ConcurrencyPage()
 	if len(page.Limiters) != 3 || page.Limiters[0].Name != "runtime" || page.Limiters[1].Name != "catalog" || page.Limiters[2].Name != "runtime 2" || len(page.Limiters[1].Methods) != 1 {
-		t.Fatalf("it tells %+v", page)
+		t.Fatalf("it has %+v", page)
 	}
 	if got, want := page.Limiters[1].Methods[0], (limitspage.Method{Method: getSweet, Limit: 7, Admitted: 3}); got != want {
-		t.Errorf("it tells %+v, want %+v", got, want)
+		t.Errorf("it has %+v, want %+v", got, want)
 	}
 	runtime.KeepAlive(homonym)
 }
@@ -74,13 +74,13 @@ func TestLimitersHaveNamesOfTheirOwn(t *testing.T) {
 		to(l, user)
 	}
 	limits.AddServer(shared, "catalog")
-	limits.AddChannel(shared, "consul:///prices") // told of once
+	limits.AddChannel(shared, "consul:///prices") // listed once
 	add(limits.AddChannel, "consul:///catalog")
 	add(limits.AddChannel, "consul:///catalog")
 	add(limits.AddServer, "catalog")
 	limits.AddChannel(nil, "nobody")
 	if names := namesOf(limits.Page()); !slices.Equal(names, []string{"catalog", "catalog 2", "consul:///catalog", "consul:///catalog 2"}) {
-		t.Errorf("it tells of %q", names)
+		t.Errorf("it has %q", names)
 	}
 	for range 70 {
 		add(limits.AddChannel, "many")
@@ -88,7 +88,7 @@ func TestLimitersHaveNamesOfTheirOwn(t *testing.T) {
 	add(limits.AddServer, "the last") // which many channels do not keep out
 	// Three servers and 64 channels, one of which is a server's.
 	if names := namesOf(limits.Page()); len(names) != 66 || names[2] != "the last" {
-		t.Errorf("it tells of %d: %q", len(names), names)
+		t.Errorf("it has %d: %q", len(names), names)
 	}
 	// The metrics are of all of them, whether the page has room or not.
 	all := map[*ratelimit.Limiter]bool{}

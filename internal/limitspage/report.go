@@ -9,7 +9,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 )
 
-// Page is what there is of rate limiters now.
+// Page is the state of the rate limiters now.
 func (l *Limits) Page() Page {
 	page := Page{Limiters: []Limiter{}}
 	for _, one := range l.listed() {
@@ -33,7 +33,7 @@ func report(name string, s ratelimit.Stats) Limiter {
 			Refused: one.Refused, Shadowed: one.Shadowed,
 		})
 	}
-	for _, one := range s.Near {
+	for _, one := range s.HotKeys {
 		r.Near = append(r.Near, Near{
 			ID:  ID{methodName(one.Method), one.Side, one.Name},
 			Key: one.Key, Used: math.Round(one.Used*1000) / 1000, Remaining: one.Remaining,
@@ -43,7 +43,7 @@ func report(name string, s ratelimit.Stats) Limiter {
 	return r
 }
 
-// ConcurrencyPage is what there is of all that bounds handlers, the runtime's own first.
+// ConcurrencyPage is the state of the concurrency limiters now, the runtime's own first.
 func (l *Limits) ConcurrencyPage() ConcurrencyPage {
 	page := ConcurrencyPage{Limiters: []Concurrency{}}
 	for _, one := range l.handlers.Named() {

@@ -132,14 +132,14 @@ func hasVariable(d dashboard, name string) bool {
 	return false
 }
 
-// Provisioning names the environment that the README sets.
-func TestProvisioningIsWhatTheReadmeSays(t *testing.T) {
-	readme := files(t, filepath.Join(top, "README.md"))["README.md"]
+// Provisioning names the environment that docs/observability.md sets.
+func TestProvisioningIsWhatTheDocsSay(t *testing.T) {
+	page := files(t, filepath.Join(top, "docs", "observability.md"))["observability.md"]
 	for _, kind := range []string{"datasources", "dashboards"} {
 		texts := files(t, filepath.Join(top, "deploy", "grafana", "provisioning", kind, "*.yml"))
 		for name := range all(texts, `\$\{(\w+)\}`) {
-			if !strings.Contains(readme, name+"=") {
-				t.Errorf("provisioning of %s reads %s, which the README does not set", kind, name)
+			if !strings.Contains(page, name+"=") {
+				t.Errorf("provisioning of %s reads %s, which docs/observability.md does not set", kind, name)
 			}
 		}
 	}

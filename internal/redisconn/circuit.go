@@ -1,9 +1,11 @@
 package redisconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -13,7 +15,7 @@ import (
 // been reached yet, or the store is closed. The error that wraps it says which.
 var ErrAway = errors.New("redis is left alone until it is well again")
 
-// MaxFailures is how many operations in a row fail before all are turned away.
+// MaxFailures is how many operations in a row fail before the circuit opens.
 const MaxFailures = 5
 
 type answer[T any] struct {
@@ -21,8 +23,8 @@ type answer[T any] struct {
 	err   error
 }
 
-// Call has f ask Redis, in its own goroutine: however long the client takes, the caller
-// waits for the timeout at most, and for no more than half of the time that it has left.
+// Call runs f in its own goroutine. However long the client takes, the caller waits for the
+// timeout at most, and for no more than half of the time until its deadline.
 func Call[T any](ctx context.Context, c *Conn, f func(context.Context, rueidis.Client) (T, error)) (T, error) {
 	var none T
 	if err := ctx.Err(); err != nil {
@@ -31,15 +33,15 @@ func Call[T any](ctx context.Context, c *Conn, f func(context.Context, rueidis.C
 	if err := c.TurnedAway(); err != nil {
 		return none, err
 	}
-	patience := c.patience(ctx)
-	bounded, cancel := context.WithTimeout(ctx, patience)
+	timeout := c.timeout(ctx)
+	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	select {
 	case c.running <- struct{}{}:
 	case <-bounded.Done():
-		return none, c.judge(ctx, patience, bounded.Err())
+		return none, c.judge(ctx, timeout, bounded.Err())
 	}
-	if err := c.TurnedAway(); err != nil { // those before have found out
+	if err := c.TurnedAway(); err != nil { // earlier operations have opened the circuit
 		<-c.running
 		return none, err
 	}
@@ -51,23 +53,23 @@ func Call[T any](ctx context.Context, c *Conn, f func(context.Context, rueidis.C
 	}()
 	select {
 	case a := <-answers:
-		return a.value, c.judge(ctx, patience, a.err)
+		return a.value, c.judge(ctx, timeout, a.err)
 	case <-bounded.Done():
-		return none, c.judge(ctx, patience, bounded.Err())
+		return none, c.judge(ctx, timeout, bounded.Err())
 	}
 }
 
-// patience leaves a caller half of its time for the call itself.
-func (c *Conn) patience(ctx context.Context) time.Duration {
+// timeout leaves a caller half of its time for the call itself.
+func (c *Conn) timeout(ctx context.Context) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
 		return min(c.Timeout, time.Until(deadline)/2)
 	}
 	return c.Timeout
 }
 
-// judge counts what came of an operation. Whoever gives up says nothing about Redis, nor
-// does who had no time to begin with: else callers could open the circuit at will.
-func (c *Conn) judge(ctx context.Context, patience time.Duration, err error) error {
+// judge counts the result of an operation. A caller that cancels, or had hardly any time,
+// says nothing about Redis: otherwise callers could open the circuit at will.
+func (c *Conn) judge(ctx context.Context, timeout time.Duration, err error) error {
 	switch {
 	case err == nil:
 		if c.failed.Load() != 0 {
@@ -78,8 +80,8 @@ func (c *Conn) judge(ctx context.Context, patience time.Duration, err error) err
 		return ctx.Err()
 	}
 	c.errors.Add(1)
-	hasty := errors.Is(err, context.DeadlineExceeded) && patience < c.Timeout/5
-	if err = c.Explain(err); hasty {
+	tooShort := errors.Is(err, context.DeadlineExceeded) && timeout < c.Timeout/5
+	if err = c.Explain(err); tooShort {
 		return err
 	}
 	if c.failed.Add(1) >= MaxFailures {
@@ -88,7 +90,7 @@ func (c *Conn) judge(ctx context.Context, patience time.Duration, err error) err
 	return err
 }
 
-// TurnedAway is why an operation is not to be tried; nil: it is.
+// TurnedAway is why an operation fails at once, nil if it does not.
 func (c *Conn) TurnedAway() error {
 	if err := c.away.Load(); err != nil {
 		c.refused.Add(1)
@@ -102,7 +104,7 @@ func (c *Conn) turnAway(cause error) {
 	c.away.Store(&err)
 }
 
-// Trip turns operations away from now on and leaves the rest to the keeper.
+// Trip opens the circuit. The keeper closes it again.
 func (c *Conn) Trip(cause error) {
 	err := fmt.Errorf("%w: %w", ErrAway, cause)
 	if c.away.CompareAndSwap(nil, &err) {
@@ -110,5 +112,111 @@ func (c *Conn) Trip(cause error) {
 	}
 }
 
-// LetIn lets operations through again.
+// LetIn closes the circuit: operations are tried again.
 func (c *Conn) LetIn() { c.away.Store(nil) }
+
+// probeTimeout bounds a probe in the background, a new connection included.
+const probeTimeout = 2 * time.Second
+
+// keep is the keeper: it probes Redis while the circuit is open.
+func (c *Conn) keep() {
+	backoff := c.Backoff
+	var lost time.Time // zero: it is not logged that Redis is away
+	for c.context.Err() == nil {
+		if err := c.revive(); err != nil {
+			if lost.IsZero() && c.context.Err() == nil {
+				lost = time.Now()
+				c.Log.Warn("redis is away: "+c.Away, "error", err)
+			}
+			backoff = c.Pause(backoff)
+			continue
+		}
+		well := time.Now()
+		if !lost.IsZero() {
+			c.Log.Info(c.name+" is back", "after", well.Sub(lost).Round(time.Millisecond))
+			lost = time.Time{}
+		}
+		select {
+		case <-c.tripped:
+		case <-c.context.Done():
+			return
+		}
+		if time.Since(well) > c.MaxBackoff {
+			backoff = c.Backoff
+		}
+		if c.failed.Load() < MaxFailures { // it may have been one slow answer: probe at once
+			continue
+		}
+		lost = time.Now()
+		c.Log.Warn("redis is away: "+c.Away, "error", *c.away.Load())
+		backoff = c.Pause(backoff)
+	}
+}
+
+// Pause waits for about backoff, with jitter so that processes do not come back in step,
+// and returns the next backoff.
+func (c *Conn) Pause(backoff time.Duration) time.Duration {
+	timer := time.NewTimer(backoff/2 + rand.N(backoff/2+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.context.Done():
+	}
+	return min(2*backoff, c.MaxBackoff)
+}
+
+// revive connects, and closes the circuit if the probe succeeds.
+func (c *Conn) revive() error {
+	client, err := c.connect()
+	for err == nil {
+		var done bool
+		if done, err = c.probe(client); done {
+			c.failed.Store(0)
+			wake(c.back)
+			return nil
+		}
+	}
+	err = c.Explain(err)
+	c.turnAway(err)
+	return err
+}
+
+func (c *Conn) probe(client rueidis.Client) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(c.context, probeTimeout)
+	defer cancel()
+	return c.Probe(ctx, client)
+}
+
+// look is the default probe. It gets a key that is not there: a server may answer PING and
+// nothing else.
+func (c *Conn) look(ctx context.Context, client rueidis.Client) (done bool, err error) {
+	err = client.Do(ctx, client.B().Get().Key(c.Prefix+"well").Build()).Error()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return false, err
+	}
+	c.LetIn()
+	return true, nil
+}
+
+// connect makes the client once. After that the client reconnects by itself.
+func (c *Conn) connect() (rueidis.Client, error) {
+	if client := c.client.Load(); client != nil {
+		return *client, nil
+	}
+	client, err := rueidis.NewClient(guarded(filled(*c.Option), cmp.Or(c.MaxReply, defaultMaxReply)))
+	if err != nil {
+		if client != nil {
+			client.Close()
+		}
+		return nil, err
+	}
+	c.client.Store(&client)
+	return client, nil
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -14,7 +14,7 @@ import (
 // of rueidis queues before it makes callers wait without looking at their deadlines.
 const MaxRunning = 256
 
-// Config is what a room says of itself.
+// Config is what a user of the package needs of it.
 type Config struct {
 	Options // checked
 	// Away says in the log what becomes of the program meanwhile: "answers are kept in
@@ -26,34 +26,33 @@ type Config struct {
 	Eviction string
 	// MaxReply is the most bytes of one reply, of a connection that is ours; 0 is 4 MiB.
 	MaxReply int64
-	// Probe asks Redis whether it is well, and ends by [Conn.LetIn] when it reports
-	// done. It is called again as long as it reports neither that nor an error. Nil asks
-	// for a key.
+	// Probe checks that Redis works, and calls [Conn.LetIn] before it returns done. It is
+	// called again while it returns neither done nor an error. By default it gets a key.
 	Probe func(context.Context, rueidis.Client) (done bool, err error)
 }
 
-// Conn is a way to Redis. It is safe for concurrent use.
+// Conn is a guarded connection to Redis. It is safe for concurrent use.
 type Conn struct {
 	Config
 	name    string
-	secrets []string // not to be told in errors
+	secrets []string // redacted from errors
 
 	client  atomic.Pointer[rueidis.Client] // nil before the first connection
 	away    atomic.Pointer[error]          // why operations are turned away; nil: they are not
 	failed  atomic.Int32                   // operations in a row
-	running chan struct{}                  // a place for each operation
+	running chan struct{}                  // a slot for each operation
 	tripped chan struct{}                  // wakes the keeper
-	back    chan struct{}                  // tells that Redis is back
+	back    chan struct{}                  // receives when Redis is back
 
 	errors, refused atomic.Uint64
 
 	context context.Context
 	cancel  context.CancelFunc
-	owned   sync.WaitGroup // the keeper and what the room has added
+	owned   sync.WaitGroup // the keeper and what Go runs
 	closing sync.Once
 }
 
-// New makes a way to Redis that turns everything away until Start.
+// New makes a Conn whose circuit is open until Start.
 func New(config Config) *Conn {
 	c := &Conn{
 		Config:  config,
@@ -90,7 +89,7 @@ func (c *Conn) Close() {
 		if client := c.client.Load(); client != nil && c.Options.Client == nil {
 			(*client).Close()
 		}
-		for range MaxRunning { // nobody comes in any more
+		for range MaxRunning { // the circuit stays open
 			c.running <- struct{}{}
 		}
 	})
@@ -108,7 +107,7 @@ func (c *Conn) Client() rueidis.Client { return *c.client.Load() }
 // Connected reports whether operations go through; false: the circuit is open.
 func (c *Conn) Connected() bool { return c.away.Load() == nil }
 
-// Back tells one reader that Redis is back.
+// Back notifies one reader that Redis is back.
 func (c *Conn) Back() <-chan struct{} { return c.back }
 
 // Errors are the operations that Redis has failed, or not answered in time.

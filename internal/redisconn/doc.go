@@ -1,6 +1,6 @@
 // Package redisconn is what every room that speaks to Redis has in common: the options,
-// the client, a circuit that leaves Redis alone while it is away, and errors that say
-// what to do and tell no secret. What is asked of Redis is the room's own.
+// the client, a circuit breaker that stops operations while Redis is unreachable, and
+// errors that say what to do and contain no secret. The commands are the importer's own.
 //
 //	conn := redisconn.New(redisconn.Config{Options: options, Away: "counting in each process"})
 //	conn.Start()

@@ -13,8 +13,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Explain turns an error of the client into one that says where Redis was looked for and
-// what to do, and that tells no secret. Most of what it wraps is left behind for that.
+// Explain turns an error of the client into one that names the address and what to do. To
+// contain no secret, it wraps only errors that have none.
 func (c *Conn) Explain(err error) error {
 	var redis *rueidis.RedisError
 	var dns *net.DNSError
@@ -35,7 +35,7 @@ func (c *Conn) Explain(err error) error {
 }
 
 // brief makes one line of a text without the secrets in it. Servers repeat the arguments
-// of a command that they do not know, which may be a password.
+// of an unknown command, which may be a password.
 func (c *Conn) brief(text string) string {
 	const most = 200
 	text, _, _ = strings.Cut(text, ", with args beginning with")
@@ -55,7 +55,7 @@ func (c *Conn) brief(text string) string {
 func (c *Conn) hint(text string) string {
 	switch code, _, _ := strings.Cut(text, " "); code {
 	case "WRONGPASS", "NOAUTH":
-		return ": give the user and the password that it knows"
+		return ": give a user and a password that it accepts"
 	case "NOPERM":
 		return ": allow the user " + c.Commands
 	case "OOM":

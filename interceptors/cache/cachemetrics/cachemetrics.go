@@ -1,15 +1,15 @@
-// Package cachemetrics tells Prometheus how full caches are, and what they do beside calls:
-// refreshes, invalidations, and a store that is shared.
+// Package cachemetrics exports to Prometheus how full caches are, and what they do beside
+// calls: refreshes, invalidations, and the use of a shared store.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
-//	kept, err := cache.New()
+//	answers, err := cache.New()
 //	registry.MustRegister(cachemetrics.New(func() map[string]cache.Stats {
-//		return map[string]cache.Stats{"kept": kept.Stats()}
+//		return map[string]cache.Stats{"answers": answers.Stats()}
 //	}))
 //
-// A meshlite.Runtime does so by itself. What the cache had for calls is counted by
-// package interceptors/metrics.
+// A meshlite.Runtime does so by itself. Results of calls are counted by package
+// interceptors/metrics.
 package cachemetrics
 
 import (
@@ -41,18 +41,18 @@ type series struct {
 }
 
 var (
-	refreshes = desc("refreshes_total", "Answers that were fetched anew with nobody waiting, by how that ended.", "result")
+	refreshes = desc("refreshes_total", "Answers that were refreshed in the background, by result.", "result")
 
 	all = []series{
-		gauge("entries", "Answers that are kept, about.", func(s cache.Stats) float64 { return float64(s.Entries) }),
-		gauge("bytes", "Memory that kept answers take, about.", func(s cache.Stats) float64 { return float64(s.Bytes) }),
-		gauge("max_bytes", "Memory that kept answers may take.", func(s cache.Stats) float64 { return float64(s.MaxBytes) }),
+		gauge("entries", "Answers in memory, about.", func(s cache.Stats) float64 { return float64(s.Entries) }),
+		gauge("bytes", "Memory of answers, about.", func(s cache.Stats) float64 { return float64(s.Bytes) }),
+		gauge("max_bytes", "Bound of the memory of answers.", func(s cache.Stats) float64 { return float64(s.MaxBytes) }),
 		counter("stored_total", "Answers that were stored.", func(s cache.Stats) uint64 { return s.Stored }),
-		counter("evictions_total", "Answers that were given up to make room.", func(s cache.Stats) uint64 { return s.Evicted }),
+		counter("evictions_total", "Answers that were evicted to make room.", func(s cache.Stats) uint64 { return s.Evicted }),
 		counter("invalidations_total", "Invalidations by this process.", func(s cache.Stats) uint64 { return s.Invalidations }),
 		counter("ignored_directives_total", "cache-control of callers who are not trusted.", func(s cache.Stats) uint64 { return s.IgnoredDirectives }),
 		counter("store_hits_total", "Answers that were found in the shared store.", func(s cache.Stats) uint64 { return s.StoreHits }),
-		counter("store_errors_total", "Operations that the shared store has failed.", func(s cache.Stats) uint64 { return s.StoreErrors }),
+		counter("store_errors_total", "Operations of the shared store that failed.", func(s cache.Stats) uint64 { return s.StoreErrors }),
 		counter("store_losses_total", "Times that all was dropped, as invalidations may have been missed.", func(s cache.Stats) uint64 { return s.StoreLosses }),
 		{refreshes, prometheus.CounterValue, func(s cache.Stats) float64 { return float64(s.Refreshed) }, []string{"ok"}},
 		{refreshes, prometheus.CounterValue, func(s cache.Stats) float64 { return float64(s.RefreshesFailed) }, []string{"failed"}},
@@ -78,16 +78,16 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. Of names that Prometheus cannot tell apart,
-// it tells one: two series of one name would fail the scrape.
+// Collect implements [prometheus.Collector]. Of several names that are equal in valid
+// UTF-8 it exports one: two series of one name would fail the scrape.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	told := map[string]bool{}
+	exported := map[string]bool{}
 	for name, stats := range c.stats() {
 		name = strings.ToValidUTF8(name, "?")
-		if told[name] {
+		if exported[name] {
 			continue
 		}
-		told[name] = true
+		exported[name] = true
 		for _, s := range all {
 			to <- prometheus.MustNewConstMetric(s.desc, s.kind, s.of(stats), append([]string{name}, s.more...)...)
 		}

@@ -63,7 +63,7 @@ func TestEachFigureHasItsSeries(t *testing.T) {
 }
 
 // Targets name caches, and no scrape may fail for one.
-func TestNamesThatAreNoTextAreToldAsWell(t *testing.T) {
+func TestNamesThatAreNoTextAreExported(t *testing.T) {
 	c := cachemetrics.New(func() map[string]cache.Stats { return map[string]cache.Stats{"\xfe": {}, "\xff": {}} })
 	if n, err := testutil.GatherAndCount(registryOf(c), "meshlite_cache_entries"); n != 1 || err != nil {
 		t.Errorf("%d series, %v: want one", n, err)

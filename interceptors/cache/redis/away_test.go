@@ -151,16 +151,16 @@ func TestAFrozenRedisComesBack(t *testing.T) {
 	err := one.Invalidate(t.Context(), []string{sweet[3]})
 	s.Signal(syscall.SIGCONT)
 	if err == nil {
-		t.Fatal("a frozen server was told of an invalidation")
+		t.Fatal("a frozen server accepted an invalidation")
 	}
 	redistest.Await(t, "connection", func() bool { return one.Stats().Connected && one.Stats().Pending == 0 })
 	value, _ := load(t, other, "key", sweet...)
-	want(t, "value after the invalidation was told", value, "")
+	want(t, "value after the invalidation was published", value, "")
 	redistest.Await(t, "message", func() bool { return h.count(sweet[3]) > 0 || h.count("nil") > 0 })
 }
 
-// An invalidation that may not have arrived is told before anything is loaded.
-func TestPendingInvalidationsAreToldBeforeLoads(t *testing.T) {
+// An invalidation that may not have arrived is published before anything is loaded.
+func TestPendingInvalidationsArePublishedBeforeLoads(t *testing.T) {
 	mini := miniredis.RunT(t)
 	one, other := connected(t, "redis://"+mini.Addr()), connected(t, "redis://"+mini.Addr())
 	for round := range 20 {
@@ -168,10 +168,10 @@ func TestPendingInvalidationsAreToldBeforeLoads(t *testing.T) {
 		keep(t, one, key, "fudge", sweet...)
 		mini.SetError("LOADING for a moment")
 		if err := one.Invalidate(t.Context(), []string{sweet[2]}); err == nil {
-			t.Fatal("the invalidation was told")
+			t.Fatal("the invalidation was published")
 		}
 		if _, _, _, err := one.Load(t.Context(), key, sweet); err == nil {
-			t.Fatal("loaded before the invalidation was told")
+			t.Fatal("loaded before the invalidation was published")
 		}
 		mini.SetError("")
 		for {
@@ -196,7 +196,7 @@ func TestTooManyPendingInvalidationsAreEverything(t *testing.T) {
 	mini.SetError("LOADING for a moment")
 	for i := range 10_000 {
 		if err := r.Invalidate(t.Context(), []string{fmt.Sprint("tag ", i)}); err == nil {
-			t.Fatal("the invalidation was told")
+			t.Fatal("the invalidation was published")
 		}
 		if n := r.Stats().Pending; n > 4096 {
 			t.Fatalf("%d subjects are remembered", n)
@@ -223,8 +223,8 @@ func TestACallerWhoGivesUpSaysNothingAboutRedis(t *testing.T) {
 	keep(t, r, "key", "fudge", sweet...)
 }
 
-// It must not be lost, though it is unknown whether it was told.
-func TestAnInvalidationIsToldThoughItsCallerGivesUp(t *testing.T) {
+// It must not be lost, though it is unknown whether it was published.
+func TestAnInvalidationIsPublishedThoughItsCallerGivesUp(t *testing.T) {
 	mini := miniredis.RunT(t)
 	one, other := connected(t, "redis://"+mini.Addr()), connected(t, "redis://"+mini.Addr())
 	keep(t, one, "key", "fudge", sweet...)

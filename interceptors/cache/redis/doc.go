@@ -9,7 +9,7 @@
 // A program starts without Redis and goes on without it. [New] asks it nothing. Each
 // operation has a timeout; when five in a row have failed, all fail at once with
 // [ErrAway], for one second at first and for up to 30, until a look in the background
-// finds Redis well again.
+// finds it reachable again.
 //
 // # How invalidation works
 //
@@ -34,9 +34,9 @@
 //
 // # What may go wrong
 //
-// Invalidations that Redis could not be told are remembered, and told before anything is
-// loaded from it again. Until then other processes serve what is invalid, as they do for
-// good if this one ends before. A failover may lose an invalidation that had not reached the
+// An invalidation that Redis did not accept is pending, and published before anything is
+// loaded from it again. Until then other processes serve what is invalid, and until its ttl
+// ends if this process ends before. A failover may lose an invalidation that had not reached the
 // replica, and a restart from a snapshot those since it was taken: values are then served
 // until their ttl ends, so leave persistence off. Whoever may write to this Redis decides
 // what callers are answered: use a password, TLS and a prefix of your own.

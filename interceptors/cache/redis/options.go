@@ -31,19 +31,18 @@ type options struct {
 // Sentinels with "master_set=name", follow as "?addr=host2:6379&addr=host3:6379".
 func WithURL(url string) Option { return func(o *options) { o.URL = &url } }
 
-// WithClientOption says where Redis is and how to reach it in the terms of rueidis, for
-// what no URL can say, such as client certificates. Reading from replicas is refused,
+// WithClientOption says where Redis is and how to reach it in the options of rueidis, for
+// what a URL cannot express, such as client certificates. Reading from replicas is refused,
 // since they lag behind invalidations; client-side caching and retries are turned off.
 // What is left at zero is set for a cache: one connection for each node, buffers of
-// 64 KiB, one second to dial, two seconds until a silent connection is given up.
+// 64 KiB, one second to dial, two seconds until a silent connection is closed.
 func WithClientOption(option rueidis.ClientOption) Option {
 	return func(o *options) { o.Option = &option }
 }
 
-// WithClient uses a client that is there already, and which Close leaves open. It must
-// read from primaries. What it waits for in one operation is bounded by WithTimeout.
-// Replies that no Redis sends are not kept from it, as they are from connections of our
-// own: rueidis may panic at them, so the server must be trusted.
+// WithClient uses an existing client, which Close leaves open. It must read from primaries.
+// WithTimeout bounds each operation. Its server must be trusted: rueidis may panic at
+// replies that no Redis sends, which only connections of our own keep from it.
 func WithClient(client rueidis.Client) Option { return func(o *options) { o.Client = client } }
 
 // WithTimeout is how long an operation may take: 1 ms to 10 s, by default 50 ms. It
@@ -58,8 +57,8 @@ func WithPrefix(prefix string) Option { return func(o *options) { o.Prefix = pre
 // At most 256 operations run at once, so it also bounds the memory that they take.
 func WithMaxValueBytes(bytes int) Option { return func(o *options) { o.maxValue = bytes } }
 
-// WithLogger hears once when Redis goes away and once when it is back. By default that is
-// slog.Default().
+// WithLogger logs once when Redis becomes unreachable and once when it is back. By default
+// it is slog.Default().
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.Log = log } }
 
 func (o *options) check() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
 
@@ -19,7 +20,7 @@ type Redis struct {
 	maxValue int
 	conn     *redisconn.Conn
 
-	mu      sync.Mutex // whoever lets operations in looks at pending first
+	mu      sync.Mutex // of pending, which must be empty before operations are let in
 	pending pending
 
 	listeners listeners
@@ -60,13 +61,13 @@ func (r *Redis) Close() {
 	r.conn.Close()
 }
 
-// settle tells what is pending, and is done when nothing has come to it meanwhile.
+// settle publishes what is pending, and is done when nothing was added meanwhile.
 func (r *Redis) settle(ctx context.Context, client rueidis.Client) (done bool, err error) {
 	r.mu.Lock()
 	some, subjects, changes := r.pending.some(), r.pending.list(), r.pending.changes
 	r.mu.Unlock()
 	if some {
-		err = r.tell(ctx, client, subjects)
+		err = r.publish(ctx, client, subjects)
 	} else {
 		err = client.Do(ctx, client.B().Get().Key(r.generation(everything)).Build()).Error()
 	}
@@ -81,4 +82,44 @@ func (r *Redis) settle(ctx context.Context, client rueidis.Client) (done bool, e
 	r.pending = pending{changes: changes}
 	r.conn.LetIn()
 	return true, nil
+}
+
+// Stats are the figures of a store since it was made.
+type Stats struct {
+	Loads, Hits, Saves, Invalidations uint64
+
+	Errors  uint64 // operations that Redis has failed, or not answered in time
+	Refused uint64 // operations that failed at once with ErrAway
+	Pending int    // subjects to be published when Redis is back; -1 is everything
+
+	Connected         bool   // whether operations go through; false: the circuit is open
+	Subscribed        bool   // whether invalidations by others arrive
+	LostSubscriptions uint64 // how often that has ended
+}
+
+type counters struct {
+	loads, hits, saves, invalidations, lost atomic.Uint64
+	subscribed                              atomic.Bool
+}
+
+// Stats reads the figures. They are taken one after the other, not at one moment.
+func (r *Redis) Stats() Stats {
+	r.mu.Lock()
+	owed := len(r.pending.subjects)
+	if r.pending.all {
+		owed = -1
+	}
+	r.mu.Unlock()
+	return Stats{
+		Loads:             r.counters.loads.Load(),
+		Hits:              r.counters.hits.Load(),
+		Saves:             r.counters.saves.Load(),
+		Invalidations:     r.counters.invalidations.Load(),
+		Errors:            r.conn.Errors(),
+		Refused:           r.conn.Refused(),
+		Pending:           owed,
+		Connected:         r.conn.Connected(),
+		Subscribed:        r.counters.subscribed.Load(),
+		LostSubscriptions: r.counters.lost.Load(),
+	}
 }

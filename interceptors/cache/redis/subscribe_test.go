@@ -12,7 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
-func TestSubscribersHearWhatOthersInvalidate(t *testing.T) {
+func TestSubscribersReceiveInvalidationsOfOthers(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, url string) {
 		one, other := connected(t, url), connected(t, url)
 		h, own := subscribe(t, one), subscribe(t, other)
@@ -47,7 +47,7 @@ func TestALostSubscriptionIsEverything(t *testing.T) {
 	}
 }
 
-func TestALaterSubscriberIsToldToForget(t *testing.T) {
+func TestALaterSubscriberDropsEverything(t *testing.T) {
 	r := connected(t, "redis://"+miniredis.RunT(t).Addr())
 	subscribe(t, r)
 	h := &heard{}
@@ -118,14 +118,14 @@ func TestManySubjectsAreEverything(t *testing.T) {
 }
 
 // A user that may not subscribe still has its values, and one line in the log.
-func TestWhoMayNotSubscribeIsToldOnce(t *testing.T) {
+func TestADeniedSubscriptionIsLoggedOnce(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "deaf", "on", ">hush-hush", "~*", "+@all", "resetchannels")
 	log := &logged{}
 	r := connected(t, "redis://deaf:hush-hush@"+s.Addr, redis.WithLogger(log.logger()))
 	h := &heard{}
 	defer r.Subscribe(h.invalidated)()
-	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "are not heard") })
+	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "do not arrive") })
 	keep(t, r, "key", "fudge", sweet...)
 	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "allow the user") || strings.Contains(text, "hush-hush") {
 		t.Errorf("log is %q, want one line that says what to allow", text)

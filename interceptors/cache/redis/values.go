@@ -29,10 +29,10 @@ const (
 	generationTTL = 30 * 24 * time.Hour
 )
 
-// stamp is the digest of the generations that a value belongs to.
-type stamp = [sha256.Size]byte
+// digest is that of the generations that a value belongs to.
+type digest = [sha256.Size]byte
 
-// slotOf is where the generation of subject lies.
+// slotOf is where the generation of subject is.
 func slotOf(subject string) uint32 {
 	kind, _, _ := strings.Cut(subject, " ")
 	k, s := sha256.Sum256([]byte(kind)), sha256.Sum256([]byte(subject))
@@ -59,12 +59,12 @@ func (r *Redis) value(key string) string {
 	return r.conn.Prefix + "v:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Load finds the value of key unless one of its subjects has been invalidated since its
+// Load returns the value of key unless one of its subjects has been invalidated since its
 // load began. It takes one round trip, and a second one if it is the first to use a
 // subject. It fails with [ErrAway] at once while Redis is away.
 func (r *Redis) Load(ctx context.Context, key string, subjects []string) (value []byte, left time.Duration, ticket string, err error) {
 	r.counters.loads.Add(1)
-	if err := r.conn.TurnedAway(); err != nil { // before any work is done for it
+	if err := r.conn.TurnedAway(); err != nil { // before any work
 		return nil, 0, "", err
 	}
 	at := place{r.value(key), append(slotsOf(subjects), everything)}
@@ -77,13 +77,13 @@ func (r *Redis) Load(ctx context.Context, key string, subjects []string) (value 
 	if found.value != nil {
 		r.counters.hits.Add(1)
 	}
-	return found.value, found.left, at.ticket(found.stamp), nil
+	return found.value, found.left, at.ticket(found.digest), nil
 }
 
-// Save keeps value for ttl, whole milliseconds of it. Larger values than
-// [WithMaxValueBytes] allows are an error.
+// Save stores value for ttl, in whole milliseconds. A value larger than
+// [WithMaxValueBytes] is an error.
 func (r *Redis) Save(ctx context.Context, ticket string, value []byte, ttl time.Duration) error {
-	at, stamp, err := parseTicket(ticket)
+	at, digest, err := parseTicket(ticket)
 	switch {
 	case err != nil:
 		return err
@@ -94,7 +94,7 @@ func (r *Redis) Save(ctx context.Context, ticket string, value []byte, ttl time.
 	}
 	_, err = redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (struct{}, error) {
 		b := client.B()
-		kept := rueidis.BinaryString(append(stamp[:], value...))
+		kept := rueidis.BinaryString(append(digest[:], value...))
 		commands := []rueidis.Completed{b.Set().Key(at.key).Value(kept).Px(ttl).Build()}
 		for _, slot := range at.slots {
 			commands = append(commands, b.Expire().Key(r.generation(slot)).Seconds(int64(generationTTL/time.Second)).Build())
@@ -107,28 +107,28 @@ func (r *Redis) Save(ctx context.Context, ticket string, value []byte, ttl time.
 	return err
 }
 
-// place is where a value is kept and what it depends on.
+// place is the key of a value, and the slots of its generations.
 type place struct {
 	key   string
 	slots []uint32
 }
 
 type found struct {
-	value []byte // nil: none that is valid
-	left  time.Duration
-	stamp stamp
+	value  []byte // nil: none that is valid
+	left   time.Duration
+	digest digest
 }
 
-// find reads generations and value at once. A value is taken for current if its
-// generations were when they were read, which was after find began.
+// find reads generations and value in one round trip. A value is valid if its generations
+// were current when they were read.
 func (r *Redis) find(ctx context.Context, client rueidis.Client, at place) (found, error) {
 	b := client.B()
 	commands := make([]rueidis.Completed, 0, len(at.slots)+2)
 	for _, slot := range at.slots {
 		commands = append(commands, b.Get().Key(r.generation(slot)).Build())
 	}
-	// A value that another process has been allowed to keep may be too large for this one.
-	most := len(stamp{}) + r.maxValue
+	// Another process may have a larger WithMaxValueBytes.
+	most := len(digest{}) + r.maxValue
 	commands = append(commands, b.Getrange().Key(at.key).Start(0).End(int64(most)).Build(), b.Pttl().Key(at.key).Build())
 	answers := client.DoMulti(ctx, commands...)
 
@@ -152,20 +152,20 @@ func (r *Redis) find(ctx context.Context, client rueidis.Client, at place) (foun
 		return found{}, err
 	}
 	if len(missing) > 0 {
-		if err := r.begin(ctx, client, at, generations, missing); err != nil {
+		if err := r.addGenerations(ctx, client, at, generations, missing); err != nil {
 			return found{}, err
 		}
 	}
-	f := found{left: max(0, time.Duration(left)*time.Millisecond), stamp: stampOf(generations)}
-	if len(kept) >= len(f.stamp) && len(kept) <= most && bytes.Equal(kept[:len(f.stamp)], f.stamp[:]) {
-		f.value = kept[len(f.stamp):]
+	f := found{left: max(0, time.Duration(left)*time.Millisecond), digest: digestOf(generations)}
+	if len(kept) >= len(f.digest) && len(kept) <= most && bytes.Equal(kept[:len(f.digest)], f.digest[:]) {
+		f.value = kept[len(f.digest):]
 	}
 	return f, nil
 }
 
-// begin gives new ids to the generations that are missing, or learns those that others
-// have given them in the meantime.
-func (r *Redis) begin(ctx context.Context, client rueidis.Client, at place, generations []string, missing []int) error {
+// addGenerations gives new ids to the generations that are missing, or reads those that
+// other processes have given them in the meantime.
+func (r *Redis) addGenerations(ctx context.Context, client rueidis.Client, at place, generations []string, missing []int) error {
 	commands := make([]rueidis.Completed, 0, 2*len(missing))
 	for _, i := range missing {
 		key := r.generation(at.slots[i])
@@ -187,12 +187,12 @@ func (r *Redis) begin(ctx context.Context, client rueidis.Client, at place, gene
 	return nil
 }
 
-func stampOf(generations []string) stamp {
+func digestOf(generations []string) digest {
 	return sha256.Sum256([]byte(strings.Join(generations, "\n")))
 }
 
-// ticket is the stamp, the slots and the key, one after the other.
-func (p place) ticket(s stamp) string {
+// ticket is the digest, the slots and the key, one after the other.
+func (p place) ticket(s digest) string {
 	b := make([]byte, 0, len(s)+1+4*len(p.slots)+len(p.key))
 	b = append(b, s[:]...)
 	b = binary.AppendUvarint(b, uint64(len(p.slots)))
@@ -204,8 +204,8 @@ func (p place) ticket(s stamp) string {
 
 var errTicket = errors.New("redis: the ticket was not made by Load")
 
-func parseTicket(ticket string) (place, stamp, error) {
-	var s stamp
+func parseTicket(ticket string) (place, digest, error) {
+	var s digest
 	b := []byte(ticket)
 	if copy(s[:], b) < len(s) {
 		return place{}, s, errTicket

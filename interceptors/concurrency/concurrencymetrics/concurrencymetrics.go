@@ -1,12 +1,12 @@
-// Package concurrencymetrics tells Prometheus of concurrency limits: what they are now, how much
-// of them is used, and how many priorities did not count.
+// Package concurrencymetrics exports the state of concurrency limits to Prometheus: what
+// they are now, how many handlers run, and how many priorities were ignored.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	limiter, err := concurrency.New()
 //	registry.MustRegister(concurrencymetrics.New(limiter.Stats))
 //
-// A meshlite.Runtime does so by itself. What became of calls is counted by
+// A meshlite.Runtime does so by itself. The results of calls are counted by
 // package interceptors/metrics.
 package concurrencymetrics
 
@@ -21,7 +21,7 @@ import (
 // collector is a [prometheus.Collector].
 type collector struct{ stats func() []concurrency.Stats }
 
-// New makes a collector of what stats answers, which must be safe for concurrent use and
+// New makes a collector of what stats returns, which must be safe for concurrent use and
 // may be nil.
 func New(stats func() []concurrency.Stats) prometheus.Collector {
 	if stats == nil {
@@ -59,8 +59,8 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 
 type name struct{ service, method string }
 
-// merge sums the methods that differ only in what Prometheus takes for no text: two
-// series of one name would fail the scrape.
+// merge sums methods whose names are equal once they are valid UTF-8: two series of one
+// name would fail the scrape.
 func merge(all []concurrency.Stats) map[name]concurrency.Stats {
 	merged := map[name]concurrency.Stats{}
 	for _, s := range all {
@@ -74,7 +74,7 @@ func merge(all []concurrency.Stats) map[name]concurrency.Stats {
 	return merged
 }
 
-// nameOf cuts "/service/method"; "other" is both, as in package interceptors/metrics.
+// nameOf splits "/service/method"; "other" is both, as in package interceptors/metrics.
 func nameOf(fullMethod string) name {
 	text := strings.ToValidUTF8(strings.TrimPrefix(fullMethod, "/"), "?")
 	if i := strings.LastIndexByte(text, '/'); i >= 0 {

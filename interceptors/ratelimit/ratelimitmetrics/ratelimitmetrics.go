@@ -1,14 +1,14 @@
-// Package ratelimitmetrics tells Prometheus what rate limiters do beside admitting and refusing:
-// keys, how many of them are near a limit, waits, refunds, calls that are held back, and
-// what becomes of calls whose shared store is away.
+// Package ratelimitmetrics exports the state of rate limiters to Prometheus: keys, how many
+// of them are near a limit, waits, refunds, calls that are held back, and fallbacks of
+// limits whose external store is unavailable.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	limiter, err := ratelimit.New()
 //	registry.MustRegister(ratelimitmetrics.New(func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }))
 //
-// A meshlite.Runtime does so by itself, for all its channels and servers together. What
-// a limit said of calls is counted by package interceptors/metrics.
+// A meshlite.Runtime does so by itself, for all its channels and servers together. The
+// results of calls are counted by package interceptors/metrics.
 package ratelimitmetrics
 
 import (
@@ -30,7 +30,7 @@ type collector struct {
 	total counts
 }
 
-// New makes a collector of all that limiters answers together, which must be safe for
+// New makes a collector of the sum of all limiters returned by limiters, which must be safe for
 // concurrent use and may be nil. Counters do not fall when a limiter is gone.
 func New(limiters func() []*ratelimit.Limiter) prometheus.Collector {
 	if limiters == nil {
@@ -42,22 +42,22 @@ func New(limiters func() []*ratelimit.Limiter) prometheus.Collector {
 var (
 	keys = desc("keys", "Keys whose counts are kept, idle ones included.")
 	near = desc("near_keys",
-		"Keys that have used three quarters of a limit or more. Each channel and server tells of ten at most.",
+		"Keys that have used three quarters of a limit or more. Ten at most of each channel and server.",
 		"grpc_service", "grpc_method", "limit")
-	fallbacks = desc("fallbacks_total", "Calls at limits whose shared store was away, by what on_store_failure had the limit do.", "to")
+	fallbacks = desc("fallbacks_total", "Calls at limits whose external store was unavailable, by what on_store_failure did instead.", "to")
 
 	totals = [...]series{
-		total("forgotten_keys_total", "Keys that were forgotten before their limit was whole again, as there was no room.",
+		total("forgotten_keys_total", "Keys that were evicted before their bucket was full again, as there was no room.",
 			func(s ratelimit.Stats) uint64 { return s.Forgotten }),
 		total("waited_total", "Calls that were admitted after a wait.",
 			func(s ratelimit.Stats) uint64 { return s.Waited }),
-		total("refunded_total", "Charges that were given back after the call.",
+		total("refunded_total", "Charges that were refunded after the call.",
 			func(s ratelimit.Stats) uint64 { return s.Refunded }),
-		total("held_back_total", "Calls that were not made yet, as all instances of a service have refused such calls.",
+		total("held_back_total", "Calls that were delayed or failed by the client, as all instances of a service have refused such calls.",
 			func(s ratelimit.Stats) uint64 { return s.HeldBack }),
-		total("remembered_refusals_total", "Refusals by limits that did not ask their shared store, as it had told until when.",
+		total("remembered_refusals_total", "Refusals without asking the external store, as it had refused the key until a later time.",
 			func(s ratelimit.Stats) uint64 { return s.Remembered }),
-		total("store_errors_total", "Operations that the shared store has failed.",
+		total("store_errors_total", "Operations of the external store that failed.",
 			func(s ratelimit.Stats) uint64 { return s.StoreErrors }),
 		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellOpen }, []string{"open"}},
 		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellClosed }, []string{"closed"}},
@@ -65,7 +65,7 @@ var (
 	}
 )
 
-// series is what only grows, and how it is read.
+// series is a counter, and how it is read.
 type series struct {
 	desc   *prometheus.Desc
 	of     func(ratelimit.Stats) uint64
@@ -113,7 +113,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// look reads the limiters. Two looks at once would count what has come since twice.
+// look reads the limiters, one look at a time: two would count the same increase twice.
 func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +124,7 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 			continue
 		}
 		kept += stats.Keys
-		for _, n := range stats.Near {
+		for _, n := range stats.HotKeys {
 			nears[labelsOf(n)]++
 		}
 		now, before := countsOf(stats), c.seen[at]
@@ -137,8 +137,8 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 	return kept, nears, c.total
 }
 
-// labelsOf cuts "/service/method", and leaves what Prometheus takes for text.
-func labelsOf(n ratelimit.NearStats) nearLabels {
+// labelsOf splits "/service/method", and replaces what is not UTF-8.
+func labelsOf(n ratelimit.HotKeyStats) nearLabels {
 	text := strings.ToValidUTF8(strings.TrimPrefix(n.Method, "/"), "?")
 	l := nearLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
 	if i := strings.LastIndexByte(text, '/'); i >= 0 {

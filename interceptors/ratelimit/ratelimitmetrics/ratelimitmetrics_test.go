@@ -66,7 +66,7 @@ func admitted(l *ratelimit.Limiter, calls int, rules ...*policyv1.RateLimitRule)
 	return n
 }
 
-func TestLimitersAreToldTogether(t *testing.T) {
+func TestLimitersAreSummed(t *testing.T) {
 	all := []*ratelimit.Limiter{used(t, 4), used(t, 4)}
 	all = append(all, all[0]) // which two servers share
 	c := ratelimitmetrics.New(func() []*ratelimit.Limiter { return all })
@@ -109,7 +109,7 @@ func (s *store) Take(_ context.Context, charges []ratelimit.Charge) (all []ratel
 	return all, nil
 }
 
-func TestWhatBecomesOfSharedLimitsIsTold(t *testing.T) {
+func TestFallbacksOfExternalLimitsAreCounted(t *testing.T) {
 	s := &store{}
 	l, err := ratelimit.New(ratelimit.WithStore(s), ratelimit.WithShare(func() float64 { return 0.5 }))
 	if err != nil {
@@ -128,15 +128,15 @@ func TestWhatBecomesOfSharedLimitsIsTold(t *testing.T) {
 		t.Errorf("of the calls are admitted %v, want %v", got, want)
 	}
 	want := `
-# HELP meshlite_ratelimit_fallbacks_total Calls at limits whose shared store was away, by what on_store_failure had the limit do.
+# HELP meshlite_ratelimit_fallbacks_total Calls at limits whose external store was unavailable, by what on_store_failure did instead.
 # TYPE meshlite_ratelimit_fallbacks_total counter
 meshlite_ratelimit_fallbacks_total{to="closed"} 8
 meshlite_ratelimit_fallbacks_total{to="open"} 7
 meshlite_ratelimit_fallbacks_total{to="share"} 9
-# HELP meshlite_ratelimit_remembered_refusals_total Refusals by limits that did not ask their shared store, as it had told until when.
+# HELP meshlite_ratelimit_remembered_refusals_total Refusals without asking the external store, as it had refused the key until a later time.
 # TYPE meshlite_ratelimit_remembered_refusals_total counter
 meshlite_ratelimit_remembered_refusals_total 5
-# HELP meshlite_ratelimit_store_errors_total Operations that the shared store has failed.
+# HELP meshlite_ratelimit_store_errors_total Operations of the external store that failed.
 # TYPE meshlite_ratelimit_store_errors_total counter
 meshlite_ratelimit_store_errors_total 24
 `

@@ -181,7 +181,7 @@ func TestHastyCallersOpenNoCircuit(t *testing.T) {
 	want(t, "admitted", take(t, store, charge(2, 1, 1))[0].Admitted, true)
 }
 
-// A caller who is over the limit costs Redis nothing until the time told.
+// A caller who is over the limit costs Redis nothing until the retry delay.
 func TestAbuseCostsRedisNothing(t *testing.T) {
 	s := redistest.Start(t)
 	r := newReplica(t, connected(t, s.URL()), []*policyv1.RateLimitRule{shared(20, "1000h", 0)})

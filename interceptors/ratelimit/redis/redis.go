@@ -18,8 +18,7 @@ type Redis struct {
 	asked, given atomic.Uint64
 }
 
-// New checks the options. It needs no Redis, which is looked for in the background until
-// Close.
+// New checks the options. It connects to Redis in the background, until Close.
 func New(opts ...Option) (*Redis, error) {
 	o := options{redisconn.Defaults(defaultPrefix)}
 	for _, opt := range opts {
@@ -30,7 +29,7 @@ func New(opts ...Option) (*Redis, error) {
 	}
 	r := &Redis{conn: redisconn.New(redisconn.Config{
 		Options:  o.Options,
-		Away:     "shared rate limits do what their on_store_failure says",
+		Away:     "external rate limits do what their on_store_failure says",
 		Commands: "GET, SET, DEL, TIME, EVAL and EVALSHA on the keys of the prefix",
 		Eviction: "volatile-ttl, or give it more memory",
 	})}
@@ -48,11 +47,11 @@ func (r *Redis) Close() { r.conn.Close() }
 
 // Stats are the figures of a store since it was made.
 type Stats struct {
-	Asked uint64 // charges decided on
-	Given uint64 // charges given back
+	Asked uint64 // charges decided
+	Given uint64 // charges refunded
 
 	Errors  uint64 // operations that Redis has failed, or not answered in time
-	Refused uint64 // operations that were turned away with ErrAway
+	Refused uint64 // operations that failed with ErrAway at once
 
 	Connected bool // whether operations go through; false: the circuit is open
 }

@@ -19,12 +19,12 @@ var (
 	giveScript = newScript(giveText)
 )
 
-// script is known to Redis by its digest once it has been run. Unlike rueidis.Lua, of
-// several runs at once only those are repeated whose node does not know it.
+// script runs by its digest once Redis has loaded it. Unlike rueidis.Lua, it repeats only
+// the runs whose node has not loaded it.
 type script struct{ text, digest string }
 
 func newScript(text string) *script {
-	sum := sha1.Sum([]byte(text)) // as Redis names it: nothing rests on its strength
+	sum := sha1.Sum([]byte(text)) // as Redis names it: not for security
 	return &script{text, hex.EncodeToString(sum[:])}
 }
 
@@ -34,7 +34,7 @@ type exec struct {
 	args []string
 }
 
-// run asks for all runs at once and answers in their order.
+// run pipelines all runs and returns the results in their order.
 func (s *script) run(ctx context.Context, client rueidis.Client, runs []exec) []rueidis.RedisResult {
 	commands := make([]rueidis.Completed, len(runs))
 	for i, e := range runs {

@@ -19,10 +19,10 @@ func (r *Redis) key(c ratelimit.Charge) string {
 	return r.conn.Prefix + "{" + base64.RawURLEncoding.EncodeToString(c.Key[:]) + "}"
 }
 
-// Take decides on charges in one round trip, and in a second one gives back what one of
-// several limits has refused. It fails with [ErrAway] at once while Redis is away.
+// Take decides on charges in one round trip, and in a second one refunds the others if one
+// of several limits has refused. It fails with [ErrAway] at once while Redis is away.
 func (r *Redis) Take(ctx context.Context, charges []ratelimit.Charge) ([]ratelimit.Taken, error) {
-	if err := r.conn.TurnedAway(); err != nil { // before any work is done for it
+	if err := r.conn.TurnedAway(); err != nil {
 		return nil, err
 	}
 	r.asked.Add(uint64(len(charges)))
@@ -38,7 +38,7 @@ func (r *Redis) Take(ctx context.Context, charges []ratelimit.Charge) ([]ratelim
 	})
 }
 
-// take answers with what was taken besides an error.
+// take returns what was taken, also with an error.
 func (r *Redis) take(ctx context.Context, client rueidis.Client, charges []ratelimit.Charge) ([]ratelimit.Taken, error) {
 	runs := make([]exec, len(charges))
 	for i, c := range charges {
@@ -78,7 +78,7 @@ func admitted(all []ratelimit.Taken) (taken []ratelimit.Taken) {
 	return taken
 }
 
-// Give gives back what has not come back by itself, in one round trip. It fails with
+// Give refunds what time has not given back, in one round trip. It fails with
 // [ErrAway] at once while Redis is away.
 func (r *Redis) Give(ctx context.Context, taken []ratelimit.Taken) (given int, err error) {
 	given, err = redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (int, error) {
@@ -107,7 +107,7 @@ func (r *Redis) giveBack(ctx context.Context, client rueidis.Client, taken []rat
 	return given, failed
 }
 
-// Standing asks for a charge of nothing, which is not admitted.
+// Standing runs a charge of nothing, which is not admitted.
 func (r *Redis) Standing(ctx context.Context, c ratelimit.Charge) (ratelimit.Taken, error) {
 	return redisconn.Call(ctx, r.conn, func(ctx context.Context, client rueidis.Client) (ratelimit.Taken, error) {
 		c.Cost = 0

@@ -1,0 +1,587 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/interceptors"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
+)
+
+const (
+	// inlineLimits is for how many limits a decision allocates nothing.
+	inlineLimits = 4
+	// maxWait is how long a call without a deadline waits.
+	maxWait = time.Minute
+)
+
+// methodLimits applies the limits of one method.
+type methodLimits struct {
+	limiter   *Limiter
+	meta      *interceptors.CallMeta
+	rules     []rule
+	waits     bool           // some rule does
+	refunds   bool           // some rule does
+	usesStore bool           // some rule is counted there
+	handled   bool           // a handler has seen the call: the rules charge messages of a stream
+	messages  *methodLimits  // the rules that charge each message of a stream, or nil
+	refusedBy *refusedLimits // nil where nothing is held back
+}
+
+// newMethodLimits is nil where nothing is limited or, on a client, held back. share is
+// that of the server, or nil.
+func newMethodLimits(l *Limiter, meta *interceptors.CallMeta, stream bool, share func() float64) *methodLimits {
+	applies := func(rule *policyv1.RateLimitRule) bool { return !stream || rule.GetKey().GetField() == "" }
+	m := newRules(l, meta, share, applies)
+	if !stream {
+		l.methods.put(m)
+	} else if each := newRules(l, meta, share, func(r *policyv1.RateLimitRule) bool { return applies(r) && r.GetPerMessage() }); len(each.rules) > 0 {
+		each.handled, m.messages = true, each
+	}
+	// gRPC's own services are exempt, as from defaults.
+	if meta.Side == interceptors.Client && l.options.holdBack > 0 && !interceptors.Infrastructure(meta.Service) {
+		m.refusedBy = l.methods.refusedLimitsOf(meta.FullMethod)
+	}
+	if len(m.rules) == 0 && m.refusedBy == nil {
+		return nil
+	}
+	return m
+}
+
+// newRules has the rules that are in force on this side and apply.
+func newRules(l *Limiter, meta *interceptors.CallMeta, share func() float64, applies func(*policyv1.RateLimitRule) bool) *methodLimits {
+	m := &methodLimits{limiter: l, meta: meta}
+	for _, policy := range meta.Policy.GetRateLimits() {
+		if policy.GetDisabled() || !meta.Side.On(policy.GetSide(), interceptors.Server) || !applies(policy) {
+			continue
+		}
+		r := newRule(l, meta, policy, share)
+		m.rules = append(m.rules, r)
+		m.waits = m.waits || r.wait
+		m.usesStore = m.usesStore || r.countedIn == inStore
+		m.refunds = m.refunds || r.refund > policyv1.Refund_REFUND_NONE
+	}
+	return m
+}
+
+// errPanic is the error of a call that ends by a panic.
+var errPanic = errors.New("the call panicked")
+
+func (m *methodLimits) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
+	// It fails only without a transport, and then there is no caller either.
+	setTrailer := func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) }
+	var space [inlineLimits]check
+	v, ended := m.admit(ctx, req, space[:0])
+	if err := m.refuse(&v, ended, setTrailer); err != nil {
+		return nil, err
+	}
+	c := m.newContext(ctx, &v)
+	if m.limiter.options.fields {
+		setTrailer(fields(c.checks.standings(c.table, c.now)))
+	}
+	if m.refunds {
+		err = errPanic
+		defer func() { m.settle(c, c.checks, err) }()
+	}
+	return handler(c, req)
+}
+
+func (m *methodLimits) streamServer(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	var space [inlineLimits]check
+	v, ended := m.admit(ss.Context(), nil, space[:0])
+	if err := m.refuse(&v, ended, ss.SetTrailer); err != nil {
+		return err
+	}
+	c := m.newContext(ss.Context(), &v)
+	if m.limiter.options.fields {
+		ss.SetTrailer(fields(c.checks.standings(c.table, c.now)))
+	}
+	if m.refunds {
+		err = errPanic
+		defer func() { m.settle(c, c.checks, err) }()
+	}
+	return handler(srv, &serverStream{ServerStream: ss, ctx: c, messages: m.messages})
+}
+
+func (m *methodLimits) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	var record *attempt.Record
+	var avoided *avoidance
+	if m.refusedBy != nil {
+		// A limiter alone asks who is picked only after a refusal: a record costs an allocation.
+		if r := attempt.FromContext(ctx); m.limiter.tracksPicks.Load() || r != nil && r.Picked() == nil {
+			ctx, record = attempt.FromOrNew(ctx, attempt.Unary)
+		}
+		if avoided, err = m.avoid(ctx, req, cc, record); err != nil {
+			return err
+		}
+	}
+	var space [inlineLimits]check
+	v, ended := m.admit(ctx, req, space[:0])
+	if err := m.refuse(&v, ended, nil); err != nil {
+		return err
+	}
+	if m.refunds {
+		err = errPanic
+		defer func() { m.settle(ctx, v.checks, err) }()
+	}
+	finish := func(error) {}
+	if avoided != nil {
+		opts, finish = splitFinish(opts)
+	}
+	for {
+		err = invoker(ctx, method, req, reply, cc, opts...)
+		if m.refusedBy != nil {
+			m.attemptEnded(ctx, req, cc, record, avoided, err, opts)
+		}
+		if !avoided.unpicked() {
+			finish(err)
+			return err
+		}
+		if err = avoided.wait(ctx, err); err == nil {
+			avoided, err = m.avoid(ctx, req, cc, record)
+		}
+		if err != nil {
+			m.cancel(ctx, v.checks)
+			finish(err)
+			return err
+		}
+	}
+}
+
+func (m *methodLimits) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (stream grpc.ClientStream, err error) {
+	var record *attempt.Record
+	var avoided *avoidance
+	if m.refusedBy != nil {
+		ctx, record = attempt.FromOrNew(ctx, attempt.Stream)
+		if avoided, err = m.avoid(ctx, nil, cc, record); err != nil {
+			return nil, err
+		}
+	}
+	v, ended := m.admit(ctx, nil, nil) // outlives this call
+	if err := m.refuse(&v, ended, nil); err != nil {
+		return nil, err
+	}
+	own, finished := splitFinish(opts)
+	for {
+		a := avoided // of this attempt
+		stream, err = m.open(ctx, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return streamer(ctx, desc, cc, method, opts...)
+		}, own, func(err error) {
+			if m.refusedBy != nil {
+				m.attemptEnded(ctx, nil, cc, record, a, err, nil)
+			}
+			if !a.unpicked() {
+				m.settle(ctx, v.checks, err)
+				finished(err)
+			}
+		})
+		if err == nil || !a.unpicked() {
+			return stream, err
+		}
+		if err = a.wait(ctx, err); err == nil {
+			avoided, err = m.avoid(ctx, nil, cc, record)
+		}
+		if err != nil {
+			m.cancel(ctx, v.checks)
+			finished(err)
+			return nil, err
+		}
+	}
+}
+
+// open opens a stream, and calls finish once when it has ended or could not be opened.
+func (m *methodLimits) open(ctx context.Context, streamer func(context.Context, ...grpc.CallOption) (grpc.ClientStream, error), opts []grpc.CallOption, finish func(error)) (grpc.ClientStream, error) {
+	cancel := func() {}
+	if m.messages != nil {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	var once sync.Once
+	ended := func(err error) {
+		once.Do(func() {
+			finish(err)
+			cancel()
+		})
+	}
+	stream, err := streamer(ctx, append(slices.Clip(opts), grpc.OnFinish(ended))...)
+	if err != nil {
+		ended(err)
+		return nil, err
+	}
+	if m.messages == nil {
+		return stream, nil
+	}
+	return &clientStream{ClientStream: stream, messages: m.messages, cancel: cancel}, nil
+}
+
+// splitFinish takes the OnFinish options out, which gRPC would call at the end of an
+// attempt after which the call goes on.
+func splitFinish(all []grpc.CallOption) (opts []grpc.CallOption, finish func(error)) {
+	var finishes []func(error)
+	for _, option := range all {
+		if f, ok := option.(grpc.OnFinishCallOption); ok {
+			finishes = append(finishes, f.OnFinish)
+		} else {
+			opts = append(opts, option)
+		}
+	}
+	return opts, func(err error) {
+		for _, finish := range finishes {
+			finish(err)
+		}
+	}
+}
+
+// serverStream charges each message that it receives but the first, for which the
+// opening was charged.
+type serverStream struct {
+	grpc.ServerStream
+	ctx        context.Context
+	messages   *methodLimits // nil where only the opening is charged
+	opened     bool
+	trailerSet bool
+}
+
+// Context has what [FromContext] returns.
+func (s *serverStream) Context() context.Context { return s.ctx }
+
+// RecvMsg fails with the refusal of a message beyond the limit.
+func (s *serverStream) RecvMsg(msg any) error {
+	err := s.ServerStream.RecvMsg(msg)
+	if err != nil || s.messages == nil {
+		return err
+	}
+	if !s.opened {
+		s.opened = true
+		return nil
+	}
+	var space [inlineLimits]check
+	v, ended := s.messages.admit(s.ctx, msg, space[:0])
+	return s.messages.refuse(&v, ended, s.setTrailer)
+}
+
+// setTrailer works once: two pushbacks mean never (gRFC A6).
+func (s *serverStream) setTrailer(md metadata.MD) {
+	if !s.trailerSet {
+		s.trailerSet = true
+		s.SetTrailer(md)
+	}
+}
+
+// clientStream charges each message that it sends but the first, for which the
+// opening was charged.
+type clientStream struct {
+	grpc.ClientStream
+	messages *methodLimits
+	cancel   context.CancelFunc
+	opened   bool
+}
+
+// SendMsg fails with the refusal of a message beyond the limit, and ends the
+// stream, as every error of SendMsg does.
+func (s *clientStream) SendMsg(msg any) error {
+	if s.opened {
+		var space [inlineLimits]check
+		v, ended := s.messages.admit(s.Context(), msg, space[:0])
+		if err := s.messages.refuse(&v, ended, nil); err != nil {
+			s.cancel()
+			return err
+		}
+	}
+	s.opened = true
+	return s.ClientStream.SendMsg(msg)
+}
+
+// check is one call at one limit.
+type check struct {
+	rule    *rule
+	gcra    *gcra // of the rule, unless the call has its own
+	key     key
+	keyless bool // the call has no value for the key
+	charge  charge
+	taken   *Taken // by the store; nil: it has taken nothing
+}
+
+type checks []check
+
+// verdict is the state of a call at all limits of its method.
+type verdict struct {
+	now       int64
+	patience  int64 // for how long the call can wait
+	checks    checks
+	refusedBy int // which check refuses the call, or noCheck
+	wait      time.Duration
+}
+
+const noCheck = -1
+
+func (v *verdict) admitted() bool { return v.refusedBy == noCheck }
+
+func (v *verdict) refuse(by int, wait time.Duration) { v.refusedBy, v.wait = by, wait }
+
+// patienceAt is 0 at a limit that does not wait.
+func (v *verdict) patienceAt(c *check) int64 {
+	if c.rule.wait {
+		return v.patience
+	}
+	return 0
+}
+
+// admit charges a call on all limits, or on none: then the verdict has the one that
+// refuses it, and for how long. The error is that of a call that lacks what a limit needs, or
+// that ends while it waits. It uses space while that suffices.
+func (m *methodLimits) admit(ctx context.Context, req any, space []check) (verdict, error) {
+	v := verdict{checks: space[:0], refusedBy: noCheck}
+	for i := range m.rules {
+		r := &m.rules[i]
+		if r.skip != nil && r.skip(ctx, req) {
+			continue
+		}
+		c, err := r.check(ctx, req) // may run the user's code
+		if err != nil {
+			m.countRefusal(ctx, r)
+			return v, err
+		}
+		v.checks = append(v.checks, c)
+	}
+	if len(v.checks) == 0 {
+		return v, nil
+	}
+	if m.waits {
+		v.patience = patienceOf(ctx)
+	}
+	table := m.limiter.table
+	v.now = table.now()
+	if len(v.checks) > 1 {
+		v.look(table)
+	}
+	if m.usesStore && v.admitted() {
+		if err := m.takeFromStore(ctx, &v); err != nil {
+			return v, err
+		}
+	}
+	if v.admitted() {
+		if v.charge(table); !v.admitted() {
+			m.giveAllBack(ctx, v.checks)
+		}
+	}
+	m.report(ctx, &v)
+	if v.admitted() && v.wait > 0 {
+		return v, m.await(ctx, &v)
+	}
+	return v, nil
+}
+
+// refuse is the error of a call that is not made, nil for one that is. setTrailer is nil on
+// a client.
+func (m *methodLimits) refuse(v *verdict, ended error, setTrailer func(metadata.MD)) error {
+	if v.admitted() {
+		return ended
+	}
+	r := v.refusal(m.limiter.table, m.handled)
+	if setTrailer != nil {
+		setTrailer(r.trailer())
+	}
+	return r.err()
+}
+
+// patienceOf is how long a call can wait.
+func patienceOf(ctx context.Context) int64 {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return int64(maxWait)
+	}
+	return max(int64(time.Until(deadline))-1, 0)
+}
+
+// look finds the limit that refuses the call for longest.
+func (v *verdict) look(table *Table) {
+	for i := range v.checks {
+		c := &v.checks[i]
+		if c.rule.shadow || c.charge.in != inProcess {
+			continue
+		}
+		d := table.look(v.now, c.key, c.gcra, v.patienceAt(c))
+		if !d.Admitted && d.RetryAfter > v.wait {
+			v.refuse(i, d.RetryAfter)
+		}
+	}
+}
+
+// charge charges all limits of this process. If one refuses after all, it cancels the
+// charges before. An admitted call waits for the limit that takes longest.
+func (v *verdict) charge(table *Table) {
+	for i := range v.checks {
+		c := &v.checks[i]
+		if c.charge.in != inProcess {
+			continue
+		}
+		d, taken := table.take(v.now, c.key, c.gcra, v.patienceAt(c))
+		c.charge = taken
+		switch {
+		case d.Admitted:
+			v.wait = max(v.wait, d.RetryAfter)
+		case c.rule.shadow:
+			c.charge.shadowed = true
+		default:
+			v.checks[:i].cancel(v.now)
+			v.refuse(i, d.RetryAfter)
+			return
+		}
+	}
+}
+
+func (cs checks) cancel(now int64) {
+	for i := range cs {
+		if cs[i].charge.in == inProcess {
+			cs[i].charge.cancel(now)
+			cs[i].charge = charge{}
+		}
+	}
+}
+
+// await delays an admitted call until its time.
+func (m *methodLimits) await(ctx context.Context, v *verdict) error {
+	m.limiter.waited.Add(1)
+	err := interceptors.Sleep(ctx, v.wait, nil)
+	if err != nil {
+		m.cancel(ctx, v.checks)
+	}
+	v.now = m.limiter.table.now() // for what the handler reads
+	return err
+}
+
+// cancel undoes the charges of a call that is not made after all.
+func (m *methodLimits) cancel(ctx context.Context, cs checks) {
+	cs.cancel(m.limiter.table.now())
+	m.giveAllBack(ctx, cs)
+}
+
+// settle refunds a call that ended with err where the rules say so.
+func (m *methodLimits) settle(ctx context.Context, cs checks, err error) {
+	if m.usesStore {
+		m.limiter.refunded.Add(uint64(m.giveBack(ctx, cs, err)))
+	}
+	now := m.limiter.table.now()
+	for i := range cs {
+		if cs[i].rule.refunds(err) && cs[i].charge.refund(now) {
+			m.limiter.refunded.Add(1)
+		}
+	}
+}
+
+// report counts and publishes the verdict.
+func (m *methodLimits) report(ctx context.Context, v *verdict) {
+	if !v.admitted() {
+		c := &v.checks[v.refusedBy]
+		m.limiter.noteHot(ctx, c)
+		m.countRefusal(ctx, c.rule)
+		return
+	}
+	m.limiter.admitted.Add(1)
+	deciding := v.checks.deciding()
+	for i := range v.checks {
+		c := &v.checks[i]
+		result := Admitted
+		if c.charge.shadowed {
+			m.limiter.shadowed.Add(1)
+			c.rule.counts.shadowed.Add(1)
+			result = Shadowed
+		}
+		if c.charge.shadowed || c.hot(v.now) {
+			m.limiter.noteHot(ctx, c)
+		}
+		m.publish(ctx, c.rule, result, i == deciding)
+	}
+}
+
+// deciding is the index of the check that an admitted call reports: the last in shadow mode
+// that would have refused it, else the first.
+func (cs checks) deciding() (at int) {
+	for i := range cs {
+		if cs[i].charge.shadowed {
+			at = i
+		}
+	}
+	return at
+}
+
+// countRefusal counts a call that r refuses.
+func (m *methodLimits) countRefusal(ctx context.Context, r *rule) {
+	m.limiter.refused.Add(1)
+	r.counts.refused.Add(1)
+	m.publish(ctx, r, Refused, true)
+}
+
+func (m *methodLimits) publish(ctx context.Context, r *rule, verdict Result, decides bool) {
+	interceptors.Publish(ctx, m.meta, m.limiter.options.observer, r.events.of(verdict, decides))
+}
+
+// hot reports whether a call has left its key near the limit.
+func (c *check) hot(now int64) bool {
+	return (c.charge.bucket != nil || c.taken != nil) && c.charge.tat-now >= c.gcra.burst-c.gcra.burst/4
+}
+
+// standings are those at the limits in force.
+func (cs checks) standings(table *Table, now int64) []Standing {
+	all := make([]Standing, 0, len(cs))
+	for i := range cs {
+		c := &cs[i]
+		if c.rule.shadow {
+			continue
+		}
+		tat, b := c.charge.tat, c.charge.bucket
+		switch {
+		case c.charge.in != inProcess && tat == 0: // not known
+			continue
+		case c.charge.in == inProcess && b == nil: // the call cost nothing, or was refused
+			tat, b = table.level(now, c.key, c.gcra)
+		}
+		all = append(all, newStanding(c.rule.name, c.gcra, now, tat, b))
+	}
+	return all
+}
+
+// FromContext returns the standing of the caller at each limit of the method right after
+// its call was admitted, in the order of the policy: what the RateLimit field shows (see
+// [WithFields]). It reports false where no limiter of a server is in the chain, or the
+// method has no limit.
+func FromContext(ctx context.Context) ([]Standing, bool) {
+	c, ok := ctx.Value(contextKey{}).(*callContext)
+	if !ok {
+		return nil, false
+	}
+	return c.checks.standings(c.table, c.now), true
+}
+
+type contextKey struct{}
+
+// callContext is the context of an admitted call, in one allocation where a method has no
+// more than two limits.
+type callContext struct {
+	context.Context
+	table  *Table
+	now    int64
+	checks checks
+	space  [2]check
+}
+
+func (m *methodLimits) newContext(ctx context.Context, v *verdict) *callContext {
+	c := &callContext{Context: ctx, table: m.limiter.table, now: v.now}
+	c.checks = append(c.space[:0], v.checks...)
+	return c
+}
+
+// Value finds the context itself.
+func (c *callContext) Value(name any) any {
+	if name == (contextKey{}) {
+		return c
+	}
+	return c.Context.Value(name)
+}
