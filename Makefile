@@ -72,7 +72,7 @@ check-generate: generate breaking ## fail if generated code is not what is commi
 # On main itself, before the first commit and in a shallow clone there is nothing
 # to compare with but the commit before.
 #
-# A base whose policy still has the extension number 51710, such as c69756a, is compared
+# A base whose policy still has the extension number 51710, such as b696108, is compared
 # without meshlite.policy.v1, which was renumbered and renamed after it. Remove POLICY and
 # this exception once no branch has such a base.
 breaking: tools ## fail if a contract breaks one on main

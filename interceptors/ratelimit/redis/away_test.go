@@ -63,7 +63,8 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 			redistest.Await(t, "load", func() bool { return calls.Load() > 400 })
 			s.Kill()
 			redistest.Await(t, "open circuit", func() bool { return !store.Stats().Connected })
-			if failed, most := store.Stats().Errors, uint64(redis.MaxFailures+8); failed > most {
+			// An answer that was on its way when Redis was killed begins the count of failures anew.
+			if failed, most := store.Stats().Errors, uint64(2*redis.MaxFailures+8); failed > most {
 				t.Errorf("%d operations have waited for a server that is down, want at most %d", failed, most)
 			}
 			count := func(id string) (n int64) {
