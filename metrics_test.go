@@ -109,7 +109,7 @@ func TestMadeUpMethodsAreOne(t *testing.T) {
 // M4: a hit, a stale serve, a coalesced wait and a refusal are told apart, and are calls
 // but no work of the handler.
 //
-// Case M4: Hit, stale, coalesced and refused are told apart, and are no work of the handler.
+// Case M4: Hit, stale, coalesced and refused are distinguished, and are no work of the handler.
 func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 	const limit = 40
 	m := newMesh(t)

@@ -297,7 +297,7 @@ func TestOnlyTheWindowCounts(t *testing.T) {
 //
 // F5: All backends look bad: at least 50 % stay in rotation.
 //
-// Case P9: Ejection leaves the allowed share; in a panic all are used, and that is told.
+// Case P9: Ejection leaves the allowed share; in a panic all are used, and that is reported.
 // Case F5: When all look bad half of them stay in rotation.
 func TestEjectionLeavesTheAllowedShare(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10} {

@@ -69,7 +69,7 @@ func build(t testing.TB, level slog.Level, opts ...logging.Option) (*logging.Log
 	return l, log
 }
 
-// Case logs: A line per call: its level by whose affair it is, what cache and limits told,
+// Case logs: A line per call: its level by whose affair it is, what cache and limits decided,
 // instance, trace, messages of a stream; a panic once; of a flood the first of each second and
 // the number of the others; nothing allocated on a server with debug off.
 func TestLevelDependsOnWhoIsResponsible(t *testing.T) {

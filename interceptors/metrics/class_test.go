@@ -14,8 +14,7 @@ import (
 
 // M7, as far as the label goes: what is the caller's affair is told apart from failures.
 //
-// Case M7 (class): The class of a code tells the caller's fault and cancelled calls from
-// failures.
+// Case M7 (class): The class of a code separates the caller's fault and cancelled calls from failures.
 func TestWhoseAffairAFailureIs(t *testing.T) {
 	gaveUp, cancel := context.WithCancel(t.Context())
 	cancel()

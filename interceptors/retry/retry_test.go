@@ -114,7 +114,7 @@ func ptr[T any](value T) *T { return &value }
 
 func attempts(n uint32) *policyv1.RetryRule { return &policyv1.RetryRule{MaxAttempts: &n} }
 
-// Case X1: RESOURCE_EXHAUSTED is retried only when told when.
+// Case X1: RESOURCE_EXHAUSTED is retried only if the server says when.
 func TestAttemptsUntilTheVerdict(t *testing.T) {
 	overloaded := attempts(3)
 	overloaded.Codes = []string{"RESOURCE_EXHAUSTED", "ABORTED"}
