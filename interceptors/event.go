@@ -45,7 +45,7 @@ type AttemptEvent interface {
 
 // Observer receives the events of concerns, in the goroutine of the call. It must be safe
 // for concurrent use and fast, and must not keep e: an event may be reused after Observe
-// returns. A panic in it fails the call like one in a handler.
+// returns. A panic in it is logged, and the call goes on.
 type Observer interface {
 	Observe(ctx context.Context, meta *CallMeta, e Event)
 }

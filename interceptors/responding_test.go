@@ -39,13 +39,13 @@ func TestTheChainRecordsTheFirstResponse(t *testing.T) {
 		"broken":       {[]error{broken}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			received, told := 0, 0
+			received, respondedAt := 0, 0
 			streamer := func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
 				record := attempt.FromContext(ctx) // as a picker does
 				if record == nil || record.Kind() != attempt.Stream {
 					t.Fatalf("the picker gets the record %v, want one of a stream", record)
 				}
-				record.OnResponse(func() { told = received })
+				record.OnResponse(func() { respondedAt = received })
 				return &scripted{errs: test.errs}, nil
 			}
 			chain := chainOf(t, interceptors.Client, newPolicies(t, nil))
@@ -59,8 +59,8 @@ func TestTheChainRecordsTheFirstResponse(t *testing.T) {
 					t.Errorf("received %v, want %v", err, want)
 				}
 			}
-			if told != test.want {
-				t.Errorf("the first response was told at message %d, want %d", told, test.want)
+			if respondedAt != test.want {
+				t.Errorf("the first response was respondedAt at message %d, want %d", respondedAt, test.want)
 			}
 		})
 	}

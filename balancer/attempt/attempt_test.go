@@ -58,15 +58,15 @@ func TestTheFirstResponseIsToldOnce(t *testing.T) {
 		t.Error("a context with a record got another one")
 	}
 	record.Respond() // nobody waits for it
-	var told []string
-	record.OnResponse(func() { told = append(told, "first pick") })
+	var responses []string
+	record.OnResponse(func() { responses = append(responses, "first pick") })
 	record.SetPicked(&attempt.Instance{Address: "b"}) // gRPC had to pick again
 	record.Respond()
-	record.OnResponse(func() { told = append(told, "second pick") })
+	record.OnResponse(func() { responses = append(responses, "second pick") })
 	record.Respond()
 	record.Respond()
-	if len(told) != 1 || told[0] != "second pick" {
-		t.Errorf("told %q, want the second pick once", told)
+	if len(responses) != 1 || responses[0] != "second pick" {
+		t.Errorf("responses %q, want the second pick once", responses)
 	}
 	if record.Next().Kind() != attempt.Stream {
 		t.Error("the next attempt of a stream is none")

@@ -39,7 +39,7 @@ func newMethodLimit(l *Limiter, meta *interceptors.CallMeta, streams bool) *meth
 }
 
 // admit takes a permit, or returns the error of a call that has none. Who gets a permit
-// reports it after its release is deferred: the observer may panic.
+// reports it after its release is deferred.
 func (m *methodLimit) admit(ctx context.Context) error {
 	limit, err := m.method.limit(m.rule), error(nil)
 	if m.rule.priority != "" {

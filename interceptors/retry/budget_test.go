@@ -99,7 +99,7 @@ func TestBudgetOfZeroAllowsNone(t *testing.T) {
 	rule := attempts(3)
 	rule.Budget = ptr(0.0)
 	b := newBackend(t, rule, failed(codes.Unavailable))
-	if _ = b.call(t.Context()); len(b.starts) != 1 || b.told[0].Verdict != retry.Overspent {
+	if _ = b.call(t.Context()); len(b.starts) != 1 || b.observed[0].Verdict != retry.Overspent {
 		t.Errorf("%v, want one attempt that is overspent", b.verdicts())
 	}
 }

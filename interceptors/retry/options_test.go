@@ -70,7 +70,7 @@ func TestCallLooksLikeItsLastAttempt(t *testing.T) {
 		t.Errorf("finished %d times, want once", finished)
 	}
 	if previous, _ := s.previous.Load().([]string); len(previous) != 1 || previous[0] != "1" {
-		t.Errorf("the server was told of %v earlier attempts, want 1", previous)
+		t.Errorf("the server received %v earlier attempts, want 1", previous)
 	}
 }
 

@@ -23,7 +23,7 @@ func FuzzPushback(f *testing.F) {
 		b := newBackend(t, attempts(2), reply{failed(codes.Unavailable).err, []string{value}, 0})
 		_ = b.call(ctx)
 		ms, err := strconv.ParseUint(value, 10, 31)
-		switch verdict := b.told[0].Verdict; {
+		switch verdict := b.observed[0].Verdict; {
 		case err != nil && verdict != retry.Refused:
 			t.Errorf("%q: %s, want it refused", value, verdict)
 		case err == nil && (verdict == retry.Refused || ms > 1 && verdict != retry.Late):

@@ -41,8 +41,8 @@ type backend struct {
 	starts      []time.Time
 	ends        []time.Time
 
-	mu   sync.Mutex
-	told []retry.Attempt
+	mu       sync.Mutex
+	observed []retry.Attempt
 }
 
 // newBackend serves GetSweet, which may run twice, under a rule.
@@ -53,7 +53,7 @@ func newBackend(t *testing.T, rule *policyv1.RetryRule, replies ...reply) *backe
 	r, err := retry.New(retry.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.told = append(b.told, *e.(*retry.Attempt))
+		b.observed = append(b.observed, *e.(*retry.Attempt))
 	})))
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func (b *backend) answer(ctx context.Context, _ string, _, message any, _ *grpc.
 
 func (b *backend) verdicts() []retry.Verdict {
 	var all []retry.Verdict
-	for _, a := range b.told {
+	for _, a := range b.observed {
 		all = append(all, a.Verdict)
 	}
 	return all
@@ -284,11 +284,11 @@ func TestRecordsTellWhatWasTried(t *testing.T) {
 				previous = append(previous, outgoing.Get("grpc-previous-rpc-attempts")...)
 				return status.Error(codes.Unavailable, "no")
 			})
-		if outer.Latest().Number() != 3 || b.told[2].Number != 3 || b.told[0].Instance.ID != "catalog-1" {
-			t.Errorf("the outer record knows %d attempts, the observer %v", outer.Latest().Number(), b.told)
+		if outer.Latest().Number() != 3 || b.observed[2].Number != 3 || b.observed[0].Instance.ID != "catalog-1" {
+			t.Errorf("the outer record has %d attempts, the observer %v", outer.Latest().Number(), b.observed)
 		}
 		if !slices.Equal(previous, []string{"1", "2"}) {
-			t.Errorf("servers are told of %v earlier attempts", previous)
+			t.Errorf("servers receive %v earlier attempts", previous)
 		}
 	})
 }

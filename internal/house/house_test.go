@@ -253,7 +253,7 @@ func TestEveryExportIsDocumented(t *testing.T) {
 func undocumented(d ast.Decl) []string {
 	switch d := d.(type) {
 	case *ast.FuncDecl:
-		if d.Doc == nil && d.Name.IsExported() && (d.Recv == nil || exportedReceiver(d.Recv)) {
+		if d.Doc == nil && d.Name.IsExported() && (d.Recv == nil || token.IsExported(receiver(d.Recv))) {
 			return []string{d.Name.Name}
 		}
 	case *ast.GenDecl:
@@ -276,22 +276,6 @@ func undocumented(d ast.Decl) []string {
 		return names
 	}
 	return nil
-}
-
-func exportedReceiver(recv *ast.FieldList) bool {
-	kind := recv.List[0].Type
-	for {
-		switch k := kind.(type) {
-		case *ast.StarExpr:
-			kind = k.X
-		case *ast.IndexExpr:
-			kind = k.X
-		case *ast.Ident:
-			return k.IsExported()
-		default:
-			return false
-		}
-	}
 }
 
 // The front door stays small. Whoever adds an option says in its commit which one it

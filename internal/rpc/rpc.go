@@ -87,11 +87,3 @@ func (t *Table[K, V]) Add(key K, value V) V {
 	t.current.Store(&next)
 	return value
 }
-
-// All returns the entries as they are now, not to be changed.
-func (t *Table[K, V]) All() map[K]V {
-	if m := t.current.Load(); m != nil {
-		return *m
-	}
-	return nil
-}
