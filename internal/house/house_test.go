@@ -59,6 +59,7 @@ var rooms = map[string][]string{
 	"internal/wire":                   {},
 	"internal/guard":                  {},
 	"internal/rpc":                    {},
+	"gateway/problem":                 {},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
 	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
