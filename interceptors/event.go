@@ -2,6 +2,8 @@ package interceptors
 
 import (
 	"context"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -60,13 +62,30 @@ func (f ObserverFunc) Observe(ctx context.Context, meta *CallMeta, e Event) {
 	}
 }
 
-// Publish passes e to the [Outcome] of the call, if a concern further out listens, and
-// then to the concern's own observer, which may be nil. A panic of the observer is logged,
-// and the call goes on.
-func Publish(ctx context.Context, meta *CallMeta, observer Observer, e Event) {
+// Publisher publishes the events of one concern. It is safe for concurrent use.
+type Publisher struct {
+	observer Observer
+	panics   guard.OncePerMinute
+}
+
+// NewPublisher returns a publisher with the concern's own observer, which may be nil.
+func NewPublisher(observer Observer) *Publisher { return &Publisher{observer: observer} }
+
+// Publish passes e to the [Outcome] of the call, if a concern further out listens, and then
+// to the observer. A panic of the observer is logged once a minute, and the call goes on. A
+// nil publisher has no observer.
+func (p *Publisher) Publish(ctx context.Context, meta *CallMeta, e Event) {
 	OutcomeOf(ctx, meta).record(e)
-	if observer != nil {
-		guard.Observe(func() { observer.Observe(ctx, meta, e) })
+	if p == nil || p.observer == nil {
+		return
+	}
+	defer p.logPanic(ctx, meta)
+	p.observer.Observe(ctx, meta, e)
+}
+
+func (p *Publisher) logPanic(ctx context.Context, meta *CallMeta) {
+	if value := recover(); value != nil && p.panics.Allow() {
+		slog.ErrorContext(ctx, "an observer has panicked", "method", meta.FullMethod, "panic", value, "stack", string(debug.Stack()))
 	}
 }
 

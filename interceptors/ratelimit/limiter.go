@@ -24,6 +24,7 @@ import (
 // and owns nothing to close.
 type Limiter struct {
 	options       options
+	publisher     *interceptors.Publisher
 	table         *Table
 	store         *guard.Store
 	methods       registry
@@ -61,7 +62,10 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log)}
+	l := &Limiter{
+		options: o, publisher: interceptors.NewPublisher(o.observer), table: table,
+		cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log),
+	}
 	if o.store != nil {
 		l.storeSeeds, l.storeRefusals = newStoreSeeds(o.secret), make(cooldowns, maxStoreRefusals)
 	}

@@ -23,11 +23,11 @@ import (
 
 // method retries the calls of one method.
 type method struct {
-	meta     *interceptors.CallMeta
-	rule     rule
-	ruled    bool // the rule's codes, waits and timeout apply
-	budget   *budget
-	observer interceptors.Observer
+	meta      *interceptors.CallMeta
+	rule      rule
+	ruled     bool // the rule's codes, waits and timeout apply
+	budget    *budget
+	publisher *interceptors.Publisher
 }
 
 // attemptsWithoutRule is how many attempts a call without a rule has when no handler has run
@@ -41,7 +41,7 @@ func (r *Retry) withoutRule(meta *interceptors.CallMeta) *method {
 		return nil
 	}
 	rule.attempts = max(rule.attempts, attemptsWithoutRule)
-	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observer: r.observer}
+	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), publisher: r.publisher}
 }
 
 // unary makes attempts until one is not followed by another, and returns the error of the last.
@@ -112,7 +112,7 @@ func (m *method) again(ctx context.Context, record *attempt.Record, r result) (a
 			r.details = &details{}
 		}
 		r.event = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}
-		interceptors.Publish(ctx, m.meta, m.observer, &r.event)
+		m.publisher.Publish(ctx, m.meta, &r.event)
 	}
 	switch {
 	case verdict == Again && wait > 0:

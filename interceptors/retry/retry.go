@@ -42,8 +42,9 @@ import (
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
-	observer interceptors.Observer
-	budgets  budgets
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
+	budgets   budgets
 }
 
 // Attempt is the event of an attempt that ended. Methods that are not retried publish none.
@@ -96,6 +97,7 @@ func New(opts ...Option) (*Retry, error) {
 	if r.observer == nil {
 		return nil, errors.New("retry: WithObserver(nil): leave the option out for no observer")
 	}
+	r.publisher = interceptors.NewPublisher(r.observer)
 	return r, nil
 }
 
@@ -113,7 +115,7 @@ func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterce
 		}
 		return nil
 	}
-	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), observer: r.observer}
+	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), publisher: r.publisher}
 	r.budgets.set(meta.FullMethod, m.budget)
 	return m.unary
 }

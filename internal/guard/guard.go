@@ -19,8 +19,6 @@ const (
 	MaxRunning = 256
 	// MaxAbandoned is with how many calls that did not return in time a store is down.
 	MaxAbandoned = 16
-
-	logEvery = time.Minute
 )
 
 // ErrDown is why a store is not called: too many calls of it have not returned.
@@ -37,7 +35,7 @@ type Store struct {
 	running   chan struct{} // a place for each call
 	abandoned atomic.Int32  // calls that run although their callers have waited long enough
 
-	panics, hangs limited
+	panics, hangs OncePerMinute
 }
 
 // NewStore makes the bounds of store, nil without one.
@@ -98,7 +96,7 @@ func Call[T any](ctx context.Context, s *Store, method string, f func(context.Co
 	s.abandoned.Add(1)
 	if over.Swap(true) {
 		s.abandoned.Add(-1)
-	} else if s.hangs.may() {
+	} else if s.hangs.Allow() {
 		s.log.Error("a call of the store does not return in time: it is left running", "method", method, "running", len(s.running))
 	}
 	return none, bounded.Err()
@@ -117,7 +115,7 @@ func Run[T any](ctx context.Context, s *Store, method string, f func(context.Con
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the store has panicked: %v", p)
-			if s.panics.may() {
+			if s.panics.Allow() {
 				s.log.ErrorContext(ctx, "the store has panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
 			}
 		}
@@ -125,23 +123,11 @@ func Run[T any](ctx context.Context, s *Store, method string, f func(context.Con
 	return f(ctx)
 }
 
-var observers limited
+// OncePerMinute limits a log line. Its zero value is ready, and it is safe for concurrent use.
+type OncePerMinute struct{ at atomic.Int64 }
 
-// Observe calls an observer, of which a panic is logged and ends nothing. The caller waits
-// until it returns.
-func Observe(observe func()) {
-	defer func() {
-		if p := recover(); p != nil && observers.may() {
-			slog.Error("an observer has panicked", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	observe()
-}
-
-// limited is what is logged once a minute.
-type limited struct{ at atomic.Int64 }
-
-func (l *limited) may() bool {
-	now, last := time.Now().UnixNano(), l.at.Load()
-	return now-last >= int64(logEvery) && l.at.CompareAndSwap(last, now)
+// Allow reports whether the line may be written now.
+func (o *OncePerMinute) Allow() bool {
+	now, last := time.Now().UnixNano(), o.at.Load()
+	return now-last >= int64(time.Minute) && o.at.CompareAndSwap(last, now)
 }

@@ -160,12 +160,21 @@ func TestAStoreThatBoundsItselfIsCalledDirectly(t *testing.T) {
 	})
 }
 
-func TestAnObserverMayPanic(t *testing.T) {
-	seen := 0
-	for range 3 {
-		guard.Observe(func() { seen++; panic("no pencil") })
-	}
-	if seen != 3 {
-		t.Errorf("seen %d times, want 3", seen)
-	}
+func TestALineIsAllowedOncePerMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var line, other guard.OncePerMinute
+		for range 3 {
+			if !line.Allow() || line.Allow() {
+				t.Error("want one line in a minute")
+			}
+			time.Sleep(time.Minute - 1)
+			if line.Allow() {
+				t.Error("a second line in a minute")
+			}
+			time.Sleep(1)
+		}
+		if !other.Allow() {
+			t.Error("one limit counts another's lines")
+		}
+	})
 }
