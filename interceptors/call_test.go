@@ -122,7 +122,7 @@ func TestObserversMayPanic(t *testing.T) {
 			one.Publish(t.Context(), meta, cached("hit"))
 			other.Publish(t.Context(), meta, cached("hit"))
 		}
-		if text := log.String(); received != 6 || strings.Count(text, "no pencil") != 2 || !strings.Contains(text, getSweet) || !strings.Contains(text, "event_test.go") {
+		if text := log.String(); received != 6 || strings.Count(text, "no pencil") != 2 || !strings.Contains(text, getSweet) || !strings.Contains(text, "call_test.go") {
 			t.Errorf("%d events, want 6; logged %q, want one line for each publisher, with the method and the stack", received, text)
 		}
 		time.Sleep(time.Minute)
