@@ -38,8 +38,8 @@ type Limiter struct {
 	obeyed, obeyedBefore atomic.Uint64 // refusals by servers, now and at the last warning
 	warnedAt             atomic.Int64  // when that was
 
-	admitted, refused, shadowed, waited, refunded, heldBack    atomic.Uint64
-	remembered, storeErrors, fellOpen, fellClosed, fellToShare atomic.Uint64
+	admitted, refused, shadowed, waited, refunded, heldBack                   atomic.Uint64
+	remembered, storeErrors, fallbackOpen, fallbackClosed, fallbackPerReplica atomic.Uint64
 }
 
 // New makes a limiter that has counted nothing. The error names every option that
