@@ -91,7 +91,7 @@ func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 	}
 }
 
-func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
+func TestTheAdminPageShowsConcurrency(t *testing.T) {
 	m := newMesh(t)
 	runtime := meshlite.NewRuntime()
 	_, end := full(t, m, meshlite.WithRuntime(runtime))

@@ -10,7 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
-func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
+func TestMetricsAndTheAdminPageShowPicks(t *testing.T) {
 	m := newMesh(t)
 	instance := m.serve(&shop{name: "a"})
 	client, conn := m.client("consul:///catalog", uncached())

@@ -11,7 +11,7 @@ import (
 )
 
 // Case G3
-func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
+func TestRegistrationMistakesAreErrorsAtOnce(t *testing.T) {
 	for name, test := range map[string]struct {
 		opt  meshlite.ServerOption
 		want []string
@@ -35,7 +35,7 @@ func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
 	})
 }
 
-func TestLocalityIsToldToClients(t *testing.T) {
+func TestLocalityReachesClients(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"}, meshlite.WithLocality("eu-west-1", "eu-west-1a"))
 	entries, err := m.directory.Entries(t.Context(), catalogQuery("catalog"))

@@ -75,7 +75,7 @@ func TestASubjectWithoutANameIsRefused(t *testing.T) {
 	}
 }
 
-// A client and a server of one program may tell the requests of a method apart by other
+// A client and a server of one program may distinguish the requests of a method by other
 // fields: a request is invalidated for both.
 //
 // Case C12

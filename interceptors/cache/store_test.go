@@ -240,8 +240,8 @@ func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 	})
 }
 
-// C17: when the store is away all works without it, and a hit never asks it. Who wants to
-// tell it of an invalidation is told that it could not.
+// C17: when the store is away all works without it, and a hit never asks it. An
+// invalidation that does not reach it returns an error.
 //
 // Case C17: Without Redis all works and a call waits for its timeout at most, a hit never asks
 // it, a corrupt value is a miss.

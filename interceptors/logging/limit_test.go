@@ -23,7 +23,7 @@ func named(all []map[string]any, msg string) (found []map[string]any) {
 	return found
 }
 
-// What is left out is told with the next call of the method, though that has no line.
+// What is left out is reported with the next call of the method, though that has no line.
 //
 // Case logs
 func TestTooManyLinesAreCounted(t *testing.T) {
