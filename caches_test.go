@@ -81,18 +81,18 @@ func TestTheAdminPageShowsAllCaches(t *testing.T) {
 	page := adminPage(t, m.runtime)
 	told := readCaches(t, page)
 	if names := namesOf(told); !slices.Equal(names, []string{"runtime", "catalog", "consul:///catalog?dc=dc1"}) {
-		t.Fatalf("it tells of %q", names)
+		t.Fatalf("it shows %q", names)
 	}
 	if c := told[0]; c.Hits != 1 || c.Misses != 2 || c.Entries != 2 || len(c.Methods) != 1 || len(c.Index) != 2 {
-		t.Errorf("of the runtime's it tells %+v", c)
+		t.Errorf("of the runtime's it shows %+v", c)
 	}
 	if told[2].Misses != 1 {
-		t.Errorf("of the other it tells %+v", told[2])
+		t.Errorf("of the other it shows %+v", told[2])
 	}
 	given.Close()
 	served.Close()
 	if names := namesOf(readCaches(t, page)); !slices.Equal(names, []string{"runtime"}) {
-		t.Errorf("when the others are closed it tells of %q", names)
+		t.Errorf("when the others are closed it shows %q", names)
 	}
 }
 
@@ -141,7 +141,7 @@ func TestTheRuntimeKeepsNoCacheAlive(t *testing.T) {
 		}
 		defer conn.Close()
 		if n := len(readCaches(t, page)); n != 2 {
-			t.Errorf("it tells of %d caches, want 2", n)
+			t.Errorf("it shows %d caches, want 2", n)
 		}
 	}()
 	for deadline := time.Now().Add(10 * time.Second); len(readCaches(t, page)) > 1; runtime.GC() {

@@ -87,7 +87,7 @@ func TestMetricsShowDiscovery(t *testing.T) {
 	stats := httptest.NewRecorder()
 	handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
 	if text := stats.Body.String(); !strings.Contains(text, `"discovery"`) || !strings.Contains(text, `"service": "catalog"`) {
-		t.Errorf("/debug/meshlite does not tell of discovery: %s", text)
+		t.Errorf("/debug/meshlite does not show discovery: %s", text)
 	}
 }
 

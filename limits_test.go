@@ -59,16 +59,16 @@ func TestTheAdminPageShowsAllLimits(t *testing.T) {
 	}
 	rates, running := readLimits(t, adminPage(t, m.runtime))
 	if len(rates) != 2 || rates[0].Name != "catalog" || rates[1].Name != "consul:///catalog" {
-		t.Fatalf("it tells of %+v", rates)
+		t.Fatalf("it shows %+v", rates)
 	}
 	if s := rates[0]; s.Admitted != 1 || s.Refused != 1 || len(s.Limits) != 1 || s.Limits[0].Refused != 1 || s.Limits[0].PeriodSeconds != 60 || len(s.HotKeys) != 1 || s.HotKeys[0].Used < 0.9 {
-		t.Errorf("of the server's it tells %+v", s)
+		t.Errorf("of the server's it shows %+v", s)
 	}
 	if c := rates[1]; c.HeldBack != 1 || len(c.Limits) != 0 {
-		t.Errorf("of the channel's it tells %+v", c)
+		t.Errorf("of the channel's it shows %+v", c)
 	}
 	if len(running) != 2 || running[0].Name != "runtime" || running[1].Name != "catalog" {
-		t.Errorf("of handlers it tells %+v", running)
+		t.Errorf("of handlers it shows %+v", running)
 	}
 	expect(t, m.runtime, 1, "meshlite_ratelimit_held_back_total")
 	expect(t, m.runtime, 1, "meshlite_ratelimit_hot_keys", "limit=all")
@@ -85,7 +85,7 @@ func TestTheRuntimeKeepsNoLimiterAlive(t *testing.T) {
 		}
 		defer conn.Close()
 		if rates, _ := readLimits(t, page); len(rates) != 1 {
-			t.Errorf("it tells of %d limiters, want 1", len(rates))
+			t.Errorf("it shows %d limiters, want 1", len(rates))
 		}
 	}()
 	for deadline := time.Now().Add(10 * time.Second); ; runtime.GC() {

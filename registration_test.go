@@ -44,7 +44,7 @@ func TestLocalityReachesClients(t *testing.T) {
 	}
 }
 
-// With a TTL, Consul hears from the server itself what SetServing says.
+// With a TTL, the server itself reports to Consul what SetServing says.
 func TestTTLCheckFollowsSetServing(t *testing.T) {
 	m := newMesh(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),

@@ -187,7 +187,7 @@ func TestAShareKeepsNothingDead(t *testing.T) {
 		}
 		fill(c)
 		full := heap()
-		c.Close() // and is let go, with all that it knows
+		c.Close() // and is freed, with all that it holds
 		if used := full - heap(); used > bound*11/10 {
 			t.Errorf("%s: %d bytes of memory for a bound of %d", name, used, bound)
 		}

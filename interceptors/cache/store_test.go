@@ -163,7 +163,7 @@ func TestReplicasShareAnswers(t *testing.T) {
 	replicas(t, forgetful, answer, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
 		one(t.Context(), "none")
-		synctest.Wait() // it is written with nobody waiting
+		synctest.Wait() // it is written in the background
 		time.Sleep(5 * time.Second)
 		two(t.Context(), "fudge", "x-cache", "?").is(t, "two", "answer 1", "made-by", "[the kitchen]", "age", "[5]", "x-cache", "[hit]")
 		if got := two(t.Context(), "none"); status.Code(got.err) != codes.NotFound || !strings.Contains(got.err.Error(), "no such sweet") {

@@ -158,8 +158,7 @@ func TestFloorAndCeilingHold(t *testing.T) {
 	}
 }
 
-// Who does not use its limit learns nothing of it, and who does nothing for an hour
-// neither.
+// A limit that is not used does not change, and neither does one that is idle for an hour.
 //
 // Case adaptive limit
 func TestIdlenessChangesNothing(t *testing.T) {
