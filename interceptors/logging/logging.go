@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -22,6 +23,8 @@ type Logging struct {
 	text   func(codes.Code) bool
 	trace  func(context.Context) (traceID string, sampled bool)
 	most   int // lines in a second
+
+	callers *caller.Callers
 
 	highest slog.Level // no line is above it
 	limits  limits
@@ -58,6 +61,12 @@ func WithLimit(lines int) Option {
 // when a line is written. Nil, the default, is none.
 func WithTraceFromContext(trace func(context.Context) (traceID string, sampled bool)) Option {
 	return func(l *Logging) { l.trace = trace }
+}
+
+// WithCallers says who calls, for the field "caller" of a server's lines. Default, and nil:
+// who the peer's verified certificate proves.
+func WithCallers(callers *caller.Callers) Option {
+	return func(l *Logging) { l.callers = callers }
 }
 
 // New makes the concern. Its errors are options that have no meaning.
