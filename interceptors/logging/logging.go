@@ -167,12 +167,8 @@ func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	}
 }
 
-// maxLimits caps the methods that have a limit of their own, and maxName the length of
-// their names: a proxy could be asked for any number. The others share one.
-const (
-	maxLimits = 1024
-	maxName   = 1024
-)
+// maxLimits caps the methods that have a limit of their own. The others share one.
+const maxLimits = 1024
 
 // limits are those of lines, by method. They outlive changes of the policy.
 type limits struct {
@@ -186,15 +182,10 @@ type limited struct {
 }
 
 func (l *limits) of(side interceptors.Side, method string, most int) *lines.Limit {
-	if len(method) > maxName {
-		return l.others
+	if len(method) <= rpc.MaxName {
+		if limit, ok := l.own.Of(limited{side, method}, func() *lines.Limit { return lines.New(most) }); ok {
+			return limit
+		}
 	}
-	key := limited{side, method}
-	if limit, ok := l.own.Get(key); ok {
-		return limit
-	}
-	if l.own.Full() {
-		return l.others
-	}
-	return l.own.Add(key, lines.New(most))
+	return l.others
 }
