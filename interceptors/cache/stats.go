@@ -65,7 +65,7 @@ func (r *rule) report(ctx context.Context, result Result) {
 	if result != Bypass {
 		r.method.recent.add(result.Served(), time.Now())
 	}
-	interceptors.Publish(ctx, r.meta, r.cache.options.observer, result)
+	r.cache.publisher.Publish(ctx, r.meta, result)
 }
 
 // Counts are calls by their result, and what else was done for a method.

@@ -48,7 +48,7 @@ var rooms = map[string][]string{
 	"internal/redisconn":              {},
 	"internal/redistest":              {},
 	"admin":                           {},
-	"":                                {"admin", "balancer", "balancer/...", "caller", "interceptors", "interceptors/...", "internal/cachepage", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot", "internal/wire"},
+	"":                                {"admin", "balancer", "balancer/...", "caller", "interceptors", "interceptors/...", "internal/cachepage", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},
 	"internal/limitspage":             {"interceptors/concurrency", "interceptors/ratelimit", "internal/weakset"},
 	"internal/weakset":                {},
