@@ -7,11 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/resolver"
-
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // Endpoint is the state of one endpoint, shared by all channels that share its table.
@@ -29,8 +26,9 @@ type Endpoint struct {
 	suspect     atomic.Bool // there were failures, so successes are recorded too
 	_           [64]byte
 
-	ignored atomic.Uint64 // ended attempts with the outcome ignored
-	streams atomic.Int64  // streams in flight
+	ignored   atomic.Uint64 // ended attempts with the outcome ignored
+	streams   atomic.Int64  // attempts in flight that have responded, or are streams
+	responded atomic.Uint64 // attempts whose answer went on after the first response
 	// answers is nil while answers are not compared.
 	answers atomic.Pointer[answersByMethod]
 
@@ -52,27 +50,46 @@ type Endpoint struct {
 	ejection ejectionState
 }
 
-// Candidate is an endpoint with a connection, from which a policy picks. Policies keep
+// Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
 // candidates in their own slice and never change them.
 type Candidate struct {
 	*Endpoint
 	Weight uint32 // at least 1
 
+	index  uint32 // in the list that the view was made of
 	member *member
-	child  balancer.Picker
 }
 
 // member is an endpoint of one channel. Table.mu guards state and summary; the rest never
 // changes.
 type member struct {
 	*Endpoint
-	listed           resolver.Endpoint
+	listed           listed
 	ejectionSettings Ejection
-	done             func(balancer.DoneInfo) // made once, so that a pick allocates nothing
 
-	state   connectivity.State
+	state   reachability
 	summary summary
 }
+
+// listed is an endpoint as a channel lists it.
+type listed struct {
+	id, address string
+	weight      uint32 // at least 1
+	zone        zone
+}
+
+func listedInstance(i *catalog.Instance) listed {
+	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}}
+}
+
+// reachability is what a channel knows of its way to an endpoint.
+type reachability uint8
+
+const (
+	unconnected reachability = iota // not yet, or not any more
+	connected
+	unreachable // a connection attempt failed
+)
 
 // InFlight counts the attempts that were sent here and have not ended.
 func (e *Endpoint) InFlight() int64 {
@@ -112,13 +129,13 @@ func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duratio
 }
 
 // end counts an ended attempt. Only a bad outcome, or a good one soon after it, takes the lock.
-func (e *Endpoint) end(o outcome, s *Ejection) {
-	if o == ignored {
+func (e *Endpoint) end(o Outcome, s *Ejection) {
+	if o == Ignored {
 		e.ended.Add(1)
 		e.ignored.Add(1) // last, so that ignored never exceeds ended
 		return
 	}
-	if o != succeeded && !e.table.comparing.Load() {
+	if o != Succeeded && !e.table.comparing.Load() {
 		e.table.startComparing()
 	}
 	if !o.healthy() || e.suspect.Load() {
@@ -249,7 +266,7 @@ func (c *stallCheck) run(t *Table, now time.Duration) {
 
 // stall is the state of an endpoint at the last check. Table.mu guards it.
 type stall struct {
-	ended      uint64        // attempts that had ended
+	progress   uint64        // attempts that had ended or responded
 	progressAt time.Duration // when that number last changed, or nothing was in flight
 	excused    int64         // attempts in flight that take long by design
 }
@@ -259,20 +276,21 @@ type stall struct {
 // endpoint is tried with new ones.
 func (s *stall) check(e *Endpoint, now time.Duration) {
 	ended := e.ended.Load()
+	progress := ended + e.responded.Load()
 	inFlight := int64(e.picked.Load()-ended) - e.streams.Load()
 	s.excused = min(s.excused, max(inFlight, 0))
 	stalled := e.stalled.Load()
 	switch {
-	case stalled && (ended != s.ended || now-s.progressAt > maxStall):
+	case stalled && (progress != s.progress || now-s.progressAt > maxStall):
 		s.excused, s.progressAt, stalled = max(inFlight, 0), now, false
-	case ended != s.ended || inFlight <= s.excused:
+	case progress != s.progress || inFlight <= s.excused:
 		s.progressAt, stalled = now, false
 	default:
 		seconds, _ := e.latency.read(now)
 		limit := max(minStall, time.Duration(seconds*float64(time.Second)))
 		stalled = seconds > 0 && now-s.progressAt > limit
 	}
-	s.ended = ended
+	s.progress = progress
 	e.stalled.Store(stalled)
 }
 
