@@ -28,7 +28,7 @@ var rooms = map[string][]string{
 	"balancer/attempt":                {},
 	"resolver/catalog":                {},
 	"caller":                          {},
-	"balancer":                        {"resolver/catalog", "balancer/attempt", "internal/lines", "internal/wire"},
+	"balancer":                        {"resolver/catalog", "balancer/attempt", "internal/lines", "internal/rpc", "internal/wire"},
 	"balancer/roundrobin":             {"balancer", "balancer/attempt"},
 	"balancer/leastrequest":           {"balancer", "balancer/attempt"},
 	"balancer/peakewma":               {"balancer", "balancer/attempt"},
