@@ -177,9 +177,6 @@ func (c *config) finish() error {
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
 	}
-	if c.runtime.err != nil {
-		return c.runtime.err
-	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithDirectory: a %T is not comparable: give a pointer", c.directory)
 	}
