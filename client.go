@@ -138,7 +138,7 @@ type concerns struct {
 }
 
 func (c *config) concerns(scope string) (*concerns, error) {
-	policies, err := interceptors.NewPolicies(c.policy)
+	policies, err := interceptors.NewPolicies(c.policy, interceptors.WithContracts(c.contracts))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}

@@ -66,6 +66,7 @@ type config struct {
 	directory Directory
 	log       *slog.Logger
 	policy    *policyv1.ServicePolicy
+	contracts *interceptors.Contracts // of a client; nil is none
 	region    string
 	zone      string
 	own       []interceptors.Concern // the user's

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -292,11 +293,19 @@ func (m *method) addKeyFields(fields []fieldPath) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	same := func(other []fieldPath) bool {
-		return slices.EqualFunc(fields, other, func(a, b fieldPath) bool { return slices.Equal(a, b) })
+		return slices.EqualFunc(fields, other, isSamePath)
 	}
 	if len(fields) > 0 && len(m.fields) < maxKeyFields && !slices.ContainsFunc(m.fields, same) {
 		m.fields = append(m.fields, fields)
 	}
+}
+
+// isSamePath reports whether both find the same fields: a contract that is read again has
+// descriptors of its own.
+func isSamePath(a, b fieldPath) bool {
+	return slices.EqualFunc(a, b, func(x, y protoreflect.FieldDescriptor) bool {
+		return x.Number() == y.Number() && x.Kind() == y.Kind() && x.Cardinality() == y.Cardinality()
+	})
 }
 
 func (m *method) keyFields() [][]fieldPath {
