@@ -21,6 +21,9 @@ import (
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
+// statusClientClosed is that of CANCELLED, which has no name in net/http.
+const statusClientClosed = 499
+
 // writeError answers a request for which no call was made.
 func (m *Mux) writeError(w http.ResponseWriter, _ *http.Request, err error) {
 	var refused *refusal
@@ -45,6 +48,9 @@ func (m *Mux) problemOf(method *method, failure *status.Status) problem.Problem 
 		Status: runtime.HTTPStatusFromCode(failure.Code()),
 		Code:   codeName(failure.Code()),
 		Detail: m.textOf(failure),
+	}
+	if p.Status == statusClientClosed {
+		p.Title = "Client Closed Request"
 	}
 	for _, detail := range m.shownDetails(failure) {
 		if text, err := method.writing.Marshal(detail); err == nil { // of a type that is known

@@ -107,7 +107,10 @@ func New(config Config) (*Mux, error) {
 	for i := range m.config.Services {
 		errs = append(errs, m.addService(&m.config.Services[i], taken))
 	}
-	return m, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (c *Config) setDefaults() error {

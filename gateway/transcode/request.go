@@ -217,6 +217,9 @@ func (m *method) unmarshal(text []byte, to proto.Message) error {
 		return nil
 	}
 	offset, reason := positionOf(err, text)
+	if offset < 0 { // half of a surrogate pair has none, near the end
+		offset = bytes.LastIndex(text, []byte(`\u`))
+	}
 	if offset < 0 {
 		return wrongField("", "%s", shortened(reason))
 	}
@@ -384,7 +387,6 @@ func setEnum(in *dynamicpb.Message, fields []protoreflect.FieldDescriptor, texts
 		if len(texts) != 2 {
 			return errors.New("more than one value")
 		}
-		// The key is read by the runtime, into a map of the same key type.
 		value, err := enumValue(enum, texts[1])
 		if err != nil {
 			return err
