@@ -19,48 +19,72 @@ import (
 
 // serve answers a request by a route.
 func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
-	m.serveUnary(w, r, rt, params)
+	switch {
+	case rt == rt.method.post && speaksConnect(r):
+		m.serveConnectPost(w, r, rt.method)
+	case rt == rt.method.get && r.URL.Query().Get("connect") == "v1":
+		m.serveConnectGet(w, r, rt.method)
+	default:
+		m.serveUnary(w, r, rt, params)
+	}
 }
 
 func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
 	if !accepts(r.Header["Accept"], "application/json") {
-		m.writeError(w, r, refuse(http.StatusNotAcceptable, "the answer is application/json: accept it"))
+		m.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
 		return
 	}
 	in, err := rt.decode(w, r, params)
 	if err != nil {
-		m.writeError(w, r, err)
+		m.writeError(w, r, answer{err: err})
 		return
 	}
-	ctx, cancel, err := m.callContext(w, r, m.config.Timeout)
-	if err != nil {
-		m.writeError(w, r, err)
-		return
-	}
-	defer cancel()
-	got := answer{method: rt.method}
-	out := dynamicpb.NewMessage(rt.method.desc.Output())
-	if got.err = rt.method.service.Conn.Invoke(ctx, rt.method.path, in, out, grpc.Header(&got.header), grpc.Trailer(&got.trailer)); got.err != nil {
-		m.writeCallError(w, r, got)
-		return
-	}
+	out, got := m.call(w, r, rt.method, in)
 	buffer := getBuffer()
 	defer putBuffer(buffer)
-	if got.err = rt.encode(buffer, out); got.err != nil {
-		m.writeCallError(w, r, got)
+	if got.err == nil {
+		got.err = rt.encode(buffer, out)
+	}
+	if got.err != nil {
+		m.writeError(w, r, got)
 		return
 	}
 	m.setHeaders(w.Header(), got)
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(buffer.Len()))
-	_, _ = w.Write(buffer.Bytes()) // whoever asked has left
+	m.writeBody(w, r, got, "application/json", buffer.Bytes())
+}
+
+// writeBody answers with body, or with 304 if the caller has it already.
+func (m *Mux) writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
+	if m.isStored(w.Header(), r, got, body) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body) // whoever asked has left
 }
 
 // answer is what a call has brought beside its message.
 type answer struct {
 	method          *method
 	header, trailer metadata.MD
-	err             error
+	err             error // a refusal, if no call was made
+	identified      bool  // the caller is somebody, so that a shared cache must not store it
+}
+
+// call makes a unary call.
+func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in proto.Message) (*dynamicpb.Message, answer) {
+	got := answer{method: method}
+	ctx, cancel, err := m.callContext(w, r, m.config.Timeout)
+	if err != nil {
+		got.err = err
+		return nil, got
+	}
+	defer cancel()
+	got.identified = isIdentified(ctx, r)
+	out := dynamicpb.NewMessage(method.desc.Output())
+	got.err = method.service.Conn.Invoke(ctx, method.path, in, out, grpc.Header(&got.header), grpc.Trailer(&got.trailer))
+	return out, got
 }
 
 // callContext carries the deadline and the metadata of a call.

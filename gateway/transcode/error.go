@@ -1,8 +1,10 @@
 package transcode
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,37 +23,28 @@ import (
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
-// statusClientClosed is that of CANCELLED, which has no name in net/http.
-const statusClientClosed = 499
-
-// writeError answers a request for which no call was made.
-func (m *Mux) writeError(w http.ResponseWriter, _ *http.Request, err error) {
-	var refused *refusal
-	if !errors.As(err, &refused) {
-		refused = refuse(http.StatusBadRequest, "%s", shortened(err.Error()))
+// writeError answers a request that was refused, or whose call has failed.
+func (m *Mux) writeError(w http.ResponseWriter, r *http.Request, got answer) {
+	if refused := new(refusal); errors.As(got.err, &refused) {
+		problem.Write(w, refused.Problem)
+		return
 	}
-	problem.Write(w, refused.Problem)
+	problem.Write(w, m.problemOf(got.method, m.failed(w, r, got)))
 }
 
-// writeCallError answers with the error of a call.
-func (m *Mux) writeCallError(w http.ResponseWriter, r *http.Request, got answer) {
+// failed logs a failure and sets its headers.
+func (m *Mux) failed(w http.ResponseWriter, r *http.Request, got answer) *status.Status {
 	failure := status.Convert(got.err)
 	m.logHidden(r, got.method, failure)
 	m.setHeaders(w.Header(), got)
 	setRetryAfter(w.Header(), failure, got.trailer)
-	problem.Write(w, m.problemOf(got.method, failure))
+	m.setNegativeCache(w.Header(), r, got, failure.Code())
+	return failure
 }
 
 // problemOf is what a caller may read of a failure.
 func (m *Mux) problemOf(method *method, failure *status.Status) problem.Problem {
-	p := problem.Problem{
-		Status: runtime.HTTPStatusFromCode(failure.Code()),
-		Code:   codeName(failure.Code()),
-		Detail: m.textOf(failure),
-	}
-	if p.Status == statusClientClosed {
-		p.Title = "Client Closed Request"
-	}
+	p := problemOfCode(failure.Code(), m.textOf(failure))
 	for _, detail := range m.shownDetails(failure) {
 		if text, err := method.writing.Marshal(detail); err == nil { // of a type that is known
 			p.Details = append(p.Details, json.RawMessage(compact(text)))
@@ -59,6 +52,14 @@ func (m *Mux) problemOf(method *method, failure *status.Status) problem.Problem 
 		if bad := new(errdetails.BadRequest); p.Field == "" && detail.MessageIs(bad) && detail.UnmarshalTo(bad) == nil && len(bad.GetFieldViolations()) > 0 {
 			p.Field = bad.GetFieldViolations()[0].GetField()
 		}
+	}
+	return p
+}
+
+func problemOfCode(c codes.Code, detail string) problem.Problem {
+	p := problem.Problem{Status: runtime.HTTPStatusFromCode(c), Code: codeName(c), Detail: detail}
+	if c == codes.Canceled {
+		p.Title = "Client Closed Request" // 499 has no name in net/http
 	}
 	return p
 }
@@ -135,28 +136,40 @@ func setRetryAfter(header http.Header, failure *status.Status, trailer metadata.
 
 // The fields of a rate limit (draft-ietf-httpapi-ratelimit-headers), which callers get in any
 // case.
-var rateLimitFields = map[string]string{"ratelimit": "RateLimit", "ratelimit-policy": "RateLimit-Policy"}
+var rateLimitFields = map[string]string{"ratelimit": "Ratelimit", "ratelimit-policy": "Ratelimit-Policy"}
 
 // setHeaders copies the response metadata that callers may see.
 func (m *Mux) setHeaders(header http.Header, got answer) {
 	for _, md := range []metadata.MD{got.header, got.trailer} {
+		for name, values := range m.shownMetadata(md) {
+			header[name] = values
+		}
+	}
+}
+
+// shownMetadata yields the metadata that callers may see, by name of header.
+func (m *Mux) shownMetadata(md metadata.MD) iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
 		for key, values := range md {
 			name, ok := m.headers[key]
 			if !ok {
 				name, ok = rateLimitFields[key]
 			}
-			if ok {
-				header[http.CanonicalHeaderKey(name)] = cleaned(values)
+			if ok && !yield(name, headerValues(key, values)) {
+				return
 			}
 		}
 	}
 }
 
-// cleaned drops values that would end a header.
-func cleaned(values []string) []string {
+// headerValues drops values that would end a header, and encodes binary ones as gRPC does.
+func headerValues(key string, values []string) []string {
 	var kept []string
 	for _, value := range values {
-		if !strings.ContainsAny(value, "\r\n\x00") {
+		switch {
+		case strings.HasSuffix(key, "-bin"):
+			kept = append(kept, base64.RawStdEncoding.EncodeToString([]byte(value)))
+		case !strings.ContainsAny(value, "\r\n\x00"):
 			kept = append(kept, value)
 		}
 	}

@@ -72,6 +72,8 @@ type method struct {
 	get, post     *route // of path; get is nil unless the method has no side effects
 }
 
+func (m *method) isStreaming() bool { return m.desc.IsStreamingClient() || m.desc.IsStreamingServer() }
+
 // Mux serves one set of contracts over HTTP. It is immutable, and safe for concurrent use.
 type Mux struct {
 	config      Config
