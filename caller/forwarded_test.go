@@ -2,14 +2,18 @@ package caller_test
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/caller"
@@ -100,5 +104,51 @@ func TestTheSourceOfForwardedSubjects(t *testing.T) {
 		if got := callers.Source(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// A certificate proves the same over HTTP as over gRPC.
+func TestACertificateProvesTheSameOverHTTP(t *testing.T) {
+	long := "spiffe://mesh/" + strings.Repeat("a", 2048)
+	for _, test := range []struct {
+		uris   []string
+		spiffe bool
+	}{
+		{nil, false},
+		{[]string{"spiffe://mesh/a"}, true},
+		{[]string{"spiffe://mesh/a", "spiffe://mesh/b"}, false},
+		{[]string{"spiffe://mesh/a", "https://mesh/a"}, false},
+		{[]string{"https://mesh/a"}, false},
+		{[]string{"spiffe:mesh"}, false},
+		{[]string{"spiffe://eve@mesh/a"}, false},
+		{[]string{"spiffe://mesh"}, false},
+		{[]string{"spiffe:///a"}, false},
+		{[]string{long}, false},
+		{[]string{"spiffe://" + strings.Repeat("m", 256) + "/a"}, false},
+	} {
+		leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a"}}
+		for _, text := range test.uris {
+			uri, err := url.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaf.URIs = append(leaf.URIs, uri)
+		}
+		state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
+		if got, ok := caller.VerifiedTLS(&state); got != "" || ok {
+			t.Errorf("not verified: %q", got)
+		}
+		state.VerifiedChains = [][]*x509.Certificate{{leaf}}
+		info := credentials.TLSInfo{State: state}
+		if test.spiffe {
+			info.SPIFFEID = leaf.URIs[0]
+		}
+		want, _ := caller.Verified(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))
+		if got, ok := caller.VerifiedTLS(&state); got != want || !ok {
+			t.Errorf("%v: %q, want %q", test.uris, got, want)
+		}
+	}
+	if got, ok := caller.VerifiedTLS(nil); got != "" || ok {
+		t.Errorf("without TLS: %q", got)
 	}
 }
