@@ -1,0 +1,2 @@
+// Package transcode serves gRPC methods over HTTP with JSON, from their contracts alone.
+package transcode
