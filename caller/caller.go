@@ -100,8 +100,8 @@ func WithIdentityMetadata(key string) Option {
 	}
 }
 
-// WithLoggedIdentity shows the identities that [WithIdentity] or [WithIdentityMetadata]
-// declare in logs as they are. Without it, a hash stands for them: metadata may have an API
+// WithLoggedIdentity shows the identities that an option declares, forwarded subjects included,
+// in logs as they are. Without it, a hash stands for them: metadata may have an API
 // key, and what a log has cannot be taken back.
 func WithLoggedIdentity() Option {
 	return func(s *settings) { s.logged = true }
