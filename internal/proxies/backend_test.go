@@ -74,6 +74,12 @@ func (s sweets) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: s.name}}, nil
 }
 
+// The key of RFC 6455's example, and what accepts it: HAProxy verifies that.
+const (
+	sampleKey   = "dGhlIHNhbXBsZSBub25jZQ=="
+	acceptedKey = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
+
 // website stands for a gateway: it has what the configurations must let through.
 func website(name string) http.Handler {
 	mux := http.NewServeMux()
@@ -103,7 +109,7 @@ func website(name string) http.Handler {
 			return
 		}
 		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "+acceptedKey+"\r\n\r\n")
 		for lines := bufio.NewScanner(rw); lines.Scan(); {
 			_, _ = fmt.Fprintln(conn, lines.Text())
 		}

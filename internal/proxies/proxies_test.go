@@ -138,7 +138,7 @@ func upgradesWork(t *testing.T, address string) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	_, _ = io.WriteString(conn, "GET /echo HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	_, _ = io.WriteString(conn, "GET /echo HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "+sampleKey+"\r\n\r\n")
 	in := bufio.NewReader(conn)
 	response, err := http.ReadResponse(in, nil)
 	if err != nil {
@@ -156,7 +156,7 @@ func upgradesWork(t *testing.T, address string) {
 	}
 }
 
-// ask1 calls a method through a channel.
+// call calls a method through a channel.
 func call(conn grpc.ClientConnInterface) asker {
 	client := catalogv1.NewCatalogServiceClient(conn)
 	return func(ctx context.Context) (string, error) {
