@@ -268,4 +268,3 @@ func (k *keeper) line(e nginxEvent) string {
 		return "! " + e.Error
 	}
 }
-

@@ -64,6 +64,9 @@ func beBackend() error {
 	return http.Serve(l, website(name))
 }
 
+// work is what each answer takes, so that a kill meets requests in flight.
+const work = 5 * time.Millisecond
+
 // sweets answers with the name of the backend.
 type sweets struct {
 	catalogv1.UnimplementedCatalogServiceServer
@@ -71,6 +74,7 @@ type sweets struct {
 }
 
 func (s sweets) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+	time.Sleep(work)
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: s.name}}, nil
 }
 
@@ -89,6 +93,7 @@ func website(name string) http.Handler {
 		w.Header()["X-Seen-Forwarded"] = r.Header.Values("Forwarded")
 		w.Header()["X-Seen-Proto"] = r.Header.Values("X-Forwarded-Proto")
 		_, _ = io.Copy(io.Discard, r.Body)
+		time.Sleep(work)
 		_, _ = io.WriteString(w, name)
 	})
 	// An event, and then nothing until the caller has gone.
