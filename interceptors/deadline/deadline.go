@@ -11,7 +11,7 @@
 // ever must not have a timeout.
 //
 // On the server the timeout ends the context that the handler is given. A handler
-// must heed it: one that is blocked in Recv is woken by the deadline of the
+// must obey it: one that is blocked in Recv is woken by the deadline of the
 // client, not by this one.
 package deadline
 
