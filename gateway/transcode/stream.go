@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
@@ -80,7 +81,7 @@ func (m *Mux) serveServerStream(w http.ResponseWriter, r *http.Request, rt *rout
 }
 
 // sendOnly sends the one message of a call.
-func sendOnly(stream grpc.ClientStream, in *dynamicpb.Message) error {
+func sendOnly(stream grpc.ClientStream, in proto.Message) error {
 	if err := stream.SendMsg(in); err != nil && !errors.Is(err, io.EOF) { // EOF: RecvMsg has the error
 		return err
 	}
@@ -106,7 +107,6 @@ func (b *streamBody) copy(stream grpc.ClientStream) {
 	defer putBuffer(buffer)
 	out := dynamicpb.NewMessage(b.route.method.desc.Output())
 	for {
-		out.Reset()
 		err := stream.RecvMsg(out)
 		if err == nil {
 			buffer.Reset()

@@ -11,7 +11,6 @@ import (
 
 	"github.com/coder/websocket"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -52,32 +51,32 @@ func (m *Mux) serveWebSocket(w http.ResponseWriter, r *http.Request, method *met
 	defer socket.CloseNow()
 	socket.SetReadLimit(int64(m.config.MaxRequestBytes))
 	c := &socketCall{mux: m, r: r, method: method, socket: socket}
-	if c.stream, err = method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method.path); err != nil {
-		c.close(ctx, err)
+	if c.stream, err = method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: method.desc.IsStreamingServer()}, method.path); err != nil {
+		c.close(err)
 		return
 	}
-	// The reader ends when the call does, since both use ctx.
+	// The context of the call is not that of the socket, which closes when that of a read or a
+	// write ends, before the reason is written.
+	reading, stopReading := context.WithCancel(r.Context())
 	requests := make(chan error, 1)
 	go func() {
-		err := c.readRequests(ctx)
-		if err != nil {
-			cancel()
-		}
-		requests <- err
+		requests <- c.readRequests(reading)
+		cancel()
 	}()
-	err = c.writeAnswers(ctx)
+	err = c.writeAnswers()
 	select {
-	case refused := <-requests: // a request that was wrong is why the call was cancelled
+	case refused := <-requests: // which has cancelled the call
+		err = refused
 		requests <- refused
-		if refused != nil {
-			err = refused
-		}
 	default:
 	}
-	c.close(context.WithoutCancel(ctx), err)
-	cancel()
+	c.close(err)
+	stopReading()
 	<-requests
 }
+
+// errCallerGone is a socket that carries nothing any more.
+var errCallerGone = errors.New("the caller has gone")
 
 // socketCall is one call over a WebSocket.
 type socketCall struct {
@@ -93,18 +92,17 @@ func (c *socketCall) readRequests(ctx context.Context) error {
 	for {
 		kind, text, err := c.socket.Read(ctx)
 		if err != nil {
-			return err
+			return errCallerGone
 		}
 		if len(text) == 0 {
 			if err := c.stream.CloseSend(); err != nil {
 				return err
 			}
 			// Nothing else may come but the end, which has to be read.
-			_, _, err := c.socket.Read(ctx)
-			if err == nil {
-				err = refuse(http.StatusBadRequest, "a message after the empty text, which was the last")
+			if _, _, err := c.socket.Read(ctx); err != nil {
+				return errCallerGone
 			}
-			return err
+			return refuse(http.StatusBadRequest, "a message after the empty text, which was the last")
 		}
 		in := dynamicpb.NewMessage(c.method.desc.Input())
 		if kind != websocket.MessageText {
@@ -123,11 +121,10 @@ func (c *socketCall) readRequests(ctx context.Context) error {
 }
 
 // writeAnswers passes on one message at a time: the next one is read when this one is taken.
-func (c *socketCall) writeAnswers(ctx context.Context) error {
+func (c *socketCall) writeAnswers() error {
 	var buffer bytes.Buffer
 	out := dynamicpb.NewMessage(c.method.desc.Output())
 	for {
-		out.Reset()
 		if err := c.stream.RecvMsg(out); err != nil {
 			return err
 		}
@@ -135,8 +132,8 @@ func (c *socketCall) writeAnswers(ctx context.Context) error {
 		if err := c.method.appendJSON(&buffer, out); err != nil {
 			return err
 		}
-		if err := c.write(ctx, buffer.Bytes()); err != nil {
-			return err
+		if err := c.write(buffer.Bytes()); err != nil {
+			return errCallerGone
 		}
 		if !c.method.desc.IsStreamingServer() {
 			return io.EOF // there is one answer
@@ -144,36 +141,32 @@ func (c *socketCall) writeAnswers(ctx context.Context) error {
 	}
 }
 
-func (c *socketCall) write(ctx context.Context, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, c.mux.config.WriteTimeout)
+func (c *socketCall) write(text []byte) error {
+	ctx, cancel := context.WithTimeout(c.r.Context(), c.mux.config.WriteTimeout)
 	defer cancel()
 	return c.socket.Write(ctx, websocket.MessageText, text)
 }
 
 // close ends the WebSocket with the code that says why the call has ended.
-func (c *socketCall) close(ctx context.Context, err error) {
-	if errors.Is(err, io.EOF) {
+func (c *socketCall) close(err error) {
+	var refused *refusal
+	switch {
+	case errors.Is(err, io.EOF):
 		_ = c.socket.Close(websocket.StatusNormalClosure, "")
-		return
-	}
-	p := problem.Problem{}
-	code := websocket.StatusCode(0)
-	if refused := new(refusal); errors.As(err, &refused) {
-		p, code = refused.Problem, websocket.StatusInvalidFramePayloadData
-		if refused.Status == http.StatusUnsupportedMediaType {
-			code = websocket.StatusUnsupportedData
-		}
-	} else if websocket.CloseStatus(err) >= 0 {
-		return // the caller has closed it
-	} else {
+	case errors.Is(err, errCallerGone):
+	case errors.As(err, &refused) && refused.Status == http.StatusUnsupportedMediaType:
+		c.closeWith(websocket.StatusUnsupportedData, refused.Problem)
+	case errors.As(err, &refused):
+		c.closeWith(websocket.StatusInvalidFramePayloadData, refused.Problem)
+	default:
 		failure := status.Convert(err)
-		if failure.Code() == codes.OK || failure.Code() == codes.Canceled && c.r.Context().Err() != nil {
-			return
-		}
 		c.mux.logHidden(c.r, c.method, failure)
-		p, code = c.mux.problemOf(c.method, failure), firstCloseCode+websocket.StatusCode(failure.Code())
+		c.closeWith(firstCloseCode+websocket.StatusCode(failure.Code()), c.mux.problemOf(c.method, failure))
 	}
-	_ = c.write(ctx, bytes.Join([][]byte{[]byte(`{"error":`), jsonOf(p), []byte("}")}, nil))
+}
+
+func (c *socketCall) closeWith(code websocket.StatusCode, p problem.Problem) {
+	_ = c.write(bytes.Join([][]byte{[]byte(`{"error":`), jsonOf(p), []byte("}")}, nil))
 	_ = c.socket.Close(code, p.Code)
 }
 
