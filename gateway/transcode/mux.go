@@ -253,7 +253,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w = headWriter{w}
 	}
 	if found := m.methods[r.URL.Path]; found != nil && r.URL.RawPath == "" {
-		if found.desc.IsStreamingClient() && isWebSocket(r) {
+		if found.desc.IsStreamingClient() && r.Method == http.MethodGet {
 			m.serveWebSocket(w, r, found)
 			return
 		}

@@ -58,7 +58,7 @@ func (m *Mux) serveServerStream(w http.ResponseWriter, r *http.Request, rt *rout
 		m.writeError(w, r, answer{err: err})
 		return
 	}
-	if r.Method == http.MethodHead {
+	if _, isHead := w.(headWriter); isHead {
 		w.Header().Set("Content-Type", format.contentType)
 		return
 	}

@@ -21,10 +21,6 @@ import (
 // (RFC 6455, 7.4.2, leaves these to applications).
 const firstCloseCode = 4000
 
-func isWebSocket(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
-}
-
 // refuseClientStream answers a request that cannot carry a stream of messages.
 func (m *Mux) refuseClientStream(w http.ResponseWriter, method *method) {
 	w.Header().Set("Upgrade", "websocket")
@@ -38,6 +34,10 @@ func (m *Mux) refuseClientStream(w http.ResponseWriter, method *method) {
 // empty one ends the caller's messages. Before a close code that is an error, the last text is
 // {"error":{...}} with the problem.
 func (m *Mux) serveWebSocket(w http.ResponseWriter, r *http.Request, method *method) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		m.refuseClientStream(w, method)
+		return
+	}
 	ctx, cancel, err := m.callContext(w, r, m.config.MaxTimeout)
 	if err != nil {
 		m.writeError(w, r, answer{err: err})
