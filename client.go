@@ -134,7 +134,7 @@ type concerns struct {
 }
 
 func (c *config) concerns(scope string) (*concerns, error) {
-	policies, err := interceptors.NewPolicies(c.policy)
+	policies, err := interceptors.NewPolicies(c.policy, interceptors.WithContracts(c.contracts))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -143,7 +143,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 		trace = c.tracing.Exemplar
 	}
 	measured := c.runtime.metrics.WithExemplarFromContext(trace)
-	logged, err := logging.New(logging.WithLogger(c.log), logging.WithTraceFromContext(trace))
+	logged, err := logging.New(logging.WithLogger(c.log), logging.WithCallers(c.runtime.callers), logging.WithTraceFromContext(trace))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -157,7 +157,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	}
 	limiter := c.limiter
 	if limiter == nil {
-		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(measured)); err != nil {
+		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithCallers(c.runtime.callers), ratelimit.WithObserver(measured)); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}

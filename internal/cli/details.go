@@ -12,7 +12,7 @@ import (
 )
 
 // words describes a failure: its code, message and details, and the fix.
-func (c *caller) words(s *status.Status) string {
+func (c *preparedCall) words(s *status.Status) string {
 	text := c.explain(s)
 	for _, detail := range s.Proto().GetDetails() {
 		if said := detailWords(detail, s.Message()); said != "" {

@@ -10,7 +10,7 @@ import (
 )
 
 // listServices writes what the server offers, a name a line as grpcurl does.
-func (c *caller) listServices(ctx context.Context) error {
+func (c *preparedCall) listServices(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
 	defer cancel()
 	names, err := c.finder.Services(ctx)
@@ -39,7 +39,7 @@ type methodEntry struct {
 }
 
 // listMethods writes the methods of a service, as they are written to call them.
-func (c *caller) listMethods(service *reflectcall.Service) error {
+func (c *preparedCall) listMethods(service *reflectcall.Service) error {
 	list := []methodEntry{}
 	for _, m := range service.Methods() {
 		d := m.Descriptor()

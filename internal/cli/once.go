@@ -60,7 +60,7 @@ func (t *tracker) finish(err error) outcome {
 }
 
 // attempt makes one unary call.
-func (c *caller) attempt(ctx context.Context) outcome {
+func (c *preparedCall) attempt(ctx context.Context) outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	t := track()
@@ -70,7 +70,7 @@ func (c *caller) attempt(ctx context.Context) outcome {
 }
 
 // once prints the answer of one call.
-func (c *caller) once(ctx context.Context) error {
+func (c *preparedCall) once(ctx context.Context) error {
 	o := c.attempt(ctx)
 	var answer []byte
 	if o.status.Code() == codes.OK {
@@ -85,7 +85,7 @@ func (c *caller) once(ctx context.Context) error {
 	return c.failure(o)
 }
 
-func (c *caller) print(o outcome, answer []byte) error {
+func (c *preparedCall) print(o outcome, answer []byte) error {
 	if c.Format == JSON {
 		r := c.report(o)
 		r.Response = answer
@@ -125,7 +125,7 @@ type report struct {
 	Trailer    map[string][]string `json:"trailer,omitempty"`
 }
 
-func (c *caller) report(o outcome) report {
+func (c *preparedCall) report(o outcome) report {
 	return report{
 		Instance: o.instance.ID, Address: o.instance.Address,
 		Code: o.status.Code().String(), Message: o.status.Message(), Details: c.details(o.status),
@@ -135,7 +135,7 @@ func (c *caller) report(o outcome) report {
 }
 
 // failure is nil for a call that was answered.
-func (c *caller) failure(o outcome) error {
+func (c *preparedCall) failure(o outcome) error {
 	if o.status.Code() == codes.OK {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (c *caller) failure(o outcome) error {
 }
 
 // details are those of a status as JSON; one of unknown type stays as it is.
-func (c *caller) details(s *status.Status) []json.RawMessage {
+func (c *preparedCall) details(s *status.Status) []json.RawMessage {
 	var details []json.RawMessage
 	for _, detail := range s.Proto().GetDetails() {
 		text, err := c.method.JSON(detail)

@@ -13,7 +13,7 @@ import (
 )
 
 // stream prints each answer of a server stream when it comes.
-func (c *caller) stream(ctx context.Context) error {
+func (c *preparedCall) stream(ctx context.Context) error {
 	ctx, cancel := c.streamContext(ctx)
 	defer cancel()
 	t := track()
@@ -37,7 +37,7 @@ func (c *caller) stream(ctx context.Context) error {
 }
 
 // streamContext ends a stream that was not read to its end.
-func (c *caller) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *preparedCall) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.LimitStream {
 		return context.WithTimeout(ctx, c.Timeout)
 	}
@@ -50,7 +50,7 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 
 // receive counts the answers that it has printed.
-func (c *caller) receive(ctx context.Context, options []grpc.CallOption) (int, error) {
+func (c *preparedCall) receive(ctx context.Context, options []grpc.CallOption) (int, error) {
 	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, c.method.FullMethod(), options...)
 	if err != nil {
 		return 0, err
@@ -76,7 +76,7 @@ func (c *caller) receive(ctx context.Context, options []grpc.CallOption) (int, e
 	}
 }
 
-func (c *caller) printOne(answer proto.Message) error {
+func (c *preparedCall) printOne(answer proto.Message) error {
 	text, err := c.method.JSON(answer)
 	if err != nil {
 		return fmt.Errorf("%s: the answer %w", c.method.Name(), err)
