@@ -24,6 +24,7 @@ type Binding struct {
 	Implicit     bool   // POST (and, if NO_SIDE_EFFECTS, GET) /package.Service/Method of a method without a rule
 }
 
+// String is "GET /v1/{name=shelves/*}".
 func (b Binding) String() string { return b.HTTPMethod + " " + b.Template }
 
 // Bindings returns the ways to call method that its google.api.http rule declares, in its

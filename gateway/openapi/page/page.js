@@ -513,5 +513,6 @@ async function start() {
   show(false);
 }
 
-window.addEventListener("hashchange", (e) => { if (api.info && new URL(e.newURL).hash !== "#main") show(true); });
+window.addEventListener("hashchange", () => { if (api.info) show(true); });
+document.querySelector(".skip").addEventListener("click", (e) => { e.preventDefault(); $("main").focus(); });
 start();
