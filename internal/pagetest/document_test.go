@@ -2,10 +2,7 @@ package pagetest
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 
@@ -101,100 +98,13 @@ func TestTheDocumentIsOpenAPI31(t *testing.T) {
 	}
 }
 
-type parameter struct {
-	Name, In string
-	Example  any
-	Style    string
-	Content  map[string]struct{ Example any }
-}
-
-type operation struct {
-	OperationID string
-	Parameters  []parameter
-	RequestBody *struct {
-		Content map[string]struct{ Example json.RawMessage }
-	}
-}
-
-// requests are those that the examples of a document make, by operationId.
-func requests(t *testing.T, text []byte) map[string]*http.Request {
-	t.Helper()
-	var document struct {
-		Paths map[string]map[string]json.RawMessage
-	}
-	if err := json.Unmarshal(text, &document); err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]*http.Request{}
-	for path, item := range document.Paths {
-		for method, raw := range item {
-			if strings.HasPrefix(method, "x-") {
-				continue
-			}
-			var op operation
-			if err := json.Unmarshal(raw, &op); err != nil {
-				t.Fatal(err)
-			}
-			all[op.OperationID] = op.request(t, strings.ToUpper(method), path)
-		}
-	}
-	return all
-}
-
-func (op operation) request(t *testing.T, method, path string) *http.Request {
-	t.Helper()
-	query := url.Values{}
-	for _, p := range op.Parameters {
-		switch {
-		case p.In == "path":
-			path = strings.ReplaceAll(path, "{"+p.Name+"}", url.PathEscape(fmt.Sprint(p.Example)))
-		case p.Content != nil:
-			if example := p.Content["application/json"].Example; example != nil {
-				text, err := json.Marshal(example)
-				if err != nil {
-					t.Fatal(err)
-				}
-				query.Set(p.Name, string(text))
-			}
-		case p.Example != nil:
-			switch value := p.Example.(type) {
-			case []any:
-				for _, v := range value {
-					query.Add(p.Name, fmt.Sprint(v))
-				}
-			case map[string]any:
-				for key, v := range value {
-					query.Set(p.Name+"["+key+"]", fmt.Sprint(v))
-				}
-			default:
-				query.Set(p.Name, fmt.Sprint(value))
-			}
-		}
-	}
-	var body []byte
-	if op.RequestBody != nil {
-		body = op.RequestBody.Content["application/json"].Example
-		if body == nil {
-			t.Errorf("%s: the body has no example", op.OperationID)
-		}
-	}
-	r, err := http.NewRequest(method, "http://gateway"+path+"?"+query.Encode(), bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if body != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	return r
-}
-
 // Case E13: OpenAPI 3.1 validates; every example in it, sent as it is, is accepted.
 func TestExamplesAreValidAgainstTheirSchemas(t *testing.T) {
 	for name, bindings := range contracts(t) {
 		t.Run(name, func(t *testing.T) {
 			text := documentOf(t, bindings)
 			v := validatorOf(t, text)
-			for id, r := range requests(t, text) {
+			for id, r := range openapitest.Requests(t, text) {
 				t.Run(id, func(t *testing.T) {
 					if ok, errs := v.ValidateHttpRequest(r); !ok {
 						report(t, errs)
