@@ -138,7 +138,7 @@ type concerns struct {
 }
 
 func (c *config) concerns(scope string) (*concerns, error) {
-	policies, err := interceptors.NewPolicies(c.policy)
+	policies, err := interceptors.NewPolicies(c.policy, interceptors.WithContracts(c.contracts))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -147,7 +147,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 		trace = c.tracing.Exemplar
 	}
 	measured := c.runtime.metrics.WithExemplarFromContext(trace)
-	logged, err := logging.New(logging.WithLogger(c.log), logging.WithTraceFromContext(trace))
+	logged, err := logging.New(logging.WithLogger(c.log), logging.WithCallers(c.runtime.callers), logging.WithTraceFromContext(trace))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -161,7 +161,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	}
 	limiter := c.limiter
 	if limiter == nil {
-		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithObserver(measured)); err != nil {
+		if limiter, err = ratelimit.New(ratelimit.WithLogger(c.log), ratelimit.WithCallers(c.runtime.callers), ratelimit.WithObserver(measured)); err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}
 	}

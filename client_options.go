@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -55,6 +56,13 @@ func WithResolver(options ...resolver.Option) ClientOption {
 // too; those of [WithInterceptors] have their place inside.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
+}
+
+// WithContracts adds contracts that the program reads while it runs, for a channel without
+// generated code: their policies apply as those of linked contracts do, and replace these
+// where both have a method. A change of contracts takes effect with the next call.
+func WithContracts(contracts *interceptors.Contracts) ClientOption {
+	return clientOption(func(c *clientConfig) { c.contracts = contracts })
 }
 
 // finish checks what only channels have.

@@ -1,10 +1,10 @@
 // Package caller identifies who makes a call, and which peers are trusted: one meaning for
-// caches, limits, concurrency and logs. Make one [Callers] and give it to each of them, or
-// to the runtime of package meshlite, which passes it on.
+// caches, limits, concurrency and logs. Make one [Callers] and give it to the runtime of
+// package meshlite, which passes it on, or to each of them:
 //
 //	callers, err := caller.New(caller.WithIdentityMetadata("customer-id"), caller.WithTrustedPrefixes(gateways))
-//	answers, err := cache.New(cache.WithCallers(callers))
-//	limiter, err := ratelimit.New(ratelimit.WithCallers(callers))
+//	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{Callers: callers})
+//	answers, err := cache.New(cache.WithCallers(callers)) // for a cache of its own
 //
 // # Identity
 //
@@ -12,6 +12,9 @@
 // declare, else what its verified certificate proves: the SPIFFE id, or else the subject
 // and the DNS names, which stay the same when the certificate is renewed. On a client,
 // which cannot see the credentials that a channel adds, it is what the options declare.
+//
+// Behind a gateway all callers have the gateway's certificate. With [WithForwardedSubject]
+// the identity is the subject that a trusted gateway has verified and sends.
 //
 // # Trust
 //
@@ -28,15 +31,22 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
+
+// SubjectKey is the metadata key of [WithForwardedSubject].
+const SubjectKey = wire.SubjectKey
 
 // Callers identifies callers and decides trust. It is immutable and safe for concurrent use; a nil *Callers has
 // the defaults.
 type Callers struct {
 	identity func(context.Context) (string, bool)
 	key      string // of metadata with the identity
+	forwards bool   // trusted peers send the identity under SubjectKey
 	prefixes prefixes
 	trusted  func(context.Context) bool
+	logged   bool       // what identity and key declare
 	verified identities // of certificates, so that a call does not write its caller's out again
 }
 
@@ -66,7 +76,7 @@ func New(opts ...Option) (*Callers, error) {
 
 // WithIdentity declares who makes a call. Callers who may be given different answers, or
 // have limits of their own, need different identities; false is a caller without one. It is
-// called once or twice a call, also concurrently, and must not block.
+// called up to three times a call, also concurrently, and must not block.
 func WithIdentity(identity func(context.Context) (string, bool)) Option {
 	return func(s *settings) {
 		if identity == nil {
@@ -83,8 +93,33 @@ func WithIdentityMetadata(key string) Option {
 		if !ValidKey(key) {
 			s.errs = append(s.errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", key))
 		}
+		if key == SubjectKey {
+			s.errs = append(s.errs, fmt.Errorf("WithIdentityMetadata: %q is believed only from trusted peers: use WithForwardedSubject", key))
+		}
 		s.key, s.keyGiven = key, true
 	}
+}
+
+// WithLoggedIdentity shows the identities that an option declares, forwarded subjects included,
+// in logs as they are. Without it, a hash stands for them: metadata may have an API
+// key, and what a log has cannot be taken back.
+func WithLoggedIdentity() Option {
+	return func(s *settings) { s.logged = true }
+}
+
+// WithForwardedSubject takes the identity from metadata [SubjectKey], in which a gateway sends
+// the subject that it has verified.
+//
+// On a server only trusted peers are believed ([WithTrusted], [WithTrustedPrefixes]). A
+// trusted peer that sends no subject calls for nobody: it has no identity, in particular not
+// that of its certificate, which all its anonymous users would share. What any other peer
+// sends is ignored; its identity is what [WithIdentity] or [WithIdentityMetadata] declare, or
+// else that of its certificate. Equal identities are one caller, whichever way they came.
+//
+// On a client, such as a gateway's channel, the identity is that key of the outgoing metadata
+// and nothing else.
+func WithForwardedSubject() Option {
+	return func(s *settings) { s.forwards = true }
 }
 
 // WithTrustedPrefixes trusts peers by their network: the proxies in front of the server.
@@ -116,6 +151,8 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 // The error is INVALID_ARGUMENT for an identity in metadata that is ambiguous: see [Value].
 func (c *Callers) Incoming(ctx context.Context) (string, error) {
 	switch {
+	case c != nil && c.forwards && c.Trusted(ctx):
+		return Value(metadata.ValueFromIncomingContext(ctx, SubjectKey), SubjectKey)
 	case c != nil && c.identity != nil:
 		return declared(c.identity(ctx))
 	case c != nil && c.key != "":
@@ -132,6 +169,8 @@ func (c *Callers) Incoming(ctx context.Context) (string, error) {
 // Its error is that of Incoming.
 func (c *Callers) Outgoing(ctx context.Context) (string, error) {
 	switch {
+	case c != nil && c.forwards:
+		return Value(metadata.ValueFromOutgoingContext(ctx, SubjectKey), SubjectKey)
 	case c != nil && c.identity != nil:
 		return declared(c.identity(ctx))
 	case c != nil && c.key != "":
@@ -148,10 +187,15 @@ func declared(identity string, ok bool) (string, error) {
 	return identity, nil
 }
 
-// Source is where identities come from, for messages: "function", "metadata KEY" or
-// "certificate".
+// Source is where identities come from, for messages: "function", "metadata KEY",
+// "certificate", or "forwarded subject or metadata KEY" where both are declared. Calls that a
+// client makes with equal values of the KEY in "metadata KEY" have one identity.
 func (c *Callers) Source() string {
 	switch {
+	case c != nil && c.forwards && c.key != "":
+		return "forwarded subject or metadata " + c.key
+	case c != nil && c.forwards && c.identity == nil:
+		return "metadata " + SubjectKey
 	case c != nil && c.identity != nil:
 		return "function"
 	case c != nil && c.key != "":
@@ -162,7 +206,9 @@ func (c *Callers) Source() string {
 }
 
 // Declares reports whether an option declares the identity, so that a client has one too.
-func (c *Callers) Declares() bool { return c != nil && (c.identity != nil || c.key != "") }
+func (c *Callers) Declares() bool {
+	return c != nil && (c.identity != nil || c.key != "" || c.forwards)
+}
 
 // Trusted reports whether the caller's claims in metadata are used.
 func (c *Callers) Trusted(ctx context.Context) bool {

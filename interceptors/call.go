@@ -55,8 +55,8 @@ type CallMeta struct {
 	Service    string // "sweetshop.catalog.v1.CatalogService"
 	Method     string // "GetSweet"
 
-	// Descriptor is the method in the contract, nil when this program is not
-	// linked with the generated code of it.
+	// Descriptor is the method in the contract, nil when this program is neither linked
+	// with the generated code of it nor has read it, see [Contracts].
 	Descriptor protoreflect.MethodDescriptor
 	// Policy is what contract, Go options and operator agree on. Never nil.
 	Policy *policyv1.MethodPolicy

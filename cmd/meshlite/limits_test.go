@@ -22,7 +22,7 @@ func serveLimits(t *testing.T, limiters, concurrency string) (address string) {
 func openLimitedShop(t *testing.T) {
 	t.Helper()
 	openAgent(t)
-	openReflectingShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithRuntime(meshlite.NewRuntime()),
+	openReflectingShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithRuntime(newRuntime(t)),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{"GetSweet": {
 			Cache:       &policyv1.CacheRule{Ttl: proto.String("0s")},
 			Concurrency: &policyv1.ConcurrencyRule{Max: proto.Uint32(9)},

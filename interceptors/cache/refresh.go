@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/guard"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 const (
@@ -61,7 +62,7 @@ func (x *exchange) refresh(ctx context.Context) {
 func (x *exchange) refreshNow(ctx context.Context, shared *flight) {
 	ctx, cancel := context.WithTimeout(ctx, x.rule.refreshTimeout)
 	defer cancel()
-	err := errPanicked
+	err := rpc.ErrPanic
 	defer func() {
 		method := x.rule.method
 		method.results.refreshed(err != nil)

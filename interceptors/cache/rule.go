@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -37,8 +38,8 @@ type rule struct {
 	refreshTimeout   time.Duration
 	maxBytes         int64 // of the method, 0 if only the bound of the cache counts
 	shadow           bool
-	// output is the message type of answers, and schema its fingerprint. Without a linked
-	// contract both are empty, and the store is not used.
+	// output is the message type of answers, and schema its fingerprint. Without a contract
+	// both are empty, and the store is not used.
 	output protoreflect.MessageType
 	schema string
 }
@@ -109,15 +110,17 @@ func keyFieldsOf(meta *interceptors.CallMeta, texts []string) (fields []fieldPat
 	return fields, true
 }
 
+// outputOf is the linked type of answers, or a dynamic one if the contract was read.
 func outputOf(meta *interceptors.CallMeta) (protoreflect.MessageType, string) {
 	if meta.Descriptor == nil {
 		return nil, ""
 	}
-	output, err := protoregistry.GlobalTypes.FindMessageByName(meta.Descriptor.Output().FullName())
-	if err != nil {
-		return nil, ""
+	descriptor := meta.Descriptor.Output()
+	output, err := protoregistry.GlobalTypes.FindMessageByName(descriptor.FullName())
+	if err != nil || output.Descriptor() != descriptor {
+		output = dynamicpb.NewMessageType(descriptor)
 	}
-	return output, schemaOf(output.Descriptor())
+	return output, schemaOf(descriptor)
 }
 
 // tagsOf splits tags into subjects, for those without fields, and templates that are

@@ -1,9 +1,9 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Result is what the cache did for a call.
@@ -115,14 +117,15 @@ func (c *counters) addTo(sum *Counts) {
 
 // Stats are the figures of a cache since it was made.
 type Stats struct {
+	Entries  int    `json:"entries"` // answers in memory, about
+	Bytes    uint64 `json:"bytes"`   // of them, about
+	MaxBytes uint64 `json:"max_bytes"`
 	Counts
-	Evicted                             uint64 // answers, to make room
-	Invalidations                       uint64 // by this process
-	StoreHits, StoreErrors, StoreLosses uint64 // a loss: invalidations may have been missed
-
-	Entries  int    // answers in memory, about
-	Bytes    uint64 // of them, about
-	MaxBytes uint64
+	Evicted       uint64 `json:"evicted"`       // answers, to make room
+	Invalidations uint64 `json:"invalidations"` // by this process
+	StoreHits     uint64 `json:"store_hits"`
+	StoreErrors   uint64 `json:"store_errors"`
+	StoreLosses   uint64 `json:"store_losses"` // invalidations may have been missed
 }
 
 // Stats reads the figures one after the other, not at one moment.
@@ -145,20 +148,23 @@ func (c *Cache) Stats() Stats {
 
 // MethodStats are the figures of one method.
 type MethodStats struct {
-	Method string // "package.Service/Method"; "" is all those beyond the first 4,096
+	Method  string `json:"method"` // "package.Service/Method"; "" is all those beyond the first 4,096
+	Entries int64  `json:"entries"`
+	Bytes   int64  `json:"bytes"`
 	Counts
-	Entries int64
-	Bytes   int64
 	// LastMinute, Last5Minutes and Last15Minutes leave out bypassed calls.
-	LastMinute, Last5Minutes, Last15Minutes Rate
-	Shadow                                  []ShadowStats // in shadow mode
+	LastMinute    Rate          `json:"last_minute"`
+	Last5Minutes  Rate          `json:"last_5_minutes"`
+	Last15Minutes Rate          `json:"last_15_minutes"`
+	Shadow        []ShadowStats `json:"shadow"` // in shadow mode
 }
 
 // ShadowStats are how many answers would have been served up to an age, and how many of
 // them would have been outdated: what a ttl of that age costs.
 type ShadowStats struct {
-	UpTo              time.Duration // 0 is any age
-	Compared, Changed uint64
+	UpTo     time.Duration `json:"up_to_ns"` // 0 is any age
+	Compared uint64        `json:"compared"`
+	Changed  uint64        `json:"changed"`
 }
 
 // Methods reads the figures of all methods that were called, by name.
@@ -224,13 +230,13 @@ const maxIndex = 1000
 
 // IndexEntry describes one stored answer, without its request or its caller.
 type IndexEntry struct {
-	Method string // "package.Service/Method"
-	ID     string // a fingerprint of its key
-	Code   codes.Code
-	Bytes  uint32 // of memory
-	Age    time.Duration
-	Left   time.Duration // until it expires; negative once it has
-	ETag   string
+	Method string        `json:"method"` // "package.Service/Method"
+	ID     string        `json:"id"`     // a fingerprint of its key
+	Code   codes.Code    `json:"code"`
+	Bytes  uint32        `json:"bytes"` // of memory
+	Age    time.Duration `json:"age_ns"`
+	Left   time.Duration `json:"left_ns"` // until it expires; negative once it has
+	ETag   string        `json:"etag"`
 }
 
 // Index lists the answers with the most hits, at most limit and 1,000 of them.
@@ -258,15 +264,11 @@ func (c *Cache) Index(limit int) []IndexEntry {
 	return all
 }
 
-// maxMethods caps the methods that are counted by name. A contract has tens of them; a
-// proxy may serve any number, and those beyond the cap are counted together.
-const maxMethods = 4096
-
-// methods are all methods with a rule, or with an invalidated request.
+// methods are all methods with a rule, or with an invalidated request. Those beyond the
+// bound of the table are counted together.
 type methods struct {
-	mu     sync.RWMutex
-	byName map[string]*method
-	other  method // all beyond the cap
+	byName rpc.Table[string, *method]
+	other  method
 }
 
 // method is what all rules of one method share, of whichever channel or server.
@@ -295,11 +297,19 @@ func (m *method) addKeyFields(fields []fieldPath) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	same := func(other []fieldPath) bool {
-		return slices.EqualFunc(fields, other, func(a, b fieldPath) bool { return slices.Equal(a, b) })
+		return slices.EqualFunc(fields, other, isSamePath)
 	}
 	if len(fields) > 0 && len(m.fields) < maxKeyFields && !slices.ContainsFunc(m.fields, same) {
 		m.fields = append(m.fields, fields)
 	}
+}
+
+// isSamePath reports whether both find the same fields: a contract that is read again has
+// descriptors of its own.
+func isSamePath(a, b fieldPath) bool {
+	return slices.EqualFunc(a, b, func(x, y protoreflect.FieldDescriptor) bool {
+		return x.Number() == y.Number() && x.Kind() == y.Kind() && x.Cardinality() == y.Cardinality()
+	})
 }
 
 func (m *method) keyFields() [][]fieldPath {
@@ -310,36 +320,19 @@ func (m *method) keyFields() [][]fieldPath {
 
 // of returns the method of that name, from its first use on.
 func (m *methods) of(fullMethod string) *method {
-	m.mu.RLock()
-	known := m.byName[fullMethod]
-	m.mu.RUnlock()
-	if known != nil {
+	if known, ok := m.byName.Of(fullMethod, func() *method { return &method{name: strings.TrimPrefix(fullMethod, "/")} }); ok {
 		return known
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known := m.byName[fullMethod]; known != nil {
-		return known
-	}
-	if len(m.byName) >= maxMethods {
-		return &m.other
-	}
-	if m.byName == nil {
-		m.byName = map[string]*method{}
-	}
-	made := &method{name: strings.TrimPrefix(fullMethod, "/")}
-	m.byName[fullMethod] = made
-	return made
+	return &m.other
 }
 
-// all are the methods by name, and last what stands for those beyond the cap.
+// all are the methods by name, and last what stands for those beyond the bound.
 func (m *methods) all() []*method {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	var all []*method
-	for _, name := range slices.Sorted(maps.Keys(m.byName)) {
-		all = append(all, m.byName[name])
+	for _, one := range m.byName.All() {
+		all = append(all, one)
 	}
+	slices.SortFunc(all, func(a, b *method) int { return cmp.Compare(a.name, b.name) })
 	return append(all, &m.other)
 }
 

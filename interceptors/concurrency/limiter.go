@@ -23,7 +23,7 @@ type Limiter struct {
 // New makes a limiter without state: the limits are in the policy. The error names the
 // option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	l := &Limiter{observer: interceptors.ObserverFunc(nil)}
+	l := &Limiter{observer: interceptors.ObserverFunc(nil), methods: newMethods()}
 	for _, opt := range opts {
 		opt(l)
 	}

@@ -32,21 +32,21 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
 	observer  interceptors.Observer
-	publisher *interceptors.Publisher // of observer
-	budgets   budgets
+	publisher *interceptors.Publisher    // of observer
+	budgets   rpc.Table[string, *budget] // the current ones
 }
 
 // Option is an option of [New].
@@ -78,14 +78,14 @@ func (r *Retry) Stage() interceptors.Stage { return interceptors.Retry }
 func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	rule := newRule(meta.Policy.GetRetry())
 	if rule.attempts < 2 || !meta.Retryable() {
-		r.budgets.set(meta.FullMethod, nil)
+		r.budgets.Delete(meta.FullMethod)
 		if m := r.withoutRule(meta); m != nil {
 			return m.unary
 		}
 		return nil
 	}
 	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), publisher: r.publisher}
-	r.budgets.set(meta.FullMethod, m.budget)
+	r.budgets.Set(meta.FullMethod, m.budget)
 	return m.unary
 }
 
@@ -105,45 +105,19 @@ func (r *Retry) UnaryClientInterceptor(policies *interceptors.Policies) grpc.Una
 
 // Stats is the budget of one method.
 type Stats struct {
-	Method string  // "/package.Service/Method"
-	Budget float64 // retries left, up to 100
+	Method string  `json:"method"` // "/package.Service/Method"
+	Budget float64 `json:"budget"` // retries left, up to 100
 }
 
 // Stats returns the budgets of methods with a rule that were called, by method. Of channels
 // that share a Retry it is that of the latest.
 func (r *Retry) Stats() []Stats {
-	r.budgets.mu.Lock()
-	defer r.budgets.mu.Unlock()
-	all := make([]Stats, 0, len(r.budgets.byMethod))
-	for method, b := range r.budgets.byMethod {
+	all := []Stats{}
+	for method, b := range r.budgets.All() {
 		all = append(all, Stats{method, float64(b.tokens.Load()) / token})
 	}
 	slices.SortFunc(all, func(a, b Stats) int { return cmp.Compare(a.Method, b.Method) })
 	return all
-}
-
-// maxMethods bounds the methods in Stats.
-const maxMethods = 4096
-
-// budgets are the current ones.
-type budgets struct {
-	mu       sync.Mutex
-	byMethod map[string]*budget
-}
-
-// set sets the budget of a method; nil removes it.
-func (b *budgets) set(fullMethod string, current *budget) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch _, exists := b.byMethod[fullMethod]; {
-	case current == nil:
-		delete(b.byMethod, fullMethod)
-	case exists || len(b.byMethod) < maxMethods:
-		if b.byMethod == nil {
-			b.byMethod = map[string]*budget{}
-		}
-		b.byMethod[fullMethod] = current
-	}
 }
 
 // rule is a RetryRule with its defaults.

@@ -109,7 +109,7 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 		return err
 	}
 	defer closeAll()
-	c := &caller{CallOptions: o, streams: streams, conn: conn, finder: reflectcall.Finder{Conn: conn, Files: files}}
+	c := &preparedCall{CallOptions: o, streams: streams, conn: conn, finder: reflectcall.Finder{Conn: conn, Files: files}}
 	ctx = metadata.NewOutgoingContext(ctx, md)
 	if o.Method == "" {
 		return c.listServices(ctx)
@@ -127,8 +127,8 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	return c.call(ctx)
 }
 
-// caller is a call that has been prepared.
-type caller struct {
+// preparedCall is a call that has been prepared.
+type preparedCall struct {
 	CallOptions
 	streams Streams
 	conn    *grpc.ClientConn
@@ -173,7 +173,7 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 const resolverFirst = 250 * time.Millisecond
 
 // find asks for the contract of the method, or of the service if one was named.
-func (c *caller) find(ctx context.Context) (service *reflectcall.Service, err error) {
+func (c *preparedCall) find(ctx context.Context) (service *reflectcall.Service, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
 	defer cancel()
 	service, c.method, err = c.finder.Find(ctx, c.Method)
@@ -184,7 +184,7 @@ func (c *caller) find(ctx context.Context) (service *reflectcall.Service, err er
 }
 
 // unfound is why there is no contract, with what to do about it.
-func (c *caller) unfound(err error) error {
+func (c *preparedCall) unfound(err error) error {
 	failure, ok := status.FromError(err)
 	switch {
 	case err == nil:
@@ -201,7 +201,7 @@ func (c *caller) unfound(err error) error {
 }
 
 // listServices writes what the server offers, a name a line as grpcurl does.
-func (c *caller) listServices(ctx context.Context) error {
+func (c *preparedCall) listServices(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
 	defer cancel()
 	names, err := c.finder.Services(ctx)
@@ -230,7 +230,7 @@ type methodEntry struct {
 }
 
 // listMethods writes the methods of a service, as they are written to call them.
-func (c *caller) listMethods(service *reflectcall.Service) error {
+func (c *preparedCall) listMethods(service *reflectcall.Service) error {
 	list := []methodEntry{}
 	for _, m := range service.Methods() {
 		d := m.Descriptor()
@@ -264,7 +264,7 @@ func streamed(stream bool, text string) string {
 	return text
 }
 
-func (c *caller) call(ctx context.Context) error {
+func (c *preparedCall) call(ctx context.Context) error {
 	d := c.method.Descriptor()
 	switch {
 	case d.IsStreamingClient():
@@ -281,7 +281,7 @@ func (c *caller) call(ctx context.Context) error {
 }
 
 // explain describes a failure, with a fix if gRPC's message has none.
-func (c *caller) explain(failure *status.Status) string {
+func (c *preparedCall) explain(failure *status.Status) string {
 	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
 	if fix := c.fix(failure.Code(), failure.Message()); fix != "" {
 		text += ": " + fix
@@ -290,7 +290,7 @@ func (c *caller) explain(failure *status.Status) string {
 }
 
 // words describes a failure: its code, message and details, and the fix.
-func (c *caller) words(s *status.Status) string {
+func (c *preparedCall) words(s *status.Status) string {
 	text := c.explain(s)
 	for _, detail := range s.Proto().GetDetails() {
 		if said := detailWords(detail, s.Message()); said != "" {
@@ -301,7 +301,7 @@ func (c *caller) words(s *status.Status) string {
 }
 
 // fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.
-func (c *caller) fix(code codes.Code, message string) string {
+func (c *preparedCall) fix(code codes.Code, message string) string {
 	has := func(part string) bool { return strings.Contains(message, part) }
 	switch {
 	case !c.Security.Plaintext && has("first record does not look like a TLS handshake"):

@@ -62,7 +62,7 @@ func (t *tracker) finish(err error) outcome {
 }
 
 // attempt makes one unary call.
-func (c *caller) attempt(ctx context.Context) outcome {
+func (c *preparedCall) attempt(ctx context.Context) outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	t := track()
@@ -72,7 +72,7 @@ func (c *caller) attempt(ctx context.Context) outcome {
 }
 
 // once prints the answer of one call.
-func (c *caller) once(ctx context.Context) error {
+func (c *preparedCall) once(ctx context.Context) error {
 	o := c.attempt(ctx)
 	var answer []byte
 	if o.status.Code() == codes.OK {
@@ -87,7 +87,7 @@ func (c *caller) once(ctx context.Context) error {
 	return c.failure(o)
 }
 
-func (c *caller) print(o outcome, answer []byte) error {
+func (c *preparedCall) print(o outcome, answer []byte) error {
 	if c.Format == JSON {
 		r := c.report(o)
 		r.Response = answer
@@ -114,7 +114,7 @@ func writePretty(streams Streams, answer []byte) error {
 }
 
 // stream prints each answer of a server stream when it comes.
-func (c *caller) stream(ctx context.Context) error {
+func (c *preparedCall) stream(ctx context.Context) error {
 	ctx, cancel := c.streamContext(ctx)
 	defer cancel()
 	t := track()
@@ -138,7 +138,7 @@ func (c *caller) stream(ctx context.Context) error {
 }
 
 // streamContext ends a stream that was not read to its end.
-func (c *caller) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *preparedCall) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.LimitStream {
 		return context.WithTimeout(ctx, c.Timeout)
 	}
@@ -151,7 +151,7 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 
 // receive counts the answers that it has printed.
-func (c *caller) receive(ctx context.Context, options []grpc.CallOption) (int, error) {
+func (c *preparedCall) receive(ctx context.Context, options []grpc.CallOption) (int, error) {
 	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, c.method.FullMethod(), options...)
 	if err != nil {
 		return 0, err
@@ -177,7 +177,7 @@ func (c *caller) receive(ctx context.Context, options []grpc.CallOption) (int, e
 	}
 }
 
-func (c *caller) printOne(answer proto.Message) error {
+func (c *preparedCall) printOne(answer proto.Message) error {
 	text, err := c.method.JSON(answer)
 	if err != nil {
 		return fmt.Errorf("%s: the answer %w", c.method.Name(), err)
@@ -202,7 +202,7 @@ type report struct {
 	Trailer    map[string][]string `json:"trailer,omitempty"`
 }
 
-func (c *caller) report(o outcome) report {
+func (c *preparedCall) report(o outcome) report {
 	return report{
 		Instance: o.instance.ID, Address: o.instance.Address,
 		Code: o.status.Code().String(), Message: o.status.Message(), Details: c.details(o.status),
@@ -212,7 +212,7 @@ func (c *caller) report(o outcome) report {
 }
 
 // failure is nil for a call that was answered.
-func (c *caller) failure(o outcome) error {
+func (c *preparedCall) failure(o outcome) error {
 	if o.status.Code() == codes.OK {
 		return nil
 	}
@@ -224,7 +224,7 @@ func (c *caller) failure(o outcome) error {
 }
 
 // details are those of a status as JSON; one of unknown type stays as it is.
-func (c *caller) details(s *status.Status) []json.RawMessage {
+func (c *preparedCall) details(s *status.Status) []json.RawMessage {
 	var details []json.RawMessage
 	for _, detail := range s.Proto().GetDetails() {
 		text, err := c.method.JSON(detail)

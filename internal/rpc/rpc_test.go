@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"testing"
 
@@ -82,8 +83,71 @@ func TestATableIsBoundedAndKeepsTheFirst(t *testing.T) {
 	if _, ok := table.Get(1000); ok {
 		t.Error("a full table has taken one more")
 	}
-	if got := testing.AllocsPerRun(100, func() { table.Get(1) }); got != 0 {
+	base := table.Max
+	if got := testing.AllocsPerRun(100, func() { table.Get(1); table.Of(1, func() int { return base }) }); got != 0 {
 		t.Errorf("%v allocations for a hit, want 0", got)
+	}
+}
+
+// A value is made once, and not at all when there is no room for it.
+func TestATableMakesWhatItLacksOnce(t *testing.T) {
+	var table rpc.Table[int, *int]
+	made := 0
+	create := func() *int { made++; return new(int) }
+	first, _ := table.Of(0, create)
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for key := range rpc.MaxMethods {
+				table.Of(key, create)
+			}
+		})
+	}
+	asking.Wait()
+	if again, ok := table.Of(0, create); !ok || again != first {
+		t.Error("the value of a key has changed")
+	}
+	if value, ok := table.Of(-1, create); ok || value != nil || made != rpc.MaxMethods {
+		t.Errorf("a full table has made %d values, and %v for one more", made, value)
+	}
+}
+
+func TestATableReplacesAndDeletes(t *testing.T) {
+	table := rpc.Table[string, int]{Max: 2}
+	table.Delete("none")
+	table.Set("a", 1)
+	table.Set("b", 2)
+	table.Set("c", 3) // there is no room
+	table.Set("a", 4)
+	before := maps.Collect(table.All())
+	table.Delete("b")
+	table.Set("c", 5)
+	if after := maps.Collect(table.All()); !maps.Equal(before, map[string]int{"a": 4, "b": 2}) || !maps.Equal(after, map[string]int{"a": 4, "c": 5}) {
+		t.Errorf("%v, and then %v", before, after)
+	}
+}
+
+// What is to run at the end of a call is taken out for its attempts, in order. The caller's
+// own options stay as they are.
+func TestFinishOptionsAreSplitOff(t *testing.T) {
+	var ran []string
+	on := func(name string) grpc.CallOption {
+		return grpc.OnFinish(func(err error) { ran = append(ran, name+" "+err.Error()) })
+	}
+	all := []grpc.CallOption{on("a"), grpc.WaitForReady(true), on("b")}
+	rest, finish := rpc.SplitFinish(all)
+	finish.Run(io.EOF)
+	_, wait := rest[0].(grpc.FailFastCallOption)
+	if _, kept := all[0].(grpc.OnFinishCallOption); len(rest) != 1 || !wait || !kept || fmt.Sprint(ran) != "[a EOF b EOF]" {
+		t.Errorf("%v are left of %v, and %q ran", rest, all, ran)
+	}
+	rest, finish = rpc.SplitFinish(rest)
+	finish.Run(nil)
+	if len(rest) != 1 || len(ran) != 2 {
+		t.Errorf("%v without such options, and %q ran", rest, ran)
+	}
+	if n := testing.AllocsPerRun(100, func() { rpc.SplitFinish(rest) }); n != 0 {
+		t.Errorf("%v allocations without such options, want 0", n)
 	}
 }
 
