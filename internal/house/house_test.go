@@ -65,6 +65,7 @@ var rooms = map[string][]string{
 	"gateway/contract":                {"interceptors"},
 	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/wire"},
 	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/lines", "resolver", "resolver/catalog"},
+	"gateway/jwt":                     {},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
 	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
@@ -92,6 +93,10 @@ var homes = map[string][]string{
 	"google.golang.org/grpc/experimental":             {"balancer", "internal/..."},
 	"google.golang.org/grpc/xds":                      {},
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2": {"interceptors/..."},
+	"github.com/rs/cors":                              {"gateway/edge"},
+	"github.com/klauspost/compress":                   {"gateway/edge"},
+	"github.com/golang-jwt/jwt":                       {"gateway/jwt"},
+	"github.com/MicahParks/jwkset":                    {"gateway/jwt"},
 }
 
 type pkg struct {
