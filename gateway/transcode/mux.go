@@ -47,6 +47,9 @@ type Config struct {
 	// Metadata returns what is sent to a backend with the call of a request. Nothing else of
 	// the request's headers is sent; nil is nothing.
 	Metadata func(*http.Request) metadata.MD
+	// SetRoute is called with the path template of each request that has one, by which logs and
+	// metrics may name it. Nil is nobody.
+	SetRoute func(ctx context.Context, template string)
 	// Headers are the keys of response metadata that become headers of the answer.
 	Headers []string
 	// Origins are patterns of hosts, such as "*.example.com", whose pages may open WebSockets,
