@@ -292,8 +292,15 @@ func (m *Mux) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	case http.ErrAbortHandler:
 		panic(reason)
 	}
-	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+	m.logPanic(r, reason)
+	if w.Header().Get("Content-Type") != "" { // the answer has begun
+		panic(http.ErrAbortHandler)
+	}
 	problem.Write(w, problem.Problem{Status: http.StatusInternalServerError, Code: "INTERNAL", Detail: textOf(codes.Internal)})
+}
+
+func (m *Mux) logPanic(r *http.Request, reason any) {
+	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
 }
 
 // headWriter drops the body of an answer to HEAD.
