@@ -59,7 +59,7 @@ func until(t *testing.T, conn net.Conn, begin, more string, every time.Duration)
 	return time.Since(start), line
 }
 
-// Case E8: A header or body that never ends is cut at its time, to the second; a body that comes at the least rate is not.
+// Case E8: A header or body that never ends is cut at its time; 2,000 of them fail no good request; memory is bounded.
 func TestSlowClientsAreCutAtTheirTime(t *testing.T) {
 	const post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
 	ignoring := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
@@ -210,7 +210,9 @@ func TestAClientThatTakesNothingIsCut(t *testing.T) {
 	}
 }
 
-// Case E8: 2,000 headers and bodies that never end fail no good request, and take bounded memory.
+// Headers and bodies that never end fail no good request, and take bounded memory.
+//
+// Case E8
 func TestTwoThousandSlowClientsFailNoGoodRequest(t *testing.T) {
 	const slow = 2000
 	e := newEdge(t, edge.Config{})
@@ -268,7 +270,9 @@ func TestTwoThousandSlowClientsFailNoGoodRequest(t *testing.T) {
 	}
 }
 
-// Case E8: Each of them is cut at its time, and those that are too many of an address at once.
+// Each of them is cut at its time, and those that are too many of an address at once.
+//
+// Case E8
 func TestSlowClientsAreCutAndCapped(t *testing.T) {
 	s := serve(t, reads, edge.ServerConfig{MaxConnsPerAddress: 500, HeaderTimeout: 200 * time.Millisecond, Grace: 200 * time.Millisecond})
 	client := s.client(false, nil)
