@@ -78,7 +78,7 @@ func TestSpansOfHTTPRequests(t *testing.T) {
 		for _, span := range spans.Ended() {
 			var attributes []string
 			for _, a := range span.Attributes() {
-				attributes = append(attributes, fmt.Sprintf("%s=%s", a.Key, a.Value.Emit()))
+				attributes = append(attributes, fmt.Sprintf("%s=%s", a.Key, a.Value.String()))
 			}
 			if got := fmt.Sprint(span.Name(), " ", span.Status().Code, " ", attributes); got != test.want || span.SpanKind() != trace.SpanKindServer {
 				t.Errorf("%s, want %s", got, test.want)
