@@ -201,6 +201,11 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 // of the contracts. The POST path of a method with a rule is not among them.
 func (m *Mux) Bindings() []Binding { return slices.Clone(m.bindings) }
 
+// Matches reports whether some method is called at the path of r, by any HTTP method.
+func (m *Mux) Matches(r *http.Request) bool {
+	return m.methods[r.URL.Path] != nil && r.URL.RawPath == "" || m.rules.matches(r.Method, r) || m.allow(r) != ""
+}
+
 // ServeHTTP serves a request by the binding that matches it.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer m.recoverPanic(w, r)
