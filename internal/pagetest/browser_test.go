@@ -310,6 +310,9 @@ func TestThePageIsForEveryone(t *testing.T) {
 				b.open(g.URL, view.hash)
 				b.picture(name)
 				b.accessible(name)
+				if text := b.text(`document.body.innerText`); strings.Contains(text, "[object") || strings.Contains(text, "undefined") {
+					t.Errorf("%s shows what is no text: %s", name, text)
+				}
 			}
 		}
 	}
@@ -367,6 +370,9 @@ func TestACallIsTriedByKeyboardAlone(t *testing.T) {
 			b.await(`document.querySelector(".answer details pre").textContent.includes("content-type: application/json")`)
 			b.picture(fmt.Sprintf("%d-answer", width))
 			b.accessible("answer")
+			if shown := eval[bool](b, `!document.querySelector(".answer b b") && document.querySelector(".answer").getBoundingClientRect().top < innerHeight`); !shown {
+				t.Error("the answer is not where a person sees it")
+			}
 			if kept := b.text(`JSON.stringify([localStorage, sessionStorage, document.cookie])`); strings.Contains(kept, "s3cret") {
 				t.Errorf("the token is kept in %s", kept)
 			}
@@ -425,7 +431,7 @@ func TestAWebSocketIsTried(t *testing.T) {
 	b.tabTo("button[type=submit]")
 	b.press(kb.Enter)
 	b.await(status + `.startsWith("Closed")`)
-	if text := b.text(status); !strings.Contains(text, "1 messages") {
+	if text := b.text(status); !strings.Contains(text, "1 message") {
 		t.Errorf("the status is %q", text)
 	}
 	b.noErrors()
@@ -464,7 +470,7 @@ func TestManyMethodsAreFiltered(t *testing.T) {
 	b.press("s7 method29")
 	b.await(visible + ` === 1`)
 	b.picture("1280-filter")
-	if spoken := b.text(`document.querySelector("#matches").textContent`); spoken != "1 methods" {
+	if spoken := b.text(`document.querySelector("#matches").textContent`); spoken != "1 method" {
 		t.Errorf("a screen reader hears %q", spoken)
 	}
 	if home := b.text(`document.querySelector("main").textContent`); !strings.Contains(home, "reflection carries no comments") {

@@ -21,7 +21,7 @@ function h(name, attributes, ...children) {
     if (typeof value === "function") e.addEventListener(key, value);
     else if (value !== false && value !== undefined) e.setAttribute(key, value === true ? "" : value);
   }
-  e.append(...children.flat().filter((c) => c !== undefined && c !== null && c !== ""));
+  e.append(...children.flat(Infinity).filter((c) => c !== undefined && c !== null && c !== ""));
   return e;
 }
 
@@ -153,23 +153,22 @@ function methodView(o) {
   const parameters = op.parameters ?? [];
   const [media] = Object.values(op.responses["200"]?.content ?? {});
   const answer = socket?.receive ?? media?.["x-item-schema"] ?? media?.schema;
-  return [
-    h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
-    h("h1", { tabindex: -1 }, o.name, badge(op)),
-    h("p", { class: "line" }, h("b", {}, socket ? "WebSocket" : o.verb), o.path),
-    h("div", { class: "pair" },
-      h("div", {},
-        prose(op.description ?? op.summary),
-        parameters.length ? [h("h2", {}, "Parameters"), h("ul", { class: "fields" }, parameters.map((p) => {
-          const schema = p.schema ?? p.content["application/json"].schema;
-          return field(p.name, { ...schema, deprecated: p.deprecated }, p.required ? "required, in the " + p.in : "in the " + p.in, p.description ?? "");
-        }))] : "",
-        body ? [h("h2", {}, "Body"), prose(op.requestBody.description), schemaView(body.schema)] : "",
-        socket ? [h("h2", {}, "Messages to send"), schemaView(socket.send.schema)] : "",
-        h("h2", {}, socket || media?.["x-item-schema"] ? "Messages of the answer" : "Answer"), schemaView(answer),
-        h("h2", {}, "Errors"), h("p", { class: "quiet" }, "Problem details: ", typeOf({ $ref: "#/components/schemas/gateway-problem" }))),
-      tryPanel(o)),
-  ];
+  return h("div", { class: "pair" },
+    h("div", { class: "about" },
+      h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
+      h("h1", { tabindex: -1 }, o.name, badge(op)),
+      h("p", { class: "line" }, h("b", {}, socket ? "WebSocket" : o.verb), o.path),
+      prose(op.description ?? op.summary)),
+    tryPanel(o),
+    h("div", { class: "docs" },
+      parameters.length ? [h("h2", {}, "Parameters"), h("ul", { class: "fields" }, parameters.map((p) => {
+        const schema = p.schema ?? p.content["application/json"].schema;
+        return field(p.name, { ...schema, deprecated: p.deprecated }, p.required ? "required, in the " + p.in : "in the " + p.in, p.description ?? "");
+      }))] : "",
+      body ? [h("h2", {}, "Body"), prose(op.requestBody.description), schemaView(body.schema)] : "",
+      socket ? [h("h2", {}, "Messages to send"), schemaView(socket.send.schema)] : "",
+      h("h2", {}, socket || media?.["x-item-schema"] ? "Messages of the answer" : "Answer"), schemaView(answer),
+      h("h2", {}, "Errors"), h("p", {}, h("a", { href: link("type", "gateway-problem") }, "Problem details"), h("span", { class: "quiet" }, " (RFC 9457)"))));
 }
 
 /* Trying a call */
@@ -216,7 +215,7 @@ function tryPanel(o) {
 
   const form = h("form", { novalidate: true, input: () => update(), keydown: (e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) form.requestSubmit(); }, submit: (e) => { e.preventDefault(); run(); } },
     needed,
-    other.length > 4 ? h("details", { class: "more" }, h("summary", {}, `${other.length} optional parameters`), other) : other,
+    other.length > 4 ? h("details", { class: "more" }, h("summary", {}, counted(other.length, "optional parameter")), other) : other,
     body ? h("div", { class: "row" }, h("label", { for: "body" }, socket ? "Messages" : "Body", h("small", {}, socket ? " JSON, one a line" : " JSON")), body, wrong) : "",
     api.components.securitySchemes?.bearer ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
     h("div", { class: "buttons" }, send, cancel));
@@ -297,20 +296,20 @@ function tryPanel(o) {
   return panel;
 }
 
+const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const streams = (op) => Boolean(op.responses["200"]?.content?.["application/x-ndjson"]);
 const pretty = (value) => JSON.stringify(value, null, 2);
 const quote = (text) => "'" + text.replaceAll("'", `'\\''`) + "'";
 
 function curlOf(url, { method, headers, body }) {
-  const parts = [streamsFrom(headers) ? "curl -N" : "curl"];
-  if (method !== "GET") parts.push("-X " + method);
+  const options = [streamsFrom(headers) && "-N", method !== "GET" && "-X " + method].filter(Boolean);
+  const parts = [["curl", ...options, quote(location.origin + url)].join(" ")];
   for (const [name, value] of Object.entries(headers)) parts.push(name === "Authorization" ? '-H "Authorization: Bearer $TOKEN"' : "-H " + quote(`${name}: ${value}`));
   if (body !== undefined) {
     let text = body;
     try { text = JSON.stringify(JSON.parse(body)); } catch { /* as it is typed */ }
     parts.push("-d " + quote(text));
   }
-  parts.push(quote(location.origin + url));
   return parts.join(" \\\n  ");
 }
 
@@ -376,9 +375,9 @@ async function call(url, init, show) {
         const value = parsed(line);
         failed = Boolean(value?.error);
         show.text((value === undefined ? line : pretty(value)) + "\n");
-        show.progress(`${head}, ${count} messages so far`);
+        show.progress(`${head}, ${counted(count, "message")} so far`);
       }
-      show.status(head, failed || !response.ok, failed ? "ended by an error" : `${count} messages`);
+      show.status(head, failed || !response.ok, failed ? "ended by an error" : counted(count, "message"));
       return;
     }
     const text = await response.text();
@@ -386,7 +385,7 @@ async function call(url, init, show) {
     if (text !== "") show.text(value === undefined ? text : pretty(value));
     show.status(head, !response.ok, size(text));
   } catch (e) {
-    if (e.name === "AbortError") show.status("Cancelled", false, [head, count && `${count} messages`].filter(Boolean).join(" · "));
+    if (e.name === "AbortError") show.status("Cancelled", false, [head, count && counted(count, "message")].filter(Boolean).join(" · "));
     else show.status(head ? "The answer broke off" : "No answer", true, e.message);
   }
 }
@@ -403,11 +402,11 @@ function converse(url, text, show) {
       count++;
       const value = parsed(data);
       show.text((value === undefined ? data : pretty(value)) + "\n");
-      show.progress(`${count} messages so far`);
+      show.progress(`${counted(count, "message")} so far`);
     };
     socket.onclose = ({ code, reason }) => {
-      if (cancelled) show.status("Cancelled", false, `${count} messages`);
-      else show.status(code === 1000 ? "Closed" : `Closed with ${code} ${reason}`.trim(), code !== 1000, `${count} messages`);
+      if (cancelled) show.status("Cancelled", false, counted(count, "message"));
+      else show.status(code === 1000 ? "Closed" : `Closed with ${code} ${reason}`.trim(), code !== 1000, counted(count, "message"));
       done();
     };
   });
@@ -457,7 +456,7 @@ function list() {
       }
       g.e.hidden = !any;
     }
-    $("matches").textContent = words.length ? `${count} methods` : "";
+    $("matches").textContent = words.length ? counted(count, "method") : "";
   };
   $("filter").addEventListener("input", filter);
   $("filter").addEventListener("keydown", (e) => {
@@ -486,7 +485,7 @@ function show(focus) {
   }
   document.body.dataset.view = kind || "home";
   document.title = title ? `${title} · ${api.info.title}` : api.info.title;
-  $("main").replaceChildren(...[view].flat(9).filter(Boolean));
+  $("main").replaceChildren(...[view].flat(Infinity).filter(Boolean));
   for (const a of document.querySelectorAll("nav a")) {
     if (a.hash === location.hash) { a.setAttribute("aria-current", "page"); a.scrollIntoView({ block: "nearest" }); } else a.removeAttribute("aria-current");
   }
