@@ -388,7 +388,7 @@ func TestABodyIsChecked(t *testing.T) {
 	b.open(g.URL, "#method/everything.v1.Library.Store")
 	b.tabTo("#body")
 	b.press("{")
-	b.await(`document.querySelector("#wrong").textContent.startsWith("No JSON") && document.querySelector("#body").matches("[aria-invalid=true]")`)
+	b.await(`document.querySelector("#wrong").textContent.startsWith("This is not JSON") && document.querySelector("#body").matches("[aria-invalid=true]")`)
 	b.press(kb.Backspace)
 	b.await(`document.querySelector("#wrong").textContent === ""`)
 	b.noErrors()

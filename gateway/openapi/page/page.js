@@ -43,7 +43,7 @@ function index(doc) {
   for (const [path, item] of Object.entries(doc.paths)) {
     const add = (verb, op) => {
       const method = (op["x-grpc-method"] ?? op.operationId).split("/").pop();
-      all.push({ id: op.operationId, verb: verb.toUpperCase(), path, op, service: op.tags[0], name: method });
+      all.push({ id: op.operationId, verb: verb.toUpperCase(), path, op, service: op.tags[0], name: method, mark: op["x-websocket"] ? "WS" : verb.toUpperCase() });
     };
     for (const verb of verbs) if (item[verb]) add(verb, item[verb]);
     for (const [verb, op] of Object.entries(item["x-operations"] ?? {})) add(verb, op);
@@ -71,13 +71,14 @@ function typeOf(schema) {
 
 const hasFields = (schema) => Object.keys(resolve(inner(schema)).properties ?? {}).length > 0 && !nameOf(inner(schema))?.startsWith("google.protobuf.");
 
-function field(name, schema, need, description) {
+function field(name, schema, need, where, description) {
   const full = resolve(inner(schema));
   const item = h("li", {},
     h("div", { class: "head" },
       h("code", { class: schema.deprecated && "old" }, name),
       h("span", { class: "type" }, typeOf(schema)),
       need ? h("span", { class: "need" }, need) : "",
+      where ? h("span", { class: "type" }, where) : "",
       schema.readOnly ? h("span", { class: "type" }, "in answers only") : "",
       badge(schema)),
     prose(description ?? schema.description));
@@ -123,7 +124,7 @@ const firstParagraph = (text) => text?.split("\n\n")[0];
 
 const methodList = (service) => h("ul", { class: "methods" }, operations.filter((o) => o.service === service).map((o) =>
   h("li", {}, h("a", { href: link("method", o.id) },
-    h("span", { class: "verb" }, o.verb), h("span", { class: "name" }, o.name), h("span", { class: "sum quiet" }, o.op.summary ?? o.path)))));
+    h("span", { class: "verb" }, o.mark), h("span", { class: "name" }, o.name), h("span", { class: "sum quiet" }, o.op.summary ?? o.path)))));
 
 const back = () => h("span", { class: "back" }, h("a", { href: "#" }, "All methods"), " / ");
 
@@ -163,7 +164,7 @@ function methodView(o) {
     h("div", { class: "docs" },
       parameters.length ? [h("h2", {}, "Parameters"), h("ul", { class: "fields" }, parameters.map((p) => {
         const schema = p.schema ?? p.content["application/json"].schema;
-        return field(p.name, { ...schema, deprecated: p.deprecated }, p.required ? "required, in the " + p.in : "in the " + p.in, p.description ?? "");
+        return field(p.name, { ...schema, deprecated: p.deprecated }, p.required && "required", "in the " + p.in, p.description ?? "");
       }))] : "",
       body ? [h("h2", {}, "Body"), prose(op.requestBody.description), schemaView(body.schema)] : "",
       socket ? [h("h2", {}, "Messages to send"), schemaView(socket.send.schema)] : "",
@@ -253,7 +254,7 @@ function tryPanel(o) {
     curl.textContent = socket ? `websocat ${quote(location.origin.replace(/^http/, "ws") + url)}` : curlOf(url, init);
     let error = "";
     if (body && body.value.trim() !== "") {
-      try { for (const text of socket ? body.value.split("\n").filter((l) => l.trim()) : [body.value]) JSON.parse(text); } catch (e) { error = "No JSON: " + e.message; }
+      try { for (const text of socket ? body.value.split("\n").filter((l) => l.trim()) : [body.value]) JSON.parse(text); } catch (e) { error = "This is not JSON: " + e.message; }
     }
     if (wrong.textContent !== error) wrong.textContent = error;
     body?.setAttribute("aria-invalid", error !== "");
@@ -352,8 +353,10 @@ function display(answer, status) {
       if (!pre) answer.append(pre = h("pre", { tabindex: 0, role: "region", "aria-label": "Body of the answer" }));
       if (shown >= shownAtMost) return;
       const room = shownAtMost - shown;
+      const follow = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40 && shown > 0;
       pre.append(text.length > room ? text.slice(0, room) + "\n(The rest is not shown.)" : text);
       shown += text.length;
+      if (follow) pre.scrollTop = pre.scrollHeight; // a stream, whose end is looked at
     },
   };
 }
@@ -438,8 +441,11 @@ async function* lines(stream) {
 
 function list() {
   const groups = (api.tags ?? []).map((tag) => {
-    const items = operations.filter((o) => o.service === tag.name).map((o) => {
-      const a = h("a", { href: link("method", o.id), title: o.path }, h("span", { class: "verb" }, o.verb.slice(0, 6)), h("span", { class: o.op.deprecated && "old" }, o.name));
+    const own = operations.filter((o) => o.service === tag.name);
+    const items = own.map((o) => {
+      // Bindings of one method differ in their paths.
+      const path = own.filter((other) => other.name === o.name).length > 1 && h("small", {}, o.path);
+      const a = h("a", { href: link("method", o.id), title: o.path }, h("span", { class: "verb" }, o.mark.slice(0, 7)), h("span", { class: o.op.deprecated && "old" }, o.name, path || ""));
       return { li: h("li", {}, a), text: [o.verb, o.path, o.service, o.name, o.op.summary ?? ""].join(" ").toLowerCase() };
     });
     return { e: h("div", {}, h("h2", {}, h("a", { href: link("service", tag.name) }, tag.name)), h("ul", {}, items.map((i) => i.li))), items };
