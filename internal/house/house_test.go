@@ -27,7 +27,7 @@ var rooms = map[string][]string{
 	"proto/...":                       {"proto/..."},
 	"balancer/attempt":                {},
 	"resolver/catalog":                {},
-	"caller":                          {},
+	"caller":                          {"internal/wire"},
 	"balancer":                        {"resolver/catalog", "balancer/attempt", "internal/lines", "internal/wire"},
 	"balancer/roundrobin":             {"balancer", "balancer/attempt"},
 	"balancer/leastrequest":           {"balancer", "balancer/attempt"},

@@ -20,6 +20,9 @@ const (
 	// UnhandledKey is the trailer that states that no handler ran, so any call may be retried
 	// on another instance.
 	UnhandledKey = "meshlite-unhandled"
+	// SubjectKey is the request header in which a gateway sends the subject that it has
+	// verified, on whose behalf it calls.
+	SubjectKey = "x-meshlite-subject"
 )
 
 // The values of [UnhandledKey].
