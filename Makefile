@@ -4,7 +4,6 @@
 BIN      := $(CURDIR)/.bin
 PROGRAMS := meshlite catalog inventory storefront
 GO       ?= go
-POLICY   := proto/meshlite/policy/v1/policy.proto
 
 .DEFAULT_GOAL := help
 .PHONY: cases help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
@@ -71,17 +70,11 @@ check-generate: generate breaking ## fail if generated code is not what is commi
 
 # On main itself, before the first commit and in a shallow clone there is nothing
 # to compare with but the commit before.
-#
-# A base whose policy still has the extension number 51710, such as b696108, is compared
-# without meshlite.policy.v1, which was renumbered and renamed after it. Remove POLICY and
-# this exception once no branch has such a base.
 breaking: tools ## fail if a contract breaks one on main
 	@base=$$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true); \
 	if [ "$$base" = "$$(git rev-parse HEAD)" ]; then base=$$(git rev-parse --verify --quiet HEAD~1 || true); fi; \
 	if [ -n "$$base" ] && git cat-file -e "$$base:buf.yaml" 2>/dev/null; then \
-		config=$$(cat buf.yaml); \
-		if git show "$$base:$(POLICY)" | grep -q '= 51710;'; then config=$$(printf '%s\n  ignore: [%s]' "$$config" $(POLICY)); fi; \
-		echo "$(BIN)/buf breaking --against $$base"; $(BIN)/buf breaking --config "$$config" --against ".git#ref=$$base"; \
+		echo "$(BIN)/buf breaking --against $$base"; $(BIN)/buf breaking --against ".git#ref=$$base"; \
 	else echo "buf breaking: no earlier contracts to compare with"; fi
 
 tools: $(BIN)/.tools ## build buf, its plugins and staticcheck

@@ -32,7 +32,7 @@ import (
 func bounded(t *testing.T, listener net.Listener, service testgrpc.TestServiceServer, opts ...meshlite.ServerOption) testgrpc.TestServiceClient {
 	t.Helper()
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
-		meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(meshlite.NewRuntime()),
+		meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -412,7 +412,7 @@ func TestLargeMetadataOfAServerIsRefused(t *testing.T) {
 			t.Run(name+" "+bound, func(t *testing.T) {
 				server := newHostile(t, trailer, strings.Repeat("x", size))
 				conn, err := meshlite.NewClient("passthrough:///"+server.listener.Addr().String(), append(option,
-					meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(meshlite.NewRuntime()))...)
+					meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)))...)
 				if err != nil {
 					t.Fatal(err)
 				}

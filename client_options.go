@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -57,6 +58,13 @@ func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }
 
+// WithContracts adds contracts that the program reads while it runs, for a channel without
+// generated code: their policies apply as those of linked contracts do, and replace these
+// where both have a method. A change of contracts takes effect with the next call.
+func WithContracts(contracts *interceptors.Contracts) ClientOption {
+	return clientOption(func(c *clientConfig) { c.contracts = contracts })
+}
+
 // finish checks what only channels have.
 func (c *clientConfig) finish() error {
 	if err := c.config.finish(); err != nil {
@@ -68,9 +76,9 @@ func (c *clientConfig) finish() error {
 	return nil
 }
 
-// fullServiceConfig is the user's service config with a balancing policy in it: the
-// config's own, or that of WithBalancer.
-func (c *clientConfig) fullServiceConfig() (string, error) {
+// fullServiceConfig returns the user's service config with a balancing policy: that of the
+// target, else the config's own, else that of WithBalancer.
+func (c *clientConfig) fullServiceConfig(ofTarget string) (string, error) {
 	fields := map[string]any{}
 	if c.serviceConfig != "" {
 		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil || fields == nil {
@@ -83,11 +91,15 @@ func (c *clientConfig) fullServiceConfig() (string, error) {
 	}
 	_, named := fields["loadBalancingPolicy"]
 	_, configured := fields["loadBalancingConfig"]
-	switch {
-	case !named && !configured:
+	if (named || configured) && len(c.settings) > 0 {
+		return "", optionError("WithServiceConfig", c.serviceConfig, "its policy does not use the settings of WithBalancer: leave out one of the two")
+	}
+	if ofTarget != "" {
+		delete(fields, "loadBalancingPolicy")
+		policy, config = ofTarget, struct{}{}
+	}
+	if ofTarget != "" || !named && !configured {
 		fields["loadBalancingConfig"] = []any{map[string]any{policy: config}}
-	case len(c.settings) > 0:
-		return "", optionError("WithServiceConfig", c.serviceConfig, "its policy has no use for the settings of WithBalancer: leave out one of the two")
 	}
 	text, err := json.Marshal(fields)
 	return string(text), err

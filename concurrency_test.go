@@ -51,7 +51,7 @@ func full(t *testing.T, m *mesh, opts ...meshlite.ServerOption) (s *shop, end fu
 // hits.
 func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 	m := newMesh(t)
-	server := meshlite.NewRuntime()
+	server := newRuntime(t)
 	busy, end := full(t, m, meshlite.WithRuntime(server))
 	defer end()
 	m.serve(&shop{name: "free"}, oneAtATime())
@@ -93,7 +93,7 @@ func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 
 func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	_, end := full(t, m, meshlite.WithRuntime(runtime))
 	defer end()
 	handler, err := runtime.Handler()

@@ -59,7 +59,7 @@ func TestRunEndsThoughTheDirectoryHangsAtItsStart(t *testing.T) {
 				d.node = fault
 			}
 			lines := &journal{}
-			server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(d), meshlite.WithRuntime(meshlite.NewRuntime()),
+			server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(d), meshlite.WithRuntime(newRuntime(t)),
 				meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, 0), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))))
 			if err != nil {
 				t.Fatal(err)

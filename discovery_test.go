@@ -45,7 +45,7 @@ func TestClientStartsFromItsSnapshotWhileConsulIsDown(t *testing.T) {
 		t.Fatalf("the folder has %v, want one snapshot", files)
 	}
 	m.agent.SetReachable(false)
-	m.runtime = meshlite.NewRuntime()
+	m.runtime = newRuntime(t)
 	client, _ = m.client("consul:///catalog", keptIn(t, dir), uncached())
 	for range 20 {
 		if got := get(t, client, "x"); got != "a" {
@@ -65,7 +65,7 @@ func snapshots(t *testing.T, dir string) []string {
 
 func TestMetricsTellOfDiscovery(t *testing.T) {
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(runtime))
 	m.runtime = runtime
 	client, _ := m.client("consul:///catalog")

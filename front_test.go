@@ -45,7 +45,7 @@ func TestBalancerSettingsAreAGoValue(t *testing.T) {
 // Addr and Ready follow the start of a server.
 func TestAServerReportsItsAddressAndThatItIsReady(t *testing.T) {
 	m := newMesh(t)
-	common := meshlite.Options{meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(meshlite.NewRuntime())}
+	common := meshlite.Options{meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t))}
 	server, err := meshlite.NewServer("catalog", common, tagged("sweets"), meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		t.Fatal(err)

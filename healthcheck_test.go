@@ -91,7 +91,7 @@ func secured(t *testing.T, directory *consul.Directory, log *logged, opts ...mes
 	t.Helper()
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
 		meshlite.WithDirectory(directory), meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second),
+		meshlite.WithRuntime(newRuntime(t)), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)

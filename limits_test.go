@@ -61,7 +61,7 @@ func TestTheAdminPageTellsOfAllLimits(t *testing.T) {
 	if len(rates) != 2 || rates[0].Name != "catalog" || rates[1].Name != "consul:///catalog" {
 		t.Fatalf("it tells of %+v", rates)
 	}
-	if s := rates[0]; s.Admitted != 1 || s.Refused != 1 || len(s.Limits) != 1 || s.Limits[0].Refused != 1 || s.Limits[0].PeriodSeconds != 60 || len(s.Near) != 1 || s.Near[0].Used < 0.9 {
+	if s := rates[0]; s.Admitted != 1 || s.Refused != 1 || len(s.Limits) != 1 || s.Limits[0].Refused != 1 || s.Limits[0].PeriodSeconds != 60 || len(s.HotKeys) != 1 || s.HotKeys[0].Used < 0.9 {
 		t.Errorf("of the server's it tells %+v", s)
 	}
 	if c := rates[1]; c.HeldBack != 1 || len(c.Limits) != 0 {
@@ -71,7 +71,7 @@ func TestTheAdminPageTellsOfAllLimits(t *testing.T) {
 		t.Errorf("of handlers it tells %+v", running)
 	}
 	expect(t, m.runtime, 1, "meshlite_ratelimit_held_back_total")
-	expect(t, m.runtime, 1, "meshlite_ratelimit_near_keys", "limit=all")
+	expect(t, m.runtime, 1, "meshlite_ratelimit_hot_keys", "limit=all")
 }
 
 // A channel's limiter goes with the channel.

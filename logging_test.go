@@ -53,6 +53,13 @@ func (j *journal) named(t *testing.T, msg string) (found []map[string]any) {
 	}
 }
 
+// all is what was written so far.
+func (j *journal) all() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
 // await is named once there are n of them.
 func (j *journal) await(t *testing.T, n int, msg string) []map[string]any {
 	t.Helper()

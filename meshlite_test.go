@@ -69,7 +69,21 @@ func newMesh(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(directory.Close)
-	return &mesh{t, agent, directory, meshlite.NewRuntime()}
+	return &mesh{t, agent, directory, newRuntime(t)}
+}
+
+func newRuntime(t testing.TB) *meshlite.Runtime {
+	t.Helper()
+	return configured(t, meshlite.RuntimeConfig{})
+}
+
+func configured(t testing.TB, config meshlite.RuntimeConfig) *meshlite.Runtime {
+	t.Helper()
+	r, err := meshlite.NewRuntime(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // shop is a catalog that says who it is.
@@ -115,7 +129,7 @@ func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 	before := len(m.instances("catalog"))
 	opts = append([]meshlite.ServerOption{
 		meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(200*time.Millisecond, 5*time.Second),
+		meshlite.WithRuntime(newRuntime(m.t)), meshlite.WithDrain(200*time.Millisecond, 5*time.Second),
 	}, opts...)
 	server, err := meshlite.NewServer("catalog", opts...)
 	if err != nil {
@@ -282,7 +296,7 @@ func TestServersDoNotShareAnswers(t *testing.T) {
 	onServer := meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 		Cache: &policyv1.CacheRule{Ttl: &cached, Side: server},
 	}})
-	shared := meshlite.NewRuntime()
+	shared := newRuntime(t)
 	for _, name := range []string{"a", "b"} {
 		m.serve(&shop{name: name}, onServer, meshlite.WithRuntime(shared), tagged("", name))
 	}
@@ -731,7 +745,7 @@ func TestStopHasADeadline(t *testing.T) {
 // Case X4
 func TestAPanicIsInternalAndCounted(t *testing.T) {
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	m.serve(&shop{work: func() { panic("secret of the house") }}, meshlite.WithRuntime(runtime))
 	client, _ := m.client("consul:///catalog", uncached())
 	_, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{})

@@ -25,7 +25,7 @@ const module = "github.com/meshlite-go/meshlite"
 
 // register adds what is read when it is collected. What calls count is in r.metrics.
 // deploy/prometheus/METRICS.md lists all of it.
-func (r *Runtime) register() {
+func (r *Runtime) register() error {
 	r.registry.MustRegister(
 		buildInfo(),
 		discovery.New(r.watches, r.agents),
@@ -35,11 +35,12 @@ func (r *Runtime) register() {
 		concurrencymetrics.New(r.limits.Own().Stats),
 		retrymetrics.New(r.budgets))
 	if r.beside == nil {
-		return
+		return nil
 	}
 	if err := r.beside.Register(r.registry); err != nil {
-		r.err = fmt.Errorf("meshlite: WithRegisterer: %w: give each runtime a registerer of its own, such as by prometheus.WrapRegistererWith, or share one runtime", err)
+		return fmt.Errorf("meshlite: RuntimeConfig.Registerer: %w: give each runtime a registerer of its own, such as by prometheus.WrapRegistererWith, or share one runtime", err)
 	}
+	return nil
 }
 
 // processRegistry has what is measured of the process.

@@ -74,7 +74,7 @@ func await(t *testing.T, r *meshlite.Runtime, want float64, name string, labels 
 // Case M1
 func TestMadeUpMethodsAreOne(t *testing.T) {
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	const limit = 20
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(runtime), meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 		RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: proto.Uint64(limit), Period: proto.String("1h")}},
@@ -113,7 +113,7 @@ func TestMadeUpMethodsAreOne(t *testing.T) {
 func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 	const limit = 40
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	begun, release := make(chan struct{}, limit), make(chan struct{})
 	m.serve(&shop{name: "a", work: func() { begun <- struct{}{}; <-release }, header: func(id string) metadata.MD {
 		if id == "old" {
@@ -177,7 +177,7 @@ func TestAttemptsAreToldBesideCalls(t *testing.T) {
 	_, end := full(t, m)
 	defer end()
 	m.serve(&shop{name: "free"}, oneAtATime())
-	m.runtime = meshlite.NewRuntime() // that of full has made a call
+	m.runtime = newRuntime(t) // that of full has made a call
 	client, _ := m.client("consul:///catalog?policy=round_robin", oneAtATime())
 	calls, again := 0.0, 0.0
 	for ; calls < 40 || again == 0 && calls < 4000; calls++ { // connections are made one after the other

@@ -66,6 +66,7 @@ type config struct {
 	directory Directory
 	log       *slog.Logger
 	policy    *policyv1.ServicePolicy
+	contracts *interceptors.Contracts // of a client; nil is none
 	region    string
 	zone      string
 	own       []interceptors.Concern // the user's
@@ -175,9 +176,6 @@ func (c *config) finish() error {
 	}
 	if c.runtime == nil {
 		c.runtime = DefaultRuntime()
-	}
-	if c.runtime.err != nil {
-		return c.runtime.err
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithDirectory: a %T is not comparable: give a pointer", c.directory)

@@ -73,7 +73,7 @@ func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 	m := newMesh(t)
 	address := freeAddress(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(address), meshlite.WithDrain(0, time.Minute))
+		meshlite.WithRuntime(newRuntime(t)), meshlite.WithMetricsAddress(address), meshlite.WithDrain(0, time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestThePageListsTheRegistrations(t *testing.T) {
 func TestHealthAnswersForAllNames(t *testing.T) {
 	m := newMesh(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), tagged("sweets"), tagged("closed"), meshlite.WithDrain(0, time.Second))
+		meshlite.WithRuntime(newRuntime(t)), tagged("sweets"), tagged("closed"), meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

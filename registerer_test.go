@@ -21,7 +21,7 @@ import (
 // Case M2 (from 0): Counters exist before the first event, with all codes.
 func TestCountersOfAServerExistBeforeTheFirstCall(t *testing.T) {
 	m := newMesh(t)
-	own := meshlite.NewRuntime()
+	own := newRuntime(t)
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(own))
 	for service, methods := range map[string][]string{
 		"sweetshop.catalog.v1.CatalogService": {"GetSweet", "ListSweets"}, "grpc.health.v1.Health": {"Watch"},
@@ -46,7 +46,7 @@ func TestCountersOfAServerExistBeforeTheFirstCall(t *testing.T) {
 // Case M2 (from 0)
 func TestCountersOfAClientExistFromTheFirstCall(t *testing.T) {
 	m := newMesh(t)
-	own := meshlite.NewRuntime()
+	own := newRuntime(t)
 	m.serve(&shop{name: "a"})
 	client, _ := m.client("consul:///catalog", meshlite.WithRuntime(own))
 	if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); err != nil {
@@ -99,7 +99,7 @@ func once(t *testing.T, page string, families ...string) {
 // Case M3 (program's own): The metrics stand beside a program's own, on one page or in one
 // registry.
 func TestMetricsStandBesideTheProgramsOwn(t *testing.T) {
-	own := meshlite.NewRuntime()
+	own := newRuntime(t)
 	both := prometheus.Gatherers{prometheus.DefaultGatherer, own.Registry()}
 	once(t, page(t, promhttp.HandlerFor(both, promhttp.HandlerOpts{})), "meshlite_build_info", "go_goroutines")
 	once(t, page(t, mustHandler(t, own)), "meshlite_build_info", "go_goroutines", "process_start_time_seconds")
@@ -107,7 +107,7 @@ func TestMetricsStandBesideTheProgramsOwn(t *testing.T) {
 	once(t, page(t, mustHandler(t, own)), "meshlite_build_info", "go_goroutines", "process_start_time_seconds")
 }
 
-// With a registerer, all is on the program's own page, and on the runtime's, with what
+// With a Registerer, all is on the program's own page, and on the runtime's, with what
 // was added to the runtime's registry later.
 //
 // Case M3 (program's own)
@@ -117,33 +117,25 @@ func TestMetricsAreInTheProgramsOwnRegistry(t *testing.T) {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: "Of the program."})
 	}
 	registry.MustRegister(added("program_events_total"), collectors.NewGoCollector())
-	own := meshlite.NewRuntime(meshlite.WithRegisterer(registry))
+	own := configured(t, meshlite.RuntimeConfig{Registerer: registry})
 	own.Registry().MustRegister(added("program_later_total"))
 	once(t, page(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})), "meshlite_build_info", "program_events_total", "program_later_total", "go_goroutines")
 	once(t, page(t, mustHandler(t, own)), "meshlite_build_info", "program_events_total", "program_later_total", "go_goroutines", "process_start_time_seconds")
 
 	// One that cannot be gathered from has the metrics, and the runtime's page has its own.
-	wrapped := meshlite.NewRuntime(meshlite.WithRegisterer(prometheus.WrapRegistererWithPrefix("second_", registry)))
+	wrapped := configured(t, meshlite.RuntimeConfig{Registerer: prometheus.WrapRegistererWithPrefix("second_", registry)})
 	once(t, page(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})), "meshlite_build_info", "second_meshlite_build_info")
 	once(t, page(t, mustHandler(t, wrapped)), "meshlite_build_info", "process_start_time_seconds")
 }
 
-// What cannot be registered is an error of whatever is made with the runtime.
+// What cannot be registered is an error of the runtime, which names the field and the fix.
 //
 // Case M3 (program's own)
 func TestARegistererThatIsTakenIsAnError(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	meshlite.NewRuntime(meshlite.WithRegisterer(registry))
-	for name, own := range map[string]*meshlite.Runtime{
-		"taken": meshlite.NewRuntime(meshlite.WithRegisterer(registry)), "nil": meshlite.NewRuntime(meshlite.WithRegisterer(nil)),
-	} {
-		_, client := meshlite.NewClient("consul:///catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(own))
-		_, server := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(own))
-		_, handler := own.Handler()
-		for _, err := range []error{client, server, handler} {
-			if err == nil || !strings.Contains(err.Error(), "WithRegisterer") {
-				t.Errorf("%s: %v, want an error that names the option", name, err)
-			}
-		}
+	configured(t, meshlite.RuntimeConfig{Registerer: registry})
+	taken, err := meshlite.NewRuntime(meshlite.RuntimeConfig{Registerer: registry})
+	if taken != nil || err == nil || !strings.Contains(err.Error(), "RuntimeConfig.Registerer") || !strings.Contains(err.Error(), "WrapRegistererWith") {
+		t.Errorf("%v, %v, want no runtime and an error that names the field and the fix", taken, err)
 	}
 }

@@ -48,7 +48,7 @@ func TestLocalityIsToldToClients(t *testing.T) {
 func TestTTLCheckFollowsSetServing(t *testing.T) {
 	m := newMesh(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{TTL: 3 * time.Second}))
+		meshlite.WithRuntime(newRuntime(t)), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{TTL: 3 * time.Second}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 package meshlite
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"net/http"
 	"sync"
@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -26,7 +27,7 @@ import (
 type Runtime struct {
 	registry *prometheus.Registry
 	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
-	err      error                 // of an option
+	callers  *caller.Callers
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits       // with what bounds the handlers of all servers
@@ -48,51 +49,60 @@ type site struct {
 // channel uses is evicted.
 const maxSites = 64
 
-var defaultRuntime = sync.OnceValue(func() *Runtime { return NewRuntime() })
+var defaultRuntime = sync.OnceValue(func() *Runtime {
+	r, err := NewRuntime(RuntimeConfig{})
+	if err != nil {
+		panic(err) // the defaults are right
+	}
+	return r
+})
 
 // DefaultRuntime is what channels and servers share unless they are given
 // another.
 func DefaultRuntime() *Runtime { return defaultRuntime() }
 
-// RuntimeOption changes what [NewRuntime] makes.
-type RuntimeOption func(*Runtime)
+// RuntimeConfig is what a [Runtime] is made of. The zero value has the defaults.
+type RuntimeConfig struct {
+	// Registerer receives the metrics of the runtime beside a program's own: such as
+	// [prometheus.DefaultRegisterer], which then has all of them on one page. So does the
+	// page of [Runtime.Handler] if Registerer can be gathered from. A name that it has
+	// already is an error. Default: the metrics are in [Runtime.Registry] alone.
+	Registerer prometheus.Registerer
 
-// WithRegisterer puts the metrics of a runtime beside a program's own in registerer, such
-// as [prometheus.DefaultRegisterer], which then has all of them on one page. So does the
-// page of [Runtime.Handler] if registerer can be gathered from. A name that registerer has
-// already is an error of every channel, server and handler of the runtime.
-func WithRegisterer(registerer prometheus.Registerer) RuntimeOption {
-	return func(r *Runtime) {
-		if r.beside = registerer; registerer == nil {
-			r.err = errors.New("meshlite: WithRegisterer(nil): give a prometheus.Registerer, or leave the option out")
-		}
-	}
+	// Callers identifies who calls and decides whom to trust, for all that channels and
+	// servers of the runtime make: its cache and its concurrency limiter, their rate
+	// limiters, and the lines of their logs. What is given by [WithCache], [WithRateLimit]
+	// or [WithConcurrency] has callers of its own. Default: those of package caller, by
+	// which callers are who their certificates prove and nobody is trusted.
+	Callers *caller.Callers
 }
 
-// NewRuntime makes a runtime of its own, for tests, for programs that keep parts of
-// themselves apart, and for those that have metrics of their own. What is wrong with an
-// option is an error of what is made with the runtime.
-func NewRuntime(opts ...RuntimeOption) *Runtime {
-	r := &Runtime{registry: prometheus.NewRegistry(), sites: map[Directory]*site{}}
-	for _, opt := range opts {
-		opt(r)
+// NewRuntime makes a runtime of its own, for programs that say who their callers are, that
+// have metrics of their own or keep parts of themselves apart, and for tests.
+func NewRuntime(config RuntimeConfig) (*Runtime, error) {
+	r := &Runtime{
+		registry: prometheus.NewRegistry(), beside: config.Registerer,
+		callers: cmp.Or(config.Callers, new(caller.Callers)), sites: map[Directory]*site{},
 	}
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
-		panic(err) // our own collectors in our own registry cannot conflict
+		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	own, err := cache.New(cache.WithObserver(r.metrics))
+	limiter, err := concurrency.New(concurrency.WithCallers(r.callers), concurrency.WithObserver(r.metrics))
 	if err != nil {
-		panic(err) // the defaults are right
-	}
-	r.caches = cachepage.New(own)
-	limiter, err := concurrency.New(concurrency.WithObserver(r.metrics))
-	if err != nil {
-		panic(err) // the defaults are right
+		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	r.limits = limitspage.New(limiter)
-	r.register()
-	return r
+	own, err := cache.New(cache.WithCallers(r.callers), cache.WithObserver(r.metrics))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	r.caches = cachepage.New(own)
+	if err := r.register(); err != nil {
+		own.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // Registry is where the metrics are, and where others can be added. It has no go_* and
@@ -114,9 +124,6 @@ func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
 
 // handler also serves what a server adds.
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
-	if r.err != nil {
-		return nil, r.err
-	}
 	options := []admin.Option{
 		admin.WithGatherer(r.page()),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),

@@ -43,7 +43,7 @@ func TestSelfCheckBehindAPortMapping(t *testing.T) {
 			lines := &journal{}
 			server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
 				meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
-				meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, 0),
+				meshlite.WithRuntime(newRuntime(t)), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, 0),
 			}, test.options...)...)
 			if err != nil {
 				t.Fatal(err)

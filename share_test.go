@@ -120,7 +120,7 @@ func TestReplicasDivideALimit(t *testing.T) {
 // Without a limit that is divided nothing is watched, and a client's is all its own.
 func TestNobodyIsFollowedWithoutNeed(t *testing.T) {
 	m := newMesh(t)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	s := m.serveSharer(meshlite.WithRuntime(runtime), byShare(1000, policyv1.RateLimitStore_RATE_LIMIT_STORE_LOCAL))
 	want(t, "admitted", s.admitted(t, 1), 1)
 	if page := scrape(t, runtime); strings.Contains(page, "meshlite_discovery_instances{") {
@@ -150,7 +150,7 @@ func TestAReplicaThatKnowsNobodyYet(t *testing.T) {
 	m := newMesh(t)
 	directory := &mute{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA))
+		meshlite.WithRuntime(newRuntime(t)), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA))
 	if err != nil {
 		t.Fatal(err)
 	}

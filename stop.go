@@ -3,12 +3,14 @@ package meshlite
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -82,19 +84,23 @@ func (r *run) drain(log *slog.Logger) {
 
 // within runs what others have made, at most for d, and logs if it panics or does not end.
 func (r *run) within(d time.Duration, what string, run func()) {
-	ended, begun := make(chan struct{}), time.Now()
-	go func() {
-		defer close(ended)
-		defer func() {
-			if value := recover(); value != nil {
-				r.config.log.Error("a panic while stopping", "in", what, "panic", value)
-			}
-		}()
-		run()
-	}()
-	if !before(ended, d) {
-		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
+	over, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	begun := time.Now()
+	logPanic := func(_ struct{}, err error) {
+		if p, ok := err.(*guard.Panic); ok {
+			r.config.log.Error("a panic while stopping", "in", what, "panic", p.Value)
+		}
 	}
+	none, err := guard.Until(over.Done(), func() (struct{}, error) { run(); return struct{}{}, nil }, logPanic)
+	logPanic(none, err)
+	if errors.Is(err, guard.ErrLeft) {
+		r.logLeft(what, begun)
+	}
+}
+
+func (r *run) logLeft(what string, begun time.Time) {
+	r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
 }
 
 // giveUp gives back a lease that came when the start had failed.
@@ -110,39 +116,25 @@ func (r *run) giveUp(late catalog.Lease) {
 // lasts. What has not returned by then is left running, and what it returns later is passed
 // to late.
 func inTime[T any](ctx context.Context, r *run, what string, ask func(context.Context) (T, error), late func(T)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	answers, over, begun := make(chan answer), make(chan struct{}), time.Now()
-	go func() {
-		var a answer
-		defer func() {
-			if p := recover(); p != nil {
-				a.err = fmt.Errorf("%s has panicked: %v", what, p)
-			}
-			select {
-			case answers <- a:
-			case <-over:
-				if a.err == nil {
-					late(a.value)
-				}
-			}
-		}()
-		a.value, a.err = ask(ctx)
-	}()
-	timer := time.NewTimer(time.Until(r.deadline) + closeTime)
+	over, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	timer := time.AfterFunc(time.Until(r.deadline)+closeTime, cancel)
 	defer timer.Stop()
 	defer context.AfterFunc(ctx, func() { timer.Reset(closeTime) })()
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-timer.C:
-		close(over)
-		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
-		var none T
-		return none, fmt.Errorf("%s does not return", what)
+	begun := time.Now()
+	value, err := guard.Until(over.Done(), func() (T, error) { return ask(ctx) }, func(value T, err error) {
+		if err == nil {
+			late(value)
+		}
+	})
+	if errors.Is(err, guard.ErrLeft) {
+		r.logLeft(what, begun)
+		return value, fmt.Errorf("%s does not return", what)
 	}
+	if p, ok := err.(*guard.Panic); ok {
+		return value, fmt.Errorf("%s %w", what, p)
+	}
+	return value, err
 }
 
 // before reports whether ended is closed within d.

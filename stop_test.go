@@ -65,7 +65,7 @@ func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOp
 	lines := &journal{}
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
 		meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
+		meshlite.WithRuntime(newRuntime(m.t)), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
 	}, opts...)...)
 	if err != nil {
 		m.t.Fatal(err)

@@ -117,7 +117,7 @@ func listen(t *testing.T) net.Listener {
 // otherProgram is a server of this module without the service.
 func otherProgram(m *mesh) {
 	server, err := meshlite.NewServer("test", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "catalog"}}))
+		meshlite.WithRuntime(newRuntime(m.t)), meshlite.WithDrain(0, time.Second), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "catalog"}}))
 	if err != nil {
 		m.t.Fatal(err)
 	}

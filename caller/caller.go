@@ -1,10 +1,10 @@
 // Package caller identifies who makes a call, and which peers are trusted: one meaning for
-// caches, limits, concurrency and logs. Make one [Callers] and give it to each of them, or
-// to the runtime of package meshlite, which passes it on.
+// caches, limits, concurrency and logs. Make one [Callers] and give it to the runtime of
+// package meshlite, which passes it on, or to each of them:
 //
 //	callers, err := caller.New(caller.WithIdentityMetadata("customer-id"), caller.WithTrustedPrefixes(gateways))
-//	answers, err := cache.New(cache.WithCallers(callers))
-//	limiter, err := ratelimit.New(ratelimit.WithCallers(callers))
+//	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{Callers: callers})
+//	answers, err := cache.New(cache.WithCallers(callers)) // for a cache of its own
 //
 // # Identity
 //
@@ -46,6 +46,7 @@ type Callers struct {
 	forwards bool   // trusted peers send the identity under SubjectKey
 	prefixes prefixes
 	trusted  func(context.Context) bool
+	logged   bool       // what identity and key declare
 	verified identities // of certificates, so that a call does not write its caller's out again
 }
 
@@ -75,7 +76,7 @@ func New(opts ...Option) (*Callers, error) {
 
 // WithIdentity declares who makes a call. Callers who may be given different answers, or
 // have limits of their own, need different identities; false is a caller without one. It is
-// called once or twice a call, also concurrently, and must not block.
+// called up to three times a call, also concurrently, and must not block.
 func WithIdentity(identity func(context.Context) (string, bool)) Option {
 	return func(s *settings) {
 		if identity == nil {
@@ -97,6 +98,13 @@ func WithIdentityMetadata(key string) Option {
 		}
 		s.key, s.keyGiven = key, true
 	}
+}
+
+// WithLoggedIdentity shows the identities that an option declares, forwarded subjects included,
+// in logs as they are. Without it, a hash stands for them: metadata may have an API
+// key, and what a log has cannot be taken back.
+func WithLoggedIdentity() Option {
+	return func(s *settings) { s.logged = true }
 }
 
 // WithForwardedSubject takes the identity from metadata [SubjectKey], in which a gateway sends

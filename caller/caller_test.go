@@ -167,6 +167,42 @@ func TestAnAmbiguousIdentityIsRefused(t *testing.T) {
 	}
 }
 
+// A log has what certificates prove, and a hash of what may be a secret: always the same
+// one, and another for another caller.
+func TestLogNames(t *testing.T) {
+	key, function := caller.WithIdentityMetadata("id"), caller.WithIdentity(func(context.Context) (string, bool) { return "alice", true })
+	incoming := func(pairs ...string) context.Context {
+		return metadata.NewIncomingContext(context.Background(), metadata.Pairs(pairs...))
+	}
+	spiffe := shown(&x509.Certificate{}, &url.URL{Scheme: "spiffe", Host: "mesh", Path: "/catalog"}, true)
+	for name, test := range map[string]struct {
+		callers *caller.Callers
+		ctx     context.Context
+		want    string // before the hash
+		hashed  bool
+	}{
+		"certificate":          {made(t), spiffe, "spiffe://mesh/catalog", false},
+		"nil":                  {nil, spiffe, "spiffe://mesh/catalog", false},
+		"nobody":               {nil, context.Background(), "", false},
+		"metadata":             {made(t, key), incoming("id", "alice"), "metadata id #", true},
+		"function":             {made(t, function), context.Background(), "function #", true},
+		"metadata, no secret":  {made(t, key, caller.WithLoggedIdentity()), incoming("id", "alice"), "alice", false},
+		"metadata, absent":     {made(t, key), spiffe, "", false},
+		"metadata, ambiguous":  {made(t, key), incoming("id", "alice", "id", "bob"), "", false},
+		"certificate, logging": {made(t, caller.WithLoggedIdentity()), spiffe, "spiffe://mesh/catalog", false},
+	} {
+		got := test.callers.LogName(test.ctx)
+		hash, ok := strings.CutPrefix(got, test.want)
+		if !ok || test.hashed != (len(hash) == 8) || !test.hashed && got != test.want || got != test.callers.LogName(test.ctx) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+	callers := made(t, key)
+	if alice, bob := callers.LogName(incoming("id", "alice")), callers.LogName(incoming("id", "bob")); alice == bob {
+		t.Errorf("alice and bob are both %q", alice)
+	}
+}
+
 // L12: What a caller says of itself counts only if it is trusted.
 func TestTrust(t *testing.T) {
 	network := caller.WithTrustedPrefixes(netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"))

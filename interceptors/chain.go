@@ -4,20 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
-
-// maxMethods caps the methods whose parts are kept. A contract has tens of
-// methods; a proxy that forwards whatever it is asked for could meet any number,
-// and puts the parts together anew for each call beyond the cap.
-const maxMethods = 4096
 
 // unknown is what all methods are to the chain of a server that no service there has, no
 // contract declares and no policy names. A peer makes them up, for a handler of unknown
@@ -25,10 +19,6 @@ const maxMethods = 4096
 // are the methods of gRPC's own services that this server has not registered: they are
 // exempt from nothing there.
 const unknown = "other"
-
-// maxName is the longest method name whose parts are kept. No contract has a
-// longer one, so a peer made it up.
-const maxName = 1024
 
 // Chained is one interceptor per kind of call, made of several concerns. It is
 // safe for concurrent use and owns nothing: the concerns are closed by whoever
@@ -38,15 +28,14 @@ type Chained struct {
 	policies *Policies
 	concerns []Concern
 	attempts int // how many of concerns stand outside of the attempts of a call
-
-	mu    sync.Mutex // for changing table
-	table atomic.Pointer[table]
+	table    atomic.Pointer[table]
 }
 
-// table holds the parts of the methods called so far, under one policy.
+// table holds the parts of the methods called so far, under one policy. Those of methods
+// beyond its bound are put together anew for each call.
 type table struct {
 	under   *layers
-	methods map[string]*parts
+	methods rpc.Table[string, *parts]
 }
 
 // parts are the interceptors that are active for one method.
@@ -193,31 +182,31 @@ func nextStreamServer(parts []grpc.StreamServerInterceptor, info *grpc.StreamSer
 // parts are those of fullMethod, kept from the first call on until the policy
 // changes.
 func (c *Chained) parts(fullMethod string) *parts {
-	under := c.policies.current.Load()
-	if t := c.table.Load(); t != nil && t.under == under {
-		if p := t.methods[fullMethod]; p != nil {
-			return p
-		}
-	}
-	return c.addParts(under, fullMethod)
-}
-
-func (c *Chained) addParts(under *layers, fullMethod string) *parts {
-	p := c.build(c.policies.call(under, c.side, fullMethod))
-	if len(fullMethod) > maxName {
+	t := c.current()
+	if p, ok := t.methods.Get(fullMethod); ok {
 		return p
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	next := &table{under: under, methods: map[string]*parts{fullMethod: p}}
-	if t := c.table.Load(); t != nil && t.under == under {
-		if len(t.methods) >= maxMethods {
-			return p
-		}
-		maps.Copy(next.methods, t.methods)
+	p := c.build(c.policies.call(t.under, c.side, fullMethod))
+	if len(fullMethod) > rpc.MaxName {
+		return p
 	}
-	c.table.Store(next)
-	return p
+	return t.methods.Add(fullMethod, p)
+}
+
+// current is the table of the policy in force.
+func (c *Chained) current() *table {
+	under := c.policies.current.Load()
+	t := c.table.Load()
+	if t != nil && t.under == under {
+		return t
+	}
+	fresh := &table{under: under}
+	if !c.table.CompareAndSwap(t, fresh) {
+		if t = c.table.Load(); t.under == under {
+			return t // of a call at the same time
+		}
+	}
+	return fresh
 }
 
 // build asks each concern what it does for a method, and leaves out who is idle.

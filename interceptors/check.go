@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/meshlite-go/meshlite/caller"
@@ -198,8 +197,8 @@ func checkSideEffects(method protoreflect.MethodDescriptor, policy *policyv1.Met
 
 // checkFields refuses paths that the request of the method does not have, and
 // limits without a number, which only shows when all layers are merged.
-func checkFields(meta *CallMeta) error {
-	if err := checkCacheFields(meta); err != nil {
+func checkFields(meta *CallMeta, read *live) error {
+	if err := checkCacheFields(meta, read); err != nil {
 		return err
 	}
 	for i, rule := range meta.Policy.GetRateLimits() {
@@ -369,7 +368,7 @@ var unkept = []codes.Code{codes.OK, codes.Canceled, codes.DeadlineExceeded, code
 
 // checkCacheFields refuses what the cache cannot make of the requests of this method, and
 // invalidations of what there is not.
-func checkCacheFields(meta *CallMeta) error {
+func checkCacheFields(meta *CallMeta, read *live) error {
 	for i, field := range meta.Policy.GetCache().GetKeyFields() {
 		if _, err := FieldPath(meta.Descriptor.Input(), field); err != nil {
 			return fmt.Errorf("cache.key_fields[%d]: %w", i, err)
@@ -389,7 +388,7 @@ func checkCacheFields(meta *CallMeta) error {
 		return fmt.Errorf("invalidates: %s is a stream, which says nothing of when something has changed: call Invalidate of the cache", meta.Descriptor.FullName())
 	}
 	for i, name := range changes.GetMethods() {
-		if err := checkMethodName(QualifiedMethod(meta.Service, name)); err != nil {
+		if err := checkMethodName(read, QualifiedMethod(meta.Service, name)); err != nil {
 			return fmt.Errorf("invalidates.methods[%d]: %w", i, err)
 		}
 	}
@@ -408,18 +407,15 @@ func checkTags(meta *CallMeta, tags []string) error {
 	return nil
 }
 
-// checkMethodName refuses a method that a linked contract does not have.
-func checkMethodName(name string) error {
+// checkMethodName refuses a method that the contract of its service does not have.
+func checkMethodName(read *live, name string) error {
 	service, method := rpc.SplitMethod(name)
 	if !wellFormed(name) {
 		return fmt.Errorf("%q: write \"Method\" or \"package.Service/Method\"", name)
 	}
-	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
-	if err != nil {
-		return nil // it is not linked, and cannot be checked
-	}
-	if s, ok := found.(protoreflect.ServiceDescriptor); !ok || s.Methods().ByName(protoreflect.Name(method)) == nil {
+	methods, found := read.service(service)
+	if found && (methods == nil || methods.ByName(protoreflect.Name(method)) == nil) {
 		return fmt.Errorf("%q: %s has no method %q", name, service, method)
 	}
-	return nil
+	return nil // a service without a contract cannot be checked
 }

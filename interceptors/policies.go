@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -18,15 +19,20 @@ import (
 // Policies has the effective policy of every method: that of the contract, overridden by
 // the program's, overridden by the operator's. It is safe for concurrent use.
 type Policies struct {
-	contracts map[string]contract // by full method
+	contracts map[string]contract // linked, by full method
+	live      *Contracts          // nil is none
+	mu        *sync.Mutex         // for changing current: that of live, if there is one
 	current   atomic.Pointer[layers]
 }
 
-// layers are the policies above the contract. A pointer to them is also the
-// version of the policy: whatever was derived from other layers is out of date.
-type layers struct{ builder, operator *policyv1.ServicePolicy }
+// layers are the contracts that were read and the policies above. A pointer to them is also
+// the version of the policy: whatever was derived from other layers is out of date.
+type layers struct {
+	live              *live
+	builder, operator *policyv1.ServicePolicy
+}
 
-// contract is what a linked contract says of a method.
+// contract is what a contract says of a method.
 type contract struct {
 	method  protoreflect.MethodDescriptor
 	service *policyv1.ServicePolicy
@@ -36,14 +42,29 @@ type contract struct {
 // NewPolicies reads the contracts that this program is linked with and puts
 // builder, the policy written in Go, above them; nil is none. The error names
 // the field that is wrong, the value and the fix.
-func NewPolicies(builder *policyv1.ServicePolicy) (*Policies, error) {
+func NewPolicies(builder *policyv1.ServicePolicy, options ...PoliciesOption) (*Policies, error) {
 	contracts, err := readContracts(protoregistry.GlobalFiles)
 	if err != nil {
 		return nil, err
 	}
-	p := &Policies{contracts: contracts}
-	if err := p.set(&layers{builder: clone(builder)}, builder); err != nil {
+	p := &Policies{contracts: contracts, mu: &sync.Mutex{}}
+	for _, option := range options {
+		option(p)
+	}
+	first := &layers{builder: clone(builder)}
+	if p.live != nil {
+		p.mu = &p.live.mu
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.live != nil {
+		first.live = p.live.current
+	}
+	if err := p.set(first, builder); err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
+	}
+	if p.live != nil {
+		p.live.follow(p)
 	}
 	return p, nil
 }
@@ -51,30 +72,38 @@ func NewPolicies(builder *policyv1.ServicePolicy) (*Policies, error) {
 // SetOperator replaces the policy that the operator has written; nil removes
 // it. Chains follow with their next call. On an error nothing changes.
 func (p *Policies) SetOperator(operator *policyv1.ServicePolicy) error {
-	next := &layers{builder: p.current.Load().builder, operator: clone(operator)}
-	if err := p.set(next, operator); err != nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := *p.current.Load()
+	next.operator = clone(operator)
+	if err := p.set(&next, operator); err != nil {
 		return fmt.Errorf("operator's policy: %w", err)
 	}
 	return nil
 }
 
 // set makes next the policy if changed, the new part of it, is valid and every method of
-// a linked contract permits what next says of it.
+// a contract permits what next says of it. The caller holds p.mu.
 func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
-	if err := p.check(changed); err != nil {
+	all := p.all(next)
+	if err := check(changed, all); err != nil {
 		return err
 	}
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(p.contracts)) {
-		if err := checkFields(p.call(next, Server, name)); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", strings.TrimPrefix(name, "/"), err))
-		}
-	}
-	if err := join(errs); err != nil {
+	if err := p.checkAll(next, slices.Sorted(maps.Keys(all))); err != nil {
 		return err
 	}
 	p.current.Store(next)
 	return nil
+}
+
+// all are the contracts of every method.
+func (p *Policies) all(above *layers) map[string]contract {
+	if above.live == nil {
+		return p.contracts
+	}
+	all := maps.Clone(p.contracts)
+	maps.Copy(all, above.live.methods)
+	return all
 }
 
 // Call returns a new CallMeta of fullMethod on side, to be kept for all calls.
@@ -84,7 +113,7 @@ func (p *Policies) Call(side Side, fullMethod string) *CallMeta {
 
 func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	service, method := rpc.SplitMethod(fullMethod)
-	known := p.contract(fullMethod)
+	known := p.contract(above, fullMethod)
 	meta := &CallMeta{
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Descriptor: known.method,
@@ -108,14 +137,17 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 func (p *Policies) names(fullMethod string) bool {
 	above, name := p.current.Load(), strings.TrimPrefix(fullMethod, "/")
 	service, _ := rpc.SplitMethod(fullMethod)
-	return p.contract(fullMethod).method != nil && !Infrastructure(service) ||
+	return p.contract(above, fullMethod).method != nil && !Infrastructure(service) ||
 		above.builder.GetMethods()[name] != nil || above.operator.GetMethods()[name] != nil
 }
 
-// contract returns the contract of a method. One that was registered after the policies
-// were made, such as by a plugin, is read at the first call; invalid rules in it are left
-// out.
-func (p *Policies) contract(fullMethod string) contract {
+// contract returns the contract of a method: that which was read, or the linked one. One
+// that was registered after the policies were made, such as by a plugin, is read at the
+// first call; invalid rules in it are left out.
+func (p *Policies) contract(above *layers, fullMethod string) contract {
+	if known, ok := above.live.contract(fullMethod); ok {
+		return known
+	}
 	if known, ok := p.contracts[fullMethod]; ok {
 		return known
 	}
@@ -129,19 +161,18 @@ func (p *Policies) contract(fullMethod string) contract {
 	return late[fullMethod]
 }
 
-// check refuses a policy that is wrong in itself or names a method that no
-// linked contract has.
-func (p *Policies) check(policy *policyv1.ServicePolicy) error {
+// check refuses a policy that is wrong in itself or names a method that no contract has.
+func check(policy *policyv1.ServicePolicy, contracts map[string]contract) error {
 	if err := checkServicePolicy(policy); err != nil {
 		return err
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
-		methods, foreign := p.named(name)
+		methods, foreign := named(contracts, name)
 		if !wellFormed(name) {
 			errs = append(errs, fmt.Errorf("methods[%q]: write \"Method\" or \"package.Service/Method\"", name))
 		} else if len(methods) == 0 && !foreign {
-			errs = append(errs, fmt.Errorf("methods[%q]: no linked contract has this method: write \"Method\" or \"package.Service/Method\"", name))
+			errs = append(errs, fmt.Errorf("methods[%q]: no contract has this method: write \"Method\" or \"package.Service/Method\"", name))
 		}
 		for _, method := range methods {
 			if err := checkSideEffects(method, policy.GetMethods()[name]); err != nil {
@@ -158,12 +189,12 @@ func wellFormed(name string) bool {
 	return len(halves) <= 2 && !slices.Contains(halves, "")
 }
 
-// named finds the methods of linked contracts that name means. It is foreign
-// when its service is not linked, and so cannot be checked.
-func (p *Policies) named(name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
+// named finds the methods of contracts that name means. It is foreign when no contract has
+// its service, and so cannot be checked.
+func named(contracts map[string]contract, name string) (methods []protoreflect.MethodDescriptor, foreign bool) {
 	service, method := rpc.SplitMethod(name)
 	foreign = service != ""
-	for _, c := range p.contracts {
+	for _, c := range contracts {
 		parent := string(c.method.Parent().FullName())
 		same := parent == service
 		// A short name does not reach gRPC's own services.
@@ -189,13 +220,13 @@ func readContracts(files *protoregistry.Files) (map[string]contract, error) {
 }
 
 func readService(contracts map[string]contract, service protoreflect.ServiceDescriptor) error {
-	policy, _ := proto.GetExtension(service.Options(), policyv1.E_Service).(*policyv1.ServicePolicy)
+	policy := extensionOf[*policyv1.ServicePolicy](service.Options(), policyv1.E_Service)
 	if err := checkServicePolicy(policy); err != nil {
 		return fmt.Errorf("contract of %s: %w", service.FullName(), err)
 	}
 	for i := range service.Methods().Len() {
 		method := service.Methods().Get(i)
-		own, _ := proto.GetExtension(method.Options(), policyv1.E_Method).(*policyv1.MethodPolicy)
+		own := extensionOf[*policyv1.MethodPolicy](method.Options(), policyv1.E_Method)
 		if err := join([]error{checkMethodPolicy("", own), checkSideEffects(method, own)}); err != nil {
 			return fmt.Errorf("contract of %s: %w", method.FullName(), err)
 		}

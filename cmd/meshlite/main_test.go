@@ -83,3 +83,12 @@ func (b *buffer) String() string {
 	defer b.mu.Unlock()
 	return b.b.String()
 }
+
+func newRuntime(t testing.TB) *meshlite.Runtime {
+	t.Helper()
+	r, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

@@ -34,7 +34,7 @@ func openClient(t *testing.T, n int, targets ...string) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(directory.Close)
-	runtime := meshlite.NewRuntime()
+	runtime := newRuntime(t)
 	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)

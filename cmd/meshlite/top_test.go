@@ -65,7 +65,7 @@ func cells(t *testing.T, out, name string) string {
 
 func TestTopOfProcessesThatConsulKnows(t *testing.T) {
 	agent := openAgent(t)
-	openReflectingShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithRuntime(meshlite.NewRuntime()))
+	openReflectingShop(t, "catalog", 1, meshlite.WithMetricsAddress("127.0.0.1:0"), meshlite.WithRuntime(newRuntime(t)))
 	enlistClient(t, agent, "storefront", "storefront-1", "127.0.0.1:81", openClient(t, 0))
 	ctx, stop := context.WithCancel(t.Context())
 	calling := make(chan result, 1)

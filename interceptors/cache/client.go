@@ -15,8 +15,8 @@ import (
 // clientPart is the cache in the calls of one method of a client.
 type clientPart struct{ rule *rule }
 
-// call is the interceptor. Options that gRPC itself honours at the end of a call are
-// honoured here, since a hit makes no call.
+// call is the interceptor. Unless it bypasses the cache, it runs OnFinish options itself: a
+// hit makes no call of gRPC, and a load may make two.
 func (p clientPart) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	result := Bypass
 	err = errPanicked
@@ -117,8 +117,8 @@ func without[O grpc.CallOption](opts []grpc.CallOption) []grpc.CallOption {
 	return kept
 }
 
-// optionsKeyOf is equal for calls whose options let them fail alike. Others must not share
-// a flight.
+// optionsKeyOf returns the part of flightKey for call options by which one call fails where
+// another does not, such as wait-for-ready: such calls must not share a flight.
 func optionsKeyOf(opts []grpc.CallOption) string {
 	key := ""
 	for _, opt := range opts {

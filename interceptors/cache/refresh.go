@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// refreshTimeout is the deadline of a refresh where the policy has no timeout.
-	refreshTimeout = 10 * time.Second
+	// defaultRefreshTimeout bounds a refresh where the policy has no timeout.
+	defaultRefreshTimeout = 10 * time.Second
 	// refreshPause is how long a method is not refreshed after an outage, so that refreshes
 	// do not follow each other as fast as they fail.
 	refreshPause = time.Second
@@ -47,12 +47,12 @@ func (x *exchange) refresh(ctx context.Context) {
 	if !leader || shared == nil {
 		return
 	}
-	// The caller may change its request as soon as it has its answer. Its directives are
-	// for its own call.
+	// A clone, since the caller may change its request as soon as it has its answer. Without
+	// the directives, which are for the caller's own call.
 	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, key: x.key, found: x.found, optionsKey: x.optionsKey}
 	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
-		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // who waits for it already makes the call
+		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // those that have joined start again, and one leads
 	}
 }
 

@@ -6,18 +6,19 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// rule is the cache policy of one method on one side, read once and never changed, with
-// what the method shares with its other rules.
+// rule is the cache policy of one method on one side, parsed once and never changed. A new
+// policy has new rules, which share the state of the method.
 type rule struct {
 	cache  *Cache
 	scope  string
 	meta   *interceptors.CallMeta
-	method *method
+	method *method // its state
 	ttl    time.Duration
 	// staleWhileRevalidate and staleIfError are how long past its ttl an answer is served
 	// while a newer one is fetched, and instead of a failure.
@@ -37,8 +38,8 @@ type rule struct {
 	refreshTimeout   time.Duration
 	maxBytes         int64 // of the method, 0 if only the bound of the cache counts
 	shadow           bool
-	// output is the message type of answers, and schema its fingerprint. Without a linked
-	// contract both are empty, and the store is not used.
+	// output is the message type of answers, and schema its fingerprint. Without a contract
+	// both are empty, and the store is not used.
 	output protoreflect.MessageType
 	schema string
 }
@@ -73,7 +74,7 @@ func newRule(c *Cache, scope string, meta *interceptors.CallMeta) *rule {
 		shadow:               policy.GetShadow(),
 	}
 	if r.refreshTimeout <= 0 {
-		r.refreshTimeout = refreshTimeout
+		r.refreshTimeout = defaultRefreshTimeout
 	}
 	if !r.public {
 		// One identity may hold several tokens, and behind a gateway's identity there
@@ -109,15 +110,17 @@ func keyFieldsOf(meta *interceptors.CallMeta, texts []string) (fields []fieldPat
 	return fields, true
 }
 
+// outputOf is the linked type of answers, or a dynamic one if the contract was read.
 func outputOf(meta *interceptors.CallMeta) (protoreflect.MessageType, string) {
 	if meta.Descriptor == nil {
 		return nil, ""
 	}
-	output, err := protoregistry.GlobalTypes.FindMessageByName(meta.Descriptor.Output().FullName())
-	if err != nil {
-		return nil, ""
+	descriptor := meta.Descriptor.Output()
+	output, err := protoregistry.GlobalTypes.FindMessageByName(descriptor.FullName())
+	if err != nil || output.Descriptor() != descriptor {
+		output = dynamicpb.NewMessageType(descriptor)
 	}
-	return output, schemaOf(output.Descriptor())
+	return output, schemaOf(descriptor)
 }
 
 // tagsOf splits tags into subjects, for those without fields, and templates that are

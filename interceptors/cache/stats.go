@@ -1,9 +1,9 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Result is what the cache did for a call.
@@ -64,7 +66,7 @@ func (r *rule) report(ctx context.Context, result Result) {
 	if result != Bypass {
 		r.method.recent.add(result.Served(), time.Now())
 	}
-	interceptors.Publish(ctx, r.meta, r.cache.options.observer, result)
+	r.cache.publisher.Publish(ctx, r.meta, result)
 }
 
 // Counts are calls by their result, and what else was done for a method.
@@ -258,15 +260,11 @@ func (c *Cache) Index(limit int) []IndexEntry {
 	return all
 }
 
-// maxMethods caps the methods that are counted by name. A contract has tens of them; a
-// proxy may serve any number, and those beyond the cap are counted together.
-const maxMethods = 4096
-
-// methods are all methods with a rule, or with an invalidated request.
+// methods are all methods with a rule, or with an invalidated request. Those beyond the
+// bound of the table are counted together.
 type methods struct {
-	mu     sync.RWMutex
-	byName map[string]*method
-	other  method // all beyond the cap
+	byName rpc.Table[string, *method]
+	other  method
 }
 
 // method is what all rules of one method share, of whichever channel or server.
@@ -295,11 +293,19 @@ func (m *method) addKeyFields(fields []fieldPath) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	same := func(other []fieldPath) bool {
-		return slices.EqualFunc(fields, other, func(a, b fieldPath) bool { return slices.Equal(a, b) })
+		return slices.EqualFunc(fields, other, isSamePath)
 	}
 	if len(fields) > 0 && len(m.fields) < maxKeyFields && !slices.ContainsFunc(m.fields, same) {
 		m.fields = append(m.fields, fields)
 	}
+}
+
+// isSamePath reports whether both find the same fields: a contract that is read again has
+// descriptors of its own.
+func isSamePath(a, b fieldPath) bool {
+	return slices.EqualFunc(a, b, func(x, y protoreflect.FieldDescriptor) bool {
+		return x.Number() == y.Number() && x.Kind() == y.Kind() && x.Cardinality() == y.Cardinality()
+	})
 }
 
 func (m *method) keyFields() [][]fieldPath {
@@ -310,36 +316,19 @@ func (m *method) keyFields() [][]fieldPath {
 
 // of returns the method of that name, from its first use on.
 func (m *methods) of(fullMethod string) *method {
-	m.mu.RLock()
-	known := m.byName[fullMethod]
-	m.mu.RUnlock()
-	if known != nil {
+	if known, ok := m.byName.Of(fullMethod, func() *method { return &method{name: strings.TrimPrefix(fullMethod, "/")} }); ok {
 		return known
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known := m.byName[fullMethod]; known != nil {
-		return known
-	}
-	if len(m.byName) >= maxMethods {
-		return &m.other
-	}
-	if m.byName == nil {
-		m.byName = map[string]*method{}
-	}
-	made := &method{name: strings.TrimPrefix(fullMethod, "/")}
-	m.byName[fullMethod] = made
-	return made
+	return &m.other
 }
 
-// all are the methods by name, and last what stands for those beyond the cap.
+// all are the methods by name, and last what stands for those beyond the bound.
 func (m *methods) all() []*method {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	var all []*method
-	for _, name := range slices.Sorted(maps.Keys(m.byName)) {
-		all = append(all, m.byName[name])
+	for _, one := range m.byName.All() {
+		all = append(all, one)
 	}
+	slices.SortFunc(all, func(a, b *method) int { return cmp.Compare(a.name, b.name) })
 	return append(all, &m.other)
 }
 

@@ -14,21 +14,23 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	callers  *caller.Callers
-	observer interceptors.Observer
-	methods  methods
+	callers   *caller.Callers
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
+	methods   methods
 }
 
 // New makes a limiter without state: the limits are in the policy. The error names the
 // option that is wrong.
 func New(opts ...Option) (*Limiter, error) {
-	l := &Limiter{observer: interceptors.ObserverFunc(nil)}
+	l := &Limiter{observer: interceptors.ObserverFunc(nil), methods: newMethods()}
 	for _, opt := range opts {
 		opt(l)
 	}
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("concurrency: %w", err)
 	}
+	l.publisher = interceptors.NewPublisher(l.observer)
 	return l, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // method is the state of a method's limit. It outlives changes of the policy.
@@ -102,46 +104,38 @@ func (m *method) publish(now int64) {
 	m.probing.Store(m.gradient.phase != steady)
 }
 
-const (
-	// maxMethods caps the methods with a limit of their own. A contract has tens; with
-	// an unknown-service handler, peers can make up any number, which share one.
-	maxMethods = 1024
-	// maxName is the length from which a peer has made the name up.
-	maxName = 1024
-	other   = "other"
-)
+// maxMethods caps the methods with a limit of their own. With an unknown-service handler,
+// peers can make up any number, which share one.
+const maxMethods = 1024
+
+const other = "other"
 
 // methods are those that have been called.
 type methods struct {
-	mu    sync.Mutex
-	known map[string]*method
+	known, others rpc.Table[string, *method] // others has one at most, by the name other
+}
+
+func newMethods() methods {
+	return methods{known: rpc.Table[string, *method]{Max: maxMethods}}
 }
 
 // of is called once for each method and policy, not for each call.
 func (m *methods) of(fullMethod string, in bounds) *method {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known := m.known[fullMethod]; known != nil {
-		return known
-	}
-	if len(m.known) >= maxMethods || len(fullMethod) > maxName {
-		fullMethod = other
-	}
-	if m.known[fullMethod] == nil {
-		if m.known == nil {
-			m.known = map[string]*method{}
+	if len(fullMethod) <= rpc.MaxName && fullMethod != other {
+		if known, ok := m.known.Of(fullMethod, func() *method { return newMethod(fullMethod, in) }); ok {
+			return known
 		}
-		m.known[fullMethod] = newMethod(fullMethod, in)
 	}
-	return m.known[fullMethod]
+	shared, _ := m.others.Of(other, func() *method { return newMethod(other, in) })
+	return shared
 }
 
 func (m *methods) all() []*method {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	all := make([]*method, 0, len(m.known))
-	for _, one := range m.known {
-		all = append(all, one)
+	var all []*method
+	for _, table := range []*rpc.Table[string, *method]{&m.known, &m.others} {
+		for _, one := range table.All() {
+			all = append(all, one)
+		}
 	}
 	return all
 }

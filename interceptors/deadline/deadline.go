@@ -30,7 +30,8 @@ import (
 
 // Deadline is the concern. It is safe for concurrent use.
 type Deadline struct {
-	observer interceptors.Observer
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
 }
 
 // Exceeded is the event of a call that failed when the timeout of its policy was over,
@@ -61,6 +62,7 @@ func New(opts ...Option) (*Deadline, error) {
 	if d.observer == nil {
 		return nil, errors.New("deadline: WithObserver(nil): leave the option out for no observer")
 	}
+	d.publisher = interceptors.NewPublisher(d.observer)
 	return d, nil
 }
 
@@ -90,7 +92,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	interceptors.Publish(ctx, meta, d.observer, Exceeded{})
+	d.publisher.Publish(ctx, meta, Exceeded{})
 	if _, ok := status.FromError(err); ok {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -145,7 +144,7 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 		slog.String("code", s.Code().String()),
 		slog.Duration("duration", now.Sub(c.start)))
 	cached, verdict := p.events(c)
-	attrs = append(attrs, c.otherEnd(cached != nil && cached.Served())...)
+	attrs = append(attrs, p.otherEnd(c, cached != nil && cached.Served())...)
 	if cached != nil {
 		attrs = append(attrs, slog.String("cache", cached.Result()))
 	}
@@ -163,16 +162,34 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	return attrs
 }
 
+// Level is debug for OK and for failures that the caller caused, since callers must not be
+// able to fill the log, and warn for the rest.
+func Level(code codes.Code) slog.Level {
+	if failure(code) {
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+// failure reports whether a call with code failed through no fault of its caller.
+func failure(code codes.Code) bool {
+	switch code {
+	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
+		codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition,
+		codes.Aborted, codes.OutOfRange, codes.Unauthenticated:
+		return false
+	default:
+		return true
+	}
+}
+
 // otherEnd names the caller, on a server, or the instance that was called.
-func (c *call) otherEnd(cached bool) (attrs []slog.Attr) {
+func (l *Logging) otherEnd(c *call, cached bool) (attrs []slog.Attr) {
 	if c.record == nil {
 		if from, ok := peer.FromContext(c.ctx); ok && from.Addr != nil {
 			attrs = appendText(attrs, "peer", from.Addr.String())
 		}
-		if identity, ok := caller.Verified(c.ctx); ok {
-			attrs = appendText(attrs, "caller", identity)
-		}
-		return attrs
+		return appendText(attrs, "caller", safely(func() string { return l.callers.LogName(c.ctx) }))
 	}
 	last := c.record.Latest()
 	if instance := last.Picked(); instance != nil {
@@ -196,22 +213,29 @@ func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent)
 	return outcome.Cache(), outcome.Limit()
 }
 
-// traceID is that of a sampled call. Logging stands outside of recovery, so a panic of the
-// function would end the process.
-func (l *Logging) traceID(ctx context.Context) (id string) {
+// traceID is that of a sampled call.
+func (l *Logging) traceID(ctx context.Context) string {
 	if l.trace == nil {
 		return ""
 	}
+	return safely(func() string {
+		id, sampled := l.trace(ctx)
+		if !sampled || len(id) > maxTraceID || !utf8.ValidString(id) {
+			return ""
+		}
+		return id
+	})
+}
+
+// safely calls a function of the user's, "" if it panics: logging stands outside of
+// recovery, so that a panic here would end the process.
+func safely(f func() string) (text string) {
 	defer func() {
 		if recover() != nil {
-			id = ""
+			text = ""
 		}
 	}()
-	id, sampled := l.trace(ctx)
-	if !sampled || len(id) > maxTraceID || !utf8.ValidString(id) {
-		return ""
-	}
-	return id
+	return f()
 }
 
 func appendText(attrs []slog.Attr, key, text string) []slog.Attr {

@@ -25,6 +25,7 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
@@ -111,6 +112,33 @@ func TestLinesHaveWhoCalls(t *testing.T) {
 			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("caller", "admin"))
 			_, _ = l.UnaryServerInterceptor()(ctx, nil, shop, answer)
 			if one := only(t, log); one["caller"] != test.want || one["peer"] != "192.0.2.1:80" {
+				t.Errorf("%v, want the caller %v", one, test.want)
+			}
+		})
+	}
+}
+
+// Who calls is as the callers say, whatever the certificate proves. A function of theirs
+// that panics costs the line its field, and not the process.
+func TestLinesHaveWhoCallsAsDeclared(t *testing.T) {
+	for name, test := range map[string]struct {
+		identity func(context.Context) (string, bool)
+		want     any
+	}{
+		"declared": {func(context.Context) (string, bool) { return "alice", true }, "alice"},
+		"nobody":   {func(context.Context) (string, bool) { return "", false }, nil},
+		"panics":   {func(context.Context) (string, bool) { panic("no identity") }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			callers, err := caller.New(caller.WithIdentity(test.identity), caller.WithLoggedIdentity())
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, log := build(t, slog.LevelDebug, logging.WithCallers(callers))
+			if _, err := l.UnaryServerInterceptor()(t.Context(), nil, shop, answer); err != nil {
+				t.Error(err)
+			}
+			if one := only(t, log); one["caller"] != test.want {
 				t.Errorf("%v, want the caller %v", one, test.want)
 			}
 		})

@@ -7,7 +7,9 @@
 //
 //   - side, method, code, duration
 //   - peer: the address of the caller, on a server
-//   - caller: the SPIFFE id of the caller's verified certificate, or its subject and names
+//   - caller: who calls, as [WithCallers] says: what the verified certificate proves (the
+//     SPIFFE id, or its subject and names), and a hash of an identity that metadata or a
+//     function declares, unless [caller.WithLoggedIdentity] says that it is no secret
 //   - instance, address, attempts: the instance picked last and the number of attempts, on
 //     a client; none of them if the cache answered
 //   - cache: its result, such as "hit", "miss", "coalesced", "stale"

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -22,6 +23,8 @@ type Logging struct {
 	text   func(codes.Code) bool
 	trace  func(context.Context) (traceID string, sampled bool)
 	most   int // lines in a second
+
+	callers *caller.Callers
 
 	highest slog.Level // no line is above it
 	limits  limits
@@ -60,6 +63,12 @@ func WithTraceFromContext(trace func(context.Context) (traceID string, sampled b
 	return func(l *Logging) { l.trace = trace }
 }
 
+// WithCallers says who calls, for the field "caller" of a server's lines. Default, and nil:
+// who the peer's verified certificate proves.
+func WithCallers(callers *caller.Callers) Option {
+	return func(l *Logging) { l.callers = callers }
+}
+
 // New makes the concern. Its errors are options that have no meaning.
 func New(opts ...Option) (*Logging, error) {
 	l := &Logging{logger: slog.Default(), level: Level, text: failure, most: 100}
@@ -84,27 +93,6 @@ func New(opts ...Option) (*Logging, error) {
 
 // Stage is [interceptors.Logging].
 func (l *Logging) Stage() interceptors.Stage { return interceptors.Logging }
-
-// Level is debug for OK and for failures that the caller caused, since callers must not be
-// able to fill the log, and warn for the rest.
-func Level(code codes.Code) slog.Level {
-	if failure(code) {
-		return slog.LevelWarn
-	}
-	return slog.LevelDebug
-}
-
-// failure reports whether a call with code failed through no fault of its caller.
-func failure(code codes.Code) bool {
-	switch code {
-	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
-		codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition,
-		codes.Aborted, codes.OutOfRange, codes.Unauthenticated:
-		return false
-	default:
-		return true
-	}
-}
 
 // UnaryClient logs calls.
 func (l *Logging) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
@@ -158,12 +146,8 @@ func (l *Logging) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	}
 }
 
-// maxLimits caps the methods that have a limit of their own, and maxName the length of
-// their names: a proxy could be asked for any number. The others share one.
-const (
-	maxLimits = 1024
-	maxName   = 1024
-)
+// maxLimits caps the methods that have a limit of their own. The others share one.
+const maxLimits = 1024
 
 // limits are those of lines, by method. They outlive changes of the policy.
 type limits struct {
@@ -177,15 +161,10 @@ type limited struct {
 }
 
 func (l *limits) of(side interceptors.Side, method string, most int) *lines.Limit {
-	if len(method) > maxName {
-		return l.others
+	if len(method) <= rpc.MaxName {
+		if limit, ok := l.own.Of(limited{side, method}, func() *lines.Limit { return lines.New(most) }); ok {
+			return limit
+		}
 	}
-	key := limited{side, method}
-	if limit, ok := l.own.Get(key); ok {
-		return limit
-	}
-	if l.own.Full() {
-		return l.others
-	}
-	return l.own.Add(key, lines.New(most))
+	return l.others
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Metrics is the concern. It is safe for concurrent use, serves any number of
@@ -36,7 +37,7 @@ func New(opts ...Option) (*Metrics, error) {
 		return nil, err
 	}
 	r := &registration{registerer: c.registerer}
-	seen := &names{}
+	seen := &names{rpc.Table[string, struct{}]{Max: maxUnlinked}}
 	m := &Metrics{
 		client: newCalls(r, c, interceptors.Client, seen),
 		server: newCalls(r, c, interceptors.Server, seen),

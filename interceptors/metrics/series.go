@@ -3,7 +3,6 @@ package metrics
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -75,8 +74,7 @@ const (
 
 // names decides by which labels a method is counted.
 type names struct {
-	mu       sync.Mutex
-	unlinked map[string]struct{}
+	unlinked rpc.Table[string, struct{}]
 }
 
 // of returns what fullMethod is counted as: itself, or "other". A method that only an
@@ -98,19 +96,8 @@ func (n *names) admit(fullMethod string) bool {
 	if len(fullMethod) > maxName || !utf8.ValidString(fullMethod) {
 		return false
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, seen := n.unlinked[fullMethod]; seen {
-		return true
-	}
-	if len(n.unlinked) >= maxUnlinked {
-		return false
-	}
-	if n.unlinked == nil {
-		n.unlinked = map[string]struct{}{}
-	}
-	n.unlinked[fullMethod] = struct{}{}
-	return true
+	_, admitted := n.unlinked.Of(fullMethod, func() struct{} { return struct{}{} })
+	return admitted
 }
 
 // linked finds the method in the contracts of this program; nil is none.

@@ -520,7 +520,7 @@ func (m *methodLimits) countRefusal(ctx context.Context, r *rule) {
 }
 
 func (m *methodLimits) publish(ctx context.Context, r *rule, verdict Result, decides bool) {
-	interceptors.Publish(ctx, m.meta, m.limiter.options.observer, r.events.of(verdict, decides))
+	m.limiter.publisher.Publish(ctx, m.meta, r.events.of(verdict, decides))
 }
 
 // hot reports whether a call has left its key near the limit.

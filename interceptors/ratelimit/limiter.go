@@ -17,6 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/guard"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Limiter is the concern of rate limits. One value may serve several channels and
@@ -24,6 +25,7 @@ import (
 // and owns nothing to close.
 type Limiter struct {
 	options       options
+	publisher     *interceptors.Publisher
 	table         *Table
 	store         *guard.Store
 	methods       registry
@@ -37,8 +39,8 @@ type Limiter struct {
 	obeyed, obeyedBefore atomic.Uint64 // refusals by servers, now and at the last warning
 	warnedAt             atomic.Int64  // when that was
 
-	admitted, refused, shadowed, waited, refunded, heldBack    atomic.Uint64
-	remembered, storeErrors, fellOpen, fellClosed, fellToShare atomic.Uint64
+	admitted, refused, shadowed, waited, refunded, heldBack                   atomic.Uint64
+	remembered, storeErrors, fallbackOpen, fallbackClosed, fallbackPerReplica atomic.Uint64
 }
 
 // New makes a limiter that has counted nothing. The error names every option that
@@ -61,7 +63,10 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log)}
+	l := &Limiter{
+		options: o, publisher: interceptors.NewPublisher(o.observer), table: table,
+		cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log),
+	}
 	if o.store != nil {
 		l.storeSeeds, l.storeRefusals = newStoreSeeds(o.secret), make(cooldowns, maxStoreRefusals)
 	}
@@ -291,16 +296,12 @@ func (l *Limiter) warnHeldBack(fullMethod, target string, instance *attempt.Inst
 	l.options.log.Warn("calls are held back: a server has refused one by its rate limit", all...)
 }
 
-// maxMethods bounds the methods whose limits are reported, as chains do.
-const maxMethods = 4096
-
 // registry has the limits of the methods that were called, as of their last call, and those
 // by which servers have refused a client.
 type registry struct {
-	mu      sync.Mutex
-	limits  map[methodID]*methodLimits
-	refused map[string]*refusedLimits
-	counts  map[limitID]*counts
+	limits  rpc.Table[methodID, *methodLimits]
+	refused rpc.Table[string, *refusedLimits]
+	counts  rpc.Table[limitID, *counts]
 }
 
 type methodID struct {
@@ -318,57 +319,25 @@ type counts struct{ refused, shadowed atomic.Uint64 }
 
 func (r *registry) put(m *methodLimits) {
 	id := methodID{m.meta.FullMethod, m.meta.Side}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch _, known := r.limits[id]; {
-	case len(m.rules) == 0:
-		delete(r.limits, id)
-	case r.limits == nil:
-		r.limits = map[methodID]*methodLimits{id: m}
-	case known || len(r.limits) < maxMethods:
-		r.limits[id] = m
+	if len(m.rules) == 0 {
+		r.limits.Delete(id)
+	} else {
+		r.limits.Set(id, m)
 	}
 }
 
 func (r *registry) refusedLimitsOf(fullMethod string) *refusedLimits {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	limits := r.refused[fullMethod]
-	if limits == nil {
-		limits = &refusedLimits{}
-		if r.refused == nil {
-			r.refused = map[string]*refusedLimits{}
-		}
-		if len(r.refused) < maxMethods {
-			r.refused[fullMethod] = limits
-		}
-	}
-	return limits
+	return r.refused.Add(fullMethod, &refusedLimits{})
 }
 
 func (r *registry) countsOf(meta *interceptors.CallMeta, limit string) *counts {
-	id := limitID{methodID{meta.FullMethod, meta.Side}, limit}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := r.counts[id]
-	if c == nil {
-		c = &counts{}
-		if r.counts == nil {
-			r.counts = map[limitID]*counts{}
-		}
-		if len(r.counts) < maxMethods {
-			r.counts[id] = c
-		}
-	}
-	return c
+	return r.counts.Add(limitID{methodID{meta.FullMethod, meta.Side}, limit}, &counts{})
 }
 
 // all are the limits by method, and the server's first.
 func (r *registry) all() []*methodLimits {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := make([]*methodLimits, 0, len(r.limits))
-	for _, m := range r.limits {
+	var all []*methodLimits
+	for _, m := range r.limits.All() {
 		all = append(all, m)
 	}
 	slices.SortFunc(all, func(a, b *methodLimits) int {

@@ -107,8 +107,9 @@ type Stats struct {
 	// Of limits in an external store: calls refused without asking it, as it had refused the
 	// key until a time to come; and operations that failed.
 	Remembered, StoreErrors uint64
-	// Calls at limits whose store was unavailable: admitted, refused, counted by share.
-	FellOpen, FellClosed, FellToShare uint64
+	// Calls at limits whose store was unavailable, by on_store_failure: admitted, refused,
+	// counted by the share of this replica.
+	FallbackOpen, FallbackClosed, FallbackPerReplica uint64
 
 	Keys      int    // whose counts are kept, idle ones included
 	Forgotten uint64 // keys forgotten before their bucket was full again
@@ -155,7 +156,7 @@ func (l *Limiter) Stats() Stats {
 		},
 
 		Remembered: l.remembered.Load(), StoreErrors: l.storeErrors.Load(),
-		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),
+		FallbackOpen: l.fallbackOpen.Load(), FallbackClosed: l.fallbackClosed.Load(), FallbackPerReplica: l.fallbackPerReplica.Load(),
 
 		Keys:      int(l.table.used.Load()),
 		Forgotten: l.table.forgotten.Load(),

@@ -29,55 +29,25 @@ package retry
 import (
 	"cmp"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
-	observer interceptors.Observer
-	budgets  budgets
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher    // of observer
+	budgets   rpc.Table[string, *budget] // the current ones
 }
-
-// Attempt is the event of an attempt that ended. Methods that are not retried publish none.
-// An observer receives a pointer, which is valid until it returns.
-type Attempt struct {
-	Number   int               // 1 is the first
-	Instance *attempt.Instance // nil when no picker reported one
-	Code     codes.Code
-	Verdict  Verdict
-	Wait     time.Duration // before the next attempt, when Verdict is Again
-}
-
-// Verdict is what follows an attempt.
-type Verdict string
-
-// Only [Again] leads to another attempt.
-const (
-	Answered  Verdict = "answered"  // the code is OK
-	Again     Verdict = "again"     // it is retried
-	Final     Verdict = "final"     // the rule does not retry the code
-	Exhausted Verdict = "exhausted" // max_attempts is reached
-	Refused   Verdict = "refused"   // the server forbids a retry, or does not set the wait
-	Late      Verdict = "late"      // the call would end before the next attempt
-	Overspent Verdict = "overspent" // the budget is empty
-)
-
-// Stage is [interceptors.Retry].
-func (a *Attempt) Stage() interceptors.Stage { return interceptors.Retry }
-
-// Result is the verdict.
-func (a *Attempt) Result() string { return string(a.Verdict) }
-
-// StatusCode is the code that the attempt ended with.
-func (a *Attempt) StatusCode() codes.Code { return a.Code }
 
 // Option is an option of [New].
 type Option func(*Retry)
@@ -96,6 +66,7 @@ func New(opts ...Option) (*Retry, error) {
 	if r.observer == nil {
 		return nil, errors.New("retry: WithObserver(nil): leave the option out for no observer")
 	}
+	r.publisher = interceptors.NewPublisher(r.observer)
 	return r, nil
 }
 
@@ -107,14 +78,14 @@ func (r *Retry) Stage() interceptors.Stage { return interceptors.Retry }
 func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	rule := newRule(meta.Policy.GetRetry())
 	if rule.attempts < 2 || !meta.Retryable() {
-		r.budgets.set(meta.FullMethod, nil)
+		r.budgets.Delete(meta.FullMethod)
 		if m := r.withoutRule(meta); m != nil {
 			return m.unary
 		}
 		return nil
 	}
-	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), observer: r.observer}
-	r.budgets.set(meta.FullMethod, m.budget)
+	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), publisher: r.publisher}
+	r.budgets.Set(meta.FullMethod, m.budget)
 	return m.unary
 }
 
@@ -141,36 +112,64 @@ type Stats struct {
 // Stats returns the budgets of methods with a rule that were called, by method. Of channels
 // that share a Retry it is that of the latest.
 func (r *Retry) Stats() []Stats {
-	r.budgets.mu.Lock()
-	defer r.budgets.mu.Unlock()
-	all := make([]Stats, 0, len(r.budgets.byMethod))
-	for method, b := range r.budgets.byMethod {
+	all := []Stats{}
+	for method, b := range r.budgets.All() {
 		all = append(all, Stats{method, float64(b.tokens.Load()) / token})
 	}
 	slices.SortFunc(all, func(a, b Stats) int { return cmp.Compare(a.Method, b.Method) })
 	return all
 }
 
-// maxMethods bounds the methods in Stats.
-const maxMethods = 4096
-
-// budgets are the current ones.
-type budgets struct {
-	mu       sync.Mutex
-	byMethod map[string]*budget
+// rule is a RetryRule with its defaults.
+type rule struct {
+	attempts       int
+	backoff        time.Duration
+	maxWait        time.Duration
+	multiplier     float64
+	codes          map[codes.Code]bool
+	attemptTimeout time.Duration // 0 is none
+	budget         float64
 }
 
-// set sets the budget of a method; nil removes it.
-func (b *budgets) set(fullMethod string, current *budget) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch _, exists := b.byMethod[fullMethod]; {
-	case current == nil:
-		delete(b.byMethod, fullMethod)
-	case exists || len(b.byMethod) < maxMethods:
-		if b.byMethod == nil {
-			b.byMethod = map[string]*budget{}
-		}
-		b.byMethod[fullMethod] = current
+// newRule reads a rule, which policies have checked.
+func newRule(policy *policyv1.RetryRule) rule {
+	r := rule{
+		attempts:   int(policy.GetMaxAttempts()),
+		backoff:    duration(policy.GetInitialBackoff(), 25*time.Millisecond),
+		maxWait:    duration(policy.GetMaxBackoff(), time.Second),
+		multiplier: 2,
+		codes:      map[codes.Code]bool{},
+
+		attemptTimeout: duration(policy.GetPerAttemptTimeout(), 0),
+		budget:         0.2,
 	}
+	if policy.GetBackoffMultiplier() > 0 {
+		r.multiplier = policy.GetBackoffMultiplier()
+	}
+	if policy != nil && policy.Budget != nil {
+		r.budget = policy.GetBudget()
+	}
+	for _, name := range policy.GetCodes() {
+		if code, err := interceptors.ParseCode(name); err == nil {
+			r.codes[code] = true
+		}
+	}
+	if len(policy.GetCodes()) == 0 {
+		r.codes[codes.Unavailable] = true
+	}
+	return r
+}
+
+func duration(text string, preset time.Duration) time.Duration {
+	if d, err := interceptors.ParseDuration(text); err == nil {
+		return d
+	}
+	return preset
+}
+
+// wait is random after the attempt of that number: the backoff on average.
+func (r rule) wait(number int) time.Duration {
+	longest := 2 * float64(r.backoff) * math.Pow(r.multiplier, float64(number-1))
+	longest = min(longest, float64(r.maxWait))
+	return time.Duration(rand.Float64() * longest)
 }

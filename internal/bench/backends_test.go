@@ -134,9 +134,13 @@ func awaitInstances(directory *consul.Directory, n int) error {
 // meshOptions turn everything on that a channel or server has by default, and a rate
 // limit that admits all. Only the cache is off: it would save the calls.
 func meshOptions(directory *consul.Directory) []meshlite.Option {
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		panic(err) // the defaults are right
+	}
 	off, all := "0s", uint64(1e9)
 	return []meshlite.Option{
-		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(meshlite.NewRuntime()),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(runtime),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 			Cache:      &policyv1.CacheRule{Ttl: &off},
 			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &all}},

@@ -48,13 +48,16 @@ type needs struct {
 // where it stores snapshots, empty for none.
 func newCustomer(address string, n needs, folder string, log *slog.Logger) (*customer, error) {
 	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
-	var err error
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		return nil, err
+	}
 	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Logger: log}); err != nil {
 		return nil, err
 	}
 	options := []meshlite.ClientOption{
 		meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory), meshlite.WithLogger(log),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithPolicy(bare(n.elsewhere)),
+		meshlite.WithRuntime(runtime), meshlite.WithPolicy(bare(n.elsewhere)),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
 	}
 	if n.maintenance {

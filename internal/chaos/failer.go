@@ -58,13 +58,17 @@ func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
 	if err != nil {
 		return err
 	}
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		return err
+	}
 	silent := slog.New(slog.DiscardHandler)
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent})
 	if err != nil {
 		return err
 	}
 	server, err := meshlite.NewServer(service, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
-		meshlite.WithRuntime(meshlite.NewRuntime()), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
+		meshlite.WithRuntime(runtime), meshlite.WithMetricsAddress(""), meshlite.WithListenAddress(address),
 		meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		directory.Close()

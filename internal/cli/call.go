@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,7 +109,7 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 		return err
 	}
 	defer closeAll()
-	c := &caller{CallOptions: o, streams: streams, conn: conn, finder: reflectcall.Finder{Conn: conn, Files: files}}
+	c := &preparedCall{CallOptions: o, streams: streams, conn: conn, finder: reflectcall.Finder{Conn: conn, Files: files}}
 	ctx = metadata.NewOutgoingContext(ctx, md)
 	if o.Method == "" {
 		return c.listServices(ctx)
@@ -126,8 +127,8 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	return c.call(ctx)
 }
 
-// caller is a call that has been prepared.
-type caller struct {
+// preparedCall is a call that has been prepared.
+type preparedCall struct {
 	CallOptions
 	streams Streams
 	conn    *grpc.ClientConn
@@ -172,7 +173,7 @@ func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 const resolverFirst = 250 * time.Millisecond
 
 // find asks for the contract of the method, or of the service if one was named.
-func (c *caller) find(ctx context.Context) (service *reflectcall.Service, err error) {
+func (c *preparedCall) find(ctx context.Context) (service *reflectcall.Service, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
 	defer cancel()
 	service, c.method, err = c.finder.Find(ctx, c.Method)
@@ -183,7 +184,7 @@ func (c *caller) find(ctx context.Context) (service *reflectcall.Service, err er
 }
 
 // unfound is why there is no contract, with what to do about it.
-func (c *caller) unfound(err error) error {
+func (c *preparedCall) unfound(err error) error {
 	failure, ok := status.FromError(err)
 	switch {
 	case err == nil:
@@ -199,7 +200,71 @@ func (c *caller) unfound(err error) error {
 	}
 }
 
-func (c *caller) call(ctx context.Context) error {
+// listServices writes what the server offers, a name a line as grpcurl does.
+func (c *preparedCall) listServices(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
+	defer cancel()
+	names, err := c.finder.Services(ctx)
+	if err := c.unfound(err); err != nil {
+		return err
+	}
+	if c.Format == JSON {
+		return WriteJSON(c.streams.Out, map[string][]string{"services": append([]string{}, names...)})
+	}
+	for _, name := range names {
+		if _, err := fmt.Fprintln(c.streams.Out, oneLine(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// methodEntry is a method as JSON.
+type methodEntry struct {
+	Method          string   `json:"method"` // package.Service/Method
+	Request         string   `json:"request"`
+	Fields          []string `json:"request_fields"`
+	Response        string   `json:"response"`
+	ClientStreaming bool     `json:"client_streaming"`
+	ServerStreaming bool     `json:"server_streaming"`
+}
+
+// listMethods writes the methods of a service, as they are written to call them.
+func (c *preparedCall) listMethods(service *reflectcall.Service) error {
+	list := []methodEntry{}
+	for _, m := range service.Methods() {
+		d := m.Descriptor()
+		list = append(list, methodEntry{
+			Method: m.Name(), Request: string(d.Input().FullName()), Fields: append([]string{}, m.Fields()...),
+			Response: string(d.Output().FullName()), ClientStreaming: d.IsStreamingClient(), ServerStreaming: d.IsStreamingServer(),
+		})
+	}
+	if c.Format == JSON {
+		return WriteJSON(c.streams.Out, struct {
+			Service string        `json:"service"`
+			Methods []methodEntry `json:"methods"`
+		}{service.Name(), list})
+	}
+	g := &grid{fields: []field{{head: "METHOD"}, {head: "REQUEST", least: 10}, {head: "RESPONSE", drop: 1}}}
+	for _, m := range list {
+		fields := cmp.Or(strings.Join(m.Fields, ", "), "no fields")
+		g.add(oneLine(m.Method), oneLine(streamed(m.ClientStreaming, fields)), oneLine(streamed(m.ServerStreaming, m.Response)))
+	}
+	t := newTables(c.streams.Out)
+	if err := t.write(g); err != nil {
+		return err
+	}
+	return t.close()
+}
+
+func streamed(stream bool, text string) string {
+	if stream {
+		return "stream of " + text
+	}
+	return text
+}
+
+func (c *preparedCall) call(ctx context.Context) error {
 	d := c.method.Descriptor()
 	switch {
 	case d.IsStreamingClient():
@@ -216,7 +281,7 @@ func (c *caller) call(ctx context.Context) error {
 }
 
 // explain describes a failure, with a fix if gRPC's message has none.
-func (c *caller) explain(failure *status.Status) string {
+func (c *preparedCall) explain(failure *status.Status) string {
 	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
 	if fix := c.fix(failure.Code(), failure.Message()); fix != "" {
 		text += ": " + fix
@@ -224,8 +289,19 @@ func (c *caller) explain(failure *status.Status) string {
 	return text
 }
 
+// words describes a failure: its code, message and details, and the fix.
+func (c *preparedCall) words(s *status.Status) string {
+	text := c.explain(s)
+	for _, detail := range s.Proto().GetDetails() {
+		if said := detailWords(detail, s.Message()); said != "" {
+			text += "; " + said
+		}
+	}
+	return text
+}
+
 // fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.
-func (c *caller) fix(code codes.Code, message string) string {
+func (c *preparedCall) fix(code codes.Code, message string) string {
 	has := func(part string) bool { return strings.Contains(message, part) }
 	switch {
 	case !c.Security.Plaintext && has("first record does not look like a TLS handshake"):

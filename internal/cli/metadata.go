@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/caller"
 )
 
 // parseMetadata reads "key: value" pairs. The value of a key that ends in "-bin"
@@ -18,7 +20,7 @@ func parseMetadata(pairs []string) (metadata.MD, error) {
 			// Not repeated: it may be a token.
 			return nil, Usagef("--metadata: number %d has no key before a colon: write key:value", i+1)
 		}
-		if strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+		if !caller.ValidKey(key) {
 			return nil, Usagef("--metadata key %q: write letters, digits and _-. only", key)
 		}
 		if strings.HasPrefix(key, "grpc-") {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -60,7 +62,7 @@ func (t *tracker) finish(err error) outcome {
 }
 
 // attempt makes one unary call.
-func (c *caller) attempt(ctx context.Context) outcome {
+func (c *preparedCall) attempt(ctx context.Context) outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	t := track()
@@ -70,7 +72,7 @@ func (c *caller) attempt(ctx context.Context) outcome {
 }
 
 // once prints the answer of one call.
-func (c *caller) once(ctx context.Context) error {
+func (c *preparedCall) once(ctx context.Context) error {
 	o := c.attempt(ctx)
 	var answer []byte
 	if o.status.Code() == codes.OK {
@@ -85,7 +87,7 @@ func (c *caller) once(ctx context.Context) error {
 	return c.failure(o)
 }
 
-func (c *caller) print(o outcome, answer []byte) error {
+func (c *preparedCall) print(o outcome, answer []byte) error {
 	if c.Format == JSON {
 		r := c.report(o)
 		r.Response = answer
@@ -111,6 +113,81 @@ func writePretty(streams Streams, answer []byte) error {
 	return err
 }
 
+// stream prints each answer of a server stream when it comes.
+func (c *preparedCall) stream(ctx context.Context) error {
+	ctx, cancel := c.streamContext(ctx)
+	defer cancel()
+	t := track()
+	count, err := c.receive(t.context(ctx), t.options())
+	var unwritten *writeError
+	if errors.As(err, &unwritten) {
+		return unwritten.err
+	}
+	o := t.finish(err)
+	switch {
+	case c.Format == JSON:
+		r := c.report(o)
+		r.Messages = &count
+		if err := writeLine(c.streams.Out, r); err != nil {
+			return err
+		}
+	case o.status.Code() == codes.OK:
+		fmt.Fprintf(c.streams.Err, "OK from %s in %s, %d messages\n", name(o.instance), short(o.duration), count)
+	}
+	return c.failure(o)
+}
+
+// streamContext ends a stream that was not read to its end.
+func (c *preparedCall) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.LimitStream {
+		return context.WithTimeout(ctx, c.Timeout)
+	}
+	return context.WithCancel(ctx)
+}
+
+// writeError marks an error of our output, as opposed to one of the call.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return e.err.Error() }
+
+// receive counts the answers that it has printed.
+func (c *preparedCall) receive(ctx context.Context, options []grpc.CallOption) (int, error) {
+	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, c.method.FullMethod(), options...)
+	if err != nil {
+		return 0, err
+	}
+	// After io.EOF, RecvMsg returns why the stream ended.
+	if err := stream.SendMsg(c.request); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return 0, err
+	}
+	for count := 0; ; count++ {
+		answer := c.method.NewAnswer()
+		if err := stream.RecvMsg(answer); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return count, err
+		}
+		if err := c.printOne(answer); err != nil {
+			return count, &writeError{err}
+		}
+	}
+}
+
+func (c *preparedCall) printOne(answer proto.Message) error {
+	text, err := c.method.JSON(answer)
+	if err != nil {
+		return fmt.Errorf("%s: the answer %w", c.method.Name(), err)
+	}
+	if c.Format == JSON {
+		return writeLine(c.streams.Out, map[string]json.RawMessage{"response": text})
+	}
+	return writePretty(c.streams, text)
+}
+
 // report is a call as JSON.
 type report struct {
 	Instance   string              `json:"instance"`
@@ -125,7 +202,7 @@ type report struct {
 	Trailer    map[string][]string `json:"trailer,omitempty"`
 }
 
-func (c *caller) report(o outcome) report {
+func (c *preparedCall) report(o outcome) report {
 	return report{
 		Instance: o.instance.ID, Address: o.instance.Address,
 		Code: o.status.Code().String(), Message: o.status.Message(), Details: c.details(o.status),
@@ -135,7 +212,7 @@ func (c *caller) report(o outcome) report {
 }
 
 // failure is nil for a call that was answered.
-func (c *caller) failure(o outcome) error {
+func (c *preparedCall) failure(o outcome) error {
 	if o.status.Code() == codes.OK {
 		return nil
 	}
@@ -147,7 +224,7 @@ func (c *caller) failure(o outcome) error {
 }
 
 // details are those of a status as JSON; one of unknown type stays as it is.
-func (c *caller) details(s *status.Status) []json.RawMessage {
+func (c *preparedCall) details(s *status.Status) []json.RawMessage {
 	var details []json.RawMessage
 	for _, detail := range s.Proto().GetDetails() {
 		text, err := c.method.JSON(detail)

@@ -12,7 +12,7 @@ import (
 
 // repeat makes calls, concurrently with Callers, and prints count and latency of each
 // instance, and the failures. An interrupt ends it early.
-func (c *caller) repeat(ctx context.Context) error {
+func (c *preparedCall) repeat(ctx context.Context) error {
 	t := newTally()
 	var mu sync.Mutex
 	start := time.Now()
@@ -40,7 +40,7 @@ func (c *caller) repeat(ctx context.Context) error {
 	return nil
 }
 
-func (c *caller) printTally(t *tally) error {
+func (c *preparedCall) printTally(t *tally) error {
 	if c.Format == JSON {
 		return WriteJSON(c.streams.Out, c.tallyReport(t))
 	}
@@ -61,7 +61,7 @@ func (c *caller) printTally(t *tally) error {
 
 // printFailures writes how many calls failed by code and instance, and an example of
 // each code in words.
-func (c *caller) printFailures(tables *tables, t *tally) error {
+func (c *preparedCall) printFailures(tables *tables, t *tally) error {
 	if t.failed == 0 {
 		return nil
 	}
@@ -130,7 +130,7 @@ type failureReport struct {
 	Example  report `json:"example"`
 }
 
-func (c *caller) tallyReport(t *tally) tallyReport {
+func (c *preparedCall) tallyReport(t *tally) tallyReport {
 	r := tallyReport{Calls: t.calls, Failed: t.failed, DurationMS: milliseconds(t.took), Codes: t.codeNames(),
 		Instances: []instanceReport{}, Failures: []failureReport{}, // [] and not null for none
 		latencyReport: latenciesOf(t.durations()).report()}

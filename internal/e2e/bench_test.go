@@ -94,7 +94,7 @@ func meshed(b *testing.B) catalogv1.CatalogServiceClient {
 	}
 	off, all := "0s", uint64(1e9)
 	options := []meshlite.Option{
-		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent), meshlite.WithRuntime(meshlite.NewRuntime()),
+		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(b)),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 			Cache:      &policyv1.CacheRule{Ttl: &off},
 			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &all}},

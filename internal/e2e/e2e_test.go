@@ -153,7 +153,7 @@ func trio(t *testing.T, latency time.Duration, retry *policyv1.RetryRule) ([]*sh
 		retry = &policyv1.RetryRule{MaxAttempts: &once}
 	}
 	conn, err := meshlite.NewClient("consul:///inventory", meshlite.WithPlaintext(), meshlite.WithDirectory(s.Directory()),
-		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(meshlite.NewRuntime()),
+		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(newRuntime(t)),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{Retry: retry}}))
 	if err != nil {
 		t.Fatal(err)
@@ -296,4 +296,13 @@ func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
 			t.Errorf("%d calls failed, want 1 to 10, those that were sent to %s before anything could be known: %v", len(failed), victim.Address, failed)
 		}
 	}
+}
+
+func newRuntime(t testing.TB) *meshlite.Runtime {
+	t.Helper()
+	r, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }

@@ -20,7 +20,7 @@ import (
 
 // mostFilesOfAMiss is how many files a reader opens at most who follows one unary call
 // that is not cached through client and server.
-const mostFilesOfAMiss = 30
+const mostFilesOfAMiss = 24
 
 // A reader of one call passes few files.
 func TestAMissRunsInFewFiles(t *testing.T) {
@@ -181,7 +181,9 @@ func TestFiguresOfTheCode(t *testing.T) {
 		}
 	}
 	slices.Sort(scattered)
-	t.Logf("types whose methods lie in more than three files: %d\n%s", len(scattered), strings.Join(scattered, "\n"))
+	if len(scattered) > 0 {
+		t.Errorf("types whose methods lie in more than three files: %d\n%s", len(scattered), strings.Join(scattered, "\n"))
+	}
 }
 
 func receiver(recv *ast.FieldList) string {

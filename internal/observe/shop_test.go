@@ -128,8 +128,12 @@ func open(t *testing.T) (*shop.Shop, *shop.Registry) {
 // some ask for what cannot be, and some leave before they are answered.
 func visit(t *testing.T, s *shop.Shop) {
 	t.Helper()
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithDirectory(s.Directory()),
-		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(meshlite.NewRuntime()))
+		meshlite.WithLogger(slog.New(slog.DiscardHandler)), meshlite.WithRuntime(runtime))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"testing"
 
@@ -82,8 +83,47 @@ func TestATableIsBoundedAndKeepsTheFirst(t *testing.T) {
 	if _, ok := table.Get(1000); ok {
 		t.Error("a full table has taken one more")
 	}
-	if got := testing.AllocsPerRun(100, func() { table.Get(1) }); got != 0 {
+	base := table.Max
+	if got := testing.AllocsPerRun(100, func() { table.Get(1); table.Of(1, func() int { return base }) }); got != 0 {
 		t.Errorf("%v allocations for a hit, want 0", got)
+	}
+}
+
+// A value is made once, and not at all when there is no room for it.
+func TestATableMakesWhatItLacksOnce(t *testing.T) {
+	var table rpc.Table[int, *int]
+	made := 0
+	create := func() *int { made++; return new(int) }
+	first, _ := table.Of(0, create)
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for key := range rpc.MaxMethods {
+				table.Of(key, create)
+			}
+		})
+	}
+	asking.Wait()
+	if again, ok := table.Of(0, create); !ok || again != first {
+		t.Error("the value of a key has changed")
+	}
+	if value, ok := table.Of(-1, create); ok || value != nil || made != rpc.MaxMethods {
+		t.Errorf("a full table has made %d values, and %v for one more", made, value)
+	}
+}
+
+func TestATableReplacesAndDeletes(t *testing.T) {
+	table := rpc.Table[string, int]{Max: 2}
+	table.Delete("none")
+	table.Set("a", 1)
+	table.Set("b", 2)
+	table.Set("c", 3) // there is no room
+	table.Set("a", 4)
+	before := maps.Collect(table.All())
+	table.Delete("b")
+	table.Set("c", 5)
+	if after := maps.Collect(table.All()); !maps.Equal(before, map[string]int{"a": 4, "b": 2}) || !maps.Equal(after, map[string]int{"a": 4, "c": 5}) {
+		t.Errorf("%v, and then %v", before, after)
 	}
 }
 

@@ -1,12 +1,19 @@
 package interceptors_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 )
+
+var unobserved *interceptors.Publisher
 
 // cached is the event of a cache.
 type cached string
@@ -32,8 +39,8 @@ func TestAnOutcomeIsOfOneCall(t *testing.T) {
 	if o := interceptors.OutcomeOf(t.Context(), meta); o != nil {
 		t.Fatal("there is an outcome that nobody listens to")
 	}
-	interceptors.Publish(t.Context(), meta, nil, cached("hit")) // and nothing happens
-	interceptors.Publish(t.Context(), meta, nil, &verdict{"customer", "refused", true})
+	unobserved.Publish(t.Context(), meta, cached("hit")) // and nothing happens
+	unobserved.Publish(t.Context(), meta, &verdict{"customer", "refused", true})
 
 	ctx, outcome := interceptors.Listen(t.Context(), interceptors.Client, getSweet)
 	if _, again := interceptors.Listen(ctx, interceptors.Client, getSweet); again != outcome {
@@ -63,9 +70,9 @@ func TestAnOutcomeIsOfOneCall(t *testing.T) {
 	var publishing sync.WaitGroup
 	for range 4 {
 		publishing.Go(func() {
-			interceptors.Publish(ctx, meta, nil, cached("miss"))
-			interceptors.Publish(ctx, meta, nil, &verdict{"customer", "admitted", true})
-			interceptors.Publish(ctx, meta, nil, &verdict{"all", "admitted", false})
+			unobserved.Publish(ctx, meta, cached("miss"))
+			unobserved.Publish(ctx, meta, &verdict{"customer", "admitted", true})
+			unobserved.Publish(ctx, meta, &verdict{"all", "admitted", false})
 		})
 	}
 	publishing.Wait()
@@ -89,23 +96,51 @@ func TestPublishReachesOutcomeAndObserver(t *testing.T) {
 		}
 	})
 	for _, result := range []cached{"miss", "hit"} {
-		interceptors.Publish(ctx, meta, observer, result)
+		interceptors.NewPublisher(observer).Publish(ctx, meta, result)
 	}
 	if received != 2 || !outcome.Cache().Served() {
 		t.Errorf("%d events, at last %v", received, outcome.Cache())
 	}
-	interceptors.Publish(ctx, meta, interceptors.ObserverFunc(nil), cached("miss"))
+	interceptors.NewPublisher(interceptors.ObserverFunc(nil)).Publish(ctx, meta, cached("miss"))
+}
+
+// A panic of an observer is logged once a minute for each concern, and ends nothing.
+func TestObserversMayPanic(t *testing.T) {
+	log := &bytes.Buffer{}
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(log, nil)))
+	defer slog.SetDefault(before)
+	synctest.Test(t, func(t *testing.T) {
+		meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: getSweet}
+		received := 0
+		observer := interceptors.ObserverFunc(func(context.Context, *interceptors.CallMeta, interceptors.Event) {
+			received++
+			panic("no pencil")
+		})
+		one, other := interceptors.NewPublisher(observer), interceptors.NewPublisher(observer)
+		for range 3 {
+			one.Publish(t.Context(), meta, cached("hit"))
+			other.Publish(t.Context(), meta, cached("hit"))
+		}
+		if text := log.String(); received != 6 || strings.Count(text, "no pencil") != 2 || !strings.Contains(text, getSweet) || !strings.Contains(text, "call_test.go") {
+			t.Errorf("%d events, want 6; logged %q, want one line for each publisher, with the method and the stack", received, text)
+		}
+		time.Sleep(time.Minute)
+		if one.Publish(t.Context(), meta, cached("hit")); strings.Count(log.String(), "no pencil") != 3 {
+			t.Error("nothing is logged after a minute")
+		}
+	})
 }
 
 func TestOutcomesCostNothingWhenNobodyListens(t *testing.T) {
 	meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: getSweet}
 	ctx, hit := t.Context(), &verdict{"customer", "admitted", true}
-	if got := testing.AllocsPerRun(1000, func() { interceptors.Publish(ctx, meta, nil, hit) }); got != 0 {
+	if got := testing.AllocsPerRun(1000, func() { unobserved.Publish(ctx, meta, hit) }); got != 0 {
 		t.Errorf("%v allocations, want 0", got)
 	}
 	if got := testing.AllocsPerRun(1000, func() {
 		ctx, outcome := interceptors.Listen(ctx, interceptors.Client, getSweet)
-		interceptors.Publish(ctx, meta, nil, hit)
+		unobserved.Publish(ctx, meta, hit)
 		_ = outcome.Limit()
 	}); got > 1 {
 		t.Errorf("%v allocations to listen, want 1", got)
@@ -116,6 +151,6 @@ func BenchmarkOutcomeThatNobodyListensTo(b *testing.B) {
 	meta := &interceptors.CallMeta{Side: interceptors.Client, FullMethod: getSweet}
 	hit := &verdict{"customer", "admitted", true}
 	for b.Loop() {
-		interceptors.Publish(b.Context(), meta, nil, hit)
+		unobserved.Publish(b.Context(), meta, hit)
 	}
 }

@@ -1,0 +1,246 @@
+package contract
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+const (
+	pollInterval  = time.Second
+	firstBackoff  = 250 * time.Millisecond
+	defaultPeriod = 30 * time.Second
+	logInterval   = time.Minute // of a failure that stays the same
+)
+
+// settleTimes are when to load again after a change of instances: a connection to a new
+// one may not be ready at once, and an old one may still answer.
+var settleTimes = []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second}
+
+// WatchConfig says what to watch.
+type WatchConfig struct {
+	Source Source // required
+	// OnContract receives the first contract and then each that differs from the last one
+	// it took, one at a time. With an error it refuses the contract. It must not call Close.
+	OnContract func(*Contract) error // required
+
+	Changed  <-chan struct{} // to load at once, such as when instances changed; nil is never
+	Interval time.Duration   // between loads; 0 is 30 s
+	Name     string          // of the service, for the log
+	Logger   *slog.Logger    // nil is slog.Default
+}
+
+// Stats are what a watch has done. Counters only grow.
+type Stats struct {
+	Loads    uint64    // attempts
+	Failures uint64    // of them, those that brought no contract
+	Refusals uint64    // contracts that OnContract refused
+	Changes  uint64    // contracts that it took
+	LoadedAt time.Time // when the source last answered with a valid contract
+	Err      error     // of the last attempt; nil is success
+	Contract *Contract // the last one that was taken; nil is none yet
+}
+
+// Watcher loads a contract again and again. It is safe for concurrent use.
+type Watcher struct {
+	config WatchConfig
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu    sync.Mutex
+	stats Stats
+
+	// Of the goroutine of run.
+	failures int // in a row
+	loggedAt time.Time
+	logged   string
+}
+
+// Watch loads now, when Changed fires, when a file of [Files] changes, and each
+// Interval. A load that fails changes nothing; it is logged, and repeated with backoff.
+// The owner calls Close.
+func Watch(config WatchConfig) (*Watcher, error) {
+	switch {
+	case config.Source == nil:
+		return nil, errors.New("contract.WatchConfig.Source: missing: write contract.Reflection(conn) or contract.Files(path)")
+	case config.OnContract == nil:
+		return nil, errors.New("contract.WatchConfig.OnContract: missing: write the function that takes the contract")
+	case config.Interval < 0:
+		return nil, fmt.Errorf("contract.WatchConfig.Interval: %v is negative: write at least 1s, or 0 for %v", config.Interval, defaultPeriod)
+	}
+	config.Interval = cmp.Or(config.Interval, defaultPeriod)
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &Watcher{config: config, log: config.Logger, cancel: cancel, done: make(chan struct{})}
+	if w.log == nil {
+		w.log = slog.Default()
+	}
+	go w.run(ctx)
+	return w, nil
+}
+
+// Close ends the watch. It returns when OnContract does not run and never will again.
+func (w *Watcher) Close() {
+	w.cancel()
+	<-w.done
+}
+
+// Stats returns what the watch has done so far.
+func (w *Watcher) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+func (w *Watcher) run(ctx context.Context) {
+	defer close(w.done)
+	next := time.NewTimer(0)
+	defer next.Stop()
+	polls, stamp := w.polls()
+	defer polls.Stop()
+	changed, settle := w.config.Changed, []time.Duration(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+		case _, open := <-changed:
+			if !open {
+				changed = nil
+				continue
+			}
+			settle = settleTimes
+		case <-polls.C:
+			if now := w.stamp(); now == stamp {
+				continue
+			} else {
+				stamp = now
+			}
+		}
+		err := w.load(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			next.Reset(w.backoff())
+		case len(settle) > 0:
+			next.Reset(settle[0])
+			settle = settle[1:]
+		default:
+			next.Reset(jitter(w.config.Interval))
+		}
+	}
+}
+
+// polls is a ticker that only ticks for files, and their stamp before the first load.
+func (w *Watcher) polls() (*time.Ticker, string) {
+	ticker := time.NewTicker(pollInterval)
+	if _, ok := w.config.Source.(files); !ok {
+		ticker.Stop()
+	}
+	return ticker, w.stamp()
+}
+
+func (w *Watcher) stamp() string {
+	if paths, ok := w.config.Source.(files); ok {
+		return paths.stamp()
+	}
+	return ""
+}
+
+// load makes one attempt. On an error the contract before it stays.
+func (w *Watcher) load(ctx context.Context) error {
+	loaded, err := w.read(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var changed bool
+	if err == nil {
+		changed, err = w.pass(loaded)
+	}
+	w.mu.Lock()
+	w.stats.Loads++
+	w.stats.Err = err
+	switch {
+	case loaded == nil:
+		w.stats.Failures++
+	default:
+		w.stats.LoadedAt = time.Now()
+		if err != nil {
+			w.stats.Refusals++
+		}
+		if changed {
+			w.stats.Changes++
+			w.stats.Contract = loaded
+		}
+	}
+	kept := w.stats.Contract
+	w.mu.Unlock()
+	w.report(loaded, kept, changed, err)
+	return err
+}
+
+// read never panics: a descriptor comes from another program.
+func (w *Watcher) read(ctx context.Context) (loaded *Contract, err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			loaded, err = nil, fmt.Errorf("panic while the contract was read: %v\n%s", panicked, debug.Stack())
+		}
+	}()
+	loaded, err = w.config.Source.Load(ctx)
+	if loaded == nil && err == nil {
+		err = errors.New("the source returned no contract")
+	}
+	return loaded, err
+}
+
+// pass offers a contract that differs from the current one.
+func (w *Watcher) pass(loaded *Contract) (changed bool, err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			changed, err = false, fmt.Errorf("panic while the contract was taken: %v\n%s", panicked, debug.Stack())
+		}
+	}()
+	if loaded.Equal(w.Stats().Contract) {
+		return false, nil
+	}
+	if err := w.config.OnContract(loaded); err != nil {
+		return false, fmt.Errorf("refused: %w", err)
+	}
+	return true, nil
+}
+
+func (w *Watcher) report(loaded, kept *Contract, changed bool, err error) {
+	if err == nil {
+		if w.failures > 0 || changed {
+			w.log.Info("contract read", "service", w.config.Name, "changed", changed, "offers", loaded.names())
+		}
+		w.failures, w.logged = 0, ""
+		return
+	}
+	w.failures++
+	if text := err.Error(); text != w.logged || time.Since(w.loggedAt) >= logInterval {
+		w.logged, w.loggedAt = text, time.Now()
+		w.log.Warn("contract not read", "service", w.config.Name, "kept", kept != nil, "failures", w.failures, "err", err)
+	}
+}
+
+// backoff doubles with each failure in a row, up to the interval.
+func (w *Watcher) backoff() time.Duration {
+	pause := firstBackoff << min(w.failures-1, 16)
+	return jitter(min(pause, w.config.Interval))
+}
+
+// jitter keeps the loads of many gateways apart.
+func jitter(d time.Duration) time.Duration {
+	if d < 2 {
+		return d
+	}
+	return d/2 + rand.N(d/2)
+}

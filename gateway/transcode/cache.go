@@ -1,0 +1,136 @@
+package transcode
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+)
+
+// subjectKey is the metadata with the verified caller.
+const subjectKey = "x-meshlite-subject"
+
+// isIdentified reports whether the caller is somebody. A shared cache in front of us must not
+// store what somebody is answered (RFC 9111, 3.5).
+func isIdentified(ctx context.Context, r *http.Request) bool {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return len(r.Header["Authorization"]) > 0 || len(md[subjectKey]) > 0 || len(md["authorization"]) > 0
+}
+
+func (m *method) policy() CachePolicy {
+	if m.service.Cache == nil {
+		return CachePolicy{}
+	}
+	return m.service.Cache(m.desc)
+}
+
+// isStored publishes for how long and for whom the answer may be stored, and reports whether
+// the caller has it already. The ETag is that of body, so an answer that a cache of the channel
+// has served is confirmed without a call.
+func (m *Mux) isStored(header http.Header, r *http.Request, got answer, body []byte) bool {
+	isGet := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if !isGet && !got.method.noSideEffects {
+		return false
+	}
+	policy := got.method.policy()
+	said := cachecontrol.Parse(got.header["cache-control"])
+	if said.Has(cachecontrol.NoStore) {
+		header.Set("Cache-Control", "no-store")
+		return false
+	}
+	etag := etagOf(body)
+	header.Set("Etag", etag)
+	setCacheControl(header, got, policy, policy.TTL, said)
+	return isGet && matchesETag(r.Header["If-None-Match"], etag)
+}
+
+// setNegativeCache publishes for how long a failure may be stored: not at all, unless the
+// policy lists its code.
+func (m *Mux) setNegativeCache(header http.Header, r *http.Request, got answer, code codes.Code) {
+	header.Set("Cache-Control", "no-store")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return
+	}
+	policy := got.method.policy()
+	said := cachecontrol.Parse(got.header["cache-control"])
+	if ttl := policy.Negative[code]; ttl > 0 && !said.Has(cachecontrol.NoStore) {
+		setCacheControl(header, got, policy, ttl, said)
+	}
+}
+
+// setCacheControl writes Cache-Control, Age and Vary. The origin's own directives shorten what
+// the policy allows, and never extend it.
+func setCacheControl(header http.Header, got answer, policy CachePolicy, ttl time.Duration, said cachecontrol.Directives) {
+	if age, ok := said.Seconds(cachecontrol.MaxAge); ok {
+		ttl = min(ttl, age)
+	}
+	scope := "private"
+	if policy.Public && !got.identified && !said.Has(cachecontrol.Private) {
+		scope = "public"
+		if age, ok := said.Seconds(cachecontrol.SharedMaxAge); ok {
+			ttl = min(ttl, age)
+		}
+	}
+	switch {
+	case ttl < time.Second || said.Has(cachecontrol.NoCache):
+		header.Set("Cache-Control", scope+", no-cache")
+	case said.Has(cachecontrol.MustRevalidate):
+		header.Set("Cache-Control", scope+", max-age="+seconds(ttl)+", must-revalidate")
+	default:
+		header.Set("Cache-Control", scope+", max-age="+seconds(ttl))
+	}
+	if ages := got.header["age"]; len(ages) > 0 {
+		if age, ok := cachecontrol.ParseSeconds(ages[0]); ok {
+			header.Set("Age", seconds(age))
+		}
+	}
+	setVary(header, got, policy)
+}
+
+func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
+
+// setVary lists what the answer depends on. The caller is part of a private answer, and of
+// whether an answer is public.
+func setVary(header http.Header, got answer, policy CachePolicy) {
+	names := []string{"Authorization"}
+	for _, key := range policy.Vary {
+		names = append(names, http.CanonicalHeaderKey(key))
+	}
+	for _, line := range got.header["vary"] {
+		for key := range strings.SplitSeq(line, ",") {
+			if key = strings.TrimSpace(key); token.MatchString(key) && !strings.HasPrefix(strings.ToLower(key), "grpc-") {
+				names = append(names, http.CanonicalHeaderKey(key))
+			}
+		}
+	}
+	slices.Sort(names)
+	header.Add("Vary", strings.Join(slices.Compact(names), ", "))
+}
+
+// etagOf is strong: equal for equal bytes, in every process.
+func etagOf(body []byte) string {
+	sum := sha256.Sum256(body)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`
+}
+
+// matchesETag compares weakly (RFC 9110, 13.1.2), since compression on the way weakens a tag.
+func matchesETag(ifNoneMatch []string, etag string) bool {
+	for _, line := range ifNoneMatch {
+		for item := range strings.SplitSeq(line, ",") {
+			item = strings.TrimSpace(item)
+			if item == "*" || strings.TrimPrefix(item, "W/") == etag {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,232 @@
+package transcode
+
+import (
+	"bytes"
+	"context"
+	"mime"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+)
+
+// serve answers a request by a route.
+func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
+	switch {
+	case rt == rt.method.post && speaksConnect(r):
+		m.serveConnectPost(w, r, rt.method)
+	case rt == rt.method.get && r.URL.Query().Get("connect") == "v1":
+		m.serveConnectGet(w, r, rt.method)
+	default:
+		m.serveUnary(w, r, rt, params)
+	}
+}
+
+func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
+	if !accepts(r.Header["Accept"], "application/json") {
+		m.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
+		return
+	}
+	in, err := rt.decode(w, r, params)
+	if err != nil {
+		m.writeError(w, r, answer{err: err})
+		return
+	}
+	out, got := m.call(w, r, rt.method, in)
+	buffer := getBuffer()
+	defer putBuffer(buffer)
+	if got.err == nil {
+		got.err = rt.encode(buffer, out)
+	}
+	if got.err != nil {
+		m.writeError(w, r, got)
+		return
+	}
+	m.setHeaders(w.Header(), got)
+	m.writeBody(w, r, got, "application/json", buffer.Bytes())
+}
+
+// writeBody answers with body, or with 304 if the caller has it already.
+func (m *Mux) writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
+	if m.isStored(w.Header(), r, got, body) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body) // whoever asked has left
+}
+
+// answer is what a call has brought beside its message.
+type answer struct {
+	method          *method
+	header, trailer metadata.MD
+	err             error // a refusal, if no call was made
+	identified      bool  // the caller is somebody, so that a shared cache must not store it
+}
+
+// call makes a unary call.
+func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in proto.Message) (*dynamicpb.Message, answer) {
+	got := answer{method: method}
+	ctx, cancel, err := m.callContext(w, r, m.config.Timeout)
+	if err != nil {
+		got.err = err
+		return nil, got
+	}
+	defer cancel()
+	got.identified = isIdentified(ctx, r)
+	out := dynamicpb.NewMessage(method.desc.Output())
+	got.err = method.service.Conn.Invoke(ctx, method.path, in, out, grpc.Header(&got.header), grpc.Trailer(&got.trailer))
+	return out, got
+}
+
+// callContext carries the deadline and the metadata of a call.
+func (m *Mux) callContext(w http.ResponseWriter, r *http.Request, timeout time.Duration) (context.Context, context.CancelFunc, error) {
+	timeout, err := m.timeoutOf(w, r, timeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	md := m.config.Metadata(r)
+	// A backend would answer an empty not-modified, for an answer that we do not have.
+	delete(md, "if-none-match")
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(r.Context(), md), timeout)
+	return ctx, cancel, nil
+}
+
+var (
+	grpcTimeout    = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`)
+	connectTimeout = regexp.MustCompile(`^[0-9]{1,10}$`)
+	grpcUnits      = map[string]time.Duration{"H": time.Hour, "M": time.Minute, "S": time.Second, "m": time.Millisecond, "u": time.Microsecond, "n": 1}
+)
+
+// timeoutOf reads for how long the caller waits.
+func (m *Mux) timeoutOf(w http.ResponseWriter, r *http.Request, timeout time.Duration) (time.Duration, error) {
+	if text := r.Header.Get("Grpc-Timeout"); text != "" {
+		match := grpcTimeout.FindStringSubmatch(text)
+		if match == nil {
+			return 0, refuse(http.StatusBadRequest, "grpc-timeout is %q: write digits and a unit of H, M, S, m, u or n", shortened(text))
+		}
+		n, _ := strconv.Atoi(match[1])
+		timeout = m.config.MaxTimeout
+		if unit := grpcUnits[match[2]]; time.Duration(n) <= timeout/unit {
+			timeout = time.Duration(n) * unit
+		}
+	} else if text := r.Header.Get("Connect-Timeout-Ms"); text != "" {
+		if !connectTimeout.MatchString(text) {
+			return 0, refuse(http.StatusBadRequest, "connect-timeout-ms is %q: write up to 10 digits", shortened(text))
+		}
+		n, _ := strconv.ParseInt(text, 10, 64)
+		timeout = time.Duration(n) * time.Millisecond
+	} else if wait, ok := preferredWait(r.Header["Prefer"]); ok {
+		timeout = min(wait, m.config.MaxTimeout)
+		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(timeout/time.Second)))
+	}
+	return min(timeout, m.config.MaxTimeout), nil
+}
+
+// preferredWait reads Prefer: wait=N, in seconds (RFC 7240, 4.3).
+func preferredWait(prefer []string) (time.Duration, bool) {
+	for _, line := range prefer {
+		for item := range strings.SplitSeq(line, ",") {
+			item, _, _ = strings.Cut(item, ";")
+			name, value, _ := strings.Cut(item, "=")
+			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+				continue
+			}
+			n, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(value), `"`), 10, 31)
+			return time.Duration(n) * time.Second, err == nil
+		}
+	}
+	return 0, false
+}
+
+// accepts reports whether the Accept fields allow a media type (RFC 9110, 12.5.1): the most
+// specific range that matches decides.
+func accepts(accept []string, want string) bool {
+	if len(accept) == 0 {
+		return true
+	}
+	major, _, _ := strings.Cut(want, "/")
+	best, allowed := -1, false
+	for _, line := range accept {
+		for item := range strings.SplitSeq(line, ",") {
+			kind, params, err := mime.ParseMediaType(item)
+			if err != nil {
+				continue
+			}
+			rank := map[string]int{"*/*": 0, major + "/*": 1, want: 2}
+			if r, ok := rank[kind]; ok && r > best {
+				q, err := strconv.ParseFloat(params["q"], 64)
+				best, allowed = r, err != nil || q > 0
+			}
+		}
+	}
+	return allowed
+}
+
+// encode appends the JSON of out, or of its field that is the body of the answer.
+func (rt *route) encode(to *bytes.Buffer, out *dynamicpb.Message) error {
+	if rt.response != nil {
+		return rt.encodeField(to, out)
+	}
+	return rt.method.appendJSON(to, out)
+}
+
+func (m *method) appendJSON(to *bytes.Buffer, message proto.Message) error {
+	text, err := m.writing.MarshalAppend(to.AvailableBuffer(), message)
+	if err != nil {
+		return err
+	}
+	_, _ = to.Write(compact(text))
+	return nil
+}
+
+func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {
+	field := rt.response
+	if field.Message() != nil && field.Cardinality() != protoreflect.Repeated {
+		return rt.method.appendJSON(to, out.Get(field).Message().Interface())
+	}
+	if !out.Has(field) {
+		to.WriteString(zeroJSON(field))
+		return nil
+	}
+	alone := dynamicpb.NewMessage(out.Descriptor())
+	alone.Set(field, out.Get(field))
+	start := to.Len()
+	if err := rt.method.appendJSON(to, alone); err != nil {
+		return err
+	}
+	whole := to.Bytes()[start:] // {"name":value}
+	value := whole[len(field.JSONName())+len(`{"":`) : len(whole)-1]
+	n := copy(whole, value)
+	to.Truncate(start + n)
+	return nil
+}
+
+// zeroJSON is the JSON of a field that is not set.
+func zeroJSON(field protoreflect.FieldDescriptor) string {
+	switch {
+	case field.IsMap():
+		return "{}"
+	case field.IsList():
+		return "[]"
+	}
+	switch field.Kind() {
+	case protoreflect.StringKind, protoreflect.BytesKind:
+		return `""`
+	case protoreflect.BoolKind:
+		return "false"
+	case protoreflect.EnumKind:
+		return strconv.Quote(string(field.DefaultEnumValue().Name()))
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		return `"0"`
+	}
+	return "0"
+}

@@ -1,0 +1,43 @@
+// Package transcode serves gRPC methods over HTTP with JSON, from their contracts alone:
+//
+//	mux, err := transcode.New(transcode.Config{Services: []transcode.Service{{
+//		Name: "catalog", Conn: conn, Contract: contract,
+//		Offers: func(protoreflect.MethodDescriptor) bool { return true },
+//	}}})
+//	http.ListenAndServe(address, mux)
+//
+// A [Mux] serves one set of contracts. When a contract changes, make a new one.
+//
+// # Paths
+//
+// A method is called as its google.api.http rule says: bindings and additional bindings,
+// path templates with verbs, body, response_body. Every method is also POST
+// /package.Service/Method, and GET with query parameters if it is marked
+// idempotency_level = NO_SIDE_EFFECTS. HEAD is served as GET, and OPTIONS lists the methods of
+// a path.
+//
+// A path variable of one segment is unescaped wholly. One of several segments keeps the
+// escapes of reserved characters, such as %2F. Unlike grpc-gateway's own mux, a form is no
+// body, X-HTTP-Method-Override is ignored, and an unknown query parameter is an error.
+//
+// # Messages
+//
+// JSON is that of protojson, read strictly: an unknown field, a wrong type, an unknown enum
+// value, a number out of range, a duplicate key or invalid UTF-8 is 400, with the path of the
+// field as the caller wrote it, and no call is made. 64-bit integers are strings in answers,
+// and strings or numbers in requests. Bodies are bounded in size and depth.
+//
+// # Errors
+//
+// An error is a problem (RFC 9457), with the status code that grpc-gateway gives to the gRPC
+// code, and the details of google.rpc as JSON. The text of UNKNOWN, INTERNAL and DATA_LOSS, and
+// that of UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED, which may name addresses, is logged
+// and not shown, and neither is google.rpc.DebugInfo, unless [Config].ShowInternal is set.
+// RetryInfo or the pushback of gRPC becomes Retry-After.
+//
+// # Time
+//
+// The deadline of a call is grpc-timeout, Connect-Timeout-Ms, Prefer: wait=N (RFC 7240), or
+// [Config].Timeout, and never more than [Config].MaxTimeout. A caller that goes away cancels
+// its call.
+package transcode
