@@ -51,13 +51,12 @@ func isServiceOrMethod(name string) bool {
 	return protoreflect.FullName(service).IsValid() && (!some || protoreflect.Name(method).IsValid())
 }
 
-// offers reports whether a method is let out.
-func (s service) offers(m protoreflect.MethodDescriptor) bool {
-	of := string(m.Parent().FullName())
+// offer is what the gateway lets out.
+func (s service) offer() []string {
 	if len(s.names) == 0 {
-		return !strings.HasPrefix(of, "grpc.")
+		return []string{"*"}
 	}
-	return slices.Contains(s.names, of) || slices.Contains(s.names, of+"/"+string(m.Name()))
+	return s.names
 }
 
 // site is a plain HTTP service.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/meshlite-go/meshlite/gateway/edge"
 	"github.com/meshlite-go/meshlite/internal/cli"
-	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // isUsage checks that err is of the command line, and says what is wrong and what to write.
@@ -32,29 +31,6 @@ func TestServices(t *testing.T) {
 	for _, args := range [][]string{{""}, {"=a.B"}, {"a,b"}, {"consul:///catalog"}, {"a="}, {"a=b.C,"}, {"a=b.C/"}, {"a=/b"}, {"a=b-c"}, {"a=b.C/D/E"}, {"a", "a=b.C"}} {
 		_, err := parseServices(args)
 		isUsage(t, fmt.Sprint(args), err, "service ")
-	}
-}
-
-func TestAServiceLetsOutWhatItNames(t *testing.T) {
-	methods := catalogv1.File_sweetshop_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods()
-	get, list := methods.ByName("GetSweet"), methods.ByName("ListSections")
-	for _, test := range []struct {
-		arg       string
-		get, list bool
-	}{
-		{"catalog", true, true},
-		{"catalog=sweetshop.catalog.v1.CatalogService", true, true},
-		{"catalog=sweetshop.catalog.v1.CatalogService/GetSweet", true, false},
-		{"catalog=sweetshop.catalog.v1.Other", false, false},
-		{"catalog=sweetshop.catalog.v1.CatalogService/Get", false, false},
-	} {
-		services, err := parseServices([]string{test.arg})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s := services[0]; s.offers(get) != test.get || s.offers(list) != test.list {
-			t.Errorf("%s lets out GetSweet: %t, ListSections: %t", test.arg, s.offers(get), s.offers(list))
-		}
 	}
 }
 
