@@ -155,4 +155,3 @@ func (s *stall) check(e *Endpoint, now time.Duration) {
 	s.progress = progress
 	e.stalled.Store(stalled)
 }
-

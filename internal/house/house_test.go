@@ -62,6 +62,7 @@ var rooms = map[string][]string{
 	"gateway/problem":                 {},
 	"gateway/contract":                {"interceptors"},
 	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/wire"},
+	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/lines", "resolver", "resolver/catalog"},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
 	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
