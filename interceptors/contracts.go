@@ -108,6 +108,13 @@ func readLive(files *protoregistry.Files) (*live, error) {
 // follow adds p to those that follow c, from current layers on.
 func (c *Contracts) follow(p *Policies) { c.followers.Add(p) }
 
+// Followers are the policies that have c below them and are in use, in no order: those of
+// channels, for instance.
+func (c *Contracts) Followers() []*Policies { return c.followers.All() }
+
+// Version is equal to an earlier one, by ==, as long as [Policies.Call] returns the same.
+func (p *Policies) Version() any { return p.current.Load() }
+
 // checkAll checks the effective policies of methods.
 func (p *Policies) checkAll(above *layers, methods []string) error {
 	var errs []error

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +20,13 @@ const (
 	logInterval   = time.Minute // of a failure that stays the same
 )
 
+const (
+	// confirmations is how many loads in a row must bring a contract that was replaced
+	// before. In a rolling update loads alternate between old and new instances.
+	confirmations = 3
+	maxReplaced   = 16 // contracts that are remembered as replaced
+)
+
 // settleTimes are when to load again after a change of instances: a connection to a new
 // one may not be ready at once, and an old one may still answer.
 var settleTimes = []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second}
@@ -28,6 +36,8 @@ type WatchConfig struct {
 	Source Source // required
 	// OnContract receives the first contract and then each that differs from the last one
 	// it took, one at a time. With an error it refuses the contract. It must not call Close.
+	// One that was replaced before, as an old instance still offers it in a rolling update,
+	// is passed when three loads in a row have brought it.
 	OnContract func(*Contract) error // required
 
 	Changed  <-chan struct{} // to load at once, such as when instances changed; nil is never
@@ -58,9 +68,12 @@ type Watcher struct {
 	stats Stats
 
 	// Of the goroutine of run.
-	failures int // in a row
-	loggedAt time.Time
-	logged   string
+	replaced  []*Contract // that were taken and then replaced by others
+	returning *Contract   // one of them that was loaded last
+	returns   int         // loads in a row that brought it
+	failures  int         // in a row
+	loggedAt  time.Time
+	logged    string
 }
 
 // Watch loads now, when Changed fires, when a file of [Files] changes, and each
@@ -129,6 +142,8 @@ func (w *Watcher) run(ctx context.Context) {
 			return
 		case err != nil:
 			next.Reset(w.backoff())
+		case w.returning != nil:
+			next.Reset(jitter(time.Second))
 		case len(settle) > 0:
 			next.Reset(settle[0])
 			settle = settle[1:]
@@ -141,7 +156,7 @@ func (w *Watcher) run(ctx context.Context) {
 // polls is a ticker that only ticks for files, and their stamp before the first load.
 func (w *Watcher) polls() (*time.Ticker, string) {
 	ticker := time.NewTicker(pollInterval)
-	if _, ok := w.config.Source.(files); !ok {
+	if !w.isFiles() {
 		ticker.Stop()
 	}
 	return ticker, w.stamp()
@@ -207,13 +222,42 @@ func (w *Watcher) pass(loaded *Contract) (changed bool, err error) {
 			changed, err = false, fmt.Errorf("panic while the contract was taken: %v\n%s", panicked, debug.Stack())
 		}
 	}()
-	if loaded.Equal(w.Stats().Contract) {
+	current := w.Stats().Contract
+	if !w.confirmed(loaded, current) {
 		return false, nil
 	}
 	if err := w.config.OnContract(loaded); err != nil {
 		return false, fmt.Errorf("refused: %w", err)
 	}
+	w.replaced = slices.DeleteFunc(append(w.replaced, current), func(c *Contract) bool { return c == nil || c.Equal(loaded) })
+	if len(w.replaced) > maxReplaced {
+		w.replaced = w.replaced[1:]
+	}
+	w.returning = nil
 	return true, nil
+}
+
+// confirmed reports whether loaded is to be offered: it is not the current contract and,
+// if it was replaced before, enough loads in a row have brought it.
+func (w *Watcher) confirmed(loaded, current *Contract) bool {
+	before := slices.ContainsFunc(w.replaced, loaded.Equal)
+	switch {
+	case loaded.Equal(current):
+		w.returning = nil
+		return false
+	case !before || w.isFiles():
+		return true
+	case !loaded.Equal(w.returning):
+		w.returning, w.returns = loaded, 1
+	default:
+		w.returns++
+	}
+	return w.returns >= confirmations
+}
+
+func (w *Watcher) isFiles() bool {
+	_, ok := w.config.Source.(files)
+	return ok
 }
 
 func (w *Watcher) report(loaded, kept *Contract, changed bool, err error) {

@@ -55,7 +55,7 @@ func contractOf(t testing.TB, text string) *contract.Contract {
 	return made
 }
 
-// Case E10: A contract that changed is passed on once, at the next load; one that is broken or refused leaves the one before it, and is logged and counted.
+// Case E10
 func TestWatchKeepsTheLastGoodContract(t *testing.T) {
 	first, same, second := contractOf(t, cakes), contractOf(t, cakes), contractOf(t, strings.Replace(cakes, "string name", "string title", 1))
 	synctest.Test(t, func(t *testing.T) {
@@ -157,6 +157,40 @@ func TestWatchLoadsWhenInstancesChange(t *testing.T) {
 	})
 }
 
+// In a rolling update every other load may reach an old instance: the new contract stays.
+// A rollback is passed on within seconds.
+func TestWatchDoesNotFlapInARollingUpdate(t *testing.T) {
+	older, newer := contractOf(t, cakes), contractOf(t, strings.Replace(cakes, "string name", "string title", 1))
+	synctest.Test(t, func(t *testing.T) {
+		source, changed := &scripted{answer: older}, make(chan struct{})
+		var taken []*contract.Contract
+		w, err := contract.Watch(contract.WatchConfig{
+			Source: source, Changed: changed, Interval: time.Hour, Logger: silent,
+			OnContract: func(c *contract.Contract) error { taken = append(taken, c); return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		synctest.Wait()
+		for i := range 10 {
+			source.set([]*contract.Contract{newer, older}[i%2], nil)
+			changed <- struct{}{}
+			synctest.Wait()
+		}
+		if len(taken) != 2 || w.Stats().Contract != newer {
+			t.Fatalf("%d contracts taken, want the old one and the new one; stats %+v", len(taken), w.Stats())
+		}
+		source.set(older, nil)
+		changed <- struct{}{}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if len(taken) != 3 || w.Stats().Contract != older {
+			t.Fatalf("%d contracts taken, want the rollback after 5 s", len(taken))
+		}
+	})
+}
+
 // A source that is down is not asked in a loop.
 func TestWatchBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -198,7 +232,7 @@ func (s stuck) Load(ctx context.Context) (*contract.Contract, error) {
 	return nil, ctx.Err()
 }
 
-// Case E10: A descriptor set file that changes is read again within a second or two; a broken one keeps the contract before it.
+// Case E10
 func TestWatchReadsAChangedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cakes.binpb")
 	write(t, path, compile(t, cakes))
