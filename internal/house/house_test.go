@@ -63,6 +63,8 @@ var rooms = map[string][]string{
 	"gateway/contract":                {"interceptors"},
 	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/wire"},
 	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/lines", "resolver", "resolver/catalog"},
+	"gateway/edge":                    {"caller", "gateway/problem", "interceptors/ratelimit", "internal/lines", "internal/rpc"},
+	"gateway/jwt":                     {},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
 	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
@@ -77,7 +79,7 @@ var homes = map[string][]string{
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
-	"github.com/prometheus/client_golang":             {"interceptors/metrics", "interceptors/cache/cachemetrics", "interceptors/concurrency/concurrencymetrics", "interceptors/ratelimit/ratelimitmetrics", "interceptors/retry/retrymetrics", "resolver/metrics", "balancer/metrics", "admin", ""},
+	"github.com/prometheus/client_golang":             {"interceptors/metrics", "interceptors/cache/cachemetrics", "interceptors/concurrency/concurrencymetrics", "interceptors/ratelimit/ratelimitmetrics", "interceptors/retry/retrymetrics", "resolver/metrics", "balancer/metrics", "admin", "gateway/edge", ""},
 	"github.com/redis/rueidis":                        {"internal/redisconn", "internal/redistest", "interceptors/cache/redis", "interceptors/ratelimit/redis"},
 	"github.com/prometheus/common":                    {"internal/scrape"},
 	"golang.org/x/time":                               {"resolver/consul"},
@@ -90,6 +92,10 @@ var homes = map[string][]string{
 	"google.golang.org/grpc/experimental":             {"balancer", "internal/..."},
 	"google.golang.org/grpc/xds":                      {},
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2": {"interceptors/..."},
+	"github.com/rs/cors":                              {"gateway/edge"},
+	"github.com/klauspost/compress":                   {"gateway/edge"},
+	"github.com/golang-jwt/jwt":                       {"gateway/jwt"},
+	"github.com/MicahParks/jwkset":                    {"gateway/jwt"},
 }
 
 type pkg struct {
