@@ -27,6 +27,7 @@ dev: build ## run a registry and the sweet shop until ctrl-C
 
 test: consul tools ## run all tests with the race detector, a real Consul among them
 	$(GO) test -race -timeout 8m ./...
+	cd internal/connecttest && $(GO) test -race ./...
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
@@ -63,10 +64,11 @@ fmt: ## format Go and proto files
 
 generate: tools ## write the Go code of the contracts
 	$(BIN)/buf generate
+	cd gateway/transcode/testdata && $(BIN)/buf generate --path proto/forms
 
 check-generate: generate breaking ## fail if generated code is not what is committed
-	@dirty=$$(git status --porcelain -- proto); \
-	if [ -n "$$dirty" ]; then echo "proto/ is not what is committed, run \`make generate\` and commit:"; echo "$$dirty"; git diff -- proto | head -50; exit 1; fi
+	@dirty=$$(git status --porcelain -- proto gateway/transcode/testdata); \
+	if [ -n "$$dirty" ]; then echo "generated code is not what is committed, run \`make generate\` and commit:"; echo "$$dirty"; git diff -- proto gateway/transcode/testdata | head -50; exit 1; fi
 
 # On main itself, before the first commit and in a shallow clone there is nothing
 # to compare with but the commit before.

@@ -170,6 +170,8 @@ func (c *pieClient) want(method, id, note, want string) {
 }
 
 // Case E10
+//
+// The policies of a contract that was read apply to dynamic messages as those of linked code do, and a changed contract applies from the next call on.
 func TestPoliciesOfAContractThatIsNotLinked(t *testing.T) {
 	c := newPieClient(t)
 	c.want("GetPie", "apple", "", "answer 1")

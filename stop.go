@@ -54,7 +54,7 @@ func (r *run) stop(ctx context.Context) {
 }
 
 // drain lets calls end, cuts off those that take longer than the stop timeout, and leaves
-// behind handlers that do not heed even that.
+// handlers running that ignore even that.
 func (r *run) drain(log *slog.Logger) {
 	ended := make(chan struct{})
 	go func() {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,5 +139,24 @@ func TestASlowProcessGetsLittle(t *testing.T) {
 			}
 			t.Log(counts[servers[0].address])
 		})
+	}
+}
+
+// An instance that answers no more is left out long before its requests time out.
+func TestAFrozenProcessGetsLittle(t *testing.T) {
+	proxy, servers, _ := four(t, httpproxy.Config{Policy: "least_request", HeaderTimeout: 2 * time.Second}, 5*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond)
+	var failed atomic.Int64
+	load(16, 4000, func(n int) {
+		if n == 1000 {
+			if err := servers[0].Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Error(err)
+			}
+		}
+		if w := do(proxy, "GET", "/web/", ""); w.Code != http.StatusOK {
+			failed.Add(1)
+		}
+	})
+	if waited := proxy.Stats().Retries; failed.Load() != 0 || waited == 0 || waited > 100 {
+		t.Errorf("%d GETs failed, %d waited for the frozen instance", failed.Load(), waited)
 	}
 }

@@ -3,6 +3,7 @@ package httpproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -44,7 +45,7 @@ func newTransport(c *Config) (*transport, error) {
 	t := &transport{config: c, listed: make(chan struct{}), inFlight: make(chan struct{}, c.MaxInFlight)}
 	list, targets, err := parseURLs(c.URLs)
 	if err != nil {
-		return nil, &configError{c.Name, err}
+		return nil, fmt.Errorf("httpproxy: site %q: %w", c.Name, err)
 	}
 	if t.set, err = c.newSet(); err != nil {
 		return nil, err
@@ -65,16 +66,6 @@ func newTransport(c *Config) (*transport, error) {
 	}
 	return t, nil
 }
-
-// configError names the site of a wrong config.
-type configError struct {
-	site string
-	err  error
-}
-
-func (e *configError) Error() string { return "httpproxy: site " + e.site + ": " + e.err.Error() }
-
-func (e *configError) Unwrap() error { return e.err }
 
 // update takes a new list of instances.
 func (t *transport) update(list []catalog.Instance) {

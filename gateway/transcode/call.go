@@ -20,10 +20,14 @@ import (
 // serve answers a request by a route.
 func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
 	switch {
+	case rt.method.desc.IsStreamingClient():
+		m.refuseClientStream(w, rt.method)
 	case rt == rt.method.post && speaksConnect(r):
 		m.serveConnectPost(w, r, rt.method)
 	case rt == rt.method.get && r.URL.Query().Get("connect") == "v1":
 		m.serveConnectGet(w, r, rt.method)
+	case rt.method.desc.IsStreamingServer():
+		m.serveServerStream(w, r, rt, params)
 	default:
 		m.serveUnary(w, r, rt, params)
 	}

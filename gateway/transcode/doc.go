@@ -35,6 +35,30 @@
 // and not shown, and neither is google.rpc.DebugInfo, unless [Config].ShowInternal is set.
 // RetryInfo or the pushback of gRPC becomes Retry-After.
 //
+// # Connect
+//
+// A POST to /package.Service/Method with Connect-Protocol-Version, and a GET with connect=v1, is
+// answered by Connect's unary protocol, in JSON or protobuf. gRPC-Web is not served.
+//
+// # Streams
+//
+// A stream of answers is NDJSON, or server-sent events if Accept names text/event-stream. A
+// message is written when it comes, and the next one is read when the caller has taken it. An
+// error after the first message is the last line, {"error":{...}}, or the last event, error.
+// The last event of a stream that ends well is end.
+//
+// A stream of requests takes a WebSocket at /package.Service/Method, for pages of the same host
+// or of [Config].Origins. Each text is a message, an empty one ends the caller's messages. The
+// close code is 1000, or 4000 plus the gRPC code, 1007 for wrong JSON, 1009 for a message that
+// is too large; the text before it is {"error":{...}}.
+//
+// # Caches
+//
+// An answer to GET or HEAD has an ETag, and If-None-Match is answered with 304. Cache-Control,
+// Age and Vary come from [Service].Cache and from what a cache in the channel says in the
+// metadata of the answer. What is answered to a caller with Authorization or a subject is never
+// public, and a failure is stored only if the policy lists its code.
+//
 // # Time
 //
 // The deadline of a call is grpc-timeout, Connect-Timeout-Ms, Prefer: wait=N (RFC 7240), or

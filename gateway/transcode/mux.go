@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -51,11 +52,15 @@ type Config struct {
 	Metadata func(*http.Request) metadata.MD
 	// Headers are the keys of response metadata that become headers of the answer.
 	Headers []string
+	// Origins are patterns of hosts, such as "*.example.com", whose pages may open WebSockets,
+	// beside those of the request's own host.
+	Origins []string
 
 	MaxRequestBytes int           // of a body or a message of a stream; 4 MiB
 	MaxDepth        int           // of JSON; 100
 	Timeout         time.Duration // of a call whose caller sets none; 30 s. A stream then has MaxTimeout
 	MaxTimeout      time.Duration // of any call; 1 h
+	WriteTimeout    time.Duration // for which a caller may take a message of a stream; 30 s
 	ShowInternal    bool          // shows the texts of internal errors to callers
 	Logger          *slog.Logger  // for internal errors; slog.Default()
 }
@@ -121,7 +126,7 @@ func (c *Config) setDefaults() error {
 		ok   bool
 	}{
 		{"MaxRequestBytes", c.MaxRequestBytes >= 0}, {"MaxDepth", c.MaxDepth >= 0},
-		{"Timeout", c.Timeout >= 0}, {"MaxTimeout", c.MaxTimeout >= 0},
+		{"Timeout", c.Timeout >= 0}, {"MaxTimeout", c.MaxTimeout >= 0}, {"WriteTimeout", c.WriteTimeout >= 0},
 	} {
 		if !bound.ok {
 			return fmt.Errorf("transcode: Config.%s is negative: give a bound, or 0 for the default", bound.name)
@@ -131,6 +136,12 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.MaxDepth, 100)
 	setDefault(&c.Timeout, 30*time.Second)
 	setDefault(&c.MaxTimeout, time.Hour)
+	setDefault(&c.WriteTimeout, 30*time.Second)
+	for _, pattern := range c.Origins {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return fmt.Errorf("transcode: Config.Origins has %q, which is no pattern: write a host, such as *.example.com", pattern)
+		}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -242,6 +253,10 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w = headWriter{w}
 	}
 	if found := m.methods[r.URL.Path]; found != nil && r.URL.RawPath == "" {
+		if found.desc.IsStreamingClient() && r.Method == http.MethodGet {
+			m.serveWebSocket(w, r, found)
+			return
+		}
 		if rt := found.routeOf(r.Method); rt != nil {
 			m.serve(w, r, rt, nil)
 			return

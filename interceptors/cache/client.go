@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // clientPart is the cache in the calls of one method of a client.
@@ -19,11 +20,12 @@ type clientPart struct{ rule *rule }
 // hit makes no call of gRPC, and a load may make two.
 func (p clientPart) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	result := Bypass
-	err = errPanicked
+	err = rpc.ErrPanic
 	defer func() {
 		p.rule.report(ctx, result)
 		if result != Bypass {
-			runOnFinish(opts, err)
+			_, finish := rpc.SplitFinish(opts)
+			finish.Run(err)
 		}
 	}()
 	message, ok := reply.(proto.Message)
@@ -159,14 +161,6 @@ func setResult(opts []grpc.CallOption, x *exchange, result Result) {
 	for _, opt := range opts {
 		if o, ok := opt.(grpc.HeaderCallOption); ok {
 			*o.HeaderAddr = metadata.Join(*o.HeaderAddr, metadata.Pairs(xCache, result.String()))
-		}
-	}
-}
-
-func runOnFinish(opts []grpc.CallOption, err error) {
-	for _, opt := range opts {
-		if o, ok := opt.(grpc.OnFinishCallOption); ok {
-			o.OnFinish(err)
 		}
 	}
 }

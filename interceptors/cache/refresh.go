@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 const (
@@ -59,7 +60,7 @@ func (x *exchange) refresh(ctx context.Context) {
 func (x *exchange) refreshNow(ctx context.Context, shared *flight) {
 	ctx, cancel := context.WithTimeout(ctx, x.rule.refreshTimeout)
 	defer cancel()
-	err := errPanicked
+	err := rpc.ErrPanic
 	defer func() {
 		method := x.rule.method
 		method.results.refreshed(err != nil)

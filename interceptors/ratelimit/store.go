@@ -64,8 +64,8 @@ type Taken struct {
 }
 
 const (
-	// closedWait is the RetryAfter of a closed limit whose store is unavailable: nobody
-	// knows for how long.
+	// closedWait is the RetryAfter of a closed limit whose store is unavailable, for an
+	// unknown time.
 	closedWait = time.Second
 	// maxStoreRefusals bounds the keys whose refusal by the store is remembered, about.
 	maxStoreRefusals = 1 << 14

@@ -19,6 +19,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
@@ -89,7 +90,7 @@ func (m *method) unary(ctx context.Context, name string, req, reply any, cc *grp
 		})
 		again, err := m.again(ctx, record, result)
 		if !again {
-			options.finish(err)
+			options.finish.Run(err)
 			return err
 		}
 		record = record.Next()
@@ -287,35 +288,13 @@ var notGRPC = []string{"404 ", "405 ", "415 ", "421 ", "501 "}
 
 // callOptions are the options of a call, which must look like one attempt to its caller.
 type callOptions struct {
-	all      []grpc.CallOption // for each attempt
-	onFinish []func(error)     // for the last one
+	all    []grpc.CallOption // for each attempt
+	finish rpc.Finish        // for the last one
 }
 
-// newCallOptions separates the OnFinish options, which gRPC would call at the end of each
-// attempt.
-func newCallOptions(all []grpc.CallOption) callOptions {
-	o := callOptions{all: all}
-	if !slices.ContainsFunc(all, isOnFinish) {
-		return o
-	}
-	o.all = slices.DeleteFunc(slices.Clone(all), isOnFinish)
-	for _, option := range all {
-		if f, ok := option.(grpc.OnFinishCallOption); ok {
-			o.onFinish = append(o.onFinish, f.OnFinish)
-		}
-	}
+func newCallOptions(all []grpc.CallOption) (o callOptions) {
+	o.all, o.finish = rpc.SplitFinish(all)
 	return o
-}
-
-func isOnFinish(option grpc.CallOption) bool {
-	_, ok := option.(grpc.OnFinishCallOption)
-	return ok
-}
-
-func (o callOptions) finish(err error) {
-	for _, f := range o.onFinish {
-		f(err)
-	}
 }
 
 // reset clears what a failed attempt has written. gRPC does not overwrite headers and peer if an

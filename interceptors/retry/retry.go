@@ -105,8 +105,8 @@ func (r *Retry) UnaryClientInterceptor(policies *interceptors.Policies) grpc.Una
 
 // Stats is the budget of one method.
 type Stats struct {
-	Method string  // "/package.Service/Method"
-	Budget float64 // retries left, up to 100
+	Method string  `json:"method"` // "/package.Service/Method"
+	Budget float64 `json:"budget"` // retries left, up to 100
 }
 
 // Stats returns the budgets of methods with a rule that were called, by method. Of channels

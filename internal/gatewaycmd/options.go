@@ -1,7 +1,6 @@
 package gatewaycmd
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
@@ -122,16 +121,10 @@ func (o Options) serverTLS() (*tls.Config, error) {
 	return config, nil
 }
 
-// edge is what stands around the gateway.
-func (s *settings) edge(ctx context.Context, log *slog.Logger) (edge.Config, error) {
-	config := edge.Config{
+// edge is what stands around the gateway. verifier may be nil.
+func (s *settings) edge(verifier edge.Verifier, log *slog.Logger) edge.Config {
+	return edge.Config{
 		TrustedProxies: s.proxies, Limits: s.limits, Headers: s.Headers, RequireSubject: s.RequireSubject,
-		CORS: edge.CORS{Origins: s.CORSOrigins}, Logger: log,
+		CORS: edge.CORS{Origins: s.CORSOrigins}, Logger: log, Verifier: verifier,
 	}
-	if s.JWKS == "" {
-		return config, nil
-	}
-	verifier, err := s.verifier(ctx, log)
-	config.Verifier = verifier
-	return config, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/edge"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
+	"github.com/meshlite-go/meshlite/gateway/jwt"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -31,7 +32,7 @@ func Run(ctx context.Context, o Options, streams cli.Streams) error {
 	}
 	r := &run{settings: s, streams: streams, log: s.logger(streams)}
 	defer r.close()
-	if err := r.open(ctx); err != nil {
+	if err := r.open(); err != nil {
 		return err
 	}
 	return r.serve(ctx)
@@ -70,7 +71,7 @@ func (r *run) close() {
 func (r *run) onClose(f func()) { r.closers = append(r.closers, f) }
 
 // open makes all parts. Nothing waits for Consul or for a service.
-func (r *run) open(ctx context.Context) error {
+func (r *run) open() error {
 	// The channels of a gateway call for others: only the subject that it forwards is an
 	// identity, by which answers are kept apart.
 	callers, err := caller.New(caller.WithForwardedSubject())
@@ -84,11 +85,7 @@ func (r *run) open(ctx context.Context) error {
 		return err
 	}
 	r.onClose(r.directory.Close)
-	around, err := r.settings.edge(ctx, r.log)
-	if err != nil {
-		return err
-	}
-	if r.edge, err = edge.New(around); err != nil {
+	if err := r.openEdge(); err != nil {
 		return &cli.Error{Code: cli.ExitUsage, Err: err}
 	}
 	if err := r.openGateway(); err != nil {
@@ -101,6 +98,21 @@ func (r *run) open(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(r.runtime.Registry().Register(r.edge), r.runtime.Registry().Register(r.server))
+}
+
+func (r *run) openEdge() error {
+	var verifier edge.Verifier // an interface, which is to stay nil
+	if r.JWKS != "" {
+		tokens, err := jwt.New(jwt.Config{Keys: r.JWKS, Issuer: r.JWTIssuer, Audience: []string{r.JWTAudience}, Logger: r.log})
+		if err != nil {
+			return fmt.Errorf("--jwt-jwks %q, --jwt-issuer %q, --jwt-audience %q: %w", r.JWKS, r.JWTIssuer, r.JWTAudience, err)
+		}
+		r.onClose(tokens.Close)
+		verifier = tokens
+	}
+	var err error
+	r.edge, err = edge.New(r.settings.edge(verifier, r.log))
+	return err
 }
 
 // orNever is d as the edge has it: 0 there is the default.

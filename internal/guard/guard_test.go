@@ -172,7 +172,7 @@ func TestALineIsAllowedOncePerMinute(t *testing.T) {
 			if line.Allow() {
 				t.Error("a second line in a minute")
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		if !other.Allow() {
 			t.Error("one limit counts another's lines")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -13,8 +14,8 @@ import (
 // goroutine that happens: when gRPC says so, when an interceptor further in ends the
 // stream without gRPC, when opening fails or panics ([ErrPanic]). The end of all messages
 // is nil. Of two that follow one stream, the inner is called first.
-func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (*ClientStream, error) {
-	s := &ClientStream{Single: !desc.ServerStreams, end: end}
+func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (grpc.ClientStream, error) {
+	s := &clientStream{single: !desc.ServerStreams, end: end}
 	err := ErrPanic
 	defer func() {
 		if err != nil {
@@ -29,16 +30,15 @@ func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 	return s, nil
 }
 
-// ClientStream is a stream made by [OpenStream].
-type ClientStream struct {
+// clientStream is a stream made by [OpenStream].
+type clientStream struct {
 	grpc.ClientStream
-	Single bool // the server sends one message
-
-	once sync.Once
-	end  func(error)
+	single bool // the server sends one message
+	once   sync.Once
+	end    func(error)
 }
 
-func (s *ClientStream) finish(err error) {
+func (s *clientStream) finish(err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
@@ -46,12 +46,41 @@ func (s *ClientStream) finish(err error) {
 }
 
 // RecvMsg receives. gRPC reports the end of a stream before RecvMsg returns it.
-func (s *ClientStream) RecvMsg(message any) error {
+func (s *clientStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
-	if err != nil || s.Single {
+	if err != nil || s.single {
 		s.finish(err)
 	}
 	return err
+}
+
+// SplitFinish takes the OnFinish options out of all, for a call of several attempts: gRPC
+// would call them at the end of each. Without any, rest is all.
+func SplitFinish(all []grpc.CallOption) (rest []grpc.CallOption, finish Finish) {
+	if !slices.ContainsFunc(all, isOnFinish) {
+		return all, nil
+	}
+	for _, option := range all {
+		if f, ok := option.(grpc.OnFinishCallOption); ok {
+			finish = append(finish, f.OnFinish)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), isOnFinish), finish
+}
+
+func isOnFinish(option grpc.CallOption) bool {
+	_, ok := option.(grpc.OnFinishCallOption)
+	return ok
+}
+
+// Finish is what is to run at the end of a call.
+type Finish []func(error)
+
+// Run calls them, with the error of the call.
+func (all Finish) Run(err error) {
+	for _, f := range all {
+		f(err)
+	}
 }
 
 // WithContext returns stream with another context.
