@@ -56,6 +56,7 @@ With -o json there is one object once it serves: address (a URL), metrics_addres
 func (o *Options) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.HTTP, "http", nil, "serve plain HTTP under a prefix: `NAME=/PREFIX/[,URL...]`; repeats")
+	f.StringVar(&o.HTTPPolicy, "http-policy", "", "`policy` for plain HTTP: least_request, the default, peak_ewma, or round_robin, that of fixed lists")
 	f.StringArrayVar(&o.Descriptors, "descriptors", nil, "`SERVICE=FILE` with its descriptor set, as buf build -o writes it, instead of reflection; repeats")
 	f.StringVar(&o.Agent, "http-addr", "", "`address` of the Consul agent, host:port, instead of that of CONSUL_HTTP_ADDR")
 
@@ -86,6 +87,9 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.Backends.Cert, "cert", "", "PEM `file` of the certificate to show to gRPC services")
 	f.StringVar(&o.Backends.Key, "key", "", "PEM `file` of its private key")
 	f.StringVar(&o.Backends.ServerName, "servername", "", "`name` that gRPC services must prove, instead of their own")
+	if err := cmd.RegisterFlagCompletionFunc("http-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag was added above
+	}
 	for _, flag := range []string{"http", "descriptors", "http-addr", "listen", "metrics-address", "trusted-proxies", "limit", "cors-origin", "jwt-issuer", "jwt-audience", "forward-header", "name", "advertise", "drain", "stop-timeout", "servername"} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {
 			panic(err) // the flag was added above

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshlite-go/meshlite/gateway/edge"
@@ -17,6 +19,7 @@ import (
 type Options struct {
 	Services    []string // arguments, such as "catalog=pkg.Service"
 	HTTP        []string // such as "web=/web/"
+	HTTPPolicy  string   // by which sites are balanced; empty is that of [Options.policy]
 	Descriptors []string // such as "catalog=catalog.binpb"
 
 	Agent    string       // host:port; empty is the one that the environment names
@@ -38,6 +41,21 @@ type Options struct {
 	Name, Advertise    string // in Consul
 	Drain, StopTimeout time.Duration
 	Format             cli.Format
+}
+
+// policies are those for plain HTTP.
+var policies = []string{"least_request", "peak_ewma", "round_robin"}
+
+// policy is how a site is balanced. Instances of a fixed list are alike, and take turns.
+func (o Options) policy(s site) string {
+	switch {
+	case o.HTTPPolicy != "":
+		return o.HTTPPolicy
+	case len(s.urls) > 0:
+		return "round_robin"
+	default:
+		return "least_request"
+	}
 }
 
 // settings are options that were checked.
@@ -81,6 +99,8 @@ func (o Options) checkRest(s *settings) error {
 		return cli.Usagef("--require-subject: nobody can prove who they are: give --jwt-jwks or --client-ca, too")
 	case !o.Register && o.Advertise != "":
 		return cli.Usagef("--advertise %q without --register: leave it out, or register", o.Advertise)
+	case o.HTTPPolicy != "" && !slices.Contains(policies, o.HTTPPolicy):
+		return cli.Usagef("--http-policy %q: write %s", o.HTTPPolicy, strings.Join(policies, ", "))
 	case o.Drain < 0 || o.StopTimeout < 0:
 		return cli.Usagef("--drain %v, --stop-timeout %v: write durations from 0 on", o.Drain, o.StopTimeout)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/meshlite-go/meshlite"
@@ -168,7 +169,7 @@ func (r *run) dial(s service) (gateway.Service, error) {
 }
 
 func (r *run) site(s site) httpproxy.Config {
-	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Log: r.log, Header: r.forwarded}
+	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Log: r.log, Header: r.forwarded}
 	if len(s.urls) == 0 {
 		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
 	}
@@ -202,8 +203,8 @@ func (r *run) ready(next http.Handler) http.Handler {
 // serve serves, registers and announces the gateway. When ctx ends it leaves Consul first.
 func (r *run) serve(ctx context.Context) error {
 	var err error
-	if r.listener, err = net.Listen("tcp", r.Listen); err != nil {
-		return fmt.Errorf("--listen %q: %w", r.Listen, err)
+	if r.listener, err = listen("--listen", r.Listen); err != nil {
+		return err
 	}
 	if err := r.serveAdmin(); err != nil {
 		r.listener.Close()
@@ -241,11 +242,22 @@ func (r *run) serveAdmin() error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", r.MetricsAddress)
+	listener, err := listen("--metrics-address", r.MetricsAddress)
 	if err != nil {
-		return fmt.Errorf("--metrics-address %q: %w", r.MetricsAddress, err)
+		return err
 	}
 	r.admin = admin.Serve(listener, handler)
 	r.onClose(func() { _ = r.admin.Close() })
 	return nil
+}
+
+func listen(flag, address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s %q: another program listens there: stop it, or take another port; 0 is a free one", flag, address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: %w", flag, address, err)
+	}
+	return listener, nil
 }
