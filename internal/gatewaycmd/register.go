@@ -208,4 +208,3 @@ func (a announced) text() string {
 	}
 	return b.String()
 }
-
