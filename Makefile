@@ -2,7 +2,7 @@
 # that is needed is pinned: tools in internal/tools, Consul in deploy/consul.
 
 BIN      := $(CURDIR)/.bin
-PROGRAMS := meshlite catalog inventory storefront
+PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
