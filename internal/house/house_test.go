@@ -60,6 +60,7 @@ var rooms = map[string][]string{
 	"internal/guard":                  {},
 	"internal/rpc":                    {},
 	"gateway/problem":                 {},
+	"gateway/httpcache":               {"interceptors/cache/cachecontrol"},
 	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/lines", "resolver", "resolver/catalog"},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
