@@ -8,13 +8,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
 
 // entry is what is stored under a key. Under the key of a URL it is the names of the headers that
-// select an answer, under the key of such a selection the answer. It is immutable.
+// select an answer, under the key of such a selection the answer. It is immutable but for
+// failedUntil.
 type entry struct {
 	response bool
 	host     string
@@ -38,6 +40,8 @@ type entry struct {
 	groups     []string
 	marks      []mark
 	all        uint64
+
+	failedUntil atomic.Int64 // Unix nanoseconds: the site is not asked until then
 }
 
 // mark is a count of invalidations at the time when a request was sent.
@@ -256,7 +260,7 @@ func dateOf(h http.Header, receivedAt time.Time) time.Time {
 
 // initialAge is the corrected initial age (section 4.2.3).
 func initialAge(x *exchange) time.Duration {
-	apparent := max(0, x.receivedAt.Sub(dateOf(x.response.Header, x.receivedAt)))
+	apparent := max(0, x.receivedAt.Truncate(time.Second).Sub(dateOf(x.response.Header, x.receivedAt))) // a Date has whole seconds
 	age, _ := cachecontrol.ParseSeconds(x.response.Header.Get("Age"))
 	return max(apparent, age+x.receivedAt.Sub(x.sentAt))
 }

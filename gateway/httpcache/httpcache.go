@@ -80,6 +80,7 @@ type Config struct {
 const (
 	refreshTimeout  = 30 * time.Second // of a validation in the background
 	maxRefreshes    = 64               // at once
+	failureRest     = time.Second      // before a site that has failed to validate an answer is asked again
 	passTime        = 10 * time.Second // that requests are not coalesced after an answer that was not stored
 	invalidateSlots = 1024
 )

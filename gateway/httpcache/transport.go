@@ -111,6 +111,9 @@ func (q *query) do() (*http.Response, error) {
 			q.counts.stale.Add(1)
 			q.refreshLater(key, e)
 			return q.answer(e, true, "hit; detail=stale"), nil
+		case age == excused:
+			q.counts.stale.Add(1)
+			return q.answer(e, true, "hit; detail=error"), nil
 		case q.said.Has(cachecontrol.OnlyIfCached):
 			return q.nothing(), nil
 		case q.request.Method == http.MethodHead, passing && !q.trusted:
@@ -167,6 +170,7 @@ type freshnessOf uint8
 const (
 	unusable freshnessOf = iota // without validation
 	usable                      // while it is validated
+	excused                     // the site has just failed to validate it
 	fresh
 )
 
@@ -189,6 +193,8 @@ func (q *query) judge(e *entry) freshnessOf {
 		return fresh
 	case age < e.freshFor+e.staleFor:
 		return usable
+	case age < e.freshFor+e.errorFor && time.Now().UnixNano() < e.failedUntil.Load():
+		return excused
 	default:
 		return unusable
 	}
@@ -286,6 +292,7 @@ func (q *query) fetch(r *http.Request, e *entry) (*http.Response, error) {
 			_ = response.Body.Close()
 		}
 		q.counts.stale.Add(1)
+		e.failedUntil.Store(time.Now().Add(failureRest).UnixNano())
 		return q.answer(e, true, "hit; fwd=stale; detail=error"), nil
 	}
 	if err != nil {
@@ -380,11 +387,12 @@ func (q *query) store(e *entry) bool {
 }
 
 // rememberPass has requests for the URL pass for a time: to wait for each other would bring them
-// nothing.
+// nothing. The stored answer that x replaces is dropped.
 func (q *query) rememberPass(x *exchange) {
 	names := &entry{host: hostOf(q.request), uri: q.request.URL.RequestURI(), marks: x.marks, all: x.all, pass: x.receivedAt.Add(passTime)}
 	if known, ok := q.entries.GetIfPresent(q.base); ok && q.valid(known) {
 		names.vary = known.vary
+		q.entries.Invalidate(selectKey(q.base, names.vary, q.request))
 	}
 	q.entries.Set(q.base, names)
 }
@@ -401,7 +409,7 @@ func (q *query) answer(e *entry, stored bool, status string) *http.Response {
 	for name, values := range q.config.SetHeaders {
 		header[http.CanonicalHeaderKey(name)] = values
 	}
-	q.mark(header, fmt.Sprintf("%s; ttl=%d", status, int64((e.freshFor-age)/time.Second)))
+	q.mark(header, fmt.Sprintf("%s; ttl=%d", status, int64((e.freshFor-age).Round(time.Second)/time.Second)))
 	response := &http.Response{
 		Status: strconv.Itoa(e.status) + " " + http.StatusText(e.status), StatusCode: e.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, ContentLength: int64(len(e.body)), Body: io.NopCloser(bytes.NewReader(e.body)), Request: q.request,
