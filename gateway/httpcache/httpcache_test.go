@@ -404,6 +404,7 @@ func TestMissesAtTheSameTimeAreOne(t *testing.T) {
 				})
 			}
 			wait.Wait()
+			synctest.Wait() // for what is validated in the background
 			return s.requests.Load() - before
 		}
 		if n := crowd("http://web/stored", "max-age=10"); n != 1 {

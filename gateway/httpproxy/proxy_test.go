@@ -588,11 +588,11 @@ func TestConfigIsChecked(t *testing.T) {
 	follow := (&directory{}).follow
 	good := httpproxy.Config{Name: "web", Prefix: "/web/", URLs: []string{"http://127.0.0.1:1"}}
 	for want, change := range map[string]func(*httpproxy.Config){
-		"Name is empty":                   func(c *httpproxy.Config) { c.Name = "" },
+		"no Name":                         func(c *httpproxy.Config) { c.Name = "" },
 		`write one such as "/web/"`:       func(c *httpproxy.Config) { c.Prefix = "web" },
 		"either Service or URLs":          func(c *httpproxy.Config) { c.URLs = nil },
 		"either Service or":               func(c *httpproxy.Config) { c.Service.Service, c.Follow = "web", follow },
-		"Service needs Follow":            func(c *httpproxy.Config) { c.URLs, c.Service.Service = nil, "web" },
+		"a Service needs Follow":          func(c *httpproxy.Config) { c.URLs, c.Service.Service = nil, "web" },
 		"MaxInFlight -1":                  func(c *httpproxy.Config) { c.MaxInFlight = -1 },
 		"MaxConnections -1":               func(c *httpproxy.Config) { c.MaxConnections = -1 },
 		"MaxIdleConnections 300":          func(c *httpproxy.Config) { c.MaxIdleConnections = 300 },

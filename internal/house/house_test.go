@@ -72,7 +72,7 @@ var rooms = map[string][]string{
 // listed may be imported anywhere.
 var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
-	"github.com/maypok86/otter/v2":                    {"interceptors/cache"},
+	"github.com/maypok86/otter/v2":                    {"interceptors/cache", "gateway/httpcache"},
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
