@@ -86,7 +86,7 @@ func (c *Config) finish() error {
 		return errors.New("gateway: Config.Services and Config.Sites are empty: name at least one service or site")
 	}
 	c.Services = slices.Clone(c.Services)
-	names := map[string]bool{}
+	names, followed := map[string]bool{}, map[*interceptors.Contracts]bool{}
 	for i := range c.Services {
 		if err := c.Services[i].finish(); err != nil {
 			return fmt.Errorf("gateway: Config.Services[%d].%w", i, err)
@@ -94,7 +94,10 @@ func (c *Config) finish() error {
 		if name := c.Services[i].Name; names[name] {
 			return fmt.Errorf("gateway: Config.Services[%d].Name %q is taken by another one: name each differently", i, name)
 		}
-		names[c.Services[i].Name] = true
+		if contracts := c.Services[i].Contracts; contracts != nil && followed[contracts] {
+			return fmt.Errorf("gateway: Config.Services[%d].Contracts of %q are those of another service: give each a channel with Contracts of its own", i, c.Services[i].Name)
+		}
+		names[c.Services[i].Name], followed[c.Services[i].Contracts] = true, true
 	}
 	for prefix, site := range c.Sites {
 		if err := checkSite(prefix, site); err != nil {
