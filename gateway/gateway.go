@@ -186,7 +186,7 @@ func (g *Gateway) build(services []*service) (*transcode.Mux, error) {
 
 // swap serves mux from the next request on.
 func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) {
-	next := &routes{mux: mux, description: g.describe(mux)}
+	next := &routes{mux: mux, description: describe(g.config.Info, mux, g.log)}
 	for _, s := range g.services {
 		if s.contract == nil {
 			next.unread = append(next.unread, s.Service)

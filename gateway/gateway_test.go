@@ -32,9 +32,7 @@ func newGateway(t *testing.T, m *mesh, config gateway.Config) *gateway.Gateway {
 	return g
 }
 
-// Case E10
-//
-// New services, new methods and changed contracts are followed under load.
+// Case E10: A new service, method or changed contract is served within 5 s without a restart and without a failed request; a broken contract keeps the old one.
 func TestContractsAreFollowedWithoutAFailedRequest(t *testing.T) {
 	first, second := compile(t, pies), compile(t, morePies)
 	broken := compile(t, strings.Replace(morePies, `ttl: "0s"`, `ttl: "soon"`, 1))
