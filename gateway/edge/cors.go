@@ -36,18 +36,18 @@ func (e *Edge) setCORS() error {
 	c := e.config.CORS
 	if len(c.Origins) == 0 {
 		if c.Credentials || len(c.Methods)+len(c.Headers)+len(c.Exposed) > 0 {
-			return errors.New("CORS: it is off without Origins: name those that are allowed")
+			return wrong("CORS", "it is off without Origins: name those that are allowed")
 		}
 		e.cors = func(next http.Handler) http.Handler { return next }
 		return nil
 	}
 	for _, origin := range c.Origins {
 		if err := checkOrigin(origin, c.Credentials); err != nil {
-			return fmt.Errorf("CORS.Origins: %w", err)
+			return wrong("CORS.Origins", "%w", err)
 		}
 	}
 	if c.MaxAge < 0 {
-		return fmt.Errorf("CORS.MaxAge: %v: write a duration from 0 on", c.MaxAge)
+		return wrong("CORS.MaxAge", "%v: write a duration from 0 on", c.MaxAge)
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = 2 * time.Hour

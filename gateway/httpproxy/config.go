@@ -179,13 +179,13 @@ func (c *Config) check() error {
 func (c *Config) checkSite() error {
 	switch {
 	case c.Name == "":
-		return errors.New("Name is empty: write one, such as the service's")
+		return errors.New("no Name: write one, such as the service's")
 	case !strings.HasPrefix(c.Prefix, "/") || !strings.HasSuffix(c.Prefix, "/"):
-		return fmt.Errorf("Prefix %q does not begin and end with a slash: write one such as %q", c.Prefix, "/"+strings.Trim(c.Prefix, "/")+"/")
+		return fmt.Errorf("the Prefix %q does not begin and end with a slash: write one such as %q", c.Prefix, "/"+strings.Trim(c.Prefix, "/")+"/")
 	case (c.Service.Service == "") == (len(c.URLs) == 0):
 		return errors.New("write either Service or URLs")
 	case c.Service.Service != "" && c.Follow == nil:
-		return errors.New("Service needs Follow: give that of a resolver's Builder")
+		return errors.New("a Service needs Follow: give that of a resolver's Builder")
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (c *connectCall) writeError(got answer) {
 	if err != nil {
 		text = []byte(`{"code":"internal"}`)
 	}
-	c.w.Header().Set("Content-Type", "application/json")
+	setContentType(c.w.Header(), "application/json")
 	c.w.WriteHeader(code)
 	_, _ = c.w.Write(text)
 }

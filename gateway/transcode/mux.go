@@ -204,6 +204,11 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 // of the contracts. The POST path of a method with a rule is not among them.
 func (m *Mux) Bindings() []Binding { return slices.Clone(m.bindings) }
 
+// Matches reports whether some method is called at the path of r, by any HTTP method.
+func (m *Mux) Matches(r *http.Request) bool {
+	return m.methods[r.URL.Path] != nil && r.URL.RawPath == "" || m.rules.matches(r.Method, r) || m.allow(r) != ""
+}
+
 // ServeHTTP serves a request by the binding that matches it.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer m.recoverPanic(w, r)
@@ -296,8 +301,15 @@ func (m *Mux) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	case http.ErrAbortHandler:
 		panic(reason)
 	}
-	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+	m.logPanic(r, reason)
+	if w.Header().Get("Content-Type") != "" { // the answer has begun
+		panic(http.ErrAbortHandler)
+	}
 	problem.Write(w, problem.Problem{Status: http.StatusInternalServerError, Code: "INTERNAL", Detail: textOf(codes.Internal)})
+}
+
+func (m *Mux) logPanic(r *http.Request, reason any) {
+	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
 }
 
 // headWriter drops the body of an answer to HEAD.
