@@ -139,6 +139,13 @@ type instance struct {
 
 	mu       sync.Mutex
 	verified []string // subjects of callers, by the gateway's metadata
+	calls    int
+}
+
+func (i *instance) called() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.calls
 }
 
 func (i *instance) subjects() []string {
@@ -208,7 +215,11 @@ func (m *mesh) service(name string, offer ...string) gateway.Service {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	callers, err := caller.New(caller.WithForwardedSubject())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{Callers: callers})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -236,6 +247,7 @@ func (i *instance) GetServiceInfo() map[string]grpc.ServiceInfo {
 func (i *instance) handle(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	i.mu.Lock()
+	i.calls++
 	i.verified = append(i.verified, metadata.ValueFromIncomingContext(stream.Context(), caller.SubjectKey)...)
 	i.mu.Unlock()
 	found, err := i.files.FindDescriptorByName(protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")))
@@ -251,7 +263,8 @@ func (i *instance) handle(_ any, stream grpc.ServerStream) error {
 		i.holding <- struct{}{}
 		<-i.hold
 	}
-	pie.Set(descriptor.Input().Fields().ByName("note"), protoreflect.ValueOfString(i.id))
+	note := strings.Join(append([]string{i.id}, metadata.ValueFromIncomingContext(stream.Context(), caller.SubjectKey)...), " for ")
+	pie.Set(descriptor.Input().Fields().ByName("note"), protoreflect.ValueOfString(note))
 	return stream.SendMsg(pie)
 }
 

@@ -163,6 +163,50 @@ func TestTheEdgeStandsAroundAllButHealth(t *testing.T) {
 	})
 }
 
+// Case E5
+//
+// An answer for one subject is cached for that subject alone, in the cache of the channel and
+// in those of HTTP; one for nobody is not cached at all.
+func TestNoAnswerForOneUserReachesAnother(t *testing.T) {
+	private := compile(t, strings.Replace(pies, `ttl: "0s" scope: CACHE_SCOPE_PUBLIC`, `ttl: "1h"`, 1))
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		defer m.end()
+		service := m.service("bakery", "*")
+		defer service.Close()
+		around, err := edge.New(edge.Config{Verifier: tokens{}, Logger: silent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := newGateway(t, m, gateway.Config{Services: []gateway.Service{service}, Edge: around})
+		defer g.Close()
+		instance := m.start("bakery", private)
+		time.Sleep(5 * time.Second)
+		for _, test := range []struct {
+			token string
+			calls int
+		}{{"alice", 1}, {"alice", 1}, {"bob", 2}, {"alice", 2}, {"bob", 2}, {"", 3}, {"", 4}, {"alice", 4}} {
+			w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/pies/apple", nil)
+			if test.token != "" {
+				r.Header.Set("Authorization", "Bearer "+test.token)
+			}
+			g.ServeHTTP(w, r)
+			var pie struct{ Note string }
+			err := json.Unmarshal(w.Body.Bytes(), &pie)
+			want := "bakery-1"
+			if test.token != "" {
+				want += " for " + test.token
+			}
+			if err != nil || pie.Note != want || instance.called() != test.calls {
+				t.Errorf("%q got %s after %d calls, want %s after %d", test.token, w.Body, instance.called(), want, test.calls)
+			}
+			if control := w.Header().Get("Cache-Control"); strings.Contains(control, "public") || !strings.Contains(control, "private") && !strings.Contains(control, "no-store") {
+				t.Errorf("Cache-Control %q of a private answer", control)
+			}
+		}
+	})
+}
+
 // tokens takes a token for its subject.
 type tokens struct{}
 

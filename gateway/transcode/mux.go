@@ -130,6 +130,9 @@ func (c *Config) setDefaults() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.SetRoute == nil {
+		c.SetRoute = func(context.Context, string) {}
+	}
 	if c.Metadata == nil {
 		c.Metadata = func(*http.Request) metadata.MD { return nil }
 	}
@@ -214,6 +217,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if found := m.methods[r.URL.Path]; found != nil && r.URL.RawPath == "" {
 		if found.desc.IsStreamingClient() && r.Method == http.MethodGet {
+			m.config.SetRoute(r.Context(), found.path)
 			(&socketCall{mux: m, w: w, r: r, method: found}).serve()
 			return
 		}
