@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -68,7 +69,8 @@ func newRoute(m *method, b Binding) *route {
 		rt.body.used = true
 		rt.body.fields, _ = fieldsOf(b.Method.Input(), b.Body) // checked by Bindings
 		for _, field := range rt.body.fields {
-			rt.body.before += `{"` + field.JSONName() + `":`
+			name, _ := json.Marshal(field.JSONName()) // a string always can be
+			rt.body.before += "{" + string(name) + ":"
 			rt.body.after += "}"
 		}
 		rt.noQuery = append(rt.noQuery, namesOf(b.Method.Input(), b.Body))
