@@ -207,7 +207,7 @@ func inUse() int64 {
 }
 
 // X8: 64 KiB of metadata is refused without growth, of unary calls and streams, whether
-// the client heeds the setting or not. Calls of others go on.
+// the client obeys the setting or not. Calls of others go on.
 //
 // Case X8: 64 KiB of metadata is refused without growth.
 func TestLargeMetadataIsRefused(t *testing.T) {

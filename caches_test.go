@@ -25,8 +25,8 @@ func adminPage(t *testing.T, r *meshlite.Runtime) http.Handler {
 	return handler
 }
 
-// tellCaches reads what the page tells of caches.
-func tellCaches(t *testing.T, page http.Handler) []cachepage.Report {
+// readCaches reads the caches of the page.
+func readCaches(t *testing.T, page http.Handler) []cachepage.Report {
 	t.Helper()
 	answer := httptest.NewRecorder()
 	page.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
@@ -66,33 +66,33 @@ func newCache(t *testing.T) *cache.Cache {
 	return c
 }
 
-func TestTheAdminPageTellsOfAllCaches(t *testing.T) {
+func TestTheAdminPageShowsAllCaches(t *testing.T) {
 	m := newMesh(t)
 	served := newCache(t)
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(m.runtime), meshlite.WithCache(served))
 	given := newCache(t)
 	own, _ := m.client("consul:///catalog")
 	other, _ := m.client("consul:///catalog?dc=dc1", meshlite.WithCache(given))
-	m.client("consul:///catalog", meshlite.WithCache(given)) // told of once
+	m.client("consul:///catalog", meshlite.WithCache(given)) // reported once
 	for _, id := range []string{"x", "x", "y"} {
 		get(t, own, id)
 	}
 	get(t, other, "x")
 	page := adminPage(t, m.runtime)
-	told := tellCaches(t, page)
+	told := readCaches(t, page)
 	if names := namesOf(told); !slices.Equal(names, []string{"runtime", "catalog", "consul:///catalog?dc=dc1"}) {
-		t.Fatalf("it tells of %q", names)
+		t.Fatalf("it shows %q", names)
 	}
 	if c := told[0]; c.Hits != 1 || c.Misses != 2 || c.Entries != 2 || len(c.Methods) != 1 || len(c.Index) != 2 {
-		t.Errorf("of the runtime's it tells %+v", c)
+		t.Errorf("of the runtime's it shows %+v", c)
 	}
 	if told[2].Misses != 1 {
-		t.Errorf("of the other it tells %+v", told[2])
+		t.Errorf("of the other it shows %+v", told[2])
 	}
 	given.Close()
 	served.Close()
-	if names := namesOf(tellCaches(t, page)); !slices.Equal(names, []string{"runtime"}) {
-		t.Errorf("when the others are closed it tells of %q", names)
+	if names := namesOf(readCaches(t, page)); !slices.Equal(names, []string{"runtime"}) {
+		t.Errorf("when the others are closed it shows %q", names)
 	}
 }
 
@@ -140,11 +140,11 @@ func TestTheRuntimeKeepsNoCacheAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if n := len(tellCaches(t, page)); n != 2 {
-			t.Errorf("it tells of %d caches, want 2", n)
+		if n := len(readCaches(t, page)); n != 2 {
+			t.Errorf("it shows %d caches, want 2", n)
 		}
 	}()
-	for deadline := time.Now().Add(10 * time.Second); len(tellCaches(t, page)) > 1; runtime.GC() {
+	for deadline := time.Now().Add(10 * time.Second); len(readCaches(t, page)) > 1; runtime.GC() {
 		if time.Now().After(deadline) {
 			t.Fatal("it is still there after 10s")
 		}

@@ -39,7 +39,11 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err := c.finish(); err != nil {
 		return nil, err
 	}
-	serviceConfig, err := c.fullServiceConfig()
+	parsed, err := c.parseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	serviceConfig, err := c.fullServiceConfig(parsed.Policy)
 	if err != nil {
 		return nil, err
 	}
@@ -48,14 +52,8 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 	}
-	scope := ""
-	if err := c.checkTarget(target); err != nil {
-		return nil, err
-	}
-	if strings.HasPrefix(target, resolver.Scheme+":") {
-		if _, err := resolver.ParseTarget(target); err != nil {
-			return nil, fmt.Errorf("meshlite: %w", err)
-		}
+	scope, ours := "", parsed.Service != ""
+	if ours {
 		if err := c.findDirectory(); err != nil {
 			return nil, err
 		}
@@ -77,7 +75,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	options = append(options, c.dialOptions...)
 	conn, err := grpc.NewClient(target, append(options, chain.DialOptions()...)...)
 	shown := target // that of Consul was parsed, and has no secret
-	if !strings.HasPrefix(target, resolver.Scheme+":") {
+	if !ours {
 		shown = resolver.Redact(target)
 	}
 	switch {
@@ -91,22 +89,28 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// checkTarget refuses what gRPC would take for the name of a host, unless a dial
-// option may have brought a resolver for it.
-func (c *clientConfig) checkTarget(target string) error {
+// parseTarget returns the parts of a consul target, and the zero value for others. It refuses
+// what gRPC would take for the name of a host, unless a dial option may have brought a
+// resolver for it.
+func (c *clientConfig) parseTarget(target string) (parsed resolver.Target, err error) {
 	scheme, _, found := strings.Cut(target, "://")
 	known := scheme == resolver.Scheme || grpcresolver.Get(scheme) != nil || len(c.dialOptions) > 0
 	if target == "" || found && !known {
-		return fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another registered scheme of gRPC", resolver.Redact(target))
+		return parsed, fmt.Errorf("meshlite: target %q: write consul:///service, dns:///host:port or another registered scheme of gRPC", resolver.Redact(target))
 	}
 	if scheme != resolver.Scheme && !strings.HasPrefix(target, "unix") && strings.Contains(target, "@") && len(c.dialOptions) == 0 {
-		return fmt.Errorf("meshlite: target %q has user information: leave it out, credentials belong in WithTransportCredentials or WithDialOptions", resolver.Redact(target))
+		return parsed, fmt.Errorf("meshlite: target %q has user information: leave it out, credentials belong in WithTransportCredentials or WithDialOptions", resolver.Redact(target))
 	}
-	return nil
+	if strings.HasPrefix(target, resolver.Scheme+":") {
+		if parsed, err = resolver.ParseTarget(target); err != nil {
+			return parsed, fmt.Errorf("meshlite: %w", err)
+		}
+	}
+	return parsed, nil
 }
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
-	ours := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(serviceConfig), resolver.WithLocality(c.region, c.zone)}
+	ours := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(func(string) string { return serviceConfig }), resolver.WithLocality(c.region, c.zone)}
 	return append(ours, c.resolver...)
 }
 

@@ -76,9 +76,9 @@ func (c *clientConfig) finish() error {
 	return nil
 }
 
-// fullServiceConfig is the user's service config with a balancing policy in it: the
-// config's own, or that of WithBalancer.
-func (c *clientConfig) fullServiceConfig() (string, error) {
+// fullServiceConfig returns the user's service config with a balancing policy: that of the
+// target, else the config's own, else that of WithBalancer.
+func (c *clientConfig) fullServiceConfig(ofTarget string) (string, error) {
 	fields := map[string]any{}
 	if c.serviceConfig != "" {
 		if err := json.Unmarshal([]byte(c.serviceConfig), &fields); err != nil || fields == nil {
@@ -91,11 +91,15 @@ func (c *clientConfig) fullServiceConfig() (string, error) {
 	}
 	_, named := fields["loadBalancingPolicy"]
 	_, configured := fields["loadBalancingConfig"]
-	switch {
-	case !named && !configured:
+	if (named || configured) && len(c.settings) > 0 {
+		return "", optionError("WithServiceConfig", c.serviceConfig, "its policy does not use the settings of WithBalancer: leave out one of the two")
+	}
+	if ofTarget != "" {
+		delete(fields, "loadBalancingPolicy")
+		policy, config = ofTarget, struct{}{}
+	}
+	if ofTarget != "" || !named && !configured {
 		fields["loadBalancingConfig"] = []any{map[string]any{policy: config}}
-	case len(c.settings) > 0:
-		return "", optionError("WithServiceConfig", c.serviceConfig, "its policy has no use for the settings of WithBalancer: leave out one of the two")
 	}
 	text, err := json.Marshal(fields)
 	return string(text), err

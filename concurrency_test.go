@@ -91,7 +91,7 @@ func TestCallsThatAnInstanceRefusesAreAnsweredByAnother(t *testing.T) {
 	}
 }
 
-func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
+func TestTheAdminPageShowsConcurrency(t *testing.T) {
 	m := newMesh(t)
 	runtime := newRuntime(t)
 	_, end := full(t, m, meshlite.WithRuntime(runtime))
@@ -107,7 +107,7 @@ func TestTheAdminPageTellsOfConcurrency(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all := told.Concurrency.Limiters; len(all) != 1 || all[0].Name != "runtime" || len(all[0].Methods) != 1 || all[0].Methods[0].InFlight != 1 || all[0].Methods[0].Limit != 1 {
-		t.Errorf("/debug/meshlite tells of %+v", told.Concurrency)
+		t.Errorf("/debug/meshlite shows %+v", told.Concurrency)
 	}
 }
 

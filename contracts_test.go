@@ -115,7 +115,7 @@ type pieClient struct {
 func newPieClient(t *testing.T, opts ...meshlite.ClientOption) *pieClient {
 	t.Helper()
 	files := compile(t, "pies/v1/pies.proto", pies)
-	c := &pieClient{t: t, bakery: &bakery{}, runtime: meshlite.NewRuntime(), contracts: &interceptors.Contracts{}, files: files}
+	c := &pieClient{t: t, bakery: &bakery{}, runtime: newRuntime(t), contracts: &interceptors.Contracts{}, files: files}
 	c.bakery.pie = c.pie("").Descriptor()
 	listener, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.UnknownServiceHandler(c.bakery.handle))
 	done := make(chan struct{})
@@ -170,6 +170,8 @@ func (c *pieClient) want(method, id, note, want string) {
 }
 
 // Case E10
+//
+// The policies of a contract that was read apply to dynamic messages as those of linked code do, and a changed contract applies from the next call on.
 func TestPoliciesOfAContractThatIsNotLinked(t *testing.T) {
 	c := newPieClient(t)
 	c.want("GetPie", "apple", "", "answer 1")

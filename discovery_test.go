@@ -63,7 +63,7 @@ func snapshots(t *testing.T, dir string) []string {
 	return files
 }
 
-func TestMetricsTellOfDiscovery(t *testing.T) {
+func TestMetricsShowDiscovery(t *testing.T) {
 	m := newMesh(t)
 	runtime := newRuntime(t)
 	m.serve(&shop{name: "a"}, meshlite.WithRuntime(runtime))
@@ -87,7 +87,7 @@ func TestMetricsTellOfDiscovery(t *testing.T) {
 	stats := httptest.NewRecorder()
 	handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
 	if text := stats.Body.String(); !strings.Contains(text, `"discovery"`) || !strings.Contains(text, `"service": "catalog"`) {
-		t.Errorf("/debug/meshlite does not tell of discovery: %s", text)
+		t.Errorf("/debug/meshlite does not show discovery: %s", text)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestFilterAndConsistencyOfTheTargetReachTheDirectory(t *testing.T) {
 	}
 }
 
-// curious is a directory that tells what it is asked.
+// curious is a directory that reports the queries that it is asked.
 type curious struct{ asked chan catalog.Query }
 
 func (c curious) Watch(ctx context.Context, q catalog.Query, _ func(catalog.Snapshot, error)) {
@@ -136,10 +136,10 @@ func TestCallsStayInTheClientsZone(t *testing.T) {
 	}
 }
 
-// X10: What is wrong with a policy's config is told when the client is made.
+// X10: A wrong config of a policy is an error of NewClient.
 //
 // Case X10 (chain, balancer)
-func TestAWrongPolicyConfigIsToldAtOnce(t *testing.T) {
+func TestAWrongPolicyConfigIsAnErrorAtOnce(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"meshlite_least_request": {"ejection": {"maxEjectionPercent": 150}}}`: "ejection.maxEjectionPercent 150 is not in 0 to 100",
 		`{"meshlite_peak_ewma": {"slowStart": {"window": "soon"}}}`:             `"soon"`,

@@ -104,7 +104,7 @@ func secured(t *testing.T, directory *consul.Directory, log *logged, opts ...mes
 }
 
 // checked waits for the first result of Consul's own check, and gives it. The agent
-// itself is asked: the catalog hears late of an output whose status is as before.
+// itself is asked: the catalog receives an output late whose status is as before.
 func checked(t *testing.T, directory *consul.Directory, ended chan error) *api.AgentCheck {
 	t.Helper()
 	client, err := api.NewClient(&api.Config{Address: strings.TrimPrefix(directory.Name(), "consul at ")})

@@ -19,8 +19,8 @@ import (
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
-// tellLimits reads what the page tells of limits.
-func tellLimits(t *testing.T, page http.Handler) (rates []limitspage.Limiter, running []limitspage.Concurrency) {
+// readLimits reads the limits of the page.
+func readLimits(t *testing.T, page http.Handler) (rates []limitspage.Limiter, running []limitspage.Concurrency) {
 	t.Helper()
 	answer := httptest.NewRecorder()
 	page.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
@@ -44,7 +44,7 @@ func oneAMinute() meshlite.Option {
 }
 
 // The server refuses the second call, and the channel holds back the third.
-func TestTheAdminPageTellsOfAllLimits(t *testing.T) {
+func TestTheAdminPageShowsAllLimits(t *testing.T) {
 	m := newMesh(t)
 	given, err := concurrency.New()
 	if err != nil {
@@ -57,21 +57,21 @@ func TestTheAdminPageTellsOfAllLimits(t *testing.T) {
 			t.Errorf("it answers %v, want %v", err, want)
 		}
 	}
-	rates, running := tellLimits(t, adminPage(t, m.runtime))
+	rates, running := readLimits(t, adminPage(t, m.runtime))
 	if len(rates) != 2 || rates[0].Name != "catalog" || rates[1].Name != "consul:///catalog" {
-		t.Fatalf("it tells of %+v", rates)
+		t.Fatalf("it shows %+v", rates)
 	}
-	if s := rates[0]; s.Admitted != 1 || s.Refused != 1 || len(s.Limits) != 1 || s.Limits[0].Refused != 1 || s.Limits[0].PeriodSeconds != 60 || len(s.Near) != 1 || s.Near[0].Used < 0.9 {
-		t.Errorf("of the server's it tells %+v", s)
+	if s := rates[0]; s.Admitted != 1 || s.Refused != 1 || len(s.Limits) != 1 || s.Limits[0].Refused != 1 || s.Limits[0].PeriodSeconds != 60 || len(s.HotKeys) != 1 || s.HotKeys[0].Used < 0.9 {
+		t.Errorf("of the server's it shows %+v", s)
 	}
 	if c := rates[1]; c.HeldBack != 1 || len(c.Limits) != 0 {
-		t.Errorf("of the channel's it tells %+v", c)
+		t.Errorf("of the channel's it shows %+v", c)
 	}
 	if len(running) != 2 || running[0].Name != "runtime" || running[1].Name != "catalog" {
-		t.Errorf("of handlers it tells %+v", running)
+		t.Errorf("of handlers it shows %+v", running)
 	}
 	expect(t, m.runtime, 1, "meshlite_ratelimit_held_back_total")
-	expect(t, m.runtime, 1, "meshlite_ratelimit_near_keys", "limit=all")
+	expect(t, m.runtime, 1, "meshlite_ratelimit_hot_keys", "limit=all")
 }
 
 // A channel's limiter goes with the channel.
@@ -84,12 +84,12 @@ func TestTheRuntimeKeepsNoLimiterAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if rates, _ := tellLimits(t, page); len(rates) != 1 {
-			t.Errorf("it tells of %d limiters, want 1", len(rates))
+		if rates, _ := readLimits(t, page); len(rates) != 1 {
+			t.Errorf("it shows %d limiters, want 1", len(rates))
 		}
 	}()
 	for deadline := time.Now().Add(10 * time.Second); ; runtime.GC() {
-		if rates, _ := tellLimits(t, page); len(rates) == 0 {
+		if rates, _ := readLimits(t, page); len(rates) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {

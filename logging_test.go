@@ -112,7 +112,7 @@ func TestLinesOfACallLeadToItsTrace(t *testing.T) {
 	}
 }
 
-// The logger of the channel hears of ejections.
+// Ejections are logged by the logger of the channel.
 //
 // Case logs
 func TestEjectionsAreLoggedWhereTheChannelLogs(t *testing.T) {

@@ -161,7 +161,7 @@ func (m *mesh) instances(name string) []string {
 	return addresses
 }
 
-// registered is what Consul tells of a service now.
+// registered returns what Consul has of a service now.
 func (m *mesh) registered(name string) (instances []catalog.Instance) {
 	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -444,7 +444,7 @@ func TestACallLongerThanTheDrainTimeEndsWell(t *testing.T) {
 	}
 }
 
-// leaving is a directory that tells when a server leaves it.
+// leaving is a directory that reports when a server leaves it.
 type leaving struct {
 	meshlite.Directory
 	before func()
@@ -469,8 +469,8 @@ func (l lease) Deregister(ctx context.Context) error {
 	return l.Lease.Deregister(ctx)
 }
 
-// What is wrong is told when something is built, with the value and the fix.
-func TestClientMistakesAreToldAtOnce(t *testing.T) {
+// A mistake is an error when something is built, with the value and the fix.
+func TestClientMistakesAreErrorsAtOnce(t *testing.T) {
 	plain := meshlite.WithPlaintext()
 	negative := "-5s"
 	for name, test := range map[string]struct {
@@ -520,7 +520,7 @@ func TestATokenInATargetIsRefusedAndNotRepeated(t *testing.T) {
 }
 
 // Case G3: Deregistration below a minute, and what else Consul would not take, is refused.
-func TestServerMistakesAreToldAtOnce(t *testing.T) {
+func TestServerMistakesAreErrorsAtOnce(t *testing.T) {
 	plain := meshlite.WithPlaintext()
 	for name, test := range map[string]struct {
 		service string
@@ -608,7 +608,7 @@ func TestSeveralNamesAndAddresses(t *testing.T) {
 	}
 }
 
-func TestAPortThatIsTakenIsTold(t *testing.T) {
+func TestAPortThatIsTakenIsAnError(t *testing.T) {
 	m := newMesh(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -106,7 +106,7 @@ func TestMadeUpMethodsAreOne(t *testing.T) {
 	}
 }
 
-// M4: a hit, a stale serve, a coalesced wait and a refusal are told apart, and are calls
+// M4: a hit, a stale serve, a coalesced wait and a refusal are distinguished, and are calls
 // but no work of the handler.
 //
 // Case M4: Hit, stale, coalesced and refused are distinguished, and are no work of the handler.
@@ -172,7 +172,7 @@ func TestHitsAndRefusalsAreNoWorkOfTheHandler(t *testing.T) {
 // M5: attempts are visible beside calls when retries run.
 //
 // Case M5: Attempts beside calls, with what followed.
-func TestAttemptsAreToldBesideCalls(t *testing.T) {
+func TestAttemptsAreCountedBesideCalls(t *testing.T) {
 	m := newMesh(t)
 	_, end := full(t, m)
 	defer end()
@@ -226,7 +226,7 @@ func leadTo(t *testing.T, runtime *meshlite.Runtime, id string) {
 	}
 }
 
-// The page in deploy/prometheus lists what a runtime tells, each with its labels, and
+// The page in deploy/prometheus lists the metrics of a runtime, each with its labels, and
 // after some traffic all of it is there.
 //
 // Case metrics: Every metric is on the page with its labels, and none else; sizes, native
@@ -265,7 +265,7 @@ func TestThePageListsEveryMetric(t *testing.T) {
 }
 
 // describe gives the names of labels by the name of the metric, of all but what
-// client_golang tells of Go and the process.
+// client_golang measures Go and the process.
 func describe(registry *prometheus.Registry) map[string]string {
 	all := make(chan *prometheus.Desc)
 	go func() { defer close(all); registry.Describe(all) }()

@@ -19,7 +19,7 @@ import (
 type ownStreams struct {
 	perConnection, perServer int
 	stopping                 context.Context
-	end                      context.CancelFunc // ends those that heed their context, as watches do
+	end                      context.CancelFunc // ends those that obey their context, as watches do
 
 	mu   sync.Mutex
 	all  int

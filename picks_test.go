@@ -10,7 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
-func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
+func TestMetricsAndTheAdminPageShowPicks(t *testing.T) {
 	m := newMesh(t)
 	instance := m.serve(&shop{name: "a"})
 	client, conn := m.client("consul:///catalog", uncached())
@@ -45,10 +45,10 @@ func TestMetricsAndTheAdminPageTellOfPicks(t *testing.T) {
 	told := read()
 	if len(told) != 1 || told[0].Service != "catalog" || len(told[0].Endpoints) != 1 || told[0].Endpoints[0].Address != address ||
 		told[0].Endpoints[0].Picks != uint64(instance.calls.Load()) {
-		t.Errorf("/debug/meshlite tells of %+v", told)
+		t.Errorf("/debug/meshlite shows %+v", told)
 	}
 	conn.Close()
 	if told = read(); len(told) != 0 {
-		t.Errorf("without a channel it tells of %+v", told)
+		t.Errorf("without a channel it shows %+v", told)
 	}
 }

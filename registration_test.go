@@ -11,7 +11,7 @@ import (
 )
 
 // Case G3
-func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
+func TestRegistrationMistakesAreErrorsAtOnce(t *testing.T) {
 	for name, test := range map[string]struct {
 		opt  meshlite.ServerOption
 		want []string
@@ -35,7 +35,7 @@ func TestRegistrationMistakesAreToldAtOnce(t *testing.T) {
 	})
 }
 
-func TestLocalityIsToldToClients(t *testing.T) {
+func TestLocalityReachesClients(t *testing.T) {
 	m := newMesh(t)
 	m.serve(&shop{name: "a"}, meshlite.WithLocality("eu-west-1", "eu-west-1a"))
 	entries, err := m.directory.Entries(t.Context(), catalogQuery("catalog"))
@@ -44,7 +44,7 @@ func TestLocalityIsToldToClients(t *testing.T) {
 	}
 }
 
-// With a TTL, Consul hears from the server itself what SetServing says.
+// With a TTL, the server itself reports to Consul what SetServing says.
 func TestTTLCheckFollowsSetServing(t *testing.T) {
 	m := newMesh(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),

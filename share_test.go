@@ -78,8 +78,8 @@ func (s sharer) awaitShare(t *testing.T, share float64) {
 	}
 }
 
-// Replicas divide a limit by their weights as Consul tells of them, come and go, and keep
-// to what they know while it is down. So do limits in a shared store that nobody has given.
+// Replicas divide a limit by their weights in Consul, come and go, and keep
+// the last ones while it is down. So do limits in a shared store that nobody has given.
 //
 // Case replicas
 func TestReplicasDivideALimit(t *testing.T) {
@@ -128,7 +128,7 @@ func TestNobodyIsFollowedWithoutNeed(t *testing.T) {
 	}
 }
 
-// mute is a directory that takes registrations and tells of none.
+// mute is a directory that takes registrations and lists none.
 type mute struct {
 	curious
 	registered chan string

@@ -3,12 +3,14 @@ package meshlite
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -52,7 +54,7 @@ func (r *run) stop(ctx context.Context) {
 }
 
 // drain lets calls end, cuts off those that take longer than the stop timeout, and leaves
-// behind handlers that do not heed even that.
+// handlers running that ignore even that.
 func (r *run) drain(log *slog.Logger) {
 	ended := make(chan struct{})
 	go func() {
@@ -82,19 +84,21 @@ func (r *run) drain(log *slog.Logger) {
 
 // within runs what others have made, at most for d, and logs if it panics or does not end.
 func (r *run) within(d time.Duration, what string, run func()) {
-	ended, begun := make(chan struct{}), time.Now()
-	go func() {
-		defer close(ended)
-		defer func() {
-			if value := recover(); value != nil {
-				r.config.log.Error("a panic while stopping", "in", what, "panic", value)
-			}
-		}()
-		run()
-	}()
-	if !before(ended, d) {
-		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
+	begun := time.Now()
+	logPanic := func(err error) {
+		if p, ok := err.(*guard.Panic); ok {
+			r.config.log.Error("a panic while stopping", "in", what, "panic", p.Value)
+		}
 	}
+	err := guard.Within(d, run, logPanic)
+	logPanic(err)
+	if errors.Is(err, guard.ErrLeft) {
+		r.logLeft(what, begun)
+	}
+}
+
+func (r *run) logLeft(what string, begun time.Time) {
+	r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
 }
 
 // giveUp gives back a lease that came when the start had failed.
@@ -110,39 +114,25 @@ func (r *run) giveUp(late catalog.Lease) {
 // lasts. What has not returned by then is left running, and what it returns later is passed
 // to late.
 func inTime[T any](ctx context.Context, r *run, what string, ask func(context.Context) (T, error), late func(T)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	answers, over, begun := make(chan answer), make(chan struct{}), time.Now()
-	go func() {
-		var a answer
-		defer func() {
-			if p := recover(); p != nil {
-				a.err = fmt.Errorf("%s has panicked: %v", what, p)
-			}
-			select {
-			case answers <- a:
-			case <-over:
-				if a.err == nil {
-					late(a.value)
-				}
-			}
-		}()
-		a.value, a.err = ask(ctx)
-	}()
-	timer := time.NewTimer(time.Until(r.deadline) + closeTime)
+	over, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	timer := time.AfterFunc(time.Until(r.deadline)+closeTime, cancel)
 	defer timer.Stop()
 	defer context.AfterFunc(ctx, func() { timer.Reset(closeTime) })()
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-timer.C:
-		close(over)
-		r.config.log.Error("does not end: it is left running", "what", what, "since", begun)
-		var none T
-		return none, fmt.Errorf("%s does not return", what)
+	begun := time.Now()
+	value, err := guard.Until(over.Done(), func() (T, error) { return ask(ctx) }, func(value T, err error) {
+		if err == nil {
+			late(value)
+		}
+	})
+	if errors.Is(err, guard.ErrLeft) {
+		r.logLeft(what, begun)
+		return value, fmt.Errorf("%s does not return", what)
 	}
+	if p, ok := err.(*guard.Panic); ok {
+		return value, fmt.Errorf("%s %w", what, p)
+	}
+	return value, err
 }
 
 // before reports whether ended is closed within d.

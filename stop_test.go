@@ -19,7 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// deaf serves unary calls and streams that heed no context.
+// deaf serves unary calls and streams that ignore their context.
 type deaf struct {
 	testgrpc.UnimplementedTestServiceServer
 	entered, release chan struct{}
@@ -84,7 +84,7 @@ func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOp
 }
 
 // X14: Every documented bound holds against user code that hangs: Run ends although
-// handlers heed nothing, and what cannot be stopped is named in the log.
+// handlers ignore everything, and what cannot be stopped is named in the log.
 //
 // Case X14 (server): Run ends in time though handlers, interceptors or the directory hang or
 // panic, and names what it leaves behind.

@@ -25,7 +25,7 @@ import (
 //
 // Case traces: A call, its attempts with their instances and the handlers are one trace; a
 // span ends with its call or stream, however that ends; what is off has no part.
-func TestATraceTellsOfEachAttemptAndItsInstance(t *testing.T) {
+func TestATraceHasEachAttemptAndItsInstance(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
 	traced, err := tracing.New(tracing.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
 	if err != nil {

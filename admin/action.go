@@ -36,9 +36,9 @@ func WithAction(name, about string, do Action) Option {
 	return func(c *config) { c.actions = append(c.actions, action{name, about, do}) }
 }
 
-func (c *config) checkActions() error {
+func checkActions(actions []action) error {
 	names := map[string]bool{}
-	for _, a := range c.actions {
+	for _, a := range actions {
 		switch {
 		case !actionName.MatchString(a.name):
 			return fmt.Errorf(`admin: WithAction(%q): write small letters, digits and hyphens, such as "cache/clear"`, a.name)

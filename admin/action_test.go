@@ -15,7 +15,7 @@ import (
 
 const clearPath = "/debug/meshlite/cache/clear"
 
-// clearing is a page with an action that tells what it was given.
+// clearing is a page with an action that returns what it was given.
 func clearing(t *testing.T) http.Handler {
 	t.Helper()
 	return build(t, admin.WithAction("cache/clear", "empty the cache", func(_ context.Context, values url.Values) (any, error) {
@@ -92,7 +92,7 @@ func TestActions(t *testing.T) {
 	}
 }
 
-func TestIndexTellsOfActions(t *testing.T) {
+func TestTheIndexListsActions(t *testing.T) {
 	if body := get(clearing(t), "GET", "/").Body.String(); !strings.Contains(body, clearPath+"\tPOST: empty the cache\n") {
 		t.Errorf("index %q", body)
 	}

@@ -143,7 +143,7 @@ func TestServerServesUntilItIsClosed(t *testing.T) {
 	}
 }
 
-func TestCloseTellsWhyServingEnded(t *testing.T) {
+func TestCloseReturnsWhyServingEnded(t *testing.T) {
 	listener := listen(t)
 	_ = listener.Close()
 	server := admin.Serve(listener, build(t))

@@ -100,5 +100,5 @@ func (c *config) check() error {
 		}
 		names[p.name] = true
 	}
-	return c.checkActions()
+	return checkActions(c.actions)
 }

@@ -50,6 +50,17 @@ func weightOf(endpoint resolver.Endpoint) uint32 {
 	return max(weight.FromEndpoint(endpoint).Weight, 1)
 }
 
+// listedEndpoint is an endpoint as the table has it. One of another resolver has its address as
+// its ID, and no zone.
+func listedEndpoint(endpoint resolver.Endpoint) listed {
+	l := listed{address: addressOf(endpoint), weight: weightOf(endpoint)}
+	l.id = l.address
+	if i := InstanceOf(endpoint); i != nil {
+		l.id, l.zone = i.ID, zone{i.Region, i.Zone}
+	}
+	return l
+}
+
 func addressOf(endpoint resolver.Endpoint) string {
 	if len(endpoint.Addresses) == 0 {
 		return ""

@@ -1,5 +1,4 @@
-// Package balancer is what all policies below it share: the table of endpoints, and the way
-// from gRPC's connections to a picker.
+// Package balancer chooses an endpoint for every attempt, and is a balancer of gRPC.
 //
 // A policy is a name, a config and a [Picker]. A picker is immutable: it is rebuilt when the
 // endpoints in rotation or their weights change.
@@ -11,27 +10,21 @@
 // call has not tried. The state of endpoints is in a [Table], which outlives pickers,
 // reconnects and idle channels.
 //
-// Each endpoint has a pick_first for its connection, as in gRPC's own policies (gRFC A61).
+// Two transports stand on that choice, and it depends on neither. gRPC's channels get their
+// pickers from the service config; each endpoint has a pick_first for its connection, as in
+// gRPC's own policies (gRFC A61). Any other transport chooses from a [Set].
+//
 // Experimental API of grpc-go is used in this package only; policies see a [Candidate].
 package balancer
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/balancer/endpointsharding"
-	"google.golang.org/grpc/balancer/pickfirst"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/resolver"
-	"google.golang.org/grpc/serviceconfig"
 )
 
 // Picker is a policy over the candidates it was made of. It must be safe for concurrent use
@@ -53,83 +46,68 @@ type Policy[Config any] struct {
 	Latency bool
 }
 
-// registered are the imported policies of this module. Only Register, which runs in init
-// functions, changes it.
-var registered []string
+// configured is a policy with its config and settings.
+type configured struct {
+	newPicker func(View) Picker
+	latency   bool
+	settings  Settings
+}
 
-// Register registers p with gRPC. Call it from an init function only.
+// policies parse the configs of the imported policies of this module, by name. Only Register,
+// which runs in init functions, changes it.
+var policies = map[string]func(json.RawMessage) (configured, error){}
+
+// Register registers p, with gRPC too. Call it from an init function only.
 func Register[Config any](p Policy[Config]) {
-	balancer.Register(builder[Config]{p})
-	registered = append(registered, p.Name)
+	policies[p.Name] = p.parse
+	registerWithGRPC(p.Name, p.parse)
 }
 
-const (
-	ownPrefix  = "meshlite_" // of the names of policies of this module
-	grpcPrefix = "grpc:"     // of the names of other policies in a target
-	// experimentalSuffix ends the names of gRPC's newer policies: "ring_hash_experimental".
-	experimentalSuffix = "_experimental"
-)
-
-// PolicyName turns a policy as users write it into its name in a service config: "round_robin"
-// into "meshlite_round_robin", "grpc:ring_hash" into "ring_hash_experimental". The error for a
-// policy that is not registered lists those that are.
-func PolicyName(policy string) (string, error) {
-	if name, foreign := strings.CutPrefix(policy, grpcPrefix); foreign {
-		if balancer.Get(name) == nil && balancer.Get(name+experimentalSuffix) != nil {
-			name += experimentalSuffix
-		}
-		if balancer.Get(name) == nil {
-			return "", fmt.Errorf("policy %q: gRPC has no policy %q: import the package that registers it", policy, name)
-		}
-		return name, nil
-	}
-	name := ownPrefix + strings.TrimPrefix(policy, ownPrefix)
-	if !slices.Contains(registered, name) {
-		var names []string
-		for _, r := range registered {
-			names = append(names, strings.TrimPrefix(r, ownPrefix))
-		}
-		slices.Sort(names)
-		return "", fmt.Errorf("policy %q does not exist: write %s, or grpc:NAME for one that is registered with gRPC", policy, strings.Join(names, ", "))
-	}
-	return name, nil
-}
-
-type builder[Config any] struct{ policy Policy[Config] }
-
-// parsedConfig is a config on its way through gRPC.
-type parsedConfig[Config any] struct {
-	serviceconfig.LoadBalancingConfig
-	config   Config
-	settings Settings
-}
-
-func (b builder[Config]) Name() string { return b.policy.Name }
-
-func (b builder[Config]) ParseConfig(text json.RawMessage) (serviceconfig.LoadBalancingConfig, error) {
-	config, err := b.policy.Parse(text)
+func (p Policy[Config]) parse(text json.RawMessage) (configured, error) {
+	config, err := p.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", b.policy.Name, err)
+		return configured{}, fmt.Errorf("%s: %w", p.Name, err)
 	}
 	settings, err := parseSettings(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", b.policy.Name, err)
+		return configured{}, fmt.Errorf("%s: %w", p.Name, err)
 	}
-	return parsedConfig[Config]{config: config, settings: settings}, nil
+	return configured{func(v View) Picker { return p.New(config, v) }, p.Latency, settings}, nil
 }
 
-func (b builder[Config]) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	eb := &endpointBalancer[Config]{ClientConn: cc, policy: b.policy, target: opts.Target, table: newTableFor(opts.Target), createdAt: time.Now()}
-	eb.soon, eb.later = stoppedTimer(eb.rebuild), stoppedTimer(eb.rebuild)
-	eb.config.settings = DefaultSettings()
-	eb.members = eb.table.update(eb, nil, &eb.config.settings.Ejection)
-	eb.children = endpointsharding.NewBalancer(eb, opts, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
-	return eb
+// ownPrefix begins the names of policies of this module.
+const ownPrefix = "meshlite_"
+
+// ownPolicyName is the name of a policy of this module, written with its prefix or without.
+func ownPolicyName(policy string) (string, error) {
+	name := ownPrefix + strings.TrimPrefix(policy, ownPrefix)
+	if policies[name] != nil {
+		return name, nil
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(policies)) {
+		names = append(names, strings.TrimPrefix(name, ownPrefix))
+	}
+	return "", fmt.Errorf("policy %q does not exist: write %s", policy, strings.Join(names, ", "))
 }
 
-// newTableFor makes the table of a channel whose resolver has none, such as dns:///host:port.
-func newTableFor(target resolver.Target) *Table {
-	return NewTable().WithLogger(slog.Default().With("target", target.Endpoint()))
+// rebuildRest bounds the part of the time that rebuilds take: that many times the duration of
+// one passes before the next. With very many endpoints that fail one after the other a rebuild
+// takes long.
+const rebuildRest = 10
+
+// rebuilds runs the rebuilds of a rotation: soon, after an event, and later, when time has
+// passed.
+type rebuilds struct {
+	soon, later *time.Timer
+	lastAt      atomic.Int64 // time of the last rebuild, since createdAt
+	lastTook    atomic.Int64 // its duration
+	createdAt   time.Time
+}
+
+func (r *rebuilds) init(rebuild func()) {
+	r.createdAt = time.Now()
+	r.soon, r.later = stoppedTimer(rebuild), stoppedTimer(rebuild)
 }
 
 func stoppedTimer(do func()) *time.Timer {
@@ -138,143 +116,22 @@ func stoppedTimer(do func()) *time.Timer {
 	return timer
 }
 
-// endpointBalancer connects gRPC's channel with the pick_first of each endpoint. It embeds the
-// ClientConn to intercept the states of its children.
-type endpointBalancer[Config any] struct {
-	balancer.ClientConn
-	children balancer.Balancer
-	policy   Policy[Config]
-	target   resolver.Target
-
-	// The picker is rebuilt without a change of the children: soon, after an event, and later,
-	// when time has passed.
-	soon, later *time.Timer
-	rebuiltAt   atomic.Int64 // time of the last rebuild, since createdAt
-	rebuildTook atomic.Int64 // its duration
-	createdAt   time.Time
-
-	mu      sync.Mutex // gRPC updates from one goroutine, children and timers from others
-	closed  bool
-	config  parsedConfig[Config]
-	zone    zone
-	table   *Table
-	members map[string]*member // by address: the endpoints that the resolver listed
-	latest  balancer.State     // of the children
-	err     error              // why there are no endpoints
+// wake rebuilds soon. It may be called with any lock held.
+func (r *rebuilds) wake() {
+	r.soon.Reset(max(0, time.Duration(r.lastAt.Load()+rebuildRest*r.lastTook.Load())-time.Since(r.createdAt)))
 }
 
-func (b *endpointBalancer[Config]) UpdateClientConnState(state balancer.ClientConnState) error {
-	config, ok := state.BalancerConfig.(parsedConfig[Config])
-	if !ok {
-		return fmt.Errorf("balancer: unexpected config of type %T", state.BalancerConfig)
+// done records a rebuild since start, whose view is valid for a time; 0 is until the next
+// event.
+func (r *rebuilds) done(start time.Time, validFor time.Duration) {
+	if validFor > 0 {
+		r.later.Reset(validFor)
 	}
-	b.mu.Lock()
-	b.config = config
-	b.zone = zoneOf(state.ResolverState.Attributes)
-	if t := tableOf(state.ResolverState.Attributes); t != nil && t != b.table {
-		b.table.remove(b)
-		b.table = t
-	}
-	b.members = b.table.update(b, state.ResolverState.Endpoints, &config.settings.Ejection)
-	b.err = nil
-	if len(state.ResolverState.Endpoints) == 0 {
-		b.err = reasonOf(state.ResolverState.Attributes, b.target)
-	}
-	b.mu.Unlock()
-	// Without the BalancerConfig: it is not one of pick_first.
-	return b.children.UpdateClientConnState(balancer.ClientConnState{
-		ResolverState: pickfirst.EnableHealthListener(state.ResolverState),
-	})
+	r.lastTook.Store(int64(time.Since(start)))
+	r.lastAt.Store(int64(time.Since(r.createdAt)))
 }
 
-// rebuildRest bounds the part of the time that rebuilds take: that many times the duration of
-// one passes before the next. With very many endpoints that fail one after the other a rebuild
-// takes long.
-const rebuildRest = 10
-
-// wake rebuilds the picker soon. It may be called with any lock held.
-func (b *endpointBalancer[Config]) wake() {
-	b.soon.Reset(max(0, time.Duration(b.rebuiltAt.Load()+rebuildRest*b.rebuildTook.Load())-time.Since(b.createdAt)))
-}
-
-func (b *endpointBalancer[Config]) ResolverError(err error) {
-	b.mu.Lock()
-	b.err = err
-	b.mu.Unlock()
-	b.children.ResolverError(err)
-}
-
-func (b *endpointBalancer[Config]) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
-
-func (b *endpointBalancer[Config]) ExitIdle() { b.children.ExitIdle() }
-
-func (b *endpointBalancer[Config]) Close() {
-	b.children.Close()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	b.table.remove(b)
-	b.soon.Stop()
-	b.later.Stop()
-}
-
-// UpdateState receives the state of the children, one call at a time.
-func (b *endpointBalancer[Config]) UpdateState(state balancer.State) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.latest = state; !b.closed {
-		b.update()
-	}
-}
-
-// rebuild runs when a timer fires: an ejection began or ended, a slow start has progressed.
-func (b *endpointBalancer[Config]) rebuild() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.closed && b.latest.Picker != nil {
-		b.update()
-	}
-}
-
-// update gives gRPC a picker over the endpoints that are ready now. The caller holds b.mu.
-func (b *endpointBalancer[Config]) update() {
-	start := time.Since(b.createdAt)
-	state := b.latest
-	states := endpointsharding.ChildStatesFromPicker(state.Picker)
-	view := newView(b.table, b, b.listedChildren(states), &b.config.settings, b.zone)
-	if view.validFor > 0 {
-		b.later.Reset(view.validFor)
-	}
-	switch {
-	case len(view.Candidates) > 0:
-		state.Picker = &attemptPicker{view: view, policy: b.policy.New(b.config.config, view), timesAll: b.policy.Latency}
-		state.ConnectivityState = connectivity.Ready
-	case state.ConnectivityState == connectivity.Ready:
-		return // the resolver has listed others that the children do not have yet
-	case len(states) == 0 && b.err != nil:
-		state.Picker = failingPicker{b.err}
-	}
-	b.rebuildTook.Store(int64(time.Since(b.createdAt) - start))
-	b.rebuiltAt.Store(int64(time.Since(b.createdAt)))
-	b.ClientConn.UpdateState(state)
-}
-
-// listedChildren are the children that the resolver still lists.
-func (b *endpointBalancer[Config]) listedChildren(states []endpointsharding.ChildState) []child {
-	children := make([]child, 0, len(states))
-	for _, c := range states {
-		if m := b.members[addressOf(c.Endpoint)]; m != nil {
-			children = append(children, child{m, c.State.ConnectivityState, c.State.Picker})
-		}
-	}
-	return children
-}
-
-// failingPicker is the picker of a channel without endpoints.
-type failingPicker struct{ reason error }
-
-// Pick fails with the text of the reason: gRPC passes a status on, and makes everything else
-// UNAVAILABLE.
-func (p failingPicker) Pick(balancer.PickInfo) (balancer.PickResult, error) {
-	return balancer.PickResult{}, errors.New(p.reason.Error())
+func (r *rebuilds) stop() {
+	r.soon.Stop()
+	r.later.Stop()
 }

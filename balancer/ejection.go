@@ -45,11 +45,11 @@ type probe time.Duration
 
 // recordOutcome records an outcome that matters for ejection. Attempts on an ejected endpoint,
 // in flight before or sent in a panic, do not change its ejection.
-func (t *Table) recordOutcome(e *Endpoint, o outcome, s *Ejection) {
+func (t *Table) recordOutcome(e *Endpoint, o Outcome, s *Ejection) {
 	t.mu.Lock()
 	defer t.unlock()
 	now := t.now()
-	if o == failed {
+	if o == Failed {
 		t.startSampling(now)
 		e.ejection.failures++
 	}
@@ -61,9 +61,9 @@ func (t *Table) recordOutcome(e *Endpoint, o outcome, s *Ejection) {
 		return
 	}
 	switch o {
-	case succeeded, refused:
+	case Succeeded, Refused:
 		e.ejection.consecutive = 0
-	case failed:
+	case Failed:
 		e.ejection.consecutive++
 		if limit := s.ConsecutiveFailures; limit > 0 && e.ejection.consecutive >= limit {
 			t.eject(e, ConsecutiveFailures, now, s)
@@ -157,16 +157,16 @@ func (t *Table) takeDue(e *Endpoint) (probe, bool) {
 }
 
 // endProbe ends a probe that has not expired.
-func (t *Table) endProbe(e *Endpoint, p probe, o outcome, s *Ejection) {
+func (t *Table) endProbe(e *Endpoint, p probe, o Outcome, s *Ejection) {
 	t.mu.Lock()
 	defer t.unlock()
 	if e.ejection.probe != p {
 		return
 	}
 	switch now := t.now(); o {
-	case failed:
+	case Failed:
 		t.eject(e, Probe, now, s)
-	case ignored:
+	case Ignored:
 		e.ejection.probe = 0
 		t.wake()
 	default:

@@ -7,11 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/resolver"
-
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // Endpoint is the state of one endpoint, shared by all channels that share its table.
@@ -29,8 +26,9 @@ type Endpoint struct {
 	suspect     atomic.Bool // there were failures, so successes are recorded too
 	_           [64]byte
 
-	ignored atomic.Uint64 // ended attempts with the outcome ignored
-	streams atomic.Int64  // streams in flight
+	ignored   atomic.Uint64 // ended attempts with the outcome ignored
+	streams   atomic.Int64  // attempts in flight that have responded, or are streams
+	responded atomic.Uint64 // attempts whose answer went on after the first response
 	// answers is nil while answers are not compared.
 	answers atomic.Pointer[answersByMethod]
 
@@ -52,27 +50,46 @@ type Endpoint struct {
 	ejection ejectionState
 }
 
-// Candidate is an endpoint with a connection, from which a policy picks. Policies keep
+// Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
 // candidates in their own slice and never change them.
 type Candidate struct {
 	*Endpoint
 	Weight uint32 // at least 1
 
+	index  uint32 // in the list that the view was made of
 	member *member
-	child  balancer.Picker
 }
 
 // member is an endpoint of one channel. Table.mu guards state and summary; the rest never
 // changes.
 type member struct {
 	*Endpoint
-	listed           resolver.Endpoint
+	listed           listed
 	ejectionSettings Ejection
-	done             func(balancer.DoneInfo) // made once, so that a pick allocates nothing
 
-	state   connectivity.State
+	state   reachability
 	summary summary
 }
+
+// listed is an endpoint as a channel lists it.
+type listed struct {
+	id, address string
+	weight      uint32 // at least 1
+	zone        zone
+}
+
+func listedInstance(i *catalog.Instance) listed {
+	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}}
+}
+
+// reachability is what a channel knows of its way to an endpoint.
+type reachability uint8
+
+const (
+	unconnected reachability = iota // not yet, or not any more
+	connected
+	unreachable // a connection attempt failed
+)
 
 // InFlight counts the attempts that were sent here and have not ended.
 func (e *Endpoint) InFlight() int64 {
@@ -112,13 +129,13 @@ func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duratio
 }
 
 // end counts an ended attempt. Only a bad outcome, or a good one soon after it, takes the lock.
-func (e *Endpoint) end(o outcome, s *Ejection) {
-	if o == ignored {
+func (e *Endpoint) end(o Outcome, s *Ejection) {
+	if o == Ignored {
 		e.ended.Add(1)
 		e.ignored.Add(1) // last, so that ignored never exceeds ended
 		return
 	}
-	if o != succeeded && !e.table.comparing.Load() {
+	if o != Succeeded && !e.table.comparing.Load() {
 		e.table.startComparing()
 	}
 	if !o.healthy() || e.suspect.Load() {
@@ -127,153 +144,176 @@ func (e *Endpoint) end(o outcome, s *Ejection) {
 	e.ended.Add(1)
 }
 
-// LatencyDecay is the time constant of latencies, as in Finagle's peak EWMA: after it a sample
-// of a busy endpoint counts 1/e, and one of an idle endpoint nothing.
-const LatencyDecay = 10 * time.Second
+// Outcome classifies the end of an attempt by what it says about its endpoint.
+type Outcome uint8
 
-// Decay is the part of a latency that remains when age has passed without a sample. Over many
-// short intervals it multiplies to e^(-their sum / LatencyDecay).
-func Decay(age time.Duration) float64 {
-	return max(0, 1-float64(age)/float64(LatencyDecay))
-}
-
-// latency is a moving average that follows a rise at once and a fall over LatencyDecay
-// (Finagle's peak EWMA), packed into one word; see [pack]. 0 is no sample.
-type latency struct{ word atomic.Uint64 }
-
-// add counts a sample that ended at now.
-func (l *latency) add(sample, now time.Duration) {
-	for {
-		word := l.word.Load()
-		average := sample.Seconds()
-		if old, age := unpack(word, now); old > average {
-			average += (old - average) * Decay(age)
-		}
-		if l.word.CompareAndSwap(word, pack(average, now)) {
-			return
-		}
-	}
-}
-
-// read returns the average and the age of the newest sample. 0 is no sample.
-func (l *latency) read(now time.Duration) (seconds float64, age time.Duration) {
-	return unpack(l.word.Load(), now)
-}
-
+// The outcomes.
 const (
-	// Each outcome counts for an eighth of the failure rate, which halves in this time while
-	// there are no outcomes.
-	failureStep     = 1.0 / 8
-	failureHalfLife = 5 * time.Second
-	// A failure rate below minFailureRate is 0. From the maximum to below it takes 25 s.
-	minFailureRate = 1.0 / 32
-	maxFailureRate = 0.999
+	Ignored    Outcome = iota // nothing: the caller cancelled, or nothing was sent
+	Succeeded                 // it works, and the answer is good
+	Refused                   // it works, with an error that its caller may have caused
+	Overloaded                // it works, and rejects load
+	Failed                    // it does not work
 )
 
-// failureRate is a moving average of failed attempts among the latest, packed like a latency.
-// Table.mu guards its changes. 0 is none.
-type failureRate struct{ word atomic.Uint64 }
+// healthy reports whether the endpoint works and takes load.
+func (o Outcome) healthy() bool { return o == Succeeded || o == Refused }
 
-// add counts an outcome, and reports whether it is the first failure after a healthy time.
-func (f *failureRate) add(failed bool, now time.Duration) (first bool) {
-	rate := f.read(now)
-	first = failed && rate == 0
-	if failed {
-		rate += (1 - rate) * failureStep
-	} else {
-		rate -= rate * failureStep
-	}
-	if rate < minFailureRate {
-		f.word.Store(0)
-		return first
-	}
-	f.word.Store(pack(rate, now))
-	return first
+// rotation chooses an endpoint for each attempt: it adds to a policy what is the same for all.
+// It is immutable but for its counter.
+type rotation struct {
+	view       View
+	policy     Picker
+	timesAll   bool         // the policy needs the latency of every attempt
+	firstCalls atomic.Int32 // how many of view.due were taken
 }
 
-// read is the rate as of now.
-func (f *failureRate) read(now time.Duration) float64 {
-	word := f.word.Load()
-	if word == 0 {
-		return 0
+// choose does not allocate, and takes no lock except for a call that an endpoint must get: a
+// probe, which is not 0 then, or the first of its slow start. record may be nil.
+func (r *rotation) choose(record *attempt.Record) (*Candidate, probe, error) {
+	if record == nil {
+		return r.pick()
 	}
-	rate, age := unpack(word, now)
-	rate *= math.Exp2(-float64(age) / float64(failureHalfLife))
-	if rate < minFailureRate {
-		return 0
+	record.SetCandidates(len(r.view.Candidates) + len(r.view.refusing) + len(r.view.otherZones))
+	if avoid := record.Avoid(); avoid != nil {
+		return r.pickAvoiding(record, avoid)
 	}
-	return min(rate, maxFailureRate)
+	if record.Number() > 1 {
+		if c := r.untried(record); c != nil {
+			return c, 0, nil
+		}
+	}
+	return r.pick()
 }
 
-// pack puts value as float32 into the upper half of a word, and now into the lower half, in
-// milliseconds.
-func pack(value float64, now time.Duration) uint64 {
-	bits := max(math.Float32bits(float32(value)), 1) // 0 is no value
-	return uint64(bits)<<32 | uint64(uint32(now/time.Millisecond))
-}
-
-// unpack reads a word. The milliseconds wrap after 24 days. A sample of another goroutine may
-// be newer than now.
-func unpack(word uint64, now time.Duration) (value float64, age time.Duration) {
-	ms := int32(uint32(now/time.Millisecond) - uint32(word))
-	return float64(math.Float32frombits(uint32(word >> 32))), time.Duration(max(ms, 0)) * time.Millisecond
-}
-
-const (
-	// stallCheckInterval is how often stalls are checked for while there are calls.
-	stallCheckInterval = 20 * time.Millisecond
-	// An endpoint has stalled when calls are in flight and none has ended for its latency, and
-	// for this time at least.
-	minStall = 2 * stallCheckInterval
-	// maxStall is how long the same calls may keep it stalled: some calls take long by design.
-	maxStall = time.Second
-	// stallLoad is the load added to a stalled endpoint: more than that of all others.
-	stallLoad = 1 << 20
-)
-
-// stallCheck finds stalled endpoints. One of the timed attempts runs it every 20 ms and does
-// not wait for the lock. Otherwise a frozen process would be detected only at the deadline of
-// its first call.
-type stallCheck struct{ lastAt atomic.Int64 }
-
-func (c *stallCheck) run(t *Table, now time.Duration) {
-	last := c.lastAt.Load()
-	if now-time.Duration(last) < stallCheckInterval || !c.lastAt.CompareAndSwap(last, int64(now)) || !t.mu.TryLock() {
-		return
+// pick takes an endpoint that must get a call, or the policy's pick.
+func (r *rotation) pick() (*Candidate, probe, error) {
+	if len(r.view.due) > 0 {
+		if c, probe := r.nextDue(nil); c != nil {
+			return c, probe, nil
+		}
 	}
-	defer t.mu.Unlock()
-	for _, e := range t.endpoints {
-		e.stall.check(e, now)
-	}
+	return r.includeRefusing(r.policy.Pick()), 0, nil
 }
 
-// stall is the state of an endpoint at the last check. Table.mu guards it.
-type stall struct {
-	ended      uint64        // attempts that had ended
-	progressAt time.Duration // when that number last changed, or nothing was in flight
-	excused    int64         // attempts in flight that take long by design
+// nextDue takes an endpoint that must get a call now, with the probe it is for, or nil. One
+// that avoid excludes waits for the next picker.
+func (r *rotation) nextDue(avoid *attempt.Avoid) (*Candidate, probe) {
+	for int(r.firstCalls.Load()) < len(r.view.due) {
+		n := int(r.firstCalls.Add(1))
+		if n > len(r.view.due) {
+			return nil, 0
+		}
+		c := &r.view.due[n-1]
+		if avoid != nil && avoid.For(&c.Instance) > 0 {
+			continue
+		}
+		if probe, due := c.table.takeDue(c.Endpoint); due {
+			return c, probe
+		}
+	}
+	return nil, 0
 }
 
-// check compares with the last check. Streams do not count, nor do endpoints without a
-// latency. When one of several calls ends, or after maxStall, the others are excused and the
-// endpoint is tried with new ones.
-func (s *stall) check(e *Endpoint, now time.Duration) {
-	ended := e.ended.Load()
-	inFlight := int64(e.picked.Load()-ended) - e.streams.Load()
-	s.excused = min(s.excused, max(inFlight, 0))
-	stalled := e.stalled.Load()
-	switch {
-	case stalled && (ended != s.ended || now-s.progressAt > maxStall):
-		s.excused, s.progressAt, stalled = max(inFlight, 0), now, false
-	case ended != s.ended || inFlight <= s.excused:
-		s.progressAt, stalled = now, false
-	default:
-		seconds, _ := e.latency.read(now)
-		limit := max(minStall, time.Duration(seconds*float64(time.Second)))
-		stalled = seconds > 0 && now-s.progressAt > limit
+// includeRefusing returns best, the policy's pick, or a refusing endpoint: as often as the
+// weights of those say, and only one without more load than best.
+func (r *rotation) includeRefusing(best *Candidate) *Candidate {
+	v := &r.view
+	if v.refusingPart == 0 {
+		return best
 	}
-	s.ended = ended
-	e.stalled.Store(stalled)
+	random := v.Random()
+	if random>>32 >= v.refusingPart {
+		return best
+	}
+	if c := v.drawRefusing(uint32(random)); !best.lighter(c) {
+		return c
+	}
+	return best
+}
+
+// maxCompared bounds the endpoints that are compared for a retry.
+const maxCompared = 16
+
+// untried is the least loaded endpoint without an earlier attempt of the call: in rotation,
+// else refusing, else of another zone, else ejected. Nil if there is none.
+func (r *rotation) untried(record *attempt.Record) *Candidate {
+	for _, candidates := range [][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones, r.view.ejected} {
+		best := r.lightest(candidates, func(c *Candidate) bool { return !record.Tried(c.Address) })
+		if best != nil {
+			return best
+		}
+	}
+	return nil
+}
+
+// policyDraws is how often the policy picks before all candidates are compared.
+const policyDraws = 3
+
+// pickAvoiding picks an endpoint that avoid does not exclude: one that must get a call, the
+// policy's pick, or the least loaded. A retry goes to an endpoint without an attempt of its
+// call while there is one. Only calls with recent refusals get here.
+func (r *rotation) pickAvoiding(record *attempt.Record, avoid *attempt.Avoid) (*Candidate, probe, error) {
+	if len(r.view.due) > 0 && record.Number() == 1 {
+		if c, probe := r.nextDue(avoid); c != nil {
+			return c, probe, nil
+		}
+	}
+	for range policyDraws {
+		if c := r.includeRefusing(r.policy.Pick()); !record.Tried(c.Address) && avoid.For(&c.Instance) == 0 {
+			return c, 0, nil
+		}
+	}
+	best, shortest := r.allowed(record, avoid)
+	if best == nil {
+		return nil, 0, avoid.Err(shortest)
+	}
+	return best, 0, nil
+}
+
+// allowed is the least loaded endpoint that avoid does not exclude: in rotation, else
+// refusing, else of another zone, else one tried before. Ejected endpoints fail. Without one,
+// shortest is the time until the first may be picked.
+func (r *rotation) allowed(record *attempt.Record, avoid *attempt.Avoid) (best *Candidate, shortest time.Duration) {
+	var tried *Candidate
+	for _, candidates := range [][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones} {
+		best = r.lightest(candidates, func(c *Candidate) bool {
+			switch left := avoid.For(&c.Instance); {
+			case left > 0:
+				if shortest == 0 || left < shortest {
+					shortest = left
+				}
+				return false
+			case record.Tried(c.Address):
+				tried = c
+				return false
+			default:
+				return true
+			}
+		})
+		if best != nil {
+			return best, 0
+		}
+	}
+	return tried, shortest
+}
+
+// lightest compares up to maxCompared eligible candidates, from a random one on.
+func (r *rotation) lightest(candidates []Candidate, eligible func(*Candidate) bool) (best *Candidate) {
+	if len(candidates) == 0 {
+		return nil
+	}
+	start := int(r.view.Random() % uint64(len(candidates)))
+	for compared, i := 0, 0; i < len(candidates) && compared < maxCompared; i++ {
+		c := &candidates[(start+i)%len(candidates)]
+		if !eligible(c) {
+			continue
+		}
+		if compared++; best == nil || c.lighter(best) {
+			best = c
+		}
+	}
+	return best
 }
 
 // maxTurns bounds the length of a schedule, and so the time to make one. Weights with a larger

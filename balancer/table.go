@@ -11,12 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/resolver"
-
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/lines"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // unusedExpiry is how long an endpoint without channels is remembered. It exceeds the idle
@@ -28,7 +25,8 @@ const unusedExpiry = time.Hour
 type Table struct {
 	createdAt time.Time // all other times are since then
 	random    func() uint64
-	methods   methods
+	methods   rpc.Table[string, methodInfo]
+	slots     atomic.Uint32 // given to methods so far
 
 	stallCheck    stallCheck
 	comparing     atomic.Bool  // answers are counted by method, since some were not OK
@@ -52,7 +50,8 @@ type Table struct {
 	events []event // to be logged without the lock
 }
 
-// channel is notified when its picker must be rebuilt.
+// channel is who uses a table, such as a channel of gRPC. It is notified when its rotation must be
+// rebuilt.
 type channel interface{ wake() }
 
 // channelUse is how a channel uses a table.
@@ -75,7 +74,7 @@ func (t *Table) WithLogger(log *slog.Logger) *Table {
 // repeated. random must be safe for concurrent use if the table is used concurrently.
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
-		createdAt: time.Now(), random: random,
+		createdAt: time.Now(), random: random, methods: rpc.Table[string, methodInfo]{Max: maxMethods},
 		endpoints: map[string]*Endpoint{}, channels: map[channel]*channelUse{}, ejections: map[Reason]uint64{},
 		subsets: subsets{wakes: map[chan<- struct{}]int{}},
 		limit:   lines.New(maxLogRate),
@@ -85,9 +84,9 @@ func NewSeededTable(random func() uint64) *Table {
 // now is the time since the table was created.
 func (t *Table) now() time.Duration { return time.Since(t.createdAt) }
 
-// update replaces the endpoints that c lists, and returns its members. An endpoint is new if
+// update replaces the endpoints that c lists, and returns its members by address. An endpoint is new if
 // the table did not have it, unless it had none at all.
-func (t *Table) update(c channel, listed []resolver.Endpoint, s *Ejection) map[string]*member {
+func (t *Table) update(c channel, endpoints []listed, s *Ejection) map[string]*member {
 	t.mu.Lock()
 	defer t.unlock()
 	now := t.now()
@@ -99,10 +98,10 @@ func (t *Table) update(c channel, listed []resolver.Endpoint, s *Ejection) map[s
 		t.channels[c] = u
 	}
 	before := u.members
-	u.members = make(map[string]*member, len(listed))
-	for _, endpoint := range listed {
-		if address := addressOf(endpoint); u.members[address] == nil {
-			u.members[address] = t.acquire(endpoint, before[address], s)
+	u.members = make(map[string]*member, len(endpoints))
+	for _, endpoint := range endpoints {
+		if u.members[endpoint.address] == nil {
+			u.members[endpoint.address] = t.acquire(endpoint, before[endpoint.address], s)
 		}
 	}
 	t.started = t.started || len(u.members) > 0
@@ -117,8 +116,8 @@ func (t *Table) update(c channel, listed []resolver.Endpoint, s *Ejection) map[s
 }
 
 // acquire makes the member of an endpoint. before is the member at its address before.
-func (t *Table) acquire(endpoint resolver.Endpoint, before *member, s *Ejection) *member {
-	instance := attemptInstance(endpoint)
+func (t *Table) acquire(endpoint listed, before *member, s *Ejection) *member {
+	instance := attempt.Instance{ID: endpoint.id, Address: endpoint.address}
 	e := t.endpoints[instance.Address]
 	if e == nil || e.ID != instance.ID { // another instance at this address has no history
 		instance.Refusals = &attempt.Refusals{}
@@ -134,14 +133,10 @@ func (t *Table) acquire(endpoint resolver.Endpoint, before *member, s *Ejection)
 		}
 	}
 	m := &member{Endpoint: e, listed: endpoint, ejectionSettings: *s}
-	m.done = func(info balancer.DoneInfo) {
-		o, _ := outcomeOf(&info)
-		e.end(o, &m.ejectionSettings)
-	}
-	m.summary = summary{zone: m.zone(), weight: weightOf(endpoint), state: Unconnected, slowStart: 1}
+	m.summary = summary{zone: endpoint.zone, weight: endpoint.weight, state: Unconnected, slowStart: 1}
 	if before != nil && before.Endpoint == e {
 		m.state, m.summary.state, m.summary.weightPart, m.summary.slowStart = before.state, before.summary.state, before.summary.weightPart, before.summary.slowStart
-		if m.state == connectivity.Ready {
+		if m.state == connected {
 			e.connected++
 		}
 	}
@@ -150,7 +145,7 @@ func (t *Table) acquire(endpoint resolver.Endpoint, before *member, s *Ejection)
 
 // release undoes acquire.
 func (t *Table) release(m *member, now time.Duration) {
-	if m.state == connectivity.Ready {
+	if m.state == connected {
 		m.connected--
 		t.updateReach(m.Endpoint, m.connected+1, false, now)
 	}
@@ -187,24 +182,24 @@ func (t *Table) expire(now time.Duration) {
 // setState records the state of a connection. An endpoint whose channels all lost their
 // connection and could not reconnect may have been restarted: when it is connected again, its
 // failures are dropped.
-func (t *Table) setState(m *member, state connectivity.State, now time.Duration) {
+func (t *Table) setState(m *member, state reachability, now time.Duration) {
 	e := m.Endpoint
 	before := e.connected
-	if m.state == connectivity.Ready {
+	if m.state == connected {
 		e.connected--
 	}
 	m.state = state
 	switch {
-	case state == connectivity.Ready:
+	case state == connected:
 		if e.connected++; e.broken {
 			e.broken = false
 			e.Refusals.Reset()
 			t.admit(e, reconnected, now)
 		}
-	case state == connectivity.TransientFailure && e.connected == 0:
+	case state == unreachable && e.connected == 0:
 		e.broken = true
 	}
-	t.updateReach(e, before, state == connectivity.TransientFailure, now)
+	t.updateReach(e, before, state == unreachable, now)
 }
 
 // wake rebuilds the pickers of all channels. The caller holds t.mu.
@@ -212,15 +207,6 @@ func (t *Table) wake() {
 	for c := range t.channels {
 		c.wake()
 	}
-}
-
-// attemptInstance identifies an endpoint. One of another resolver has its address as its ID.
-func attemptInstance(endpoint resolver.Endpoint) attempt.Instance {
-	address := addressOf(endpoint)
-	if i := InstanceOf(endpoint); i != nil {
-		return attempt.Instance{ID: i.ID, Address: address}
-	}
-	return attempt.Instance{ID: address, Address: address}
 }
 
 // maxLogRate is how many lines a table logs in a second.

@@ -4,9 +4,6 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/connectivity"
 )
 
 // View is what a policy picks from.
@@ -27,11 +24,10 @@ type View struct {
 	validFor     time.Duration // when to rebuild; 0 is at the next event
 }
 
-// child is a member with the state that gRPC reports.
+// child is a member with its state now.
 type child struct {
 	*member
-	state  connectivity.State
-	picker balancer.Picker
+	state reachability
 }
 
 // newView sorts the connected children of c by the state of the table.
@@ -42,12 +38,12 @@ func newView(t *Table, c channel, children []child, s *Settings, own zone) View 
 	t.ejectBySuccessRate(now, &s.Ejection)
 	v := View{Random: t.random, Now: t.now}
 	var weights []float64
-	for _, child := range children {
+	for i, child := range children {
 		t.setState(child.member, child.state, now)
-		if child.state != connectivity.Ready {
+		if child.state != connected {
 			continue
 		}
-		c := Candidate{child.Endpoint, weightOf(child.listed), child.member, child.picker}
+		c := Candidate{child.Endpoint, child.listed.weight, uint32(i), child.member}
 		if c.ejection.ejected && !s.Ejection.Disabled {
 			v.ejected = append(v.ejected, c)
 			v.addProbe(c, now)
@@ -222,14 +218,6 @@ func (z zone) has(other zone) bool {
 	return z.name != "" && z.name == other.name && (z.region == "" || other.region == "" || z.region == other.region)
 }
 
-// zone is unknown for endpoints of another resolver.
-func (m *member) zone() zone {
-	if i := InstanceOf(m.listed); i != nil {
-		return zone{i.Region, i.Zone}
-	}
-	return zone{}
-}
-
 // apply multiplies weights so that calls stay in the zone own as far as its capacity allows for
 // the callers there. The rest goes to the other zones in proportion to their spare capacity, as
 // in Envoy's zone aware routing. Without a preference weights stay.
@@ -240,7 +228,7 @@ func (s Zone) apply(own zone, candidates []Candidate, weights []float64) {
 	capacity := map[zone]float64{}
 	var all, local float64
 	for i := range candidates {
-		z := candidates[i].member.zone()
+		z := candidates[i].member.listed.zone
 		if own.has(z) {
 			z = own
 			local += weights[i]
@@ -266,7 +254,7 @@ func (s Zone) apply(own zone, candidates []Candidate, weights []float64) {
 		}
 	}
 	for i := range candidates {
-		switch z := candidates[i].member.zone(); {
+		switch z := candidates[i].member.listed.zone; {
 		case own.has(z):
 			weights[i] *= stay / local
 		case stay == 1 || sum == 0:

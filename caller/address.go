@@ -52,21 +52,30 @@ func (c *Callers) Address(ctx context.Context) (netip.Addr, bool) {
 	if !ok || c == nil || !c.prefixes.has(addr) {
 		return addr, ok
 	}
-	values := metadata.ValueFromIncomingContext(ctx, forwardedKey)
-	for i := len(values) - 1; i >= 0; i-- {
-		for rest, more := values[i], true; more; {
+	return c.AddressBehind(addr, metadata.ValueFromIncomingContext(ctx, forwardedKey)), true
+}
+
+// AddressBehind is the address of [Callers.Address] for a peer with the address from, and
+// lines of x-forwarded-for in the order in which they came.
+func (c *Callers) AddressBehind(from netip.Addr, lines []string) netip.Addr {
+	addr := plain(from)
+	if c == nil || !c.prefixes.has(addr) {
+		return addr
+	}
+	for i := len(lines) - 1; i >= 0; i-- {
+		for rest, more := lines[i], true; more; {
 			var last string
 			rest, last, more = cutLast(rest)
 			next, err := ParseAddress(strings.TrimSpace(last))
 			if err != nil {
-				return addr, true
+				return addr
 			}
 			if addr = next; !c.prefixes.has(addr) {
-				return addr, true
+				return addr
 			}
 		}
 	}
-	return addr, true
+	return addr
 }
 
 func cutLast(list string) (rest, last string, more bool) {

@@ -13,6 +13,9 @@
 // and the DNS names, which stay the same when the certificate is renewed. On a client,
 // which cannot see the credentials that a channel adds, it is what the options declare.
 //
+// Behind a gateway all callers have the gateway's certificate. With [WithForwardedSubject]
+// the identity is the subject that a trusted gateway has verified and sends.
+//
 // # Trust
 //
 // Claims of a caller in metadata (on whose behalf it calls, the cost and the priority of
@@ -28,13 +31,19 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/metadata"
+
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
+
+// SubjectKey is the metadata key of [WithForwardedSubject].
+const SubjectKey = wire.SubjectKey
 
 // Callers identifies callers and decides trust. It is immutable and safe for concurrent use; a nil *Callers has
 // the defaults.
 type Callers struct {
 	identity func(context.Context) (string, bool)
 	key      string // of metadata with the identity
+	forwards bool   // trusted peers send the identity under SubjectKey
 	prefixes prefixes
 	trusted  func(context.Context) bool
 	logged   bool       // what identity and key declare
@@ -84,15 +93,33 @@ func WithIdentityMetadata(key string) Option {
 		if !ValidKey(key) {
 			s.errs = append(s.errs, fmt.Errorf("WithIdentityMetadata: %q is not a metadata key: write lower case letters, digits and _-. only", key))
 		}
+		if key == SubjectKey {
+			s.errs = append(s.errs, fmt.Errorf("WithIdentityMetadata: %q is believed only from trusted peers: use WithForwardedSubject", key))
+		}
 		s.key, s.keyGiven = key, true
 	}
 }
 
-// WithLoggedIdentity shows the identities that [WithIdentity] or [WithIdentityMetadata]
-// declare in logs as they are. Without it, a hash stands for them: metadata may have an API
+// WithLoggedIdentity shows the identities that an option declares, forwarded subjects included,
+// in logs as they are. Without it, a hash stands for them: metadata may have an API
 // key, and what a log has cannot be taken back.
 func WithLoggedIdentity() Option {
 	return func(s *settings) { s.logged = true }
+}
+
+// WithForwardedSubject takes the identity from metadata [SubjectKey], in which a gateway sends
+// the subject that it has verified.
+//
+// On a server only trusted peers are believed ([WithTrusted], [WithTrustedPrefixes]). A
+// trusted peer that sends no subject calls for nobody: it has no identity, in particular not
+// that of its certificate, which all its anonymous users would share. What any other peer
+// sends is ignored; its identity is what [WithIdentity] or [WithIdentityMetadata] declare, or
+// else that of its certificate. Equal identities are one caller, whichever way they came.
+//
+// On a client, such as a gateway's channel, the identity is that key of the outgoing metadata
+// and nothing else.
+func WithForwardedSubject() Option {
+	return func(s *settings) { s.forwards = true }
 }
 
 // WithTrustedPrefixes trusts peers by their network: the proxies in front of the server.
@@ -124,6 +151,8 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 // The error is INVALID_ARGUMENT for an identity in metadata that is ambiguous: see [Value].
 func (c *Callers) Incoming(ctx context.Context) (string, error) {
 	switch {
+	case c != nil && c.forwards && c.Trusted(ctx):
+		return Value(metadata.ValueFromIncomingContext(ctx, SubjectKey), SubjectKey)
 	case c != nil && c.identity != nil:
 		return declared(c.identity(ctx))
 	case c != nil && c.key != "":
@@ -140,6 +169,8 @@ func (c *Callers) Incoming(ctx context.Context) (string, error) {
 // Its error is that of Incoming.
 func (c *Callers) Outgoing(ctx context.Context) (string, error) {
 	switch {
+	case c != nil && c.forwards:
+		return Value(metadata.ValueFromOutgoingContext(ctx, SubjectKey), SubjectKey)
 	case c != nil && c.identity != nil:
 		return declared(c.identity(ctx))
 	case c != nil && c.key != "":
@@ -156,10 +187,15 @@ func declared(identity string, ok bool) (string, error) {
 	return identity, nil
 }
 
-// Source is where identities come from, for messages: "function", "metadata KEY" or
-// "certificate".
+// Source is where identities come from, for messages: "function", "metadata KEY",
+// "certificate", or "forwarded subject or metadata KEY" where both are declared. Calls that a
+// client makes with equal values of the KEY in "metadata KEY" have one identity.
 func (c *Callers) Source() string {
 	switch {
+	case c != nil && c.forwards && c.key != "":
+		return "forwarded subject or metadata " + c.key
+	case c != nil && c.forwards && c.identity == nil:
+		return "metadata " + SubjectKey
 	case c != nil && c.identity != nil:
 		return "function"
 	case c != nil && c.key != "":
@@ -170,7 +206,9 @@ func (c *Callers) Source() string {
 }
 
 // Declares reports whether an option declares the identity, so that a client has one too.
-func (c *Callers) Declares() bool { return c != nil && (c.identity != nil || c.key != "") }
+func (c *Callers) Declares() bool {
+	return c != nil && (c.identity != nil || c.key != "" || c.forwards)
+}
 
 // Trusted reports whether the caller's claims in metadata are used.
 func (c *Callers) Trusted(ctx context.Context) bool {

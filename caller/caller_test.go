@@ -235,13 +235,14 @@ func TestTrust(t *testing.T) {
 // Wrong options are refused by name.
 func TestMistakes(t *testing.T) {
 	for want, opts := range map[string][]caller.Option{
-		"choose one":             {caller.WithIdentityMetadata("id"), caller.WithIdentity(func(context.Context) (string, bool) { return "", false })},
-		`"Customer-ID" is not`:   {caller.WithIdentityMetadata("Customer-ID")},
-		`"" is not`:              {caller.WithIdentityMetadata("")},
-		"WithIdentity(nil)":      {caller.WithIdentity(nil)},
-		"WithTrusted(nil)":       {caller.WithTrusted(nil)},
-		"WithTrustedPrefixes: ":  {caller.WithTrustedPrefixes(netip.Prefix{})},
-		"::ffff:10.0.0.0/104 is": {caller.WithTrustedPrefixes(netip.MustParsePrefix("::ffff:10.0.0.0/104"))},
+		"choose one":               {caller.WithIdentityMetadata("id"), caller.WithIdentity(func(context.Context) (string, bool) { return "", false })},
+		`"Customer-ID" is not`:     {caller.WithIdentityMetadata("Customer-ID")},
+		`"" is not`:                {caller.WithIdentityMetadata("")},
+		"use WithForwardedSubject": {caller.WithIdentityMetadata(caller.SubjectKey)},
+		"WithIdentity(nil)":        {caller.WithIdentity(nil)},
+		"WithTrusted(nil)":         {caller.WithTrusted(nil)},
+		"WithTrustedPrefixes: ":    {caller.WithTrustedPrefixes(netip.Prefix{})},
+		"::ffff:10.0.0.0/104 is":   {caller.WithTrustedPrefixes(netip.MustParsePrefix("::ffff:10.0.0.0/104"))},
 	} {
 		if callers, err := caller.New(opts...); err == nil || callers != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q in it", err, want)

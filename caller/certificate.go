@@ -2,6 +2,7 @@ package caller
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"hash/maphash"
@@ -19,6 +20,32 @@ func Verified(ctx context.Context) (identity string, ok bool) {
 	return c.identity(), c.leaf != nil
 }
 
+// VerifiedTLS is [Verified] for a connection that gRPC does not serve, such as an HTTP
+// server's. Nil is one without TLS.
+func VerifiedTLS(state *tls.ConnectionState) (identity string, ok bool) {
+	if state == nil || len(state.VerifiedChains) == 0 {
+		return "", false
+	}
+	leaf := state.PeerCertificates[0]
+	return certificate{leaf, spiffeOf(leaf)}.identity(), true
+}
+
+// spiffeOf is nil unless the only URI of leaf is a SPIFFE id, as gRPC reads it.
+func spiffeOf(leaf *x509.Certificate) *url.URL {
+	if len(leaf.URIs) != 1 {
+		return nil
+	}
+	id := leaf.URIs[0]
+	switch {
+	case id.Scheme != "spiffe" || id.Opaque != "" || id.User.Username() != "":
+		return nil
+	case len(id.String()) > 2048 || id.Host == "" || len(id.Host) > 255 || id.Path == "":
+		return nil
+	default:
+		return id
+	}
+}
+
 // certificate is a verified one. Without a leaf there is none.
 type certificate struct {
 	leaf   *x509.Certificate
@@ -30,11 +57,11 @@ func certificateOf(ctx context.Context) certificate {
 	if !ok {
 		return certificate{}
 	}
-	tls, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(tls.State.VerifiedChains) == 0 {
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
 		return certificate{}
 	}
-	return certificate{tls.State.PeerCertificates[0], tls.SPIFFEID}
+	return certificate{info.State.PeerCertificates[0], info.SPIFFEID}
 }
 
 func (c certificate) identity() string {

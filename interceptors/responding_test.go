@@ -24,7 +24,7 @@ func (s *scripted) RecvMsg(any) error {
 	return err
 }
 
-// P5: for a stream the time to the first response counts, which the chain tells the
+// P5: for a stream the time to the first response counts, which the chain reports to the
 // picker: a message or a clean end, and no error.
 //
 // Case P5

@@ -3,7 +3,6 @@ package resolver
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,7 +15,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/resolver"
-	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -118,8 +116,8 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 		if opts.DisableServiceConfig {
 			return nil, errors.New("target key \"policy\" needs a service config, which grpc.WithDisableServiceConfig turns off: leave out one of the two")
 		}
-		if r.serviceConfig, err = withPolicy(cc, b.serviceConfig, target.Policy); err != nil {
-			return nil, err
+		if r.serviceConfig = cc.ParseServiceConfig(b.serviceConfig(target.Policy)); r.serviceConfig.Err != nil {
+			return nil, fmt.Errorf("target key \"policy\": its service config: %w", r.serviceConfig.Err)
 		}
 	}
 	queries := target.queries(b.warning)
@@ -146,22 +144,6 @@ func (b *Builder) directoryOf(target Target) (catalog.Watcher, error) {
 		return nil, fmt.Errorf("target agent %q: %s cannot reach other agents: leave the host out", target.Agent, b.directory.Name())
 	}
 	return agents.At(target.Agent)
-}
-
-// withPolicy replaces the policy in a service config.
-func withPolicy(cc resolver.ClientConn, config, policy string) (*serviceconfig.ParseResult, error) {
-	fields := map[string]any{}
-	if err := json.Unmarshal([]byte(config), &fields); err != nil || fields == nil {
-		return nil, fmt.Errorf("resolver: WithServiceConfig %q: write a JSON object", config)
-	}
-	delete(fields, "loadBalancingPolicy")
-	fields["loadBalancingConfig"] = []any{map[string]any{policy: struct{}{}}}
-	text, err := json.Marshal(fields)
-	if err != nil {
-		return nil, fmt.Errorf("service config: %w", err)
-	}
-	result := cc.ParseServiceConfig(string(text))
-	return result, result.Err
 }
 
 // tableRegistry holds the endpoint tables by target, so that a channel that leaves idle mode

@@ -14,11 +14,11 @@ type guard struct {
 	grace      time.Duration
 	maxRemoval float64 // share of the list that may vanish at once
 
-	list    []catalog.Instance // believed; never changed in place
-	missing map[string]absence // by address: in list, but not in the last answer
+	list    []catalog.Instance // believed: those of the last answer and the held ones; never changed in place
+	missing map[string]absence // the held ones, by address: in list, but not in the last answer
 	outage  bool               // the directory has failed since its last answer
-	peak    int                // most instances in one answer within the grace time
-	peakAt  time.Time
+	peak    int                // most instances in one answer within the grace time, without the latest
+	peakAt  time.Time          // when that answer was replaced
 }
 
 // absence is how long an instance has been missing.
@@ -34,7 +34,7 @@ const maxGraceRestarts = 3
 // lacks are removed at once or, beyond what removable allows, held until expire.
 func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 	present := addresses(answer)
-	var vanished, held []catalog.Instance // since the last answer; before it
+	var vanished, held []catalog.Instance // missing for the first time; missing already in the last answer
 	missing := map[string]absence{}
 	for _, i := range g.list {
 		absent, wasMissing := g.missing[i.Address]
@@ -51,7 +51,10 @@ func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 		}
 	}
 	last := len(g.list) - len(g.missing) // size of the last answer
-	for _, i := range vanished[g.removable(len(vanished), last, len(answer), len(held), now):] {
+	if now.Sub(g.peakAt) > g.grace || last >= g.peak {
+		g.peak, g.peakAt = last, now
+	}
+	for _, i := range vanished[g.removable(len(vanished), last, len(answer), len(held)):] {
 		missing[i.Address] = absence{since: now}
 		held = append(held, i)
 	}
@@ -59,13 +62,11 @@ func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 	g.list = merge(answer, held)
 }
 
-// removable returns how many of the vanished instances may be removed at once. Two limits
+// removable returns how many of the vanished instances may be removed at once, when the last
+// answer had last instances and this one has answered, beside the held ones. Two limits
 // apply: a share of the last answer and, so that several small removals do not add up to a
 // large one, the same share of the peak. After an outage, and for an empty answer, it is none.
-func (g *guard) removable(vanished, last, answered, held int, now time.Time) int {
-	if now.Sub(g.peakAt) > g.grace || last >= g.peak {
-		g.peak, g.peakAt = last, now
-	}
+func (g *guard) removable(vanished, last, answered, held int) int {
 	if answered == 0 || g.outage {
 		return 0
 	}

@@ -370,7 +370,7 @@ func TestAChangeReachesTheChannelAtOnce(t *testing.T) {
 }
 
 // Tags, metadata and locality reach the policies as attributes of the endpoint.
-func TestPoliciesSeeWhatIsToldOfAnInstance(t *testing.T) {
+func TestPoliciesSeeTheAttributesOfAnInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, "consul:///catalog")
 		want := catalog.Instance{

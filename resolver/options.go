@@ -21,7 +21,7 @@ type settings struct {
 	panic         panicSettings
 	subset        int
 	snapshots     Snapshots
-	serviceConfig string
+	serviceConfig func(policy string) string
 	region, zone  string
 	log           *slog.Logger
 }
@@ -33,7 +33,7 @@ func defaults() settings {
 		maxRemoval:    0.5,
 		panic:         panicSettings{threshold: defaultThreshold},
 		subset:        100,
-		serviceConfig: "{}",
+		serviceConfig: policyAlone,
 		log:           slog.Default(),
 	}
 }
@@ -109,9 +109,20 @@ func WithSubset(endpoints int) Option { return func(s *settings) { s.subset = en
 // equal snapshots share watches. Default: nothing is stored.
 func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.snapshots = snapshots } }
 
-// WithServiceConfig passes the channel's own service config, as JSON, to which a policy in
-// the target is added. It replaces the policy in the config and nothing else.
-func WithServiceConfig(json string) Option { return func(s *settings) { s.serviceConfig = json } }
+// WithServiceConfig sets how the service config of a target with a policy is written: f
+// returns it as JSON, given the name of the policy in service configs. Default, and nil: it
+// has the policy alone. Targets without a policy leave the channel's service config as it is.
+func WithServiceConfig(f func(policy string) (json string)) Option {
+	return func(s *settings) {
+		if s.serviceConfig = f; f == nil {
+			s.serviceConfig = policyAlone
+		}
+	}
+}
+
+func policyAlone(policy string) string {
+	return fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)
+}
 
 // WithLocality sets where the channel runs, for policies that prefer the own zone. An
 // empty zone is unknown.
@@ -119,8 +130,8 @@ func WithLocality(region, zone string) Option {
 	return func(s *settings) { s.region, s.zone = region, zone }
 }
 
-// WithLogger hears of outages of the directory and, where a policy of this module is used,
-// of ejections: of channels that share endpoints the first one's. Default, and nil:
+// WithLogger sets where outages of the directory are logged and, where a policy of this
+// module is used, ejections: of channels that share endpoints by the logger of the first. Default, and nil:
 // slog.Default().
 func WithLogger(log *slog.Logger) Option {
 	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }

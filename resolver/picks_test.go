@@ -26,7 +26,7 @@ func (m *mesh) through(b *resolver.Builder, target string) *grpc.ClientConn {
 	return conn
 }
 
-func TestPicksTellOfTheTargetsInUse(t *testing.T) {
+func TestPicksShowTheTargetsInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
 		m.start(1)
@@ -134,7 +134,7 @@ func TestPicksAreReadAsTheyAreWritten(t *testing.T) {
 	})
 }
 
-func TestPicksTellOfWhoIsNotReached(t *testing.T) {
+func TestPicksShowEndpointsThatAreNotReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
 		m.register(1, consultest.Service{}) // and nobody listens

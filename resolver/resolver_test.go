@@ -487,14 +487,22 @@ func TestPolicyInTheTarget(t *testing.T) {
 	})
 }
 
-func TestPolicyLeavesTheRestOfAServiceConfig(t *testing.T) {
-	d := &scripted{}
-	cc := &recorder{}
-	b := resolver.NewBuilder(d, resolver.WithServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}], "loadBalancingConfig": [{"pick_first": {}}]}`))
-	r := build(t, b, "consul:///catalog?policy=round_robin", cc)
-	defer r.Close()
-	if !strings.Contains(cc.config, `"timeout":"1s"`) || !strings.Contains(cc.config, "meshlite_round_robin") || strings.Contains(cc.config, "pick_first") {
-		t.Errorf("service config is %s", cc.config)
+func TestThePolicyOfATargetIsWrittenIntoTheServiceConfig(t *testing.T) {
+	for name, test := range map[string]struct {
+		write func(policy string) string
+		want  string
+	}{
+		"by default":    {nil, `{"loadBalancingConfig": [{"meshlite_round_robin": {}}]}`},
+		"by the option": {func(policy string) string { return `{"of": "` + policy + `"}` }, `{"of": "meshlite_round_robin"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cc := &recorder{}
+			r := build(t, resolver.NewBuilder(&scripted{}, resolver.WithServiceConfig(test.write)), "consul:///catalog?policy=round_robin", cc)
+			defer r.Close()
+			if cc.config != test.want {
+				t.Errorf("service config is %s, want %s", cc.config, test.want)
+			}
+		})
 	}
 }
 

@@ -42,7 +42,7 @@ With -o json there is one object: processes, a list of id, address (of the admin
 error (why it could not be asked), caches, a list of name (runtime, or the target or
 service that was first given it), entries, bytes, max_bytes, hits, misses, coalesced,
 stale, bypassed, shadow_hits, shadow_stale, stored, refreshed, refreshes_failed,
-ignored_directives (of callers that are not trusted), invalidations, store_hits,
+ignored_directives (of callers that are not trusted), evicted, invalidations, store_hits,
 store_errors, store_losses (invalidations may have been missed), methods, a list of method
 ("" is all those beyond the first 4096), entries, bytes, the same counts from hits to
 ignored_directives, last_minute, last_5_minutes, last_15_minutes (each with served and

@@ -38,7 +38,7 @@ func TestLimitsOfProcessesThatConsulKnows(t *testing.T) {
 	for _, args := range []string{"limits catalog", "limits", "limits --each"} {
 		r := runTool(t, strings.Fields(args)...)
 		r.want(t, 0, "4 admitted, ", "")
-		r.want(t, 0, "rate limits, the nearest first\n", "")
+		r.want(t, 0, "rate limits, most used first\n", "")
 		r.want(t, 0, " shadow  address: 1 per 1h, by peer, shadow\n", "")
 		r.want(t, 0, "  customer: 4 per 15m, by metadata customer-id\n", "")
 		r.want(t, 0, "\n\nkeys that have used most of a limit\n  USED  LEFT  RESET IN  ", "")
@@ -78,7 +78,7 @@ func TestLimitsAsJSON(t *testing.T) {
 	}
 	help := strings.Join(strings.Fields(runTool(t, "limits", "--help").out), " ")
 	limiter, running := output.Processes[0].Limiters[0], output.Processes[0].Concurrency[0]
-	for _, fields := range []any{limiter, limiter["limits"].([]any)[0], limiter["near"].([]any)[0], running, running["methods"].([]any)[0]} {
+	for _, fields := range []any{limiter, limiter["limits"].([]any)[0], limiter["hot_keys"].([]any)[0], running, running["methods"].([]any)[0]} {
 		for field := range fields.(map[string]any) {
 			if !strings.Contains(strings.ToLower(help), field) {
 				t.Errorf("the help does not name %s", field)
@@ -98,11 +98,11 @@ func TestLimitsInWords(t *testing.T) {
 	one := serveLimits(t, `[{"name": "shop", "admitted": 400, "refused": 120, "waited": 3, "refunded": 2, "limits": [
 		{`+browse+`, "limit": 50, "period_seconds": 1, "burst": 50, "by": "metadata customer-id", "refused": 120},
 		{"method": "a.v1.S/Order", "side": "server", "name": "address", "limit": 100, "period_seconds": 900, "burst": 200, "by": "peer", "rules": "cost 2, refund failed, wait, per message", "refused": 5, "shadowed": 7}],
-		"near": [{`+browse+`, "key": "#5f3c21aa", "used": 0.98, "remaining": 0, "reset_seconds": 0.98}]}]`,
+		"hot_keys": [{`+browse+`, "key": "#5f3c21aa", "used": 0.98, "remaining": 0, "reset_seconds": 0.98}]}]`,
 		`[{"name": "runtime", "methods": [{"method": "a.v1.S/Browse", "adaptive": true, "limit": 20, "in_flight": 12, "refused": 4, "base_latency_ms": 1.25, "sample_latency_ms": 12.3456}]}]`)
 	two := serveLimits(t, `[{"name": "shop", "admitted": 10, "shadowed": 4, "limits": [
 		{`+browse+`, "limit": 40, "period_seconds": 5400, "burst": 40, "rules": "shadow", "shadowed": 4}],
-		"near": [{`+browse+`, "key": "", "used": 1.5, "remaining": 0, "reset_seconds": 7200},
+		"hot_keys": [{`+browse+`, "key": "", "used": 1.5, "remaining": 0, "reset_seconds": 7200},
 		 {`+browse+`, "key": "\u001b[2J", "used": -1, "reset_seconds": 1e300}]},
 		{"name": "consul:///b", "held_back": 7}, {"name": "consul:///c", "limits": [{"method": "b.v1.T/Get", "side": "client", "name": "quota", "limit": 1, "period_seconds": 0.5, "burst": 1}]}]`,
 		`[{"name": "runtime", "methods": [{"method": "a.v1.S/Browse", "limit": 0, "in_flight": 1}]}, {"name": "own", "methods": [{"method": "other", "limit": 3}]}]`)
@@ -112,7 +112,7 @@ func TestLimitsInWords(t *testing.T) {
 consul:///b, 1 process: 0 admitted, 7 held back
 consul:///c, 1 process: 0 admitted
 
-rate limits, the nearest first
+rate limits, most used first
   USED  REFUSED      LIMIT
 a.v1.S/Browse
   150%%  4 shadow     customer: 40 per 1h30m, shadow, in 1 of 2 processes
@@ -147,7 +147,7 @@ other, limiter own
 	}
 }
 
-// Many limits do not scroll away who is near.
+// Many limits do not scroll away the hot keys.
 func TestLimitsThatAreShownAreBounded(t *testing.T) {
 	openAgent(t)
 	var limits, near, limiters, methods []string
@@ -159,7 +159,7 @@ func TestLimitsThatAreShownAreBounded(t *testing.T) {
 		methods = append(methods, fmt.Sprintf(`{"method": "a.v1.S/M%02d", "limit": 100, "in_flight": %d}`, i, i))
 	}
 	list := func(all []string) string { return "[" + strings.Join(all, ",") + "]" }
-	limiters = append(limiters, `{"name": "shop", "limits": `+list(limits)+`, "near": `+list(near)+`}`)
+	limiters = append(limiters, `{"name": "shop", "limits": `+list(limits)+`, "hot_keys": `+list(near)+`}`)
 	address := serveLimits(t, list(limiters), `[{"name": "runtime", "methods": `+list(methods)+`}]`)
 	r := runTool(t, "limits", "--client", address)
 	for _, want := range []string{"and 11 more limiters: --each shows all\n", "and 10 more limits: --each shows all\n", "and 10 more keys: ", "and 10 more methods: ",
@@ -222,7 +222,7 @@ func TestFlagsOfLimits(t *testing.T) {
 			}
 		})
 	}
-	runTool(t, "help").want(t, 0, "  limits      Show the limits of processes, and who is near them\n", "")
+	runTool(t, "help").want(t, 0, "  limits      Show the limits of processes, and the keys that have used most of them\n", "")
 	runTool(t, "__complete", "limits", "--e").want(t, 0, "--each\t", "")
 	runTool(t, "__complete", "limits", "--client", "").want(t, 0, ":4\n", "")
 	agent := openAgent(t)

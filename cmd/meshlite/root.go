@@ -37,8 +37,8 @@ Exit codes:
 	root.SetErr(streams.Err)
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newCacheCommand(), newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(),
-		newLimitsCommand(), newProtoCommand(), newRegistryCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
+	root.AddCommand(newCacheCommand(), newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newGatewayCommand(),
+		newLimitsCommand(), newNginxCommand(), newProtoCommand(), newRegistryCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root
 }

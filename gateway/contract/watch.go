@@ -128,28 +128,29 @@ func (w *Watcher) run(ctx context.Context) {
 				changed = nil
 				continue
 			}
-			settle = settleTimes
+			settle, w.failures = settleTimes, 0
 		case <-polls.C:
-			if now := w.stamp(); now == stamp {
+			now := w.stamp()
+			if now == stamp {
 				continue
-			} else {
-				stamp = now
 			}
+			stamp, w.failures = now, 0
 		}
 		err := w.load(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			next.Reset(w.backoff())
-		case w.returning != nil:
-			next.Reset(jitter(time.Second))
-		case len(settle) > 0:
-			next.Reset(settle[0])
-			settle = settle[1:]
-		default:
-			next.Reset(jitter(w.config.Interval))
 		}
+		pause := jitter(w.config.Interval)
+		if w.returning != nil {
+			pause = min(pause, jitter(time.Second))
+		}
+		if err != nil {
+			pause = min(pause, w.backoff())
+		}
+		if len(settle) > 0 {
+			pause, settle = min(pause, settle[0]), settle[1:]
+		}
+		next.Reset(pause)
 	}
 }
 
@@ -262,7 +263,7 @@ func (w *Watcher) isFiles() bool {
 
 func (w *Watcher) report(loaded, kept *Contract, changed bool, err error) {
 	if err == nil {
-		if w.failures > 0 || changed {
+		if w.logged != "" || changed {
 			w.log.Info("contract read", "service", w.config.Name, "changed", changed, "offers", loaded.names())
 		}
 		w.failures, w.logged = 0, ""

@@ -55,7 +55,9 @@ func contractOf(t testing.TB, text string) *contract.Contract {
 	return made
 }
 
-// Case E10
+// Case E10: A new service, method or changed contract is served within 5 s without a restart and without a failed request; a broken contract keeps the old one.
+//
+// A contract that changed is passed on once, at the next load; one that is broken or refused leaves the one before it, and is logged and counted.
 func TestWatchKeepsTheLastGoodContract(t *testing.T) {
 	first, same, second := contractOf(t, cakes), contractOf(t, cakes), contractOf(t, strings.Replace(cakes, "string name", "string title", 1))
 	synctest.Test(t, func(t *testing.T) {
@@ -233,6 +235,8 @@ func (s stuck) Load(ctx context.Context) (*contract.Contract, error) {
 }
 
 // Case E10
+//
+// A descriptor set file that changes is read again within a second or two; a broken one keeps the contract before it.
 func TestWatchReadsAChangedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cakes.binpb")
 	write(t, path, compile(t, cakes))

@@ -19,6 +19,9 @@ import (
 
 // serve answers a request by a route.
 func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
+	if m.config.SetRoute != nil {
+		m.config.SetRoute(r.Context(), rt.Template)
+	}
 	switch {
 	case rt.method.desc.IsStreamingClient():
 		refuseClientStream(w, rt.method)

@@ -20,7 +20,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/transcode/testdata/forms"
 )
 
-// Case E14: A hop-by-hop header, grpc-* or x-meshlite-* from outside never reaches a backend as metadata unless allowed by name.
+// Case E14
 func TestHeadersReachABackendOnlyThroughMetadata(t *testing.T) {
 	var b backend
 	mux := newMux(t, &b, func(c *transcode.Config) {

@@ -47,6 +47,9 @@ type Config struct {
 	// Metadata returns what is sent to a backend with the call of a request. Nothing else of
 	// the request's headers is sent; nil is nothing.
 	Metadata func(*http.Request) metadata.MD
+	// SetRoute is called with the path template of each request that has one, by which logs and
+	// metrics may name it. Nil is nobody.
+	SetRoute func(ctx context.Context, template string)
 	// Headers are the keys of response metadata that become headers of the answer.
 	Headers []string
 	// Origins are patterns of hosts, such as "*.example.com", whose pages may open WebSockets,
@@ -199,6 +202,11 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 // Bindings returns the ways to call the methods that are let out, by service and in the order
 // of the contracts. The POST path of a method with a rule is not among them.
 func (m *Mux) Bindings() []Binding { return slices.Clone(m.bindings) }
+
+// Matches reports whether some method is called at the path of r, by any HTTP method.
+func (m *Mux) Matches(r *http.Request) bool {
+	return m.methods[r.URL.Path] != nil && r.URL.RawPath == "" || m.rules.matches(r.Method, r) || m.allow(r) != ""
+}
 
 // ServeHTTP serves a request by the binding that matches it.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {

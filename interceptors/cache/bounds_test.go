@@ -17,8 +17,8 @@ import (
 )
 
 // X14: Every documented bound holds against user code that hangs: whoever waits for the
-// answer of a call waits no longer than that call's own time, though its handler heeds no
-// context and goes on.
+// answer of a call waits no longer than that call's own time, though its handler ignores
+// the context and goes on.
 //
 // Case X14 (cache): Nobody waits for a call past its own time, a refresh has 10 s, Close 5 s,
 // though handlers and stores hang or panic.

@@ -92,6 +92,7 @@ func (o *options) check() error {
 // servers. It is safe for concurrent use.
 type Cache struct {
 	options     options
+	publisher   *interceptors.Publisher
 	memory      *memory
 	flights     flights
 	methods     methods
@@ -122,6 +123,7 @@ func New(opts ...Option) (*Cache, error) {
 	}
 	c := &Cache{
 		options:     o,
+		publisher:   interceptors.NewPublisher(o.observer),
 		memory:      memory,
 		refreshes:   newTasks("a refresh", o.log),
 		saves:       newTasks("the store", o.log),

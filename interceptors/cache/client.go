@@ -10,20 +10,22 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // clientPart is the cache in the calls of one method of a client.
 type clientPart struct{ rule *rule }
 
-// call is the interceptor. Options that gRPC itself honours at the end of a call are
-// honoured here, since a hit makes no call.
+// call is the interceptor. Unless it bypasses the cache, it runs OnFinish options itself: a
+// hit makes no call of gRPC, and a load may make two.
 func (p clientPart) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	result := Bypass
-	err = errPanicked
+	err = rpc.ErrPanic
 	defer func() {
 		p.rule.report(ctx, result)
 		if result != Bypass {
-			runOnFinish(opts, err)
+			_, finish := rpc.SplitFinish(opts)
+			finish.Run(err)
 		}
 	}()
 	message, ok := reply.(proto.Message)
@@ -117,8 +119,8 @@ func without[O grpc.CallOption](opts []grpc.CallOption) []grpc.CallOption {
 	return kept
 }
 
-// optionsKeyOf is equal for calls whose options let them fail alike. Others must not share
-// a flight.
+// optionsKeyOf returns the part of flightKey for call options by which one call fails where
+// another does not, such as wait-for-ready: such calls must not share a flight.
 func optionsKeyOf(opts []grpc.CallOption) string {
 	key := ""
 	for _, opt := range opts {
@@ -159,14 +161,6 @@ func setResult(opts []grpc.CallOption, x *exchange, result Result) {
 	for _, opt := range opts {
 		if o, ok := opt.(grpc.HeaderCallOption); ok {
 			*o.HeaderAddr = metadata.Join(*o.HeaderAddr, metadata.Pairs(xCache, result.String()))
-		}
-	}
-}
-
-func runOnFinish(opts []grpc.CallOption, err error) {
-	for _, opt := range opts {
-		if o, ok := opt.(grpc.OnFinishCallOption); ok {
-			o.OnFinish(err)
 		}
 	}
 }

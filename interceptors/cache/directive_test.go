@@ -53,7 +53,7 @@ func TestAnswersSayHowLongTheyAreKept(t *testing.T) {
 	}
 }
 
-// The age that an answer comes with counts, and it is told how old it is.
+// The age that an answer comes with counts, and the caller receives it.
 func TestAgeCounts(t *testing.T) {
 	answer := func(_ context.Context, e *exchange) error {
 		e.header.Set("age", "20")

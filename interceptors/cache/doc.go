@@ -77,6 +77,9 @@
 //     error that may concern the leader alone, such as PERMISSION_DENIED for a public
 //     answer, or its cancellation, is not published: another one of them leads or loads.
 //
+// A call with no-cache goes from the first step to the fourth, alone. If the load fails by an
+// outage, the memory is looked up again for an answer that stale-if-error allows.
+//
 // # Revalidation
 //
 // A client that has an expired answer with an etag sends if-none-match. A server whose cache

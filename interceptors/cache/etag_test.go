@@ -95,7 +95,7 @@ func TestClientAndServerSpeakOfEtags(t *testing.T) {
 	want(t, "calls", shop.calls.Load(), 1)
 }
 
-// A handler without a cache tells it, too.
+// A handler without a cache sends it, too.
 func TestUnchanged(t *testing.T) {
 	for asked, unchanged := range map[string]bool{
 		"": false, `"v7"`: true, `W/"v7"`: true, `"v6", "v7"`: true, `"v77"`: false, "v7": false, "*": false,
@@ -210,7 +210,7 @@ func TestAnUnchangedAnswerMayVaryByMore(t *testing.T) {
 	})
 }
 
-// Once the header is sent nobody can be told that nothing has changed: the answer is sent.
+// Once the header is sent, not-modified cannot be: the answer is sent.
 //
 // Case C11
 func TestTheAnswerIsSentOnceItsHeaderIs(t *testing.T) {
@@ -224,7 +224,7 @@ func TestTheAnswerIsSentOnceItsHeaderIs(t *testing.T) {
 	sweets := server(t, shop, c, anybody())
 	var header metadata.MD
 	ask(t, t.Context(), sweets, "fudge")
-	ask(t, t.Context(), sweets, "fudge", grpc.Header(&header)) // a hit, which tells an etag
+	ask(t, t.Context(), sweets, "fudge", grpc.Header(&header)) // a hit, which sends an etag
 	if err := c.Invalidate(t.Context(), cache.Everything()); err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (b *backend) serve(ctx context.Context, id string, asked metadata.MD) (*cat
 	return named(e.number), e.header, nil
 }
 
-// said is what a caller is told.
+// said is what a caller receives.
 type said struct {
 	name   string
 	header metadata.MD

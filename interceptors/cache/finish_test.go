@@ -16,7 +16,7 @@ import (
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
-// C11: A call runs OnFinish once, with what its caller is told: another's failure, an old
+// C11: A call runs OnFinish once, with the error that its caller gets: another's failure, an old
 // answer in its place, none for only-if-cached, or what a second attempt has brought.
 //
 // Case C11

@@ -236,7 +236,7 @@ func TestAPanicFreesWhoWaits(t *testing.T) {
 }
 
 // A handler that gives up with its caller often says so in an error of its own. It is
-// neither told to who waits, nor kept.
+// neither published to who waits, nor stored.
 //
 // Case C9
 func TestAnErrorOfWhoHasGivenUpIsItsOwn(t *testing.T) {
@@ -294,7 +294,7 @@ func TestAnOlderLoadTakesNoNewerOnesPlace(t *testing.T) {
 }
 
 // Calls that may fail where others do not share no flight with them: who waits for a
-// connection is not told that there is none.
+// connection does not get the error that there is none.
 func TestCallsInAnotherMannerShareNoFlight(t *testing.T) {
 	for name, own := range map[string]grpc.CallOption{
 		"waits": grpc.WaitForReady(true), "receives more": grpc.MaxCallRecvMsgSize(64 << 20), "sends more": grpc.MaxCallSendMsgSize(64 << 20),

@@ -22,8 +22,8 @@ import (
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
-// history is a backend that remembers what it has answered, and when it was told that
-// something is no longer true.
+// history is a backend that remembers what it has answered, and when something
+// was invalidated.
 type history struct {
 	mu      sync.Mutex
 	random  *rand.Rand

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/guard"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Subject names answers that are invalidated together.
@@ -151,14 +152,14 @@ func newInvalidation(c *Cache, meta *interceptors.CallMeta) *invalidation {
 
 func (i *invalidation) client(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	names := i.namesOf(req) // now: the caller may change the request afterwards
-	err := errPanicked
+	err := rpc.ErrPanic
 	defer func() { i.invalidate(ctx, names, err) }()
 	err = invoker(ctx, method, req, reply, cc, opts...)
 	return err
 }
 
 func (i *invalidation) server(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	names, err := i.namesOf(req), errPanicked
+	names, err := i.namesOf(req), rpc.ErrPanic
 	defer func() { i.invalidate(ctx, names, err) }()
 	var reply any
 	reply, err = handler(ctx, req)

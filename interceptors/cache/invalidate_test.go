@@ -75,7 +75,7 @@ func TestASubjectWithoutANameIsRefused(t *testing.T) {
 	}
 }
 
-// A client and a server of one program may tell the requests of a method apart by other
+// A client and a server of one program may distinguish the requests of a method by other
 // fields: a request is invalidated for both.
 //
 // Case C12
@@ -170,8 +170,8 @@ func changing(t *testing.T, invalidates *policyv1.Invalidation) (*interceptors.P
 	}})
 }
 
-// A method that is not safe invalidates what it declares to change, also if nobody knows
-// whether it has, and not when it has surely changed nothing.
+// A method that is not safe invalidates what it declares to change, also when that is
+// uncertain, but not when it has surely changed nothing.
 func TestAnUnsafeMethodInvalidates(t *testing.T) {
 	for name, test := range map[string]struct {
 		declared *policyv1.Invalidation
@@ -265,7 +265,7 @@ func TestACancelledWriteInvalidatesElsewhereToo(t *testing.T) {
 	}
 }
 
-// Nobody knows what a call has changed that has panicked.
+// A call that has panicked may have changed what it declares.
 //
 // Case C12
 func TestAPanicInvalidates(t *testing.T) {

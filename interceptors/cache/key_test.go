@@ -23,7 +23,7 @@ import (
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 )
 
-// probe tells whether a call is served from c, without a network.
+// probe reports whether a call is served from c, without a network.
 type probe struct {
 	t     testing.TB
 	rules *interceptors.Policies

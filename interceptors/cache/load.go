@@ -89,8 +89,9 @@ func (x *exchange) freshness(e *entry) freshness {
 	return x.rule.freshnessOf(e, x.directives, time.Now())
 }
 
-// fastHit looks up the answer, and returns it if it is fresh and there is nothing else to
-// do or to consider, as for most calls. Otherwise find continues from the lookup.
+// fastHit looks up the answer, and returns it if it is fresh and that alone decides: the
+// call has no directives, and the rule neither refreshes early nor is in shadow mode.
+// Otherwise find continues from the lookup.
 func (x *exchange) fastHit() *entry {
 	x.found = x.lookup()
 	if x.rule.shadow || x.rule.earlyRefreshBeta > 0 || x.directives != (cachecontrol.Directives{}) || x.freshness(x.found.entry) != fresh {
@@ -100,13 +101,14 @@ func (x *exchange) fastHit() *entry {
 }
 
 // find answers an exchange after its first lookup: from memory, with the result of a
-// concurrent identical call, or by a load. Without an entry, the caller has its answer
-// already, or the error is the answer. After an outage it may be a stale entry.
+// concurrent identical call, or by a load; with no-cache always by a load. When that fails by
+// an outage, a stale entry is served if policy and caller allow it. Without an entry, the
+// origin has delivered the answer to the caller already, or the error is the answer.
 func (x *exchange) find(ctx context.Context) (*entry, Result, error) {
 	switch {
 	case x.rule.shadow:
 		return x.compare(ctx)
-	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached):
+	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached): // both: neither way is open
 		return nil, Miss, errNotCached
 	case x.directives.Has(cachecontrol.NoCache):
 		return x.load(ctx)
@@ -183,7 +185,7 @@ func (x *exchange) staleOnError(e *entry, err error) bool {
 	return window > 0 && time.Since(e.bornAt) < x.rule.ttlOf(e)+window
 }
 
-// isOutage reports whether a failure says nothing about the answer.
+// isOutage reports whether the service failed, so that an earlier answer may still be right.
 func isOutage(code codes.Code) bool {
 	switch code {
 	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
@@ -212,7 +214,7 @@ func (x *exchange) compare(ctx context.Context) (*entry, Result, error) {
 		}
 		changed = would.failure != nil || !bytes.Equal(body, would.body)
 	case codes.Unavailable, codes.Unknown, codes.Internal, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted:
-		return nil, Miss, err // it says nothing about the answer
+		return nil, Miss, err // no evidence that the answer has changed, or has not
 	default:
 		changed = would.failure.Code() != code
 	}
@@ -228,12 +230,12 @@ type loaded struct {
 	entry     *entry   // nil if it may not be stored
 	vary      []string // metadata keys of its own that it varies by
 	delivered bool     // the origin has given the caller its answer, beside the entry
-	unshared  bool     // the answer is for this caller alone
+	unshared  bool     // others must not use it: each of them loads alone
 	result    Result   // Miss, or Hit if the store had it
 	err       error
 }
 
-// forCaller is what the exchange returns that made the load.
+// forCaller returns the result as find returns it to the exchange that made the load.
 func (l loaded) forCaller() (*entry, Result, error) {
 	if l.err != nil || l.delivered {
 		return nil, Miss, l.err
@@ -250,9 +252,9 @@ func (x *exchange) load(ctx context.Context) (*entry, Result, error) {
 // origin. What it stores is invalid if one of its subjects is invalidated after it began.
 type load struct {
 	*exchange
-	number     uint64
+	number     uint64 // in the order in which loads of the cache begin
 	startedAt  time.Time
-	generation uint64
+	generation uint64   // the current one when the load began; see generations
 	slots      []uint32 // of the generations of the request's subjects
 	subjects   []string // all that the answer belongs to; only with a store
 	ticket     string   // by which the answer may be saved in the store, "" if it may not
@@ -274,7 +276,8 @@ func (x *exchange) newLoad() *load {
 	return l
 }
 
-// run gets the answer, and stores it where the policy allows.
+// run gets the answer from the store or the origin, and stores it in memory and, if it came
+// from the origin, in the store, where policy and answer allow.
 func (l *load) run(ctx context.Context) loaded {
 	if l.rule.cache.options.store != nil && l.usesStore() {
 		if e := l.fromStore(ctx); e != nil {
@@ -317,8 +320,8 @@ func (l *load) revalidated(header metadata.MD) loaded {
 	return loaded{entry: e, vary: vary, unshared: !may, result: Miss}
 }
 
-// keep stores e in memory and in the store, and a vary marker if that leads to it. If e is
-// nil, the origin no longer wants the answer stored, and the expired one is dropped.
+// keep stores e in memory, with the vary marker that leads to it if it varies, and otherwise
+// in the store, too. If e is nil, the answer may not be stored, and the expired one is dropped.
 func (l *load) keep(e *entry, vary []string) {
 	memory := l.rule.cache.memory
 	if e == nil {
@@ -335,7 +338,8 @@ func (l *load) keep(e *entry, vary []string) {
 }
 
 // keepFailure stores a failure that the policy caches, and drops the expired entry if the
-// failure says that it is gone. A failure after the caller's context has ended says nothing.
+// failure says that it is gone. Nothing changes while that entry may be served in place of
+// the failure, and by a failure after the caller's context has ended, which may be its effect.
 func (l *load) keepFailure(ctx context.Context, err error, got answer) {
 	old, memory := l.found.entry, l.rule.cache.memory
 	if ctx.Err() != nil || l.staleOnError(old, err) {
@@ -371,12 +375,12 @@ type flights struct {
 // context, deadline and options.
 type flight struct {
 	done chan struct{} // closed when the outcome is published
-	// The outcome is an entry, or an error for all that wait. With neither, one of them is
-	// the next leader, or each loads alone if it is unshared.
+	// loaded is the outcome: an entry or an error for all that wait. If it is unshared, each
+	// of them loads alone. If it has none of that, they start again, and one is the next leader.
 	loaded
 }
 
-// flightKey is that of identical calls: of the same answer, with the same call options.
+// flightKey is equal for identical calls: those with the same answer and call options.
 func (x *exchange) flightKey() string { return x.found.key + x.optionsKey }
 
 // join returns the flight for key, and whether the caller is its leader, who must finish
@@ -433,7 +437,8 @@ func (x *exchange) lead(ctx context.Context, shared *flight) loaded {
 	return got
 }
 
-// shareable is what of a load may be published.
+// shareable returns what a leader publishes of the load that it made: nothing if its own
+// context has ended, and that each loads alone if the result may concern the leader alone.
 func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 	if got.err != nil && ctx.Err() != nil {
 		return loaded{}
@@ -453,8 +458,9 @@ func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 	return got
 }
 
-// canUse reports whether an entry that another exchange has loaded answers this one, too:
-// it may vary by metadata, be invalid by now, or come from the store and be too old here.
+// canUse reports whether an entry that another exchange has loaded answers this one, too: it
+// may vary by metadata or be invalid by now. One that has just come from the origin is as new
+// as can be; one from memory or the store may be too old for this caller's directives.
 func (x *exchange) canUse(got loaded) bool {
 	if x.variantKey(got.vary) != x.found.key || !x.rule.cache.memory.generations.valid(x.rule, got.entry) {
 		return false

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const getSweet = "/sweetshop.catalog.v1.CatalogService/GetSweet"
 
 // shop answers every sweet that is asked for and counts how often. The name in
-// the answer tells the calls apart.
+// the answer distinguishes the calls.
 type shop struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	calls  atomic.Int64
@@ -115,7 +115,7 @@ func server(t testing.TB, shop *shop, c *cache.Cache, rule *policyv1.CacheRule) 
 	return dial(t, shop, []grpc.ServerOption{grpc.UnaryInterceptor(c.UnaryServerInterceptor(policies(t, onServer(rule))))}, nil)
 }
 
-// ask asks for a sweet and tells which answer came.
+// ask asks for a sweet and returns which answer came.
 func ask(t testing.TB, ctx context.Context, shop catalogv1.CatalogServiceClient, id string, opts ...grpc.CallOption) string {
 	t.Helper()
 	reply, err := shop.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: id}, opts...)

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -14,11 +15,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 const (
-	// refreshTimeout is the deadline of a refresh where the policy has no timeout.
-	refreshTimeout = 10 * time.Second
+	// defaultRefreshTimeout bounds a refresh where the policy has no timeout.
+	defaultRefreshTimeout = 10 * time.Second
 	// refreshPause is how long a method is not refreshed after an outage, so that refreshes
 	// do not follow each other as fast as they fail.
 	refreshPause = time.Second
@@ -47,19 +50,19 @@ func (x *exchange) refresh(ctx context.Context) {
 	if !leader || shared == nil {
 		return
 	}
-	// The caller may change its request as soon as it has its answer. Its directives are
-	// for its own call.
+	// A clone, since the caller may change its request as soon as it has its answer. Without
+	// the directives, which are for the caller's own call.
 	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, key: x.key, found: x.found, optionsKey: x.optionsKey}
 	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
-		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // who waits for it already makes the call
+		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // those that have joined start again, and one leads
 	}
 }
 
 func (x *exchange) refreshNow(ctx context.Context, shared *flight) {
 	ctx, cancel := context.WithTimeout(ctx, x.rule.refreshTimeout)
 	defer cancel()
-	err := errPanicked
+	err := rpc.ErrPanic
 	defer func() {
 		method := x.rule.method
 		method.results.refreshed(err != nil)
@@ -139,7 +142,7 @@ func (t *tasks) close() {
 	t.closed = true
 	t.mu.Unlock()
 	t.cancel()
-	if within(closeTimeout, t.done.Wait) {
+	if guard.Within(closeTimeout, t.done.Wait, func(error) {}) == nil {
 		return
 	}
 	t.mu.Lock()
@@ -151,32 +154,14 @@ func (t *tasks) close() {
 
 // closeSubscription ends the store's subscription, in the same time.
 func (t *tasks) closeSubscription(unsubscribe func()) {
-	ended := within(closeTimeout, func() {
-		defer func() {
-			if p := recover(); p != nil {
-				t.log.Error(t.what+" has panicked", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
-		unsubscribe()
-	})
-	if !ended {
-		t.log.Error(t.what + " does not end its subscription: it is left running")
+	logPanic := func(err error) {
+		if p, ok := err.(*guard.Panic); ok {
+			t.log.Error(t.what+" has panicked", "panic", p.Value, "stack", p.Stack)
+		}
 	}
-}
-
-// within runs f and reports whether it has ended within d. Otherwise it goes on.
-func within(d time.Duration, f func()) bool {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		f()
-	}()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ended:
-		return true
-	case <-timer.C:
-		return false
+	err := guard.Within(closeTimeout, unsubscribe, logPanic)
+	logPanic(err)
+	if errors.Is(err, guard.ErrLeft) {
+		t.log.Error(t.what + " does not end its subscription: it is left running")
 	}
 }

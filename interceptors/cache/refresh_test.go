@@ -154,8 +154,8 @@ func TestRefreshesHaveABudget(t *testing.T) {
 	})
 }
 
-// A refresh that learns that an answer is gone, or not to be kept, gives up the old one. So
-// does one that is not allowed, unless others may be. Other answers are refreshed at once.
+// A refresh that finds an answer gone, or not to be stored, drops the old one. So does one
+// that is not permitted, unless other callers may be. Other answers are refreshed at once.
 //
 // Case C14
 func TestARefreshGivesUpWhatIsGone(t *testing.T) {

@@ -12,13 +12,13 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// rule is the cache policy of one method on one side, read once and never changed, with
-// what the method shares with its other rules.
+// rule is the cache policy of one method on one side, parsed once and never changed. A new
+// policy has new rules, which share the state of the method.
 type rule struct {
 	cache  *Cache
 	scope  string
 	meta   *interceptors.CallMeta
-	method *method
+	method *method // its state
 	ttl    time.Duration
 	// staleWhileRevalidate and staleIfError are how long past its ttl an answer is served
 	// while a newer one is fetched, and instead of a failure.
@@ -74,7 +74,7 @@ func newRule(c *Cache, scope string, meta *interceptors.CallMeta) *rule {
 		shadow:               policy.GetShadow(),
 	}
 	if r.refreshTimeout <= 0 {
-		r.refreshTimeout = refreshTimeout
+		r.refreshTimeout = defaultRefreshTimeout
 	}
 	if !r.public {
 		// One identity may hold several tokens, and behind a gateway's identity there

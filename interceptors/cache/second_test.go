@@ -104,7 +104,7 @@ func TestAFailureIsNotAskedAbout(t *testing.T) {
 	})
 }
 
-// A store that panics with nobody waiting does not end the process, and it is logged.
+// A store that panics in the background does not end the process, and it is logged.
 func TestAPanicOfTheStoreIsLogged(t *testing.T) {
 	var log syncBuffer
 	s := newShelf()

@@ -63,8 +63,8 @@ type serverCall struct {
 	failedWith answer // the header and trailer that a handler has set before it failed
 }
 
-// fetch runs the handler. It is never asked whether its answer has changed: what it says
-// then could not be taken back from the caller. An answer without an etag gets one.
+// fetch runs the handler, without if-none-match: a not-modified that the handler sends goes
+// to the caller, whose answer may be another one. An answer without an etag gets one.
 func (s *serverCall) fetch(ctx context.Context, _ string) (got answer, err error) {
 	sent, _ := grpc.ServerTransportStreamFromContext(ctx).(sentMetadata)
 	header, trailer := metadataOf(sent)

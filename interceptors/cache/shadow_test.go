@@ -21,7 +21,7 @@ func shadow() *policyv1.CacheRule {
 	return rule
 }
 
-// In shadow mode each call is made, and the figures tell what which ttl would have cost.
+// In shadow mode each call is made, and the figures have the share of stale answers by ttl.
 func TestShadowMode(t *testing.T) {
 	// The answer changes each 20 seconds; the store room is shut for one second of them.
 	answer := func(_ context.Context, e *exchange) error {

@@ -187,7 +187,7 @@ func TestAShareKeepsNothingDead(t *testing.T) {
 		}
 		fill(c)
 		full := heap()
-		c.Close() // and is let go, with all that it knows
+		c.Close() // and is freed, with all that it holds
 		if used := full - heap(); used > bound*11/10 {
 			t.Errorf("%s: %d bytes of memory for a bound of %d", name, used, bound)
 		}
@@ -264,7 +264,7 @@ func TestHitRatioOfAZipfTrace(t *testing.T) {
 	}
 }
 
-// The index tells of what is kept, and nothing of who asked for what.
+// The index lists what is stored, and not who asked for what.
 func TestIndex(t *testing.T) {
 	rule := func() *policyv1.CacheRule {
 		r := forgetful()
@@ -310,7 +310,7 @@ func TestIndex(t *testing.T) {
 	})
 }
 
-// Hit rates are told over the last minute, five and fifteen.
+// Hit rates are those of the last minute, five and fifteen.
 func TestRatesOverWindows(t *testing.T) {
 	both(t, private, nil, func(t *testing.T, call callFunc, _ *backend, c *cache.Cache) {
 		// In each of 20 minutes a miss and as many hits as minutes have passed.

@@ -87,7 +87,7 @@ func TestNothingStandsInWhereItMustNot(t *testing.T) {
 	}
 }
 
-// A handler that has told another etag before it failed cannot take it back, and so no old
+// A handler that has sent another etag before it failed cannot take it back, and so no old
 // answer stands in. On a client it does, with the header that it came with.
 //
 // Case C14
@@ -120,7 +120,7 @@ func TestNothingStandsInUnderAnothersEtag(t *testing.T) {
 }
 
 // A client whose cache keeps what a server with a cache sends in an outage never has the old
-// answer under the etag of the new one, for which it would be told that it still holds.
+// answer under the etag of the new one, which a server would confirm as not modified.
 //
 // Case C14
 func TestNoAnswerIsKeptUnderAnothersEtag(t *testing.T) {

@@ -66,7 +66,7 @@ func (r *rule) report(ctx context.Context, result Result) {
 	if result != Bypass {
 		r.method.recent.add(result.Served(), time.Now())
 	}
-	interceptors.Publish(ctx, r.meta, r.cache.options.observer, result)
+	r.cache.publisher.Publish(ctx, r.meta, result)
 }
 
 // Counts are calls by their result, and what else was done for a method.
@@ -117,14 +117,15 @@ func (c *counters) addTo(sum *Counts) {
 
 // Stats are the figures of a cache since it was made.
 type Stats struct {
+	Entries  int    `json:"entries"` // answers in memory, about
+	Bytes    uint64 `json:"bytes"`   // of them, about
+	MaxBytes uint64 `json:"max_bytes"`
 	Counts
-	Evicted                             uint64 // answers, to make room
-	Invalidations                       uint64 // by this process
-	StoreHits, StoreErrors, StoreLosses uint64 // a loss: invalidations may have been missed
-
-	Entries  int    // answers in memory, about
-	Bytes    uint64 // of them, about
-	MaxBytes uint64
+	Evicted       uint64 `json:"evicted"`       // answers, to make room
+	Invalidations uint64 `json:"invalidations"` // by this process
+	StoreHits     uint64 `json:"store_hits"`
+	StoreErrors   uint64 `json:"store_errors"`
+	StoreLosses   uint64 `json:"store_losses"` // invalidations may have been missed
 }
 
 // Stats reads the figures one after the other, not at one moment.
@@ -147,20 +148,23 @@ func (c *Cache) Stats() Stats {
 
 // MethodStats are the figures of one method.
 type MethodStats struct {
-	Method string // "package.Service/Method"; "" is all those beyond the first 4,096
+	Method  string `json:"method"` // "package.Service/Method"; "" is all those beyond the first 4,096
+	Entries int64  `json:"entries"`
+	Bytes   int64  `json:"bytes"`
 	Counts
-	Entries int64
-	Bytes   int64
 	// LastMinute, Last5Minutes and Last15Minutes leave out bypassed calls.
-	LastMinute, Last5Minutes, Last15Minutes Rate
-	Shadow                                  []ShadowStats // in shadow mode
+	LastMinute    Rate          `json:"last_minute"`
+	Last5Minutes  Rate          `json:"last_5_minutes"`
+	Last15Minutes Rate          `json:"last_15_minutes"`
+	Shadow        []ShadowStats `json:"shadow"` // in shadow mode
 }
 
 // ShadowStats are how many answers would have been served up to an age, and how many of
 // them would have been outdated: what a ttl of that age costs.
 type ShadowStats struct {
-	UpTo              time.Duration // 0 is any age
-	Compared, Changed uint64
+	UpTo     time.Duration `json:"up_to_ns"` // 0 is any age
+	Compared uint64        `json:"compared"`
+	Changed  uint64        `json:"changed"`
 }
 
 // Methods reads the figures of all methods that were called, by name.
@@ -226,13 +230,13 @@ const maxIndex = 1000
 
 // IndexEntry describes one stored answer, without its request or its caller.
 type IndexEntry struct {
-	Method string // "package.Service/Method"
-	ID     string // a fingerprint of its key
-	Code   codes.Code
-	Bytes  uint32 // of memory
-	Age    time.Duration
-	Left   time.Duration // until it expires; negative once it has
-	ETag   string
+	Method string        `json:"method"` // "package.Service/Method"
+	ID     string        `json:"id"`     // a fingerprint of its key
+	Code   codes.Code    `json:"code"`
+	Bytes  uint32        `json:"bytes"` // of memory
+	Age    time.Duration `json:"age_ns"`
+	Left   time.Duration `json:"left_ns"` // until it expires; negative once it has
+	ETag   string        `json:"etag"`
 }
 
 // Index lists the answers with the most hits, at most limit and 1,000 of them.

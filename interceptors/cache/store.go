@@ -85,7 +85,8 @@ func (l *load) fromStore(ctx context.Context) *entry {
 	if e == nil {
 		r.cache.storeErrors.Add(1)
 	}
-	// A refresh must not find the very answer that it is to replace.
+	// A refresh must not find the very answer that it is to replace. The age of one from the
+	// store is not exact, hence the second.
 	if old := l.found.entry; l.freshness(e) != fresh || old != nil && !e.bornAt.After(old.bornAt.Add(time.Second)) {
 		return nil
 	}
@@ -149,8 +150,8 @@ func encode(e *entry, age, ttl time.Duration) []byte {
 	return b
 }
 
-// decode reads what encode has written and the store keeps for another left. It is nil for
-// anything else.
+// decode reads what encode has written; left is the rest of its ttl in the store. It returns
+// nil for anything else.
 func (l *load) decode(b []byte, left time.Duration) *entry {
 	stored := &cachev1.Entry{}
 	if len(b) < 5 || b[0] != encodingVersion || binary.BigEndian.Uint32(b[1:]) != crc32.Checksum(b[5:], castagnoli) || proto.Unmarshal(b[5:], stored) != nil {

@@ -163,7 +163,7 @@ func TestReplicasShareAnswers(t *testing.T) {
 	replicas(t, forgetful, answer, func(t *testing.T, one, two callFunc, b *backend, s *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge").is(t, "one", "answer 1")
 		one(t.Context(), "none")
-		synctest.Wait() // it is written with nobody waiting
+		synctest.Wait() // it is written in the background
 		time.Sleep(5 * time.Second)
 		two(t.Context(), "fudge", "x-cache", "?").is(t, "two", "answer 1", "made-by", "[the kitchen]", "age", "[5]", "x-cache", "[hit]")
 		if got := two(t.Context(), "none"); status.Code(got.err) != codes.NotFound || !strings.Contains(got.err.Error(), "no such sweet") {
@@ -240,8 +240,8 @@ func TestAnInvalidationDuringALoadWinsInTheStore(t *testing.T) {
 	})
 }
 
-// C17: when the store is away all works without it, and a hit never asks it. Who wants to
-// tell it of an invalidation is told that it could not.
+// C17: when the store is away all works without it, and a hit never asks it. An
+// invalidation that does not reach it returns an error.
 //
 // Case C17: Without Redis all works and a call waits for its timeout at most, a hit never asks
 // it, a corrupt value is a miss.

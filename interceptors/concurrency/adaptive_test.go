@@ -158,8 +158,7 @@ func TestFloorAndCeilingHold(t *testing.T) {
 	}
 }
 
-// Who does not use its limit learns nothing of it, and who does nothing for an hour
-// neither.
+// A limit that is not used does not change, and neither does one that is idle for an hour.
 //
 // Case adaptive limit
 func TestIdlenessChangesNothing(t *testing.T) {
@@ -211,8 +210,8 @@ func TestAFloodOfCallersFaultsLowersNothing(t *testing.T) {
 }
 
 // Callers lose patience before an overloaded backend is through its queue. Their calls
-// tell of the overload all the same, though none of them tells for how long it would
-// have taken, and whether the client or the server ends them.
+// are samples of the overload, although none of them shows how long it would have taken,
+// whether the client or the server ends them.
 //
 // Case adaptive limit
 func TestTimeoutsAreSamples(t *testing.T) {

@@ -62,7 +62,7 @@ func (m *methodLimit) admit(ctx context.Context) error {
 }
 
 func (m *methodLimit) publish(ctx context.Context, result Result) {
-	interceptors.Publish(ctx, m.meta, m.limiter.observer, result)
+	m.limiter.publisher.Publish(ctx, m.meta, result)
 }
 
 func (m *methodLimit) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {

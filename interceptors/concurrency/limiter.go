@@ -14,9 +14,10 @@ import (
 // whose calls of one method then count together. It is safe for concurrent use and
 // owns nothing to close.
 type Limiter struct {
-	callers  *caller.Callers
-	observer interceptors.Observer
-	methods  methods
+	callers   *caller.Callers
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
+	methods   methods
 }
 
 // New makes a limiter without state: the limits are in the policy. The error names the
@@ -29,6 +30,7 @@ func New(opts ...Option) (*Limiter, error) {
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("concurrency: %w", err)
 	}
+	l.publisher = interceptors.NewPublisher(l.observer)
 	return l, nil
 }
 

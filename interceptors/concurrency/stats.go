@@ -46,19 +46,21 @@ func (r Result) Decides() bool { return r == Refused }
 
 // Stats are the figures of one method since it was first limited.
 type Stats struct {
-	Method   string // "/sweetshop.catalog.v1.CatalogService/GetSweet", or "other" for those beyond 1,024
-	Adaptive bool
-	Limit    int64 // of calls that run at once, now
-	InFlight int64 // calls that run
+	Method   string `json:"method"` // "/sweetshop.catalog.v1.CatalogService/GetSweet", or "other" for those beyond 1,024
+	Adaptive bool   `json:"adaptive"`
+	Limit    int64  `json:"limit"`     // of calls that run at once, now
+	InFlight int64  `json:"in_flight"` // calls that run
 
-	Admitted, Refused uint64
+	Admitted uint64 `json:"admitted"`
+	Refused  uint64 `json:"refused"`
 	// Ignored counts priorities that had no effect: unknown, given twice, or of a caller
 	// who is not trusted.
-	Ignored uint64
+	Ignored uint64 `json:"ignored_priorities"`
 
 	// Of an adaptive limit: the mean latency at half the limit, and of the latest
 	// window. 0 while unknown.
-	BaseLatency, SampleLatency time.Duration
+	BaseLatency   time.Duration `json:"base_latency_ns"`
+	SampleLatency time.Duration `json:"sample_latency_ns"`
 }
 
 // Stats reads the figures of all methods that have a limit and have been called, by

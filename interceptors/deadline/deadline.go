@@ -11,14 +11,13 @@
 // ever must not have a timeout.
 //
 // On the server the timeout ends the context that the handler is given. A handler
-// must heed it: one that is blocked in Recv is woken by the deadline of the
+// must obey it: one that is blocked in Recv is woken by the deadline of the
 // client, not by this one.
 package deadline
 
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,11 +25,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // Deadline is the concern. It is safe for concurrent use.
 type Deadline struct {
-	observer interceptors.Observer
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
 }
 
 // Exceeded is the event of a call that failed when the timeout of its policy was over,
@@ -61,6 +62,7 @@ func New(opts ...Option) (*Deadline, error) {
 	if d.observer == nil {
 		return nil, errors.New("deadline: WithObserver(nil): leave the option out for no observer")
 	}
+	d.publisher = interceptors.NewPublisher(d.observer)
 	return d, nil
 }
 
@@ -90,7 +92,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	if err == nil || !expired(ctx) {
 		return err
 	}
-	interceptors.Publish(ctx, meta, d.observer, Exceeded{})
+	d.publisher.Publish(ctx, meta, Exceeded{})
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
@@ -116,8 +118,7 @@ func (d *Deadline) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInte
 }
 
 // StreamClient bounds the streams of a method that has a timeout on the client.
-// The timer goes when gRPC says that the stream has ended, at the latest when it
-// fires.
+// The timer goes when the stream has ended, at the latest when it fires.
 func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
 	timeout := timeoutOf(meta)
 	if timeout == 0 {
@@ -128,19 +129,10 @@ func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientIn
 			return streamer(ctx, desc, cc, method, opts...)
 		}
 		ctx, cancel := context.WithTimeout(ctx, timeout)
-		ended := func(err error) {
+		return rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {
 			_ = d.ended(ctx, meta, err) // gRPC's errors have a status
 			cancel()
-		}
-		opened := false
-		defer func() {
-			if !opened { // an error, or a panic further inside
-				cancel()
-			}
-		}()
-		stream, err := streamer(ctx, desc, cc, method, append(slices.Clip(opts), grpc.OnFinish(ended))...)
-		opened = err == nil
-		return stream, err
+		})
 	}
 }
 
@@ -173,17 +165,9 @@ func (d *Deadline) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerIn
 		}
 		ctx, cancel := context.WithTimeout(stream.Context(), timeout)
 		defer cancel()
-		return d.ended(ctx, meta, handler(srv, boundedStream{stream, ctx}))
+		return d.ended(ctx, meta, handler(srv, rpc.WithContext(stream, ctx)))
 	}
 }
-
-// boundedStream is a stream whose context ends in time.
-type boundedStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s boundedStream) Context() context.Context { return s.ctx }
 
 // UnaryClientInterceptor is for use without a chain. It panics without policies.
 func (d *Deadline) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {

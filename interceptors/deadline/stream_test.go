@@ -121,7 +121,7 @@ func TestWhatEndsGivesItsTimerBack(t *testing.T) {
 				return call(t.Context(), d, server, func(ctx context.Context) error { seen(ctx); return refused })
 			},
 			"stream client": func(seen func(context.Context)) error {
-				_, err := d.StreamClient(client)(t.Context(), nil, nil, method, func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+				_, err := d.StreamClient(client)(t.Context(), &grpc.StreamDesc{}, nil, method, func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
 					seen(ctx)
 					return nil, refused
 				})

@@ -162,6 +162,27 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	return attrs
 }
 
+// Level is debug for OK and for failures that the caller caused, since callers must not be
+// able to fill the log, and warn for the rest.
+func Level(code codes.Code) slog.Level {
+	if failure(code) {
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+// failure reports whether a call with code failed through no fault of its caller.
+func failure(code codes.Code) bool {
+	switch code {
+	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
+		codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition,
+		codes.Aborted, codes.OutOfRange, codes.Unauthenticated:
+		return false
+	default:
+		return true
+	}
+}
+
 // otherEnd names the caller, on a server, or the instance that was called.
 func (l *Logging) otherEnd(c *call, cached bool) (attrs []slog.Attr) {
 	if c.record == nil {

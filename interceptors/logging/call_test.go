@@ -163,7 +163,7 @@ func TestLinesHaveTheLimitThatDecided(t *testing.T) {
 	}
 }
 
-// A handler refused for want of a place fails at warn, and so has to tell why with debug off.
+// A handler refused for want of a place fails at warn, so its line has the reason with debug off.
 //
 // Case logs
 func TestLinesHaveTheReasonOfFullServers(t *testing.T) {
@@ -364,7 +364,7 @@ func (c *counted) RecvMsg(any) error {
 	return nil
 }
 
-// A stream has one line when it ends, whoever tells of the end, with its messages.
+// A stream has one line when it ends, whoever reports the end, with its messages.
 //
 // Case logs
 func TestStreamsHaveOneLineWithTheirMessages(t *testing.T) {
@@ -372,7 +372,7 @@ func TestStreamsHaveOneLineWithTheirMessages(t *testing.T) {
 	for name, test := range map[string]struct {
 		desc     grpc.StreamDesc
 		stream   counted
-		onFinish bool // gRPC tells of the end, too
+		onFinish bool // gRPC reports the end, too
 		received float64
 		code     string
 	}{

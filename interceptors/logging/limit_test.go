@@ -23,7 +23,7 @@ func named(all []map[string]any, msg string) (found []map[string]any) {
 	return found
 }
 
-// What is left out is told with the next call of the method, though that has no line.
+// What is left out is reported with the next call of the method, though that has no line.
 //
 // Case logs
 func TestTooManyLinesAreCounted(t *testing.T) {
@@ -45,7 +45,7 @@ func TestTooManyLinesAreCounted(t *testing.T) {
 		all := log.all(t)
 		if len(all) != 1 || all[0]["msg"] != "calls left out of the log" || all[0]["count"] != 40.0 ||
 			all[0]["level"] != "WARN" || all[0]["method"] != method || all[0]["side"] != "server" {
-			t.Errorf("%v, want one line that tells of 40", all)
+			t.Errorf("%v, want one line that reports 40", all)
 		}
 	})
 }

@@ -94,27 +94,6 @@ func New(opts ...Option) (*Logging, error) {
 // Stage is [interceptors.Logging].
 func (l *Logging) Stage() interceptors.Stage { return interceptors.Logging }
 
-// Level is debug for OK and for failures that the caller caused, since callers must not be
-// able to fill the log, and warn for the rest.
-func Level(code codes.Code) slog.Level {
-	if failure(code) {
-		return slog.LevelWarn
-	}
-	return slog.LevelDebug
-}
-
-// failure reports whether a call with code failed through no fault of its caller.
-func failure(code codes.Code) bool {
-	switch code {
-	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists,
-		codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition,
-		codes.Aborted, codes.OutOfRange, codes.Unauthenticated:
-		return false
-	default:
-		return true
-	}
-}
-
 // UnaryClient logs calls.
 func (l *Logging) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	return l.part(meta).call

@@ -30,12 +30,13 @@ func (p part) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientCo
 	if err != nil {
 		return nil, err
 	}
-	return &clientStream{stream, c.messages}, nil
+	return &clientStream{stream, !desc.ServerStreams, c.messages}, nil
 }
 
 // clientStream counts the messages of a client.
 type clientStream struct {
-	*rpc.ClientStream
+	grpc.ClientStream
+	single   bool // the server sends one message
 	messages *messages
 }
 
@@ -51,7 +52,7 @@ func (s *clientStream) SendMsg(message any) error {
 // RecvMsg counts what is received.
 func (s *clientStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
-	if err == nil && !s.Single {
+	if err == nil && !s.single {
 		s.messages.received.Add(1)
 	}
 	return err

@@ -12,7 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 )
 
-// M7, as far as the label goes: what is the caller's affair is told apart from failures.
+// M7, as far as the label goes: the class separates the caller's faults from failures.
 //
 // Case M7 (class): The class of a code separates the caller's fault and cancelled calls from failures.
 func TestWhoseAffairAFailureIs(t *testing.T) {
@@ -45,7 +45,7 @@ func TestWhoseAffairAFailureIs(t *testing.T) {
 	}
 }
 
-// classOf is how a call that ends with code is counted, in all that tells it.
+// classOf is how a call that ends with code is counted, in all series.
 func classOf(t *testing.T, ctx context.Context, code codes.Code) string {
 	t.Helper()
 	registry := prometheus.NewRegistry()

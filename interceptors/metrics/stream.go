@@ -30,7 +30,7 @@ func (m *method) serveStream(trace traceOf, srv any, stream grpc.ServerStream, h
 
 // measuredClientStream counts messages.
 type measuredClientStream struct {
-	*rpc.ClientStream
+	grpc.ClientStream
 	method *method
 }
 

@@ -2,9 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"errors"
-	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,6 +9,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -71,9 +69,6 @@ func newRules(l *Limiter, meta *interceptors.CallMeta, share func() float64, app
 	return m
 }
 
-// errPanic is the error of a call that ends by a panic.
-var errPanic = errors.New("the call panicked")
-
 func (m *methodLimits) unaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
 	// It fails only without a transport, and then there is no caller either.
 	setTrailer := func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) }
@@ -87,7 +82,7 @@ func (m *methodLimits) unaryServer(ctx context.Context, req any, _ *grpc.UnarySe
 		setTrailer(fields(c.checks.standings(c.table, c.now)))
 	}
 	if m.refunds {
-		err = errPanic
+		err = rpc.ErrPanic
 		defer func() { m.settle(c, c.checks, err) }()
 	}
 	return handler(c, req)
@@ -104,7 +99,7 @@ func (m *methodLimits) streamServer(srv any, ss grpc.ServerStream, _ *grpc.Strea
 		ss.SetTrailer(fields(c.checks.standings(c.table, c.now)))
 	}
 	if m.refunds {
-		err = errPanic
+		err = rpc.ErrPanic
 		defer func() { m.settle(c, c.checks, err) }()
 	}
 	return handler(srv, &serverStream{ServerStream: ss, ctx: c, messages: m.messages})
@@ -128,12 +123,12 @@ func (m *methodLimits) unaryClient(ctx context.Context, method string, req, repl
 		return err
 	}
 	if m.refunds {
-		err = errPanic
+		err = rpc.ErrPanic
 		defer func() { m.settle(ctx, v.checks, err) }()
 	}
-	finish := func(error) {}
+	var finish rpc.Finish
 	if avoided != nil {
-		opts, finish = splitFinish(opts)
+		opts, finish = rpc.SplitFinish(opts)
 	}
 	for {
 		err = invoker(ctx, method, req, reply, cc, opts...)
@@ -141,7 +136,7 @@ func (m *methodLimits) unaryClient(ctx context.Context, method string, req, repl
 			m.attemptEnded(ctx, req, cc, record, avoided, err, opts)
 		}
 		if !avoided.unpicked() {
-			finish(err)
+			finish.Run(err)
 			return err
 		}
 		if err = avoided.wait(ctx, err); err == nil {
@@ -149,7 +144,7 @@ func (m *methodLimits) unaryClient(ctx context.Context, method string, req, repl
 		}
 		if err != nil {
 			m.cancel(ctx, v.checks)
-			finish(err)
+			finish.Run(err)
 			return err
 		}
 	}
@@ -168,18 +163,19 @@ func (m *methodLimits) streamClient(ctx context.Context, desc *grpc.StreamDesc, 
 	if err := m.refuse(&v, ended, nil); err != nil {
 		return nil, err
 	}
-	own, finished := splitFinish(opts)
+	own, finished := rpc.SplitFinish(opts)
 	for {
 		a := avoided // of this attempt
-		stream, err = m.open(ctx, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-			return streamer(ctx, desc, cc, method, opts...)
-		}, own, func(err error) {
+		open := func(ctx context.Context, end func(error)) (grpc.ClientStream, error) {
+			return rpc.OpenStream(ctx, desc, cc, method, streamer, own, end)
+		}
+		stream, err = m.open(ctx, open, func(err error) {
 			if m.refusedBy != nil {
 				m.attemptEnded(ctx, nil, cc, record, a, err, nil)
 			}
 			if !a.unpicked() {
 				m.settle(ctx, v.checks, err)
-				finished(err)
+				finished.Run(err)
 			}
 		})
 		if err == nil || !a.unpicked() {
@@ -190,52 +186,26 @@ func (m *methodLimits) streamClient(ctx context.Context, desc *grpc.StreamDesc, 
 		}
 		if err != nil {
 			m.cancel(ctx, v.checks)
-			finished(err)
+			finished.Run(err)
 			return nil, err
 		}
 	}
 }
 
-// open opens a stream, and calls finish once when it has ended or could not be opened.
-func (m *methodLimits) open(ctx context.Context, streamer func(context.Context, ...grpc.CallOption) (grpc.ClientStream, error), opts []grpc.CallOption, finish func(error)) (grpc.ClientStream, error) {
-	cancel := func() {}
-	if m.messages != nil {
-		ctx, cancel = context.WithCancel(ctx)
+// open opens a stream, which can be ended where its messages are limited.
+func (m *methodLimits) open(ctx context.Context, open func(context.Context, func(error)) (grpc.ClientStream, error), finish func(error)) (grpc.ClientStream, error) {
+	if m.messages == nil {
+		return open(ctx, finish)
 	}
-	var once sync.Once
-	ended := func(err error) {
-		once.Do(func() {
-			finish(err)
-			cancel()
-		})
-	}
-	stream, err := streamer(ctx, append(slices.Clip(opts), grpc.OnFinish(ended))...)
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := open(ctx, func(err error) {
+		finish(err)
+		cancel()
+	})
 	if err != nil {
-		ended(err)
 		return nil, err
 	}
-	if m.messages == nil {
-		return stream, nil
-	}
 	return &clientStream{ClientStream: stream, messages: m.messages, cancel: cancel}, nil
-}
-
-// splitFinish takes the OnFinish options out, which gRPC would call at the end of an
-// attempt after which the call goes on.
-func splitFinish(all []grpc.CallOption) (opts []grpc.CallOption, finish func(error)) {
-	var finishes []func(error)
-	for _, option := range all {
-		if f, ok := option.(grpc.OnFinishCallOption); ok {
-			finishes = append(finishes, f.OnFinish)
-		} else {
-			opts = append(opts, option)
-		}
-	}
-	return opts, func(err error) {
-		for _, finish := range finishes {
-			finish(err)
-		}
-	}
 }
 
 // serverStream charges each message that it receives but the first, for which the
@@ -520,7 +490,7 @@ func (m *methodLimits) countRefusal(ctx context.Context, r *rule) {
 }
 
 func (m *methodLimits) publish(ctx context.Context, r *rule, verdict Result, decides bool) {
-	interceptors.Publish(ctx, m.meta, m.limiter.options.observer, r.events.of(verdict, decides))
+	m.limiter.publisher.Publish(ctx, m.meta, r.events.of(verdict, decides))
 }
 
 // hot reports whether a call has left its key near the limit.

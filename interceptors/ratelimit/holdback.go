@@ -173,7 +173,7 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.method.waitsFor(a.by.name) && int64(a.retryAfter) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.retryAfter, err)
 	}
-	interceptors.Publish(ctx, a.method.meta, nil, &Event{a.by.name, HeldBack, true})
+	(*interceptors.Publisher)(nil).Publish(ctx, a.method.meta, &Event{a.by.name, HeldBack, true})
 	return err
 }
 

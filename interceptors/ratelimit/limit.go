@@ -10,9 +10,9 @@ import (
 // Limit admits Calls each Period, and Burst at once. Calls of more than one a
 // nanosecond count as one a nanosecond.
 type Limit struct {
-	Calls  uint64        // 0 admits nothing
-	Period time.Duration // 0 or less is one second
-	Burst  uint64        // 0 is Calls
+	Calls  uint64        `json:"limit"`     // 0 admits nothing
+	Period time.Duration `json:"period_ns"` // 0 or less is one second
+	Burst  uint64        `json:"burst"`     // 0 is Calls
 }
 
 // String is "50 per 1s, burst 100".

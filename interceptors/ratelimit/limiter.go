@@ -25,6 +25,7 @@ import (
 // and owns nothing to close.
 type Limiter struct {
 	options       options
+	publisher     *interceptors.Publisher
 	table         *Table
 	store         *guard.Store
 	methods       registry
@@ -38,8 +39,8 @@ type Limiter struct {
 	obeyed, obeyedBefore atomic.Uint64 // refusals by servers, now and at the last warning
 	warnedAt             atomic.Int64  // when that was
 
-	admitted, refused, shadowed, waited, refunded, heldBack    atomic.Uint64
-	remembered, storeErrors, fellOpen, fellClosed, fellToShare atomic.Uint64
+	admitted, refused, shadowed, waited, refunded, heldBack                   atomic.Uint64
+	remembered, storeErrors, fallbackOpen, fallbackClosed, fallbackPerReplica atomic.Uint64
 }
 
 // New makes a limiter that has counted nothing. The error names every option that
@@ -62,7 +63,10 @@ func New(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{options: o, table: table, cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log)}
+	l := &Limiter{
+		options: o, publisher: interceptors.NewPublisher(o.observer), table: table,
+		cooldowns: make(cooldowns, maxCooldowns), store: guard.NewStore(o.store, o.log),
+	}
 	if o.store != nil {
 		l.storeSeeds, l.storeRefusals = newStoreSeeds(o.secret), make(cooldowns, maxStoreRefusals)
 	}

@@ -144,16 +144,23 @@ func fields(all []Standing) metadata.MD {
 	if len(all) == 0 {
 		return nil
 	}
-	var policy, state []byte
-	for i, s := range all {
+	policy, state := Fields(all)
+	return metadata.Pairs(policyField, policy, stateField, state)
+}
+
+// Fields returns the values of the fields RateLimit-Policy and RateLimit
+// (draft-ietf-httpapi-ratelimit-headers) that show standings, both "" without one.
+func Fields(standings []Standing) (policy, state string) {
+	var policies, states []byte
+	for i, s := range standings {
 		if i > 0 {
-			policy, state = append(policy, ", "...), append(state, ", "...)
+			policies, states = append(policies, ", "...), append(states, ", "...)
 		}
 		quota, window := s.Limit.window()
-		policy = appendItem(policy, s.Name, "q", quota, "w", window)
-		state = appendItem(state, s.Name, "r", s.Remaining, "t", seconds(s.Reset))
+		policies = appendItem(policies, s.Name, "q", quota, "w", window)
+		states = appendItem(states, s.Name, "r", s.Remaining, "t", seconds(s.Reset))
 	}
-	return metadata.Pairs(policyField, string(policy), stateField, string(state))
+	return string(policies), string(states)
 }
 
 func appendItem(to []byte, name, param string, value uint64, param2 string, value2 uint64) []byte {

@@ -106,40 +106,47 @@ type Stats struct {
 
 	// Of limits in an external store: calls refused without asking it, as it had refused the
 	// key until a time to come; and operations that failed.
-	Remembered, StoreErrors uint64
-	// Calls at limits whose store was unavailable: admitted, refused, counted by share.
-	FellOpen, FellClosed, FellToShare uint64
+	Remembered  uint64 `json:"remembered"`
+	StoreErrors uint64 `json:"store_errors"`
+	// Calls at limits whose store was unavailable, by on_store_failure: admitted, refused,
+	// counted by the share of this replica.
+	FallbackOpen       uint64 `json:"fallback_open"`
+	FallbackClosed     uint64 `json:"fallback_closed"`
+	FallbackPerReplica uint64 `json:"fallback_per_replica"`
 
-	Keys      int    // whose counts are kept, idle ones included
-	Forgotten uint64 // keys forgotten before their bucket was full again
+	Keys      int    `json:"keys"`      // whose counts are kept, idle ones included
+	Forgotten uint64 `json:"forgotten"` // keys forgotten before their bucket was full again
 
-	Limits  []LimitStats  // of the methods called so far, by method
-	HotKeys []HotKeyStats // the ten keys that have used most of a limit, from three quarters on
+	Limits  []LimitStats  `json:"limits"`   // of the methods called so far, by method
+	HotKeys []HotKeyStats `json:"hot_keys"` // the ten keys that have used most of a limit, from three quarters on
 }
 
 // LimitStats is a limit of a method, as of its last call.
 type LimitStats struct {
-	Method string // "/package.Service/Method"
-	Side   string // "client" or "server"
-	Name   string
-	Limit  Limit
-	By     string // "peer", "metadata customer-id"; "" is all callers together
-	Rules  string // what else the policy says of it: "cost 2, wait, shadow"
+	Method string `json:"method"` // "/package.Service/Method"
+	Side   string `json:"side"`   // "client" or "server"
+	Name   string `json:"name"`
+	Limit  Limit  `json:"rate"`
+	By     string `json:"by"`    // "peer", "metadata customer-id"; "" is all callers together
+	Rules  string `json:"rules"` // what else the policy says of it: "cost 2, wait, shadow"
 
 	// Refused are the calls that this limit refused, and Shadowed those that it would
 	// have refused, while in shadow, since the limiter was made.
-	Refused, Shadowed uint64
+	Refused  uint64 `json:"refused"`
+	Shadowed uint64 `json:"shadowed"`
 }
 
 // HotKeyStats is a key that is near its limit or over it.
 type HotKeyStats struct {
-	Method, Side, Name string
+	Method string `json:"method"`
+	Side   string `json:"side"`
+	Name   string `json:"name"`
 	// Key is the network address of a limit by peer, "" for all callers together,
 	// and otherwise a hash, which is another one in another process.
-	Key       string
-	Used      float64 // fraction of the burst; beyond 1 calls wait
-	Remaining uint64  // calls of cost 1
-	Reset     time.Duration
+	Key       string        `json:"key"`
+	Used      float64       `json:"used"`      // fraction of the burst; beyond 1 calls wait
+	Remaining uint64        `json:"remaining"` // calls of cost 1
+	Reset     time.Duration `json:"reset_ns"`
 }
 
 // Stats reads the figures. They are taken one after the other, not at one moment.
@@ -155,7 +162,7 @@ func (l *Limiter) Stats() Stats {
 		},
 
 		Remembered: l.remembered.Load(), StoreErrors: l.storeErrors.Load(),
-		FellOpen: l.fellOpen.Load(), FellClosed: l.fellClosed.Load(), FellToShare: l.fellToShare.Load(),
+		FallbackOpen: l.fallbackOpen.Load(), FallbackClosed: l.fallbackClosed.Load(), FallbackPerReplica: l.fallbackPerReplica.Load(),
 
 		Keys:      int(l.table.used.Load()),
 		Forgotten: l.table.forgotten.Load(),

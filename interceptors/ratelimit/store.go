@@ -64,8 +64,8 @@ type Taken struct {
 }
 
 const (
-	// closedWait is the RetryAfter of a closed limit whose store is unavailable: nobody
-	// knows for how long.
+	// closedWait is the RetryAfter of a closed limit whose store is unavailable, for an
+	// unknown time.
 	closedWait = time.Second
 	// maxStoreRefusals bounds the keys whose refusal by the store is remembered, about.
 	maxStoreRefusals = 1 << 14
@@ -186,16 +186,16 @@ func (m *methodLimits) fallBack(v *verdict, pending []int) {
 		c.charge.in, c.charge.tat = uncounted, 0
 		switch c.rule.onFailure {
 		case policyv1.StoreFailure_STORE_FAILURE_OPEN:
-			m.limiter.fellOpen.Add(1)
+			m.limiter.fallbackOpen.Add(1)
 		case policyv1.StoreFailure_STORE_FAILURE_CLOSED:
-			m.limiter.fellClosed.Add(1)
+			m.limiter.fallbackClosed.Add(1)
 			if c.rule.shadow {
 				c.charge.shadowed = true
 			} else {
 				v.refuse(i, closedWait)
 			}
 		default:
-			m.limiter.fellToShare.Add(1)
+			m.limiter.fallbackPerReplica.Add(1)
 			m.limiter.warnWithoutShare(c.rule)
 			c.charge.in = inProcess
 			c.gcra = c.rule.scaled(c.gcra)

@@ -211,10 +211,10 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 		want    int // admitted of 100
 		counted func(ratelimit.Stats) uint64
 	}{
-		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FellOpen }},
-		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FellClosed }},
-		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 15, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
-		{policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED, 15, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
+		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FallbackOpen }},
+		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FallbackClosed }},
+		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 15, func(s ratelimit.Stats) uint64 { return s.FallbackPerReplica }},
+		{policyv1.StoreFailure_STORE_FAILURE_UNSPECIFIED, 15, func(s ratelimit.Stats) uint64 { return s.FallbackPerReplica }},
 	} {
 		t.Run(test.failure.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestTheSharedStoreIsAway(t *testing.T) {
 				s := l.Stats()
 				want(t, "errors", s.StoreErrors, 100)
 				want(t, "counted", test.counted(s), 100)
-				want(t, "in all", s.FellOpen+s.FellClosed+s.FellToShare, 100)
+				want(t, "in all", s.FallbackOpen+s.FallbackClosed+s.FallbackPerReplica, 100)
 				m.away = false
 				want(t, "with the store again", admitted(t, l, p, context.Background(), nil, 100), 30)
 			})

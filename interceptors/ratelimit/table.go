@@ -64,6 +64,26 @@ func (t *Table) AllowAt(now time.Time, key string, limit Limit, cost uint64) Dec
 	return decision
 }
 
+// Take is Allow for a call whose charge may be refunded.
+func (t *Table) Take(key string, limit Limit, cost uint64) (Decision, TableCharge) {
+	gcra := limit.gcra(cost)
+	decision, taken := t.take(t.now(), t.seeds.hash(key), &gcra, 0)
+	return decision, TableCharge{t, taken}
+}
+
+// TableCharge is what [Table.Take] has charged: nothing, if the call was refused.
+type TableCharge struct {
+	table  *Table
+	charge charge
+}
+
+// Refund gives back what time has not given back yet. It is for one use.
+func (c TableCharge) Refund() {
+	if c.table != nil {
+		c.charge.refund(c.table.now())
+	}
+}
+
 // Peek is the decision that Allow would make, and charges nothing.
 func (t *Table) Peek(key string, limit Limit, cost uint64) Decision {
 	gcra := limit.gcra(cost)

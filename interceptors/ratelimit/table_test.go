@@ -288,3 +288,20 @@ func TestNewTableRefusesBadSizes(t *testing.T) {
 		}
 	}
 }
+
+// A charge is refunded once the call has failed, and that of a refused call is nothing.
+func TestAChargeOfTheTableIsRefunded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newTable(t, 64)
+		limit := ratelimit.Limit{Calls: 2, Period: time.Minute}
+		_, first := table.Take("a", limit, 1)
+		table.Take("a", limit, 1)
+		refused, nothing := table.Take("a", limit, 1)
+		want(t, "third", refused.Admitted, false)
+		nothing.Refund()
+		want(t, "left", table.Standing("a", limit).Remaining, 0)
+		first.Refund()
+		want(t, "left after the refund", table.Standing("a", limit).Remaining, 1)
+		ratelimit.TableCharge{}.Refund()
+	})
+}

@@ -24,8 +24,9 @@ const (
 
 // Recovery is the concern. It is safe for concurrent use.
 type Recovery struct {
-	logger   *slog.Logger
-	observer interceptors.Observer
+	logger    *slog.Logger
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher // of observer
 }
 
 // Panic is the event of a panic, published once, in the goroutine that panicked.
@@ -64,6 +65,7 @@ func New(opts ...Option) (*Recovery, error) {
 	if r.observer == nil {
 		return nil, errors.New("recovery: WithObserver(nil): leave the option out for no observer")
 	}
+	r.publisher = interceptors.NewPublisher(r.observer)
 	return r, nil
 }
 
@@ -81,7 +83,7 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
 		slog.String("stack", from[:min(len(from), maxLogged)]))
-	interceptors.Publish(ctx, meta, r.observer, &Panic{value, stack})
+	r.publisher.Publish(ctx, meta, &Panic{value, stack})
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
 }
 

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const secret = "the password is sherbet"
 
-// service panics with a value until it is told to stop.
+// service panics with a value until it is stopped.
 type service struct {
 	testgrpc.UnimplementedTestServiceServer
 	value any

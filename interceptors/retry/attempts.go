@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -18,16 +19,50 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
+// Attempt is the event of an attempt that ended. Methods that are not retried publish none.
+// An observer receives a pointer, which is valid until it returns.
+type Attempt struct {
+	Number   int               // 1 is the first
+	Instance *attempt.Instance // nil when no picker reported one
+	Code     codes.Code
+	Verdict  Verdict
+	Wait     time.Duration // before the next attempt, when Verdict is Again
+}
+
+// Verdict is what follows an attempt.
+type Verdict string
+
+// Only [Again] leads to another attempt.
+const (
+	Answered  Verdict = "answered"  // the code is OK
+	Again     Verdict = "again"     // it is retried
+	Final     Verdict = "final"     // the rule does not retry the code
+	Exhausted Verdict = "exhausted" // max_attempts is reached
+	Refused   Verdict = "refused"   // the server forbids a retry, or does not set the wait
+	Late      Verdict = "late"      // the call would end before the next attempt
+	Overspent Verdict = "overspent" // the budget is empty
+)
+
+// Stage is [interceptors.Retry].
+func (a *Attempt) Stage() interceptors.Stage { return interceptors.Retry }
+
+// Result is the verdict.
+func (a *Attempt) Result() string { return string(a.Verdict) }
+
+// StatusCode is the code that the attempt ended with.
+func (a *Attempt) StatusCode() codes.Code { return a.Code }
+
 // method retries the calls of one method.
 type method struct {
-	meta     *interceptors.CallMeta
-	rule     rule
-	ruled    bool // the rule's codes, waits and timeout apply
-	budget   *budget
-	observer interceptors.Observer
+	meta      *interceptors.CallMeta
+	rule      rule
+	ruled     bool // the rule's codes, waits and timeout apply
+	budget    *budget
+	publisher *interceptors.Publisher
 }
 
 // attemptsWithoutRule is how many attempts a call without a rule has when no handler has run
@@ -41,7 +76,7 @@ func (r *Retry) withoutRule(meta *interceptors.CallMeta) *method {
 		return nil
 	}
 	rule.attempts = max(rule.attempts, attemptsWithoutRule)
-	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), observer: r.observer}
+	return &method{meta: meta, rule: rule, budget: newBudget(rule.budget), publisher: r.publisher}
 }
 
 // unary makes attempts until one is not followed by another, and returns the error of the last.
@@ -55,7 +90,7 @@ func (m *method) unary(ctx context.Context, name string, req, reply any, cc *grp
 		})
 		again, err := m.again(ctx, record, result)
 		if !again {
-			options.finish(err)
+			options.finish.Run(err)
 			return err
 		}
 		record = record.Next()
@@ -112,7 +147,7 @@ func (m *method) again(ctx context.Context, record *attempt.Record, r result) (a
 			r.details = &details{}
 		}
 		r.event = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}
-		interceptors.Publish(ctx, m.meta, m.observer, &r.event)
+		m.publisher.Publish(ctx, m.meta, &r.event)
 	}
 	switch {
 	case verdict == Again && wait > 0:
@@ -253,35 +288,13 @@ var notGRPC = []string{"404 ", "405 ", "415 ", "421 ", "501 "}
 
 // callOptions are the options of a call, which must look like one attempt to its caller.
 type callOptions struct {
-	all      []grpc.CallOption // for each attempt
-	onFinish []func(error)     // for the last one
+	all    []grpc.CallOption // for each attempt
+	finish rpc.Finish        // for the last one
 }
 
-// newCallOptions separates the OnFinish options, which gRPC would call at the end of each
-// attempt.
-func newCallOptions(all []grpc.CallOption) callOptions {
-	o := callOptions{all: all}
-	if !slices.ContainsFunc(all, isOnFinish) {
-		return o
-	}
-	o.all = slices.DeleteFunc(slices.Clone(all), isOnFinish)
-	for _, option := range all {
-		if f, ok := option.(grpc.OnFinishCallOption); ok {
-			o.onFinish = append(o.onFinish, f.OnFinish)
-		}
-	}
+func newCallOptions(all []grpc.CallOption) (o callOptions) {
+	o.all, o.finish = rpc.SplitFinish(all)
 	return o
-}
-
-func isOnFinish(option grpc.CallOption) bool {
-	_, ok := option.(grpc.OnFinishCallOption)
-	return ok
-}
-
-func (o callOptions) finish(err error) {
-	for _, f := range o.onFinish {
-		f(err)
-	}
 }
 
 // reset clears what a failed attempt has written. gRPC does not overwrite headers and peer if an
@@ -298,6 +311,58 @@ func (o callOptions) reset(reply any) {
 			*option.TrailerAddr = nil
 		case grpc.PeerCallOption:
 			*option.PeerAddr = peer.Peer{}
+		}
+	}
+}
+
+const (
+	// A budget starts with enough retries for single calls, and saves up enough for the calls in
+	// flight to an instance that dies.
+	initialRetries = 10
+	maxRetries     = 100
+	// A call earns nine tenths of what the rule allows. The rest pays for initialRetries, so that
+	// after 500 calls (at 0.2) the rule holds for all of them.
+	earned = 0.9
+
+	token = 1e6
+)
+
+// budget is a token bucket that calls fill and retries drain, as in gRFC A6. It is safe for
+// concurrent use.
+type budget struct {
+	perCall int64
+	tokens  atomic.Int64
+}
+
+// newBudget allows ratio retries for each call, over time; 0 allows none.
+func newBudget(ratio float64) *budget {
+	b := &budget{perCall: int64(ratio * earned * token)}
+	if ratio > 0 {
+		b.tokens.Store(initialRetries * token)
+	}
+	return b
+}
+
+// earn adds the tokens of one call.
+func (b *budget) earn() {
+	for {
+		now := b.tokens.Load()
+		next := min(now+b.perCall, maxRetries*token)
+		if next == now || b.tokens.CompareAndSwap(now, next) {
+			return
+		}
+	}
+}
+
+// spend takes one retry, if there is one, and reports whether it did.
+func (b *budget) spend() bool {
+	for {
+		now := b.tokens.Load()
+		if now < token {
+			return false
+		}
+		if b.tokens.CompareAndSwap(now, now-token) {
+			return true
 		}
 	}
 }

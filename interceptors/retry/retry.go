@@ -29,55 +29,25 @@ package retry
 import (
 	"cmp"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
 // Retry is the concern. It is safe for concurrent use.
 type Retry struct {
-	observer interceptors.Observer
-	budgets  rpc.Table[string, *budget] // the current ones
+	observer  interceptors.Observer
+	publisher *interceptors.Publisher    // of observer
+	budgets   rpc.Table[string, *budget] // the current ones
 }
-
-// Attempt is the event of an attempt that ended. Methods that are not retried publish none.
-// An observer receives a pointer, which is valid until it returns.
-type Attempt struct {
-	Number   int               // 1 is the first
-	Instance *attempt.Instance // nil when no picker reported one
-	Code     codes.Code
-	Verdict  Verdict
-	Wait     time.Duration // before the next attempt, when Verdict is Again
-}
-
-// Verdict is what follows an attempt.
-type Verdict string
-
-// Only [Again] leads to another attempt.
-const (
-	Answered  Verdict = "answered"  // the code is OK
-	Again     Verdict = "again"     // it is retried
-	Final     Verdict = "final"     // the rule does not retry the code
-	Exhausted Verdict = "exhausted" // max_attempts is reached
-	Refused   Verdict = "refused"   // the server forbids a retry, or does not set the wait
-	Late      Verdict = "late"      // the call would end before the next attempt
-	Overspent Verdict = "overspent" // the budget is empty
-)
-
-// Stage is [interceptors.Retry].
-func (a *Attempt) Stage() interceptors.Stage { return interceptors.Retry }
-
-// Result is the verdict.
-func (a *Attempt) Result() string { return string(a.Verdict) }
-
-// StatusCode is the code that the attempt ended with.
-func (a *Attempt) StatusCode() codes.Code { return a.Code }
 
 // Option is an option of [New].
 type Option func(*Retry)
@@ -96,6 +66,7 @@ func New(opts ...Option) (*Retry, error) {
 	if r.observer == nil {
 		return nil, errors.New("retry: WithObserver(nil): leave the option out for no observer")
 	}
+	r.publisher = interceptors.NewPublisher(r.observer)
 	return r, nil
 }
 
@@ -113,7 +84,7 @@ func (r *Retry) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterce
 		}
 		return nil
 	}
-	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), observer: r.observer}
+	m := &method{meta: meta, rule: rule, ruled: true, budget: newBudget(rule.budget), publisher: r.publisher}
 	r.budgets.Set(meta.FullMethod, m.budget)
 	return m.unary
 }
@@ -134,8 +105,8 @@ func (r *Retry) UnaryClientInterceptor(policies *interceptors.Policies) grpc.Una
 
 // Stats is the budget of one method.
 type Stats struct {
-	Method string  // "/package.Service/Method"
-	Budget float64 // retries left, up to 100
+	Method string  `json:"method"` // "/package.Service/Method"
+	Budget float64 `json:"budget"` // retries left, up to 100
 }
 
 // Stats returns the budgets of methods with a rule that were called, by method. Of channels
@@ -147,4 +118,58 @@ func (r *Retry) Stats() []Stats {
 	}
 	slices.SortFunc(all, func(a, b Stats) int { return cmp.Compare(a.Method, b.Method) })
 	return all
+}
+
+// rule is a RetryRule with its defaults.
+type rule struct {
+	attempts       int
+	backoff        time.Duration
+	maxWait        time.Duration
+	multiplier     float64
+	codes          map[codes.Code]bool
+	attemptTimeout time.Duration // 0 is none
+	budget         float64
+}
+
+// newRule reads a rule, which policies have checked.
+func newRule(policy *policyv1.RetryRule) rule {
+	r := rule{
+		attempts:   int(policy.GetMaxAttempts()),
+		backoff:    duration(policy.GetInitialBackoff(), 25*time.Millisecond),
+		maxWait:    duration(policy.GetMaxBackoff(), time.Second),
+		multiplier: 2,
+		codes:      map[codes.Code]bool{},
+
+		attemptTimeout: duration(policy.GetPerAttemptTimeout(), 0),
+		budget:         0.2,
+	}
+	if policy.GetBackoffMultiplier() > 0 {
+		r.multiplier = policy.GetBackoffMultiplier()
+	}
+	if policy != nil && policy.Budget != nil {
+		r.budget = policy.GetBudget()
+	}
+	for _, name := range policy.GetCodes() {
+		if code, err := interceptors.ParseCode(name); err == nil {
+			r.codes[code] = true
+		}
+	}
+	if len(policy.GetCodes()) == 0 {
+		r.codes[codes.Unavailable] = true
+	}
+	return r
+}
+
+func duration(text string, preset time.Duration) time.Duration {
+	if d, err := interceptors.ParseDuration(text); err == nil {
+		return d
+	}
+	return preset
+}
+
+// wait is random after the attempt of that number: the backoff on average.
+func (r rule) wait(number int) time.Duration {
+	longest := 2 * float64(r.backoff) * math.Pow(r.multiplier, float64(number-1))
+	longest = min(longest, float64(r.maxWait))
+	return time.Duration(rand.Float64() * longest)
 }

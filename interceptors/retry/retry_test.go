@@ -268,7 +268,7 @@ func TestBackoffGrowsAndIsSpread(t *testing.T) {
 	}
 }
 
-func TestRecordsTellWhatWasTried(t *testing.T) {
+func TestRecordsHoldWhatWasTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend(t, attempts(3))
 		outer := attempt.New()

@@ -30,7 +30,7 @@ func (m *method) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 	for err != nil {
 		again, failure := m.again(ctx, s.record, result{err: err})
 		if !again {
-			s.options.finish(failure)
+			s.options.finish.Run(failure)
 			return nil, failure
 		}
 		first, err = s.next()
@@ -59,12 +59,12 @@ type movableStream struct {
 // attemptOptions are the options of one attempt. OnFinish is not called for one that may be
 // followed by another.
 func (s *movableStream) attemptOptions(record *attempt.Record) []grpc.CallOption {
-	if len(s.options.onFinish) == 0 {
+	if len(s.options.finish) == 0 {
 		return s.options.all
 	}
 	return append(slices.Clip(s.options.all), grpc.OnFinish(func(err error) {
 		if err == nil || s.settled.Load() || !s.method.movable(record, err) {
-			s.options.finish(err)
+			s.options.finish.Run(err)
 		}
 	}))
 }
@@ -127,7 +127,7 @@ func (s *movableStream) move(err error) bool {
 // another.
 func (s *movableStream) finish(failed *attempt.Record, err error) {
 	if s.method.movable(failed, err) {
-		s.options.finish(err)
+		s.options.finish.Run(err)
 	}
 }
 

@@ -255,7 +255,7 @@ func TestHandledCallsHaveTheCacheResultAndTheLimit(t *testing.T) {
 	}
 }
 
-// Of two calls for the same at once one makes an attempt, and both tell.
+// Two concurrent identical calls make one attempt, and both spans have the cache's result.
 //
 // Case traces
 func TestACoalescedCallIsMarked(t *testing.T) {
@@ -293,7 +293,7 @@ func TestACoalescedCallIsMarked(t *testing.T) {
 }
 
 // What is refreshed behind a stale answer is an attempt of the call that has caused it,
-// and tells that call nothing.
+// and adds no event to its span.
 //
 // Case traces
 func TestARefreshIsBelowTheCallThatCausedIt(t *testing.T) {

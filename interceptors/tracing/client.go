@@ -35,19 +35,10 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 		return streamer(ctx, desc, cc, name, opts...)
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
-	return openStream(ctx, desc, cc, name, streamer, opts, func(err error) {
+	return rpc.OpenStream(ctx, desc, cc, name, streamer, opts, func(err error) {
 		setOutcome(span, outcome)
 		m.end(span, err)
 	})
-}
-
-// openStream returns a nil interface with an error, unlike [rpc.OpenStream].
-func openStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, name string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (grpc.ClientStream, error) {
-	stream, err := rpc.OpenStream(ctx, desc, cc, name, streamer, opts, end)
-	if err != nil {
-		return nil, err
-	}
-	return stream, nil
 }
 
 func (m *method) attempt(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
@@ -75,7 +66,7 @@ func (m *method) openAttempt(ctx context.Context, desc *grpc.StreamDesc, cc *grp
 	}
 	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	ctx, span := m.tracer.Start(ctx, m.attemptName, m.beginTo(cc)...)
-	return openStream(inject(ctx, m.propagators), desc, cc, name, streamer, opts, func(err error) {
+	return rpc.OpenStream(inject(ctx, m.propagators), desc, cc, name, streamer, opts, func(err error) {
 		m.endAttempt(span, record, err)
 	})
 }

@@ -39,7 +39,7 @@ func (e echo) GetSweet(_ context.Context, request *catalogv1.GetSweetRequest) (*
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: e.name, Description: request.GetId()}}, nil
 }
 
-// addresses is what the process of the backends tells of itself.
+// addresses is what the process of the backends reports.
 type addresses struct {
 	Bare   []string // servers of grpc-go, without interceptors
 	Consul string   // where servers of this module are registered

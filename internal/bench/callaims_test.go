@@ -83,7 +83,7 @@ func whenOneIsSlow(measured map[string]*tally) []comparison {
 	return append(all, itself(meshPeakEWMA))
 }
 
-// tails are told without an aim: a policy that looks at what is in flight alone must
+// tails are shown without an aim: a policy that looks at what is in flight alone must
 // send a call there now and then, and one in a hundred makes the p99.
 func tails(measured map[string]*tally) []comparison {
 	tail := func(path string) float64 { return middle(measured[path].slow, p99Of) }

@@ -37,7 +37,7 @@ const (
 type path struct {
 	name    string
 	program string // that must be installed, "" is none
-	// start starts what stands between, until the test ends, and tells how to dial it.
+	// start starts what stands between, until the test ends, and returns how to dial it.
 	start func(testing.TB, *backends) dial
 }
 

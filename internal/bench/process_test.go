@@ -88,7 +88,7 @@ func run(t testing.TB, cmd *exec.Cmd, end func()) {
 		// Its whole group, since a program may have workers that outlive it.
 		kill := time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 		defer kill.Stop()
-		_ = cmd.Wait() // a program that is told to end may call that a failure
+		_ = cmd.Wait() // a program that is stopped may call that a failure
 		if last := tail.Last(20); t.Failed() && last != "" {
 			t.Logf("%s wrote last:\n%s", cmd.Path, last)
 		}

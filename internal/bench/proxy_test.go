@@ -28,7 +28,7 @@ func find(program string) (string, error) {
 	return "", fmt.Errorf("no %s on PATH and none in /usr/sbin: install one, such as by `apt-get install %s`", program, program)
 }
 
-// absent tells why a path cannot be taken here. With CI set that is an error.
+// absent returns why a path cannot be taken here. With CI set that is an error.
 func absent(t testing.TB, p path) (why string) {
 	t.Helper()
 	if p.program == "" {

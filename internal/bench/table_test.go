@@ -95,7 +95,7 @@ func show(t *testing.T, tables ...table) {
 	}
 }
 
-// judge tells the aims of a row, and which of them are missed by what.
+// judge returns the aims of a row, and which of them are missed by what.
 func judge(aims []aim) (want, verdict string) {
 	if len(aims) == 0 {
 		return "-", ""

@@ -10,21 +10,15 @@ type Page struct {
 
 // Report is of one cache.
 type Report struct {
-	Name     string `json:"name"` // "runtime", or its first user
-	Entries  int64  `json:"entries"`
-	Bytes    uint64 `json:"bytes"`
-	MaxBytes uint64 `json:"max_bytes"`
-	Counts
-	Invalidations uint64   `json:"invalidations"`
-	StoreHits     uint64   `json:"store_hits"`
-	StoreErrors   uint64   `json:"store_errors"`
-	StoreLosses   uint64   `json:"store_losses"`
-	Methods       []Method `json:"methods"`
-	Index         []Entry  `json:"index,omitzero"` // [] on the page; nil is left out
+	Name string `json:"name"` // "runtime", or its first user
+	Stats
+	Methods []Method `json:"methods"`
+	Index   []Entry  `json:"index,omitzero"` // [] on the page; nil is left out
 }
 
-// Counts and Rate are the cache's own, which has their names in JSON.
+// Stats, Counts and Rate are the cache's own, which has their names in JSON.
 type (
+	Stats  = cache.Stats
 	Counts = cache.Counts
 	Rate   = cache.Rate
 )

@@ -43,7 +43,7 @@ func TestThePageOfACacheWithoutCalls(t *testing.T) {
 	const want = `{"caches":[{"name":"runtime","entries":0,"bytes":0,"max_bytes":1048576,` +
 		`"hits":0,"misses":0,"coalesced":0,"stale":0,"bypassed":0,"shadow_hits":0,"shadow_stale":0,` +
 		`"stored":0,"refreshed":0,"refreshes_failed":0,"ignored_directives":0,` +
-		`"invalidations":0,"store_hits":0,"store_errors":0,"store_losses":0,"methods":[],"index":[]}]}`
+		`"evicted":0,"invalidations":0,"store_hits":0,"store_errors":0,"store_losses":0,"methods":[],"index":[]}]}`
 	got, err := json.Marshal(cachepage.New(newCache(t, cache.WithMaxBytes(1<<20))).Page())
 	if err != nil || string(got) != want {
 		t.Errorf("got %s (%v)\nwant %s", got, err, want)

@@ -19,12 +19,7 @@ func (c *Caches) Page() Page {
 }
 
 func report(name string, c *cache.Cache) Report {
-	s := c.Stats()
-	r := Report{
-		Name: name, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: s.MaxBytes, Counts: s.Counts,
-		Invalidations: s.Invalidations, StoreHits: s.StoreHits, StoreErrors: s.StoreErrors, StoreLosses: s.StoreLosses,
-		Methods: []Method{}, Index: []Entry{},
-	}
+	r := Report{Name: name, Stats: c.Stats(), Methods: []Method{}, Index: []Entry{}}
 	for _, m := range c.Methods() {
 		r.Methods = append(r.Methods, reportMethod(m))
 	}

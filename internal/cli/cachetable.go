@@ -99,7 +99,7 @@ func writeShadow(out io.Writer, ages []cachepage.Shadow) {
 }
 
 func writeIndex(t *tables, c cachepage.Report) error {
-	if n := int64(len(c.Index)); n < c.Entries {
+	if n := len(c.Index); n < c.Entries {
 		fmt.Fprintf(t.out, "the %d most requested entries\n", n)
 	}
 	g := &grid{fields: []field{{head: "ID", drop: 1}, {head: "SIZE", drop: 2}, {head: "AGE", drop: 3}, {head: "LEFT"}, {head: "METHOD", least: 30, begin: true}}}

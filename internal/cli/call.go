@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +127,7 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	return c.call(ctx)
 }
 
-// preparedCall has what each attempt of a call needs.
+// preparedCall is a call that has been prepared.
 type preparedCall struct {
 	CallOptions
 	streams Streams
@@ -145,7 +146,7 @@ var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 }}
 
 func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
-	security, err := o.Security.option()
+	security, err := o.Security.Option()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -199,6 +200,70 @@ func (c *preparedCall) unfound(err error) error {
 	}
 }
 
+// listServices writes what the server offers, a name a line as grpcurl does.
+func (c *preparedCall) listServices(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout+resolverFirst)
+	defer cancel()
+	names, err := c.finder.Services(ctx)
+	if err := c.unfound(err); err != nil {
+		return err
+	}
+	if c.Format == JSON {
+		return WriteJSON(c.streams.Out, map[string][]string{"services": append([]string{}, names...)})
+	}
+	for _, name := range names {
+		if _, err := fmt.Fprintln(c.streams.Out, oneLine(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// methodEntry is a method as JSON.
+type methodEntry struct {
+	Method          string   `json:"method"` // package.Service/Method
+	Request         string   `json:"request"`
+	Fields          []string `json:"request_fields"`
+	Response        string   `json:"response"`
+	ClientStreaming bool     `json:"client_streaming"`
+	ServerStreaming bool     `json:"server_streaming"`
+}
+
+// listMethods writes the methods of a service, as they are written to call them.
+func (c *preparedCall) listMethods(service *reflectcall.Service) error {
+	list := []methodEntry{}
+	for _, m := range service.Methods() {
+		d := m.Descriptor()
+		list = append(list, methodEntry{
+			Method: m.Name(), Request: string(d.Input().FullName()), Fields: append([]string{}, m.Fields()...),
+			Response: string(d.Output().FullName()), ClientStreaming: d.IsStreamingClient(), ServerStreaming: d.IsStreamingServer(),
+		})
+	}
+	if c.Format == JSON {
+		return WriteJSON(c.streams.Out, struct {
+			Service string        `json:"service"`
+			Methods []methodEntry `json:"methods"`
+		}{service.Name(), list})
+	}
+	g := &grid{fields: []field{{head: "METHOD"}, {head: "REQUEST", least: 10}, {head: "RESPONSE", drop: 1}}}
+	for _, m := range list {
+		fields := cmp.Or(strings.Join(m.Fields, ", "), "no fields")
+		g.add(oneLine(m.Method), oneLine(streamed(m.ClientStreaming, fields)), oneLine(streamed(m.ServerStreaming, m.Response)))
+	}
+	t := newTables(c.streams.Out)
+	if err := t.write(g); err != nil {
+		return err
+	}
+	return t.close()
+}
+
+func streamed(stream bool, text string) string {
+	if stream {
+		return "stream of " + text
+	}
+	return text
+}
+
 func (c *preparedCall) call(ctx context.Context) error {
 	d := c.method.Descriptor()
 	switch {
@@ -220,6 +285,17 @@ func (c *preparedCall) explain(failure *status.Status) string {
 	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
 	if fix := c.fix(failure.Code(), failure.Message()); fix != "" {
 		text += ": " + fix
+	}
+	return text
+}
+
+// words describes a failure: its code, message and details, and the fix.
+func (c *preparedCall) words(s *status.Status) string {
+	text := c.explain(s)
+	for _, detail := range s.Proto().GetDetails() {
+		if said := detailWords(detail, s.Message()); said != "" {
+			text += "; " + said
+		}
 	}
 	return text
 }

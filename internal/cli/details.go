@@ -7,20 +7,8 @@ import (
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 )
-
-// words describes a failure: its code, message and details, and the fix.
-func (c *preparedCall) words(s *status.Status) string {
-	text := c.explain(s)
-	for _, detail := range s.Proto().GetDetails() {
-		if said := detailWords(detail, s.Message()); said != "" {
-			text += "; " + said
-		}
-	}
-	return text
-}
 
 // detailWords is a detail of a status, unless its message says it. What is no standard
 // one is only named.

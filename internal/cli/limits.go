@@ -25,7 +25,7 @@ type limited struct {
 	limits
 }
 
-// Limits shows the limits of processes, and who is near them.
+// Limits shows the limits of processes, and the keys that have used most of them.
 func Limits(ctx context.Context, o LimitsOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (l limits) listed() limits {
 	l.Limiters = append([]limitspage.Limiter{}, l.Limiters...)
 	for i := range l.Limiters {
 		one := &l.Limiters[i]
-		one.Limits, one.Near = append([]limitspage.Limit{}, one.Limits...), append([]limitspage.Near{}, one.Near...)
+		one.Limits, one.HotKeys = append([]limitspage.Limit{}, one.Limits...), append([]limitspage.HotKey{}, one.HotKeys...)
 	}
 	l.Concurrency = append([]limitspage.Concurrency{}, l.Concurrency...)
 	for i := range l.Concurrency {

@@ -19,14 +19,14 @@ type limitRow struct {
 	limiter string
 	limitspage.Rule
 	refused, shadowed uint64
-	used              float64 // by the key that is nearest, 0 where none is near
+	used              float64 // by the hottest key, 0 if none is hot
 	processes, of     int     // that have it so, and in any way
 }
 
-// nearRow is a key in one process: each counts by itself.
-type nearRow struct {
+// hotKeyRow is a key in one process: each counts by itself.
+type hotKeyRow struct {
 	limiter, process string
-	limitspage.Near
+	limitspage.HotKey
 }
 
 // runningRow is a method in all processes.
@@ -70,7 +70,7 @@ func (c *counted) add(more limitspage.Counts) {
 	c.HeldBack += more.HeldBack
 }
 
-// limitRowsOf has the limit first that somebody is nearest to.
+// limitRowsOf sorts by what the hottest key has used.
 func limitRowsOf(all []limited) []limitRow {
 	type key struct {
 		limiter string
@@ -83,7 +83,7 @@ func limitRowsOf(all []limited) []limitRow {
 	rows, ways := map[key]*limitRow{}, map[id]int{}
 	for _, p := range all {
 		for _, l := range p.Limiters {
-			used := usedOf(l.Near)
+			used := usedOf(l.HotKeys)
 			for _, limit := range l.Limits {
 				at := key{l.Name, limit.Rule}
 				if rows[at] == nil {
@@ -114,26 +114,26 @@ func (r *limitRow) add(limit limitspage.Limit, used float64) {
 	r.used = max(r.used, used)
 }
 
-// usedOf is what the nearest key has used of each limit.
-func usedOf(near []limitspage.Near) map[limitspage.ID]float64 {
+// usedOf is what the hottest key has used of each limit.
+func usedOf(hot []limitspage.HotKey) map[limitspage.ID]float64 {
 	used := map[limitspage.ID]float64{}
-	for _, n := range near {
+	for _, n := range hot {
 		used[n.ID] = max(used[n.ID], n.Used)
 	}
 	return used
 }
 
-// nearRowsOf has the key first that has used most.
-func nearRowsOf(all []limited) []nearRow {
-	var rows []nearRow
+// hotKeyRowsOf sorts by what the key has used.
+func hotKeyRowsOf(all []limited) []hotKeyRow {
+	var rows []hotKeyRow
 	for _, p := range all {
 		for _, l := range p.Limiters {
-			for _, n := range l.Near {
-				rows = append(rows, nearRow{l.Name, p.short(), n})
+			for _, n := range l.HotKeys {
+				rows = append(rows, hotKeyRow{l.Name, p.short(), n})
 			}
 		}
 	}
-	slices.SortStableFunc(rows, func(a, b nearRow) int {
+	slices.SortStableFunc(rows, func(a, b hotKeyRow) int {
 		return cmp.Or(cmp.Compare(b.Used, a.Used), cmp.Compare(b.ResetSeconds, a.ResetSeconds))
 	})
 	return rows

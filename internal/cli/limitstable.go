@@ -61,8 +61,8 @@ type limitsWriter struct {
 }
 
 func (w *limitsWriter) write(none string) error {
-	limiters, limits, near, running := countedOf(w.all), limitRowsOf(w.all), nearRowsOf(w.all), runningRowsOf(w.all)
-	if len(limiters)+len(near)+len(running) == 0 {
+	limiters, limits, hot, running := countedOf(w.all), limitRowsOf(w.all), hotKeyRowsOf(w.all), runningRowsOf(w.all)
+	if len(limiters)+len(hot)+len(running) == 0 {
 		_, err := fmt.Fprintln(w.out, none)
 		return err
 	}
@@ -71,7 +71,7 @@ func (w *limitsWriter) write(none string) error {
 	}
 	w.writeMore(len(limiters), "limiters")
 	gap := len(limiters) > 0
-	for _, t := range []table{limitTable(limits), nearTable(near), runningTable(running)} {
+	for _, t := range []table{limitTable(limits), hotKeyTable(hot), runningTable(running)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -168,7 +168,7 @@ func (c counted) text(processes bool) string {
 }
 
 func limitTable(rows []limitRow) table {
-	t := table{title: "rate limits, the nearest first", of: "limits", grid: grid{fields: []field{{head: "USED"}, {head: "REFUSED"}, {head: "LIMIT"}}}}
+	t := table{title: "rate limits, most used first", of: "limits", grid: grid{fields: []field{{head: "USED"}, {head: "REFUSED"}, {head: "LIMIT"}}}}
 	for _, r := range rows {
 		text := describe(r.Rule)
 		if r.Side == "client" {
@@ -208,7 +208,7 @@ func refusals(r limitRow) string {
 	}
 }
 
-func nearTable(rows []nearRow) table {
+func hotKeyTable(rows []hotKeyRow) table {
 	t := table{title: "keys that have used most of a limit", of: "keys", grid: grid{fields: []field{
 		{head: "USED"}, {head: "LEFT"}, {head: "RESET IN", drop: 2}, {head: "KEY", least: 20}, {head: "PROCESS", drop: 1, least: 20, begin: true}}}}
 	for _, r := range rows {
@@ -247,7 +247,7 @@ func runningTable(rows []runningRow) table {
 	return t
 }
 
-// usedText is "-" if no key is near the limit.
+// usedText is "-" if no key is hot.
 func usedText(used float64) string {
 	if !(used > 0) {
 		return "-"

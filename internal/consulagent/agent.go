@@ -52,6 +52,7 @@ func Version(path string) (string, error) {
 // Agent is a running agent. Its state is in memory: when it stops it is lost.
 type Agent struct {
 	Address string // of its HTTP API
+	DNS     string // host:port of its DNS, by UDP and TCP
 
 	path  string
 	ports []int
@@ -61,13 +62,15 @@ type Agent struct {
 
 // Start runs the program at path and waits until it answers.
 func Start(ctx context.Context, path string) (*Agent, error) {
-	ports, err := freePorts(4)
+	ports, err := freePorts(5)
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])), path: path, ports: ports}
+	a := &Agent{Address: loopback(ports[0]), DNS: loopback(ports[4]), path: path, ports: ports}
 	return a, a.Start(ctx)
 }
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // Start runs a stopped agent again, on the ports it had, with no memory of what
 // was registered.
@@ -77,7 +80,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		"-bind=127.0.0.1", "-client=127.0.0.1", "-node=meshlite",
 		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
 		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
-		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1")
+		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port=-1", "-grpc-tls-port=-1")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.cmd.Start(); err != nil {

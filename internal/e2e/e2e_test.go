@@ -37,7 +37,7 @@ var programs struct {
 	err  error
 }
 
-// build builds the services and tells where they are.
+// build builds the services and returns where they are.
 func build(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What is wrong with the environment or the flags of a service is told in one
+// A mistake in the environment or the flags of a service is reported in one
 // line, and ends it with 1.
 func TestServicesRefuseInOneLine(t *testing.T) {
 	type row struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -160,12 +161,57 @@ func TestAStoreThatBoundsItselfIsCalledDirectly(t *testing.T) {
 	})
 }
 
-func TestAnObserverMayPanic(t *testing.T) {
-	seen := 0
-	for range 3 {
-		guard.Observe(func() { seen++; panic("no pencil") })
-	}
-	if seen != 3 {
-		t.Errorf("seen %d times, want 3", seen)
-	}
+func TestALineIsAllowedOncePerMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var line, other guard.OncePerMinute
+		for range 3 {
+			if !line.Allow() || line.Allow() {
+				t.Error("want one line in a minute")
+			}
+			time.Sleep(time.Minute - 1)
+			if line.Allow() {
+				t.Error("a second line in a minute")
+			}
+			time.Sleep(time.Nanosecond)
+		}
+		if !other.Allow() {
+			t.Error("one limit counts another's lines")
+		}
+	})
+}
+
+// What returns after its caller has left is passed on; a panic is an error on either way.
+func TestUntilPassesOnWhatComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, test := range map[string]struct {
+			takes time.Duration
+			panic any
+			err   string
+			late  string
+		}{
+			"in time":       {takes: time.Second},
+			"panic":         {takes: time.Second, panic: "out of paper", err: "has panicked: out of paper"},
+			"late":          {takes: time.Hour, err: guard.ErrLeft.Error(), late: "42 <nil>"},
+			"panics, later": {takes: time.Hour, panic: "out of paper", err: guard.ErrLeft.Error(), late: "0 has panicked: out of paper"},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			late := ""
+			value, err := guard.Until(ctx.Done(), func() (int, error) {
+				time.Sleep(test.takes)
+				if test.panic != nil {
+					panic(test.panic)
+				}
+				return 42, nil
+			}, func(value int, err error) { late = fmt.Sprint(value, err) })
+			if err == nil && (test.err != "" || value != 42) || err != nil && err.Error() != test.err {
+				t.Errorf("%s: %d, %v; want the error %q", name, value, err, test.err)
+			}
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+			if late != test.late {
+				t.Errorf("%s: %q comes late, want %q", name, late, test.late)
+			}
+			cancel()
+		}
+	})
 }

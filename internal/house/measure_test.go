@@ -20,7 +20,7 @@ import (
 
 // mostFilesOfAMiss is how many files a reader opens at most who follows one unary call
 // that is not cached through client and server.
-const mostFilesOfAMiss = 30
+const mostFilesOfAMiss = 24
 
 // A reader of one call passes few files.
 func TestAMissRunsInFewFiles(t *testing.T) {
@@ -119,6 +119,9 @@ func functionsAt(t *testing.T, file string, lines []int) []string {
 	return names
 }
 
+// scatteredYet are the types whose methods still lie in more than three files.
+var scatteredYet = []string{"balancer.Table", "gateway/edge.Edge", "gateway/transcode.Mux", "gateway/transcode.method"}
+
 // Figures of the code as a reader meets it: go test -v -run Figures ./internal/house
 func TestFiguresOfTheCode(t *testing.T) {
 	var lengths []int
@@ -172,7 +175,7 @@ func TestFiguresOfTheCode(t *testing.T) {
 	t.Logf("options of the root: %d", options)
 	var scattered []string
 	for kind, files := range methods {
-		if len(files) > 3 {
+		if len(files) > 3 && !slices.Contains(scatteredYet, kind) {
 			n := 0
 			for _, m := range files {
 				n += m
@@ -181,7 +184,9 @@ func TestFiguresOfTheCode(t *testing.T) {
 		}
 	}
 	slices.Sort(scattered)
-	t.Logf("types whose methods lie in more than three files: %d\n%s", len(scattered), strings.Join(scattered, "\n"))
+	if len(scattered) > 0 {
+		t.Errorf("types whose methods lie in more than three files: %d\n%s", len(scattered), strings.Join(scattered, "\n"))
+	}
 }
 
 func receiver(recv *ast.FieldList) string {

@@ -12,7 +12,7 @@ import (
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
-// What the README and docs tell users to write works as it stands: the contract with a
+// What users are to write by the README and docs works as it stands: the contract with a
 // policy, the buf.gen.yaml, the server and the client, and every other piece of Go.
 func TestTheReadmeWorksAsItStands(t *testing.T) {
 	top, err := filepath.Abs(filepath.Join("..", ".."))

@@ -6,12 +6,13 @@ import (
 	"go/token"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // banned are words that a reader of gRPC, RFC 9111 and the SRE books stumbles over, and what
-// to write instead. They are looked for in comments.
+// to write instead. They are looked for in comments, those of tests included.
 var banned = map[string]string{
 	"tell|tells|told|telling":     "returns, reports, publishes, records, is notified",
 	"petiole":                     "endpoint balancer",
@@ -41,7 +42,7 @@ func TestWordsAreThoseOfTheField(t *testing.T) {
 		}
 	}
 	for _, p := range packages(t) {
-		for _, name := range p.GoFiles {
+		for _, name := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
 			if strings.HasSuffix(name, ".pb.go") {
 				continue
 			}

@@ -12,10 +12,10 @@ type Page struct {
 type Limiter struct {
 	Name string `json:"name"` // the service of its server, or the target of its channel
 	Counts
-	Keys      int     `json:"keys"`
-	Forgotten uint64  `json:"forgotten"`
-	Limits    []Limit `json:"limits"`
-	Near      []Near  `json:"near"`
+	Keys      int      `json:"keys"`
+	Forgotten uint64   `json:"forgotten"`
+	Limits    []Limit  `json:"limits"`
+	HotKeys   []HotKey `json:"hot_keys"`
 }
 
 // Counts are the limiter's own, which has their names in JSON.
@@ -45,8 +45,8 @@ type ID struct {
 	Name   string `json:"name"`
 }
 
-// Near is a key that has used most of a limit.
-type Near struct {
+// HotKey is a key that has used most of a limit.
+type HotKey struct {
 	ID
 	Key          string  `json:"key"`
 	Used         float64 `json:"used"`

@@ -40,9 +40,9 @@ func TestThePageShowsRateLimits(t *testing.T) {
 	if tried := l.Limits[1]; tried.Rules != "shadow" || tried.Shadowed != 2 || tried.Refused != 0 {
 		t.Errorf("of the one in shadow it has %+v", tried)
 	}
-	i := slices.IndexFunc(l.Near, func(n limitspage.Near) bool { return n.ID == all })
-	if i < 0 || l.Near[i].Key != "" || l.Near[i].Used < 0.99 || l.Near[i].Remaining != 0 || l.Near[i].ResetSeconds < 1700 {
-		t.Errorf("near it has %+v", l.Near)
+	i := slices.IndexFunc(l.HotKeys, func(n limitspage.HotKey) bool { return n.ID == all })
+	if i < 0 || l.HotKeys[i].Key != "" || l.HotKeys[i].Used < 0.99 || l.HotKeys[i].Remaining != 0 || l.HotKeys[i].ResetSeconds < 1700 {
+		t.Errorf("the hot keys are %+v", l.HotKeys)
 	}
 }
 
@@ -125,7 +125,7 @@ func TestThePageWithoutCalls(t *testing.T) {
 	}{
 		{func() any { return limits.Page() }, `{"limiters":[]}`},
 		{func() any { limits.AddServer(limiter, "catalog"); return limits.Page() },
-			`{"limiters":[{"name":"catalog","admitted":0,"refused":0,"shadowed":0,"waited":0,"refunded":0,"held_back":0,"keys":0,"forgotten":0,"limits":[],"near":[]}]}`},
+			`{"limiters":[{"name":"catalog","admitted":0,"refused":0,"shadowed":0,"waited":0,"refunded":0,"held_back":0,"keys":0,"forgotten":0,"limits":[],"hot_keys":[]}]}`},
 		{func() any { return limits.ConcurrencyPage() }, `{"limiters":[{"name":"runtime","methods":[]}]}`},
 	} {
 		if got, err := json.Marshal(test.page()); err != nil || string(got) != test.want {

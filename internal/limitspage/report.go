@@ -21,7 +21,7 @@ func (l *Limits) Page() Page {
 func report(name string, s ratelimit.Stats) Limiter {
 	r := Limiter{
 		Name: name, Counts: s.Counts,
-		Keys: s.Keys, Forgotten: s.Forgotten, Limits: []Limit{}, Near: []Near{},
+		Keys: s.Keys, Forgotten: s.Forgotten, Limits: []Limit{}, HotKeys: []HotKey{},
 	}
 	for _, one := range s.Limits {
 		r.Limits = append(r.Limits, Limit{
@@ -34,7 +34,7 @@ func report(name string, s ratelimit.Stats) Limiter {
 		})
 	}
 	for _, one := range s.HotKeys {
-		r.Near = append(r.Near, Near{
+		r.HotKeys = append(r.HotKeys, HotKey{
 			ID:  ID{methodName(one.Method), one.Side, one.Name},
 			Key: one.Key, Used: math.Round(one.Used*1000) / 1000, Remaining: one.Remaining,
 			ResetSeconds: float64(one.Reset.Milliseconds()) / 1000,

@@ -181,7 +181,7 @@ func eventually(t *testing.T, patience time.Duration, ask func() string) {
 	}
 }
 
-// standInForConsulSD tells by http_sd what consul_sd would have found, as labels of the
+// standInForConsulSD serves by http_sd what consul_sd would have found, as labels of the
 // names that Prometheus's documentation lists. The answers are those of the real Consul.
 func standInForConsulSD(t *testing.T, consul string) string {
 	t.Helper()

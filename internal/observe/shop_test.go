@@ -36,7 +36,7 @@ var unasked = map[string]string{
 // fires is that, and nothing of the inventory, which is well.
 //
 // Prometheus has the committed files, with all times sixty times as short; how long it
-// takes with the times as they are is told by promtool (M6).
+// takes with the times as they are is tested by promtool (M6).
 //
 // Case M6
 // Case M7
@@ -170,7 +170,7 @@ func visit(t *testing.T, s *shop.Shop) {
 	t.Cleanup(func() { leave(); customers.Wait(); conn.Close() })
 }
 
-// missingTargets tells what is not scraped as it should be.
+// missingTargets returns what is not scraped as it should be.
 func missingTargets(p *server, instances map[string][]*shop.Instance) string {
 	want := map[string]string{}
 	for service, all := range instances {
@@ -188,7 +188,7 @@ func missingTargets(p *server, instances map[string][]*shop.Instance) string {
 	return ""
 }
 
-// deadPanels tells which panels of which dashboards have no data.
+// deadPanels returns which panels of which dashboards have no data.
 func deadPanels(t *testing.T, p *server) string {
 	t.Helper()
 	var dead []string

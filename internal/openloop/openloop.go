@@ -1,6 +1,6 @@
 // Package openloop sends calls at times that do not depend on how the answers
 // come, as customers do. A closed loop waits for an answer before it asks again and
-// so asks least when it would learn most.
+// so asks least when there is most to measure.
 //
 //	loop := openloop.New(2000)
 //	loop.Go(ctx, time.Now(), openloop.Rate(300), func(n int, due time.Time) func() {

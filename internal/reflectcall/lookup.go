@@ -80,7 +80,7 @@ func (f Finder) Services(ctx context.Context) (names []string, err error) {
 	return f.Files.services()
 }
 
-// reflect asks the server, in the newest version of the service that it knows.
+// reflect asks the server, in the newest version of the service that it has.
 func (f Finder) reflect(ctx context.Context, ask func(source) error) error {
 	for _, version := range versions {
 		err := in(ctx, f.Conn, version, ask)

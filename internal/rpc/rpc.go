@@ -1,5 +1,5 @@
 // Package rpc has what several concerns do with any gRPC call: read its status and its
-// name, notice the end of a stream, keep something for each method.
+// name, notice its end, keep something for each method.
 //
 //	var series rpc.Table[string, *series]
 //	s, ok := series.Of(method, newSeries)
@@ -7,8 +7,14 @@
 package rpc
 
 import (
+	"iter"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -40,4 +46,134 @@ func SplitMethod(fullMethod string) (service, method string) {
 		return name[:i], name[i+1:]
 	}
 	return "", name
+}
+
+// SplitFinish takes the OnFinish options out of all, for a call of several attempts: gRPC
+// would call them at the end of each. Without any, rest is all.
+func SplitFinish(all []grpc.CallOption) (rest []grpc.CallOption, finish Finish) {
+	if !slices.ContainsFunc(all, isOnFinish) {
+		return all, nil
+	}
+	for _, option := range all {
+		if f, ok := option.(grpc.OnFinishCallOption); ok {
+			finish = append(finish, f.OnFinish)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), isOnFinish), finish
+}
+
+func isOnFinish(option grpc.CallOption) bool {
+	_, ok := option.(grpc.OnFinishCallOption)
+	return ok
+}
+
+// Finish is what is to run at the end of a call.
+type Finish []func(error)
+
+// Run calls them, with the error of the call.
+func (all Finish) Run(err error) {
+	for _, f := range all {
+		f(err)
+	}
+}
+
+const (
+	// MaxMethods is how many keys a [Table] takes by default. A contract has tens of
+	// methods; a proxy that forwards any call could meet any number.
+	MaxMethods = 4096
+	// MaxName is the longest name of a method that is worth an entry, in bytes. No contract
+	// has a longer one: a peer made it up.
+	MaxName = 1024
+)
+
+// Table is a bounded map that calls read: a hit takes no lock and allocates nothing, a
+// change copies the map. The zero value is empty. It is safe for concurrent use; Max is set
+// before.
+type Table[K comparable, V any] struct {
+	Max int // keys; 0 is MaxMethods
+
+	mu      sync.Mutex // for changes
+	current atomic.Pointer[map[K]V]
+}
+
+// all is not changed. It is nil at first.
+func (t *Table[K, V]) all() map[K]V {
+	if m := t.current.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
+// Get returns the value of key, if there is one.
+func (t *Table[K, V]) Get(key K) (value V, ok bool) {
+	value, ok = t.all()[key]
+	return value, ok
+}
+
+// All are the entries of one moment, in no order.
+func (t *Table[K, V]) All() iter.Seq2[K, V] { return maps.All(t.all()) }
+
+// Full reports whether the table takes no further keys.
+func (t *Table[K, V]) Full() bool { return len(t.all()) >= t.most() }
+
+func (t *Table[K, V]) most() int {
+	if t.Max == 0 {
+		return MaxMethods
+	}
+	return t.Max
+}
+
+// Of returns the value of key, which create makes if there is none yet: once, while other
+// changes wait. It returns false, and no value, if the table is full.
+func (t *Table[K, V]) Of(key K, create func() V) (value V, ok bool) {
+	if value, ok = t.Get(key); ok {
+		return value, true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if value, ok = t.Get(key); ok || t.Full() {
+		return value, ok
+	}
+	value = create()
+	t.store(key, value)
+	return value, true
+}
+
+// Add is [Table.Of] with a value that is there already. It returns value itself when the
+// table is full.
+func (t *Table[K, V]) Add(key K, value V) V {
+	if stored, ok := t.Of(key, func() V { return value }); ok {
+		return stored
+	}
+	return value
+}
+
+// Set stores value in place of what key had, unless the table is full without key.
+func (t *Table[K, V]) Set(key K, value V) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.Get(key); ok || !t.Full() {
+		t.store(key, value)
+	}
+}
+
+// Delete makes room for another key.
+func (t *Table[K, V]) Delete(key K) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.Get(key); !ok {
+		return
+	}
+	next := maps.Clone(t.all())
+	delete(next, key)
+	t.current.Store(&next)
+}
+
+// store wants t.mu.
+func (t *Table[K, V]) store(key K, value V) {
+	old := t.all()
+	next := make(map[K]V, len(old)+1)
+	maps.Copy(next, old)
+	next[key] = value
+	t.current.Store(&next)
 }

@@ -127,6 +127,30 @@ func TestATableReplacesAndDeletes(t *testing.T) {
 	}
 }
 
+// What is to run at the end of a call is taken out for its attempts, in order. The caller's
+// own options stay as they are.
+func TestFinishOptionsAreSplitOff(t *testing.T) {
+	var ran []string
+	on := func(name string) grpc.CallOption {
+		return grpc.OnFinish(func(err error) { ran = append(ran, name+" "+err.Error()) })
+	}
+	all := []grpc.CallOption{on("a"), grpc.WaitForReady(true), on("b")}
+	rest, finish := rpc.SplitFinish(all)
+	finish.Run(io.EOF)
+	_, wait := rest[0].(grpc.FailFastCallOption)
+	if _, kept := all[0].(grpc.OnFinishCallOption); len(rest) != 1 || !wait || !kept || fmt.Sprint(ran) != "[a EOF b EOF]" {
+		t.Errorf("%v are left of %v, and %q ran", rest, all, ran)
+	}
+	rest, finish = rpc.SplitFinish(rest)
+	finish.Run(nil)
+	if len(rest) != 1 || len(ran) != 2 {
+		t.Errorf("%v without such options, and %q ran", rest, ran)
+	}
+	if n := testing.AllocsPerRun(100, func() { rpc.SplitFinish(rest) }); n != 0 {
+		t.Errorf("%v allocations without such options, want 0", n)
+	}
+}
+
 // stream answers by receive; gRPC's own end is in ended.
 type stream struct {
 	grpc.ClientStream

@@ -13,8 +13,8 @@ import (
 // goroutine that happens: when gRPC says so, when an interceptor further in ends the
 // stream without gRPC, when opening fails or panics ([ErrPanic]). The end of all messages
 // is nil. Of two that follow one stream, the inner is called first.
-func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (*ClientStream, error) {
-	s := &ClientStream{Single: !desc.ServerStreams, end: end}
+func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts []grpc.CallOption, end func(error)) (grpc.ClientStream, error) {
+	s := &clientStream{single: !desc.ServerStreams, end: end}
 	err := ErrPanic
 	defer func() {
 		if err != nil {
@@ -29,16 +29,15 @@ func OpenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 	return s, nil
 }
 
-// ClientStream is a stream made by [OpenStream].
-type ClientStream struct {
+// clientStream is a stream made by [OpenStream].
+type clientStream struct {
 	grpc.ClientStream
-	Single bool // the server sends one message
-
-	once sync.Once
-	end  func(error)
+	single bool // the server sends one message
+	once   sync.Once
+	end    func(error)
 }
 
-func (s *ClientStream) finish(err error) {
+func (s *clientStream) finish(err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
@@ -46,9 +45,9 @@ func (s *ClientStream) finish(err error) {
 }
 
 // RecvMsg receives. gRPC reports the end of a stream before RecvMsg returns it.
-func (s *ClientStream) RecvMsg(message any) error {
+func (s *clientStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
-	if err != nil || s.Single {
+	if err != nil || s.single {
 		s.finish(err)
 	}
 	return err

@@ -213,14 +213,14 @@ func (d *Directory) At(agent string) (catalog.Watcher, error) {
 
 // Stats counts the requests to one agent since the directory was made.
 type Stats struct {
-	Agent           string // its address
-	Requests        uint64 // sent to the agent, including blocking queries
-	Failures        uint64 // of these: without an answer, or with an error
-	Reregistrations uint64 // of registrations that the agent had lost or changed
-	Watches         int    // open now
-	Registrations   int    // kept now
+	Agent           string `json:"agent"`           // its address
+	Requests        uint64 `json:"requests"`        // sent to the agent, including blocking queries
+	Failures        uint64 `json:"failures"`        // of these: without an answer, or with an error
+	Reregistrations uint64 `json:"reregistrations"` // of registrations that the agent had lost or changed
+	Watches         int    `json:"watches"`         // open now
+	Registrations   int    `json:"registrations"`   // kept now
 
-	Services []ServiceStats // registered by this process, sorted by name
+	Services []ServiceStats `json:"services"` // registered by this process, sorted by name
 }
 
 type counters struct {

@@ -94,7 +94,7 @@ func TestWatchFollowsRegistrations(t *testing.T) {
 	})
 }
 
-func TestInstancesTellWhatWasRegistered(t *testing.T) {
+func TestInstancesHaveWhatWasRegistered(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		address := serveHealth(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-func TestAgentTellsOfItself(t *testing.T) {
+func TestAgentReturnsItsNameAndVersion(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		got, err := d.Agent(t.Context())
@@ -31,7 +31,7 @@ func TestAgentTellsOfItself(t *testing.T) {
 	})
 }
 
-func TestAClockThatIsWrongIsTold(t *testing.T) {
+func TestAClockThatIsWrongIsReported(t *testing.T) {
 	for _, ahead := range []time.Duration{-time.Hour, -900 * time.Millisecond, 0, 900 * time.Millisecond, 90 * time.Second} {
 		t.Run(ahead.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -186,7 +186,7 @@ func TestEntriesByFilterAndNear(t *testing.T) {
 
 // What hides behind ACLs is not an empty list, and where nothing can be read that is
 // an error.
-func TestListingsTellWhatIsHidden(t *testing.T) {
+func TestListingsReportWhatIsHidden(t *testing.T) {
 	agent := consultest.New(consultest.WithACL("right", "weak"))
 	defer agent.Close()
 	register(t, agent, "catalog-1", 80)
@@ -223,7 +223,7 @@ func TestOneServiceThatCannotBeReadDoesNotHideTheOthers(t *testing.T) {
 }
 
 // What an agent lacks is not blamed on its address.
-func TestAnAgentWithoutALeaderIsToldApart(t *testing.T) {
+func TestAnAgentWithoutALeaderHasItsOwnError(t *testing.T) {
 	for _, text := range []string{"No cluster leader", "rpc error making call: No cluster leader", "No known Consul servers"} {
 		agent := consultest.New()
 		defer agent.Close()
@@ -237,7 +237,7 @@ func TestAnAgentWithoutALeaderIsToldApart(t *testing.T) {
 }
 
 // Leader, clock and token are reported though the agent does not describe itself.
-func TestAnAgentThatDoesNotTellOfItselfIsReached(t *testing.T) {
+func TestAnAgentWithoutItsOwnDataIsReached(t *testing.T) {
 	for _, status := range []int{http.StatusInternalServerError, http.StatusForbidden} {
 		agent := consultest.New()
 		defer agent.Close()
@@ -259,7 +259,7 @@ func TestAnAgentThatDoesNotTellOfItselfIsReached(t *testing.T) {
 }
 
 // A check of the node is not one of the service, and an operator's reason is shown.
-func TestChecksTellOfNodesAndMaintenance(t *testing.T) {
+func TestChecksIncludeNodesAndMaintenance(t *testing.T) {
 	a := agent{address: agenttest.Start(t).Address}
 	d := dial(t, a, consul.Config{})
 	mustRegister(t, d, instance("catalog-1", serveHealth(t)))
@@ -290,7 +290,7 @@ func TestChecksTellOfNodesAndMaintenance(t *testing.T) {
 	}
 }
 
-func TestNotAConsulIsToldByCheckToken(t *testing.T) {
+func TestCheckTokenReportsWhatIsNoConsul(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	d := dial(t, agent{address: other.URL}, consul.Config{})

@@ -397,11 +397,11 @@ const maxServices = 1024
 
 // ServiceStats counts the registrations of one service by this process.
 type ServiceStats struct {
-	Service     string
-	Registered  bool      // the agent had all of them at the last heartbeat
-	Attempts    uint64    // to register, and heartbeats
-	Failures    uint64    // of these: by the agent or the self-check
-	ConfirmedAt time.Time // when the agent last had it; of several, the longest ago
+	Service     string    `json:"service"`
+	Registered  bool      `json:"registered"`   // the agent had all of them at the last heartbeat
+	Attempts    uint64    `json:"attempts"`     // to register, and heartbeats
+	Failures    uint64    `json:"failures"`     // of these: by the agent or the self-check
+	ConfirmedAt time.Time `json:"confirmed_at"` // when the agent last had it; of several, the longest ago
 }
 
 // serviceRecords are the services that this process registers, by name.

@@ -143,7 +143,7 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 }
 
 // Case R15
-func TestAWrongFilterIsToldWithTheFix(t *testing.T) {
+func TestTheErrorOfAWrongFilterHasTheFix(t *testing.T) {
 	d := dial(t, agent{address: agenttest.Start(t).Address}, consul.Config{})
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 		for _, filter := range []string{"Nope == 1", "Service.Meta.version ==", `Service.Port == "x"`, "((", `Service.Tags == "x"`} {

@@ -235,7 +235,7 @@ func TestDriftDoesNotHealTheSick(t *testing.T) {
 }
 
 // Two that are given one id fight over it; it is logged once.
-func TestAFightOverAnIDIsToldOnce(t *testing.T) {
+func TestAFightOverAnIDIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New(passingProbe())
 		defer agent.Close()
@@ -258,7 +258,7 @@ func passingProbe() consultest.Option {
 }
 
 // A TTL is renewed three times in each by what the self-check finds.
-func TestTTLTellsWhatTheSelfCheckFinds(t *testing.T) {
+func TestTTLReportsWhatTheSelfCheckFinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
 		defer agent.Close()
@@ -386,7 +386,7 @@ func TestTTLAgainstEveryAgent(t *testing.T) {
 	})
 }
 
-func TestLocalityIsToldByTheWatch(t *testing.T) {
+func TestTheWatchReturnsTheLocality(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		r := instance("catalog-1", serveHealth(t))
@@ -401,7 +401,7 @@ func TestLocalityIsToldByTheWatch(t *testing.T) {
 }
 
 // Case G3
-func TestLimitsOfConsulAreToldByTheFieldsName(t *testing.T) {
+func TestErrorsOfConsulsLimitsNameTheField(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()
 	agent.SetReachable(false)
@@ -545,7 +545,7 @@ func TestACrashLeavesConsulAfterTheChecksTime(t *testing.T) {
 // G4, with real checks: a gRPC server that dies is reported as gone.
 //
 // Case G4
-func TestADeadServerIsToldAsGone(t *testing.T) {
+func TestADeadServerIsReportedAsGone(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		address, crash := serveHealthUntil(t)

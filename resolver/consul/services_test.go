@@ -13,7 +13,7 @@ import (
 )
 
 // Case metrics
-func TestStatsTellWhetherAServiceIsRegistered(t *testing.T) {
+func TestStatsShowWhetherAServiceIsRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
 		defer agent.Close()

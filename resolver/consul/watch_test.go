@@ -307,7 +307,7 @@ func TestHeartbeatIsFiveSecondsAndJittered(t *testing.T) {
 	})
 }
 
-func TestWhatElseListensThereIsToldInOneLine(t *testing.T) {
+func TestWhatElseListensThereIsReportedInOneLine(t *testing.T) {
 	agent := consultest.New()
 	defer agent.Close()
 	agent.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {

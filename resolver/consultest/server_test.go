@@ -102,7 +102,7 @@ func TestARefusedConnectionLooksLikeOne(t *testing.T) {
 	}
 }
 
-func TestQueriesTellWhatWasAsked(t *testing.T) {
+func TestQueriesReturnWhatWasAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, client := newAgent(t)
 		start := time.Now()

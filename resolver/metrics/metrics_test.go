@@ -41,7 +41,7 @@ func Example() {
 	// Output: 1 <nil>
 }
 
-func TestWatchesAreToldByServiceAndQuery(t *testing.T) {
+func TestWatchesAreMeasuredByServiceAndQuery(t *testing.T) {
 	plain := catalog.Query{Service: "catalog"}
 	tagged := catalog.Query{Service: "catalog", Tags: []string{"fast"}}
 	watches := func() []resolver.Stats {
@@ -96,7 +96,7 @@ meshlite_discovery_panicking{directory="consul at a",query="tag=fast",service="c
 }
 
 // A target can name anything, and no scrape may fail for it.
-func TestNamesThatAreNoTextAreToldAsWell(t *testing.T) {
+func TestNamesThatAreNoTextAreMeasuredAsWell(t *testing.T) {
 	watches := func() []resolver.Stats {
 		return []resolver.Stats{{Directory: "consul at \xff", Query: catalog.Query{Service: "cat\xff"}}}
 	}
@@ -145,7 +145,7 @@ func TestMetricsAreWellNamed(t *testing.T) {
 	}
 }
 
-func TestRegistrationsAreToldByService(t *testing.T) {
+func TestRegistrationsAreMeasuredByService(t *testing.T) {
 	now := time.Now()
 	agents := func() []consul.Stats {
 		return []consul.Stats{

@@ -86,15 +86,18 @@ func (r *Redis) settle(ctx context.Context, client rueidis.Client) (done bool, e
 
 // Stats are the figures of a store since it was made.
 type Stats struct {
-	Loads, Hits, Saves, Invalidations uint64
+	Loads         uint64 `json:"loads"`
+	Hits          uint64 `json:"hits"`
+	Saves         uint64 `json:"saves"`
+	Invalidations uint64 `json:"invalidations"`
 
-	Errors  uint64 // operations that Redis has failed, or not answered in time
-	Refused uint64 // operations that failed at once with ErrAway
-	Pending int    // subjects to be published when Redis is back; -1 is everything
+	Errors  uint64 `json:"errors"`  // operations that Redis has failed, or not answered in time
+	Refused uint64 `json:"refused"` // operations that failed at once with ErrAway
+	Pending int    `json:"pending"` // subjects to be published when Redis is back; -1 is everything
 
-	Connected         bool   // whether operations go through; false: the circuit is open
-	Subscribed        bool   // whether invalidations by others arrive
-	LostSubscriptions uint64 // how often that has ended
+	Connected         bool   `json:"connected"`          // whether operations go through; false: the circuit is open
+	Subscribed        bool   `json:"subscribed"`         // whether invalidations by others arrive
+	LostSubscriptions uint64 `json:"lost_subscriptions"` // how often that has ended
 }
 
 type counters struct {

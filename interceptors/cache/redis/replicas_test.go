@@ -83,17 +83,17 @@ func TestReplicasShareAndGoOnWithoutRedis(t *testing.T) {
 	}
 	want(t, "calls for a new answer, one for each", calls.Load()-before, 2)
 	if err := one.cache.Invalidate(t.Context(), cache.Tag("sweet:toffee")); err == nil {
-		t.Error("nobody says that others were not told")
+		t.Error("nobody says that the invalidation did not reach others")
 	}
 	old := two.ask("toffee")
 	s.Run()
-	redistest.Await(t, "what was to be told", func() bool { return two.ask("toffee") != old })
+	redistest.Await(t, "the invalidation", func() bool { return two.ask("toffee") != old })
 	n := 0
 	redistest.Await(t, "sharing again", func() bool {
 		n++
 		id := fmt.Sprint("nougat", n)
 		told := one.ask(id)
-		time.Sleep(10 * time.Millisecond) // it is written with nobody waiting
+		time.Sleep(10 * time.Millisecond) // it is written in the background
 		return two.ask(id) == told
 	})
 }

@@ -98,7 +98,7 @@ func TestAMessageOfAnotherKindIsEverything(t *testing.T) {
 	want(t, "messages", len(h.list()), len(messages)+1)
 }
 
-// Many subjects at once are told as everything, and are.
+// Many subjects at once are published as everything, and invalidate it.
 func TestManySubjectsAreEverything(t *testing.T) {
 	r := connected(t, "redis://"+miniredis.RunT(t).Addr())
 	h := subscribe(t, r)

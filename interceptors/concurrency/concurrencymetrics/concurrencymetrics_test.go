@@ -26,7 +26,7 @@ func Example() {
 	// Output: <nil>
 }
 
-func TestLimitsAreTold(t *testing.T) {
+func TestLimitsAreMeasured(t *testing.T) {
 	stats := func() []concurrency.Stats {
 		return []concurrency.Stats{
 			{Method: "/shop.Catalog/GetSweet", Limit: 20, InFlight: 3, Ignored: 1},

@@ -40,8 +40,8 @@ func New(limiters func() []*ratelimit.Limiter) prometheus.Collector {
 }
 
 var (
-	keys = desc("keys", "Keys whose counts are kept, idle ones included.")
-	near = desc("near_keys",
+	keys    = desc("keys", "Keys whose counts are kept, idle ones included.")
+	hotKeys = desc("hot_keys",
 		"Keys that have used three quarters of a limit or more. Ten at most of each channel and server.",
 		"grpc_service", "grpc_method", "limit")
 	fallbacks = desc("fallbacks_total", "Calls at limits whose external store was unavailable, by what on_store_failure did instead.", "to")
@@ -59,9 +59,9 @@ var (
 			func(s ratelimit.Stats) uint64 { return s.Remembered }),
 		total("store_errors_total", "Operations of the external store that failed.",
 			func(s ratelimit.Stats) uint64 { return s.StoreErrors }),
-		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellOpen }, []string{"open"}},
-		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellClosed }, []string{"closed"}},
-		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FellToShare }, []string{"share"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FallbackOpen }, []string{"open"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FallbackClosed }, []string{"closed"}},
+		{fallbacks, func(s ratelimit.Stats) uint64 { return s.FallbackPerReplica }, []string{"per_replica"}},
 	}
 )
 
@@ -90,12 +90,12 @@ func countsOf(s ratelimit.Stats) (all counts) {
 	return all
 }
 
-type nearLabels struct{ service, method, limit string }
+type hotLabels struct{ service, method, limit string }
 
 // Describe implements [prometheus.Collector].
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	to <- keys
-	to <- near
+	to <- hotKeys
 	for _, one := range totals {
 		to <- one.desc
 	}
@@ -103,10 +103,10 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	kept, nears, sums := c.look()
+	kept, hot, sums := c.look()
 	to <- prometheus.MustNewConstMetric(keys, prometheus.GaugeValue, float64(kept))
-	for l, n := range nears {
-		to <- prometheus.MustNewConstMetric(near, prometheus.GaugeValue, float64(n), l.service, l.method, l.limit)
+	for l, n := range hot {
+		to <- prometheus.MustNewConstMetric(hotKeys, prometheus.GaugeValue, float64(n), l.service, l.method, l.limit)
 	}
 	for i, one := range totals {
 		to <- prometheus.MustNewConstMetric(one.desc, prometheus.CounterValue, float64(sums[i]), one.labels...)
@@ -114,10 +114,10 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 }
 
 // look reads the limiters, one look at a time: two would count the same increase twice.
-func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
+func (c *collector) look() (kept int, hot map[hotLabels]int, sums counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	nears, seen := map[nearLabels]int{}, map[weak.Pointer[ratelimit.Limiter]]counts{}
+	hot, seen := map[hotLabels]int{}, map[weak.Pointer[ratelimit.Limiter]]counts{}
 	for _, l := range c.limiters() {
 		stats, at := l.Stats(), weak.Make(l)
 		if _, twice := seen[at]; twice {
@@ -125,7 +125,7 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 		}
 		kept += stats.Keys
 		for _, n := range stats.HotKeys {
-			nears[labelsOf(n)]++
+			hot[labelsOf(n)]++
 		}
 		now, before := countsOf(stats), c.seen[at]
 		for i := range now {
@@ -134,13 +134,13 @@ func (c *collector) look() (kept int, nears map[nearLabels]int, sums counts) {
 		seen[at] = now
 	}
 	c.seen = seen
-	return kept, nears, c.total
+	return kept, hot, c.total
 }
 
 // labelsOf splits "/service/method", and replaces what is not UTF-8.
-func labelsOf(n ratelimit.HotKeyStats) nearLabels {
+func labelsOf(n ratelimit.HotKeyStats) hotLabels {
 	text := strings.ToValidUTF8(strings.TrimPrefix(n.Method, "/"), "?")
-	l := nearLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
+	l := hotLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
 	if i := strings.LastIndexByte(text, '/'); i >= 0 {
 		l.service, l.method = text[:i], text[i+1:]
 	}

@@ -74,7 +74,7 @@ func TestLimitersAreSummed(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(c)
 	for name, want := range map[string]float64{
-		"meshlite_ratelimit_near_keys": 2, "meshlite_ratelimit_keys": 4, "meshlite_ratelimit_refunded_total": 8,
+		"meshlite_ratelimit_hot_keys": 2, "meshlite_ratelimit_keys": 4, "meshlite_ratelimit_refunded_total": 8,
 		"meshlite_ratelimit_waited_total": 0, "meshlite_ratelimit_held_back_total": 0, "meshlite_ratelimit_forgotten_keys_total": 0,
 		"meshlite_ratelimit_remembered_refusals_total": 0, "meshlite_ratelimit_store_errors_total": 0, "meshlite_ratelimit_fallbacks_total": 0,
 	} {
@@ -134,7 +134,7 @@ func TestFallbacksOfExternalLimitsAreCounted(t *testing.T) {
 # TYPE meshlite_ratelimit_fallbacks_total counter
 meshlite_ratelimit_fallbacks_total{to="closed"} 8
 meshlite_ratelimit_fallbacks_total{to="open"} 7
-meshlite_ratelimit_fallbacks_total{to="share"} 9
+meshlite_ratelimit_fallbacks_total{to="per_replica"} 9
 # HELP meshlite_ratelimit_remembered_refusals_total Refusals without asking the external store, as it had refused the key until a later time.
 # TYPE meshlite_ratelimit_remembered_refusals_total counter
 meshlite_ratelimit_remembered_refusals_total 5

@@ -36,9 +36,9 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 		admitted int64 // of each key, while Redis is away
 		counted  func(ratelimit.Stats) uint64
 	}{
-		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FellOpen }},
-		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FellClosed }},
-		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 5, func(s ratelimit.Stats) uint64 { return s.FellToShare }},
+		{policyv1.StoreFailure_STORE_FAILURE_OPEN, 100, func(s ratelimit.Stats) uint64 { return s.FallbackOpen }},
+		{policyv1.StoreFailure_STORE_FAILURE_CLOSED, 0, func(s ratelimit.Stats) uint64 { return s.FallbackClosed }},
+		{policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA, 5, func(s ratelimit.Stats) uint64 { return s.FallbackPerReplica }},
 	} {
 		t.Run(test.failure.String(), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -133,7 +133,7 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 		_ = r.call("a")
 	}
 	want(t, "operations that waited after that", store.Stats().Errors-errs, 0)
-	want(t, "counted", r.Stats().FellToShare, 11_000)
+	want(t, "counted", r.Stats().FallbackPerReplica, 11_000)
 }
 
 // What the nodes that are well have taken of a call is given back.

@@ -47,13 +47,13 @@ func (r *Redis) Close() { r.conn.Close() }
 
 // Stats are the figures of a store since it was made.
 type Stats struct {
-	Asked uint64 // charges decided
-	Given uint64 // charges refunded
+	Asked uint64 `json:"asked"` // charges decided
+	Given uint64 `json:"given"` // charges refunded
 
-	Errors  uint64 // operations that Redis has failed, or not answered in time
-	Refused uint64 // operations that failed with ErrAway at once
+	Errors  uint64 `json:"errors"`  // operations that Redis has failed, or not answered in time
+	Refused uint64 `json:"refused"` // operations that failed with ErrAway at once
 
-	Connected bool // whether operations go through; false: the circuit is open
+	Connected bool `json:"connected"` // whether operations go through; false: the circuit is open
 }
 
 // Stats reads the figures. They are taken one after the other, not at one moment.

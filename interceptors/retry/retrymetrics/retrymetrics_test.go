@@ -27,7 +27,7 @@ func Example() {
 }
 
 // Case metrics
-func TestTheLeastBudgetIsTold(t *testing.T) {
+func TestTheLeastBudgetIsMeasured(t *testing.T) {
 	stats := func() []retry.Stats {
 		return []retry.Stats{
 			{Method: "/shop.Catalog/GetSweet", Budget: 100},

@@ -24,7 +24,7 @@ type Telemetry struct {
 }
 
 // New reads the environment. The error is an exporter, a protocol or a propagator that
-// nobody knows; an endpoint that cannot be reached is none, spans that cannot be
+// does not exist; an endpoint that cannot be reached is none, spans that cannot be
 // sent are dropped and reported to otel.Handle, and so is a wrong sampler.
 func New(ctx context.Context) (*Telemetry, error) {
 	t := &Telemetry{propagators: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})}

@@ -1,0 +1,105 @@
+package edge
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/meshlite-go/meshlite/gateway/problem"
+)
+
+// Reasons why a request did not reach the handler.
+const (
+	refusedForm    = "form"    // a method or path that nobody may send
+	refusedURL     = "url"     // too long
+	refusedBody    = "body"    // too long, as it says itself
+	refusedLimit   = "limit"   // a limit
+	refusedKey     = "key"     // lacks the key of a limit
+	refusedToken   = "token"   // not valid, or not to be verified
+	refusedSubject = "subject" // nobody
+)
+
+var reasons = []string{refusedForm, refusedURL, refusedBody, refusedLimit, refusedKey, refusedToken, refusedSubject}
+
+// admit passes a request on to next, or answers it.
+func (e *Edge) admit(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	rec := recordOf(r.Context())
+	rec.peer = e.peerOf(r)
+	rec.caller.Address = e.address(rec.peer, r)
+	// Addresses are counted before tokens are verified, which costs more than to refuse.
+	if !e.check(rec, w, r) || !e.charge(false, rec, w, r) || !e.authenticate(rec, w, r) || !e.charge(true, rec, w, r) {
+		return
+	}
+	if e.config.Fields {
+		setFields(w.Header(), rec.checks)
+	}
+	if e.config.MaxBody > 0 && r.Body != nil && r.Body != http.NoBody {
+		r.Body = http.MaxBytesReader(innermost(w), r.Body, e.config.MaxBody)
+	}
+	status := http.StatusInternalServerError // of a panic
+	defer func() { rec.refund(status) }()
+	next.ServeHTTP(w, r)
+	status = http.StatusOK
+	if answer, ok := w.(*response); ok && answer.status != 0 {
+		status = answer.status
+	}
+}
+
+// innermost is net/http's own writer, which closes connections whose body is too long.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapped.Unwrap()
+	}
+}
+
+// check refuses what nobody may send. It answers, and returns false, then.
+func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+		rec.refused = refusedForm
+		problem.Write(w, problem.Problem{Status: http.StatusMethodNotAllowed, Code: "UNIMPLEMENTED", Detail: "the method " + r.Method + " is not served"})
+	case len(r.RequestURI) > e.config.MaxURL:
+		rec.refused = refusedURL
+		problem.Write(w, problem.Problem{Status: http.StatusRequestURITooLong, Code: "INVALID_ARGUMENT", Detail: "the URL has more than " + formatUint(uint64(e.config.MaxURL)) + " bytes"})
+	case !plainPath(r.URL):
+		rec.refused = refusedForm
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: `the path has a segment "." or "..", or a control character: send it resolved`})
+	case e.config.MaxBody > 0 && r.ContentLength > e.config.MaxBody:
+		rec.refused = refusedBody
+		w.Header().Set("Connection", "close") // rather than to read it
+		problem.Write(w, problem.Problem{Status: http.StatusRequestEntityTooLarge, Code: "INVALID_ARGUMENT", Detail: "the body has more than " + formatUint(uint64(e.config.MaxBody)) + " bytes"})
+	default:
+		originForm(r)
+		return true
+	}
+	return false
+}
+
+// plainPath reports whether all who read the path of u mean the same by it.
+func plainPath(u *url.URL) bool {
+	if !strings.HasPrefix(u.Path, "/") || strings.ContainsFunc(u.Path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return false
+	}
+	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		segment, _, _ = strings.Cut(segment, ";") // some servers take "..;" for ".."
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+// originForm rewrites a request in absolute form, whose host net/http has taken for r.Host, so
+// that no handler takes it for the address to call.
+func originForm(r *http.Request) {
+	if r.URL.Host == "" && r.URL.Scheme == "" {
+		return
+	}
+	u := *r.URL
+	u.Scheme, u.Host, u.User = "", "", nil
+	r.URL, r.RequestURI = &u, u.RequestURI()
+}

@@ -1,0 +1,196 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+)
+
+const (
+	defaultMaxBody = 4 << 20 // as gRPC's own for messages
+	defaultMaxURL  = 8 << 10
+	defaultMaxKeys = 1 << 17
+)
+
+// Config is what an [Edge] does. The zero Config is valid: nobody is limited, no proxy is
+// trusted, no token is read and no origin is allowed.
+type Config struct {
+	// TrustedProxies are the networks of proxies in front of the gateway.
+	TrustedProxies []netip.Prefix
+	// ForwardedBy is the header in which all of them write for whom they call: "Forwarded" (RFC
+	// 7239) or "X-Forwarded-For", the default. The other is ignored: a proxy passes on what it
+	// does not write itself.
+	ForwardedBy string
+
+	// Verifier verifies bearer tokens. Nil leaves the Authorization header alone.
+	Verifier Verifier
+	// RequireSubject answers 401 to requests of nobody, except for CORS preflights.
+	RequireSubject bool
+	// Public lists paths that RequireSubject does not apply to, such as "/openapi.json", or
+	// "/docs/" for all below it.
+	Public []string
+
+	Limits []Limit
+	// MaxKeys bounds for how many keys counts are kept: 64 to 268,435,456, by default 131,072.
+	MaxKeys int
+	// Fields sends the RateLimit fields with all answers, not only with refusals.
+	Fields bool
+
+	// Headers lists request headers that are passed on to gRPC backends as metadata, in any
+	// case. Headers that only the gateway may set, hop-by-hop headers and those that gRPC
+	// reserves are an error.
+	Headers []string
+
+	// CORS allows scripts of other origins. The zero value allows none.
+	CORS CORS
+	// NoCompression sends answers as they are.
+	NoCompression bool
+	// ResponseHeaders are set on answers that lack them, beside "X-Content-Type-Options: nosniff"
+	// and "X-Frame-Options: SAMEORIGIN". An empty value leaves one of those out.
+	ResponseHeaders map[string]string
+	// HSTS is the max-age of Strict-Transport-Security on answers over TLS. 0 sends none.
+	HSTS time.Duration
+
+	// MaxBody bounds the body of a request, in bytes. Default: 4 MiB. Negative is no bound.
+	MaxBody int64
+	// MaxURL bounds path and query, in bytes. Default: 8 KiB.
+	MaxURL int
+
+	// Logger writes the access log, and panics. Default: slog.Default().
+	Logger *slog.Logger
+	// LogPath adds the path of requests to the log, without the query. Paths may have personal
+	// data in them; the route is logged in any case.
+	LogPath bool
+	// LogSubject adds the subject of tokens to the log. That of a certificate is in it always.
+	LogSubject bool
+	// LogLines bounds the lines of the access log in a second, for each level. Default: 100.
+	LogLines int
+	// Tracer makes a span for each request. Nil is none; the trace of a request is passed on in
+	// any case.
+	Tracer Tracer
+}
+
+// Edge wraps handlers. It is safe for concurrent use, has no goroutines and owns nothing that
+// needs closing. It is a prometheus.Collector.
+type Edge struct {
+	config  Config
+	callers *caller.Callers
+	limits  []*limit
+	table   *ratelimit.Table
+	headers []string          // of requests, in lower case
+	set     map[string]string // on answers that lack them
+	cors    func(http.Handler) http.Handler
+	pack    func(http.Handler) http.HandlerFunc // nil without compression
+	log     *accessLog
+	metrics *metrics
+}
+
+// New checks config. Its errors name the field.
+func New(config Config) (*Edge, error) {
+	e := &Edge{config: config}
+	err := errors.Join(
+		e.setCallers(),
+		e.setLimits(),
+		e.setHeaders(),
+		e.setCORS(),
+		e.setBounds(),
+		e.setCompression(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("edge: %w", err)
+	}
+	e.log = newAccessLog(&e.config)
+	e.metrics = newMetrics(e.limits)
+	return e, nil
+}
+
+func (e *Edge) setCallers() error {
+	c := &e.config
+	switch http.CanonicalHeaderKey(c.ForwardedBy) {
+	case "", forwardedFor:
+		c.ForwardedBy = forwardedFor
+	case forwarded:
+		c.ForwardedBy = forwarded
+	default:
+		return wrong("ForwardedBy", "%q: write X-Forwarded-For or Forwarded", c.ForwardedBy)
+	}
+	var err error
+	if e.callers, err = caller.New(caller.WithTrustedPrefixes(c.TrustedProxies...)); err != nil {
+		return wrong("TrustedProxies", "%w", err)
+	}
+	for _, path := range c.Public {
+		if !strings.HasPrefix(path, "/") {
+			return wrong("Public", "%q: write a path that begins with /", path)
+		}
+	}
+	return nil
+}
+
+func (e *Edge) setBounds() error {
+	c := &e.config
+	if c.MaxBody == 0 {
+		c.MaxBody = defaultMaxBody
+	}
+	if c.MaxURL == 0 {
+		c.MaxURL = defaultMaxURL
+	}
+	switch {
+	case c.MaxURL < 0:
+		return wrong("MaxURL", "%d: write 1 or more, or 0 for %d", c.MaxURL, defaultMaxURL)
+	case c.LogLines < 0:
+		return wrong("LogLines", "%d: write 1 or more, or 0 for %d", c.LogLines, defaultLines)
+	case c.HSTS < 0:
+		return wrong("HSTS", "%v: write a duration from 0 on", c.HSTS)
+	}
+	e.set = map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN"}
+	for name, value := range c.ResponseHeaders {
+		if !validHeader(name, value) {
+			return wrong("ResponseHeaders", "%q: %q is no header", name, value)
+		}
+		if name = http.CanonicalHeaderKey(name); value == "" {
+			delete(e.set, name)
+		} else {
+			e.set[name] = value
+		}
+	}
+	return nil
+}
+
+// wrong is the error of a field.
+func wrong(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...))
+}
+
+func validHeader(name, value string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r)
+	}) && !strings.ContainsAny(value, "\r\n\x00")
+}
+
+// Handler stands around next. Its request contexts have the [Caller], and its answers are
+// next's or, where next has no say, problem details (RFC 9457).
+//
+// Body limits and timeouts reach next as errors of reading the body: an *http.MaxBytesError
+// is to be answered 413, os.ErrDeadlineExceeded 408.
+func (e *Edge) Handler(next http.Handler) http.Handler {
+	if e.pack != nil {
+		next = e.compressed(next)
+	}
+	chain := e.cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.admit(next, w, r) }))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(chain, w, r) })
+}
+
+// matches reports whether path is one of paths, or below one that ends in a slash.
+func matches(paths []string, path string) bool {
+	return slices.ContainsFunc(paths, func(p string) bool {
+		return p == path || strings.HasSuffix(p, "/") && strings.HasPrefix(path, p)
+	})
+}
