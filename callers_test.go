@@ -85,7 +85,7 @@ func TestCallersAreGivenOnce(t *testing.T) {
 			if verdicts != test.verdicts || served.calls.Load() != test.handled {
 				t.Errorf("verdicts %s and %d calls of the handler, want %s and %d", verdicts, served.calls.Load(), test.verdicts, test.handled)
 			}
-			_, running := tellLimits(t, adminPage(t, runtime))
+			_, running := readLimits(t, adminPage(t, runtime))
 			if len(running) != 1 || len(running[0].Methods) != 1 || running[0].Methods[0].IgnoredPriorities != test.ignored {
 				t.Errorf("%+v, want %d ignored priorities", running, test.ignored)
 			}

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/gateway/contract"
+	"github.com/meshlite-go/meshlite/gateway/edge"
+	"github.com/meshlite-go/meshlite/gateway/openapi"
 	"github.com/meshlite-go/meshlite/gateway/transcode"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -31,9 +33,14 @@ type Config struct {
 	// longest prefix wins. "/" gets what nothing else has.
 	Sites map[string]http.Handler
 
-	// Transcode has the bounds of calls. Its Services and, unless set, Metadata and Logger are
-	// the gateway's.
+	// Edge stands around all but /healthz and /readyz. It is made before the gateway, so that
+	// sites can use it, too. Default: edge.New of a Config with the Logger alone.
+	Edge *edge.Edge
+	// Transcode has the bounds of calls. Its Services and SetRoute and, unless set, Metadata
+	// and Logger are the gateway's.
 	Transcode transcode.Config
+	// Info is what the OpenAPI document says of the whole.
+	Info openapi.Info
 
 	// Interval is how often contracts are read if nothing says that they have changed: 30 s.
 	Interval time.Duration
@@ -79,7 +86,7 @@ func (c *Config) finish() error {
 		return errors.New("gateway: Config.Services and Config.Sites are empty: name at least one service or site")
 	}
 	c.Services = slices.Clone(c.Services)
-	names := map[string]bool{}
+	names, followed := map[string]bool{}, map[*interceptors.Contracts]bool{}
 	for i := range c.Services {
 		if err := c.Services[i].finish(); err != nil {
 			return fmt.Errorf("gateway: Config.Services[%d].%w", i, err)
@@ -87,7 +94,10 @@ func (c *Config) finish() error {
 		if name := c.Services[i].Name; names[name] {
 			return fmt.Errorf("gateway: Config.Services[%d].Name %q is taken by another one: name each differently", i, name)
 		}
-		names[c.Services[i].Name] = true
+		if contracts := c.Services[i].Contracts; contracts != nil && followed[contracts] {
+			return fmt.Errorf("gateway: Config.Services[%d].Contracts of %q are those of another service: give each a channel with Contracts of its own", i, c.Services[i].Name)
+		}
+		names[c.Services[i].Name], followed[c.Services[i].Contracts] = true, true
 	}
 	for prefix, site := range c.Sites {
 		if err := checkSite(prefix, site); err != nil {
@@ -107,14 +117,22 @@ func (c *Config) finish() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.Edge == nil {
+		made, err := edge.New(edge.Config{Logger: c.Logger})
+		if err != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		c.Edge = made
+	}
+	c.Transcode.SetRoute = edge.SetRoute
+	if c.Transcode.Metadata == nil {
+		c.Transcode.Metadata = c.Edge.Metadata
+	}
 	if c.Transcode.Logger == nil {
 		c.Transcode.Logger = c.Logger
 	}
 	return nil
 }
-
-// ownPaths are those of the gateway itself.
-var ownPaths = []string{"/healthz", "/readyz", "/openapi.json"}
 
 func checkSite(prefix string, site http.Handler) error {
 	switch {

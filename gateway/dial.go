@@ -19,6 +19,9 @@ import (
 // directory. Name is the service in the directory, or the target. A nil directory is for
 // targets that are not of Consul. Set Offer before New. Close the Service to end its channel
 // and its watch.
+//
+// The channel caches private answers only with a runtime whose Callers were made with
+// caller.WithForwardedSubject: then for each subject that the edge has verified.
 func Dial(target string, directory meshlite.Directory, opts ...meshlite.ClientOption) (Service, error) {
 	queries, err := queriesOf(target)
 	if err != nil {

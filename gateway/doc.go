@@ -13,8 +13,8 @@
 // [Service.Offer] names services and methods; nothing else is reachable, and an empty list
 // is an error. How a method is called is its google.api.http rule, or its own path: see
 // package [github.com/meshlite-go/meshlite/gateway/transcode]. /openapi.json describes all of
-// it, / is a page to read it and try it, /healthz answers while the process runs, and
-// /readyz when requests should come.
+// it; / is a page to read it and try it, or /openapi/ where a site has /. /healthz answers
+// while the process runs, and /readyz when requests should come.
 //
 // # Contracts follow the servers
 //

@@ -12,19 +12,18 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/reflect/protoregistry"
-
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/transcode"
 )
 
 // Gateway serves services and sites over HTTP. It is an [http.Handler] and safe for
-// concurrent use.
+// concurrent use, and a prometheus.Collector.
 type Gateway struct {
 	config    Config
 	log       *slog.Logger
 	startedAt time.Time
-	sites     []site // longest prefix first
+	handler   http.Handler // the edge and what is below it
+	sites     []site       // longest prefix first
 	current   atomic.Pointer[routes]
 
 	mu       sync.Mutex // of what follows, and for changing current
@@ -41,10 +40,10 @@ type service struct {
 
 // routes are all that is served at one time. They are immutable.
 type routes struct {
-	mux     *transcode.Mux
-	pages   http.Handler
-	unread  []Service // whose contracts were never read
-	waiting []string  // names of services that are not served
+	mux         *transcode.Mux
+	description description
+	unread      []Service // whose contracts were never read
+	waiting     []string  // names of services that are not served
 }
 
 type site struct {
@@ -59,6 +58,7 @@ func New(config Config) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{config: config, log: config.Logger, startedAt: time.Now()}
+	g.handler = config.Edge.Handler(http.HandlerFunc(g.serve))
 	for _, prefix := range slices.Sorted(maps.Keys(config.Sites)) {
 		g.sites = append(g.sites, site{prefix, config.Sites[prefix]})
 	}
@@ -104,7 +104,8 @@ func (g *Gateway) update() error {
 	if err != nil {
 		return err
 	}
-	return g.swap(mux, nil)
+	g.swap(mux, nil)
+	return nil
 }
 
 // take serves a contract that was read for a service, or returns why it is refused. Then
@@ -122,27 +123,15 @@ func (g *Gateway) take(i int, offered *contract.Contract) error {
 	if err == nil && s.Contracts != nil {
 		err = s.Contracts.Set(offered.Files)
 	}
-	if err == nil {
-		err = g.swap(mux, leftOut)
-	}
 	if err != nil {
 		s.contract = before
-		if s.Contracts != nil {
-			_ = s.Contracts.Set(filesOf(before)) // they were valid
-		}
 		return err
 	}
+	g.swap(mux, leftOut)
 	if missing := s.missing(offered); len(missing) > 0 {
 		g.log.Warn("the contract has no such service or method, and nothing is let out by that name", "service", s.Name, "offer", missing)
 	}
 	return nil
-}
-
-func filesOf(c *contract.Contract) *protoregistry.Files {
-	if c == nil {
-		return nil
-	}
-	return c.Files
 }
 
 // permitted refuses a contract that is left out itself, and a changed one because of which
@@ -196,8 +185,8 @@ func (g *Gateway) build(services []*service) (*transcode.Mux, error) {
 }
 
 // swap serves mux from the next request on.
-func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) error {
-	next := &routes{mux: mux}
+func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) {
+	next := &routes{mux: mux, description: g.describe(mux)}
 	for _, s := range g.services {
 		if s.contract == nil {
 			next.unread = append(next.unread, s.Service)
@@ -206,10 +195,6 @@ func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) error {
 			next.waiting = append(next.waiting, s.Name)
 		}
 	}
-	var err error
-	if next.pages, err = g.pages(mux); err != nil {
-		return err
-	}
 	for _, s := range g.services {
 		if err := leftOut[s]; err != nil && s.leftOut == nil {
 			g.log.Warn("service left out: its contract conflicts with that of another service", "service", s.Name, "err", err)
@@ -217,7 +202,6 @@ func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) error {
 		s.leftOut = leftOut[s]
 	}
 	g.current.Store(next)
-	return nil
 }
 
 // Stats are the figures of one service.

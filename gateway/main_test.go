@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/test/bufconn"
@@ -31,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/gateway"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -96,11 +98,29 @@ func compile(t testing.TB, text string) *protoregistry.Files {
 	return files
 }
 
+// lines are what a log has got so far.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // mesh is a stand-in agent and instances, all in memory and in virtual time.
 type mesh struct {
 	t     *testing.T
 	agent *consultest.Server
-	lines bytes.Buffer // of the log
+	lines lines // of the log
 	log   *slog.Logger
 
 	mu        sync.Mutex
@@ -116,6 +136,22 @@ type instance struct {
 	done     chan struct{}
 	hold     chan struct{} // BakePie waits for it, if it is not nil
 	holding  chan struct{}
+
+	mu       sync.Mutex
+	verified []string // subjects of callers, by the gateway's metadata
+	calls    int
+}
+
+func (i *instance) called() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.calls
+}
+
+func (i *instance) subjects() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.verified
 }
 
 func newMesh(t *testing.T) *mesh {
@@ -179,7 +215,11 @@ func (m *mesh) service(name string, offer ...string) gateway.Service {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	callers, err := caller.New(caller.WithForwardedSubject())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{Callers: callers})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -206,6 +246,10 @@ func (i *instance) GetServiceInfo() map[string]grpc.ServiceInfo {
 // handle answers a method with its request, and the instance in its note.
 func (i *instance) handle(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
+	i.mu.Lock()
+	i.calls++
+	i.verified = append(i.verified, metadata.ValueFromIncomingContext(stream.Context(), caller.SubjectKey)...)
+	i.mu.Unlock()
 	found, err := i.files.FindDescriptorByName(protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")))
 	if err != nil {
 		return errUnimplemented
@@ -219,7 +263,8 @@ func (i *instance) handle(_ any, stream grpc.ServerStream) error {
 		i.holding <- struct{}{}
 		<-i.hold
 	}
-	pie.Set(descriptor.Input().Fields().ByName("note"), protoreflect.ValueOfString(i.id))
+	note := strings.Join(append([]string{i.id}, metadata.ValueFromIncomingContext(stream.Context(), caller.SubjectKey)...), " for ")
+	pie.Set(descriptor.Input().Fields().ByName("note"), protoreflect.ValueOfString(note))
 	return stream.SendMsg(pie)
 }
 

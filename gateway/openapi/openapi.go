@@ -71,6 +71,14 @@ type operation struct {
 	RequestBody *requestBody `json:"requestBody,omitempty"`
 	Responses   members[any] `json:"responses"`
 	GRPC        string       `json:"x-grpc-method"`
+	WebSocket   *webSocket   `json:"x-websocket,omitempty"`
+}
+
+// webSocket describes the messages of one that takes a stream of requests, for which OpenAPI
+// has no word.
+type webSocket struct {
+	Send    mediaType `json:"send"`
+	Receive mediaType `json:"receive"`
 }
 
 type requestBody struct {
@@ -158,6 +166,9 @@ func (p *path) has(method string) bool {
 var methods = []string{"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 func (d *builder) add(b transcode.Binding) error {
+	if b.Method.IsStreamingClient() {
+		b.HTTPMethod, b.Template, b.Body, b.ResponseBody = http.MethodGet, "/"+grpcName(b.Method), "", ""
+	}
 	t, err := parseTemplate(b.Template)
 	if err != nil {
 		return err
@@ -199,10 +210,14 @@ func (d *builder) operation(b transcode.Binding, t template, names []string) (*o
 		Description: text,
 		OperationID: d.id(string(m.FullName())),
 		Deprecated:  deprecated(m) || deprecated(service),
-		GRPC:        fmt.Sprintf("/%s/%s", service.FullName(), m.Name()),
+		GRPC:        "/" + grpcName(m),
 	}
 	if op.Description == op.Summary {
 		op.Description = ""
+	}
+	if m.IsStreamingClient() {
+		d.socket(op, m)
+		return op, nil
 	}
 	r := newRequest(d, m.Input())
 	if err := r.path(t, names); err != nil {
@@ -220,11 +235,26 @@ func (d *builder) operation(b transcode.Binding, t template, names []string) (*o
 	if r.cut {
 		op.Description = paragraphs(op.Description, "The query may set more fields than are listed, each by its path.")
 	}
-	if m.IsStreamingClient() {
-		op.Description = paragraphs(op.Description, "The request is a stream of messages.")
-	}
 	op.Responses, err = d.responses(m, b.ResponseBody)
 	return op, err
+}
+
+// grpcName is what gRPC calls m by.
+func grpcName(m protoreflect.MethodDescriptor) string {
+	return string(m.Parent().FullName()) + "/" + string(m.Name())
+}
+
+// socket describes op as a WebSocket, which is how a stream of requests is sent.
+func (d *builder) socket(op *operation, m protoreflect.MethodDescriptor) {
+	e := examples{request: newRequest(d, m.Input()), left: maxExampleFields}
+	example := e.message(m.Input(), nil, "")
+	op.WebSocket = &webSocket{Send: mediaType{Schema: d.message(m.Input()), Example: &example}, Receive: mediaType{Schema: d.message(m.Output())}}
+	op.Description = paragraphs(cmp.Or(op.Description, op.Summary), "Open a WebSocket here. Each text is a message as JSON; an empty one ends yours. "+
+		"The close code is 1000, or 4000 and the code of gRPC.")
+	op.Responses = members[any]{
+		{"101", members[any]{{"description", "The WebSocket is open."}}},
+		{"default", &schema{Ref: "#/components/responses/" + problemSchema}},
+	}
 }
 
 // id makes the name of an operation: that of the method, numbered from its second binding.
@@ -248,7 +278,8 @@ func (d *builder) responses(m protoreflect.MethodDescriptor, field string) (memb
 	var content members[mediaType]
 	description := firstSentence(comment(m.Output()))
 	if m.IsStreamingServer() {
-		description = "Messages as they come: one JSON text a line, or server-sent events if `Accept` prefers them."
+		description = "Messages as they come: one a line as JSON, or server-sent events if Accept names text/event-stream. " +
+			"A last line or event of error holds what ended them."
 		for _, kind := range []string{"application/x-ndjson", "text/event-stream"} {
 			content.add(kind, mediaType{Schema: &schema{Type: "string"}, Item: answer})
 		}

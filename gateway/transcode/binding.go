@@ -145,7 +145,7 @@ func (b Binding) check() error {
 		switch {
 		case bound[path]:
 			return fmt.Errorf("the path has field %q twice", path)
-		case path == b.Body || strings.HasPrefix(path, b.Body+"."):
+		case path == b.Body:
 			return fmt.Errorf("field %q is both in the path and in the body", path)
 		case last.IsMap() || last.IsList():
 			return fmt.Errorf("field %q in the path is repeated: a path holds one value", path)

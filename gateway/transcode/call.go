@@ -19,15 +19,16 @@ import (
 
 // serve answers a request by a route.
 func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
+	m.config.SetRoute(r.Context(), rt.Template)
 	switch {
 	case rt.method.desc.IsStreamingClient():
-		m.refuseClientStream(w, rt.method)
+		refuseClientStream(w, rt.method)
 	case rt == rt.method.post && speaksConnect(r):
-		m.serveConnectPost(w, r, rt.method)
+		(&connectCall{mux: m, w: w, r: r, method: rt.method}).servePost()
 	case rt == rt.method.get && r.URL.Query().Get("connect") == "v1":
-		m.serveConnectGet(w, r, rt.method)
+		(&connectCall{mux: m, w: w, r: r, method: rt.method}).serveGet()
 	case rt.method.desc.IsStreamingServer():
-		m.serveServerStream(w, r, rt, params)
+		(&streamBody{mux: m, w: w, r: r, control: http.NewResponseController(w), route: rt}).serve(params)
 	default:
 		m.serveUnary(w, r, rt, params)
 	}
@@ -35,12 +36,12 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params ma
 
 func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
 	if !accepts(r.Header["Accept"], "application/json") {
-		m.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
+		m.shows.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
 		return
 	}
 	in, err := rt.decode(w, r, params)
 	if err != nil {
-		m.writeError(w, r, answer{err: err})
+		m.shows.writeError(w, r, answer{err: err})
 		return
 	}
 	out, got := m.call(w, r, rt.method, in)
@@ -50,16 +51,16 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 		got.err = rt.encode(buffer, out)
 	}
 	if got.err != nil {
-		m.writeError(w, r, got)
+		m.shows.writeError(w, r, got)
 		return
 	}
-	m.setHeaders(w.Header(), got)
-	m.writeBody(w, r, got, "application/json", buffer.Bytes())
+	m.shows.setHeaders(w.Header(), got)
+	writeBody(w, r, got, "application/json", buffer.Bytes())
 }
 
 // writeBody answers with body, or with 304 if the caller has it already.
-func (m *Mux) writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
-	if m.isStored(w.Header(), r, got, body) {
+func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
+	if isStored(w.Header(), r, got, body) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
@@ -181,15 +182,6 @@ func (rt *route) encode(to *bytes.Buffer, out *dynamicpb.Message) error {
 		return rt.encodeField(to, out)
 	}
 	return rt.method.appendJSON(to, out)
-}
-
-func (m *method) appendJSON(to *bytes.Buffer, message proto.Message) error {
-	text, err := m.writing.MarshalAppend(to.AvailableBuffer(), message)
-	if err != nil {
-		return err
-	}
-	_, _ = to.Write(compact(text))
-	return nil
 }
 
 func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {

@@ -87,7 +87,6 @@ func TestABrokenRuleIsNamed(t *testing.T) {
 		{get("/v1/{name}/{name}"), "twice"},
 		{get("/v1/**/**"), "twice"},
 		{post("/v1/{name}", "name"), "both in the path and in the body"},
-		{post("/v1/{part.name}", "part"), "both in the path and in the body"},
 		{post("/v1/a", "nmae"), `body: unknown field "nmae"`},
 		{answer, `response_body: "nmae"`},
 		{nested, "additional bindings of its own"},
