@@ -16,8 +16,8 @@
 // only-if-cached are obeyed, and those directives that cost the site work (no-cache, max-age,
 // min-fresh) only of trusted callers; max-stale is ignored.
 //
-// Written here since the libraries that exist (bartventer/httpcache, sandrolain/httpcache, after
-// gregjones/httpcache) are private caches for one client, and do not bound their memory.
+// Written here, since the libraries that exist (bartventer/httpcache, sandrolain/httpcache, after
+// gregjones/httpcache) are private caches of one client.
 package httpcache
 
 import (
