@@ -55,7 +55,7 @@ func contractOf(t testing.TB, text string) *contract.Contract {
 	return made
 }
 
-// Case E10: A new service, method or changed contract is served within 5 s without a restart and without a failed request; a broken contract keeps the old one.
+// Case E10
 //
 // A contract that changed is passed on once, at the next load; one that is broken or refused leaves the one before it, and is logged and counted.
 func TestWatchKeepsTheLastGoodContract(t *testing.T) {
