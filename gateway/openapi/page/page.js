@@ -153,7 +153,7 @@ function methodView(o) {
   const body = op.requestBody?.content["application/json"];
   const parameters = op.parameters ?? [];
   const [media] = Object.values(op.responses["200"]?.content ?? {});
-  const answer = socket?.receive ?? media?.["x-item-schema"] ?? media?.schema;
+  const answer = socket?.receive.schema ?? media?.["x-item-schema"] ?? media?.schema;
   return h("div", { class: "pair" },
     h("div", { class: "about" },
       h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
@@ -207,6 +207,7 @@ function tryPanel(o) {
   const body = media && h("textarea", { id: "body", rows: Math.min(14, Math.max(3, pretty(media.example).split("\n").length)), spellcheck: "false", "aria-describedby": "wrong" }, socket ? JSON.stringify(media.example) : pretty(media.example));
   const wrong = h("p", { class: "wrong", id: "wrong", role: "alert" });
   const curl = h("pre", { class: "curl", tabindex: 0, role: "region", "aria-label": "curl command" });
+  // A browser sends no token with a WebSocket.
   const secret = h("input", { id: "token", type: "password", autocomplete: "off", value: token, input: () => { token = secret.value.trim(); update(); } });
   const send = h("button", { class: "first", type: "submit" }, "Send");
   const cancel = h("button", { type: "button", hidden: true, click: () => stop() }, "Cancel");
@@ -218,7 +219,7 @@ function tryPanel(o) {
     needed,
     other.length > 4 ? h("details", { class: "more" }, h("summary", {}, counted(other.length, "optional parameter")), other) : other,
     body ? h("div", { class: "row" }, h("label", { for: "body" }, socket ? "Messages" : "Body", h("small", {}, socket ? " JSON, one a line" : " JSON")), body, wrong) : "",
-    api.components.securitySchemes?.bearer ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
+    api.components.securitySchemes?.bearer && !socket ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
     h("div", { class: "buttons" }, send, cancel));
 
   // request is what the form says: {url, init}.
