@@ -179,7 +179,7 @@ function input(p, id) {
   const full = resolve(schema);
   const example = p.example ?? full.examples?.[0] ?? p.content?.["application/json"].example;
   const text = p.content ? JSON.stringify(example) : full.items ? (example ?? []).join("\n") : full.additionalProperties ? Object.entries(example ?? {}).map((e) => e.join("=")).join("\n") : String(example ?? "");
-  const common = { id, "data-name": p.name, required: p.in === "path" && p.required, autocomplete: "off", spellcheck: "false" };
+  const common = { id, "data-name": p.name, required: p.in === "path" && !spans(p), autocomplete: "off", spellcheck: "false" };
   const choices = full.enum ?? (full.type === "boolean" ? ["true", "false"] : undefined);
   if (choices) {
     return h("select", common, p.required ? "" : h("option", { value: "" }, "not set"), choices.map((c) => h("option", { selected: p.required && c === text }, c)));
@@ -229,8 +229,7 @@ function tryPanel(o) {
     for (const [i, p] of parameters.entries()) {
       const value = rows[i].querySelector("[data-name]").value;
       if (p.in === "path") {
-        // What has no pattern may have several segments.
-        const segments = p.schema.pattern ? [value] : value.split("/");
+        const segments = spans(p) ? value.split("/") : [value];
         path = path.replace("{" + p.name + "}", segments.map(encodeURIComponent).join("/"));
         continue;
       }
@@ -247,7 +246,7 @@ function tryPanel(o) {
     if (streams(op)) headers.Accept = "application/x-ndjson";
     if (body && !socket) headers["Content-Type"] = "application/json";
     if (token) headers.Authorization = "Bearer " + token;
-    return { url: path, init: { method: o.verb, headers, body: body && !socket ? body.value : undefined } };
+    return { url: path, init: { method: o.verb === "*" ? "POST" : o.verb, headers, body: body && !socket ? body.value : undefined } };
   };
 
   const update = () => {
@@ -299,6 +298,8 @@ function tryPanel(o) {
 }
 
 const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+// spans says that a parameter of the path may have several segments, or none.
+const spans = (p) => p.in === "path" && p.schema.type === "string" && !p.schema.pattern && !p.schema.contentEncoding;
 const streams = (op) => Boolean(op.responses["200"]?.content?.["application/x-ndjson"]);
 const pretty = (value) => JSON.stringify(value, null, 2);
 const quote = (text) => "'" + text.replaceAll("'", `'\\''`) + "'";
