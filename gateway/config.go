@@ -89,7 +89,7 @@ func (c *Config) finish() error {
 	names, followed := map[string]bool{}, map[*interceptors.Contracts]bool{}
 	for i := range c.Services {
 		if err := c.Services[i].finish(); err != nil {
-			return fmt.Errorf("gateway: Config.Services[%d].%w", i, err)
+			return fmt.Errorf("gateway: Config.Services[%d]%w", i, err)
 		}
 		if name := c.Services[i].Name; names[name] {
 			return fmt.Errorf("gateway: Config.Services[%d].Name %q is taken by another one: name each differently", i, name)
@@ -147,15 +147,15 @@ func checkSite(prefix string, site http.Handler) error {
 func (s *Service) finish() error {
 	switch {
 	case s.Name == "":
-		return errors.New("Name is empty: write the service's name in the directory")
+		return errors.New(".Name is empty: write the service's name in the directory")
 	case s.Conn == nil:
-		return fmt.Errorf("Conn of %q is nil: give a channel, or make the service by Dial", s.Name)
+		return fmt.Errorf(".Conn of %q is nil: give a channel, or make the service by Dial", s.Name)
 	case len(s.Offer) == 0:
-		return fmt.Errorf("Offer of %q is empty, so nothing is let out: name services or methods, or write \"*\"", s.Name)
+		return fmt.Errorf(".Offer of %q is empty, so nothing is let out: name services or methods, or write \"*\"", s.Name)
 	}
 	for _, offer := range s.Offer {
 		if err := checkOffer(offer); err != nil {
-			return fmt.Errorf("Offer of %q: %w", s.Name, err)
+			return fmt.Errorf(".Offer of %q: %w", s.Name, err)
 		}
 	}
 	if s.Contract == nil {

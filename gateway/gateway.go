@@ -186,7 +186,7 @@ func (g *Gateway) build(services []*service) (*transcode.Mux, error) {
 
 // swap serves mux from the next request on.
 func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) {
-	next := &routes{mux: mux, description: g.describe(mux)}
+	next := &routes{mux: mux, description: describe(g.config.Info, mux, g.log)}
 	for _, s := range g.services {
 		if s.contract == nil {
 			next.unread = append(next.unread, s.Service)
@@ -206,15 +206,15 @@ func (g *Gateway) swap(mux *transcode.Mux, leftOut map[*service]error) {
 
 // Stats are the figures of one service.
 type Stats struct {
-	Service  string
-	Serving  bool // its contract was read and is served
-	Loads    uint64
-	Failures uint64    // loads that brought no valid contract
-	Refusals uint64    // contracts that conflict, or have an invalid policy
-	Changes  uint64    // contracts that were taken
-	LoadedAt time.Time // when its source last answered with a valid contract
-	Offers   []string  // full names of the proto services of its contract
-	Err      error     // of the last load, or why it is left out; nil is none
+	Service  string    `json:"service"`
+	Serving  bool      `json:"serving"` // its contract was read and is served
+	Loads    uint64    `json:"loads"`
+	Failures uint64    `json:"failures"`        // loads that brought no valid contract
+	Refusals uint64    `json:"refusals"`        // contracts that conflict, or have an invalid policy
+	Changes  uint64    `json:"changes"`         // contracts that were taken
+	LoadedAt time.Time `json:"loaded_at"`       // when its source last answered with a valid contract
+	Offers   []string  `json:"offers"`          // full names of the proto services of its contract
+	Error    string    `json:"error,omitempty"` // of the last load, or why it is left out
 }
 
 // Stats returns the figures of all services, in the order of the config.
@@ -223,18 +223,21 @@ func (g *Gateway) Stats() []Stats {
 	defer g.mu.Unlock()
 	all := make([]Stats, len(g.services))
 	for i, s := range g.services {
-		all[i] = Stats{Service: s.Name, Serving: s.contract != nil && s.leftOut == nil, Err: s.leftOut}
+		all[i] = Stats{Service: s.Name, Serving: s.contract != nil && s.leftOut == nil}
+		if s.leftOut != nil {
+			all[i].Error = s.leftOut.Error()
+		}
 		if s.contract != nil {
 			for _, offered := range s.contract.Services {
 				all[i].Offers = append(all[i].Offers, string(offered.FullName()))
 			}
 		}
 		if i < len(g.watchers) {
-			watched := g.watchers[i].Stats()
+			watched := g.watchers[i].State()
 			all[i].Loads, all[i].Failures, all[i].Refusals, all[i].Changes = watched.Loads, watched.Failures, watched.Refusals, watched.Changes
 			all[i].LoadedAt = watched.LoadedAt
 			if watched.Err != nil {
-				all[i].Err = watched.Err
+				all[i].Error = watched.Err.Error()
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
@@ -30,10 +31,10 @@ type description struct {
 }
 
 // describe never refuses a contract: what cannot be described is still served.
-func (g *Gateway) describe(mux *transcode.Mux) description {
-	text, err := openapi.Document(g.config.Info, mux.Bindings())
+func describe(about openapi.Info, mux *transcode.Mux, log *slog.Logger) description {
+	text, err := openapi.Document(about, mux.Bindings())
 	if err != nil {
-		g.log.Warn("no OpenAPI document", "err", err)
+		log.Warn("no OpenAPI document", "err", err)
 		return description{err: err}
 	}
 	sum := sha256.Sum256(text)
@@ -58,10 +59,10 @@ func (d description) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // isPage reports whether path is one of the page. A site at "/" has that path instead.
-func (g *Gateway) isPage(path string) bool {
+func isPage(path string, site *site) bool {
 	switch path {
 	case openapi.PagePath:
-		return g.siteOf(path) == nil
+		return site == nil
 	case pagePath, openapi.ScriptPath, openapi.StylePath:
 		return true
 	}

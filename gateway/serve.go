@@ -28,7 +28,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve is below the edge.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	current, site := g.current.Load(), g.siteOf(r.URL.Path)
-	isPage := g.isPage(r.URL.Path)
+	isPage := isPage(r.URL.Path, site)
 	switch {
 	case r.URL.Path == documentPath:
 		current.description.ServeHTTP(w, r)

@@ -46,8 +46,8 @@ type WatchConfig struct {
 	Logger   *slog.Logger    // nil is slog.Default
 }
 
-// Stats are what a watch has done. Counters only grow.
-type Stats struct {
+// State is what a watch has done. Counters only grow.
+type State struct {
 	Loads    uint64    // attempts
 	Failures uint64    // of them, those that brought no contract
 	Refusals uint64    // contracts that OnContract refused
@@ -65,7 +65,7 @@ type Watcher struct {
 	done   chan struct{}
 
 	mu    sync.Mutex
-	stats Stats
+	state State
 
 	// Of the goroutine of run.
 	replaced  []*Contract // that were taken and then replaced by others
@@ -104,11 +104,11 @@ func (w *Watcher) Close() {
 	<-w.done
 }
 
-// Stats returns what the watch has done so far.
-func (w *Watcher) Stats() Stats {
+// State returns what the watch has done so far.
+func (w *Watcher) State() State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.stats
+	return w.state
 }
 
 func (w *Watcher) run(ctx context.Context) {
@@ -181,22 +181,22 @@ func (w *Watcher) load(ctx context.Context) error {
 		changed, err = w.pass(loaded)
 	}
 	w.mu.Lock()
-	w.stats.Loads++
-	w.stats.Err = err
+	w.state.Loads++
+	w.state.Err = err
 	switch {
 	case loaded == nil:
-		w.stats.Failures++
+		w.state.Failures++
 	default:
-		w.stats.LoadedAt = time.Now()
+		w.state.LoadedAt = time.Now()
 		if err != nil {
-			w.stats.Refusals++
+			w.state.Refusals++
 		}
 		if changed {
-			w.stats.Changes++
-			w.stats.Contract = loaded
+			w.state.Changes++
+			w.state.Contract = loaded
 		}
 	}
-	kept := w.stats.Contract
+	kept := w.state.Contract
 	w.mu.Unlock()
 	w.report(loaded, kept, changed, err)
 	return err
@@ -223,7 +223,7 @@ func (w *Watcher) pass(loaded *Contract) (changed bool, err error) {
 			changed, err = false, fmt.Errorf("panic while the contract was taken: %v\n%s", panicked, debug.Stack())
 		}
 	}()
-	current := w.Stats().Contract
+	current := w.State().Contract
 	if !w.confirmed(loaded, current) {
 		return false, nil
 	}

@@ -64,9 +64,14 @@ func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType s
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
+	setContentType(w.Header(), contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // whoever asked has left
+}
+
+func setContentType(header http.Header, contentType string) {
+	header.Set("Content-Type", contentType)
+	header.Set("X-Content-Type-Options", "nosniff")
 }
 
 // answer is what a call has brought beside its message.
@@ -99,8 +104,11 @@ func (m *Mux) callContext(w http.ResponseWriter, r *http.Request, timeout time.D
 		return nil, nil, err
 	}
 	md := m.config.Metadata(r)
-	// A backend would answer an empty not-modified, for an answer that we do not have.
-	delete(md, "if-none-match")
+	if len(md["if-none-match"]) > 0 {
+		// A backend would answer an empty not-modified, for an answer that we do not have.
+		md = md.Copy()
+		delete(md, "if-none-match")
+	}
 	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(r.Context(), md), timeout)
 	return ctx, cancel, nil
 }
@@ -166,10 +174,18 @@ func accepts(accept []string, want string) bool {
 			if err != nil {
 				continue
 			}
-			rank := map[string]int{"*/*": 0, major + "/*": 1, want: 2}
-			if r, ok := rank[kind]; ok && r > best {
+			rank := -1
+			switch {
+			case kind == want:
+				rank = 2
+			case kind == "*/*":
+				rank = 0
+			case strings.HasSuffix(kind, "/*") && kind[:len(kind)-2] == major:
+				rank = 1
+			}
+			if rank > best {
 				q, err := strconv.ParseFloat(params["q"], 64)
-				best, allowed = r, err != nil || q > 0
+				best, allowed = rank, err != nil || q > 0
 			}
 		}
 	}
@@ -200,7 +216,7 @@ func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {
 		return err
 	}
 	whole := to.Bytes()[start:] // {"name":value}
-	value := whole[len(field.JSONName())+len(`{"":`) : len(whole)-1]
+	value := whole[endOfString(whole, 1)+1 : len(whole)-1]
 	n := copy(whole, value)
 	to.Truncate(start + n)
 	return nil

@@ -134,7 +134,7 @@ func (b *streamBody) begin(stream grpc.ClientStream) {
 	b.began = true
 	header, _ := stream.Header()
 	b.mux.shows.setHeaders(b.w.Header(), answer{header: header})
-	b.w.Header().Set("Content-Type", b.format.contentType)
+	setContentType(b.w.Header(), b.format.contentType)
 	b.w.Header().Set("Cache-Control", "no-store")
 	b.w.Header().Set("X-Accel-Buffering", "no") // a proxy in front must not collect messages
 }

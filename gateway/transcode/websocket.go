@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -86,7 +87,13 @@ func (c *socketCall) serve() {
 }
 
 // readRequests passes on one message at a time: SendMsg waits for a slow backend.
-func (c *socketCall) readRequests(ctx context.Context) error {
+func (c *socketCall) readRequests(ctx context.Context) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil { // in a goroutine, which would end the program
+			c.mux.logPanic(c.r, reason)
+			err = status.Error(codes.Internal, "a panic")
+		}
+	}()
 	for {
 		kind, text, err := c.socket.Read(ctx)
 		if err != nil {
@@ -106,7 +113,7 @@ func (c *socketCall) readRequests(ctx context.Context) error {
 		if kind != websocket.MessageText {
 			return refuse(http.StatusUnsupportedMediaType, "a binary message: send JSON as text")
 		}
-		if offset, err := scanJSON(text, c.mux.config.MaxDepth); err != nil {
+		if offset, err := c.mux.config.scanJSON(text); err != nil {
 			return wrongField(fieldAt(text, offset, in.Descriptor()), "%s", err)
 		}
 		if err := c.method.unmarshal(text, in); err != nil {

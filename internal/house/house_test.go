@@ -63,6 +63,7 @@ var rooms = map[string][]string{
 	"gateway/problem":                 {},
 	"gateway/contract":                {"interceptors"},
 	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/wire"},
+	"gateway/httpcache":               {"interceptors/cache/cachecontrol"},
 	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/lines", "resolver", "resolver/catalog"},
 	"gateway/edge":                    {"caller", "gateway/problem", "interceptors/ratelimit", "internal/lines", "internal/rpc"},
 	"gateway/openapi":                 {"gateway/contract", "gateway/problem", "gateway/transcode"},
@@ -77,7 +78,7 @@ var rooms = map[string][]string{
 // listed may be imported anywhere.
 var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
-	"github.com/maypok86/otter/v2":                    {"interceptors/cache"},
+	"github.com/maypok86/otter/v2":                    {"interceptors/cache", "gateway/httpcache"},
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
