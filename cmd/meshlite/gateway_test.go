@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/meshlite-go/meshlite/internal/certtest"
@@ -173,6 +174,38 @@ func TestGatewayNamesATakenPort(t *testing.T) {
 	defer server.Close()
 	address := strings.TrimPrefix(server.URL, "http://")
 	runTool(t, "gateway", "--http", "web=/,"+server.URL, "--listen", address).want(t, 1, "", "another program listens there")
+}
+
+// Two sites with the same URL without their prefixes keep their answers apart, and --http-cache
+// 0 keeps none.
+func TestGatewayCachesPlainHTTP(t *testing.T) {
+	openAgent(t)
+	var asked atomic.Int32
+	args := []string{}
+	for _, name := range []string{"web", "docs"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=3600")
+			_, _ = fmt.Fprint(w, name, asked.Add(1))
+		}))
+		t.Cleanup(server.Close)
+		args = append(args, "--http", name+"=/"+name+"/,"+server.URL)
+	}
+	d := openGateway(t, args...)
+	for path, want := range map[string]string{"/web/a": "web", "/docs/a": "docs"} {
+		first, _ := d.ask(t, "GET", path, "", 200)
+		second, header := d.ask(t, "GET", path, "", 200)
+		if !strings.HasPrefix(first, want) || first != second || header.Get("Age") == "" {
+			t.Errorf("%s: %q, then %q with %v, want one answer of %s from the cache", path, first, second, header, want)
+		}
+	}
+	plain := openGateway(t, append(args, "--http-cache", "0")...)
+	if first, _ := plain.ask(t, "GET", "/web/a", "", 200); first == "web1" {
+		t.Errorf("without a cache the answer is %q", first)
+	}
+	plain.ask(t, "GET", "/web/a", "", 200)
+	if n := asked.Load(); n != 4 {
+		t.Errorf("the services were asked %d times, want 4", n)
+	}
 }
 
 // With --client-ca and --require-subject, a verified certificate is let in, and nobody else.
