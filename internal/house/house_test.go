@@ -87,7 +87,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/common":                    {"internal/scrape"},
 	"golang.org/x/time":                               {"resolver/consul"},
 	"github.com/spf13/cobra":                          {"cmd/...", "internal/..."},
-	"github.com/bufbuild/protocompile":                {"internal/reflectcall", "internal/openapitest"},
+	"github.com/bufbuild/protocompile":                {"internal/reflectcall", "internal/prototest"},
 	"github.com/jhump/protoreflect/v2":                {"gateway/contract"},
 	"github.com/grpc-ecosystem/grpc-gateway/v2":       {"gateway/transcode"},
 	"github.com/coder/websocket":                      {"gateway/transcode"},
