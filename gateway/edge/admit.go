@@ -2,10 +2,9 @@ package edge
 
 import (
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 // Reasons why a request did not reach the handler.
@@ -59,6 +58,7 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 
 // check refuses what nobody may send. It answers, and returns false, then.
 func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
+	form := httpform.Check(r)
 	switch {
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		rec.refused = refusedForm
@@ -66,9 +66,9 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	case len(r.RequestURI) > e.config.MaxURL:
 		rec.refused = refusedURL
 		problem.Write(w, problem.Problem{Status: http.StatusRequestURITooLong, Code: "INVALID_ARGUMENT", Detail: "the URL has more than " + formatUint(uint64(e.config.MaxURL)) + " bytes"})
-	case !plainPath(r.URL):
+	case form != nil:
 		rec.refused = refusedForm
-		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: `the path has a segment "." or "..", or a control character: send it resolved`})
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: form.Error()})
 	case e.config.MaxBody > 0 && r.ContentLength > e.config.MaxBody:
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it
@@ -81,20 +81,6 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	return false
-}
-
-// plainPath reports whether all who read the path of u mean the same by it.
-func plainPath(u *url.URL) bool {
-	if !strings.HasPrefix(u.Path, "/") || strings.ContainsFunc(u.Path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return false
-	}
-	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
-		segment, _, _ = strings.Cut(segment, ";") // some servers take "..;" for ".."
-		if segment == "." || segment == ".." {
-			return false
-		}
-	}
-	return true
 }
 
 // originForm rewrites a request in absolute form, whose host net/http has taken for r.Host, so

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 // hopByHop are headers of one connection (RFC 9110, 7.6.1, and what was used before).
@@ -156,7 +157,7 @@ func metadataText(subject string) string {
 // calls it in Rewrite.
 func (e *Edge) Forward(in *http.Request, out http.Header) {
 	for name := range out {
-		if claims(name) {
+		if httpform.IsClaim(name) {
 			delete(out, name)
 		}
 	}
@@ -186,16 +187,4 @@ func (e *Edge) Forward(in *http.Request, out http.Header) {
 	if subject := CallerOf(in.Context()).Subject; subject != "" {
 		out.Set(caller.SubjectKey, metadataText(subject))
 	}
-}
-
-// claims reports whether a header says for whom a proxy calls. Servers that make variables of
-// headers (CGI, WSGI) do not distinguish _ from -.
-func claims(name string) bool {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	for _, prefix := range []string{"x-forwarded", "x-meshlite-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return slices.Contains([]string{"forwarded", "x-real-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "client-ip"}, name)
 }
