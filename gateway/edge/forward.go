@@ -153,8 +153,9 @@ func metadataText(subject string) string {
 // behalf of in, a request below [Edge.Handler]: X-Forwarded-For, -Proto and -Host are set, and
 // X-Meshlite-Subject if the caller has one. What comes from outside under these names, and
 // others of their kind, is removed, unless in comes from a trusted proxy: then the gateway
-// appends itself to X-Forwarded-For and leaves -Proto and -Host alone. [httputil.ReverseProxy]
-// calls it in Rewrite.
+// appends itself to X-Forwarded-For, and -Proto is what the proxy says. -Host is always the Host
+// of in: proxies pass it on, and an X-Forwarded-Host that they do not write is the caller's.
+// [httputil.ReverseProxy] calls it in Rewrite.
 func (e *Edge) Forward(in *http.Request, out http.Header) {
 	for name := range out {
 		if httpform.IsClaim(name) {
@@ -163,17 +164,14 @@ func (e *Edge) Forward(in *http.Request, out http.Header) {
 	}
 	peer := e.peerOf(in)
 	var hops []string
-	proto, host := "http", in.Host
+	proto := "http"
 	if in.TLS != nil {
 		proto = "https"
 	}
 	if peer.trusted {
 		hops = e.hops(in)
-		if values := in.Header["X-Forwarded-Proto"]; len(values) == 1 && (values[0] == "http" || values[0] == "https") {
-			proto = values[0]
-		}
-		if values := in.Header["X-Forwarded-Host"]; len(values) == 1 && values[0] != "" {
-			host = values[0]
+		if said := e.protoOf(in); said == "http" || said == "https" {
+			proto = said
 		}
 	}
 	if peer.IsValid() {
@@ -183,7 +181,7 @@ func (e *Edge) Forward(in *http.Request, out http.Header) {
 		out.Set(forwardedFor, strings.Join(hops, ", "))
 	}
 	out.Set("X-Forwarded-Proto", proto)
-	out.Set("X-Forwarded-Host", host)
+	out.Set("X-Forwarded-Host", in.Host)
 	if subject := CallerOf(in.Context()).Subject; subject != "" {
 		out.Set(caller.SubjectKey, metadataText(subject))
 	}

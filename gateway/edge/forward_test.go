@@ -130,7 +130,7 @@ func TestForwardedHeadersOfPlainHTTP(t *testing.T) {
 	}
 	claims := []string{
 		"X-Forwarded-For", "203.0.113.1", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "shop.example", "X-Forwarded-Prefix", "/evil",
-		"X-Real-Ip", "203.0.113.1", "Forwarded", "for=203.0.113.1", "X-Meshlite-Subject", "root", "True-Client-Ip", "203.0.113.1", "X-Own", "1",
+		"X-Real-Ip", "203.0.113.1", "Forwarded", `for=203.0.113.1;Proto="https"`, "X-Meshlite-Subject", "root", "True-Client-Ip", "203.0.113.1", "X-Own", "1",
 	}
 	for name, test := range map[string]struct {
 		peer string
@@ -144,9 +144,11 @@ func TestForwardedHeadersOfPlainHTTP(t *testing.T) {
 		"stranger over TLS, a subject": {"192.0.2.1:1", true, "", []string{"Authorization", "Bearer alice"}, map[string]string{
 			"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Meshlite-Subject": "alice", "X-Own": "1"}},
 		"proxy": {"10.0.0.1:1", false, "", nil, map[string]string{
-			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Own": "1"}},
+			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 		"proxy that writes Forwarded": {"10.0.0.1:1", false, "Forwarded", nil, map[string]string{
-			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Own": "1"}},
+			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
+		"proxy behind one that writes nothing": {"10.0.0.2:1", false, "Forwarded", []string{"X-Forwarded-Proto", "http", "Forwarded", "proto=http"}, map[string]string{
+			"X-Forwarded-For": "unknown, 203.0.113.1, 10.0.0.2", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 		"proxy with junk": {"10.0.0.1:1", false, "", []string{"X-Forwarded-Proto", "gopher", "X-Forwarded-Host", "two.example"}, map[string]string{
 			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 	} {
