@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/gateway"
 	"github.com/meshlite-go/meshlite/gateway/contract"
+	"github.com/meshlite-go/meshlite/gateway/edge"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
@@ -143,6 +144,38 @@ func TestAContractThatPanicsIsRefusedAlone(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if got := ask(g, "GET", "/v1/pies/apple", ""); got.Code != 200 {
 			t.Errorf("the other service answers %d %s", got.Code, got.Body)
+		}
+	})
+}
+
+// CORS says whose pages may open a WebSocket.
+func TestOriginsOfWebSockets(t *testing.T) {
+	files := compile(t, strings.Replace(pies, "rpc BakePie", "rpc Stack(stream Pie) returns (Pie); rpc BakePie", 1))
+	around, err := edge.New(edge.Config{CORS: edge.CORS{Origins: []string{"https://shop.example"}}, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		defer m.end()
+		bakery := m.service("bakery", "*")
+		defer bakery.Close()
+		g := newGateway(t, m, gateway.Config{Edge: around, Services: []gateway.Service{bakery}})
+		defer g.Close()
+		m.start("bakery", files)
+		time.Sleep(5 * time.Second)
+		for origin, forbidden := range map[string]bool{"": false, "http://example.com": false, "https://shop.example": false, "https://evil.example": true} {
+			r := httptest.NewRequest("GET", "/pies.v1.PieService/Stack", nil)
+			for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Origin": origin} {
+				if value != "" {
+					r.Header.Set(name, value)
+				}
+			}
+			w := httptest.NewRecorder() // which cannot be taken over: a handshake that is allowed fails after its check
+			g.ServeHTTP(w, r)
+			if (w.Code == http.StatusForbidden) != forbidden || w.Code < 400 {
+				t.Errorf("origin %q: %d %s", origin, w.Code, w.Body)
+			}
 		}
 	})
 }

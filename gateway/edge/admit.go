@@ -2,6 +2,7 @@ package edge
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
 	"github.com/meshlite-go/meshlite/internal/httpform"
@@ -73,7 +74,7 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it
 		problem.Write(w, problem.Problem{Status: http.StatusRequestEntityTooLarge, Code: "INVALID_ARGUMENT", Detail: "the body has more than " + formatUint(uint64(e.config.MaxBody)) + " bytes"})
-	case !e.allows(r) && e.sameOrigin.Check(r) != nil:
+	case !e.allows(r) && e.isOfAnotherSite(r):
 		rec.refused = refusedOrigin
 		problem.Write(w, problem.Problem{Status: http.StatusForbidden, Code: "PERMISSION_DENIED", Detail: "a page of another site sent this: only origins that CORS names may"})
 	default:
@@ -81,6 +82,15 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	return false
+}
+
+// isOfAnotherSite reports whether a page of another site sent r, which may change something. By a
+// WebSocket it may, although that is a GET; browsers say the origin of all.
+func (e *Edge) isOfAnotherSite(r *http.Request) bool {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		r = &http.Request{Method: http.MethodPost, Host: r.Host, URL: r.URL, Header: http.Header{"Origin": r.Header["Origin"]}}
+	}
+	return e.sameOrigin.Check(r) != nil
 }
 
 // originForm rewrites a request in absolute form, whose host net/http has taken for r.Host, so

@@ -49,6 +49,12 @@ func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
 		"a named origin, with a cookie":      {named, form("", false, "Cookie", "session=1"), 403},
 		"with Credentials, with both":        {trusting, form("", true, "Cookie", "session=1"), 200},
 
+		"a WebSocket of the same site":            {off, request("GET", "/", "", "Upgrade", "websocket", "Origin", "http://example.com"), 200},
+		"a WebSocket of no browser":               {off, request("GET", "/", "", "Upgrade", "websocket"), 200},
+		"a WebSocket of another site":             {off, request("GET", "/", "", "Upgrade", "WebSocket", "Origin", "https://evil.example"), 403},
+		"a WebSocket of an origin that is named":  {named, request("GET", "/", "", "Upgrade", "websocket", "Origin", "https://shop.example"), 200},
+		"a WebSocket of one, with its own cookie": {named, request("GET", "/", "", "Upgrade", "websocket", "Origin", "https://shop.example", "Cookie", "a=b"), 403},
+
 		"no browser":                          {off, request("POST", "/", ""), 200},
 		"the same site":                       {off, request("POST", "/", "", "Sec-Fetch-Site", "same-origin", "Origin", "https://example.com"), 200},
 		"another site":                        {off, request("POST", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},

@@ -15,7 +15,8 @@ import (
 )
 
 // CORS allows scripts of other origins to read answers, and pages of them to send what may
-// change something. Without it a browser's POST from another site is 403, readable or not.
+// change something, WebSockets included. Without it a browser's POST from another site is 403,
+// readable or not.
 type CORS struct {
 	// Origins are those that may, such as "https://shop.example", "https://*.shop.example" or
 	// "*". None turns CORS off.

@@ -184,6 +184,7 @@ func (c *Cache) entryOf(x *exchange) *entry {
 		len(c.config.Include) > 0 && !slices.Contains(c.config.Include, r.StatusCode),
 		len(r.Trailer) > 0 || r.Header.Get("Content-Range") != "" || r.Header.Get("Set-Cookie") != "" && !c.drops("Set-Cookie"),
 		r.ContentLength > c.config.MaxBody,
+		strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream"), // its end may never come
 		c.config.Store != nil && !c.config.Store(x.request, r):
 		return nil
 	}
