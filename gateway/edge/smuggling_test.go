@@ -164,7 +164,9 @@ func TestNoRequestMeansTwoThings(t *testing.T) {
 	}
 }
 
-// Case E7: in HTTP/2 a method, a host or a query that would be another request in HTTP/1.1 is refused.
+// In HTTP/2 a method, a host or a query that would be another request in HTTP/1.1 is refused.
+//
+// Case E7
 func TestNoRequestOfHTTP2MeansTwoThings(t *testing.T) {
 	e := newEdge(t, edge.Config{})
 	s := serve(t, e.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, seen(r)) })), edge.ServerConfig{})
