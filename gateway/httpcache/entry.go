@@ -200,7 +200,7 @@ func (c *Cache) entryOf(x *exchange) *entry {
 	}
 	explicit := false
 	if e.freshFor, explicit = freshness(r.Header, said, x.receivedAt); !explicit && !e.validate && !said.Has(cachecontrol.Public) {
-		if c.config.Duration == 0 || !byDefault || identified || x.request.Header.Get("Cookie") != "" {
+		if c.config.Duration == 0 || !byDefault || identified {
 			return nil
 		}
 		e.freshFor, e.implicit = c.config.Duration, true

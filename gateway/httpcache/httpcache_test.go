@@ -618,7 +618,7 @@ func TestTwoUsersAreNotMixedUp(t *testing.T) {
 	s := &site{answer: func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		w.Header().Set("ETag", `"1"`)
-		fmt.Fprint(w, r.Header.Get("X-Meshlite-Subject"))
+		fmt.Fprint(w, r.Header.Get("X-Meshlite-Subject")+r.Header.Get("Cookie"))
 	}}
 	_, transport := newCache(t, httpcache.Config{Duration: time.Hour, StaleIfError: time.Hour}, s)
 	var wait sync.WaitGroup
@@ -627,6 +627,9 @@ func TestTwoUsersAreNotMixedUp(t *testing.T) {
 		wait.Go(func() {
 			if _, body := get(t, transport, "GET", "http://web/me", "X-Meshlite-Subject: "+user); body != user {
 				t.Errorf("%s sees the answer to %s", user, body)
+			}
+			if _, body := get(t, transport, "GET", "http://web/me", "Cookie: "+user); body != user {
+				t.Errorf("the session of %s sees the answer to %s", user, body)
 			}
 		})
 	}

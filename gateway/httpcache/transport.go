@@ -89,7 +89,7 @@ type query struct {
 
 func (t *transport) newQuery(r *http.Request) *query {
 	q := &query{transport: t, request: r, base: t.baseKey(r), said: cachecontrol.Parse(r.Header.Values("Cache-Control"))}
-	q.personal = t.identified(r) || t.config.Duration > 0 && r.Header.Get("Cookie") != ""
+	q.personal = t.identified(r)
 	q.trusted = t.config.Trusted != nil && t.config.Trusted(r)
 	return q
 }
