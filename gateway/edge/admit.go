@@ -10,7 +10,7 @@ import (
 
 // Reasons why a request did not reach the handler.
 const (
-	refusedForm    = "form"    // a method or path that nobody may send
+	refusedForm    = "form"    // what nobody may send
 	refusedOrigin  = "origin"  // of another site that CORS does not allow
 	refusedURL     = "url"     // too long
 	refusedBody    = "body"    // too long, as it says itself
@@ -70,6 +70,9 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	case form != nil:
 		rec.refused = refusedForm
 		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: form.Error()})
+	case e.forwardedBytes(r.Header) > maxForwarded:
+		rec.refused = refusedForm
+		problem.Write(w, problem.Problem{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "INVALID_ARGUMENT", Detail: "the headers that are passed on have more than " + formatUint(maxForwarded) + " bytes"})
 	case e.config.MaxBody > 0 && r.ContentLength > e.config.MaxBody:
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it

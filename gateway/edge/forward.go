@@ -21,8 +21,14 @@ var ours = []string{
 	"content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-message-type", "grpc-message", "grpc-status", "grpc-status-details-bin",
 }
 
-// maxTrace bounds the headers of a trace, in bytes: as many as W3C has others pass on.
-const maxTrace = 8 << 10
+// maxForwarded bounds the metadata that a caller can write, as HTTP/2 counts it: servers of this
+// module take 16 KiB in all, and a call with more is INTERNAL. What a trace has must fit, too, or
+// is left out; W3C has others pass on 8 KiB.
+const (
+	maxForwarded = 12 << 10
+	maxTrace     = 8 << 10
+	perField     = 32
+)
 
 func (e *Edge) setHeaders() error {
 	for _, name := range e.config.Headers {
@@ -58,7 +64,7 @@ func (e *Edge) Metadata(r *http.Request) metadata.MD {
 	if who.Address.IsValid() {
 		md["x-forwarded-for"] = []string{who.Address.String()}
 	}
-	setTrace(md, r.Header)
+	setTrace(md, r.Header, maxForwarded-e.forwardedBytes(r.Header))
 	if len(e.headers) == 0 {
 		return md
 	}
@@ -83,6 +89,16 @@ func (e *Edge) Metadata(r *http.Request) metadata.MD {
 	return md
 }
 
+// forwardedBytes is the size of the headers that are passed on by name.
+func (e *Edge) forwardedBytes(header http.Header) (n int) {
+	for _, key := range e.headers {
+		for _, value := range header[http.CanonicalHeaderKey(key)] {
+			n += len(key) + len(value) + perField
+		}
+	}
+	return n
+}
+
 // connectionHeaders are those that a request's Connection header names, in lower case.
 func connectionHeaders(header http.Header) (names []string) {
 	for _, line := range header["Connection"] {
@@ -93,17 +109,20 @@ func connectionHeaders(header http.Header) (names []string) {
 	return names
 }
 
-// setTrace passes on the trace context of W3C, if it is one.
-func setTrace(md metadata.MD, header http.Header) {
-	if parents := header["Traceparent"]; len(parents) == 1 && isTraceparent(parents[0]) {
-		md["traceparent"] = parents
-		if state := strings.Join(header["Tracestate"], ","); state != "" && len(state) <= maxTrace && printable(state) {
-			md["tracestate"] = []string{state}
+// setTrace passes on the trace context of W3C, if it is one, in left bytes.
+func setTrace(md metadata.MD, header http.Header, left int) {
+	set := func(key, value string) {
+		size := len(key) + len(value) + perField
+		if value != "" && len(value) <= maxTrace && size <= left && printable(value) {
+			md[key] = []string{value}
+			left -= size
 		}
 	}
-	if baggage := strings.Join(header["Baggage"], ","); baggage != "" && len(baggage) <= maxTrace && printable(baggage) {
-		md["baggage"] = []string{baggage}
+	if parents := header["Traceparent"]; len(parents) == 1 && isTraceparent(parents[0]) {
+		set("traceparent", parents[0])
+		set("tracestate", strings.Join(header["Tracestate"], ","))
 	}
+	set("baggage", strings.Join(header["Baggage"], ","))
 }
 
 // isTraceparent is lenient about what later versions append, as W3C asks for.

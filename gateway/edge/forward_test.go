@@ -94,6 +94,30 @@ func TestBackendsGetTheAddressThatCounts(t *testing.T) {
 	}
 }
 
+// What a caller can write of a call's metadata leaves room for ours in the 16 KiB that servers
+// take: a call with more would be INTERNAL, for which its caller alone is responsible.
+func TestMetadataIsBounded(t *testing.T) {
+	sizeOf := func(md metadata.MD) (n int) {
+		for key, values := range md {
+			for _, value := range values {
+				n += len(key) + len(value) + 32
+			}
+		}
+		return n
+	}
+	config := edge.Config{Headers: []string{"X-Key"}}
+	for _, key := range []int{1, 4000, 8000, 12000} {
+		md := metadataOf(t, config, request("GET", "/", "", "Traceparent", parent, "Tracestate", strings.Repeat("a", 8000), "Baggage", strings.Repeat("b", 8000), "X-Key", strings.Repeat("c", key)))
+		if n := sizeOf(md); n > 13<<10 || len(md["x-key"]) != 1 {
+			t.Errorf("a key of %d bytes makes %d of metadata", key, n)
+		}
+	}
+	e := newEdge(t, config)
+	w := do(e.Handler(hello), request("GET", "/", "", "X-Key", strings.Repeat("c", 7000), "X-Key", strings.Repeat("d", 7000)))
+	want(t, "too much", w.Code, http.StatusRequestHeaderFieldsTooLarge)
+	problemOf(t, w)
+}
+
 // A trace is passed on if it is one.
 func TestTracesArePassedOn(t *testing.T) {
 	for name, test := range map[string]struct {
