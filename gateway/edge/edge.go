@@ -46,7 +46,7 @@ type Config struct {
 
 	// Headers lists request headers that are passed on to gRPC backends as metadata, in any
 	// case. Headers that only the gateway may set, hop-by-hop headers and those that gRPC
-	// reserves are an error.
+	// reserves are an error. A request with more than 12 KiB of them is 431.
 	Headers []string
 
 	// CORS allows scripts of other origins. The zero value allows none.

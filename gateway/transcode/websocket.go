@@ -171,7 +171,7 @@ func (c *socketCall) close(err error) {
 }
 
 func (c *socketCall) closeWith(code websocket.StatusCode, p problem.Problem) {
-	_ = c.write(bytes.Join([][]byte{[]byte(`{"error":`), jsonOf(p), []byte("}")}, nil))
+	_ = c.write(bytes.Join([][]byte{[]byte(`{"error":`), p.JSON(), []byte("}")}, nil))
 	_ = c.socket.Close(code, p.Code)
 }
 
