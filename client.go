@@ -52,6 +52,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 	}
+	options = append(options, c.runtime.dialer()...)
 	scope, ours := "", parsed.Service != ""
 	if ours {
 		if err := c.findDirectory(); err != nil {

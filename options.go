@@ -163,6 +163,9 @@ func WithTracing(tracer Tracer) Option {
 
 // finish checks what both sides have and sets the defaults.
 func (c *config) finish() error {
+	if c.creds != nil && c.creds.Info().SecurityProtocol == insecure.NewCredentials().Info().SecurityProtocol {
+		c.plaintext, c.creds = true, nil
+	}
 	switch {
 	case c.plaintext && c.creds != nil:
 		return errors.New("meshlite: both WithPlaintext and TLS are given: leave one of them out")

@@ -28,6 +28,7 @@ type Runtime struct {
 	registry *prometheus.Registry
 	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
 	callers  *caller.Callers
+	network  Network
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits       // with what bounds the handlers of all servers
@@ -75,6 +76,9 @@ type RuntimeConfig struct {
 	// or [WithConcurrency] has callers of its own. Default: those of package caller, by
 	// which callers are who their certificates prove and nobody is trusted.
 	Callers *caller.Callers
+
+	// Network replaces TCP, for tests. Default: TCP.
+	Network Network
 }
 
 // NewRuntime makes a runtime of its own, for programs that say who their callers are, that
@@ -82,7 +86,7 @@ type RuntimeConfig struct {
 func NewRuntime(config RuntimeConfig) (*Runtime, error) {
 	r := &Runtime{
 		registry: prometheus.NewRegistry(), beside: config.Registerer,
-		callers: cmp.Or(config.Callers, new(caller.Callers)), sites: map[Directory]*site{},
+		callers: cmp.Or(config.Callers, new(caller.Callers)), network: cmp.Or[Network](config.Network, &tcp{}), sites: map[Directory]*site{},
 	}
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
