@@ -73,6 +73,7 @@ type config struct {
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
 	tracing   Tracer
+	off       []kill // by the environment
 }
 
 type (
@@ -110,13 +111,14 @@ func WithDirectory(directory Directory) Option {
 	return option(func(c *config) { c.directory = directory })
 }
 
-// WithLogger logs to log. Default, and nil: slog.Default().
+// WithLogger logs to log. Default, and nil: slog.Default(). MESHLITE_LOG_LEVEL replaces the
+// level of its handler for the lines of the mesh.
 func WithLogger(log *slog.Logger) Option { return option(func(c *config) { c.log = log }) }
 
 // WithLocality sets where the process runs: a region and, within it, a zone, such as
 // "eu-west-1" and "eu-west-1a". A server registers it; a client's calls stay in its zone
-// while the instances there can carry them. Both empty is unknown, so that environment
-// variables can be passed as they are.
+// while the instances there can carry them. Both empty is MESHLITE_REGION and
+// MESHLITE_ZONE, and unknown without these.
 func WithLocality(region, zone string) Option {
 	return option(func(c *config) { c.region, c.zone = region, zone })
 }
@@ -189,7 +191,7 @@ func (c *config) finish() error {
 	if c.zone != "" && c.region == "" {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
 	}
-	return nil
+	return c.environment()
 }
 
 // findDirectory takes the agent that the environment names unless an option has

@@ -214,7 +214,7 @@ func (r *run) serveMetrics(host string) error {
 	if r.config.metrics == "" {
 		return nil
 	}
-	listener, err := r.listen("WithMetricsAddress", r.config.metrics)
+	listener, err := r.listen(r.config.metricsBy, r.config.metrics)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (r *run) healthy() error {
 func (r *run) listenOption() string {
 	switch {
 	case r.config.listen != "":
-		return "WithListenAddress"
+		return r.config.listenBy
 	case r.config.advertised != "":
 		return "WithAdvertisedAddress"
 	default:

@@ -3,6 +3,7 @@ package meshlite
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 
@@ -33,6 +34,7 @@ type Runtime struct {
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits       // with what bounds the handlers of all servers
 	retries  weakset.Set[retry.Retry] // of channels
+	off      turnedOff
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -132,6 +134,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithGatherer(r.page()),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
+		admin.WithStats("disabled", func() any { return r.off.names() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
@@ -145,7 +148,11 @@ func (r *Runtime) consul() (*consul.Directory, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.directory == nil {
-		directory, err := consul.New(consul.Config{})
+		log, err := levelled(slog.Default())
+		if err != nil {
+			return nil, err
+		}
+		directory, err := consul.New(consul.Config{Logger: log})
 		if err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}

@@ -114,7 +114,7 @@ func (m *Mesh) Serve(service string, register func(grpc.ServiceRegistrar), opts 
 	runtime, directory := m.process(h)
 	all := append([]meshlite.ServerOption{defaults(m.log), meshlite.WithDrain(0, defaultStopTimeout)}, opts...)
 	server, err := meshlite.NewServer(service, append(all, meshlite.WithRuntime(runtime), meshlite.WithDirectory(directory),
-		meshlite.WithListenAddress(""), meshlite.WithAdvertisedAddress(h.address.String()), meshlite.WithMetricsAddress(""))...)
+		meshlite.WithListenAddress("0"), meshlite.WithAdvertisedAddress(h.address.String()), meshlite.WithMetricsAddress(""))...)
 	if err != nil {
 		m.t.Fatalf("meshtest: Serve %q: %v", service, err)
 	}
