@@ -52,7 +52,7 @@ func TestFaultsOfAnInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mesh := meshtest.New(t)
 		one, two := mesh.Serve("catalog", register), mesh.Serve("catalog", register)
-		catalog := client(mesh, uncached())
+		catalog := client(mesh, uncached(), meshlite.WithBalancer("round_robin"))
 		calls := func(n int) {
 			t.Helper()
 			for range n {
@@ -61,6 +61,8 @@ func TestFaultsOfAnInstance(t *testing.T) {
 				}
 			}
 		}
+		calls(1)
+		synctest.Wait() // until both are connected
 		calls(4)
 		if one.Calls() == 0 || two.Calls() == 0 {
 			t.Fatalf("%d and %d calls, want both to be called", one.Calls(), two.Calls())
