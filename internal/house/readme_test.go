@@ -103,7 +103,7 @@ var packagesOfPieces = map[string]string{
 	"consultest": module + "/resolver/consultest", "caller": module + "/caller", "catalog": module + "/resolver/catalog",
 	"grpc": "google.golang.org/grpc", "insecure": "google.golang.org/grpc/credentials/insecure",
 	"reflection": "google.golang.org/grpc/reflection", "service": "google.golang.org/grpc/channelz/service",
-	"netip": "net/netip", "context": "context", "time": "time", "synctest": "testing/synctest", "testing": "testing",
+	"netip": "net/netip", "context": "context", "time": "time", "policyv1": module + "/proto/meshlite/policy/v1", "proto": "google.golang.org/protobuf/proto", "synctest": "testing/synctest", "testing": "testing",
 	"meshtest": module + "/meshtest", "codes": "google.golang.org/grpc/codes", "catalogv1": module + "/proto/sweetshop/catalog/v1",
 }
 
