@@ -33,5 +33,6 @@
 //		... // the next call reaches the handler again
 //	})
 //
-// Make the mesh, and all that uses it, inside the bubble.
+// Make the mesh, and all that uses it, inside the bubble. Its clock begins in the year 2000:
+// certificates must be valid then.
 package meshtest

@@ -2,6 +2,10 @@ package meshtest_test
 
 import (
 	"context"
+	"crypto/tls"
+	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/meshtest"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -178,6 +183,116 @@ func TestVirtualTime(t *testing.T) {
 		}
 		if took := time.Since(begun); took == 0 || took > time.Minute {
 			t.Errorf("a call of a method with a timeout took %v", took)
+		}
+	})
+}
+
+// refused is a test that keeps why it failed.
+type refused struct {
+	testing.TB
+	why string
+}
+
+func (r *refused) Helper()        {}
+func (r *refused) Fatal(a ...any) { r.why = fmt.Sprint(a...); runtime.Goexit() }
+func (r *refused) Fatalf(f string, a ...any) {
+	r.why = fmt.Sprintf(f, a...)
+	runtime.Goexit()
+}
+
+// What makes no sense fails the test, and says what to write instead.
+//
+// Case T kit
+func TestWhatMakesNoSenseFailsTheTest(t *testing.T) {
+	for name, test := range map[string]struct {
+		does func(*meshtest.Mesh)
+		want string
+	}{
+		"slow by nothing":      {func(m *meshtest.Mesh) { m.Serve("catalog", register).Slow(0) }, "write a duration above 0"},
+		"fail with OK":         {func(m *meshtest.Mesh) { m.Serve("catalog", register).Fail(codes.OK) }, "write the code of a failure"},
+		"heal what has left":   {func(m *meshtest.Mesh) { i := m.Serve("catalog", register); i.Leave(); i.Heal() }, "has left: start another one"},
+		"slow what was killed": {func(m *meshtest.Mesh) { i := m.Serve("catalog", register); i.Kill(); i.Slow(time.Second) }, "was killed: start another one"},
+		"stop what stalls":     {func(m *meshtest.Mesh) { i := m.Serve("catalog", register); i.Hang(); i.Leave() }, "call Heal before, or Kill"},
+		"a wrong name":         {func(m *meshtest.Mesh) { m.Serve("no name", register) }, `service name "no name"`},
+		"a wrong option":       {func(m *meshtest.Mesh) { m.Client("catalog", meshlite.WithBalancer("best")) }, `WithBalancer`},
+		"a wrong scheme":       {func(m *meshtest.Mesh) { m.Client("konsul://catalog") }, `target "konsul://catalog"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &refused{TB: t}
+			done := make(chan struct{})
+			go func() { // since it ends its goroutine, as a test's Fatal does
+				defer close(done)
+				test.does(meshtest.New(r))
+			}()
+			<-done
+			if !strings.Contains(r.why, test.want) {
+				t.Errorf("%q, want %q", r.why, test.want)
+			}
+		})
+	}
+}
+
+// TLS is the program's own option, as everything is; whoever has another authority is not
+// believed.
+//
+// Case T kit
+func TestTLSThroughTheMesh(t *testing.T) {
+	mesh := meshtest.New(t)
+	authority := certtest.New(t)
+	mesh.Serve("catalog", register, meshlite.WithTLS(&tls.Config{Certificates: []tls.Certificate{authority.Issue(t, "catalog")}}))
+	if err := get(t, client(mesh, meshlite.WithTLS(&tls.Config{RootCAs: authority.Roots})), "fudge"); err != nil {
+		t.Errorf("over TLS: %v", err)
+	}
+	for name, stranger := range map[string]catalogv1.CatalogServiceClient{
+		"another authority": client(mesh, meshlite.WithTLS(&tls.Config{RootCAs: certtest.New(t).Roots})),
+		"plaintext":         client(mesh),
+	} {
+		if _, err := stranger.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "toffee"}); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %v, want UNAVAILABLE", name, err)
+		}
+	}
+}
+
+// A kill and a stall show in the directory, as the agent's check sees them.
+//
+// Case T kit
+func TestTheAgentSeesWhoIsIll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := meshtest.New(t)
+		instance := mesh.Serve("catalog", register)
+		catalog := client(mesh, once())
+		passing := func() (n float64) {
+			t.Helper()
+			synctest.Wait()
+			families, err := mesh.Runtime.Registry().Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, family := range families {
+				for _, metric := range family.GetMetric() {
+					if family.GetName() == "meshlite_discovery_instances" && strings.Contains(metric.String(), `"passing"`) {
+						n += metric.GetGauge().GetValue()
+					}
+				}
+			}
+			return n
+		}
+		if err := get(t, catalog, "fudge"); err != nil {
+			t.Fatal(err)
+		}
+		instance.Server.SetServing("", false)
+		for _, want := range []float64{0, 1, 0, 1, 0} {
+			time.Sleep(30 * time.Second)
+			if n := passing(); n != want {
+				t.Errorf("%v instances pass, want %v", n, want)
+			}
+			switch want {
+			case 0:
+				instance.Server.SetServing("", true)
+				instance.Heal()
+			case 1:
+				instance.Hang()
+			}
 		}
 	})
 }
