@@ -83,13 +83,13 @@ func (r *run) healthChecks(given catalog.Registration, address string) []healthC
 	host, _, _ := net.SplitHostPort(at)
 	plain, unverified := healthCheck{address: at}, healthCheck{address: at, tls: true}
 	switch {
-	case r.config.plaintext:
-		return []healthCheck{plain}
 	case given.CheckServerName != "":
 		name := given.CheckServerName
 		return []healthCheck{{address: at, tls: true, serverName: name}, {address: at, tls: true, serverName: name, unproven: true}}
 	case given.CheckSkipVerify:
 		return []healthCheck{unverified}
+	case isPlaintext(r.config.creds) && !given.CheckTLS:
+		return []healthCheck{plain}
 	}
 	checks := []healthCheck{{address: at, tls: true, serverName: given.Service}, {address: at, tls: true, serverName: host}, unverified}
 	if given.CheckTLS {

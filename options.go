@@ -165,11 +165,8 @@ func WithTracing(tracer Tracer) Option {
 
 // finish checks what both sides have and sets the defaults.
 func (c *config) finish() error {
-	if c.creds != nil && c.creds.Info().SecurityProtocol == insecure.NewCredentials().Info().SecurityProtocol {
-		c.plaintext, c.creds = true, nil
-	}
 	switch {
-	case c.plaintext && c.creds != nil:
+	case c.plaintext && c.creds != nil && !isPlaintext(c.creds):
 		return errors.New("meshlite: both WithPlaintext and TLS are given: leave one of them out")
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
@@ -192,6 +189,12 @@ func (c *config) finish() error {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
 	}
 	return c.environment()
+}
+
+// isPlaintext reports whether creds are gRPC's own of no security. Others may say the same
+// of themselves, and send something first.
+func isPlaintext(creds credentials.TransportCredentials) bool {
+	return reflect.TypeOf(creds) == reflect.TypeOf(insecure.NewCredentials())
 }
 
 // findDirectory takes the agent that the environment names unless an option has
