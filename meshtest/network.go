@@ -63,11 +63,10 @@ type host struct {
 	network *network
 	address netip.Addr
 
-	mu        sync.Mutex
-	dead      chan struct{} // closed when the process was killed
-	awake     chan struct{} // closed while the process is not stalled
-	conns     []*conn
-	listeners []*listener
+	mu    sync.Mutex
+	dead  chan struct{} // closed when the process was killed
+	awake chan struct{} // closed while the process is not stalled
+	conns []*conn
 }
 
 var _ meshlite.Network = (*host)(nil)
