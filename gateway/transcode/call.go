@@ -216,7 +216,7 @@ func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {
 		return err
 	}
 	whole := to.Bytes()[start:] // {"name":value}
-	value := whole[len(field.JSONName())+len(`{"":`) : len(whole)-1]
+	value := whole[endOfString(whole, 1)+1 : len(whole)-1]
 	n := copy(whole, value)
 	to.Truncate(start + n)
 	return nil

@@ -12,7 +12,9 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
@@ -37,7 +39,7 @@ var connectCodecs = map[string]*connectCodec{
 			if len(bytes.TrimSpace(text)) == 0 {
 				return nil
 			}
-			if offset, err := scanJSON(text, m.mux.config.MaxDepth); err != nil {
+			if offset, err := m.mux.config.scanJSON(text); err != nil {
 				return wrongField(fieldAt(text, offset, to.Descriptor()), "%s", err)
 			}
 			return m.unmarshal(text, to)
@@ -47,6 +49,9 @@ var connectCodecs = map[string]*connectCodec{
 	"proto": {
 		contentType: "application/proto",
 		decode: func(m *method, text []byte, to *dynamicpb.Message) error {
+			if left := m.mux.config.MaxValues; !scanWire(text, to.Descriptor(), m.mux.config.MaxDepth, &left) {
+				return wrongField("", "nested deeper than %d, or more than %d values", m.mux.config.MaxDepth, m.mux.config.MaxValues)
+			}
 			options := proto.UnmarshalOptions{Resolver: m.reading.Resolver, RecursionLimit: m.reading.RecursionLimit}
 			if err := options.Unmarshal(text, to); err != nil {
 				return wrongField("", "the message cannot be read")
@@ -59,6 +64,37 @@ var connectCodecs = map[string]*connectCodec{
 			return err
 		},
 	},
+}
+
+// scanWire is scanJSON for protobuf: it reports whether the fields of a message are no more than
+// left, and no deeper than depth. Whether they can be read is left to proto.Unmarshal.
+func scanWire(text []byte, message protoreflect.MessageDescriptor, depth int, left *int) bool {
+	for len(text) > 0 {
+		number, kind, n := protowire.ConsumeTag(text)
+		if n < 0 {
+			return true
+		}
+		text = text[n:]
+		if n = protowire.ConsumeFieldValue(number, kind, text); n < 0 {
+			return true
+		}
+		*left--
+		var inner []byte
+		switch kind {
+		case protowire.BytesType:
+			inner, _ = protowire.ConsumeBytes(text)
+		case protowire.StartGroupType:
+			inner, _ = protowire.ConsumeGroup(number, text)
+		}
+		if field := message.Fields().ByNumber(number); field != nil && field.Message() != nil && (depth == 0 || !scanWire(inner, field.Message(), depth-1, left)) {
+			return false
+		}
+		if *left < 0 {
+			return false
+		}
+		text = text[n:]
+	}
+	return true
 }
 
 // connectCall is a call by the protocol.

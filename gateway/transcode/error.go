@@ -137,9 +137,14 @@ func setRetryAfter(header http.Header, failure *status.Status, trailer metadata.
 			wait, given = retry.GetRetryDelay().AsDuration(), true
 		}
 	}
-	if given && wait >= 0 {
-		header.Set("Retry-After", strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10))
+	if !given || wait < 0 {
+		return
 	}
+	whole := int64(wait / time.Second)
+	if wait%time.Second > 0 {
+		whole++
+	}
+	header.Set("Retry-After", strconv.FormatInt(whole, 10))
 }
 
 // The fields of a rate limit (draft-ietf-httpapi-ratelimit-headers), which callers get in any

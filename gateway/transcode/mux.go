@@ -57,7 +57,8 @@ type Config struct {
 	Origins []string
 
 	MaxRequestBytes int           // of a body or a message of a stream; 4 MiB
-	MaxDepth        int           // of JSON; 100
+	MaxDepth        int           // of JSON, and of the path of a query parameter; 100
+	MaxValues       int           // of JSON: each takes some hundred bytes as part of a message; 100,000
 	Timeout         time.Duration // of a call whose caller sets none; 30 s. A stream then has MaxTimeout
 	MaxTimeout      time.Duration // of any call; 1 h
 	WriteTimeout    time.Duration // for which a caller may take a message of a stream; 30 s
@@ -110,7 +111,7 @@ func (c *Config) setDefaults() error {
 		name string
 		ok   bool
 	}{
-		{"MaxRequestBytes", c.MaxRequestBytes >= 0}, {"MaxDepth", c.MaxDepth >= 0},
+		{"MaxRequestBytes", c.MaxRequestBytes >= 0}, {"MaxDepth", c.MaxDepth >= 0}, {"MaxValues", c.MaxValues >= 0},
 		{"Timeout", c.Timeout >= 0}, {"MaxTimeout", c.MaxTimeout >= 0}, {"WriteTimeout", c.WriteTimeout >= 0},
 	} {
 		if !bound.ok {
@@ -119,6 +120,7 @@ func (c *Config) setDefaults() error {
 	}
 	setDefault(&c.MaxRequestBytes, 4<<20)
 	setDefault(&c.MaxDepth, 100)
+	setDefault(&c.MaxValues, 100_000)
 	setDefault(&c.Timeout, 30*time.Second)
 	setDefault(&c.MaxTimeout, time.Hour)
 	setDefault(&c.WriteTimeout, 30*time.Second)

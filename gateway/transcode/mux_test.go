@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -122,6 +123,24 @@ func TestAnyMethodIsServedForTheKindStar(t *testing.T) {
 		if w := do(mux, httpMethod, "/v1/any", ""); w.Code != 200 {
 			t.Errorf("%s: status %d", httpMethod, w.Code)
 		}
+	}
+}
+
+func TestAFieldMayHaveAnyNameInJSON(t *testing.T) {
+	method := ruled(t, &annotations.HttpRule{Pattern: &annotations.HttpRule_Post{Post: "/v1/any"}, Body: "list", ResponseBody: "list"})
+	file := protodesc.ToFileDescriptorProto(method.ParentFile())
+	file.MessageType[1].Field[2].JsonName = proto.String("a\"b\\:")
+	mux, err := transcode.New(transcode.Config{Services: []transcode.Service{{
+		Name: "r", Conn: echo{}, Offers: everyMethod, Contract: contractOf(t, &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{file}}, "r.v1.S"),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := do(mux, "POST", "/v1/any", `["x", "y"]`); w.Code != 200 || w.Body.String() != `["x","y"]` {
+		t.Errorf("status %d, %s", w.Code, w.Body)
+	}
+	if p := problemIn(t, do(mux, "POST", "/v1/any", `["x", 5]`)); p.Field != `["a\"b\\:"][1]` {
+		t.Errorf("problem %+v", p)
 	}
 }
 

@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -68,7 +69,8 @@ func newRoute(m *method, b Binding) *route {
 		rt.body.used = true
 		rt.body.fields, _ = fieldsOf(b.Method.Input(), b.Body) // checked by Bindings
 		for _, field := range rt.body.fields {
-			rt.body.before += `{"` + field.JSONName() + `":`
+			name, _ := json.Marshal(field.JSONName()) // a string always can be
+			rt.body.before += "{" + string(name) + ":"
 			rt.body.after += "}"
 		}
 		rt.noQuery = append(rt.noQuery, namesOf(b.Method.Input(), b.Body))
@@ -197,7 +199,7 @@ func (rt *route) decodeBody(in *dynamicpb.Message, buffer *bytes.Buffer) error {
 	if len(bytes.TrimLeft(body, " \t\r\n")) == 0 {
 		return nil
 	}
-	if offset, err := scanJSON(body, rt.method.mux.config.MaxDepth); err != nil {
+	if offset, err := rt.method.mux.config.scanJSON(body); err != nil {
 		return wrongField(fieldAt(buffer.Bytes(), before+offset, in.Descriptor()), "%s", err)
 	}
 	buffer.WriteString(rt.body.after)
@@ -255,6 +257,9 @@ func (rt *route) setQuery(in *dynamicpb.Message, values url.Values) error {
 		path, mapKey, isMap := cutMapKey(key)
 		if !utf8.ValidString(key) {
 			return wrongField(key, "invalid UTF-8 in the name of a query parameter")
+		}
+		if most := rt.method.mux.config.MaxDepth; strings.Count(path, ".") >= most {
+			return wrongField(path, "nested deeper than %d", most)
 		}
 		fields, err := fieldsOf(in.Descriptor(), path)
 		if err != nil {

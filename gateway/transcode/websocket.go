@@ -113,7 +113,7 @@ func (c *socketCall) readRequests(ctx context.Context) (err error) {
 		if kind != websocket.MessageText {
 			return refuse(http.StatusUnsupportedMediaType, "a binary message: send JSON as text")
 		}
-		if offset, err := scanJSON(text, c.mux.config.MaxDepth); err != nil {
+		if offset, err := c.mux.config.scanJSON(text); err != nil {
 			return wrongField(fieldAt(text, offset, in.Descriptor()), "%s", err)
 		}
 		if err := c.method.unmarshal(text, in); err != nil {

@@ -92,13 +92,13 @@ func (r *run) open() error {
 	if err := r.openGateway(); err != nil {
 		return err
 	}
-	r.server, err = edge.NewServer(r.ready(r.edge.Handler(r.gateway)), edge.ServerConfig{
+	r.server, err = edge.NewServer(r.ready(r.gateway), edge.ServerConfig{
 		TLS: r.tls, TrustedProxies: r.proxies, Logger: r.log, Drain: orNever(r.Drain), StopTimeout: orNever(r.StopTimeout),
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.runtime.Registry().Register(r.edge), r.runtime.Registry().Register(r.server))
+	return errors.Join(r.runtime.Registry().Register(r.gateway), r.runtime.Registry().Register(r.server))
 }
 
 func (r *run) openEdge() error {
@@ -125,8 +125,8 @@ func orNever(d time.Duration) time.Duration {
 }
 
 func (r *run) openGateway() error {
-	config := gateway.Config{Sites: map[string]http.Handler{}, Logger: r.log}
-	config.Transcode.Metadata, config.Transcode.ShowInternal = r.edge.Metadata, r.ShowInternal
+	config := gateway.Config{Edge: r.edge, Sites: map[string]http.Handler{}, Logger: r.log}
+	config.Transcode.ShowInternal = r.ShowInternal
 	for _, s := range r.services {
 		service, err := r.dial(s)
 		if err != nil {
@@ -183,8 +183,7 @@ func (r *run) forwarded(request *http.Request) http.Header {
 	return header
 }
 
-// ready answers /readyz itself: whoever balances over gateways is neither limited nor asked for
-// a token, and sees a drain at once.
+// ready answers /readyz as not ready from the start of a drain on.
 func (r *run) ready(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if request.URL.Path != "/readyz" {
