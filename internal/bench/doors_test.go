@@ -101,8 +101,11 @@ func startItself(t testing.TB, listen, process string, args ...string) door {
 
 // startNGINXCache is NGINX with proxy_cache in front of the generated code.
 func startNGINXCache(t testing.TB, b *backends) door {
+	// Started by root, its workers would not be, and could not read the directory of the cache.
+	// Started by somebody else, it ignores "user".
 	const config = `
 daemon off;
+user root;
 worker_processes auto;
 pid %[1]s/pid;
 error_log stderr error;
