@@ -33,4 +33,13 @@
 // Until the contract of a service was read, requests to the paths of what it offers by name,
 // /package.Service/Method, are answered 503 with Retry-After. Paths that nobody has are 404
 // at any time.
+//
+// # Metrics
+//
+// A Gateway is a prometheus.Collector of these, and of those of its edge:
+//
+//	meshlite_gateway_contract_loads_total{service, result}    readings: read, failed, refused
+//	meshlite_gateway_contract_changes_total{service}          contracts that replaced another
+//	meshlite_gateway_contract_read_timestamp_seconds{service} when a valid one was last read
+//	meshlite_gateway_service_serving{service}                 1 while a contract is served
 package gateway

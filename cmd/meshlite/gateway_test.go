@@ -2,14 +2,20 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/certtest"
 )
 
 // door is a running gateway.
@@ -168,4 +174,68 @@ func TestGatewayNamesATakenPort(t *testing.T) {
 	defer server.Close()
 	address := strings.TrimPrefix(server.URL, "http://")
 	runTool(t, "gateway", "--http", "web=/,"+server.URL, "--listen", address).want(t, 1, "", "another program listens there")
+}
+
+// Two sites with the same URL without their prefixes keep their answers apart, and --http-cache
+// 0 keeps none.
+func TestGatewayCachesPlainHTTP(t *testing.T) {
+	openAgent(t)
+	var asked atomic.Int32
+	args := []string{}
+	for _, name := range []string{"web", "docs"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=3600")
+			_, _ = fmt.Fprint(w, name, asked.Add(1))
+		}))
+		t.Cleanup(server.Close)
+		args = append(args, "--http", name+"=/"+name+"/,"+server.URL)
+	}
+	d := openGateway(t, args...)
+	for path, want := range map[string]string{"/web/a": "web", "/docs/a": "docs"} {
+		first, _ := d.ask(t, "GET", path, "", 200)
+		second, header := d.ask(t, "GET", path, "", 200)
+		if !strings.HasPrefix(first, want) || first != second || header.Get("Age") == "" {
+			t.Errorf("%s: %q, then %q with %v, want one answer of %s from the cache", path, first, second, header, want)
+		}
+	}
+	plain := openGateway(t, append(args, "--http-cache", "0")...)
+	if first, _ := plain.ask(t, "GET", "/web/a", "", 200); first == "web1" {
+		t.Errorf("without a cache the answer is %q", first)
+	}
+	plain.ask(t, "GET", "/web/a", "", 200)
+	if n := asked.Load(); n != 4 {
+		t.Errorf("the services were asked %d times, want 4", n)
+	}
+}
+
+// With --client-ca and --require-subject, a verified certificate is let in, and nobody else.
+// The gateway registers with TLS, too: it checks itself at its own address.
+func TestGatewayRequiresACertificate(t *testing.T) {
+	openAgent(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("X-Meshlite-Subject"))
+	}))
+	t.Cleanup(server.Close)
+	authority := certtest.New(t)
+	pair := authority.Issue(t, "localhost", "127.0.0.1")
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, authority.PEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := openGateway(t, "--http", "web=/,"+server.URL, "--tls-cert", writePEM(t, "CERTIFICATE", pair.Certificate[0]), "--tls-key", writePEM(t, "PRIVATE KEY", key), "--client-ca", ca, "--require-subject", "--register")
+	d.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Roots}}
+	t.Cleanup(d.client.CloseIdleConnections)
+	d.ask(t, "GET", "/", "", 401)
+	d.ask(t, "GET", "/readyz", "", 200)
+	known := d
+	known.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Roots, Certificates: []tls.Certificate{authority.Issue(t, "ada")}}}}
+	t.Cleanup(known.client.CloseIdleConnections)
+	if subject, _ := known.ask(t, "GET", "/", "", 200, "X-Meshlite-Subject: eve"); !strings.Contains(subject, "ada") {
+		t.Errorf("the service gets the subject %q, want that of the certificate", subject)
+	}
+	runTool(t, "services").want(t, 0, "gateway  1        0        0         https\n", "")
 }

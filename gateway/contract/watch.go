@@ -18,6 +18,11 @@ const (
 	firstBackoff  = 250 * time.Millisecond
 	defaultPeriod = 30 * time.Second
 	logInterval   = time.Minute // of a failure that stays the same
+
+	// For settleTime after a change of instances loads are settlePause apart: a connection to
+	// a new one may not be ready at once, and an old one may still answer.
+	settleTime  = 4 * time.Second
+	settlePause = 800 * time.Millisecond
 )
 
 const (
@@ -26,10 +31,6 @@ const (
 	confirmations = 3
 	maxReplaced   = 16 // contracts that are remembered as replaced
 )
-
-// settleTimes are when to load again after a change of instances: a connection to a new
-// one may not be ready at once, and an old one may still answer.
-var settleTimes = []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second}
 
 // WatchConfig says what to watch.
 type WatchConfig struct {
@@ -117,7 +118,7 @@ func (w *Watcher) run(ctx context.Context) {
 	defer next.Stop()
 	polls, stamp := w.polls()
 	defer polls.Stop()
-	changed, settle := w.config.Changed, []time.Duration(nil)
+	changed, settled := w.config.Changed, time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,7 +129,7 @@ func (w *Watcher) run(ctx context.Context) {
 				changed = nil
 				continue
 			}
-			settle, w.failures = settleTimes, 0
+			settled, w.failures = time.Now().Add(settleTime), 0
 		case <-polls.C:
 			now := w.stamp()
 			if now == stamp {
@@ -147,8 +148,8 @@ func (w *Watcher) run(ctx context.Context) {
 		if err != nil {
 			pause = min(pause, w.backoff())
 		}
-		if len(settle) > 0 {
-			pause, settle = min(pause, settle[0]), settle[1:]
+		if time.Now().Before(settled) {
+			pause = min(pause, settlePause)
 		}
 		next.Reset(pause)
 	}

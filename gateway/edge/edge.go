@@ -88,9 +88,13 @@ type Edge struct {
 	headers []string          // of requests, in lower case
 	set     map[string]string // on answers that lack them
 	cors    func(http.Handler) http.Handler
-	pack    func(http.Handler) http.HandlerFunc // nil without compression
-	log     *accessLog
-	metrics *metrics
+	allows  func(*http.Request) bool // its origin, by CORS
+	// sameOrigin keeps pages of other sites from changing anything with the client certificate
+	// or the cookies of their visitors: a POST without a Content-Type needs no preflight.
+	sameOrigin *http.CrossOriginProtection
+	pack       func(http.Handler) http.HandlerFunc // nil without compression
+	log        *accessLog
+	metrics    *metrics
 }
 
 // New checks config. Its errors name the field.

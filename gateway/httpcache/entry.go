@@ -78,15 +78,19 @@ func slotOf(name string) int { return int(maphash.String(seed, name) % invalidat
 func (c *Cache) marksOf(names ...string) []mark {
 	marks := make([]mark, len(names))
 	for i, name := range names {
-		slot := slotOf(name)
-		marks[i] = mark{slot, c.slots[slot].Load()}
+		at := slotOf(name)
+		s := &c.slots[at]
+		if !s.used.Load() {
+			s.used.Store(true) // before the count is read
+		}
+		marks[i] = mark{at, s.count.Load()}
 	}
 	return marks
 }
 
 // valid reports whether e was not invalidated since its request was sent.
 func (c *Cache) valid(e *entry) bool {
-	return e.all == c.all.Load() && !slices.ContainsFunc(e.marks, func(m mark) bool { return c.slots[m.slot].Load() != m.count })
+	return e.all == c.all.Load() && !slices.ContainsFunc(e.marks, func(m mark) bool { return c.slots[m.slot].count.Load() != m.count })
 }
 
 // urlKey is the name under which all answers of a URL are invalidated.

@@ -16,8 +16,8 @@
 // only-if-cached are obeyed, and those directives that cost the site work (no-cache, max-age,
 // min-fresh) only of trusted callers; max-stale is ignored.
 //
-// Written here since the libraries that exist (bartventer/httpcache, sandrolain/httpcache, after
-// gregjones/httpcache) are private caches for one client, and do not bound their memory.
+// Written here, since the libraries that exist (bartventer/httpcache, sandrolain/httpcache, after
+// gregjones/httpcache) are private caches of one client.
 package httpcache
 
 import (
@@ -82,7 +82,7 @@ const (
 	maxRefreshes    = 64               // at once
 	failureRest     = time.Second      // before a site that has failed to validate an answer is asked again
 	passTime        = 10 * time.Second // that requests are not coalesced after an answer that was not stored
-	invalidateSlots = 1024
+	invalidateSlots = 1 << 16
 )
 
 // Cache is a cache. It may serve several sites, and is safe for concurrent use.
@@ -92,7 +92,7 @@ type Cache struct {
 
 	// Invalidations are counted by the hash of a URL or group. An entry is valid while the counts
 	// are those of the time when its request was sent.
-	slots  [invalidateSlots]atomic.Uint64
+	slots  [invalidateSlots]slot
 	all    atomic.Uint64
 	groups atomic.Uint64 // invalidations of any group
 
@@ -106,6 +106,12 @@ type Cache struct {
 	cancel    context.CancelFunc
 
 	counts counters
+}
+
+// slot counts the invalidations of all names with one hash.
+type slot struct {
+	count atomic.Uint64
+	used  atomic.Bool // something with such a name was fetched since the last one
 }
 
 type counters struct{ hits, stale, validated, misses, passed, coalesced, stored, evicted, invalidations atomic.Uint64 }
@@ -187,7 +193,9 @@ func (c *Cache) Clear() {
 
 func (c *Cache) bump(name string) {
 	c.counts.invalidations.Add(1)
-	c.slots[slotOf(name)].Add(1)
+	if s := &c.slots[slotOf(name)]; s.used.Swap(false) { // a site may have many POSTs to what is never cached
+		s.count.Add(1)
+	}
 }
 
 // Close ends validations in the background and drops all answers.

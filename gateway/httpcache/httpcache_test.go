@@ -468,6 +468,62 @@ func TestMissesAtTheSameTimeAreOne(t *testing.T) {
 	})
 }
 
+// Unsafe requests to other URLs hardly ever drop an answer.
+func TestInvalidationIsPrecise(t *testing.T) {
+	s := &site{answer: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "max-age=600") }}
+	cache, transport := newCache(t, httpcache.Config{}, s)
+	const urls = 200
+	for i := range urls {
+		get(t, transport, "GET", fmt.Sprint("http://web/", i))
+	}
+	for i := range 2000 {
+		get(t, transport, "POST", fmt.Sprint("http://web/other/", i))
+	}
+	for i := range urls {
+		get(t, transport, "GET", fmt.Sprint("http://web/", i))
+	}
+	if hits := cache.Stats().Hits; hits < urls*3/4 {
+		t.Errorf("%d of %d answers are left", hits, urls)
+	}
+	for i := range urls {
+		get(t, transport, "POST", fmt.Sprint("http://web/", i))
+	}
+	before := cache.Stats().Hits
+	for i := range urls {
+		get(t, transport, "GET", fmt.Sprint("http://web/", i))
+	}
+	if hits := cache.Stats().Hits; hits != before {
+		t.Errorf("%d answers are left of those that were changed", hits-before)
+	}
+}
+
+// Conditions and directives that make no sense do no harm, and never make a 304 of another
+// answer.
+func FuzzConditions(f *testing.F) {
+	for _, seed := range []string{`"1"`, `W/"1", "2"`, `"1" "2"`, `*`, `W/`, `"`, `""`, ` , ,"x"`, "\"a,\"1\""} {
+		f.Add(seed, "no-cache, max-age=1", "accept, *")
+	}
+	cache, err := httpcache.New(httpcache.Config{Trusted: func(*http.Request) bool { return true }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(cache.Close)
+	f.Fuzz(func(t *testing.T, tags, said, vary string) {
+		s := &site{answer: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("ETag", `"the tag"`)
+			w.Header().Set("Vary", vary)
+		}}
+		transport := cache.Transport(s)
+		for range 2 {
+			response, _ := get(t, transport, "GET", "http://web/", "If-None-Match: "+tags, "Cache-Control: "+said)
+			if response.StatusCode == http.StatusNotModified && !strings.Contains(tags, `"the tag"`) && !strings.Contains(tags, "*") {
+				t.Errorf("%q matches", tags)
+			}
+		}
+	})
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	const most = 1 << 20
 	body := strings.Repeat("x", 10_000)

@@ -78,7 +78,8 @@ type Config struct {
 	MaxInFlight int
 	// MaxConnections to one instance: further requests to it wait for one. Default: 256.
 	MaxConnections int
-	// MaxIdleConnections to one instance are kept for IdleTimeout. Defaults: 64, 90 s.
+	// MaxIdleConnections to one instance are kept for IdleTimeout. Defaults: MaxConnections,
+	// 90 s.
 	MaxIdleConnections int
 	IdleTimeout        time.Duration
 	// ConnectTimeout is for a connection, TLS included. Default: 1 s.
@@ -122,7 +123,7 @@ func (c *Config) set() {
 	or(&c.Policy, defaultPolicy)
 	or(&c.MaxInFlight, 1024)
 	or(&c.MaxConnections, 256)
-	or(&c.MaxIdleConnections, min(64, c.MaxConnections))
+	or(&c.MaxIdleConnections, max(c.MaxConnections, 1))
 	or(&c.IdleTimeout, 90*time.Second)
 	or(&c.ConnectTimeout, time.Second)
 	or(&c.HeaderTimeout, 30*time.Second)

@@ -57,6 +57,7 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.HTTP, "http", nil, "serve plain HTTP under a prefix: `NAME=/PREFIX/[,URL...]`; repeats")
 	f.StringVar(&o.HTTPPolicy, "http-policy", "", "`policy` for plain HTTP: least_request, the default, peak_ewma, or round_robin, that of fixed lists")
+	f.Uint64Var(&o.HTTPCache, "http-cache", 64<<20, "`bytes` of answers to keep for each plain HTTP service, as these allow (RFC 9111); 0 is none")
 	f.StringArrayVar(&o.Descriptors, "descriptors", nil, "`SERVICE=FILE` with its descriptor set, as buf build -o writes it, instead of reflection; repeats")
 	f.StringVar(&o.Agent, "http-addr", "", "`address` of the Consul agent, host:port, instead of that of CONSUL_HTTP_ADDR")
 
@@ -90,7 +91,7 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	if err := cmd.RegisterFlagCompletionFunc("http-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag was added above
 	}
-	for _, flag := range []string{"http", "descriptors", "http-addr", "listen", "metrics-address", "trusted-proxies", "limit", "cors-origin", "jwt-issuer", "jwt-audience", "forward-header", "name", "advertise", "drain", "stop-timeout", "servername"} {
+	for _, flag := range []string{"http", "http-cache", "descriptors", "http-addr", "listen", "metrics-address", "trusted-proxies", "limit", "cors-origin", "jwt-issuer", "jwt-audience", "forward-header", "name", "advertise", "drain", "stop-timeout", "servername"} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {
 			panic(err) // the flag was added above
 		}

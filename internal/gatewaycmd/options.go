@@ -20,6 +20,7 @@ type Options struct {
 	Services    []string // arguments, such as "catalog=pkg.Service"
 	HTTP        []string // such as "web=/web/"
 	HTTPPolicy  string   // by which sites are balanced; empty is that of [Options.policy]
+	HTTPCache   uint64   // bytes of answers that are kept for each site; 0 is no cache
 	Descriptors []string // such as "catalog=catalog.binpb"
 
 	Agent    string       // host:port; empty is the one that the environment names

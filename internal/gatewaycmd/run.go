@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway"
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/edge"
+	"github.com/meshlite-go/meshlite/gateway/httpcache"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
 	"github.com/meshlite-go/meshlite/gateway/jwt"
 	"github.com/meshlite-go/meshlite/internal/cli"
@@ -137,12 +138,11 @@ func (r *run) openGateway() error {
 	}
 	r.builder = resolver.NewBuilder(r.directory, resolver.WithLogger(r.log))
 	for _, s := range r.sites {
-		proxy, err := httpproxy.New(r.site(s))
+		site, err := r.site(s)
 		if err != nil {
 			return &cli.Error{Code: cli.ExitUsage, Err: err}
 		}
-		r.onClose(proxy.Close)
-		config.Sites[s.prefix] = proxy
+		config.Sites[s.prefix] = site
 	}
 	var err error
 	if r.gateway, err = gateway.New(config); err != nil {
@@ -168,12 +168,27 @@ func (r *run) dial(s service) (gateway.Service, error) {
 	return service, nil
 }
 
-func (r *run) site(s site) httpproxy.Config {
+// site balances over a plain HTTP service. Each has a cache of its own: without their prefixes,
+// two sites may have the same URL.
+func (r *run) site(s site) (http.Handler, error) {
 	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Log: r.log, Header: r.forwarded}
 	if len(s.urls) == 0 {
 		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
 	}
-	return config
+	if r.HTTPCache > 0 {
+		cache, err := httpcache.New(httpcache.Config{MaxBytes: r.HTTPCache})
+		if err != nil {
+			return nil, fmt.Errorf("--http-cache %d: %w", r.HTTPCache, err)
+		}
+		r.onClose(cache.Close)
+		config.Wrap = cache.Transport
+	}
+	proxy, err := httpproxy.New(config)
+	if err != nil {
+		return nil, err
+	}
+	r.onClose(proxy.Close)
+	return proxy, nil
 }
 
 // forwarded are the headers by which a plain HTTP service knows who calls.

@@ -428,6 +428,9 @@ func TestAWebSocketIsTried(t *testing.T) {
 	b := startBrowser(t)
 	b.screen(1280, 900, "light")
 	b.open(g.URL, "#method/everything.v1.Library.Talk")
+	if docs := b.text(`document.querySelector(".docs").innerText`); !strings.Contains(docs, "Shelf") || strings.Contains(docs, "any value") {
+		t.Errorf("the messages are described as %s", docs)
+	}
 	b.tabTo("button[type=submit]")
 	b.press(kb.Enter)
 	b.await(status + `.startsWith("Closed")`)

@@ -153,7 +153,7 @@ function methodView(o) {
   const body = op.requestBody?.content["application/json"];
   const parameters = op.parameters ?? [];
   const [media] = Object.values(op.responses["200"]?.content ?? {});
-  const answer = socket?.receive ?? media?.["x-item-schema"] ?? media?.schema;
+  const answer = socket?.receive.schema ?? media?.["x-item-schema"] ?? media?.schema;
   return h("div", { class: "pair" },
     h("div", { class: "about" },
       h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
@@ -179,7 +179,7 @@ function input(p, id) {
   const full = resolve(schema);
   const example = p.example ?? full.examples?.[0] ?? p.content?.["application/json"].example;
   const text = p.content ? JSON.stringify(example) : full.items ? (example ?? []).join("\n") : full.additionalProperties ? Object.entries(example ?? {}).map((e) => e.join("=")).join("\n") : String(example ?? "");
-  const common = { id, "data-name": p.name, required: p.in === "path" && p.required, autocomplete: "off", spellcheck: "false" };
+  const common = { id, "data-name": p.name, required: p.in === "path" && !spans(p), autocomplete: "off", spellcheck: "false" };
   const choices = full.enum ?? (full.type === "boolean" ? ["true", "false"] : undefined);
   if (choices) {
     return h("select", common, p.required ? "" : h("option", { value: "" }, "not set"), choices.map((c) => h("option", { selected: p.required && c === text }, c)));
@@ -207,6 +207,7 @@ function tryPanel(o) {
   const body = media && h("textarea", { id: "body", rows: Math.min(14, Math.max(3, pretty(media.example).split("\n").length)), spellcheck: "false", "aria-describedby": "wrong" }, socket ? JSON.stringify(media.example) : pretty(media.example));
   const wrong = h("p", { class: "wrong", id: "wrong", role: "alert" });
   const curl = h("pre", { class: "curl", tabindex: 0, role: "region", "aria-label": "curl command" });
+  // A browser sends no token with a WebSocket.
   const secret = h("input", { id: "token", type: "password", autocomplete: "off", value: token, input: () => { token = secret.value.trim(); update(); } });
   const send = h("button", { class: "first", type: "submit" }, "Send");
   const cancel = h("button", { type: "button", hidden: true, click: () => stop() }, "Cancel");
@@ -218,7 +219,7 @@ function tryPanel(o) {
     needed,
     other.length > 4 ? h("details", { class: "more" }, h("summary", {}, counted(other.length, "optional parameter")), other) : other,
     body ? h("div", { class: "row" }, h("label", { for: "body" }, socket ? "Messages" : "Body", h("small", {}, socket ? " JSON, one a line" : " JSON")), body, wrong) : "",
-    api.components.securitySchemes?.bearer ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
+    api.components.securitySchemes?.bearer && !socket ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
     h("div", { class: "buttons" }, send, cancel));
 
   // request is what the form says: {url, init}.
@@ -228,8 +229,7 @@ function tryPanel(o) {
     for (const [i, p] of parameters.entries()) {
       const value = rows[i].querySelector("[data-name]").value;
       if (p.in === "path") {
-        // What has no pattern may have several segments.
-        const segments = p.schema.pattern ? [value] : value.split("/");
+        const segments = spans(p) ? value.split("/") : [value];
         path = path.replace("{" + p.name + "}", segments.map(encodeURIComponent).join("/"));
         continue;
       }
@@ -246,7 +246,7 @@ function tryPanel(o) {
     if (streams(op)) headers.Accept = "application/x-ndjson";
     if (body && !socket) headers["Content-Type"] = "application/json";
     if (token) headers.Authorization = "Bearer " + token;
-    return { url: path, init: { method: o.verb, headers, body: body && !socket ? body.value : undefined } };
+    return { url: path, init: { method: o.verb === "*" ? "POST" : o.verb, headers, body: body && !socket ? body.value : undefined } };
   };
 
   const update = () => {
@@ -298,6 +298,8 @@ function tryPanel(o) {
 }
 
 const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+// spans says that a parameter of the path may have several segments, or none.
+const spans = (p) => p.in === "path" && p.schema.type === "string" && !p.schema.pattern && !p.schema.contentEncoding;
 const streams = (op) => Boolean(op.responses["200"]?.content?.["application/x-ndjson"]);
 const pretty = (value) => JSON.stringify(value, null, 2);
 const quote = (text) => "'" + text.replaceAll("'", `'\\''`) + "'";
