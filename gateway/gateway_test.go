@@ -26,7 +26,7 @@ import (
 var errUnimplemented = status.Error(codes.Unimplemented, "unknown method")
 
 // newGateway makes a gateway. Its owner closes it.
-func newGateway(t *testing.T, m *mesh, config gateway.Config) *gateway.Gateway {
+func newGateway(t testing.TB, m *mesh, config gateway.Config) *gateway.Gateway {
 	t.Helper()
 	config.Logger = m.log
 	g, err := gateway.New(config)

@@ -87,7 +87,7 @@ func (l *lines) String() string {
 
 // mesh is a stand-in agent and instances, all in memory and in virtual time.
 type mesh struct {
-	t     *testing.T
+	t     testing.TB
 	agent *consultest.Server
 	lines lines // of the log
 	log   *slog.Logger
@@ -123,7 +123,7 @@ func (i *instance) subjects() []string {
 	return i.verified
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t testing.TB) *mesh {
 	m := &mesh{t: t, agent: consultest.New(), instances: map[string]*instance{}}
 	m.log = slog.New(slog.NewTextHandler(&m.lines, nil))
 	return m

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,11 +122,14 @@ func compressible(contentType string) bool {
 	}
 }
 
+// minCompressed is the fewest bytes that get shorter by enough.
+const minCompressed = 1 << 10
+
 func (e *Edge) setCompression() error {
 	if e.config.NoCompression {
 		return nil
 	}
-	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(1<<10), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
+	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(minCompressed), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
 	e.pack = pack
 	return err
 }
@@ -176,6 +180,12 @@ func (w *choosing) choose(status int) {
 	}
 	w.chosen = true
 	header := w.plain.Header()
+	if lengths := header["Content-Length"]; len(lengths) == 1 {
+		if n, err := strconv.Atoi(lengths[0]); err == nil && n < minCompressed {
+			w.ResponseWriter = w.plain
+			return
+		}
+	}
 	if status == http.StatusPartialContent || status == http.StatusSwitchingProtocols || header.Get("Content-Encoding") != "" ||
 		!compressible(header.Get("Content-Type")) || strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-transform") {
 		w.ResponseWriter = w.plain

@@ -239,7 +239,16 @@ func (l *limit) addressKey(addr netip.Addr) string {
 		prefix, _ := addr.Prefix(l.IPv6Prefix)
 		addr = prefix.Addr()
 	}
-	bytes := addr.AsSlice()
+	var space [16]byte
+	bytes := space[:0]
+	switch {
+	case addr.Is4():
+		four := addr.As4()
+		bytes = append(bytes, four[:]...)
+	case addr.Is6():
+		space = addr.As16()
+		bytes = space[:]
+	}
 	return l.Name + "\x00a" + string(bytes)
 }
 

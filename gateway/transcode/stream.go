@@ -71,7 +71,7 @@ func (b *streamBody) serve(params map[string]string) {
 		b.w.Header().Set("Content-Type", b.format.contentType)
 		return
 	}
-	ctx, cancel, err := b.mux.callContext(b.w, b.r, b.mux.config.MaxTimeout)
+	ctx, cancel, err := b.mux.callContext(b.w, b.r, b.mux.metadataOf(b.r), b.mux.config.MaxTimeout)
 	if err != nil {
 		shows.writeError(b.w, b.r, answer{err: err})
 		return
