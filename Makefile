@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: cases help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: api cases help build demo chaos dev test test-short bench scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simul
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
 	@$(GO) test -count=1 -v -run Published ./internal/simulation
 
+# A tenth of the mesh, for a small machine: make scale SCALE='-part 10'
+scale: ## simulate 1,000 services, 10,000 instances and 50,000 channels: the tables of docs/growing.md, some minutes
+	$(GO) test -count=1 -timeout 60m -v -run Figures ./internal/scale -figures $(SCALE)
+
 bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e
 
@@ -50,6 +54,9 @@ mutants: ## change product code at 20 drawn places, one at a time, and name the 
 
 cases: ## write docs/cases.md, which case is kept by which test, from the comments of the tests
 	$(GO) test -count=1 -run TestCasesAreListed ./internal/house -update
+
+api: ## write docs/api.txt, what users compile against
+	$(GO) test -count=1 -run TestPublicAPIIsWrittenDown ./internal/house -update
 
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

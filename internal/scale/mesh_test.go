@@ -10,8 +10,13 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
+
+func queryOf(service string) catalog.Query { return catalog.Query{Service: service} }
+
+func ignore([]catalog.Instance) {}
 
 var (
 	background = context.Background()
