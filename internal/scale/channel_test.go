@@ -182,4 +182,6 @@ func (s *subConn) Shutdown() {
 	}
 }
 
-func (s *subConn) RegisterHealthListener(listener func(grpcbalancer.SubConnState)) { s.health = listener }
+func (s *subConn) RegisterHealthListener(listener func(grpcbalancer.SubConnState)) {
+	s.health = listener
+}
