@@ -127,11 +127,13 @@ func printTraffic(t *testing.T, w *tabwriter.Writer, s size) {
 	m := newMesh(t, s)
 	began := time.Now()
 	fmt.Fprintf(w, "\n%d services, %d instances on %d nodes, %d channels; %d servers of %d answers a second\n\n", s.services, s.instances, len(m.agents), s.instances*s.channels, s.servers, s.answers)
+	time.Sleep(time.Until(m.began.Add(time.Second))) // registered, and in step with the seconds
 	fmt.Fprintf(w, "  WHAT\tQUERIES/S\tBUSIEST SECOND\tAT ONE AGENT\tOPEN THERE\tLAST CLIENT AFTER\tCPU OF ALL CLIENTS\n")
 	row := func(name string, do func() string) {
 		from, used := m.now(), cpu()
 		m.busiestAgent()
 		last := do()
+		time.Sleep(time.Second - m.now()%time.Second) // the traffic is counted in whole seconds
 		synctest.Wait()
 		took := cpu() - used
 		p := m.span(from, m.now())

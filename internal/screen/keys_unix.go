@@ -1,3 +1,5 @@
+//go:build unix
+
 package screen
 
 import (
@@ -8,6 +10,15 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// windowSize is the size of a terminal, or an error if file is none.
+func windowSize(file *os.File) (width, height int, err error) {
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, 0, err
+	}
+	return int(size.Col), int(size.Row), nil
+}
 
 // keyWait is how long a look at the terminal waits for a key, and so how late its
 // goroutine ends.
