@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: api cases help build demo chaos dev test test-short bench scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,35 @@ $(BIN)/consul: deploy/consul/go.mod deploy/consul/go.sum
 	@echo "building Consul: about five minutes the first time, seconds after that"
 	cd deploy/consul && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
+
+# The packages take the units of deploy/systemd if they are there.
+RELEASE := $(BIN)/release
+release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of a release into .bin/release
+	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	$(GO) run ./internal/release -out $(RELEASE)
+	@deploy/release/packages $(RELEASE) $(BIN)
+	$(BIN)/cyclonedx-gomod mod -json -licenses -output $(RELEASE)/sbom.cdx.json .
+	$(GO) run ./internal/release -out $(RELEASE) -sums
+	@ls -l $(RELEASE)
+
+$(BIN)/.releasetools: deploy/release/go.mod deploy/release/go.sum
+	@mkdir -p $(BIN)
+	@echo "building nfpm, cyclonedx-gomod and govulncheck: some minutes the first time"
+	cd deploy/release && $(GO) build -o $(BIN)/ tool
+	@touch $@
+
+cross: ## compile programs and tests for macOS and Windows: minutes the first time
+	for os in darwin windows; do for arch in amd64 arm64; do \
+		echo "$$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./... || exit 1; \
+	done; done
+
+vulnerabilities: $(BIN)/.releasetools ## look for known vulnerabilities that the code reaches: needs vuln.go.dev
+	$(BIN)/govulncheck ./...
+
+# The licences of what the programs link: those that may be passed on with a notice.
+licences: $(BIN)/.releasetools ## fail if a dependency of the programs has no licence that allows its distribution
+	@$(BIN)/cyclonedx-gomod app -json -licenses -main cmd/meshlite . >$(BIN)/licences.json
+	@$(GO) run ./internal/release -licences $(BIN)/licences.json
 
 clean: ## remove what was built
 	rm -rf $(BIN)

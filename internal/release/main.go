@@ -39,10 +39,14 @@ func main() {
 	flag.StringVar(&r.version, "version", "", "of the archives' names. Default: git describe")
 	only := flag.String("only", "", "platforms to build for, such as linux/amd64,darwin/arm64. Default: all")
 	sums := flag.Bool("sums", false, "write the checksums of what is in the folder, and build nothing")
+	bill := flag.String("licences", "", "check the licences in this SBOM, and build nothing")
 	flag.Parse()
 	do := func() error { return r.build(*only) }
 	if *sums {
 		do = r.sums
+	}
+	if *bill != "" {
+		do = func() error { return checkLicences(*bill) }
 	}
 	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
