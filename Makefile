@@ -40,7 +40,7 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simul
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
 	@$(GO) test -count=1 -v -run Published ./internal/simulation
 
-# A tenth of the mesh, for a small machine: make scale SCALE='-part 10'
+# A fifth of the mesh, for a small machine: make scale SCALE='-part 5'
 scale: ## simulate 1,000 services, 10,000 instances and 50,000 channels: the tables of docs/growing.md, some minutes
 	$(GO) test -count=1 -timeout 60m -v -run Figures ./internal/scale -figures $(SCALE)
 

@@ -19,8 +19,8 @@ import (
 )
 
 var (
-	figures = flag.Bool("figures", false, "play the large mesh and print its tables: some minutes, and 8 GB")
-	part    = flag.Int("part", 1, "with -figures: play the large mesh with that many times fewer nodes, for a small machine")
+	figures = flag.Bool("figures", false, "play the large mesh and print its tables: ten minutes of CPU time, and 15 GB")
+	part    = flag.Int("part", 1, "with -figures: play the large mesh that many times smaller, for a small machine")
 )
 
 // large is the mesh of docs/growing.md. 5,000 answers a second is what a server of four cores is
