@@ -111,7 +111,7 @@ release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksum
 	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
 	$(GO) run ./internal/release -out $(RELEASE)
 	@deploy/release/packages $(RELEASE) $(BIN)
-	$(BIN)/cyclonedx-gomod mod -json -licenses -output $(RELEASE)/sbom.cdx.json .
+	$(BIN)/cyclonedx-gomod mod -json -licenses -noserial -notimestamp -output $(RELEASE)/sbom.cdx.json .
 	$(GO) run ./internal/release -out $(RELEASE) -sums
 	@ls -l $(RELEASE)
 

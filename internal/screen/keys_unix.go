@@ -6,10 +6,14 @@ import (
 	"context"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// Resized is the signal that a terminal's window has another size.
+const Resized = syscall.SIGWINCH
 
 // windowSize is the size of a terminal, or an error if file is none.
 func windowSize(file *os.File) (width, height int, err error) {

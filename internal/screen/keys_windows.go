@@ -4,9 +4,13 @@ import (
 	"context"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
+
+// Resized is the signal that a terminal's window has another size, which Windows never sends.
+const Resized = syscall.Signal(28)
 
 // windowSize is the size of a console's window, or an error if file is none.
 func windowSize(file *os.File) (width, height int, err error) {
