@@ -11,7 +11,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // small is a mesh that takes seconds, also with the race detector.
-var small = size{services: 8, instances: 60, channels: 4, perNode: 20, wide: 20, subset: 5, servers: 3, answers: 5000}
+var small = size{services: 8, instances: 60, channels: 4, perNode: 20, wide: 20, subset: 10, servers: 3, answers: 5000}
 
 // A mesh costs Consul one read for each watched service of each process when they all start at
 // once, one a minute when nothing changes, and one for each client of a service that changes.
