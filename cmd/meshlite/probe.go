@@ -27,7 +27,7 @@ failure, or 200 OK), message, duration_ms.`,
 		Example: `  meshlite probe --plaintext 127.0.0.1:8080
   meshlite probe --plaintext [::1]:8080 --service sweetshop.catalog.v1.CatalogService
   meshlite probe 10.0.0.7:8443 --cacert ca.pem --servername catalog
-  meshlite probe --http http://127.0.0.1:8080/readyz`,
+  meshlite probe --wait 30s --http http://127.0.0.1:8080/readyz`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return cli.Usagef("probe takes one HOST:PORT, not %d arguments: write meshlite probe 127.0.0.1:8080", len(args))
@@ -43,12 +43,13 @@ failure, or 200 OK), message, duration_ms.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Service, "service", "", "ask for one `service` of the server, such as package.Service, instead of all of it")
 	f.StringVar(&o.URL, "http", "", "ask an HTTP server: GET `URL`")
-	f.DurationVar(&o.Timeout, "timeout", 2*time.Second, "how long all of it may take: less than the timeout of the check that runs it")
+	f.DurationVar(&o.Timeout, "timeout", 2*time.Second, "how long an answer may take: less than the timeout of the check that runs it")
+	f.DurationVar(&o.Wait, "wait", 0, "ask again until it is healthy, for so long: for scripts that start or restart it")
 	f.BoolVar(&o.Security.Plaintext, "plaintext", false, "no TLS")
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the address's")
-	noCompletion(cmd, "service", "http", "timeout", "servername")
+	noCompletion(cmd, "service", "http", "timeout", "wait", "servername")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"net"
@@ -75,6 +76,8 @@ func TestProbe(t *testing.T) {
 		{"dns:///a:1", 2, "", "a probe asks one process"},
 		{"127.0.0.1:99999", 2, "", `port "99999"`},
 		{"--timeout 0s a:1", 2, "", "--timeout 0s"},
+		{"--wait -1s a:1", 2, "", "--wait -1s"},
+		{"--plaintext --wait 300ms 127.0.0.1:1", 1, "", "is a server running there?"},
 		{"--plaintext --cacert " + cert + " a:1", 2, "", "--plaintext together with"},
 		{"a:1 --http http://a/", 2, "", `"a:1" together with --http`},
 		{"--service x --http http://a/", 2, "", `--service "x" together with --http`},
@@ -146,4 +149,31 @@ func TestProbeAsJSON(t *testing.T) {
 			t.Errorf("--service %q: exit code %d, %+v, want %+v", service, r.code, p, want)
 		}
 	}
+}
+
+// A script that restarts a server waits until it is healthy again.
+func TestProbeWaits(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, states := grpc.NewServer(), &startingHealth{refusals: 3}
+	healthv1.RegisterHealthServer(server, states)
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	runTool(t, "probe", "--plaintext", listener.Addr().String()).want(t, 1, "", "NOT_SERVING")
+	runTool(t, "probe", "--plaintext", "--wait", "1m", listener.Addr().String()).want(t, 0, "SERVING", "")
+}
+
+// startingHealth is not serving the first times that it is asked. Probes ask one after the other.
+type startingHealth struct {
+	healthv1.UnimplementedHealthServer
+	refusals int
+}
+
+func (h *startingHealth) Check(context.Context, *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
+	if h.refusals--; h.refusals >= 0 {
+		return &healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_NOT_SERVING}, nil
+	}
+	return &healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_SERVING}, nil
 }

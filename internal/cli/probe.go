@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,18 +22,24 @@ import (
 
 // ProbeOptions are those of [Probe]. Either Address or URL is given.
 type ProbeOptions struct {
-	Address  string // "host:port" of a gRPC server
-	Service  string // that its health service is asked for; "" is the whole server
-	URL      string // of an HTTP server
-	Timeout  time.Duration
+	Address  string        // "host:port" of a gRPC server
+	Service  string        // that its health service is asked for; "" is the whole server
+	URL      string        // of an HTTP server
+	Timeout  time.Duration // of one question
+	Wait     time.Duration // ask until it is healthy, so long at most; 0 asks once
 	Security Security
 	Format   Format
 }
+
+// askAgain is how long a probe that waits pauses between two questions.
+const askAgain = 100 * time.Millisecond
 
 func (o *ProbeOptions) check() error {
 	switch {
 	case o.Timeout <= 0:
 		return Usagef("--timeout %v: write a duration above 0, such as 2s", o.Timeout)
+	case o.Wait < 0:
+		return Usagef("--wait %v: write a duration from 0 on, such as 30s", o.Wait)
 	case o.URL == "" && o.Address == "":
 		return Usagef("probe takes host:port, or --http URL")
 	case o.URL == "" && (strings.Contains(o.Address, "/") || strings.HasPrefix(o.Address, "unix:")):
@@ -72,7 +79,8 @@ type probed struct {
 
 // Probe asks one process whether it is healthy, as an orchestrator does: by gRPC's health
 // service, or by a GET that must be answered with 2xx. It goes straight to the address, past
-// Consul, policies and proxies of the environment. An error is all but healthy.
+// Consul, policies and proxies of the environment. Whatever is not
+// healthy is an error.
 func Probe(ctx context.Context, o ProbeOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
@@ -81,15 +89,17 @@ func Probe(ctx context.Context, o ProbeOptions, streams Streams) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-	defer cancel()
 	start := time.Now()
-	p := probed{Target: o.Address}
-	if o.URL != "" {
-		p.Target = o.URL
-		p.Status, err = o.askHTTP(ctx, settings)
-	} else {
-		p.Status, err = o.askGRPC(ctx, settings)
+	p := probed{Target: cmp.Or(o.URL, o.Address)}
+	for {
+		p.Status, err = o.ask(ctx, settings)
+		if err == nil || ctx.Err() != nil || time.Since(start)+askAgain > o.Wait {
+			break
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+		}
 	}
 	p.Healthy, p.DurationMS = err == nil, milliseconds(time.Since(start))
 	if err != nil {
@@ -112,6 +122,16 @@ func (o *ProbeOptions) settings() (*tls.Config, error) {
 		return nil, nil
 	}
 	return o.Security.settings()
+}
+
+// ask asks once.
+func (o *ProbeOptions) ask(ctx context.Context, settings *tls.Config) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	if o.URL != "" {
+		return o.askHTTP(ctx, settings)
+	}
+	return o.askGRPC(ctx, settings)
 }
 
 func (o *ProbeOptions) askGRPC(ctx context.Context, settings *tls.Config) (string, error) {
