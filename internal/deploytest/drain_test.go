@@ -1,0 +1,94 @@
+package deploytest
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+var units = map[string]time.Duration{"Second": time.Second, "Millisecond": time.Millisecond, "Minute": time.Minute}
+
+// duration evaluates time.Second and 10 * time.Second.
+func duration(e ast.Expr) (time.Duration, bool) {
+	switch e := e.(type) {
+	case *ast.SelectorExpr:
+		unit, ok := units[e.Sel.Name]
+		return unit, ok
+	case *ast.BinaryExpr:
+		count, isLiteral := e.X.(*ast.BasicLit)
+		unit, ok := duration(e.Y)
+		if !isLiteral || !ok || e.Op != token.MUL {
+			return 0, false
+		}
+		n, err := strconv.Atoi(count.Value)
+		return time.Duration(n) * unit, err == nil
+	}
+	return 0, false
+}
+
+// constants are the durations among the constants of a file.
+func constants(t *testing.T, path string) map[string]time.Duration {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root(t), path), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]time.Duration{}
+	for _, declaration := range file.Decls {
+		group, ok := declaration.(*ast.GenDecl)
+		if !ok || group.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range group.Specs {
+			value := spec.(*ast.ValueSpec)
+			for i, name := range value.Names {
+				if i < len(value.Values) {
+					if d, ok := duration(value.Values[i]); ok {
+						all[name.Name] = d
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+// longestStop is how long a server takes to stop at most, by the defaults of package meshlite:
+// out of Consul, the drain, the calls, those cut off, and three closings.
+func longestStop(t *testing.T) time.Duration {
+	t.Helper()
+	stop, server := constants(t, "stop.go"), constants(t, "server.go")
+	sum := stop["deregisterTime"] + stop["closeTime"] + server["defaultDrain"] + server["defaultStopTimeout"] + stop["cutOffTime"] + 3*stop["closeTime"]
+	for name, d := range map[string]time.Duration{
+		"deregisterTime": stop["deregisterTime"], "closeTime": stop["closeTime"], "cutOffTime": stop["cutOffTime"],
+		"defaultDrain": server["defaultDrain"], "defaultStopTimeout": server["defaultStopTimeout"],
+	} {
+		if d <= 0 {
+			t.Fatalf("constant %s is not found: the sum of a stop is wrong without it", name)
+		}
+	}
+	return sum
+}
+
+// The READMEs of deploy/ give 20 s, and 9 s beside the times of WithDrain.
+func TestWhatTheReadmesSayOfAStop(t *testing.T) {
+	longest, server := longestStop(t), constants(t, "server.go")
+	if longest > 20*time.Second {
+		t.Errorf("a stop takes %v at most: the READMEs say 20 s", longest)
+	}
+	if beside := longest - server["defaultDrain"] - server["defaultStopTimeout"]; beside > 9*time.Second {
+		t.Errorf("a stop takes %v beside the times of WithDrain: the READMEs say 9 s", beside)
+	}
+}
+
+// checkGrace fails unless who stops a program waits until it has ended by itself.
+func checkGrace(t *testing.T, where string, before, grace time.Duration) {
+	t.Helper()
+	if longest := longestStop(t); grace < before+longest {
+		t.Errorf("%s: the program is killed after %v, of which %v are over when it is asked to stop: it takes up to %v", where, grace, before, longest)
+	}
+}
