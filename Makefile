@@ -2,7 +2,7 @@
 # that is needed is pinned: tools in internal/tools, Consul in deploy/consul.
 
 BIN      := $(CURDIR)/.bin
-PROGRAMS := meshlite catalog inventory storefront
+PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
@@ -56,6 +56,7 @@ lint: tools ## gofmt, vet, staticcheck, buf lint
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean, run \`make fmt\`:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(BIN)/staticcheck ./...
+	cd internal/pagetest && $(GO) vet ./... && $(BIN)/staticcheck ./...
 	$(BIN)/buf lint
 
 fmt: ## format Go and proto files

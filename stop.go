@@ -84,16 +84,14 @@ func (r *run) drain(log *slog.Logger) {
 
 // within runs what others have made, at most for d, and logs if it panics or does not end.
 func (r *run) within(d time.Duration, what string, run func()) {
-	over, cancel := context.WithTimeout(context.Background(), d)
-	defer cancel()
 	begun := time.Now()
-	logPanic := func(_ struct{}, err error) {
+	logPanic := func(err error) {
 		if p, ok := err.(*guard.Panic); ok {
 			r.config.log.Error("a panic while stopping", "in", what, "panic", p.Value)
 		}
 	}
-	none, err := guard.Until(over.Done(), func() (struct{}, error) { run(); return struct{}{}, nil }, logPanic)
-	logPanic(none, err)
+	err := guard.Within(d, run, logPanic)
+	logPanic(err)
 	if errors.Is(err, guard.ErrLeft) {
 		r.logLeft(what, begun)
 	}

@@ -18,18 +18,20 @@ func newDemoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Double the traffic at a sweet shop, kill and restart, and measure what customers notice",
 		Long: `Start a registry and a sweet shop of real processes on free ports (2 catalogs, 2
-inventories, a storefront), and send them an open-loop load of ordinary customers
-and of one abusive customer. After a third of the time the load doubles and a third
+inventories, a storefront, a gateway), and send them an open-loop load of ordinary
+customers, a third of them by JSON over HTTP through the gateway, and of one abusive
+customer. After a third of the time the load doubles and a third
 catalog and inventory join; after two thirds a catalog is killed with SIGKILL, and
 then every inventory is restarted, one by one. At the end everything is stopped.
 
 Exits with 0 only if no call of an ordinary customer failed, each instance had its
 share, new replicas had calls within a second, the cache helped, and the abusive
-customer got no more than the limit of the contract.
+customer got no more than the limit of the contract; and if a quarter of the calls or more
+came through the gateway.
 
 With -o json, one object goes to stdout, the progress and the table to stderr. Its calls,
 failed, latencies (from a call's scheduled time) and phases are of ordinary customers;
-refused are calls of the abusive one.
+refused are calls of the abusive one; gateway_calls are those that came through the gateway.
 
 The registry is the consul on PATH, else the one that ` + "`make consul`" + ` has built, else
 the embedded stand-in; --registry forces one.`,

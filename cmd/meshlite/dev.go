@@ -23,8 +23,8 @@ func newDevCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Keep a registry and the sweet shop open to play with, until ctrl-C",
 		Long: `Start a registry and the sweet shop as real processes on free ports of loopback
-(2 catalogs, 2 inventories, a storefront, all with reflection), print where they are
-and what to type, and keep them open until ctrl-C or SIGTERM. A process that ends by
+(2 catalogs, 2 inventories, a storefront, all with reflection, and a gateway in front of
+them), print where they are and what to type, and keep them open until ctrl-C or SIGTERM. A process that ends by
 itself is reported and not restarted: kill one and see what happens.
 
 Customers call the storefront some eight times a second, so that top, limits, cache stats

@@ -31,7 +31,7 @@ import (
 const (
 	MaxFiles    = 4096
 	MaxBytes    = 16 << 20
-	LoadTimeout = 10 * time.Second // for one Load
+	LoadTimeout = 5 * time.Second // for one Load
 )
 
 // Contract is what one service of the mesh offers. It is immutable.

@@ -18,6 +18,11 @@ const (
 	firstBackoff  = 250 * time.Millisecond
 	defaultPeriod = 30 * time.Second
 	logInterval   = time.Minute // of a failure that stays the same
+
+	// For settleTime after a change of instances loads are settlePause apart: a connection to
+	// a new one may not be ready at once, and an old one may still answer.
+	settleTime  = 4 * time.Second
+	settlePause = 800 * time.Millisecond
 )
 
 const (
@@ -26,10 +31,6 @@ const (
 	confirmations = 3
 	maxReplaced   = 16 // contracts that are remembered as replaced
 )
-
-// settleTimes are when to load again after a change of instances: a connection to a new
-// one may not be ready at once, and an old one may still answer.
-var settleTimes = []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second}
 
 // WatchConfig says what to watch.
 type WatchConfig struct {
@@ -46,8 +47,8 @@ type WatchConfig struct {
 	Logger   *slog.Logger    // nil is slog.Default
 }
 
-// Stats are what a watch has done. Counters only grow.
-type Stats struct {
+// State is what a watch has done. Counters only grow.
+type State struct {
 	Loads    uint64    // attempts
 	Failures uint64    // of them, those that brought no contract
 	Refusals uint64    // contracts that OnContract refused
@@ -65,7 +66,7 @@ type Watcher struct {
 	done   chan struct{}
 
 	mu    sync.Mutex
-	stats Stats
+	state State
 
 	// Of the goroutine of run.
 	replaced  []*Contract // that were taken and then replaced by others
@@ -104,11 +105,11 @@ func (w *Watcher) Close() {
 	<-w.done
 }
 
-// Stats returns what the watch has done so far.
-func (w *Watcher) Stats() Stats {
+// State returns what the watch has done so far.
+func (w *Watcher) State() State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.stats
+	return w.state
 }
 
 func (w *Watcher) run(ctx context.Context) {
@@ -117,7 +118,7 @@ func (w *Watcher) run(ctx context.Context) {
 	defer next.Stop()
 	polls, stamp := w.polls()
 	defer polls.Stop()
-	changed, settle := w.config.Changed, []time.Duration(nil)
+	changed, settled := w.config.Changed, time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,28 +129,29 @@ func (w *Watcher) run(ctx context.Context) {
 				changed = nil
 				continue
 			}
-			settle = settleTimes
+			settled, w.failures = time.Now().Add(settleTime), 0
 		case <-polls.C:
-			if now := w.stamp(); now == stamp {
+			now := w.stamp()
+			if now == stamp {
 				continue
-			} else {
-				stamp = now
 			}
+			stamp, w.failures = now, 0
 		}
 		err := w.load(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			next.Reset(w.backoff())
-		case w.returning != nil:
-			next.Reset(jitter(time.Second))
-		case len(settle) > 0:
-			next.Reset(settle[0])
-			settle = settle[1:]
-		default:
-			next.Reset(jitter(w.config.Interval))
 		}
+		pause := jitter(w.config.Interval)
+		if w.returning != nil {
+			pause = min(pause, jitter(time.Second))
+		}
+		if err != nil {
+			pause = min(pause, w.backoff())
+		}
+		if time.Now().Before(settled) {
+			pause = min(pause, settlePause)
+		}
+		next.Reset(pause)
 	}
 }
 
@@ -180,22 +182,22 @@ func (w *Watcher) load(ctx context.Context) error {
 		changed, err = w.pass(loaded)
 	}
 	w.mu.Lock()
-	w.stats.Loads++
-	w.stats.Err = err
+	w.state.Loads++
+	w.state.Err = err
 	switch {
 	case loaded == nil:
-		w.stats.Failures++
+		w.state.Failures++
 	default:
-		w.stats.LoadedAt = time.Now()
+		w.state.LoadedAt = time.Now()
 		if err != nil {
-			w.stats.Refusals++
+			w.state.Refusals++
 		}
 		if changed {
-			w.stats.Changes++
-			w.stats.Contract = loaded
+			w.state.Changes++
+			w.state.Contract = loaded
 		}
 	}
-	kept := w.stats.Contract
+	kept := w.state.Contract
 	w.mu.Unlock()
 	w.report(loaded, kept, changed, err)
 	return err
@@ -222,7 +224,7 @@ func (w *Watcher) pass(loaded *Contract) (changed bool, err error) {
 			changed, err = false, fmt.Errorf("panic while the contract was taken: %v\n%s", panicked, debug.Stack())
 		}
 	}()
-	current := w.Stats().Contract
+	current := w.State().Contract
 	if !w.confirmed(loaded, current) {
 		return false, nil
 	}
@@ -262,7 +264,7 @@ func (w *Watcher) isFiles() bool {
 
 func (w *Watcher) report(loaded, kept *Contract, changed bool, err error) {
 	if err == nil {
-		if w.failures > 0 || changed {
+		if w.logged != "" || changed {
 			w.log.Info("contract read", "service", w.config.Name, "changed", changed, "offers", loaded.names())
 		}
 		w.failures, w.logged = 0, ""

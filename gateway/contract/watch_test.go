@@ -82,8 +82,8 @@ func TestWatchKeepsTheLastGoodContract(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
-			if len(taken) != wantTaken || w.Stats().Contract != want {
-				t.Fatalf("%d contracts taken, want %d; stats %+v", len(taken), wantTaken, w.Stats())
+			if len(taken) != wantTaken || w.State().Contract != want {
+				t.Fatalf("%d contracts taken, want %d; state %+v", len(taken), wantTaken, w.State())
 			}
 		}
 		after(0, 1, first)
@@ -91,7 +91,7 @@ func TestWatchKeepsTheLastGoodContract(t *testing.T) {
 		after(10*time.Second, 1, first)
 		source.set(nil, errors.New("the set is broken"))
 		after(time.Minute, 1, first)
-		if stats := w.Stats(); stats.Failures < 5 || stats.Err == nil || !strings.Contains(lines.String(), "the set is broken") || !strings.Contains(lines.String(), "kept=true") {
+		if stats := w.State(); stats.Failures < 5 || stats.Err == nil || !strings.Contains(lines.String(), "the set is broken") || !strings.Contains(lines.String(), "kept=true") {
 			t.Errorf("stats %+v, log %s", stats, &lines)
 		}
 		if n := strings.Count(lines.String(), "the set is broken"); n > 2 {
@@ -101,19 +101,19 @@ func TestWatchKeepsTheLastGoodContract(t *testing.T) {
 		source.panics = true
 		source.mu.Unlock()
 		after(10*time.Second, 1, first)
-		if err := w.Stats().Err; err == nil || !strings.Contains(err.Error(), "nobody has foreseen") {
+		if err := w.State().Err; err == nil || !strings.Contains(err.Error(), "nobody has foreseen") {
 			t.Errorf("error %v, want the panic", err)
 		}
 		refuse = errors.New("routes in conflict") // published by the lock of source
 		source.set(second, nil)
 		after(10*time.Second, 1, first)
-		if stats := w.Stats(); stats.Refusals == 0 || !strings.Contains(stats.Err.Error(), "refused: routes in conflict") {
+		if stats := w.State(); stats.Refusals == 0 || !strings.Contains(stats.Err.Error(), "refused: routes in conflict") {
 			t.Errorf("stats %+v, want a refusal", stats)
 		}
 		refuse = nil
 		source.set(second, nil)
 		after(10*time.Second, 2, second)
-		if err := w.Stats().Err; err != nil {
+		if err := w.State().Err; err != nil {
 			t.Errorf("error %v stays", err)
 		}
 	})
@@ -143,18 +143,18 @@ func TestWatchLoadsWhenInstancesChange(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if n := source.count(); n != 5 {
-			t.Errorf("%d loads 5 s after the change, want 5", n)
+		if n := source.count(); n != 7 {
+			t.Errorf("%d loads 5 s after the change, want 7", n)
 		}
 		close(changed)
 		time.Sleep(25 * time.Minute)
-		if n := source.count(); n != 5 {
-			t.Errorf("%d loads after a closed channel, want 5", n)
+		if n := source.count(); n != 7 {
+			t.Errorf("%d loads after a closed channel, want 7", n)
 		}
 		w.Close()
 		time.Sleep(3 * time.Hour)
-		if n := source.count(); n != 5 {
-			t.Errorf("%d loads after Close, want 5", n)
+		if n := source.count(); n != 7 {
+			t.Errorf("%d loads after Close, want 7", n)
 		}
 	})
 }
@@ -180,14 +180,14 @@ func TestWatchDoesNotFlapInARollingUpdate(t *testing.T) {
 			changed <- struct{}{}
 			synctest.Wait()
 		}
-		if len(taken) != 2 || w.Stats().Contract != newer {
-			t.Fatalf("%d contracts taken, want the old one and the new one; stats %+v", len(taken), w.Stats())
+		if len(taken) != 2 || w.State().Contract != newer {
+			t.Fatalf("%d contracts taken, want the old one and the new one; state %+v", len(taken), w.State())
 		}
 		source.set(older, nil)
 		changed <- struct{}{}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if len(taken) != 3 || w.Stats().Contract != older {
+		if len(taken) != 3 || w.State().Contract != older {
 			t.Fatalf("%d contracts taken, want the rollback after 5 s", len(taken))
 		}
 	})
@@ -261,13 +261,13 @@ func TestWatchReadsAChangedFile(t *testing.T) {
 		set.File[0].Dependency = append(set.File[0].Dependency, "nowhere.proto")
 		write(t, path, set)
 		settle()
-		if w.Stats().Err == nil || len(taken) != 1 {
-			t.Errorf("error %v, contracts %v: want an error and the one before", w.Stats().Err, taken)
+		if w.State().Err == nil || len(taken) != 1 {
+			t.Errorf("error %v, contracts %v: want an error and the one before", w.State().Err, taken)
 		}
 		write(t, path, compile(t, changed))
 		settle()
 		if got := strings.Join(taken, " "); got != "name title" {
-			t.Errorf("contracts %q, want name, title; error %v", got, w.Stats().Err)
+			t.Errorf("contracts %q, want name, title; error %v", got, w.State().Err)
 		}
 	})
 }

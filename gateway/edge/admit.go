@@ -11,6 +11,7 @@ import (
 // Reasons why a request did not reach the handler.
 const (
 	refusedForm    = "form"    // a method or path that nobody may send
+	refusedOrigin  = "origin"  // of another site that CORS does not allow
 	refusedURL     = "url"     // too long
 	refusedBody    = "body"    // too long, as it says itself
 	refusedLimit   = "limit"   // a limit
@@ -19,7 +20,7 @@ const (
 	refusedSubject = "subject" // nobody
 )
 
-var reasons = []string{refusedForm, refusedURL, refusedBody, refusedLimit, refusedKey, refusedToken, refusedSubject}
+var reasons = []string{refusedForm, refusedOrigin, refusedURL, refusedBody, refusedLimit, refusedKey, refusedToken, refusedSubject}
 
 // admit passes a request on to next, or answers it.
 func (e *Edge) admit(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -72,6 +73,9 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it
 		problem.Write(w, problem.Problem{Status: http.StatusRequestEntityTooLarge, Code: "INVALID_ARGUMENT", Detail: "the body has more than " + formatUint(uint64(e.config.MaxBody)) + " bytes"})
+	case !e.allows(r) && e.sameOrigin.Check(r) != nil:
+		rec.refused = refusedOrigin
+		problem.Write(w, problem.Problem{Status: http.StatusForbidden, Code: "PERMISSION_DENIED", Detail: "a page of another site sent this: only origins that CORS names may"})
 	default:
 		originForm(r)
 		return true

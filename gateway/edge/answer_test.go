@@ -21,6 +21,29 @@ import (
 )
 
 // Scripts of named origins may read answers, refusals included, and nobody else's.
+func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
+	off := newEdge(t, edge.Config{}).Handler(hello)
+	named := newEdge(t, edge.Config{CORS: edge.CORS{Origins: []string{"https://shop.example"}}}).Handler(hello)
+	for name, test := range map[string]struct {
+		handler http.Handler
+		request *http.Request
+		status  int
+	}{
+		"no browser":                          {off, request("POST", "/", ""), 200},
+		"the same site":                       {off, request("POST", "/", "", "Sec-Fetch-Site", "same-origin", "Origin", "https://example.com"), 200},
+		"another site":                        {off, request("POST", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},
+		"another site, by an old browser":     {off, request("POST", "/", "", "Origin", "https://evil.example"), 403},
+		"another site that only reads":        {off, request("GET", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 200},
+		"an origin that CORS names":           {named, request("POST", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://shop.example"), 200},
+		"an origin that CORS does not name":   {named, request("DELETE", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},
+		"an origin in a frame without a name": {named, request("PUT", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "null"), 403},
+	} {
+		if w := do(test.handler, test.request); w.Code != test.status {
+			t.Errorf("%s: status %d, want %d", name, w.Code, test.status)
+		}
+	}
+}
+
 func TestCORS(t *testing.T) {
 	off := do(newEdge(t, edge.Config{}).Handler(hello), request("GET", "/", "", "Origin", "https://shop.example"))
 	want(t, "by default", off.Header().Get("Access-Control-Allow-Origin"), "")

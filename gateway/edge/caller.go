@@ -60,12 +60,7 @@ func (e *Edge) peerOf(r *http.Request) peerAddress {
 	if err != nil {
 		return peerAddress{}
 	}
-	for _, prefix := range e.config.TrustedProxies {
-		if prefix.Contains(addr) {
-			return peerAddress{addr, true}
-		}
-	}
-	return peerAddress{addr, false}
+	return peerAddress{addr, trusts(e.config.TrustedProxies, addr)}
 }
 
 // address is that of the caller.

@@ -12,7 +12,8 @@ import (
 	"github.com/rs/cors"
 )
 
-// CORS allows scripts of other origins to read answers.
+// CORS allows scripts of other origins to read answers, and pages of them to send what may
+// change something. Without it a browser's POST from another site is 403, readable or not.
 type CORS struct {
 	// Origins are those that may, such as "https://shop.example", "https://*.shop.example" or
 	// "*". None turns CORS off.
@@ -34,32 +35,35 @@ type CORS struct {
 
 func (e *Edge) setCORS() error {
 	c := e.config.CORS
+	e.sameOrigin = http.NewCrossOriginProtection()
+	e.allows = func(*http.Request) bool { return false }
 	if len(c.Origins) == 0 {
 		if c.Credentials || len(c.Methods)+len(c.Headers)+len(c.Exposed) > 0 {
-			return errors.New("CORS: it is off without Origins: name those that are allowed")
+			return wrong("CORS", "it is off without Origins: name those that are allowed")
 		}
 		e.cors = func(next http.Handler) http.Handler { return next }
 		return nil
 	}
 	for _, origin := range c.Origins {
 		if err := checkOrigin(origin, c.Credentials); err != nil {
-			return fmt.Errorf("CORS.Origins: %w", err)
+			return wrong("CORS.Origins", "%w", err)
 		}
 	}
 	if c.MaxAge < 0 {
-		return fmt.Errorf("CORS.MaxAge: %v: write a duration from 0 on", c.MaxAge)
+		return wrong("CORS.MaxAge", "%v: write a duration from 0 on", c.MaxAge)
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = 2 * time.Hour
 	}
-	e.cors = cors.New(cors.Options{
+	allowed := cors.New(cors.Options{
 		AllowedOrigins:   c.Origins,
 		AllowedMethods:   or(c.Methods, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
 		AllowedHeaders:   or(c.Headers, "Accept", "Authorization", "Content-Type", "If-None-Match", "Prefer", "Connect-Protocol-Version", "Connect-Timeout-Ms", "X-Grpc-Web", "X-User-Agent", "Grpc-Timeout", "Traceparent", "Tracestate"),
 		ExposedHeaders:   or(c.Exposed, "ETag", "Age", "Retry-After", "RateLimit", "RateLimit-Policy", "Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"),
 		AllowCredentials: c.Credentials,
 		MaxAge:           int(c.MaxAge / time.Second),
-	}).Handler
+	})
+	e.cors, e.allows = allowed.Handler, allowed.OriginAllowed
 	return nil
 }
 

@@ -60,6 +60,21 @@
 // a secret and text of the attacker's choosing, its compressed length shows the secret. Such
 // an answer is to have "Cache-Control: no-transform", or [Config.NoCompression] is to be set.
 //
+// # Metrics
+//
+// [Edge] and [Server] are Prometheus collectors. Their labels are bounded: methods, routes
+// beyond 512, and codes that are not known are "other".
+//
+//	meshlite_edge_requests_total             method, route, code, code_class (ok, client, server)
+//	meshlite_edge_request_seconds            method, route
+//	meshlite_edge_in_flight_requests
+//	meshlite_edge_refused_total              reason: form, url, body, limit, key, token, subject
+//	meshlite_edge_limited_total              limit, result: admitted, refused, shadowed
+//	meshlite_edge_panics_total
+//	meshlite_edge_connections
+//	meshlite_edge_refused_connections_total  reason: address, total, evicted
+//	meshlite_edge_cut_total                  what: body, answer
+//
 // # The server
 //
 // [Server] holds what slow clients can take: a header must arrive within

@@ -88,9 +88,13 @@ type Edge struct {
 	headers []string          // of requests, in lower case
 	set     map[string]string // on answers that lack them
 	cors    func(http.Handler) http.Handler
-	pack    func(http.Handler) http.HandlerFunc // nil without compression
-	log     *accessLog
-	metrics *metrics
+	allows  func(*http.Request) bool // its origin, by CORS
+	// sameOrigin keeps pages of other sites from changing anything with the client certificate
+	// or the cookies of their visitors: a POST without a Content-Type needs no preflight.
+	sameOrigin *http.CrossOriginProtection
+	pack       func(http.Handler) http.HandlerFunc // nil without compression
+	log        *accessLog
+	metrics    *metrics
 }
 
 // New checks config. Its errors name the field.
@@ -120,15 +124,15 @@ func (e *Edge) setCallers() error {
 	case forwarded:
 		c.ForwardedBy = forwarded
 	default:
-		return fmt.Errorf("ForwardedBy: %q: write X-Forwarded-For or Forwarded", c.ForwardedBy)
+		return wrong("ForwardedBy", "%q: write X-Forwarded-For or Forwarded", c.ForwardedBy)
 	}
 	var err error
 	if e.callers, err = caller.New(caller.WithTrustedPrefixes(c.TrustedProxies...)); err != nil {
-		return fmt.Errorf("TrustedProxies: %w", err)
+		return wrong("TrustedProxies", "%w", err)
 	}
 	for _, path := range c.Public {
 		if !strings.HasPrefix(path, "/") {
-			return fmt.Errorf("Public: %q: write a path that begins with /", path)
+			return wrong("Public", "%q: write a path that begins with /", path)
 		}
 	}
 	return nil
@@ -144,16 +148,16 @@ func (e *Edge) setBounds() error {
 	}
 	switch {
 	case c.MaxURL < 0:
-		return fmt.Errorf("MaxURL: %d: write 1 or more, or 0 for %d", c.MaxURL, defaultMaxURL)
+		return wrong("MaxURL", "%d: write 1 or more, or 0 for %d", c.MaxURL, defaultMaxURL)
 	case c.LogLines < 0:
-		return fmt.Errorf("LogLines: %d: write 1 or more, or 0 for %d", c.LogLines, defaultLines)
+		return wrong("LogLines", "%d: write 1 or more, or 0 for %d", c.LogLines, defaultLines)
 	case c.HSTS < 0:
-		return fmt.Errorf("HSTS: %v: write a duration from 0 on", c.HSTS)
+		return wrong("HSTS", "%v: write a duration from 0 on", c.HSTS)
 	}
 	e.set = map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN"}
 	for name, value := range c.ResponseHeaders {
 		if !validHeader(name, value) {
-			return fmt.Errorf("ResponseHeaders: %q: %q is no header", name, value)
+			return wrong("ResponseHeaders", "%q: %q is no header", name, value)
 		}
 		if name = http.CanonicalHeaderKey(name); value == "" {
 			delete(e.set, name)
@@ -162,6 +166,11 @@ func (e *Edge) setBounds() error {
 		}
 	}
 	return nil
+}
+
+// wrong is the error of a field.
+func wrong(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...))
 }
 
 func validHeader(name, value string) bool {

@@ -161,13 +161,13 @@ func TestMistakes(t *testing.T) {
 		"Name: give one":             {Limits: []edge.Limit{{}}},
 		"two limits have it":         {Limits: []edge.Limit{{Name: "a"}, {Name: "a"}}},
 		"Period":                     {Limits: []edge.Limit{{Name: "a", Period: -1}}},
-		"Key and KeyOf":              {Limits: []edge.Limit{{Name: "a", Key: "subject", KeyOf: func(*http.Request) (string, bool) { return "", false }}}},
+		"Key: KeyOf is":              {Limits: []edge.Limit{{Name: "a", Key: "subject", KeyOf: func(*http.Request) (string, bool) { return "", false }}}},
 		`Key: "ip"`:                  {Limits: []edge.Limit{{Name: "a", Key: "ip"}}},
 		`"X Key" is no header`:       {Limits: []edge.Limit{{Name: "a", Key: "header X Key"}}},
 		"Missing":                    {Limits: []edge.Limit{{Name: "a", Missing: "peer"}}},
 		"IPv6Prefix":                 {Limits: []edge.Limit{{Name: "a", IPv6Prefix: 8}}},
 		"Refund: 7":                  {Limits: []edge.Limit{{Name: "a", Refund: 7}}},
-		"Success is given":           {Limits: []edge.Limit{{Name: "a", Success: func(int) bool { return true }}}},
+		"Success: it is":             {Limits: []edge.Limit{{Name: "a", Success: func(int) bool { return true }}}},
 		"Status: 200":                {Limits: []edge.Limit{{Name: "a", Status: 200}}},
 		`Paths: "v1"`:                {Limits: []edge.Limit{{Name: "a", Paths: []string{"v1"}}}},
 		"MaxKeys":                    {MaxKeys: 3},
@@ -336,4 +336,28 @@ func TestMetricsAreBounded(t *testing.T) {
 		t.Errorf("%d series", n)
 	}
 	want(t, "requests", counted(t, e, "meshlite_edge_requests_total", "method=other"), 1000)
+}
+
+// Whatever a peer writes: one that is not trusted is itself, and behind a proxy nothing left of
+// what the proxy has appended counts.
+func FuzzForwardedHeaders(f *testing.F) {
+	for _, text := range []string{"", "192.0.2.7", "for=192.0.2.7", `for="[::1]:80";by=x`, `for="open`, " ,,;=", `for="\"";for=`, "10.0.0.1"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, by := range []string{"X-Forwarded-For", "Forwarded"} {
+			appended := map[string]string{"X-Forwarded-For": "198.51.100.1", "Forwarded": "for=198.51.100.1"}[by]
+			for _, test := range []struct{ peer, header, want string }{
+				{"192.0.2.1:1", text, "192.0.2.1"},
+				{"10.0.0.1:1", text + ", " + appended, "198.51.100.1"},
+			} {
+				var got edge.Caller
+				e := newEdge(t, edge.Config{TrustedProxies: trusted, ForwardedBy: by})
+				r := request("GET", "/", test.peer)
+				r.Header[by] = []string{test.header}
+				do(e.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = edge.CallerOf(r.Context()) })), r)
+				want(t, by+" "+test.header, got.Address.String(), test.want)
+			}
+		}
+	})
 }

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,11 +28,11 @@ func (e *Edge) setHeaders() error {
 		key := strings.ToLower(name)
 		switch {
 		case !caller.ValidKey(key):
-			return fmt.Errorf("Headers: %q is no metadata key: write letters, digits and _-. only", name)
+			return wrong("Headers", "%q is no metadata key: write letters, digits and _-. only", name)
 		case slices.Contains(hopByHop, key):
-			return fmt.Errorf("Headers: %q is a header of one connection and is never passed on", name)
+			return wrong("Headers", "%q is a header of one connection and is never passed on", name)
 		case slices.Contains(ours, key):
-			return fmt.Errorf("Headers: %q is set by the gateway: leave it out", name)
+			return wrong("Headers", "%q is set by the gateway: leave it out", name)
 		case !slices.Contains(e.headers, key):
 			e.headers = append(e.headers, key)
 		}

@@ -117,9 +117,9 @@ func TestTracesArePassedOn(t *testing.T) {
 	}
 }
 
-// Case E14
-//
 // A plain HTTP backend gets our X-Forwarded-*, and outside's only through a trusted proxy.
+//
+// Case E14
 func TestForwardedHeadersOfPlainHTTP(t *testing.T) {
 	var got http.Header
 	backend := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))

@@ -49,6 +49,9 @@ const (
 
 // Limit admits so many requests a period for each key. A refusal is 429. Functions are called
 // once a request, concurrently, and may panic like a handler.
+//
+// Limits by address or header count before a token is verified, and so what tokens that are
+// not valid cost. Those by subject, or with functions, which may ask [CallerOf], count after.
 type Limit struct {
 	Name   string        // in metrics, logs and RateLimit fields; unique
 	Limit  uint64        // requests each Period; 0 admits none
@@ -109,12 +112,12 @@ func (e *Edge) setLimits() error {
 		l, err := newLimit(given)
 		switch {
 		case given.Name == "":
-			err = errors.New("Name: give one")
+			err = wrong("Name", "give one")
 		case named[given.Name]:
-			err = errors.New("Name: two limits have it")
+			err = wrong("Name", "two limits have it")
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("Limits[%d] %q: %w", i, given.Name, err))
+			errs = append(errs, wrong(fmt.Sprintf("Limits[%d] %q", i, given.Name), "%w", err))
 			continue
 		}
 		named[given.Name] = true
@@ -125,7 +128,7 @@ func (e *Edge) setLimits() error {
 	}
 	var err error
 	if e.table, err = ratelimit.NewTable(e.config.MaxKeys); err != nil {
-		errs = append(errs, fmt.Errorf("MaxKeys: %w", err))
+		errs = append(errs, wrong("MaxKeys", "%w", err))
 	}
 	return errors.Join(errs...)
 }
@@ -142,27 +145,27 @@ func newLimit(given Limit) (*limit, error) {
 	l.late = l.Key == BySubject || l.KeyOf != nil || l.Rate != nil || l.Skip != nil || l.Cost != nil
 	switch {
 	case given.Period < 0:
-		return nil, fmt.Errorf("Period: %v: write a duration above 0", given.Period)
+		return nil, wrong("Period", "%v: write a duration above 0", given.Period)
 	case given.Key != "" && given.KeyOf != nil:
-		return nil, errors.New("Key and KeyOf are both given: choose one")
+		return nil, wrong("Key", "KeyOf is given too: choose one")
 	case byHeader && !validHeader(name, ""):
-		return nil, fmt.Errorf("Key: %q: %q is no header's name", l.Key, name)
+		return nil, wrong("Key", "%q: %q is no header's name", l.Key, name)
 	case !byHeader && l.Key != ByAddress && l.Key != BySubject:
-		return nil, fmt.Errorf(`Key: %q: write "address", "subject" or "header NAME"`, l.Key)
+		return nil, wrong("Key", `%q: write "address", "subject" or "header NAME"`, l.Key)
 	case l.Missing != MissingByAddress && l.Missing != MissingShared && l.Missing != MissingRefused:
-		return nil, fmt.Errorf(`Missing: %q: write "", "shared" or "refuse"`, l.Missing)
+		return nil, wrong("Missing", `%q: write "", "shared" or "refuse"`, l.Missing)
 	case l.IPv6Prefix < 32 || l.IPv6Prefix > 128:
 		return nil, fmt.Errorf("IPv6Prefix: %d: write 32 to 128", l.IPv6Prefix)
 	case l.Refund > RefundSucceeded:
-		return nil, fmt.Errorf("Refund: %d: write RefundNone, RefundFailed or RefundSucceeded", l.Refund)
+		return nil, wrong("Refund", "%d: write RefundNone, RefundFailed or RefundSucceeded", l.Refund)
 	case l.Success != nil && l.Refund == RefundNone:
-		return nil, errors.New("Success is given without Refund: leave it out, or say which requests are refunded")
+		return nil, wrong("Success", "it is given without Refund: leave it out, or say which requests are refunded")
 	case l.Status < 400 || l.Status > 599:
-		return nil, fmt.Errorf("Status: %d: write 400 to 599", l.Status)
+		return nil, wrong("Status", "%d: write 400 to 599", l.Status)
 	}
 	for _, path := range l.Paths {
 		if !strings.HasPrefix(path, "/") {
-			return nil, fmt.Errorf("Paths: %q: write a path that begins with /", path)
+			return nil, wrong("Paths", "%q: write a path that begins with /", path)
 		}
 	}
 	if l.Success == nil {

@@ -48,7 +48,7 @@ func codes(handler http.Handler, n int, peer string, pairs ...string) string {
 	return strings.Join(all, " ")
 }
 
-// Case E6: 429 has Retry-After and the RateLimit fields; an untrusted peer that makes up X-Forwarded-For gets no fresh bucket; IPv6 counts by /64.
+// Case E6: 429 has Retry-After and RateLimit fields; a spoofed X-Forwarded-For or Forwarded from an untrusted peer gets 0 of 10,000 fresh buckets; IPv6 counts by /64.
 func TestARefusalSaysWhenToComeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, fields := range []bool{false, true} {
@@ -91,9 +91,9 @@ func TestARefusalSaysWhenToComeAgain(t *testing.T) {
 	})
 }
 
-// Case E6
+// Neither spoofed headers nor other addresses of an IPv6 /64 are new keys.
 //
-// A spoofed X-Forwarded-For or Forwarded from an untrusted peer, and other addresses of an IPv6 /64, get 0 of 10,000 fresh buckets.
+// Case E6
 func TestNobodyGetsFreshBuckets(t *testing.T) {
 	spoofed := func(i int) string { return fmt.Sprintf("198.51.%d.%d", i/250, i%250) }
 	for name, test := range map[string]struct {

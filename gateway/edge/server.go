@@ -153,7 +153,7 @@ func (c *ServerConfig) finish() error {
 		*d.field = cmp.Or(*d.field, d.value)
 	}
 	if c.MinRate < 0 {
-		return fmt.Errorf("MinRate: %d: write 1 or more, or 0 for 512", c.MinRate)
+		return wrong("MinRate", "%d: write 1 or more, or 0 for 512", c.MinRate)
 	}
 	c.MinRate = cmp.Or(c.MinRate, 512)
 	c.Drain = max(cmp.Or(c.Drain, time.Second), 0)
@@ -161,7 +161,7 @@ func (c *ServerConfig) finish() error {
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	for _, prefix := range c.TrustedProxies {
 		if !prefix.IsValid() || prefix.Addr().Is4In6() {
-			return fmt.Errorf("TrustedProxies: %v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix)
+			return wrong("TrustedProxies", "%v is no network: write one such as 10.0.0.0/8 or fd00::/8", prefix)
 		}
 	}
 	if c.TLS == nil {
@@ -172,10 +172,10 @@ func (c *ServerConfig) finish() error {
 	case c.TLS.MinVersion == 0:
 		c.TLS.MinVersion = tls.VersionTLS12
 	case c.TLS.MinVersion < tls.VersionTLS12:
-		return errors.New("TLS: MinVersion is below TLS 1.2: leave it out")
+		return wrong("TLS", "MinVersion is below TLS 1.2: leave it out")
 	}
 	if len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetConfigForClient == nil {
-		return errors.New("TLS: it has no certificate: set Certificates or GetCertificate")
+		return wrong("TLS", "it has no certificate: set Certificates or GetCertificate")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package edge_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/meshlite-go/meshlite/gateway/edge"
+	"github.com/meshlite-go/meshlite/internal/certtest"
 )
 
 // reads answers 408 where the body does not come.
@@ -59,7 +63,7 @@ func until(t *testing.T, conn net.Conn, begin, more string, every time.Duration)
 	return time.Since(start), line
 }
 
-// Case E8: A header or body that never ends is cut at its time, to the second; a body that comes at the least rate is not.
+// Case E8: A header or body that never ends is cut at its time; 2,000 of them fail no good request; memory is bounded.
 func TestSlowClientsAreCutAtTheirTime(t *testing.T) {
 	const post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
 	ignoring := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
@@ -210,7 +214,9 @@ func TestAClientThatTakesNothingIsCut(t *testing.T) {
 	}
 }
 
-// Case E8: 2,000 headers and bodies that never end fail no good request, and take bounded memory.
+// Headers and bodies that never end fail no good request, and take bounded memory.
+//
+// Case E8
 func TestTwoThousandSlowClientsFailNoGoodRequest(t *testing.T) {
 	const slow = 2000
 	e := newEdge(t, edge.Config{})
@@ -268,16 +274,26 @@ func TestTwoThousandSlowClientsFailNoGoodRequest(t *testing.T) {
 	}
 }
 
-// Case E8: Each of them is cut at its time, and those that are too many of an address at once.
+// Each of them is cut at its time, and those that are too many of an address at once.
+//
+// Case E8
 func TestSlowClientsAreCutAndCapped(t *testing.T) {
 	s := serve(t, reads, edge.ServerConfig{MaxConnsPerAddress: 500, HeaderTimeout: 200 * time.Millisecond, Grace: 200 * time.Millisecond})
 	client := s.client(false, nil)
+	get(t, client, "http://"+s.address) // a connection whose header can be late no more
 	ctx, cancel := context.WithCancel(context.Background())
 	var good sync.WaitGroup
 	good.Go(func() {
 		for ctx.Err() == nil {
-			if status, _, _ := get(t, client, "http://"+s.address); status != 200 {
-				t.Errorf("a good request: %d", status)
+			response, err := client.Get("http://" + s.address)
+			if err != nil {
+				t.Errorf("a good request: %v", err)
+				return
+			}
+			_, _ = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+			if response.StatusCode != 200 {
+				t.Errorf("a good request: %d", response.StatusCode)
 			}
 		}
 	})
@@ -300,4 +316,59 @@ func TestSlowClientsAreCutAndCapped(t *testing.T) {
 	all.Wait()
 	cancel()
 	good.Wait()
+}
+
+// raw are frames of HTTP/2.
+func raw(t testing.TB, frames ...func(*http2.Framer) error) string {
+	t.Helper()
+	var b strings.Builder
+	framer := http2.NewFramer(&b, nil)
+	for _, frame := range frames {
+		if err := frame(framer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.String()
+}
+
+// The same over HTTP/2 and in a TLS handshake: a connection without a whole request ends as an
+// idle one, or with the time for a header.
+//
+// Case E8
+func TestSlowClientsOfOtherProtocolsAreCut(t *testing.T) {
+	settings := func(f *http2.Framer) error { return f.WriteSettings() }
+	begun := func(f *http2.Framer) error {
+		return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x82}, EndStream: true})
+	}
+	authority := certtest.New(t)
+	for name, test := range map[string]struct {
+		begin string
+		tls   bool
+		most  time.Duration
+	}{
+		"half a preface":          {http2.ClientPreface[:20], false, 17 * time.Second},
+		"no settings":             {http2.ClientPreface, false, 17 * time.Second},
+		"no stream":               {http2.ClientPreface + raw(t, settings), false, 10 * time.Second},
+		"headers that do not end": {http2.ClientPreface + raw(t, settings, begun), false, 10 * time.Second},
+		"half a frame":            {http2.ClientPreface + raw(t, settings) + "\x00\x40", false, 10 * time.Second},
+		"no handshake":            {"", true, 7 * time.Second},
+		"half a handshake":        {"\x16\x03\x01\x02\x00\x01", true, 7 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			listener := newPipes()
+			config := edge.ServerConfig{HeaderTimeout: 7 * time.Second, IdleTimeout: 9 * time.Second}
+			if test.tls {
+				config.TLS = &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, "gateway")}}
+			}
+			s := serveOn(t, listener, hello, config)
+			conn, err := listener.dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took, _ := until(t, conn, test.begin, "", 0); took > test.most+time.Second {
+				t.Errorf("%s: it is cut after %v, want %v at most", name, took, test.most)
+			}
+			_ = s.stop()
+		})
+	}
 }

@@ -78,7 +78,8 @@ type Config struct {
 	MaxInFlight int
 	// MaxConnections to one instance: further requests to it wait for one. Default: 256.
 	MaxConnections int
-	// MaxIdleConnections to one instance are kept for IdleTimeout. Defaults: 64, 90 s.
+	// MaxIdleConnections to one instance are kept for IdleTimeout. Defaults: MaxConnections,
+	// 90 s.
 	MaxIdleConnections int
 	IdleTimeout        time.Duration
 	// ConnectTimeout is for a connection, TLS included. Default: 1 s.
@@ -122,7 +123,7 @@ func (c *Config) set() {
 	or(&c.Policy, defaultPolicy)
 	or(&c.MaxInFlight, 1024)
 	or(&c.MaxConnections, 256)
-	or(&c.MaxIdleConnections, min(64, c.MaxConnections))
+	or(&c.MaxIdleConnections, max(c.MaxConnections, 1))
 	or(&c.IdleTimeout, 90*time.Second)
 	or(&c.ConnectTimeout, time.Second)
 	or(&c.HeaderTimeout, 30*time.Second)
@@ -179,13 +180,13 @@ func (c *Config) check() error {
 func (c *Config) checkSite() error {
 	switch {
 	case c.Name == "":
-		return errors.New("Name is empty: write one, such as the service's")
+		return errors.New("no Name: write one, such as the service's")
 	case !strings.HasPrefix(c.Prefix, "/") || !strings.HasSuffix(c.Prefix, "/"):
-		return fmt.Errorf("Prefix %q does not begin and end with a slash: write one such as %q", c.Prefix, "/"+strings.Trim(c.Prefix, "/")+"/")
+		return fmt.Errorf("the Prefix %q does not begin and end with a slash: write one such as %q", c.Prefix, "/"+strings.Trim(c.Prefix, "/")+"/")
 	case (c.Service.Service == "") == (len(c.URLs) == 0):
 		return errors.New("write either Service or URLs")
 	case c.Service.Service != "" && c.Follow == nil:
-		return errors.New("Service needs Follow: give that of a resolver's Builder")
+		return errors.New("a Service needs Follow: give that of a resolver's Builder")
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/gateway/httpcache"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
 	"github.com/meshlite-go/meshlite/gateway/problem"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -587,11 +588,11 @@ func TestConfigIsChecked(t *testing.T) {
 	follow := (&directory{}).follow
 	good := httpproxy.Config{Name: "web", Prefix: "/web/", URLs: []string{"http://127.0.0.1:1"}}
 	for want, change := range map[string]func(*httpproxy.Config){
-		"Name is empty":                   func(c *httpproxy.Config) { c.Name = "" },
+		"no Name":                         func(c *httpproxy.Config) { c.Name = "" },
 		`write one such as "/web/"`:       func(c *httpproxy.Config) { c.Prefix = "web" },
 		"either Service or URLs":          func(c *httpproxy.Config) { c.URLs = nil },
 		"either Service or":               func(c *httpproxy.Config) { c.Service.Service, c.Follow = "web", follow },
-		"Service needs Follow":            func(c *httpproxy.Config) { c.URLs, c.Service.Service = nil, "web" },
+		"a Service needs Follow":          func(c *httpproxy.Config) { c.URLs, c.Service.Service = nil, "web" },
 		"MaxInFlight -1":                  func(c *httpproxy.Config) { c.MaxInFlight = -1 },
 		"MaxConnections -1":               func(c *httpproxy.Config) { c.MaxConnections = -1 },
 		"MaxIdleConnections 300":          func(c *httpproxy.Config) { c.MaxIdleConnections = 300 },
@@ -617,5 +618,39 @@ func TestConfigIsChecked(t *testing.T) {
 				p.Close()
 			}
 		}
+	}
+}
+
+// A cache is put before a site as its transport.
+func TestACacheBeforeTheSite(t *testing.T) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("ETag", `"1"`)
+		fmt.Fprint(w, r.Host, r.URL.Path)
+	}
+	one, two := newBackend(t, answer), newBackend(t, answer)
+	cache, err := httpcache.New(httpcache.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cache.Close)
+	web := newProxy(t, httpproxy.Config{Wrap: cache.Transport}, one.URL, two.URL)
+	shop := newProxy(t, httpproxy.Config{Name: "shop", Prefix: "/shop/", Wrap: cache.Transport}, two.URL)
+	for range 3 {
+		if w := do(web, "GET", "/web/a", ""); w.Body.String() != "example.com/a" || w.Header().Get("Cache-Status") == "" {
+			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+		}
+		r := httptest.NewRequest("GET", "/web/a", nil)
+		r.Header.Set("If-None-Match", `"1"`)
+		w := httptest.NewRecorder()
+		if web.ServeHTTP(w, r); w.Code != http.StatusNotModified || w.Body.Len() != 0 || w.Header().Get("Age") == "" {
+			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+		}
+	}
+	if n := one.requests.Load() + two.requests.Load(); n != 1 || web.Stats().Requests != 1 {
+		t.Errorf("the instances had %d requests, want 1", n)
+	}
+	if do(shop, "GET", "/shop/a", ""); one.requests.Load()+two.requests.Load() != 2 {
+		t.Error("two sites share an answer")
 	}
 }

@@ -151,28 +151,33 @@ func (c *Config) finish() error {
 	}
 	switch {
 	case c.Keys == "":
-		return errors.New("Keys: name a file or a URL")
+		return wrong("Keys", "name a file or a URL")
 	case c.Issuer == "":
-		return errors.New("Issuer: name the one whose tokens are accepted")
+		return wrong("Issuer", "name the one whose tokens are accepted")
 	case len(c.Audience) == 0 || slices.Contains(c.Audience, ""):
-		return errors.New("Audience: name those that tokens must be for: others' tokens would be accepted without it")
+		return wrong("Audience", "name those that tokens must be for: others' tokens would be accepted without it")
 	case c.Leeway > maxLeeway:
-		return fmt.Errorf("Leeway: %v: write %v at most", c.Leeway, maxLeeway)
+		return wrong("Leeway", "%v: write %v at most", c.Leeway, maxLeeway)
 	case c.Refresh < c.MinRefresh || c.MinRefresh <= 0:
-		return fmt.Errorf("Refresh: %v, MinRefresh: %v: write durations above 0, MinRefresh the shorter one", c.Refresh, c.MinRefresh)
+		return wrong("Refresh", "%v, MinRefresh: %v: write durations above 0, MinRefresh the shorter one", c.Refresh, c.MinRefresh)
 	}
 	for _, algorithm := range c.Algorithms {
 		if !slices.Contains(algorithms, algorithm) {
-			return fmt.Errorf("Algorithms: %q: write some of %s", algorithm, strings.Join(algorithms, ", "))
+			return wrong("Algorithms", "%q: write some of %s", algorithm, strings.Join(algorithms, ", "))
 		}
 	}
 	if isURL(c.Keys) {
 		u, err := url.Parse(c.Keys)
 		if err != nil || u.Host == "" || u.User != nil || !secure(u) {
-			return errors.New("Keys: the URL must begin with https://, or with http:// and a loopback address, and have no user in it")
+			return wrong("Keys", "the URL must begin with https://, or with http:// and a loopback address, and have no user in it")
 		}
 	}
 	return nil
+}
+
+// wrong is the error of a field.
+func wrong(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...))
 }
 
 func isURL(keys string) bool { return strings.Contains(keys, "://") }

@@ -233,7 +233,7 @@ func (d *builder) operation(b transcode.Binding, t template, names []string) (*o
 	}
 	op.Parameters = r.parameters
 	if r.cut {
-		op.Description = paragraphs(op.Description, "The query may set more fields than are listed, each by its path.")
+		op.Description = paragraphs(cmp.Or(op.Description, op.Summary), "The query may set more fields than are listed, each by its path.")
 	}
 	op.Responses, err = d.responses(m, b.ResponseBody)
 	return op, err

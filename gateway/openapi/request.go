@@ -86,12 +86,12 @@ func (r *request) path(t template, names []string) error {
 		fields, _ := walk(r.message, s.variable)
 		f := fields[len(fields)-1]
 		if !s.whole {
-			p.Description = paragraphs(comment(f), fmt.Sprintf("Part of %s, which is %s.", s.variable, t.form(s.variable, names)), p.Description)
+			p.Description = paragraphs(comment(f), fmt.Sprintf("Part of `%s`, which is `%s`.", s.variable, t.form(s.variable, names)), p.Description)
 			continue
 		}
 		p.Description = paragraphs(comment(f), p.Description)
 		if p.Name != s.variable { // another binding has named it
-			p.Description = paragraphs(p.Description, fmt.Sprintf("Sets %s.", s.variable))
+			p.Description = paragraphs(p.Description, fmt.Sprintf("Sets `%s`.", s.variable))
 		}
 		p.Deprecated = deprecated(f)
 		if f.Kind() != protoreflect.StringKind {

@@ -14,29 +14,20 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
-
-// subjectKey is the metadata with the verified caller.
-const subjectKey = "x-meshlite-subject"
 
 // isIdentified reports whether the caller is somebody. A shared cache in front of us must not
 // store what somebody is answered (RFC 9111, 3.5).
 func isIdentified(ctx context.Context, r *http.Request) bool {
 	md, _ := metadata.FromOutgoingContext(ctx)
-	return len(r.Header["Authorization"]) > 0 || len(md[subjectKey]) > 0 || len(md["authorization"]) > 0
-}
-
-func (m *method) policy() CachePolicy {
-	if m.service.Cache == nil {
-		return CachePolicy{}
-	}
-	return m.service.Cache(m.desc)
+	return len(r.Header["Authorization"]) > 0 || len(md[wire.SubjectKey]) > 0 || len(md["authorization"]) > 0
 }
 
 // isStored publishes for how long and for whom the answer may be stored, and reports whether
 // the caller has it already. The ETag is that of body, so an answer that a cache of the channel
 // has served is confirmed without a call.
-func (m *Mux) isStored(header http.Header, r *http.Request, got answer, body []byte) bool {
+func isStored(header http.Header, r *http.Request, got answer, body []byte) bool {
 	isGet := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if !isGet && !got.method.noSideEffects {
 		return false
@@ -55,7 +46,7 @@ func (m *Mux) isStored(header http.Header, r *http.Request, got answer, body []b
 
 // setNegativeCache publishes for how long a failure may be stored: not at all, unless the
 // policy lists its code.
-func (m *Mux) setNegativeCache(header http.Header, r *http.Request, got answer, code codes.Code) {
+func setNegativeCache(header http.Header, r *http.Request, got answer, code codes.Code) {
 	header.Set("Cache-Control", "no-store")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return

@@ -19,15 +19,16 @@ import (
 
 // serve answers a request by a route.
 func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
+	m.config.SetRoute(r.Context(), rt.Template)
 	switch {
 	case rt.method.desc.IsStreamingClient():
-		m.refuseClientStream(w, rt.method)
+		refuseClientStream(w, rt.method)
 	case rt == rt.method.post && speaksConnect(r):
-		m.serveConnectPost(w, r, rt.method)
+		(&connectCall{mux: m, w: w, r: r, method: rt.method}).servePost()
 	case rt == rt.method.get && r.URL.Query().Get("connect") == "v1":
-		m.serveConnectGet(w, r, rt.method)
+		(&connectCall{mux: m, w: w, r: r, method: rt.method}).serveGet()
 	case rt.method.desc.IsStreamingServer():
-		m.serveServerStream(w, r, rt, params)
+		(&streamBody{mux: m, w: w, r: r, control: http.NewResponseController(w), route: rt}).serve(params)
 	default:
 		m.serveUnary(w, r, rt, params)
 	}
@@ -35,12 +36,12 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request, rt *route, params ma
 
 func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
 	if !accepts(r.Header["Accept"], "application/json") {
-		m.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
+		m.shows.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is application/json: accept it")})
 		return
 	}
 	in, err := rt.decode(w, r, params)
 	if err != nil {
-		m.writeError(w, r, answer{err: err})
+		m.shows.writeError(w, r, answer{err: err})
 		return
 	}
 	out, got := m.call(w, r, rt.method, in)
@@ -50,22 +51,27 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 		got.err = rt.encode(buffer, out)
 	}
 	if got.err != nil {
-		m.writeError(w, r, got)
+		m.shows.writeError(w, r, got)
 		return
 	}
-	m.setHeaders(w.Header(), got)
-	m.writeBody(w, r, got, "application/json", buffer.Bytes())
+	m.shows.setHeaders(w.Header(), got)
+	writeBody(w, r, got, "application/json", buffer.Bytes())
 }
 
 // writeBody answers with body, or with 304 if the caller has it already.
-func (m *Mux) writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
-	if m.isStored(w.Header(), r, got, body) {
+func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
+	if isStored(w.Header(), r, got, body) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
+	setContentType(w.Header(), contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // whoever asked has left
+}
+
+func setContentType(header http.Header, contentType string) {
+	header.Set("Content-Type", contentType)
+	header.Set("X-Content-Type-Options", "nosniff")
 }
 
 // answer is what a call has brought beside its message.
@@ -98,8 +104,11 @@ func (m *Mux) callContext(w http.ResponseWriter, r *http.Request, timeout time.D
 		return nil, nil, err
 	}
 	md := m.config.Metadata(r)
-	// A backend would answer an empty not-modified, for an answer that we do not have.
-	delete(md, "if-none-match")
+	if len(md["if-none-match"]) > 0 {
+		// A backend would answer an empty not-modified, for an answer that we do not have.
+		md = md.Copy()
+		delete(md, "if-none-match")
+	}
 	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(r.Context(), md), timeout)
 	return ctx, cancel, nil
 }
@@ -165,10 +174,18 @@ func accepts(accept []string, want string) bool {
 			if err != nil {
 				continue
 			}
-			rank := map[string]int{"*/*": 0, major + "/*": 1, want: 2}
-			if r, ok := rank[kind]; ok && r > best {
+			rank := -1
+			switch {
+			case kind == want:
+				rank = 2
+			case kind == "*/*":
+				rank = 0
+			case strings.HasSuffix(kind, "/*") && kind[:len(kind)-2] == major:
+				rank = 1
+			}
+			if rank > best {
 				q, err := strconv.ParseFloat(params["q"], 64)
-				best, allowed = r, err != nil || q > 0
+				best, allowed = rank, err != nil || q > 0
 			}
 		}
 	}
@@ -181,15 +198,6 @@ func (rt *route) encode(to *bytes.Buffer, out *dynamicpb.Message) error {
 		return rt.encodeField(to, out)
 	}
 	return rt.method.appendJSON(to, out)
-}
-
-func (m *method) appendJSON(to *bytes.Buffer, message proto.Message) error {
-	text, err := m.writing.MarshalAppend(to.AvailableBuffer(), message)
-	if err != nil {
-		return err
-	}
-	_, _ = to.Write(compact(text))
-	return nil
 }
 
 func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {
@@ -208,7 +216,7 @@ func (rt *route) encodeField(to *bytes.Buffer, out *dynamicpb.Message) error {
 		return err
 	}
 	whole := to.Bytes()[start:] // {"name":value}
-	value := whole[len(field.JSONName())+len(`{"":`) : len(whole)-1]
+	value := whole[endOfString(whole, 1)+1 : len(whole)-1]
 	n := copy(whole, value)
 	to.Truncate(start + n)
 	return nil

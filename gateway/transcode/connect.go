@@ -12,7 +12,9 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
@@ -37,7 +39,7 @@ var connectCodecs = map[string]*connectCodec{
 			if len(bytes.TrimSpace(text)) == 0 {
 				return nil
 			}
-			if offset, err := scanJSON(text, m.mux.config.MaxDepth); err != nil {
+			if offset, err := m.mux.config.scanJSON(text); err != nil {
 				return wrongField(fieldAt(text, offset, to.Descriptor()), "%s", err)
 			}
 			return m.unmarshal(text, to)
@@ -47,6 +49,9 @@ var connectCodecs = map[string]*connectCodec{
 	"proto": {
 		contentType: "application/proto",
 		decode: func(m *method, text []byte, to *dynamicpb.Message) error {
+			if left := m.mux.config.MaxValues; !scanWire(text, to.Descriptor(), m.mux.config.MaxDepth, &left) {
+				return wrongField("", "nested deeper than %d, or more than %d values", m.mux.config.MaxDepth, m.mux.config.MaxValues)
+			}
 			options := proto.UnmarshalOptions{Resolver: m.reading.Resolver, RecursionLimit: m.reading.RecursionLimit}
 			if err := options.Unmarshal(text, to); err != nil {
 				return wrongField("", "the message cannot be read")
@@ -61,32 +66,71 @@ var connectCodecs = map[string]*connectCodec{
 	},
 }
 
-func (m *Mux) serveConnectPost(w http.ResponseWriter, r *http.Request, method *method) {
-	if version := r.Header.Get(connectVersion); version != "1" {
-		m.writeConnectError(w, r, answer{method: method, err: refuse(http.StatusBadRequest, "connect-protocol-version is %q: send 1", shortened(version))})
+// scanWire is scanJSON for protobuf: it reports whether the fields of a message are no more than
+// left, and no deeper than depth. Whether they can be read is left to proto.Unmarshal.
+func scanWire(text []byte, message protoreflect.MessageDescriptor, depth int, left *int) bool {
+	for len(text) > 0 {
+		number, kind, n := protowire.ConsumeTag(text)
+		if n < 0 {
+			return true
+		}
+		text = text[n:]
+		if n = protowire.ConsumeFieldValue(number, kind, text); n < 0 {
+			return true
+		}
+		*left--
+		var inner []byte
+		switch kind {
+		case protowire.BytesType:
+			inner, _ = protowire.ConsumeBytes(text)
+		case protowire.StartGroupType:
+			inner, _ = protowire.ConsumeGroup(number, text)
+		}
+		if field := message.Fields().ByNumber(number); field != nil && field.Message() != nil && (depth == 0 || !scanWire(inner, field.Message(), depth-1, left)) {
+			return false
+		}
+		if *left < 0 {
+			return false
+		}
+		text = text[n:]
+	}
+	return true
+}
+
+// connectCall is a call by the protocol.
+type connectCall struct {
+	mux    *Mux
+	w      http.ResponseWriter
+	r      *http.Request
+	method *method
+	codec  *connectCodec
+}
+
+func (c *connectCall) servePost() {
+	if version := c.r.Header.Get(connectVersion); version != "1" {
+		c.writeError(answer{err: refuse(http.StatusBadRequest, "connect-protocol-version is %q: send 1", shortened(version))})
 		return
 	}
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	codec := connectCodecs[strings.TrimPrefix(kind, "application/")]
-	if codec == nil || method.isStreaming() {
-		w.Header().Set("Accept-Post", "application/json, application/proto")
-		w.WriteHeader(http.StatusUnsupportedMediaType)
+	kind, _, _ := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
+	if c.codec = connectCodecs[strings.TrimPrefix(kind, "application/")]; c.codec == nil || c.method.isStreaming() {
+		c.w.Header().Set("Accept-Post", "application/json, application/proto")
+		c.w.WriteHeader(http.StatusUnsupportedMediaType)
 		return
 	}
 	buffer := getBuffer()
 	defer putBuffer(buffer)
-	err := m.readBody(w, r, buffer, "", codec.contentType)
-	m.serveConnect(w, r, method, codec, buffer.Bytes(), err)
+	err := readBody(c.w, c.r, buffer, "", c.codec.contentType, c.mux.config.MaxRequestBytes)
+	c.serve(buffer.Bytes(), err)
 }
 
-// serveConnectGet reads the message from the query.
-func (m *Mux) serveConnectGet(w http.ResponseWriter, r *http.Request, method *method) {
-	query := r.URL.Query()
-	codec := connectCodecs[query.Get("encoding")]
+// serveGet reads the message from the query.
+func (c *connectCall) serveGet() {
+	query := c.r.URL.Query()
+	c.codec = connectCodecs[query.Get("encoding")]
 	var err error
 	switch compression := query.Get("compression"); {
-	case codec == nil:
-		codec, err = connectCodecs["json"], refuse(http.StatusBadRequest, "encoding is %q: send json or proto", shortened(query.Get("encoding")))
+	case c.codec == nil:
+		err = refuse(http.StatusBadRequest, "encoding is %q: send json or proto", shortened(query.Get("encoding")))
 	case compression != "" && compression != "identity":
 		err = &refusal{problemOfCode(codes.Unimplemented, "compression is not supported: send identity")}
 	case !query.Has("message"):
@@ -98,40 +142,40 @@ func (m *Mux) serveConnectGet(w http.ResponseWriter, r *http.Request, method *me
 			err = refuse(http.StatusBadRequest, "the message is not base64 for URLs")
 		}
 	}
-	m.serveConnect(w, r, method, codec, text, err)
+	c.serve(text, err)
 }
 
-// serveConnect makes the call whose message is text, unless err has refused it.
-func (m *Mux) serveConnect(w http.ResponseWriter, r *http.Request, method *method, codec *connectCodec, text []byte, err error) {
-	in := dynamicpb.NewMessage(method.desc.Input())
+// serve makes the call whose message is text, unless err has refused it.
+func (c *connectCall) serve(text []byte, err error) {
+	in := dynamicpb.NewMessage(c.method.desc.Input())
 	if err == nil {
-		err = codec.decode(method, text, in)
+		err = c.codec.decode(c.method, text, in)
 	}
 	if err != nil {
-		m.writeConnectError(w, r, answer{method: method, err: err})
+		c.writeError(answer{err: err})
 		return
 	}
-	out, got := m.call(w, r, method, in)
+	out, got := c.mux.call(c.w, c.r, c.method, in)
 	buffer := getBuffer()
 	defer putBuffer(buffer)
 	if got.err == nil {
-		got.err = codec.encode(method, buffer, out)
+		got.err = c.codec.encode(c.method, buffer, out)
 	}
 	if got.err != nil {
-		m.writeConnectError(w, r, got)
+		c.writeError(got)
 		return
 	}
-	m.setConnectHeaders(w.Header(), got)
-	m.writeBody(w, r, got, codec.contentType, buffer.Bytes())
+	c.setHeaders(got)
+	writeBody(c.w, c.r, got, c.codec.contentType, buffer.Bytes())
 }
 
-// setConnectHeaders copies the metadata that callers may see. That of trailers has a prefix.
-func (m *Mux) setConnectHeaders(header http.Header, got answer) {
+// setHeaders copies the metadata that callers may see. That of trailers has a prefix.
+func (c *connectCall) setHeaders(got answer) {
 	trailer := got.trailer
 	got.trailer = nil
-	m.setHeaders(header, got)
-	for key, values := range m.shownMetadata(trailer) {
-		header["Trailer-"+key] = values
+	c.mux.shows.setHeaders(c.w.Header(), got)
+	for key, values := range c.mux.shows.metadata(trailer) {
+		c.w.Header()["Trailer-"+key] = values
 	}
 }
 
@@ -148,24 +192,29 @@ type connectDetail struct {
 	Debug json.RawMessage `json:"debug,omitempty"`
 }
 
-// writeConnectError answers with the error JSON of Connect.
-func (m *Mux) writeConnectError(w http.ResponseWriter, r *http.Request, got answer) {
+// writeError answers with the error JSON of Connect.
+func (c *connectCall) writeError(got answer) {
 	var (
+		shows   = &c.mux.shows
 		failure *status.Status
-		code    = http.StatusBadRequest
+		code    int
 	)
+	got.method = c.method
 	if refused := new(refusal); errors.As(got.err, &refused) {
 		failure, code = refused.status(), refused.Status
-		w.Header().Set("Cache-Control", "no-store")
+		c.w.Header().Set("Cache-Control", "no-store")
 	} else {
-		failure = m.failed(w, r, answer{method: got.method, header: got.header, err: got.err, identified: got.identified})
-		setRetryAfter(w.Header(), failure, got.trailer)
-		m.setConnectHeaders(w.Header(), got)
+		trailer := got.trailer
+		got.trailer = nil
+		failure = shows.failed(c.w, c.r, got)
+		got.trailer = trailer
+		setRetryAfter(c.w.Header(), failure, trailer)
+		c.setHeaders(got)
 		code = problemOfCode(failure.Code(), "").Status
 	}
-	body := connectError{Code: strings.ToLower(connectCode(failure.Code())), Message: m.textOf(failure)}
-	for _, detail := range m.shownDetails(failure) {
-		debug, _ := got.method.writing.Marshal(detail)
+	body := connectError{Code: strings.ToLower(connectCode(failure.Code())), Message: shows.textOf(failure)}
+	for _, detail := range shows.details(failure) {
+		debug, _ := c.method.writing.Marshal(detail)
 		body.Details = append(body.Details, connectDetail{
 			Type: string(detail.MessageName()), Value: base64.RawStdEncoding.EncodeToString(detail.GetValue()), Debug: compact(debug),
 		})
@@ -174,9 +223,9 @@ func (m *Mux) writeConnectError(w http.ResponseWriter, r *http.Request, got answ
 	if err != nil {
 		text = []byte(`{"code":"internal"}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write(text)
+	setContentType(c.w.Header(), "application/json")
+	c.w.WriteHeader(code)
+	_, _ = c.w.Write(text)
 }
 
 func connectCode(c codes.Code) string {

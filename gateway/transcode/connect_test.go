@@ -117,6 +117,38 @@ func TestConnectErrors(t *testing.T) {
 	}
 }
 
+func TestConnectsBinaryMessagesAreBounded(t *testing.T) {
+	var b backend
+	mux := newMux(t, &b, func(c *transcode.Config) { c.MaxDepth, c.MaxValues = 5, 50 })
+	deep := func(n int) *forms.Thing {
+		part := new(forms.Part)
+		for range n - 1 {
+			part = &forms.Part{Inner: part}
+		}
+		return &forms.Thing{Part: part}
+	}
+	wide := func(n int) *forms.Thing { return &forms.Thing{Parts: make([]*forms.Part, n)} }
+	for _, test := range []struct {
+		message *forms.Thing
+		status  int
+	}{
+		{deep(5), 200}, {deep(6), 400}, {wide(50), 200}, {wide(51), 400},
+		{&forms.Thing{Labels: map[string]string{"a": "b"}, Numbers: make([]int64, 900)}, 200},
+	} {
+		for i := range test.message.GetParts() {
+			test.message.Parts[i] = new(forms.Part)
+		}
+		text, err := proto.Marshal(test.message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := do(mux, "POST", "/forms.v1.FormsService/Literal", string(text), "Connect-Protocol-Version", "1", "Content-Type", "application/proto")
+		if calls := b.taken(); w.Code != test.status || (len(calls) == 1) != (test.status == 200) {
+			t.Errorf("%v: status %d %s, %d calls; want %d", test.message, w.Code, w.Body, len(calls), test.status)
+		}
+	}
+}
+
 func TestConnectGet(t *testing.T) {
 	var b backend
 	mux := newMux(t, &b, nil)

@@ -25,7 +25,8 @@
 // JSON is that of protojson, read strictly: an unknown field, a wrong type, an unknown enum
 // value, a number out of range, a duplicate key or invalid UTF-8 is 400, with the path of the
 // field as the caller wrote it, and no call is made. 64-bit integers are strings in answers,
-// and strings or numbers in requests. Bodies are bounded in size and depth.
+// and strings or numbers in requests. Bodies are bounded in
+// size, depth and number of values.
 //
 // # Errors
 //

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,29 +24,36 @@ import (
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
+// disclosure is what callers may see of answers and failures.
+type disclosure struct {
+	headers  map[string]string // names of headers, by metadata key
+	internal bool              // texts and details that are for operators
+	logger   *slog.Logger      // for what callers do not see
+}
+
 // writeError answers a request that was refused, or whose call has failed.
-func (m *Mux) writeError(w http.ResponseWriter, r *http.Request, got answer) {
+func (d *disclosure) writeError(w http.ResponseWriter, r *http.Request, got answer) {
 	if refused := new(refusal); errors.As(got.err, &refused) {
 		problem.Write(w, refused.Problem)
 		return
 	}
-	problem.Write(w, m.problemOf(got.method, m.failed(w, r, got)))
+	problem.Write(w, d.problemOf(got.method, d.failed(w, r, got)))
 }
 
 // failed logs a failure and sets its headers.
-func (m *Mux) failed(w http.ResponseWriter, r *http.Request, got answer) *status.Status {
+func (d *disclosure) failed(w http.ResponseWriter, r *http.Request, got answer) *status.Status {
 	failure := status.Convert(got.err)
-	m.logHidden(r, got.method, failure)
-	m.setHeaders(w.Header(), got)
+	d.logHidden(r, got.method, failure)
+	d.setHeaders(w.Header(), got)
 	setRetryAfter(w.Header(), failure, got.trailer)
-	m.setNegativeCache(w.Header(), r, got, failure.Code())
+	setNegativeCache(w.Header(), r, got, failure.Code())
 	return failure
 }
 
 // problemOf is what a caller may read of a failure.
-func (m *Mux) problemOf(method *method, failure *status.Status) problem.Problem {
-	p := problemOfCode(failure.Code(), m.textOf(failure))
-	for _, detail := range m.shownDetails(failure) {
+func (d *disclosure) problemOf(method *method, failure *status.Status) problem.Problem {
+	p := problemOfCode(failure.Code(), d.textOf(failure))
+	for _, detail := range d.details(failure) {
 		if text, err := method.writing.Marshal(detail); err == nil { // of a type that is known
 			p.Details = append(p.Details, json.RawMessage(compact(text)))
 		}
@@ -94,27 +102,27 @@ func textOf(c codes.Code) string {
 	return ""
 }
 
-func (m *Mux) textOf(failure *status.Status) string {
-	if !m.config.ShowInternal && hidesText(failure.Code()) {
+func (d *disclosure) textOf(failure *status.Status) string {
+	if !d.internal && hidesText(failure.Code()) {
 		return textOf(failure.Code())
 	}
 	return strings.ToValidUTF8(failure.Message(), "\ufffd")
 }
 
-func (m *Mux) logHidden(r *http.Request, method *method, failure *status.Status) {
-	if !m.config.ShowInternal && hidesText(failure.Code()) && failure.Code() != codes.Canceled {
-		m.config.Logger.WarnContext(r.Context(), "a call failed", "service", method.service.Name, "method", method.path, "code", codeName(failure.Code()), "error", failure.Message())
+func (d *disclosure) logHidden(r *http.Request, method *method, failure *status.Status) {
+	if !d.internal && hidesText(failure.Code()) && failure.Code() != codes.Canceled {
+		d.logger.WarnContext(r.Context(), "a call failed", "service", method.service.Name, "method", method.path, "code", codeName(failure.Code()), "error", failure.Message())
 	}
 }
 
-// shownDetails leaves out what is for operators: stack traces, and, where the text is hidden,
+// details leaves out what is for operators: stack traces, and, where the text is hidden,
 // details that are not of google.rpc.
-func (m *Mux) shownDetails(failure *status.Status) []*anypb.Any {
+func (d *disclosure) details(failure *status.Status) []*anypb.Any {
 	var shown []*anypb.Any
 	for _, detail := range failure.Proto().GetDetails() {
 		name := string(detail.MessageName())
 		hidden := name == "google.rpc.DebugInfo" || hidesText(failure.Code()) && !strings.HasPrefix(name, "google.rpc.")
-		if m.config.ShowInternal || !hidden {
+		if d.internal || !hidden {
 			shown = append(shown, detail)
 		}
 	}
@@ -129,9 +137,14 @@ func setRetryAfter(header http.Header, failure *status.Status, trailer metadata.
 			wait, given = retry.GetRetryDelay().AsDuration(), true
 		}
 	}
-	if given && wait >= 0 {
-		header.Set("Retry-After", strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10))
+	if !given || wait < 0 {
+		return
 	}
+	whole := int64(wait / time.Second)
+	if wait%time.Second > 0 {
+		whole++
+	}
+	header.Set("Retry-After", strconv.FormatInt(whole, 10))
 }
 
 // The fields of a rate limit (draft-ietf-httpapi-ratelimit-headers), which callers get in any
@@ -139,19 +152,19 @@ func setRetryAfter(header http.Header, failure *status.Status, trailer metadata.
 var rateLimitFields = map[string]string{"ratelimit": "Ratelimit", "ratelimit-policy": "Ratelimit-Policy"}
 
 // setHeaders copies the response metadata that callers may see.
-func (m *Mux) setHeaders(header http.Header, got answer) {
+func (d *disclosure) setHeaders(header http.Header, got answer) {
 	for _, md := range []metadata.MD{got.header, got.trailer} {
-		for name, values := range m.shownMetadata(md) {
+		for name, values := range d.metadata(md) {
 			header[name] = values
 		}
 	}
 }
 
-// shownMetadata yields the metadata that callers may see, by name of header.
-func (m *Mux) shownMetadata(md metadata.MD) iter.Seq2[string, []string] {
+// metadata yields the metadata that callers may see, by name of header.
+func (d *disclosure) metadata(md metadata.MD) iter.Seq2[string, []string] {
 	return func(yield func(string, []string) bool) {
 		for key, values := range md {
-			name, ok := m.headers[key]
+			name, ok := d.headers[key]
 			if !ok {
 				name, ok = rateLimitFields[key]
 			}

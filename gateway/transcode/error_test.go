@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math"
 	"net/http"
 	"reflect"
 	"strings"
@@ -124,6 +125,8 @@ func TestARefusalOfARateLimitSaysWhenToComeAgain(t *testing.T) {
 	}{
 		{retry(1500 * time.Millisecond), nil, "2"},
 		{retry(0), nil, "0"},
+		{retry(math.MaxInt64), nil, "9223372037"},
+		{retry(-time.Second), nil, ""},
 		{retry(time.Second), []string{"grpc-retry-pushback-ms", "5000"}, "1"},
 		{status.Error(codes.ResourceExhausted, ""), []string{"grpc-retry-pushback-ms", "4001"}, "5"},
 		{status.Error(codes.ResourceExhausted, ""), []string{"grpc-retry-pushback-ms", "-1"}, ""},

@@ -17,28 +17,35 @@ import (
 const maxNumber = 400
 
 // scanJSON checks what protojson does not bound: that text is one value, no deeper than
-// maxDepth, with no endless number. Whether it is JSON at all is left to protojson.
-func scanJSON(text []byte, maxDepth int) (offset int, err error) {
-	depth := 0
+// MaxDepth, of no more than MaxValues, with no endless number. Whether it is JSON at all is
+// left to protojson.
+func (c *Config) scanJSON(text []byte) (offset int, err error) {
+	depth, values := 0, 1
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"':
+		switch text[i] {
+		case '{', '[', ',':
+			if values++; values > c.MaxValues {
+				return i, fmt.Errorf("more than %d values", c.MaxValues)
+			}
+		}
+		switch b := text[i]; {
+		case b == '"':
 			end := endOfString(text, i)
 			if end < 0 {
 				return i, errors.New("a string that does not end")
 			}
 			i = end - 1
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return i, fmt.Errorf("nested deeper than %d", maxDepth)
+		case b == '{' || b == '[':
+			if depth++; depth > c.MaxDepth {
+				return i, fmt.Errorf("nested deeper than %d", c.MaxDepth)
 			}
-		case c == '}' || c == ']':
+		case b == '}' || b == ']':
 			if depth--; depth < 0 {
-				return i, fmt.Errorf("unexpected %q", c)
+				return i, fmt.Errorf("unexpected %q", b)
 			}
-		case (c == ',' || c == ':') && depth == 0:
-			return i, fmt.Errorf("unexpected %q", c)
-		case c >= '0' && c <= '9':
+		case (b == ',' || b == ':') && depth == 0:
+			return i, fmt.Errorf("unexpected %q", b)
+		case b >= '0' && b <= '9':
 			start := i
 			for i+1 < len(text) && strings.IndexByte("0123456789.eE+-", text[i+1]) >= 0 {
 				i++

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -199,3 +201,32 @@ func do(h http.Handler, method, target, body string, headers ...string) *httptes
 	h.ServeHTTP(w, r)
 	return w
 }
+
+// capture is a channel that keeps the request of a call.
+type capture struct {
+	invoker
+	request proto.Message
+}
+
+func (c *capture) Invoke(_ context.Context, _ string, request, _ any, _ ...grpc.CallOption) error {
+	c.request = request.(proto.Message)
+	return nil
+}
+
+func captureMux(t testing.TB, c *contract.Contract, b *capture) *transcode.Mux {
+	t.Helper()
+	mux, err := transcode.New(transcode.Config{Services: []transcode.Service{{Name: "forms", Conn: b, Contract: c, Offers: func(m protoreflect.MethodDescriptor) bool {
+		return m.Name() == "Literal" || m.Name() == "BodyAll"
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mux
+}
+
+type (
+	filesOf           = protoregistry.Files
+	serviceDescriptor = protoreflect.ServiceDescriptor
+)
+
+var noFilter = utilities.NewDoubleArray(nil)

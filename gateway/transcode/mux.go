@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -19,8 +18,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/problem"
@@ -50,6 +47,9 @@ type Config struct {
 	// Metadata returns what is sent to a backend with the call of a request. Nothing else of
 	// the request's headers is sent; nil is nothing.
 	Metadata func(*http.Request) metadata.MD
+	// SetRoute is called with the path template of each request that has one, by which logs and
+	// metrics may name it. Nil is nobody.
+	SetRoute func(ctx context.Context, template string)
 	// Headers are the keys of response metadata that become headers of the answer.
 	Headers []string
 	// Origins are patterns of hosts, such as "*.example.com", whose pages may open WebSockets,
@@ -57,7 +57,8 @@ type Config struct {
 	Origins []string
 
 	MaxRequestBytes int           // of a body or a message of a stream; 4 MiB
-	MaxDepth        int           // of JSON; 100
+	MaxDepth        int           // of JSON, and of the path of a query parameter; 100
+	MaxValues       int           // of JSON: each takes some hundred bytes as part of a message; 100,000
 	Timeout         time.Duration // of a call whose caller sets none; 30 s. A stream then has MaxTimeout
 	MaxTimeout      time.Duration // of any call; 1 h
 	WriteTimeout    time.Duration // for which a caller may take a message of a stream; 30 s
@@ -65,28 +66,13 @@ type Config struct {
 	Logger          *slog.Logger  // for internal errors; slog.Default()
 }
 
-// method is a gRPC method with what its calls need, made once.
-type method struct {
-	mux           *Mux
-	service       *Service
-	desc          protoreflect.MethodDescriptor
-	path          string
-	noSideEffects bool
-	reading       protojson.UnmarshalOptions
-	writing       protojson.MarshalOptions
-	get, post     *route // of path; get is nil unless the method has no side effects
-}
-
-func (m *method) isStreaming() bool { return m.desc.IsStreamingClient() || m.desc.IsStreamingServer() }
-
 // Mux serves one set of contracts over HTTP. It is immutable, and safe for concurrent use.
 type Mux struct {
-	config      Config
-	headers     map[string]string // by metadata key
-	rules       *runtime.ServeMux
-	httpMethods []string           // that rules has
-	methods     map[string]*method // by path
-	bindings    []Binding
+	config   Config
+	shows    disclosure
+	rules    rules
+	methods  map[string]*method // by path
+	bindings []Binding
 }
 
 // New makes a Mux. An error names the service and method, and what is wrong with it.
@@ -94,27 +80,27 @@ func New(config Config) (*Mux, error) {
 	if err := config.setDefaults(); err != nil {
 		return nil, err
 	}
-	m := &Mux{config: config, methods: map[string]*method{}, headers: map[string]string{}}
-	m.rules = runtime.NewServeMux(
-		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
-		runtime.WithDisablePathLengthFallback(),
-		runtime.WithDisableHTTPMethodOverride(),
-		runtime.WithRoutingErrorHandler(m.handleRoutingError),
-		runtime.WithErrorHandler(m.handlePathError),
-	)
+	m := &Mux{
+		config:  config,
+		shows:   disclosure{headers: map[string]string{}, internal: config.ShowInternal, logger: config.Logger},
+		methods: map[string]*method{},
+	}
+	m.rules = rules{taken: map[string]string{}, serve: m.serve}
 	for _, name := range config.Headers {
 		key := strings.ToLower(name)
 		if !token.MatchString(key) || isReserved(key) {
 			return nil, fmt.Errorf("transcode: Config.Headers has %q, which is the gateway's own: leave it out", name)
 		}
-		m.headers[key] = http.CanonicalHeaderKey(key)
+		m.shows.headers[key] = http.CanonicalHeaderKey(key)
 	}
 	var errs []error
-	taken := map[string]string{}
 	for i := range m.config.Services {
-		errs = append(errs, m.addService(&m.config.Services[i], taken))
+		errs = append(errs, m.addService(&m.config.Services[i]))
 	}
 	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if err := m.rules.build(m.handleRoutingError); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -125,7 +111,7 @@ func (c *Config) setDefaults() error {
 		name string
 		ok   bool
 	}{
-		{"MaxRequestBytes", c.MaxRequestBytes >= 0}, {"MaxDepth", c.MaxDepth >= 0},
+		{"MaxRequestBytes", c.MaxRequestBytes >= 0}, {"MaxDepth", c.MaxDepth >= 0}, {"MaxValues", c.MaxValues >= 0},
 		{"Timeout", c.Timeout >= 0}, {"MaxTimeout", c.MaxTimeout >= 0}, {"WriteTimeout", c.WriteTimeout >= 0},
 	} {
 		if !bound.ok {
@@ -134,6 +120,7 @@ func (c *Config) setDefaults() error {
 	}
 	setDefault(&c.MaxRequestBytes, 4<<20)
 	setDefault(&c.MaxDepth, 100)
+	setDefault(&c.MaxValues, 100_000)
 	setDefault(&c.Timeout, 30*time.Second)
 	setDefault(&c.MaxTimeout, time.Hour)
 	setDefault(&c.WriteTimeout, 30*time.Second)
@@ -144,6 +131,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.SetRoute == nil {
+		c.SetRoute = func(context.Context, string) {}
 	}
 	if c.Metadata == nil {
 		c.Metadata = func(*http.Request) metadata.MD { return nil }
@@ -159,7 +149,7 @@ func setDefault[T comparable](bound *T, value T) {
 	}
 }
 
-func (m *Mux) addService(s *Service, taken map[string]string) error {
+func (m *Mux) addService(s *Service) error {
 	if s.Conn == nil || s.Contract == nil {
 		return fmt.Errorf("transcode: service %q has no connection or no contract: set Conn and Contract", s.Name)
 	}
@@ -170,7 +160,7 @@ func (m *Mux) addService(s *Service, taken map[string]string) error {
 	for _, desc := range s.Contract.Services {
 		for i := range desc.Methods().Len() {
 			if d := desc.Methods().Get(i); s.Offers(d) {
-				if err := m.addMethod(s, d, types, taken); err != nil {
+				if err := m.addMethod(s, d, types); err != nil {
 					return err
 				}
 			}
@@ -179,7 +169,7 @@ func (m *Mux) addService(s *Service, taken map[string]string) error {
 	return nil
 }
 
-func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types resolver, taken map[string]string) error {
+func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types resolver) error {
 	bindings, err := Bindings(desc)
 	if err != nil {
 		return err
@@ -205,38 +195,8 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 		return nil
 	}
 	for _, b := range bindings {
-		if err := m.addRule(newRoute(added, b), taken); err != nil {
+		if err := m.rules.add(newRoute(added, b)); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-var variableName = regexp.MustCompile(`\{[^}=]*(=?)`)
-
-func (m *Mux) addRule(rt *route, taken map[string]string) error {
-	httpMethods := []string{rt.HTTPMethod}
-	if rt.HTTPMethod == "*" {
-		httpMethods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
-	}
-	for _, httpMethod := range httpMethods {
-		shape := httpMethod + " " + variableName.ReplaceAllString(rt.Template, "{$1")
-		name := string(rt.Method.FullName())
-		if other := taken[shape]; other != "" && other != name {
-			return fmt.Errorf("transcode: %s and %s are both bound to %s %s: change the rule of one", other, name, httpMethod, rt.Template)
-		}
-		taken[shape] = name
-		if err := m.rules.HandlePath(httpMethod, rt.Template, func(w http.ResponseWriter, r *http.Request, params map[string]string) {
-			if probe, ok := w.(*probe); ok {
-				probe.matched = true
-				return
-			}
-			m.serve(w, r, rt, params)
-		}); err != nil {
-			return fmt.Errorf("transcode: %s: %w", name, err)
-		}
-		if !slices.Contains(m.httpMethods, httpMethod) {
-			m.httpMethods = append(m.httpMethods, httpMethod)
 		}
 	}
 	return nil
@@ -246,6 +206,11 @@ func (m *Mux) addRule(rt *route, taken map[string]string) error {
 // of the contracts. The POST path of a method with a rule is not among them.
 func (m *Mux) Bindings() []Binding { return slices.Clone(m.bindings) }
 
+// Matches reports whether some method is called at the path of r, by any HTTP method.
+func (m *Mux) Matches(r *http.Request) bool {
+	return m.methods[r.URL.Path] != nil && r.URL.RawPath == "" || m.rules.matches(r.Method, r) || m.allow(r) != ""
+}
+
 // ServeHTTP serves a request by the binding that matches it.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer m.recoverPanic(w, r)
@@ -254,7 +219,8 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if found := m.methods[r.URL.Path]; found != nil && r.URL.RawPath == "" {
 		if found.desc.IsStreamingClient() && r.Method == http.MethodGet {
-			m.serveWebSocket(w, r, found)
+			m.config.SetRoute(r.Context(), found.path)
+			(&socketCall{mux: m, w: w, r: r, method: found}).serve()
 			return
 		}
 		if rt := found.routeOf(r.Method); rt != nil {
@@ -263,44 +229,15 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	switch {
-	case r.Method == http.MethodOptions && !m.matches(http.MethodOptions, r):
+	case r.Method == http.MethodOptions && !m.rules.matches(http.MethodOptions, r):
 		m.answerOptions(w, r)
-	case r.Method == http.MethodHead && !m.matches(http.MethodHead, r):
+	case r.Method == http.MethodHead && !m.rules.matches(http.MethodHead, r):
 		get := *r
 		get.Method = http.MethodGet
 		m.rules.ServeHTTP(w, &get)
 	default:
 		m.rules.ServeHTTP(w, r)
 	}
-}
-
-// routeOf is the route of the method's own path.
-func (m *method) routeOf(httpMethod string) *route {
-	switch httpMethod {
-	case http.MethodPost:
-		return m.post
-	case http.MethodGet, http.MethodHead:
-		return m.get
-	}
-	return nil
-}
-
-// probe is a writer by which a request only asks whether there is a route for it.
-type probe struct{ matched bool }
-
-func (*probe) Header() http.Header         { return http.Header{} }
-func (*probe) Write(b []byte) (int, error) { return len(b), nil }
-func (*probe) WriteHeader(int)             {}
-
-// matches reports whether a rule has the path of r with httpMethod.
-func (m *Mux) matches(httpMethod string, r *http.Request) bool {
-	if !slices.Contains(m.httpMethods, httpMethod) {
-		return false
-	}
-	asked, probed := *r, probe{}
-	asked.Method = httpMethod
-	m.rules.ServeHTTP(&probed, &asked)
-	return probed.matched
 }
 
 // allow lists the HTTP methods of the path of r, "" if it has none.
@@ -312,8 +249,8 @@ func (m *Mux) allow(r *http.Request) string {
 			all = append(all, http.MethodGet)
 		}
 	}
-	for _, httpMethod := range m.httpMethods {
-		if !slices.Contains(all, httpMethod) && m.matches(httpMethod, r) {
+	for _, httpMethod := range m.rules.httpMethods {
+		if !slices.Contains(all, httpMethod) && m.rules.matches(httpMethod, r) {
 			all = append(all, httpMethod)
 		}
 	}
@@ -357,13 +294,6 @@ func (m *Mux) handleRoutingError(_ context.Context, _ *runtime.ServeMux, _ runti
 	}
 }
 
-// handlePathError answers a path with a broken escape.
-func (m *Mux) handlePathError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-	if _, ok := w.(*probe); !ok {
-		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: shortened(err.Error())})
-	}
-}
-
 // recoverPanic answers a request whose handling has panicked, without a word of the reason.
 func (m *Mux) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	reason := recover()
@@ -373,8 +303,15 @@ func (m *Mux) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	case http.ErrAbortHandler:
 		panic(reason)
 	}
-	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+	m.logPanic(r, reason)
+	if w.Header().Get("Content-Type") != "" { // the answer has begun
+		panic(http.ErrAbortHandler)
+	}
 	problem.Write(w, problem.Problem{Status: http.StatusInternalServerError, Code: "INTERNAL", Detail: textOf(codes.Internal)})
+}
+
+func (m *Mux) logPanic(r *http.Request, reason any) {
+	m.config.Logger.ErrorContext(r.Context(), "a request panicked", "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
 }
 
 // headWriter drops the body of an answer to HEAD.
@@ -384,32 +321,3 @@ func (headWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 // Unwrap is for http.ResponseController.
 func (w headWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// resolver finds messages and extensions in the contract, else in what is compiled in, such
-// as google.rpc's details.
-type resolver struct{ types *dynamicpb.Types }
-
-func (r resolver) FindMessageByName(name protoreflect.FullName) (protoreflect.MessageType, error) {
-	if t, err := r.types.FindMessageByName(name); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindMessageByName(name)
-}
-
-func (r resolver) FindMessageByURL(url string) (protoreflect.MessageType, error) {
-	return r.FindMessageByName(protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:]))
-}
-
-func (r resolver) FindExtensionByName(name protoreflect.FullName) (protoreflect.ExtensionType, error) {
-	if t, err := r.types.FindExtensionByName(name); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindExtensionByName(name)
-}
-
-func (r resolver) FindExtensionByNumber(message protoreflect.FullName, number protoreflect.FieldNumber) (protoreflect.ExtensionType, error) {
-	if t, err := r.types.FindExtensionByNumber(message, number); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindExtensionByNumber(message, number)
-}

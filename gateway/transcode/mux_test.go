@@ -7,9 +7,12 @@ import (
 
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/transcode"
 )
 
@@ -101,10 +104,43 @@ func TestABrokenRuleIsNamed(t *testing.T) {
 }
 
 func TestAnyMethodIsServedForTheKindStar(t *testing.T) {
-	rule := &annotations.HttpRule{Pattern: &annotations.HttpRule_Custom{Custom: &annotations.CustomHttpPattern{Kind: "*", Path: "/v1/any"}}}
-	bindings, err := transcode.Bindings(ruled(t, rule))
+	method := ruled(t, &annotations.HttpRule{Pattern: &annotations.HttpRule_Custom{Custom: &annotations.CustomHttpPattern{Kind: "*", Path: "/v1/any"}}})
+	bindings, err := transcode.Bindings(method)
 	if err != nil || len(bindings) != 1 || bindings[0].HTTPMethod != "*" || bindings[0].Implicit {
 		t.Errorf("bindings %v, %v", bindings, err)
+	}
+	files := new(filesOf)
+	if err := files.RegisterFile(method.ParentFile()); err != nil {
+		t.Fatal(err)
+	}
+	mux, err := transcode.New(transcode.Config{Services: []transcode.Service{{Name: "r", Conn: echo{}, Offers: everyMethod, Contract: &contract.Contract{
+		Files: files, Types: dynamicpb.NewTypes(files), Services: []serviceDescriptor{method.ParentFile().Services().Get(0)},
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, httpMethod := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		if w := do(mux, httpMethod, "/v1/any", ""); w.Code != 200 {
+			t.Errorf("%s: status %d", httpMethod, w.Code)
+		}
+	}
+}
+
+func TestAFieldMayHaveAnyNameInJSON(t *testing.T) {
+	method := ruled(t, &annotations.HttpRule{Pattern: &annotations.HttpRule_Post{Post: "/v1/any"}, Body: "list", ResponseBody: "list"})
+	file := protodesc.ToFileDescriptorProto(method.ParentFile())
+	file.MessageType[1].Field[2].JsonName = proto.String("a\"b\\:")
+	mux, err := transcode.New(transcode.Config{Services: []transcode.Service{{
+		Name: "r", Conn: echo{}, Offers: everyMethod, Contract: contractOf(t, &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{file}}, "r.v1.S"),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := do(mux, "POST", "/v1/any", `["x", "y"]`); w.Code != 200 || w.Body.String() != `["x","y"]` {
+		t.Errorf("status %d, %s", w.Code, w.Body)
+	}
+	if p := problemIn(t, do(mux, "POST", "/v1/any", `["x", 5]`)); p.Field != `["a\"b\\:"][1]` {
+		t.Errorf("problem %+v", p)
 	}
 }
 

@@ -109,7 +109,7 @@ func TestWrongRequestsNameTheirFieldAndMakeNoCall(t *testing.T) {
 
 func TestBodiesAreBounded(t *testing.T) {
 	var b backend
-	mux := newMux(t, &b, func(c *transcode.Config) { c.MaxRequestBytes, c.MaxDepth = 1000, 10 })
+	mux := newMux(t, &b, func(c *transcode.Config) { c.MaxRequestBytes, c.MaxDepth, c.MaxValues = 1000, 10, 50 })
 	nested := func(n int) string { return strings.Repeat(`{"inner":`, n) + "{}" + strings.Repeat("}", n) }
 	for _, test := range []struct {
 		body   string
@@ -122,6 +122,10 @@ func TestBodiesAreBounded(t *testing.T) {
 		{`{"struct":{"a":` + strings.Repeat("[", 8) + strings.Repeat("]", 8) + `}}`, 200},
 		{`{"struct":{"a":` + strings.Repeat("[", 9) + strings.Repeat("]", 9) + `}}`, 400},
 		{strings.Repeat("[", 999), 400},
+		{`{"parts":[{}` + strings.Repeat(",{}", 23) + `]}`, 200},
+		{`{"parts":[{}` + strings.Repeat(",{}", 24) + `]}`, 400},
+		{`{"numbers":[1` + strings.Repeat(",1", 47) + `]}`, 200},
+		{`{"numbers":[1` + strings.Repeat(",1", 48) + `]}`, 400},
 		{`{"double":` + strings.Repeat("1", 300) + `}`, 200},
 		{`{"double":` + strings.Repeat("1", 401) + `}`, 400},
 		{`{"value":0.` + strings.Repeat("0", 500) + `}`, 400},
@@ -131,6 +135,11 @@ func TestBodiesAreBounded(t *testing.T) {
 		}
 		if calls := b.taken(); (len(calls) == 1) != (test.status == 200) {
 			t.Errorf("%s: %d calls", test.body, len(calls))
+		}
+	}
+	for n, status := range map[int]int{9: 200, 10: 400} {
+		if w := do(mux, "GET", "/v1/literal?part"+strings.Repeat(".inner", n-1)+".count=1", ""); w.Code != status {
+			t.Errorf("a parameter %d deep: status %d, want %d", n+1, w.Code, status)
 		}
 	}
 	// A body of unknown length is cut at the bound.

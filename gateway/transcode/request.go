@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -68,7 +69,8 @@ func newRoute(m *method, b Binding) *route {
 		rt.body.used = true
 		rt.body.fields, _ = fieldsOf(b.Method.Input(), b.Body) // checked by Bindings
 		for _, field := range rt.body.fields {
-			rt.body.before += `{"` + field.JSONName() + `":`
+			name, _ := json.Marshal(field.JSONName()) // a string always can be
+			rt.body.before += "{" + string(name) + ":"
 			rt.body.after += "}"
 		}
 		rt.noQuery = append(rt.noQuery, namesOf(b.Method.Input(), b.Body))
@@ -126,7 +128,7 @@ func (rt *route) decode(w http.ResponseWriter, r *http.Request, params map[strin
 	if rt.body.used {
 		buffer := getBuffer()
 		defer putBuffer(buffer)
-		if err := rt.method.mux.readBody(w, r, buffer, rt.body.before, "application/json"); err != nil {
+		if err := readBody(w, r, buffer, rt.body.before, "application/json", rt.method.mux.config.MaxRequestBytes); err != nil {
 			return nil, err
 		}
 		if err := rt.decodeBody(in, buffer); err != nil {
@@ -134,7 +136,7 @@ func (rt *route) decode(w http.ResponseWriter, r *http.Request, params map[strin
 		}
 	}
 	for _, path := range rt.variables {
-		if err := rt.method.setText(in, path, path, []string{params[path]}, false); err != nil {
+		if err := setText(in, path, path, []string{params[path]}, false); err != nil {
 			return nil, err
 		}
 	}
@@ -145,14 +147,14 @@ func (rt *route) decode(w http.ResponseWriter, r *http.Request, params map[strin
 }
 
 // readBody appends the body to buffer, after before. Without a body, buffer stays empty.
-func (m *Mux) readBody(w http.ResponseWriter, r *http.Request, buffer *bytes.Buffer, before, contentType string) error {
+func readBody(w http.ResponseWriter, r *http.Request, buffer *bytes.Buffer, before, contentType string, maxBytes int) error {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
 	if err := checkContentType(w, r, contentType); err != nil {
 		return err
 	}
-	most := int64(m.config.MaxRequestBytes)
+	most := int64(maxBytes)
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body may have at most %d bytes", most)
 	if r.ContentLength > most {
 		return tooLarge
@@ -197,7 +199,7 @@ func (rt *route) decodeBody(in *dynamicpb.Message, buffer *bytes.Buffer) error {
 	if len(bytes.TrimLeft(body, " \t\r\n")) == 0 {
 		return nil
 	}
-	if offset, err := scanJSON(body, rt.method.mux.config.MaxDepth); err != nil {
+	if offset, err := rt.method.mux.config.scanJSON(body); err != nil {
 		return wrongField(fieldAt(buffer.Bytes(), before+offset, in.Descriptor()), "%s", err)
 	}
 	buffer.WriteString(rt.body.after)
@@ -208,22 +210,6 @@ func (rt *route) decodeBody(in *dynamicpb.Message, buffer *bytes.Buffer) error {
 		return rt.fillMask(in, buffer.Bytes()[before:buffer.Len()-len(rt.body.after)])
 	}
 	return nil
-}
-
-// unmarshal reads JSON that scanJSON has passed.
-func (m *method) unmarshal(text []byte, to proto.Message) error {
-	err := m.reading.Unmarshal(text, to)
-	if err == nil {
-		return nil
-	}
-	offset, reason := positionOf(err, text)
-	if offset < 0 { // half of a surrogate pair has none, near the end
-		offset = bytes.LastIndex(text, []byte(`\u`))
-	}
-	if offset < 0 {
-		return wrongField("", "%s", shortened(reason))
-	}
-	return wrongField(fieldAt(text, offset, to.ProtoReflect().Descriptor()), "%s", shortened(reason))
 }
 
 // fillMask sets the field mask of a PATCH without one to the fields in its body, as
@@ -272,6 +258,9 @@ func (rt *route) setQuery(in *dynamicpb.Message, values url.Values) error {
 		if !utf8.ValidString(key) {
 			return wrongField(key, "invalid UTF-8 in the name of a query parameter")
 		}
+		if most := rt.method.mux.config.MaxDepth; strings.Count(path, ".") >= most {
+			return wrongField(path, "nested deeper than %d", most)
+		}
 		fields, err := fieldsOf(in.Descriptor(), path)
 		if err != nil {
 			return wrongField(path, "unknown query parameter %q", shortened(key))
@@ -292,7 +281,7 @@ func (rt *route) setQuery(in *dynamicpb.Message, values url.Values) error {
 		if isMap {
 			texts = append([]string{mapKey}, texts...)
 		}
-		if err := rt.method.setText(in, strings.Join(names, "."), key, texts, isMap); err != nil {
+		if err := setText(in, strings.Join(names, "."), key, texts, isMap); err != nil {
 			return err
 		}
 	}
@@ -335,7 +324,7 @@ var noFilter = utilities.NewDoubleArray(nil)
 
 // setText sets the field at path, by the names of the contract, from texts: one, several for a
 // list, key and value for an entry of a map. written is how the caller wrote the path.
-func (m *method) setText(in *dynamicpb.Message, path, written string, texts []string, isMap bool) error {
+func setText(in *dynamicpb.Message, path, written string, texts []string, isMap bool) error {
 	for _, text := range texts {
 		if !utf8.ValidString(text) {
 			return wrongField(written, "invalid UTF-8")

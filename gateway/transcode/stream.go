@@ -45,50 +45,7 @@ func streamFormatOf(accept []string) (streamFormat, bool) {
 	return ndjson, accepts(accept, ndjson.contentType)
 }
 
-// serveServerStream writes each message when it comes. The next one is read only when the
-// caller has taken this one, so that a slow caller holds back the backend.
-func (m *Mux) serveServerStream(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string) {
-	format, ok := streamFormatOf(r.Header["Accept"])
-	if !ok {
-		m.writeError(w, r, answer{err: refuse(http.StatusNotAcceptable, "the answer is a stream: accept %s or %s", ndjson.contentType, serverSentEvents.contentType)})
-		return
-	}
-	in, err := rt.decode(w, r, params)
-	if err != nil {
-		m.writeError(w, r, answer{err: err})
-		return
-	}
-	if _, isHead := w.(headWriter); isHead {
-		w.Header().Set("Content-Type", format.contentType)
-		return
-	}
-	ctx, cancel, err := m.callContext(w, r, m.config.MaxTimeout)
-	if err != nil {
-		m.writeError(w, r, answer{err: err})
-		return
-	}
-	defer cancel()
-	stream, err := rt.method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, rt.method.path)
-	if err == nil {
-		err = sendOnly(stream, in)
-	}
-	if err != nil {
-		m.writeError(w, r, answer{method: rt.method, err: err})
-		return
-	}
-	body := streamBody{mux: m, w: w, r: r, control: http.NewResponseController(w), route: rt, format: format}
-	body.copy(stream)
-}
-
-// sendOnly sends the one message of a call.
-func sendOnly(stream grpc.ClientStream, in proto.Message) error {
-	if err := stream.SendMsg(in); err != nil && !errors.Is(err, io.EOF) { // EOF: RecvMsg has the error
-		return err
-	}
-	return stream.CloseSend()
-}
-
-// streamBody is the body of an answer that is a stream.
+// streamBody is an answer that is a stream.
 type streamBody struct {
 	mux     *Mux
 	w       http.ResponseWriter
@@ -97,6 +54,50 @@ type streamBody struct {
 	route   *route
 	format  streamFormat
 	began   bool
+}
+
+// serve makes the call, and writes each message when it comes. The next one is read only when
+// the caller has taken this one, so that a slow caller holds back the backend.
+func (b *streamBody) serve(params map[string]string) {
+	shows := &b.mux.shows
+	var ok bool
+	if b.format, ok = streamFormatOf(b.r.Header["Accept"]); !ok {
+		shows.writeError(b.w, b.r, answer{err: refuse(http.StatusNotAcceptable, "the answer is a stream: accept %s or %s", ndjson.contentType, serverSentEvents.contentType)})
+		return
+	}
+	in, err := b.route.decode(b.w, b.r, params)
+	if err != nil {
+		shows.writeError(b.w, b.r, answer{err: err})
+		return
+	}
+	if _, isHead := b.w.(headWriter); isHead {
+		b.w.Header().Set("Content-Type", b.format.contentType)
+		return
+	}
+	ctx, cancel, err := b.mux.callContext(b.w, b.r, b.mux.config.MaxTimeout)
+	if err != nil {
+		shows.writeError(b.w, b.r, answer{err: err})
+		return
+	}
+	defer cancel()
+	method := b.route.method
+	stream, err := method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method.path)
+	if err == nil {
+		err = sendOnly(stream, in)
+	}
+	if err != nil {
+		shows.writeError(b.w, b.r, answer{method: method, err: err})
+		return
+	}
+	b.copy(stream)
+}
+
+// sendOnly sends the one message of a call.
+func sendOnly(stream grpc.ClientStream, in proto.Message) error {
+	if err := stream.SendMsg(in); err != nil && !errors.Is(err, io.EOF) { // EOF: RecvMsg has the error
+		return err
+	}
+	return stream.CloseSend()
 }
 
 // copy writes the messages of stream until it ends, or the caller takes no more.
@@ -132,8 +133,8 @@ func (b *streamBody) begin(stream grpc.ClientStream) {
 	}
 	b.began = true
 	header, _ := stream.Header()
-	b.mux.setHeaders(b.w.Header(), answer{header: header})
-	b.w.Header().Set("Content-Type", b.format.contentType)
+	b.mux.shows.setHeaders(b.w.Header(), answer{header: header})
+	setContentType(b.w.Header(), b.format.contentType)
 	b.w.Header().Set("Cache-Control", "no-store")
 	b.w.Header().Set("X-Accel-Buffering", "no") // a proxy in front must not collect messages
 }
@@ -148,12 +149,12 @@ func (b *streamBody) end(stream grpc.ClientStream, err error) {
 	header, _ := stream.Header()
 	got := answer{method: b.route.method, header: header, trailer: stream.Trailer(), err: err}
 	if !b.began {
-		b.mux.writeError(b.w, b.r, got)
+		b.mux.shows.writeError(b.w, b.r, got)
 		return
 	}
 	failure := status.Convert(err)
-	b.mux.logHidden(b.r, got.method, failure)
-	text := jsonOf(b.mux.problemOf(got.method, failure))
+	b.mux.shows.logHidden(b.r, got.method, failure)
+	text := jsonOf(b.mux.shows.problemOf(got.method, failure))
 	_ = b.write(bytes.Join([][]byte{[]byte(b.format.beforeError), text, []byte(b.format.afterError)}, nil))
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -22,7 +23,7 @@ import (
 const firstCloseCode = 4000
 
 // refuseClientStream answers a request that cannot carry a stream of messages.
-func (m *Mux) refuseClientStream(w http.ResponseWriter, method *method) {
+func refuseClientStream(w http.ResponseWriter, method *method) {
 	w.Header().Set("Upgrade", "websocket")
 	problem.Write(w, problem.Problem{
 		Status: http.StatusNotImplemented, Code: "UNIMPLEMENTED",
@@ -30,34 +31,44 @@ func (m *Mux) refuseClientStream(w http.ResponseWriter, method *method) {
 	})
 }
 
-// serveWebSocket carries a call with a stream of requests. Each text is a message as JSON; an
-// empty one ends the caller's messages. Before a close code that is an error, the last text is
-// {"error":{...}} with the problem.
-func (m *Mux) serveWebSocket(w http.ResponseWriter, r *http.Request, method *method) {
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		m.refuseClientStream(w, method)
+// errCallerGone is a socket that carries nothing any more.
+var errCallerGone = errors.New("the caller has gone")
+
+// socketCall is a call over a WebSocket, with a stream of requests. Each text is a message as
+// JSON; an empty one ends the caller's messages. Before a close code that is an error, the last
+// text is {"error":{...}} with the problem.
+type socketCall struct {
+	mux    *Mux
+	w      http.ResponseWriter
+	r      *http.Request
+	method *method
+	socket *websocket.Conn
+	stream grpc.ClientStream
+}
+
+func (c *socketCall) serve() {
+	if !strings.EqualFold(c.r.Header.Get("Upgrade"), "websocket") {
+		refuseClientStream(c.w, c.method)
 		return
 	}
-	ctx, cancel, err := m.callContext(w, r, m.config.MaxTimeout)
+	ctx, cancel, err := c.mux.callContext(c.w, c.r, c.mux.config.MaxTimeout)
 	if err != nil {
-		m.writeError(w, r, answer{err: err})
+		c.mux.shows.writeError(c.w, c.r, answer{err: err})
 		return
 	}
 	defer cancel()
-	socket, err := websocket.Accept(&handshakeWriter{ResponseWriter: w}, r, &websocket.AcceptOptions{OriginPatterns: m.config.Origins})
-	if err != nil {
+	if c.socket, err = websocket.Accept(&handshakeWriter{ResponseWriter: c.w}, c.r, &websocket.AcceptOptions{OriginPatterns: c.mux.config.Origins}); err != nil {
 		return // it is answered
 	}
-	defer socket.CloseNow()
-	socket.SetReadLimit(int64(m.config.MaxRequestBytes))
-	c := &socketCall{mux: m, r: r, method: method, socket: socket}
-	if c.stream, err = method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: method.desc.IsStreamingServer()}, method.path); err != nil {
+	defer c.socket.CloseNow()
+	c.socket.SetReadLimit(int64(c.mux.config.MaxRequestBytes))
+	if c.stream, err = c.method.service.Conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: c.method.desc.IsStreamingServer()}, c.method.path); err != nil {
 		c.close(err)
 		return
 	}
 	// The context of the call is not that of the socket, which closes when that of a read or a
 	// write ends, before the reason is written.
-	reading, stopReading := context.WithCancel(r.Context())
+	reading, stopReading := context.WithCancel(c.r.Context())
 	requests := make(chan error, 1)
 	go func() {
 		requests <- c.readRequests(reading)
@@ -75,20 +86,14 @@ func (m *Mux) serveWebSocket(w http.ResponseWriter, r *http.Request, method *met
 	<-requests
 }
 
-// errCallerGone is a socket that carries nothing any more.
-var errCallerGone = errors.New("the caller has gone")
-
-// socketCall is one call over a WebSocket.
-type socketCall struct {
-	mux    *Mux
-	r      *http.Request
-	method *method
-	socket *websocket.Conn
-	stream grpc.ClientStream
-}
-
 // readRequests passes on one message at a time: SendMsg waits for a slow backend.
-func (c *socketCall) readRequests(ctx context.Context) error {
+func (c *socketCall) readRequests(ctx context.Context) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil { // in a goroutine, which would end the program
+			c.mux.logPanic(c.r, reason)
+			err = status.Error(codes.Internal, "a panic")
+		}
+	}()
 	for {
 		kind, text, err := c.socket.Read(ctx)
 		if err != nil {
@@ -108,7 +113,7 @@ func (c *socketCall) readRequests(ctx context.Context) error {
 		if kind != websocket.MessageText {
 			return refuse(http.StatusUnsupportedMediaType, "a binary message: send JSON as text")
 		}
-		if offset, err := scanJSON(text, c.mux.config.MaxDepth); err != nil {
+		if offset, err := c.mux.config.scanJSON(text); err != nil {
 			return wrongField(fieldAt(text, offset, in.Descriptor()), "%s", err)
 		}
 		if err := c.method.unmarshal(text, in); err != nil {
@@ -160,8 +165,8 @@ func (c *socketCall) close(err error) {
 		c.closeWith(websocket.StatusInvalidFramePayloadData, refused.Problem)
 	default:
 		failure := status.Convert(err)
-		c.mux.logHidden(c.r, c.method, failure)
-		c.closeWith(firstCloseCode+websocket.StatusCode(failure.Code()), c.mux.problemOf(c.method, failure))
+		c.mux.shows.logHidden(c.r, c.method, failure)
+		c.closeWith(firstCloseCode+websocket.StatusCode(failure.Code()), c.mux.shows.problemOf(c.method, failure))
 	}
 }
 

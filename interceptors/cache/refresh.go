@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -140,7 +142,7 @@ func (t *tasks) close() {
 	t.closed = true
 	t.mu.Unlock()
 	t.cancel()
-	if within(closeTimeout, t.done.Wait) {
+	if guard.Within(closeTimeout, t.done.Wait, func(error) {}) == nil {
 		return
 	}
 	t.mu.Lock()
@@ -152,32 +154,14 @@ func (t *tasks) close() {
 
 // closeSubscription ends the store's subscription, in the same time.
 func (t *tasks) closeSubscription(unsubscribe func()) {
-	ended := within(closeTimeout, func() {
-		defer func() {
-			if p := recover(); p != nil {
-				t.log.Error(t.what+" has panicked", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
-		unsubscribe()
-	})
-	if !ended {
-		t.log.Error(t.what + " does not end its subscription: it is left running")
+	logPanic := func(err error) {
+		if p, ok := err.(*guard.Panic); ok {
+			t.log.Error(t.what+" has panicked", "panic", p.Value, "stack", p.Stack)
+		}
 	}
-}
-
-// within runs f and reports whether it has ended within d. Otherwise it goes on.
-func within(d time.Duration, f func()) bool {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		f()
-	}()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ended:
-		return true
-	case <-timer.C:
-		return false
+	err := guard.Within(closeTimeout, unsubscribe, logPanic)
+	logPanic(err)
+	if errors.Is(err, guard.ErrLeft) {
+		t.log.Error(t.what + " does not end its subscription: it is left running")
 	}
 }

@@ -19,6 +19,8 @@
 //   - meshlite.retry.pushback_ms of an attempt, where the server says how long to
 //     wait; -1 is not to try again
 //
+// [Tracing.StartRequest] makes the span of an HTTP request, for package gateway/edge.
+//
 // Messages and metadata are never written down, and what the other end writes is
 // cut. A span of a stream ends with the stream, however that ends; one that is
 // neither read to its end nor cancelled ends with its channel.

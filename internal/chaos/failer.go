@@ -41,7 +41,7 @@ func (f *failer) GetSweet(context.Context, *catalogv1.GetSweetRequest) (*catalog
 
 func (f *failer) mend() { f.mended.Store(true) }
 
-// outOfOrder is a failure of its own, refused that of one who wants no calls for a time.
+// outOfOrder is a failure of the instance; refused asks for no calls for a time.
 var outOfOrder = status.Error(codes.Internal, "out of order")
 
 func refused(after time.Duration) error {

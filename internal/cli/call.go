@@ -145,7 +145,7 @@ var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 }}
 
 func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
-	security, err := o.Security.option()
+	security, err := o.Security.Option()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,7 +22,8 @@ type Security struct {
 	ServerName string // that the server must prove; empty is the target's
 }
 
-func (s Security) option() (meshlite.ClientOption, error) {
+// Option is the same for a channel.
+func (s Security) Option() (meshlite.ClientOption, error) {
 	settings, err := s.settings()
 	switch {
 	case err != nil:

@@ -61,6 +61,7 @@ func next(section string, page *storefrontv1.BrowseResponse, seen int) *storefro
 // wish is one call of a customer: a page or an order.
 type wish struct {
 	customer string
+	door     bool // whether the customer comes through the gateway
 	page     *storefrontv1.BrowseRequest
 	order    *storefrontv1.PlaceOrderRequest
 }
@@ -84,7 +85,8 @@ func newWishes(w wares) *wishes {
 
 // nth is the n-th wish: every tenth is an order.
 func (w *wishes) nth(n int) wish {
-	wanted := wish{customer: fmt.Sprintf("customer-%02d", w.random.IntN(customers))}
+	customer := w.random.IntN(customers)
+	wanted := wish{customer: fmt.Sprintf("customer-%02d", customer), door: customer%doorEvery == 0}
 	if n%orderEvery == 0 {
 		wanted.order = &storefrontv1.PlaceOrderRequest{
 			SweetId: w.wares.sweets[w.sweets.Uint64()],

@@ -86,7 +86,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 		return nil, err
 	}
 	defer open.Close()
-	s := &story{shop: open, fleet: newFleet(), length: o.Duration, say: say}
+	s := &story{shop: open, fleet: newFleet(), length: o.Duration, say: say, customerKey: allowed.key}
 	defer s.fleet.scraper.close()
 	if err := s.open(ctx); err != nil {
 		return nil, err
@@ -103,6 +103,9 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 	}
 	defer conn.Close()
 	l := newLoad(storefrontv1.NewStorefrontServiceClient(conn), allowed.key)
+	through := newDoor(s.gateway.Address)
+	defer through.close()
+	l.door = storefrontv1.NewStorefrontServiceClient(through)
 	l.slower = max(o.slower, 1)
 	if err := perform(ctx, s, l, v); err != nil {
 		return nil, err

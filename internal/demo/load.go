@@ -22,6 +22,7 @@ const (
 // load is the traffic of the story. It owns its goroutines: wait for them.
 type load struct {
 	shop        storefrontv1.StorefrontServiceClient
+	door        storefrontv1.StorefrontServiceClient // through the gateway; nil is none
 	customerKey string
 	tally       *tally
 
@@ -61,7 +62,7 @@ func (l *load) finish() { l.loop.Finish() }
 func (l *load) ordinary(ctx context.Context, w wish, due time.Time, length time.Duration) {
 	now := time.Now()
 	p := phaseAt(now.Sub(l.start), length)
-	l.tally.sent(p, w.order != nil, now.Sub(due))
+	l.tally.sent(p, w, now.Sub(due))
 	err := l.ask(ctx, w)
 	if ctx.Err() != nil {
 		return // the demo was stopped, which is no failure of the service
@@ -80,5 +81,9 @@ func (l *load) abusive(ctx context.Context, w wish) {
 func (l *load) ask(ctx context.Context, w wish) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return w.ask(metadata.AppendToOutgoingContext(ctx, l.customerKey, w.customer), l.shop)
+	shop := l.shop
+	if w.door && l.door != nil {
+		shop = l.door
+	}
+	return w.ask(metadata.AppendToOutgoingContext(ctx, l.customerKey, w.customer), shop)
 }

@@ -41,7 +41,7 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &fields); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"abuser", "cache", "calls", "failed", "joined_ms", "p50_ms", "p99_ms", "phases", "refused", "registry", "services"}
+	want := []string{"abuser", "cache", "calls", "failed", "gateway_calls", "joined_ms", "p50_ms", "p99_ms", "phases", "refused", "registry", "services"}
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
 		t.Errorf("the fields are %v, want %v", got, want)
 	}

@@ -15,6 +15,7 @@ type Result struct {
 	Calls    uint64    `json:"calls"`
 	Failed   uint64    `json:"failed"`
 	Refused  uint64    `json:"refused"`
+	Gateway  uint64    `json:"gateway_calls"` // of Calls, those that came through the gateway
 	P50      float64   `json:"p50_ms"`
 	P99      float64   `json:"p99_ms"`
 	Cache    Cache     `json:"cache"`
@@ -99,7 +100,7 @@ func newResult(registry string, s *story, l *load, allowed limit) *Result {
 	total := now.total()
 	r := &Result{
 		Registry: registry,
-		Calls:    total.done, Failed: total.failed, Refused: now.abuse.refused,
+		Calls:    total.done, Failed: total.failed, Refused: now.abuse.refused, Gateway: total.door,
 		P50: inMillis(total.latency.quantile(0.5)), P99: inMillis(total.latency.quantile(0.99)),
 		Cache:  s.caches[phases],
 		Joined: inMillis(s.joined),

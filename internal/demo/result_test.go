@@ -3,7 +3,7 @@ package demo
 // goodResult is one of which every condition holds.
 func goodResult() *Result {
 	return &Result{
-		Registry: "consul 1.22.7", Calls: 8000, Refused: 2950, P50: 6.02, P99: 17.4,
+		Registry: "consul 1.22.7", Calls: 8000, Gateway: 2640, Refused: 2950, P50: 6.02, P99: 17.4,
 		Cache: Cache{8200, 640},
 		Services: []Service{
 			{"catalog", []Instance{{"catalog-127-0-0-1-4001", "127.0.0.1:4001", 200}, {"catalog-127-0-0-1-4002", "127.0.0.1:4002", 302}}},

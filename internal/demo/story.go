@@ -21,7 +21,7 @@ const (
 var (
 	quickInventory   = []string{"--latency=2ms", "--jitter=2ms"}
 	slowInventory    = []string{"--latency=8ms", "--jitter=4ms"}
-	storefrontTarget = []string{"--catalog=consul:///catalog?policy=round_robin"}
+	storefrontTarget = []string{"--catalog=consul:///catalog?policy=round_robin", "--reflection"}
 )
 
 // story is what happens in the shop while customers come.
@@ -31,20 +31,25 @@ type story struct {
 	length time.Duration
 	say    func(format string, args ...any)
 
-	start  time.Time
-	joined time.Duration     // of the slowest new replica
-	caches [phases + 1]Cache // at the begin of each phase, and at the end
+	customerKey string         // metadata key that names the customer
+	gateway     *shop.Instance // through which a third of the customers come
+	start       time.Time
+	joined      time.Duration     // of the slowest new replica
+	caches      [phases + 1]Cache // at the begin of each phase, and at the end
 }
 
 // open starts the shop as it is in the evening: two catalogs and two
 // inventories, then a storefront.
 func (s *story) open(ctx context.Context) error {
-	s.say("starting 2 catalogs, 2 inventories and a storefront")
+	s.say("starting 2 catalogs, 2 inventories, a storefront and a gateway")
 	_, err := s.startAll(ctx,
 		request{"catalog", nil}, request{"catalog", nil},
 		request{"inventory", quickInventory}, request{"inventory", slowInventory})
 	if err == nil {
 		_, err = s.startAll(ctx, request{"storefront", storefrontTarget})
+	}
+	if err == nil {
+		s.gateway, err = s.shop.Start(ctx, shop.Gateway, "storefront", "--forward-header="+s.customerKey)
 	}
 	return err
 }

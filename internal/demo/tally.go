@@ -18,6 +18,7 @@ const maxReasons = 5
 // counts are what became of the calls of ordinary customers.
 type counts struct {
 	sent, orders, done, failed uint64
+	door                       uint64 // sent through the gateway
 	late                       uint64 // sent, but not when they were due
 	latency                    histogram
 }
@@ -38,13 +39,16 @@ type tally struct {
 
 func newTally() *tally { return &tally{reasons: map[string]uint64{}} }
 
-func (t *tally) sent(p phase, order bool, behind time.Duration) {
+func (t *tally) sent(p phase, w wish, behind time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := &t.phases[p]
 	c.sent++
-	if order {
+	if w.order != nil {
 		c.orders++
+	}
+	if w.door {
+		c.door++
 	}
 	if behind > lateAfter {
 		c.late++
@@ -104,6 +108,7 @@ func (p *progress) total() counts {
 		c := &p.phases[i]
 		sum.sent += c.sent
 		sum.orders += c.orders
+		sum.door += c.door
 		sum.done += c.done
 		sum.failed += c.failed
 		sum.late += c.late

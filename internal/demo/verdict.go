@@ -9,6 +9,7 @@ import (
 // What must hold.
 const (
 	minRate   = 200  // calls/s before the doubling
+	minDoor   = 0.25 // of the calls
 	maxOff    = 0.2  // of the expected calls
 	maxJoined = 1000 // milliseconds from registration to first call
 	minRatio  = 0.5  // of cache hits
@@ -28,7 +29,7 @@ type Condition struct {
 // Conditions are all that must hold, in the order in which they are shown.
 func (r *Result) Conditions() []Condition {
 	return []Condition{
-		r.nobodyFailed(), r.enoughCalls(), r.enoughOrders(), r.evenShares(),
+		r.nobodyFailed(), r.enoughCalls(), r.enoughOrders(), r.throughGateway(), r.evenShares(),
 		r.joinedSoon(), r.cacheHits(), r.abuserHeld(),
 	}
 }
@@ -65,6 +66,13 @@ func (r *Result) enoughOrders() Condition {
 	return Condition{"orders among them", held,
 		fmt.Sprintf("%.1f%%", 100*float64(r.before.orders)/max(1, float64(r.before.calls))),
 		fmt.Sprintf("%d%%", 100/orderEvery)}
+}
+
+// throughGateway is a little less than a third, as customers are chosen at random.
+func (r *Result) throughGateway() Condition {
+	part := float64(r.Gateway) / max(1, float64(r.Calls))
+	return Condition{"calls through the gateway", part >= minDoor,
+		fmt.Sprintf("%d, %.0f%%", r.Gateway, 100*part), fmt.Sprintf("%.0f%% or more", 100*minDoor)}
 }
 
 // evenShares judges the instance that is farthest from its expected share. Instances

@@ -14,12 +14,13 @@ func TestEveryConditionCanFail(t *testing.T) {
 		spoil func(*Result)
 		want  string
 	}{
-		"a call failed":     {func(r *Result) { r.Failed = 1 }, "ordinary customers' failed calls: 1 of 8000, not 0"},
-		"there were none":   {func(r *Result) { r.Calls = 0 }, "ordinary customers' failed calls: 0 of 0, not 0"},
-		"too few calls":     {func(r *Result) { r.before.calls, r.before.orders = 1320, 132 }, "calls/s before the doubling: 198, not 200 or more"},
-		"too few orders":    {func(r *Result) { r.before.orders = 158 }, "orders among them: 9.9%, not 10%"},
-		"an instance idles": {func(r *Result) { r.cards[1].share.calls = 239 }, "instance farthest from its share: catalog-2 by -20.3%, not within 20%"},
-		"an instance slogs": {func(r *Result) { r.cards[0].share.calls = 220 }, "instance farthest from its share: catalog-1 by +23.6%, not within 20%"},
+		"a call failed":      {func(r *Result) { r.Failed = 1 }, "ordinary customers' failed calls: 1 of 8000, not 0"},
+		"there were none":    {func(r *Result) { r.Calls = 0 }, "ordinary customers' failed calls: 0 of 0, not 0"},
+		"too few calls":      {func(r *Result) { r.before.calls, r.before.orders = 1320, 132 }, "calls/s before the doubling: 198, not 200 or more"},
+		"too few orders":     {func(r *Result) { r.before.orders = 158 }, "orders among them: 9.9%, not 10%"},
+		"few at the gateway": {func(r *Result) { r.Gateway = 1999 }, "calls through the gateway: 1999, 25%, not 25% or more"},
+		"an instance idles":  {func(r *Result) { r.cards[1].share.calls = 239 }, "instance farthest from its share: catalog-2 by -20.3%, not within 20%"},
+		"an instance slogs":  {func(r *Result) { r.cards[0].share.calls = 220 }, "instance farthest from its share: catalog-1 by +23.6%, not within 20%"},
 		"nothing to judge": {func(r *Result) {
 			for i := range r.cards {
 				r.cards[i].share = share{minExpected - 1, minExpected - 1}

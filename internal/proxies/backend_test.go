@@ -22,20 +22,29 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // backendVariable, if set, makes this program a backend of that kind. Its arguments are its
-// name, its address and, for TLS, the files of its certificate and key.
+// name, its address and, for TLS, the files of its certificate and key; or, for a gateway, the
+// URL behind it and the address of Consul.
 const (
 	backendVariable = "MESHLITE_PROXIES_BACKEND"
 	kindHTTP        = "http"
 	kindGRPC        = "grpc"
+	kindGateway     = "gateway"
 )
 
 func beBackend() error {
 	name, address := os.Args[1], os.Args[2]
+	if os.Getenv(backendVariable) == kindGateway {
+		return gatewaycmd.Run(context.Background(), gatewaycmd.Options{
+			HTTP: []string{"web=/," + os.Args[3]}, Listen: address, Register: true, Name: "gateway", Agent: os.Args[4],
+		}, cli.Streams{Out: io.Discard, Err: io.Discard})
+	}
 	var settings *tls.Config
 	if len(os.Args) > 3 {
 		pair, err := tls.LoadX509KeyPair(os.Args[3], os.Args[4])
@@ -126,13 +135,13 @@ func website(name string) http.Handler {
 type backend struct {
 	name, address string
 	kind          string
-	files         []string // of TLS
+	args          []string // beside name and address
 	cmd           *exec.Cmd
 }
 
 func (b *backend) start(t testing.TB) {
 	t.Helper()
-	b.cmd = exec.Command(os.Args[0], append([]string{b.name, b.address}, b.files...)...)
+	b.cmd = exec.Command(os.Args[0], append([]string{b.name, b.address}, b.args...)...)
 	b.cmd.Env = append(os.Environ(), backendVariable+"="+b.kind)
 	b.cmd.SysProcAttr = child.OwnGroup()
 	if err := b.cmd.Start(); err != nil {
@@ -156,7 +165,7 @@ func startBackends(t testing.TB, agent *consulagent.Agent, kind, service string,
 	}
 	var all []*backend
 	for i := range n {
-		b := &backend{name: fmt.Sprintf("%s-%d", service, i+1), address: freeAddress(t), kind: kind, files: files}
+		b := &backend{name: fmt.Sprintf("%s-%d", service, i+1), address: freeAddress(t), kind: kind, args: files}
 		b.start(t)
 		t.Cleanup(b.kill)
 		host, portText, _ := net.SplitHostPort(b.address)
@@ -174,6 +183,23 @@ func startBackends(t testing.TB, agent *consulagent.Agent, kind, service string,
 			t.Fatal(err)
 		}
 		all = append(all, b)
+	}
+	return all
+}
+
+// startGateways runs n gateways, which register themselves. Each has a service of its own behind
+// it, by whose name it is recognized.
+func startGateways(t testing.TB, agent *consulagent.Agent, n int) []*backend {
+	t.Helper()
+	var all []*backend
+	for i := range n {
+		behind := &backend{name: fmt.Sprintf("gateway-%d", i+1), address: freeAddress(t), kind: kindHTTP}
+		gateway := &backend{name: behind.name, address: freeAddress(t), kind: kindGateway, args: []string{"http://" + behind.address, agent.Address}}
+		for _, b := range []*backend{behind, gateway} {
+			b.start(t)
+			t.Cleanup(b.kill)
+		}
+		all = append(all, gateway)
 	}
 	return all
 }

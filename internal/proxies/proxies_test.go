@@ -72,6 +72,23 @@ func TestNoGETFailsThroughAProxy(t *testing.T) {
 	}
 }
 
+// Three gateways, which register themselves: likewise.
+func TestNoGETFailsThroughSeveralGateways(t *testing.T) {
+	for _, f := range []front{frontOf(t, "nginx", "gateway.conf"), frontOf(t, "haproxy", "gateway.cfg")} {
+		t.Run(f.program, func(t *testing.T) {
+			program(t, f.program)
+			agent := agenttest.Start(t)
+			gateways := startGateways(t, agent, 3)
+			ask := get(httpClient(t, nil), "http://"+f.start(t, agent, t.TempDir()))
+			allAnswer(t, ask, gateways)
+			sharesAreEven(t, ask, gateways)
+			if _, failures, err := killAndRestart(t, ask, gateways[1]).all(); failures > 0 {
+				t.Errorf("%d GETs failed, the first with: %v", failures, err)
+			}
+		})
+	}
+}
+
 // What a gateway needs of the proxy in front of it.
 func TestAProxyLetsThroughWhatAGatewayNeeds(t *testing.T) {
 	for _, f := range []front{frontOf(t, "nginx", "gateway.conf"), frontOf(t, "haproxy", "gateway.cfg")} {

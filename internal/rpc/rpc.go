@@ -1,5 +1,5 @@
 // Package rpc has what several concerns do with any gRPC call: read its status and its
-// name, notice the end of a stream, keep something for each method.
+// name, notice its end, keep something for each method.
 //
 //	var series rpc.Table[string, *series]
 //	s, ok := series.Of(method, newSeries)
@@ -9,10 +9,12 @@ package rpc
 import (
 	"iter"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -44,6 +46,35 @@ func SplitMethod(fullMethod string) (service, method string) {
 		return name[:i], name[i+1:]
 	}
 	return "", name
+}
+
+// SplitFinish takes the OnFinish options out of all, for a call of several attempts: gRPC
+// would call them at the end of each. Without any, rest is all.
+func SplitFinish(all []grpc.CallOption) (rest []grpc.CallOption, finish Finish) {
+	if !slices.ContainsFunc(all, isOnFinish) {
+		return all, nil
+	}
+	for _, option := range all {
+		if f, ok := option.(grpc.OnFinishCallOption); ok {
+			finish = append(finish, f.OnFinish)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), isOnFinish), finish
+}
+
+func isOnFinish(option grpc.CallOption) bool {
+	_, ok := option.(grpc.OnFinishCallOption)
+	return ok
+}
+
+// Finish is what is to run at the end of a call.
+type Finish []func(error)
+
+// Run calls them, with the error of the call.
+func (all Finish) Run(err error) {
+	for _, f := range all {
+		f(err)
+	}
 }
 
 const (

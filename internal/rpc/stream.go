@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -52,35 +51,6 @@ func (s *clientStream) RecvMsg(message any) error {
 		s.finish(err)
 	}
 	return err
-}
-
-// SplitFinish takes the OnFinish options out of all, for a call of several attempts: gRPC
-// would call them at the end of each. Without any, rest is all.
-func SplitFinish(all []grpc.CallOption) (rest []grpc.CallOption, finish Finish) {
-	if !slices.ContainsFunc(all, isOnFinish) {
-		return all, nil
-	}
-	for _, option := range all {
-		if f, ok := option.(grpc.OnFinishCallOption); ok {
-			finish = append(finish, f.OnFinish)
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(all), isOnFinish), finish
-}
-
-func isOnFinish(option grpc.CallOption) bool {
-	_, ok := option.(grpc.OnFinishCallOption)
-	return ok
-}
-
-// Finish is what is to run at the end of a call.
-type Finish []func(error)
-
-// Run calls them, with the error of the call.
-func (all Finish) Run(err error) {
-	for _, f := range all {
-		f(err)
-	}
 }
 
 // WithContext returns stream with another context.

@@ -84,7 +84,8 @@ func (s *Shop) openForDev(ctx context.Context) ([]*Instance, error) {
 		}
 		instances = append(instances, i)
 	}
-	return instances, nil
+	door, err := s.Start(ctx, Gateway, "catalog", "inventory", "storefront", "--forward-header=customer-id")
+	return append(instances, door), err
 }
 
 // watchEnds reports each instance that ends, until ctx ends.
@@ -124,13 +125,19 @@ func writeAddresses(o DevOptions, registry *Registry, instances []*Instance) err
 	if o.Customers != nil {
 		fmt.Fprintf(o.Out, "\ncustomers call the storefront 8 times a second, one now and then too often\n(dev --quiet leaves them out)\n")
 	}
-	storefront := instances[len(instances)-1].Metrics
+	n := len(instances)
+	storefront, door := instances[n-2].Metrics, instances[n-1].Address
 	_, err := fmt.Fprintf(o.Out, `
 see what there is to call, and call it:
   %[1]s call --plaintext consul://%[2]s/storefront
   %[1]s call --plaintext consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{}'
   %[1]s call --plaintext -H 'customer-id: ada' consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/PlaceOrder -d '{"sweetId": "lemon-sherbet", "grams": 100}'
   %[1]s call --plaintext consul://%[2]s/catalog sweetshop.catalog.v1.CatalogService/ListSections -n 1000 -c 10
+
+the same as JSON over HTTP, through the gateway; its page, to read and try it, is http://%[4]s/
+  curl -s http://%[4]s/openapi.json
+  curl -s 'http://%[4]s/sweetshop.catalog.v1.CatalogService/GetSweet?id=lemon-sherbet'
+  curl -s -H 'customer-id: ada' --json '{"sweetId": "lemon-sherbet", "grams": 100}' http://%[4]s/sweetshop.storefront.v1.StorefrontService/PlaceOrder
 
 see what it counts:
   curl -s http://%[3]s/metrics | grep ^grpc_server_handled_total
@@ -155,7 +162,7 @@ let your own programs find it:
   export CONSUL_HTTP_ADDR=%[2]s
 
 ctrl-C closes the shop.
-`, o.Command, registry.Address, storefront)
+`, o.Command, registry.Address, storefront, door)
 	return err
 }
 

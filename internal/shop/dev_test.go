@@ -65,6 +65,8 @@ func TestDevPrintsWhatToType(t *testing.T) {
 		`\./meshlite call --plaintext -H 'customer-id: ada' consul://127\.0\.0\.1:\d+/storefront sweetshop\.storefront\.v1\.StorefrontService/PlaceOrder -d `,
 		`\./meshlite call .*/ListSections -n 1000 -c 10`,
 		`\./meshlite call --plaintext consul://127\.0\.0\.1:\d+/storefront\n`,
+		`its page, to read and try it, is http://127\.0\.0\.1:\d+/\n`,
+		`curl -s 'http://127\.0\.0\.1:\d+/sweetshop\.catalog\.v1\.CatalogService/GetSweet\?id=lemon-sherbet'`,
 		`\./meshlite top --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite check --http-addr 127\.0\.0\.1:\d+`,
 		`\./meshlite endpoints catalog --watch --http-addr 127\.0\.0\.1:\d+`,
@@ -91,8 +93,8 @@ func TestDevReportsWhatEnds(t *testing.T) {
 		Registry  string
 		Instances []devInstance
 	}
-	if err := json.Unmarshal([]byte(out.String()), &report); err != nil || report.Registry != "embedded" || len(report.Instances) != 5 {
-		t.Fatalf("got %+v, %v, want five instances", report, err)
+	if err := json.Unmarshal([]byte(out.String()), &report); err != nil || report.Registry != "embedded" || len(report.Instances) != 6 {
+		t.Fatalf("got %+v, %v, want six instances", report, err)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)

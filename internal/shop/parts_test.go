@@ -11,7 +11,7 @@ import (
 func TestProgramsThatAreNotThere(t *testing.T) {
 	dir := t.TempDir()
 	_, err := findPrograms(dir)
-	want := fmt.Sprintf("the programs catalog, inventory, storefront of the sweet shop are not in %s: build them with `make build` or `go install github.com/meshlite-go/meshlite/cmd/...@latest`", dir)
+	want := fmt.Sprintf("the programs catalog, inventory, storefront, gateway of the sweet shop are not in %s: build them with `make build` or `go install github.com/meshlite-go/meshlite/cmd/...@latest`", dir)
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

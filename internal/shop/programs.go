@@ -9,7 +9,10 @@ import (
 )
 
 // services are the programs of the shop, in the order in which they start.
-var services = []string{"catalog", "inventory", "storefront"}
+var services = []string{"catalog", "inventory", "storefront", Gateway}
+
+// Gateway is the service that is the HTTP door of the shop. It registers in the registry, too.
+const Gateway = "gateway"
 
 // programs are the paths of the services by name.
 type programs map[string]string

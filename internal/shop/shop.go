@@ -138,6 +138,9 @@ func (s *Shop) launch(service, address string, args []string) (*process, error) 
 	if s.closed {
 		return nil, errors.New("the shop is closed")
 	}
+	if service == Gateway { // it reads no PORT
+		args = append([]string{"--listen", address, "--register", "--plaintext"}, args...)
+	}
 	p, err := startProcess(s.programs[service], args, s.environment(port))
 	if err == nil {
 		s.processes = append(slices.DeleteFunc(s.processes, (*process).ended), p)

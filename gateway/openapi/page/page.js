@@ -21,7 +21,7 @@ function h(name, attributes, ...children) {
     if (typeof value === "function") e.addEventListener(key, value);
     else if (value !== false && value !== undefined) e.setAttribute(key, value === true ? "" : value);
   }
-  e.append(...children.flat().filter((c) => c !== undefined && c !== null && c !== ""));
+  e.append(...children.flat(Infinity).filter((c) => c !== undefined && c !== null && c !== ""));
   return e;
 }
 
@@ -43,7 +43,7 @@ function index(doc) {
   for (const [path, item] of Object.entries(doc.paths)) {
     const add = (verb, op) => {
       const method = (op["x-grpc-method"] ?? op.operationId).split("/").pop();
-      all.push({ id: op.operationId, verb: verb.toUpperCase(), path, op, service: op.tags[0], name: method });
+      all.push({ id: op.operationId, verb: verb.toUpperCase(), path, op, service: op.tags[0], name: method, mark: op["x-websocket"] ? "WS" : verb.toUpperCase() });
     };
     for (const verb of verbs) if (item[verb]) add(verb, item[verb]);
     for (const [verb, op] of Object.entries(item["x-operations"] ?? {})) add(verb, op);
@@ -71,13 +71,14 @@ function typeOf(schema) {
 
 const hasFields = (schema) => Object.keys(resolve(inner(schema)).properties ?? {}).length > 0 && !nameOf(inner(schema))?.startsWith("google.protobuf.");
 
-function field(name, schema, need, description) {
+function field(name, schema, need, where, description) {
   const full = resolve(inner(schema));
   const item = h("li", {},
     h("div", { class: "head" },
       h("code", { class: schema.deprecated && "old" }, name),
       h("span", { class: "type" }, typeOf(schema)),
       need ? h("span", { class: "need" }, need) : "",
+      where ? h("span", { class: "type" }, where) : "",
       schema.readOnly ? h("span", { class: "type" }, "in answers only") : "",
       badge(schema)),
     prose(description ?? schema.description));
@@ -123,7 +124,7 @@ const firstParagraph = (text) => text?.split("\n\n")[0];
 
 const methodList = (service) => h("ul", { class: "methods" }, operations.filter((o) => o.service === service).map((o) =>
   h("li", {}, h("a", { href: link("method", o.id) },
-    h("span", { class: "verb" }, o.verb), h("span", { class: "name" }, o.name), h("span", { class: "sum quiet" }, o.op.summary ?? o.path)))));
+    h("span", { class: "verb" }, o.mark), h("span", { class: "name" }, o.name), h("span", { class: "sum quiet" }, o.op.summary ?? o.path)))));
 
 const back = () => h("span", { class: "back" }, h("a", { href: "#" }, "All methods"), " / ");
 
@@ -152,24 +153,23 @@ function methodView(o) {
   const body = op.requestBody?.content["application/json"];
   const parameters = op.parameters ?? [];
   const [media] = Object.values(op.responses["200"]?.content ?? {});
-  const answer = socket?.receive ?? media?.["x-item-schema"] ?? media?.schema;
-  return [
-    h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
-    h("h1", { tabindex: -1 }, o.name, badge(op)),
-    h("p", { class: "line" }, h("b", {}, socket ? "WebSocket" : o.verb), o.path),
-    h("div", { class: "pair" },
-      h("div", {},
-        prose(op.description ?? op.summary),
-        parameters.length ? [h("h2", {}, "Parameters"), h("ul", { class: "fields" }, parameters.map((p) => {
-          const schema = p.schema ?? p.content["application/json"].schema;
-          return field(p.name, { ...schema, deprecated: p.deprecated }, p.required ? "required, in the " + p.in : "in the " + p.in, p.description ?? "");
-        }))] : "",
-        body ? [h("h2", {}, "Body"), prose(op.requestBody.description), schemaView(body.schema)] : "",
-        socket ? [h("h2", {}, "Messages to send"), schemaView(socket.send.schema)] : "",
-        h("h2", {}, socket || media?.["x-item-schema"] ? "Messages of the answer" : "Answer"), schemaView(answer),
-        h("h2", {}, "Errors"), h("p", { class: "quiet" }, "Problem details: ", typeOf({ $ref: "#/components/schemas/gateway-problem" }))),
-      tryPanel(o)),
-  ];
+  const answer = socket?.receive.schema ?? media?.["x-item-schema"] ?? media?.schema;
+  return h("div", { class: "pair" },
+    h("div", { class: "about" },
+      h("p", { class: "crumb" }, back(), h("a", { href: link("service", o.service) }, o.service)),
+      h("h1", { tabindex: -1 }, o.name, badge(op)),
+      h("p", { class: "line" }, h("b", {}, socket ? "WebSocket" : o.verb), o.path),
+      prose(op.description ?? op.summary)),
+    tryPanel(o),
+    h("div", { class: "docs" },
+      parameters.length ? [h("h2", {}, "Parameters"), h("ul", { class: "fields" }, parameters.map((p) => {
+        const schema = p.schema ?? p.content["application/json"].schema;
+        return field(p.name, { ...schema, deprecated: p.deprecated }, p.required && "required", "in the " + p.in, p.description ?? "");
+      }))] : "",
+      body ? [h("h2", {}, "Body"), prose(op.requestBody.description), schemaView(body.schema)] : "",
+      socket ? [h("h2", {}, "Messages to send"), schemaView(socket.send.schema)] : "",
+      h("h2", {}, socket || media?.["x-item-schema"] ? "Messages of the answer" : "Answer"), schemaView(answer),
+      h("h2", {}, "Errors"), h("p", {}, h("a", { href: link("type", "gateway-problem") }, "Problem details"), h("span", { class: "quiet" }, " (RFC 9457)"))));
 }
 
 /* Trying a call */
@@ -179,7 +179,7 @@ function input(p, id) {
   const full = resolve(schema);
   const example = p.example ?? full.examples?.[0] ?? p.content?.["application/json"].example;
   const text = p.content ? JSON.stringify(example) : full.items ? (example ?? []).join("\n") : full.additionalProperties ? Object.entries(example ?? {}).map((e) => e.join("=")).join("\n") : String(example ?? "");
-  const common = { id, "data-name": p.name, required: p.in === "path" && p.required, autocomplete: "off", spellcheck: "false" };
+  const common = { id, "data-name": p.name, required: p.in === "path" && !spans(p), autocomplete: "off", spellcheck: "false" };
   const choices = full.enum ?? (full.type === "boolean" ? ["true", "false"] : undefined);
   if (choices) {
     return h("select", common, p.required ? "" : h("option", { value: "" }, "not set"), choices.map((c) => h("option", { selected: p.required && c === text }, c)));
@@ -207,6 +207,7 @@ function tryPanel(o) {
   const body = media && h("textarea", { id: "body", rows: Math.min(14, Math.max(3, pretty(media.example).split("\n").length)), spellcheck: "false", "aria-describedby": "wrong" }, socket ? JSON.stringify(media.example) : pretty(media.example));
   const wrong = h("p", { class: "wrong", id: "wrong", role: "alert" });
   const curl = h("pre", { class: "curl", tabindex: 0, role: "region", "aria-label": "curl command" });
+  // A browser sends no token with a WebSocket.
   const secret = h("input", { id: "token", type: "password", autocomplete: "off", value: token, input: () => { token = secret.value.trim(); update(); } });
   const send = h("button", { class: "first", type: "submit" }, "Send");
   const cancel = h("button", { type: "button", hidden: true, click: () => stop() }, "Cancel");
@@ -216,9 +217,9 @@ function tryPanel(o) {
 
   const form = h("form", { novalidate: true, input: () => update(), keydown: (e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) form.requestSubmit(); }, submit: (e) => { e.preventDefault(); run(); } },
     needed,
-    other.length > 4 ? h("details", { class: "more" }, h("summary", {}, `${other.length} optional parameters`), other) : other,
+    other.length > 4 ? h("details", { class: "more" }, h("summary", {}, counted(other.length, "optional parameter")), other) : other,
     body ? h("div", { class: "row" }, h("label", { for: "body" }, socket ? "Messages" : "Body", h("small", {}, socket ? " JSON, one a line" : " JSON")), body, wrong) : "",
-    api.components.securitySchemes?.bearer ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
+    api.components.securitySchemes?.bearer && !socket ? h("div", { class: "row" }, h("label", { for: "token" }, "Bearer token", h("small", {}, " forgotten when the page is left")), secret) : "",
     h("div", { class: "buttons" }, send, cancel));
 
   // request is what the form says: {url, init}.
@@ -228,8 +229,7 @@ function tryPanel(o) {
     for (const [i, p] of parameters.entries()) {
       const value = rows[i].querySelector("[data-name]").value;
       if (p.in === "path") {
-        // What has no pattern may have several segments.
-        const segments = p.schema.pattern ? [value] : value.split("/");
+        const segments = spans(p) ? value.split("/") : [value];
         path = path.replace("{" + p.name + "}", segments.map(encodeURIComponent).join("/"));
         continue;
       }
@@ -246,7 +246,7 @@ function tryPanel(o) {
     if (streams(op)) headers.Accept = "application/x-ndjson";
     if (body && !socket) headers["Content-Type"] = "application/json";
     if (token) headers.Authorization = "Bearer " + token;
-    return { url: path, init: { method: o.verb, headers, body: body && !socket ? body.value : undefined } };
+    return { url: path, init: { method: o.verb === "*" ? "POST" : o.verb, headers, body: body && !socket ? body.value : undefined } };
   };
 
   const update = () => {
@@ -254,7 +254,7 @@ function tryPanel(o) {
     curl.textContent = socket ? `websocat ${quote(location.origin.replace(/^http/, "ws") + url)}` : curlOf(url, init);
     let error = "";
     if (body && body.value.trim() !== "") {
-      try { for (const text of socket ? body.value.split("\n").filter((l) => l.trim()) : [body.value]) JSON.parse(text); } catch (e) { error = "No JSON: " + e.message; }
+      try { for (const text of socket ? body.value.split("\n").filter((l) => l.trim()) : [body.value]) JSON.parse(text); } catch (e) { error = "This is not JSON: " + e.message; }
     }
     if (wrong.textContent !== error) wrong.textContent = error;
     body?.setAttribute("aria-invalid", error !== "");
@@ -297,20 +297,22 @@ function tryPanel(o) {
   return panel;
 }
 
+const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+// spans says that a parameter of the path may have several segments, or none.
+const spans = (p) => p.in === "path" && p.schema.type === "string" && !p.schema.pattern && !p.schema.contentEncoding;
 const streams = (op) => Boolean(op.responses["200"]?.content?.["application/x-ndjson"]);
 const pretty = (value) => JSON.stringify(value, null, 2);
 const quote = (text) => "'" + text.replaceAll("'", `'\\''`) + "'";
 
 function curlOf(url, { method, headers, body }) {
-  const parts = [streamsFrom(headers) ? "curl -N" : "curl"];
-  if (method !== "GET") parts.push("-X " + method);
+  const options = [streamsFrom(headers) && "-N", method !== "GET" && "-X " + method].filter(Boolean);
+  const parts = [["curl", ...options, quote(location.origin + url)].join(" ")];
   for (const [name, value] of Object.entries(headers)) parts.push(name === "Authorization" ? '-H "Authorization: Bearer $TOKEN"' : "-H " + quote(`${name}: ${value}`));
   if (body !== undefined) {
     let text = body;
     try { text = JSON.stringify(JSON.parse(body)); } catch { /* as it is typed */ }
     parts.push("-d " + quote(text));
   }
-  parts.push(quote(location.origin + url));
   return parts.join(" \\\n  ");
 }
 
@@ -353,8 +355,10 @@ function display(answer, status) {
       if (!pre) answer.append(pre = h("pre", { tabindex: 0, role: "region", "aria-label": "Body of the answer" }));
       if (shown >= shownAtMost) return;
       const room = shownAtMost - shown;
+      const follow = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40 && shown > 0;
       pre.append(text.length > room ? text.slice(0, room) + "\n(The rest is not shown.)" : text);
       shown += text.length;
+      if (follow) pre.scrollTop = pre.scrollHeight; // a stream, whose end is looked at
     },
   };
 }
@@ -376,9 +380,9 @@ async function call(url, init, show) {
         const value = parsed(line);
         failed = Boolean(value?.error);
         show.text((value === undefined ? line : pretty(value)) + "\n");
-        show.progress(`${head}, ${count} messages so far`);
+        show.progress(`${head}, ${counted(count, "message")} so far`);
       }
-      show.status(head, failed || !response.ok, failed ? "ended by an error" : `${count} messages`);
+      show.status(head, failed || !response.ok, failed ? "ended by an error" : counted(count, "message"));
       return;
     }
     const text = await response.text();
@@ -386,7 +390,7 @@ async function call(url, init, show) {
     if (text !== "") show.text(value === undefined ? text : pretty(value));
     show.status(head, !response.ok, size(text));
   } catch (e) {
-    if (e.name === "AbortError") show.status("Cancelled", false, [head, count && `${count} messages`].filter(Boolean).join(" · "));
+    if (e.name === "AbortError") show.status("Cancelled", false, [head, count && counted(count, "message")].filter(Boolean).join(" · "));
     else show.status(head ? "The answer broke off" : "No answer", true, e.message);
   }
 }
@@ -403,11 +407,11 @@ function converse(url, text, show) {
       count++;
       const value = parsed(data);
       show.text((value === undefined ? data : pretty(value)) + "\n");
-      show.progress(`${count} messages so far`);
+      show.progress(`${counted(count, "message")} so far`);
     };
     socket.onclose = ({ code, reason }) => {
-      if (cancelled) show.status("Cancelled", false, `${count} messages`);
-      else show.status(code === 1000 ? "Closed" : `Closed with ${code} ${reason}`.trim(), code !== 1000, `${count} messages`);
+      if (cancelled) show.status("Cancelled", false, counted(count, "message"));
+      else show.status(code === 1000 ? "Closed" : `Closed with ${code} ${reason}`.trim(), code !== 1000, counted(count, "message"));
       done();
     };
   });
@@ -439,8 +443,11 @@ async function* lines(stream) {
 
 function list() {
   const groups = (api.tags ?? []).map((tag) => {
-    const items = operations.filter((o) => o.service === tag.name).map((o) => {
-      const a = h("a", { href: link("method", o.id), title: o.path }, h("span", { class: "verb" }, o.verb.slice(0, 6)), h("span", { class: o.op.deprecated && "old" }, o.name));
+    const own = operations.filter((o) => o.service === tag.name);
+    const items = own.map((o) => {
+      // Bindings of one method differ in their paths.
+      const path = own.filter((other) => other.name === o.name).length > 1 && h("small", {}, o.path);
+      const a = h("a", { href: link("method", o.id), title: o.path }, h("span", { class: "verb" }, o.mark.slice(0, 7)), h("span", { class: o.op.deprecated && "old" }, o.name, path || ""));
       return { li: h("li", {}, a), text: [o.verb, o.path, o.service, o.name, o.op.summary ?? ""].join(" ").toLowerCase() };
     });
     return { e: h("div", {}, h("h2", {}, h("a", { href: link("service", tag.name) }, tag.name)), h("ul", {}, items.map((i) => i.li))), items };
@@ -457,7 +464,7 @@ function list() {
       }
       g.e.hidden = !any;
     }
-    $("matches").textContent = words.length ? `${count} methods` : "";
+    $("matches").textContent = words.length ? counted(count, "method") : "";
   };
   $("filter").addEventListener("input", filter);
   $("filter").addEventListener("keydown", (e) => {
@@ -486,7 +493,7 @@ function show(focus) {
   }
   document.body.dataset.view = kind || "home";
   document.title = title ? `${title} · ${api.info.title}` : api.info.title;
-  $("main").replaceChildren(...[view].flat(9).filter(Boolean));
+  $("main").replaceChildren(...[view].flat(Infinity).filter(Boolean));
   for (const a of document.querySelectorAll("nav a")) {
     if (a.hash === location.hash) { a.setAttribute("aria-current", "page"); a.scrollIntoView({ block: "nearest" }); } else a.removeAttribute("aria-current");
   }

@@ -28,6 +28,10 @@ const (
 	MaxStale
 	StaleWhileRevalidate
 	StaleIfError
+	Public
+	// ProxyRevalidate is set with MustRevalidate: to a shared cache both mean the same, but only
+	// the latter admits answers to requests with an identity (section 3.5).
+	ProxyRevalidate
 )
 
 // timed are the directives with a number of seconds.
@@ -43,7 +47,8 @@ var names = map[string]Directive{
 	"only-if-cached":         OnlyIfCached,
 	"private":                Private,
 	"must-revalidate":        MustRevalidate,
-	"proxy-revalidate":       MustRevalidate,
+	"proxy-revalidate":       MustRevalidate | ProxyRevalidate,
+	"public":                 Public,
 	"max-age":                MaxAge,
 	"s-maxage":               SharedMaxAge,
 	"min-fresh":              MinFresh,
@@ -66,7 +71,7 @@ func (d Directives) Any(some Directive) bool { return d.said&some != 0 }
 
 // Seconds is the time that one timed directive gives, and whether it was said.
 func (d Directives) Seconds(of Directive) (time.Duration, bool) {
-	if !d.Has(of) {
+	if of&timed == 0 || !d.Has(of) {
 		return 0, false
 	}
 	return time.Duration(d.seconds[bit(of)]) * time.Second, true

@@ -17,6 +17,7 @@ func TestParse(t *testing.T) {
 	type times = map[Directive]time.Duration
 	none := time.Duration(0)
 	forever := (1 << 31) * time.Second
+	const timed = MaxAge | SharedMaxAge | MinFresh | MaxStale | StaleWhileRevalidate | StaleIfError
 	for text, want := range map[string]struct {
 		said  Directive
 		times times
@@ -36,18 +37,19 @@ func TestParse(t *testing.T) {
 		"max-stale":                              {MaxStale, times{MaxStale: forever}},
 		"max-stale=3":                            {MaxStale, times{MaxStale: 3 * time.Second}},
 		`private="x, no-store", must-revalidate`: {Private | MustRevalidate, nil},
+		"public, proxy-revalidate":               {Public | MustRevalidate | ProxyRevalidate, nil},
 		`ext="a\", no-store", no-cache="set-cookie"`: {NoCache, nil},
 		"stale-while-revalidate=1,stale-if-error=2": {StaleWhileRevalidate | StaleIfError,
 			times{StaleWhileRevalidate: time.Second, StaleIfError: 2 * time.Second}},
 		"no-transform, immutable, , =, max_age=3": {},
 	} {
 		d := Parse(strings.Split(text, "|"))
-		for bit := NoStore; bit <= StaleIfError; bit <<= 1 {
+		for bit := NoStore; bit <= ProxyRevalidate; bit <<= 1 {
 			if d.Has(bit) != (want.said&bit != 0) {
 				t.Errorf("%q: Has(%b) is %v", text, bit, d.Has(bit))
 			}
 			seconds, said := d.Seconds(bit)
-			if said != d.Has(bit) || seconds != want.times[bit] {
+			if said != (d.Has(bit) && bit&timed != 0) || seconds != want.times[bit] {
 				t.Errorf("%q: Seconds(%b) is %v, %v; want %v", text, bit, seconds, said, want.times[bit])
 			}
 		}
@@ -83,7 +85,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("max-stale", "=,=,\"")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		one, both := Parse([]string{a}), Parse([]string{a, b})
-		for bit := NoStore; bit <= StaleIfError; bit <<= 1 {
+		for bit := NoStore; bit <= ProxyRevalidate; bit <<= 1 {
 			if one.Has(bit) && !both.Has(bit) {
 				t.Errorf("%q, %q: the second value unsays %b", a, b, bit)
 			}

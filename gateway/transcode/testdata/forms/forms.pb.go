@@ -653,7 +653,7 @@ const file_forms_v1_forms_proto_rawDesc = "" +
 	"\n" +
 	"KIND_SMALL\x10\x01\x12\x0e\n" +
 	"\n" +
-	"KIND_LARGE\x10\x022\x8b\x12\n" +
+	"KIND_LARGE\x10\x022\x9b\x14\n" +
 	"\fFormsService\x12C\n" +
 	"\aLiteral\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x16\x82\xd3\xe4\x93\x02\r\x12\v/v1/literal\x90\x02\x01\x12H\n" +
 	"\bVariable\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/variables/{id}\x12j\n" +
@@ -682,7 +682,11 @@ const file_forms_v1_forms_proto_rawDesc = "" +
 	"\rResponseField\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x9e\x01\x82\xd3\xe4\x93\x02\x97\x01:\x01*Z\x1d:\x01*b\x05texts\"\x11/v1/answers/textsZ\x1f:\x01*b\x06labels\"\x12/v1/answers/labelsZ\x1b:\x01*b\x04name\"\x10/v1/answers/nameZ\x1d:\x01*b\x05parts\"\x11/v1/answers/partsb\x04part\"\x10/v1/answers/part\x12o\n" +
 	"\n" +
 	"Timestamps\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"?\x82\xd3\xe4\x93\x029\x127/v1/times/{at}/{lasts}/{wrapped_string}/{wrapped_int64}\x12L\n" +
-	"\x05Oneof\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/choices/{choice_text}\x12,\n" +
+	"\x05Oneof\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/choices/{choice_text}\x12[\n" +
+	"\x06Narrow\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"/\x82\xd3\xe4\x93\x02)Z\x16\x12\x14/v1/narrow/{id}/wide\x12\x0f/v1/narrow/wide\x12h\n" +
+	"\x04Wide\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\">\x82\xd3\xe4\x93\x028Z\x11\x12\x0f/{name=**}:wideZ\x06\x12\x04/oneZ\f\x12\n" +
+	"/v2/*/{id}\x12\r/v1/{id}/wide\x12G\n" +
+	"\vNarrowAgain\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/again/wide\x12,\n" +
 	"\bImplicit\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\x125\n" +
 	"\fImplicitSafe\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x03\x90\x02\x01\x12J\n" +
 	"\bDownload\x12\x0f.forms.v1.Thing\x1a\x0f.forms.v1.Thing\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/downloads/{id}0\x01\x12D\n" +
@@ -774,41 +778,47 @@ var file_forms_v1_forms_proto_depIdxs = []int32{
 	2,  // 47: forms.v1.FormsService.ResponseField:input_type -> forms.v1.Thing
 	2,  // 48: forms.v1.FormsService.Timestamps:input_type -> forms.v1.Thing
 	2,  // 49: forms.v1.FormsService.Oneof:input_type -> forms.v1.Thing
-	2,  // 50: forms.v1.FormsService.Implicit:input_type -> forms.v1.Thing
-	2,  // 51: forms.v1.FormsService.ImplicitSafe:input_type -> forms.v1.Thing
-	2,  // 52: forms.v1.FormsService.Download:input_type -> forms.v1.Thing
-	2,  // 53: forms.v1.FormsService.Upload:input_type -> forms.v1.Thing
-	2,  // 54: forms.v1.FormsService.Chat:input_type -> forms.v1.Thing
-	2,  // 55: forms.v1.FormsService.Literal:output_type -> forms.v1.Thing
-	2,  // 56: forms.v1.FormsService.Variable:output_type -> forms.v1.Thing
-	2,  // 57: forms.v1.FormsService.Variables:output_type -> forms.v1.Thing
-	2,  // 58: forms.v1.FormsService.Star:output_type -> forms.v1.Thing
-	2,  // 59: forms.v1.FormsService.StarStar:output_type -> forms.v1.Thing
-	2,  // 60: forms.v1.FormsService.DeepVariable:output_type -> forms.v1.Thing
-	2,  // 61: forms.v1.FormsService.DeepTail:output_type -> forms.v1.Thing
-	2,  // 62: forms.v1.FormsService.NestedVariable:output_type -> forms.v1.Thing
-	2,  // 63: forms.v1.FormsService.TwoSegments:output_type -> forms.v1.Thing
-	2,  // 64: forms.v1.FormsService.Verb:output_type -> forms.v1.Thing
-	2,  // 65: forms.v1.FormsService.PlainVerb:output_type -> forms.v1.Thing
-	2,  // 66: forms.v1.FormsService.BodyAll:output_type -> forms.v1.Thing
-	2,  // 67: forms.v1.FormsService.BodyAllAndPath:output_type -> forms.v1.Thing
-	2,  // 68: forms.v1.FormsService.BodyField:output_type -> forms.v1.Thing
-	2,  // 69: forms.v1.FormsService.BodyList:output_type -> forms.v1.Thing
-	2,  // 70: forms.v1.FormsService.BodyText:output_type -> forms.v1.Thing
-	2,  // 71: forms.v1.FormsService.NoBody:output_type -> forms.v1.Thing
-	2,  // 72: forms.v1.FormsService.Patch:output_type -> forms.v1.Thing
-	2,  // 73: forms.v1.FormsService.Custom:output_type -> forms.v1.Thing
-	2,  // 74: forms.v1.FormsService.Additional:output_type -> forms.v1.Thing
-	2,  // 75: forms.v1.FormsService.ResponseField:output_type -> forms.v1.Thing
-	2,  // 76: forms.v1.FormsService.Timestamps:output_type -> forms.v1.Thing
-	2,  // 77: forms.v1.FormsService.Oneof:output_type -> forms.v1.Thing
-	2,  // 78: forms.v1.FormsService.Implicit:output_type -> forms.v1.Thing
-	2,  // 79: forms.v1.FormsService.ImplicitSafe:output_type -> forms.v1.Thing
-	2,  // 80: forms.v1.FormsService.Download:output_type -> forms.v1.Thing
-	2,  // 81: forms.v1.FormsService.Upload:output_type -> forms.v1.Thing
-	2,  // 82: forms.v1.FormsService.Chat:output_type -> forms.v1.Thing
-	55, // [55:83] is the sub-list for method output_type
-	27, // [27:55] is the sub-list for method input_type
+	2,  // 50: forms.v1.FormsService.Narrow:input_type -> forms.v1.Thing
+	2,  // 51: forms.v1.FormsService.Wide:input_type -> forms.v1.Thing
+	2,  // 52: forms.v1.FormsService.NarrowAgain:input_type -> forms.v1.Thing
+	2,  // 53: forms.v1.FormsService.Implicit:input_type -> forms.v1.Thing
+	2,  // 54: forms.v1.FormsService.ImplicitSafe:input_type -> forms.v1.Thing
+	2,  // 55: forms.v1.FormsService.Download:input_type -> forms.v1.Thing
+	2,  // 56: forms.v1.FormsService.Upload:input_type -> forms.v1.Thing
+	2,  // 57: forms.v1.FormsService.Chat:input_type -> forms.v1.Thing
+	2,  // 58: forms.v1.FormsService.Literal:output_type -> forms.v1.Thing
+	2,  // 59: forms.v1.FormsService.Variable:output_type -> forms.v1.Thing
+	2,  // 60: forms.v1.FormsService.Variables:output_type -> forms.v1.Thing
+	2,  // 61: forms.v1.FormsService.Star:output_type -> forms.v1.Thing
+	2,  // 62: forms.v1.FormsService.StarStar:output_type -> forms.v1.Thing
+	2,  // 63: forms.v1.FormsService.DeepVariable:output_type -> forms.v1.Thing
+	2,  // 64: forms.v1.FormsService.DeepTail:output_type -> forms.v1.Thing
+	2,  // 65: forms.v1.FormsService.NestedVariable:output_type -> forms.v1.Thing
+	2,  // 66: forms.v1.FormsService.TwoSegments:output_type -> forms.v1.Thing
+	2,  // 67: forms.v1.FormsService.Verb:output_type -> forms.v1.Thing
+	2,  // 68: forms.v1.FormsService.PlainVerb:output_type -> forms.v1.Thing
+	2,  // 69: forms.v1.FormsService.BodyAll:output_type -> forms.v1.Thing
+	2,  // 70: forms.v1.FormsService.BodyAllAndPath:output_type -> forms.v1.Thing
+	2,  // 71: forms.v1.FormsService.BodyField:output_type -> forms.v1.Thing
+	2,  // 72: forms.v1.FormsService.BodyList:output_type -> forms.v1.Thing
+	2,  // 73: forms.v1.FormsService.BodyText:output_type -> forms.v1.Thing
+	2,  // 74: forms.v1.FormsService.NoBody:output_type -> forms.v1.Thing
+	2,  // 75: forms.v1.FormsService.Patch:output_type -> forms.v1.Thing
+	2,  // 76: forms.v1.FormsService.Custom:output_type -> forms.v1.Thing
+	2,  // 77: forms.v1.FormsService.Additional:output_type -> forms.v1.Thing
+	2,  // 78: forms.v1.FormsService.ResponseField:output_type -> forms.v1.Thing
+	2,  // 79: forms.v1.FormsService.Timestamps:output_type -> forms.v1.Thing
+	2,  // 80: forms.v1.FormsService.Oneof:output_type -> forms.v1.Thing
+	2,  // 81: forms.v1.FormsService.Narrow:output_type -> forms.v1.Thing
+	2,  // 82: forms.v1.FormsService.Wide:output_type -> forms.v1.Thing
+	2,  // 83: forms.v1.FormsService.NarrowAgain:output_type -> forms.v1.Thing
+	2,  // 84: forms.v1.FormsService.Implicit:output_type -> forms.v1.Thing
+	2,  // 85: forms.v1.FormsService.ImplicitSafe:output_type -> forms.v1.Thing
+	2,  // 86: forms.v1.FormsService.Download:output_type -> forms.v1.Thing
+	2,  // 87: forms.v1.FormsService.Upload:output_type -> forms.v1.Thing
+	2,  // 88: forms.v1.FormsService.Chat:output_type -> forms.v1.Thing
+	58, // [58:89] is the sub-list for method output_type
+	27, // [27:58] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name

@@ -44,6 +44,9 @@ const (
 	FormsService_ResponseField_FullMethodName  = "/forms.v1.FormsService/ResponseField"
 	FormsService_Timestamps_FullMethodName     = "/forms.v1.FormsService/Timestamps"
 	FormsService_Oneof_FullMethodName          = "/forms.v1.FormsService/Oneof"
+	FormsService_Narrow_FullMethodName         = "/forms.v1.FormsService/Narrow"
+	FormsService_Wide_FullMethodName           = "/forms.v1.FormsService/Wide"
+	FormsService_NarrowAgain_FullMethodName    = "/forms.v1.FormsService/NarrowAgain"
 	FormsService_Implicit_FullMethodName       = "/forms.v1.FormsService/Implicit"
 	FormsService_ImplicitSafe_FullMethodName   = "/forms.v1.FormsService/ImplicitSafe"
 	FormsService_Download_FullMethodName       = "/forms.v1.FormsService/Download"
@@ -78,6 +81,9 @@ type FormsServiceClient interface {
 	ResponseField(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
 	Timestamps(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
 	Oneof(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
+	Narrow(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
+	Wide(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
+	NarrowAgain(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
 	Implicit(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
 	ImplicitSafe(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error)
 	Download(ctx context.Context, in *Thing, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Thing], error)
@@ -323,6 +329,36 @@ func (c *formsServiceClient) Oneof(ctx context.Context, in *Thing, opts ...grpc.
 	return out, nil
 }
 
+func (c *formsServiceClient) Narrow(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Thing)
+	err := c.cc.Invoke(ctx, FormsService_Narrow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *formsServiceClient) Wide(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Thing)
+	err := c.cc.Invoke(ctx, FormsService_Wide_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *formsServiceClient) NarrowAgain(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Thing)
+	err := c.cc.Invoke(ctx, FormsService_NarrowAgain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *formsServiceClient) Implicit(ctx context.Context, in *Thing, opts ...grpc.CallOption) (*Thing, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Thing)
@@ -415,6 +451,9 @@ type FormsServiceServer interface {
 	ResponseField(context.Context, *Thing) (*Thing, error)
 	Timestamps(context.Context, *Thing) (*Thing, error)
 	Oneof(context.Context, *Thing) (*Thing, error)
+	Narrow(context.Context, *Thing) (*Thing, error)
+	Wide(context.Context, *Thing) (*Thing, error)
+	NarrowAgain(context.Context, *Thing) (*Thing, error)
 	Implicit(context.Context, *Thing) (*Thing, error)
 	ImplicitSafe(context.Context, *Thing) (*Thing, error)
 	Download(*Thing, grpc.ServerStreamingServer[Thing]) error
@@ -498,6 +537,15 @@ func (UnimplementedFormsServiceServer) Timestamps(context.Context, *Thing) (*Thi
 }
 func (UnimplementedFormsServiceServer) Oneof(context.Context, *Thing) (*Thing, error) {
 	return nil, status.Error(codes.Unimplemented, "method Oneof not implemented")
+}
+func (UnimplementedFormsServiceServer) Narrow(context.Context, *Thing) (*Thing, error) {
+	return nil, status.Error(codes.Unimplemented, "method Narrow not implemented")
+}
+func (UnimplementedFormsServiceServer) Wide(context.Context, *Thing) (*Thing, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wide not implemented")
+}
+func (UnimplementedFormsServiceServer) NarrowAgain(context.Context, *Thing) (*Thing, error) {
+	return nil, status.Error(codes.Unimplemented, "method NarrowAgain not implemented")
 }
 func (UnimplementedFormsServiceServer) Implicit(context.Context, *Thing) (*Thing, error) {
 	return nil, status.Error(codes.Unimplemented, "method Implicit not implemented")
@@ -949,6 +997,60 @@ func _FormsService_Oneof_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FormsService_Narrow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Thing)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FormsServiceServer).Narrow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FormsService_Narrow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FormsServiceServer).Narrow(ctx, req.(*Thing))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FormsService_Wide_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Thing)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FormsServiceServer).Wide(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FormsService_Wide_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FormsServiceServer).Wide(ctx, req.(*Thing))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FormsService_NarrowAgain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Thing)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FormsServiceServer).NarrowAgain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FormsService_NarrowAgain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FormsServiceServer).NarrowAgain(ctx, req.(*Thing))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FormsService_Implicit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Thing)
 	if err := dec(in); err != nil {
@@ -1108,6 +1210,18 @@ var FormsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Oneof",
 			Handler:    _FormsService_Oneof_Handler,
+		},
+		{
+			MethodName: "Narrow",
+			Handler:    _FormsService_Narrow_Handler,
+		},
+		{
+			MethodName: "Wide",
+			Handler:    _FormsService_Wide_Handler,
+		},
+		{
+			MethodName: "NarrowAgain",
+			Handler:    _FormsService_NarrowAgain_Handler,
 		},
 		{
 			MethodName: "Implicit",

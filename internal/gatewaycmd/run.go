@@ -1,0 +1,277 @@
+package gatewaycmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/gateway"
+	"github.com/meshlite-go/meshlite/gateway/contract"
+	"github.com/meshlite-go/meshlite/gateway/edge"
+	"github.com/meshlite-go/meshlite/gateway/httpcache"
+	"github.com/meshlite-go/meshlite/gateway/httpproxy"
+	"github.com/meshlite-go/meshlite/gateway/jwt"
+	"github.com/meshlite-go/meshlite/internal/cli"
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// Run serves until ctx ends, which is no error. What is wrong with an option is an error
+// before anything is opened.
+func Run(ctx context.Context, o Options, streams cli.Streams) error {
+	s, err := o.check()
+	if err != nil {
+		return err
+	}
+	r := &run{settings: s, streams: streams, log: s.logger(streams)}
+	defer r.close()
+	if err := r.open(); err != nil {
+		return err
+	}
+	return r.serve(ctx)
+}
+
+// logger writes to stderr, as the output is for people or programs.
+func (s *settings) logger(streams cli.Streams) *slog.Logger {
+	if s.Format == cli.JSON {
+		return slog.New(slog.NewJSONHandler(streams.Err, nil))
+	}
+	return slog.New(slog.NewTextHandler(streams.Err, nil))
+}
+
+// run is one run of a gateway.
+type run struct {
+	*settings
+	streams   cli.Streams
+	log       *slog.Logger
+	directory *consul.Directory
+	builder   *resolver.Builder // of plain HTTP services
+	runtime   *meshlite.Runtime
+	edge      *edge.Edge
+	gateway   *gateway.Gateway
+	server    *edge.Server
+	admin     *admin.Server // nil without one
+	listener  net.Listener
+	closers   []func()
+}
+
+func (r *run) close() {
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		r.closers[i]()
+	}
+}
+
+func (r *run) onClose(f func()) { r.closers = append(r.closers, f) }
+
+// open makes all parts. Nothing waits for Consul or for a service.
+func (r *run) open() error {
+	// The channels of a gateway call for others: only the subject that it forwards is an
+	// identity, by which answers are kept apart.
+	callers, err := caller.New(caller.WithForwardedSubject())
+	if err != nil {
+		return err
+	}
+	if r.runtime, err = meshlite.NewRuntime(meshlite.RuntimeConfig{Callers: callers}); err != nil {
+		return err
+	}
+	if r.directory, err = consul.New(consul.Config{Address: r.Agent, Logger: r.log}); err != nil {
+		return err
+	}
+	r.onClose(r.directory.Close)
+	if err := r.openEdge(); err != nil {
+		return &cli.Error{Code: cli.ExitUsage, Err: err}
+	}
+	if err := r.openGateway(); err != nil {
+		return err
+	}
+	r.server, err = edge.NewServer(r.ready(r.gateway), edge.ServerConfig{
+		TLS: r.tls, TrustedProxies: r.proxies, Logger: r.log, Drain: orNever(r.Drain), StopTimeout: orNever(r.StopTimeout),
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.runtime.Registry().Register(r.gateway), r.runtime.Registry().Register(r.server))
+}
+
+func (r *run) openEdge() error {
+	var verifier edge.Verifier // an interface, which is to stay nil
+	if r.JWKS != "" {
+		tokens, err := jwt.New(jwt.Config{Keys: r.JWKS, Issuer: r.JWTIssuer, Audience: []string{r.JWTAudience}, Logger: r.log})
+		if err != nil {
+			return fmt.Errorf("--jwt-jwks %q, --jwt-issuer %q, --jwt-audience %q: %w", r.JWKS, r.JWTIssuer, r.JWTAudience, err)
+		}
+		r.onClose(tokens.Close)
+		verifier = tokens
+	}
+	var err error
+	r.edge, err = edge.New(r.settings.edge(verifier, r.log))
+	return err
+}
+
+// orNever is d as the edge has it: 0 there is the default.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+func (r *run) openGateway() error {
+	config := gateway.Config{Edge: r.edge, Sites: map[string]http.Handler{}, Logger: r.log}
+	config.Transcode.ShowInternal = r.ShowInternal
+	for _, s := range r.services {
+		service, err := r.dial(s)
+		if err != nil {
+			return err
+		}
+		r.onClose(service.Close)
+		config.Services = append(config.Services, service)
+	}
+	r.builder = resolver.NewBuilder(r.directory, resolver.WithLogger(r.log))
+	for _, s := range r.sites {
+		site, err := r.site(s)
+		if err != nil {
+			return &cli.Error{Code: cli.ExitUsage, Err: err}
+		}
+		config.Sites[s.prefix] = site
+	}
+	var err error
+	if r.gateway, err = gateway.New(config); err != nil {
+		return &cli.Error{Code: cli.ExitUsage, Err: err}
+	}
+	r.onClose(r.gateway.Close)
+	return nil
+}
+
+func (r *run) dial(s service) (gateway.Service, error) {
+	security, err := r.Backends.Option()
+	if err != nil {
+		return gateway.Service{}, err
+	}
+	service, err := gateway.Dial("consul:///"+s.name, r.directory, security, meshlite.WithRuntime(r.runtime), meshlite.WithLogger(r.log))
+	if err != nil {
+		return gateway.Service{}, err
+	}
+	service.Offer = s.offer()
+	if files := r.descriptors[s.name]; len(files) > 0 {
+		service.Contract = contract.Files(files...)
+	}
+	return service, nil
+}
+
+// site balances over a plain HTTP service. Each has a cache of its own: without their prefixes,
+// two sites may have the same URL.
+func (r *run) site(s site) (http.Handler, error) {
+	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Log: r.log, Header: r.forwarded}
+	if len(s.urls) == 0 {
+		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
+	}
+	if r.HTTPCache > 0 {
+		cache, err := httpcache.New(httpcache.Config{MaxBytes: r.HTTPCache})
+		if err != nil {
+			return nil, fmt.Errorf("--http-cache %d: %w", r.HTTPCache, err)
+		}
+		r.onClose(cache.Close)
+		config.Wrap = cache.Transport
+	}
+	proxy, err := httpproxy.New(config)
+	if err != nil {
+		return nil, err
+	}
+	r.onClose(proxy.Close)
+	return proxy, nil
+}
+
+// forwarded are the headers by which a plain HTTP service knows who calls.
+func (r *run) forwarded(request *http.Request) http.Header {
+	header := http.Header{}
+	r.edge.Forward(request, header)
+	return header
+}
+
+// ready answers /readyz as not ready from the start of a drain on.
+func (r *run) ready(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if request.URL.Path != "/readyz" {
+			next.ServeHTTP(w, request)
+			return
+		}
+		if err := r.server.Readiness(); err != nil {
+			w.Header().Set("Cache-Control", "no-store")
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		r.gateway.ServeHTTP(w, request)
+	})
+}
+
+// serve serves, registers and announces the gateway. When ctx ends it leaves Consul first.
+func (r *run) serve(ctx context.Context) error {
+	var err error
+	if r.listener, err = listen("--listen", r.Listen); err != nil {
+		return err
+	}
+	if err := r.serveAdmin(); err != nil {
+		r.listener.Close()
+		return err
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- r.server.Serve(serving, r.listener) }()
+	leave, err := r.enter(ctx)
+	if err == nil {
+		err = r.announce()
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-served:
+			served <- nil // it is over
+		}
+	}
+	leave()
+	stop()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil // it was to stop while starting
+	}
+	return errors.Join(err, <-served)
+}
+
+// serveAdmin serves the admin page.
+func (r *run) serveAdmin() error {
+	if r.MetricsAddress == "" {
+		return nil
+	}
+	handler, err := r.runtime.Handler()
+	if err != nil {
+		return err
+	}
+	listener, err := listen("--metrics-address", r.MetricsAddress)
+	if err != nil {
+		return err
+	}
+	r.admin = admin.Serve(listener, handler)
+	r.onClose(func() { _ = r.admin.Close() })
+	return nil
+}
+
+func listen(flag, address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s %q: another program listens there: stop it, or take another port; 0 is a free one", flag, address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: %w", flag, address, err)
+	}
+	return listener, nil
+}
