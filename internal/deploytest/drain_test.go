@@ -92,3 +92,19 @@ func checkGrace(t *testing.T, where string, before, grace time.Duration) {
 		t.Errorf("%s: the program is killed after %v, of which %v are over when it is asked to stop: it takes up to %v", where, grace, before, longest)
 	}
 }
+
+// `make chaos` stops instances with the times of the files, and a tenth of those that only pass.
+func TestChaosHasTheTimesOfTheFiles(t *testing.T) {
+	chaos := constants(t, "internal/chaos/orchestrators.go")
+	for name, want := range map[string]time.Duration{
+		"preStop": kubernetesTimes(t).preStop / 10, "minReady": kubernetesTimes(t).minReady / 10,
+		"shutdownDelay": nomadTimes(t).shutdownDelay / 10, "killTimeout": nomadTimes(t).killTimeout,
+	} {
+		if chaos[name] != want || want <= 0 {
+			t.Errorf("%s is %v, and %v by the files", name, chaos[name], want)
+		}
+	}
+	if got := chaos["timeoutStop"].Seconds(); strconv.Itoa(int(got)) != settings(t, "deploy/systemd/meshlite@.service")["TimeoutStopSec"] {
+		t.Errorf("timeoutStop is %v s, and another by the unit", got)
+	}
+}

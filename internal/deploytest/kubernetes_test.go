@@ -330,3 +330,15 @@ func checkPolicies(t *testing.T, deployments []*appsv1.Deployment, policies []*n
 		}
 	}
 }
+
+type podTimes struct{ preStop, minReady time.Duration }
+
+// kubernetesTimes are those of the first deployment.
+func kubernetesTimes(t *testing.T) podTimes {
+	t.Helper()
+	d := typed[*appsv1.Deployment](build(t, overlays[0]))[0]
+	return podTimes{
+		preStop:  time.Duration(d.Spec.Template.Spec.Containers[0].Lifecycle.PreStop.Sleep.Seconds) * time.Second,
+		minReady: time.Duration(d.Spec.MinReadySeconds) * time.Second,
+	}
+}

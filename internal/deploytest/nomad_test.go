@@ -328,3 +328,12 @@ func TestJobsAreReallyChecked(t *testing.T) {
 		}
 	}
 }
+
+type taskTimes struct{ shutdownDelay, killTimeout time.Duration }
+
+// nomadTimes are those of the first group.
+func nomadTimes(t *testing.T) taskTimes {
+	t.Helper()
+	job, _ := readJob(t, []byte(read(t, "deploy/nomad/shop.nomad.hcl")))
+	return taskTimes{*job.TaskGroups[0].ShutdownDelay, *job.TaskGroups[0].Tasks[0].KillTimeout}
+}
