@@ -9,7 +9,7 @@ func TestSharesOfNewInstances(t *testing.T) {
 		want bool
 	}{
 		"equal":         {map[string]uint64{"old": 1100, "older": 1000, "new": 100}, true},
-		"enough":        {map[string]uint64{"old": 1110, "older": 1110, "new": 95}, true},
+		"enough":        {map[string]uint64{"old": 1110, "older": 1100, "new": 95}, true},
 		"too little":    {map[string]uint64{"old": 1150, "older": 1050, "new": 60}, false},
 		"nothing":       {map[string]uint64{"old": 1150, "older": 1050}, false},
 		"no calls":      {before, false},
