@@ -70,7 +70,7 @@ func orchestratorRows() []row {
 func allCalledSince(_ context.Context, s *scene) bool { return s.called(s.ended) }
 
 // terminate ends the oldest instance by SIGTERM. It is an error if SIGKILL must follow.
-func (s *scene) terminate(ctx context.Context, patience time.Duration) (*shop.Instance, error) {
+func terminate(ctx context.Context, s *scene, patience time.Duration) (*shop.Instance, error) {
 	i := s.living[0]
 	s.touched[i.Address] = true
 	s.oldest()
@@ -84,7 +84,7 @@ func (s *scene) terminate(ctx context.Context, patience time.Duration) (*shop.In
 
 func restartUnits(ctx context.Context, s *scene) error {
 	for range size {
-		stopped, err := s.terminate(ctx, timeoutStop)
+		stopped, err := terminate(ctx, s, timeoutStop)
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func replacePods(ctx context.Context, s *scene) error {
 		if err := pause(ctx, minReady+preStop); err != nil {
 			return err
 		}
-		if _, err := s.terminate(ctx, gracePeriod); err != nil {
+		if _, err := terminate(ctx, s, gracePeriod); err != nil {
 			return err
 		}
 	}
@@ -119,11 +119,11 @@ func replacePods(ctx context.Context, s *scene) error {
 // registerTasks makes Nomad's registrations, and then a steady load.
 func registerTasks(ctx context.Context, s *scene) error {
 	for _, i := range s.living {
-		if err := s.registerTask(ctx, i, "live"); err != nil {
+		if err := registerTask(ctx, s, i, "live"); err != nil {
 			return err
 		}
 	}
-	if err := s.awaitTasks(ctx, size); err != nil {
+	if err := awaitTasks(ctx, s, size); err != nil {
 		return err
 	}
 	return steady(ctx, s)
@@ -132,7 +132,7 @@ func registerTasks(ctx context.Context, s *scene) error {
 func nomadID(i *shop.Instance) string { return "_nomad-task-" + i.ID }
 
 // registerTask makes or changes the registration that Nomad has of an instance.
-func (s *scene) registerTask(ctx context.Context, i *shop.Instance, tag string) error {
+func registerTask(ctx context.Context, s *scene, i *shop.Instance, tag string) error {
 	host, text, err := net.SplitHostPort(i.Address)
 	if err != nil {
 		return err
@@ -149,7 +149,7 @@ func (s *scene) registerTask(ctx context.Context, i *shop.Instance, tag string) 
 }
 
 // awaitTasks waits until so many tasks pass Nomad's checks.
-func (s *scene) awaitTasks(ctx context.Context, n int) error {
+func awaitTasks(ctx context.Context, s *scene, n int) error {
 	_, err := await(ctx, wholePatience, func(ctx context.Context) bool {
 		passing, err := s.agent.passing(ctx, nomadService)
 		return err == nil && len(passing) == n
@@ -160,26 +160,37 @@ func (s *scene) awaitTasks(ctx context.Context, n int) error {
 	return nil
 }
 
+// publishTask registers one task more than there are without it, and waits until it passes.
+func publishTask(ctx context.Context, s *scene, i *shop.Instance, tag string) error {
+	if err := registerTask(ctx, s, i, tag); err != nil {
+		return err
+	}
+	return awaitTasks(ctx, s, size+1)
+}
+
 func replaceTasks(ctx context.Context, s *scene) error {
 	for range size {
 		canary, err := s.start(ctx)
 		if err != nil {
 			return err
 		}
-		if err := cmp.Or(s.registerTask(ctx, canary, "canary"), s.awaitTasks(ctx, size+1)); err != nil {
+		if err := publishTask(ctx, s, canary, "canary"); err != nil {
 			return err
 		}
 		if s.customer.tally.dials(canary.Address) > 0 {
 			return fmt.Errorf("%s is a canary, and was called before it was promoted", canary.ID)
 		}
-		if err := cmp.Or(s.registerTask(ctx, canary, "live"), s.awaitTasks(ctx, size+1)); err != nil {
+		if err := publishTask(ctx, s, canary, "live"); err != nil {
 			return err
 		}
 		s.ended = time.Now()
-		if err := cmp.Or(s.agent.deregister(ctx, nomadID(s.living[0])), pause(ctx, shutdownDelay)); err != nil {
+		if err := s.agent.deregister(ctx, nomadID(s.living[0])); err != nil {
 			return err
 		}
-		if _, err := s.terminate(ctx, killTimeout); err != nil {
+		if err := pause(ctx, shutdownDelay); err != nil {
+			return err
+		}
+		if _, err := terminate(ctx, s, killTimeout); err != nil {
 			return err
 		}
 	}
@@ -219,7 +230,7 @@ func newHaveTheirShare(_ context.Context, s *scene) bool {
 	if before == nil {
 		return false
 	}
-	return haveTheirShare(before, now, s.addresses()[size:], len(s.living))
+	return haveTheirShare(before, now, addressesOf(s.living[size:]), len(s.living))
 }
 
 // haveTheirShare reports whether each of the new instances has answered enough of the calls
@@ -237,9 +248,9 @@ func haveTheirShare(before, now map[string]uint64, added []string, n int) bool {
 	return all > 0
 }
 
-func (s *scene) addresses() []string {
+func addressesOf(instances []*shop.Instance) []string {
 	var all []string
-	for _, i := range s.living {
+	for _, i := range instances {
 		all = append(all, i.Address)
 	}
 	return all
