@@ -4,7 +4,9 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -82,6 +84,29 @@ func TestWhatTheReadmesSayOfAStop(t *testing.T) {
 	}
 	if beside := longest - server["defaultDrain"] - server["defaultStopTimeout"]; beside > 9*time.Second {
 		t.Errorf("a stop takes %v beside the times of WithDrain: the READMEs say 9 s", beside)
+	}
+}
+
+// A gateway stops within the time of a server: by its flags, and the time to leave Consul.
+func TestGatewaysStopAsServersDo(t *testing.T) {
+	help, _ := exec.Command(filepath.Join(binaries, "gateway"), "-h").CombinedOutput()
+	sum := constants(t, "internal/gatewaycmd/register.go")["leaveTimeout"]
+	if sum <= 0 {
+		t.Fatal("leaveTimeout is not found")
+	}
+	for _, flag := range []string{"drain", "stop-timeout"} {
+		match := regexp.MustCompile(`--` + flag + ` duration .*\(default (\w+)\)`).FindSubmatch(help)
+		if match == nil {
+			t.Fatalf("gateway has no default of --%s: %s", flag, help)
+		}
+		d, err := time.ParseDuration(string(match[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += d
+	}
+	if longest := longestStop(t); sum > longest {
+		t.Errorf("a gateway stops within %v, a server within %v", sum, longest)
 	}
 }
 

@@ -109,7 +109,7 @@ func checkProgram(t *testing.T, where, program string, args []string) {
 	}
 }
 
-// probeArgs fails unless `meshlite probe` takes args, which end with what is asked.
+// checkProbe fails unless `meshlite probe` takes args, which end with what is asked.
 func checkProbe(t *testing.T, where string, args []string) {
 	t.Helper()
 	// Nobody listens here, so a probe that is understood fails with 1, and a wrong one with 2.

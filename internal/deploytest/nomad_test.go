@@ -26,7 +26,7 @@ func (r *jobReader) fail(at hcl.Range, format string, args ...any) {
 	r.errs = append(r.errs, fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...)))
 }
 
-// text is an expression as a value. What Nomad interpolates when it runs the job stays as it is
+// value is an expression as a value. What Nomad interpolates when it runs the job stays as it is
 // written.
 func (r *jobReader) value(e hclsyntax.Expression) any {
 	switch e := e.(type) {
