@@ -79,8 +79,7 @@ type probed struct {
 
 // Probe asks one process whether it is healthy, as an orchestrator does: by gRPC's health
 // service, or by a GET that must be answered with 2xx. It goes straight to the address, past
-// Consul, policies and proxies of the environment. Whatever is not
-// healthy is an error.
+// Consul, policies and proxies of the environment. Whatever is not healthy is an error.
 func Probe(ctx context.Context, o ProbeOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
