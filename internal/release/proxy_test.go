@@ -14,8 +14,6 @@ import (
 
 // `go install` works for those who have the module from a proxy: nothing that a program needs
 // is in another module, left out of the module's archive, or replaced in go.mod.
-//
-// Case release
 func TestGoInstallFromAProxy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the module anew: a minute")
@@ -74,6 +72,8 @@ func packModule(w io.Writer, tree, prefix string) error {
 		switch {
 		case err != nil:
 			return err
+		case d.Type()&os.ModeSymlink != 0:
+			return nil // as the go command leaves them out
 		case d.IsDir() && path != tree:
 			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
 				return filepath.SkipDir
