@@ -7,23 +7,23 @@ import (
 	"strings"
 )
 
-// resolveNetwork replaces a network in the advertised address by the machine's own address
-// there.
-func (c *serverConfig) resolveNetwork(own func() ([]net.Addr, error)) error {
-	text, port := c.advertised, ""
-	if host, p, err := net.SplitHostPort(c.advertised); err == nil {
+// inNetwork returns the address to advertise: a network in advertised is replaced by the
+// machine's own address there.
+func inNetwork(advertised string, own func() ([]net.Addr, error)) (string, error) {
+	text, port := advertised, ""
+	if host, p, err := net.SplitHostPort(advertised); err == nil {
 		text, port = host, p
 	}
 	if !strings.Contains(text, "/") {
-		return nil
+		return advertised, nil
 	}
 	network, err := netip.ParsePrefix(strings.Trim(text, "[]"))
 	if err != nil {
-		return optionError("WithAdvertisedAddress", c.advertised, "write a network such as 10.1.0.0/16 or fd00:1::/64, or a host")
+		return "", optionError("WithAdvertisedAddress", advertised, "write a network such as 10.1.0.0/16 or fd00:1::/64, or a host")
 	}
 	addresses, err := own()
 	if err != nil {
-		return optionError("WithAdvertisedAddress", c.advertised, "the addresses of this machine are not to be had: "+err.Error())
+		return "", optionError("WithAdvertisedAddress", advertised, "the addresses of this machine are not to be had: "+err.Error())
 	}
 	var inside, all []netip.Addr
 	for _, a := range addresses {
@@ -37,12 +37,12 @@ func (c *serverConfig) resolveNetwork(own func() ([]net.Addr, error)) error {
 		}
 	}
 	if len(inside) != 1 {
-		return optionError("WithAdvertisedAddress", c.advertised, fmt.Sprintf("this machine has %d addresses there, of %v: write a network in which it has one", len(inside), all))
+		return "", optionError("WithAdvertisedAddress", advertised, fmt.Sprintf("this machine has %d addresses there, of %v: write a network in which it has one", len(inside), all))
 	}
-	if c.advertised = inside[0].String(); port != "" {
-		c.advertised = net.JoinHostPort(c.advertised, port)
+	if port == "" {
+		return inside[0].String(), nil
 	}
-	return nil
+	return net.JoinHostPort(inside[0].String(), port), nil
 }
 
 func ipOf(a net.Addr) net.IP {

@@ -30,9 +30,8 @@ func TestAdvertisedNetwork(t *testing.T) {
 		"10.9.9.9:80":        "10.9.9.9:80",
 		"":                   "",
 	} {
-		c := serverConfig{advertised: given}
-		if err := c.resolveNetwork(own); err != nil || c.advertised != want {
-			t.Errorf("%q became %q (%v), want %q", given, c.advertised, err, want)
+		if got, err := inNetwork(given, own); err != nil || got != want {
+			t.Errorf("%q became %q (%v), want %q", given, got, err, want)
 		}
 	}
 	for given, want := range map[string]string{
@@ -42,14 +41,12 @@ func TestAdvertisedNetwork(t *testing.T) {
 		"10.1.0.0/33":    "write a network such as",
 		"eth0/1":         "write a network such as",
 	} {
-		c := serverConfig{advertised: given}
-		if err := c.resolveNetwork(own); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), given) {
+		if _, err := inNetwork(given, own); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), given) {
 			t.Errorf("%q: %v, want %q", given, err, want)
 		}
 	}
-	c := serverConfig{advertised: "10.0.0.0/8"}
 	broken := errors.New("no netlink")
-	if err := c.resolveNetwork(func() ([]net.Addr, error) { return nil, broken }); err == nil || !strings.Contains(err.Error(), broken.Error()) {
+	if _, err := inNetwork("10.0.0.0/8", func() ([]net.Addr, error) { return nil, broken }); err == nil || !strings.Contains(err.Error(), broken.Error()) {
 		t.Errorf("%v, want that the addresses are not to be had", err)
 	}
 	if _, err := NewServer("catalog", WithPlaintext(), WithAdvertisedAddress("10.1.0.0/33")); err == nil {

@@ -139,7 +139,11 @@ func (c *serverConfig) finish(service string) error {
 		return err
 	}
 	c.environment()
-	if err := cmp.Or(c.resolveNetwork(net.InterfaceAddrs), c.checkAddresses()); err != nil {
+	var err error
+	if c.advertised, err = inNetwork(c.advertised, net.InterfaceAddrs); err != nil {
+		return err
+	}
+	if err := c.checkAddresses(); err != nil {
 		return err
 	}
 	if c.drain < 0 || c.stopTimeout < 0 {
