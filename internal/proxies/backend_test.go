@@ -36,6 +36,7 @@ const (
 	kindHTTP        = "http"
 	kindGRPC        = "grpc"
 	kindForms       = "forms"
+	kindStock       = "stock"
 	kindGateway     = "gateway"
 	kindCommand     = "command"
 )
@@ -62,10 +63,12 @@ func beBackend() error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv(backendVariable) == kindForms {
+	switch os.Getenv(backendVariable) {
+	case kindForms:
 		return newForms(name).Serve(l)
-	}
-	if os.Getenv(backendVariable) == kindGRPC {
+	case kindStock:
+		return newStock(name).Serve(l)
+	case kindGRPC:
 		var options []grpc.ServerOption
 		if settings != nil {
 			options = append(options, grpc.Creds(credentials.NewTLS(settings)))
@@ -180,7 +183,7 @@ func startBackends(t testing.TB, agent *consulagent.Agent, kind, service string,
 		port, _ := strconv.Atoi(portText)
 		check := &api.AgentServiceCheck{Interval: "1s", Timeout: "1s", Status: api.HealthPassing}
 		switch secure := len(files) > 0; {
-		case kind == kindGRPC, kind == kindForms:
+		case kind == kindGRPC, kind == kindForms, kind == kindStock:
 			check.GRPC, check.GRPCUseTLS, check.TLSSkipVerify = b.address, secure, secure
 		case secure:
 			check.HTTP, check.TLSSkipVerify = "https://"+b.address+"/readyz", true

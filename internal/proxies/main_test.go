@@ -1,6 +1,7 @@
 // Package proxies holds the tests of deploy/nginx and deploy/haproxy: it runs Debian's NGINX
 // and HAProxy with the very files that are there, between callers and processes that are
-// registered in a real Consul, and kills some of these.
+// registered in a real Consul, and kills some of these. Of the gateway it holds those that need
+// processes, too.
 package proxies
 
 import (
