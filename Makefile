@@ -34,7 +34,7 @@ test-short: ## run the tests that take seconds; a real Consul is used if there i
 
 # The program is run by itself, since go test would keep its tables back to the end.
 # More runs, or longer ones: make bench BENCH='-runs 5 -window 3s'
-bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, simulate slow backends: tables with aims, 3 minutes
+bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and the gateway beside grpc-gateway, simulate slow backends: tables with aims, 4 minutes
 	@mkdir -p $(BIN)
 	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
@@ -66,10 +66,11 @@ fmt: ## format Go and proto files
 generate: tools ## write the Go code of the contracts
 	$(BIN)/buf generate
 	cd gateway/transcode/testdata && $(BIN)/buf generate --path proto/forms
+	cd internal/bench/testdata && $(BIN)/buf generate --path proto/bench
 
 check-generate: generate breaking ## fail if generated code is not what is committed
-	@dirty=$$(git status --porcelain -- proto gateway/transcode/testdata); \
-	if [ -n "$$dirty" ]; then echo "generated code is not what is committed, run \`make generate\` and commit:"; echo "$$dirty"; git diff -- proto gateway/transcode/testdata | head -50; exit 1; fi
+	@dirty=$$(git status --porcelain -- proto gateway/transcode/testdata internal/bench/testdata); \
+	if [ -n "$$dirty" ]; then echo "generated code is not what is committed, run \`make generate\` and commit:"; echo "$$dirty"; git diff -- proto gateway/transcode/testdata internal/bench/testdata | head -50; exit 1; fi
 
 # On main itself, before the first commit and in a shallow clone there is nothing
 # to compare with but the commit before.

@@ -52,6 +52,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 	}
+	options = append(options, c.runtime.dialer()...)
 	scope, ours := "", parsed.Service != ""
 	if ours {
 		if err := c.findDirectory(); err != nil {
@@ -135,6 +136,7 @@ type concerns struct {
 	metrics  *metrics.Metrics
 	limiter  *ratelimit.Limiter
 	others   []interceptors.Concern
+	off      []kill
 }
 
 func (c *config) concerns(scope string) (*concerns, error) {
@@ -147,7 +149,7 @@ func (c *config) concerns(scope string) (*concerns, error) {
 		trace = c.tracing.Exemplar
 	}
 	measured := c.runtime.metrics.WithExemplarFromContext(trace)
-	logged, err := logging.New(logging.WithLogger(c.log), logging.WithCallers(c.runtime.callers), logging.WithTraceFromContext(trace))
+	logged, err := logging.New(logging.WithLogger(c.log), logging.WithCallers(c.runtime.callers), logging.WithTraceFromContext(trace), logging.WithDeadlineWarnings())
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -169,12 +171,12 @@ func (c *config) concerns(scope string) (*concerns, error) {
 	if c.tracing != nil {
 		others = append(others, c.tracing)
 	}
-	return &concerns{policies, measured, limiter, others}, nil
+	return &concerns{policies, measured, limiter, others, c.off}, nil
 }
 
 // chain joins them with those that one side has in its own way.
 func (c *concerns) chain(side interceptors.Side, more ...interceptors.Concern) (*interceptors.Chained, error) {
-	chain, err := interceptors.Chain(side, c.policies, append(append(c.others, c.metrics), more...)...)
+	chain, err := interceptors.Chain(side, c.policies, without(c.off, append(append(c.others, c.metrics), more...))...)
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}

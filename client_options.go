@@ -101,6 +101,9 @@ func (c *clientConfig) fullServiceConfig(ofTarget string) (string, error) {
 	if ofTarget != "" || !named && !configured {
 		fields["loadBalancingConfig"] = []any{map[string]any{policy: config}}
 	}
+	if err := withoutParts(c.off, fields); err != nil {
+		return "", optionError("WithServiceConfig", c.serviceConfig, err.Error())
+	}
 	text, err := json.Marshal(fields)
 	return string(text), err
 }

@@ -8,20 +8,17 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/bufbuild/protocompile"
-	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
-	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/prototest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -47,40 +44,6 @@ service PieService {
 }
 message Pie { string id = 1; string note = 2; }
 `
-
-// compile makes the files of one source, imports included.
-func compile(t testing.TB, name, text string) *protoregistry.Files {
-	t.Helper()
-	compiler := protocompile.Compiler{Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
-		&protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(map[string]string{name: text})},
-		protocompile.ResolverFunc(func(name string) (protocompile.SearchResult, error) {
-			file, err := protoregistry.GlobalFiles.FindFileByPath(name)
-			return protocompile.SearchResult{Desc: file}, err
-		}),
-	})}
-	compiled, err := compiler.Compile(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, seen := &descriptorpb.FileDescriptorSet{}, map[string]bool{}
-	var add func(protoreflect.FileDescriptor)
-	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
-			return
-		}
-		seen[file.Path()] = true
-		for i := range file.Imports().Len() {
-			add(file.Imports().Get(i).FileDescriptor)
-		}
-		set.File = append(set.File, protoutil.ProtoFromFileDescriptor(file))
-	}
-	add(compiled[0])
-	files, err := protodesc.NewFiles(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
 
 // bakery answers each method of pies with its request, and a note that tells the answers
 // apart. It fails as many calls as it is set to.
@@ -114,7 +77,7 @@ type pieClient struct {
 
 func newPieClient(t *testing.T, opts ...meshlite.ClientOption) *pieClient {
 	t.Helper()
-	files := compile(t, "pies/v1/pies.proto", pies)
+	files := prototest.Files(t, "pies/v1/pies.proto", pies)
 	c := &pieClient{t: t, bakery: &bakery{}, runtime: newRuntime(t), contracts: &interceptors.Contracts{}, files: files}
 	c.bakery.pie = c.pie("").Descriptor()
 	listener, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.UnknownServiceHandler(c.bakery.handle))
@@ -135,7 +98,7 @@ func newPieClient(t *testing.T, opts ...meshlite.ClientOption) *pieClient {
 // offer makes text the contract that the channel goes by.
 func (c *pieClient) offer(text string) error {
 	c.t.Helper()
-	files := compile(c.t, "pies/v1/pies.proto", text)
+	files := prototest.Files(c.t, "pies/v1/pies.proto", text)
 	err := c.contracts.Set(files)
 	if err == nil {
 		c.files = files
@@ -258,7 +221,7 @@ func TestAContractThatWasReadReplacesTheLinkedOne(t *testing.T) {
 	const method = "/sweetshop.catalog.v1.CatalogService/GetSweet"
 	ttl := func() string { return policies.Call(interceptors.Client, method).Policy.GetCache().GetTtl() }
 	linked := ttl()
-	err = contracts.Set(compile(t, "newer.proto", `syntax = "proto3";
+	err = contracts.Set(prototest.Files(t, "newer.proto", `syntax = "proto3";
 package sweetshop.catalog.v1;
 import "meshlite/policy/v1/policy.proto";
 service CatalogService { rpc GetSweet(Sweet) returns (Sweet) {

@@ -14,9 +14,10 @@
 //	conn, err := meshlite.NewClient("consul:///catalog", meshlite.WithPlaintext())
 //	catalog := catalogv1.NewCatalogServiceClient(conn)
 //
-// The agent is found by the CONSUL_* environment. What a method gets besides its
-// handler (cache, limit, timeout, retry) is written in its contract, as options
-// of package meshlite.policy.v1, and changed by [WithPolicy].
+// The agent is found by the CONSUL_* environment; MESHLITE_* sets what else differs
+// between places, and turns single concerns off: see docs/settings.md. What a method
+// gets besides its handler (cache, limit, timeout, retry) is written in its contract, as
+// options of package meshlite.policy.v1, and changed by [WithPolicy].
 //
 // Every part works alone with plain grpc-go: the resolver, each policy of
 // picking, each interceptor. This package only wires them.

@@ -83,13 +83,13 @@ func (r *run) healthChecks(given catalog.Registration, address string) []healthC
 	host, _, _ := net.SplitHostPort(at)
 	plain, unverified := healthCheck{address: at}, healthCheck{address: at, tls: true}
 	switch {
-	case r.config.plaintext:
-		return []healthCheck{plain}
 	case given.CheckServerName != "":
 		name := given.CheckServerName
 		return []healthCheck{{address: at, tls: true, serverName: name}, {address: at, tls: true, serverName: name, unproven: true}}
 	case given.CheckSkipVerify:
 		return []healthCheck{unverified}
+	case isPlaintext(r.config.creds) && !given.CheckTLS:
+		return []healthCheck{plain}
 	}
 	checks := []healthCheck{{address: at, tls: true, serverName: given.Service}, {address: at, tls: true, serverName: host}, unverified}
 	if given.CheckTLS {
@@ -114,7 +114,7 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 		if given.SelfCheck != nil {
 			check.at = r.listens()
 		}
-		_, err := check.ask(ctx)
+		_, err := r.ask(ctx, &check)
 		var handshake *handshakeError
 		switch {
 		case err == nil:
@@ -175,22 +175,22 @@ func (r *run) reach(ctx context.Context, given func(context.Context) error, addr
 		}
 		return nil
 	}
-	if err := connect(ctx, address); err != nil {
+	if err := r.connect(ctx, address); err != nil {
 		return r.unreached(err)
 	}
 	if check == "" || check == address {
 		return nil
 	}
-	if err := connect(ctx, check); err != nil {
+	if err := r.connect(ctx, check); err != nil {
 		return fmt.Errorf("%w: set the CheckAddress of WithRegistration to where the agent reaches the server", err)
 	}
 	return nil
 }
 
-func connect(ctx context.Context, address string) error {
+func (r *run) connect(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	conn, err := r.config.runtime.network.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (r *run) selfCheck(ctx context.Context, check *healthCheck, given func(cont
 	if err := r.reach(ctx, given, address, check.address); err != nil || check.address == "" {
 		return err
 	}
-	answer, err := check.ask(ctx)
+	answer, err := r.ask(ctx, check)
 	if err == nil && answer != healthv1.HealthCheckResponse_SERVING {
 		err = fmt.Errorf("its health service answers %v", answer)
 	}
@@ -226,14 +226,14 @@ func (e *handshakeError) Unwrap() error { return e.error }
 
 // ask asks for the health as Consul's agent does: with its settings of TLS and no
 // certificate of its own.
-func (h healthCheck) ask(ctx context.Context) (healthv1.HealthCheckResponse_ServingStatus, error) {
+func (r *run) ask(ctx context.Context, h *healthCheck) (healthv1.HealthCheckResponse_ServingStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var demanded atomic.Bool
 	var failed atomic.Pointer[handshakeError]
 	at := cmp.Or(h.at, h.address)
-	conn, err := grpc.NewClient("passthrough:///"+at, grpc.WithTransportCredentials(witness{h.credentials(&demanded), &failed}),
-		grpc.WithNoProxy(), grpc.WithDisableServiceConfig())
+	conn, err := grpc.NewClient("passthrough:///"+at, append(r.config.runtime.dialer(), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+		grpc.WithTransportCredentials(witness{h.credentials(&demanded), &failed}))...)
 	if err != nil {
 		return 0, err
 	}
@@ -246,7 +246,7 @@ func (h healthCheck) ask(ctx context.Context) (healthv1.HealthCheckResponse_Serv
 		return 0, errClientCertificate
 	case code == codes.Unavailable && failed.Load() != nil:
 		return 0, failed.Load()
-	case code == codes.Unavailable && !h.tls && connect(ctx, at) == nil:
+	case code == codes.Unavailable && !h.tls && r.connect(ctx, at) == nil:
 		return 0, &handshakeError{error: err}
 	default:
 		return 0, err
@@ -299,7 +299,7 @@ func (r *run) serveHealth() error {
 	if r.config.healthListener == nil {
 		return nil
 	}
-	listener, err := listen("WithHealthListener", cmp.Or(*r.config.healthListener, defaultHealthListener))
+	listener, err := r.listen("WithHealthListener", cmp.Or(*r.config.healthListener, defaultHealthListener))
 	if err != nil {
 		return err
 	}

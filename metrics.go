@@ -28,6 +28,7 @@ const module = "github.com/meshlite-go/meshlite"
 func (r *Runtime) register() error {
 	r.registry.MustRegister(
 		buildInfo(),
+		&r.off,
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
 		cachemetrics.New(r.caches.Stats),

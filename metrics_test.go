@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -298,9 +299,13 @@ func useEverything(t *testing.T, m *mesh) {
 			panic("sweets everywhere")
 		}
 	}}, meshlite.WithRuntime(m.runtime), policy)
-	client, _ := m.client("consul:///catalog", policy)
+	client, conn := m.client("consul:///catalog", policy)
 	get(t, client, "x")
 	get(t, client, "x")
+	// Without a deadline.
+	if _, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
+		t.Fatal(err)
+	}
 	panics = true
 	for _, want := range []codes.Code{codes.Internal, codes.Internal, codes.ResourceExhausted} {
 		if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "y"}); status.Code(err) != want {

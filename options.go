@@ -73,6 +73,7 @@ type config struct {
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
 	tracing   Tracer
+	off       []kill // by the environment
 }
 
 type (
@@ -110,13 +111,14 @@ func WithDirectory(directory Directory) Option {
 	return option(func(c *config) { c.directory = directory })
 }
 
-// WithLogger logs to log. Default, and nil: slog.Default().
+// WithLogger logs to log. Default, and nil: slog.Default(). MESHLITE_LOG_LEVEL replaces the
+// level of its handler for the lines of the mesh.
 func WithLogger(log *slog.Logger) Option { return option(func(c *config) { c.log = log }) }
 
 // WithLocality sets where the process runs: a region and, within it, a zone, such as
 // "eu-west-1" and "eu-west-1a". A server registers it; a client's calls stay in its zone
-// while the instances there can carry them. Both empty is unknown, so that environment
-// variables can be passed as they are.
+// while the instances there can carry them. Both empty is MESHLITE_REGION and
+// MESHLITE_ZONE, and unknown without these.
 func WithLocality(region, zone string) Option {
 	return option(func(c *config) { c.region, c.zone = region, zone })
 }
@@ -164,7 +166,7 @@ func WithTracing(tracer Tracer) Option {
 // finish checks what both sides have and sets the defaults.
 func (c *config) finish() error {
 	switch {
-	case c.plaintext && c.creds != nil:
+	case c.plaintext && c.creds != nil && !isPlaintext(c.creds):
 		return errors.New("meshlite: both WithPlaintext and TLS are given: leave one of them out")
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
@@ -186,7 +188,13 @@ func (c *config) finish() error {
 	if c.zone != "" && c.region == "" {
 		return optionError("WithLocality", c.zone, "Consul takes a zone only within its region: write the region too")
 	}
-	return nil
+	return c.environment()
+}
+
+// isPlaintext reports whether creds are gRPC's own of no security. Others may say the same
+// of themselves, and send something first.
+func isPlaintext(creds credentials.TransportCredentials) bool {
+	return reflect.TypeOf(creds) == reflect.TypeOf(insecure.NewCredentials())
 }
 
 // findDirectory takes the agent that the environment names unless an option has

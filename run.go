@@ -48,6 +48,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err == nil {
 		select {
 		case err = <-r.served: // nil when somebody has stopped the gRPC server
+			r.config.drain = 0 // nobody accepts calls any longer
 		case <-ctx.Done():
 		}
 	}
@@ -93,7 +94,7 @@ func (r *run) start(ctx context.Context) error {
 	if port := r.config.listenPort(); address == "" || port != "" {
 		address = net.JoinHostPort(host, cmp.Or(port, "0"))
 	}
-	if r.listener, err = listen(r.listenOption(), address); err != nil {
+	if r.listener, err = r.listen(r.listenOption(), address); err != nil {
 		return err
 	}
 	if err := r.serveMetrics(host); err != nil {
@@ -213,7 +214,7 @@ func (r *run) serveMetrics(host string) error {
 	if r.config.metrics == "" {
 		return nil
 	}
-	listener, err := listen("WithMetricsAddress", r.config.metrics)
+	listener, err := r.listen(r.config.metricsBy, r.config.metrics)
 	if err != nil {
 		return err
 	}
@@ -254,7 +255,7 @@ func (r *run) healthy() error {
 func (r *run) listenOption() string {
 	switch {
 	case r.config.listen != "":
-		return "WithListenAddress"
+		return r.config.listenBy
 	case r.config.advertised != "":
 		return "WithAdvertisedAddress"
 	default:
@@ -263,8 +264,8 @@ func (r *run) listenOption() string {
 }
 
 // listen opens an address; option is what named it.
-func listen(option, address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp", address)
+func (r *run) listen(option, address string) (net.Listener, error) {
+	listener, err := r.config.runtime.network.Listen(context.Background(), "tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, optionError(option, address, "another program listens there: stop it, or take port 0 for a free one")

@@ -3,6 +3,7 @@ package meshlite
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 
@@ -28,10 +29,12 @@ type Runtime struct {
 	registry *prometheus.Registry
 	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
 	callers  *caller.Callers
+	network  Network
 	metrics  *metrics.Metrics
 	caches   *cachepage.Caches
 	limits   *limitspage.Limits       // with what bounds the handlers of all servers
 	retries  weakset.Set[retry.Retry] // of channels
+	off      turnedOff
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -75,6 +78,9 @@ type RuntimeConfig struct {
 	// or [WithConcurrency] has callers of its own. Default: those of package caller, by
 	// which callers are who their certificates prove and nobody is trusted.
 	Callers *caller.Callers
+
+	// Network replaces TCP, for tests. Default: TCP.
+	Network Network
 }
 
 // NewRuntime makes a runtime of its own, for programs that say who their callers are, that
@@ -82,7 +88,7 @@ type RuntimeConfig struct {
 func NewRuntime(config RuntimeConfig) (*Runtime, error) {
 	r := &Runtime{
 		registry: prometheus.NewRegistry(), beside: config.Registerer,
-		callers: cmp.Or(config.Callers, new(caller.Callers)), sites: map[Directory]*site{},
+		callers: cmp.Or(config.Callers, new(caller.Callers)), network: cmp.Or[Network](config.Network, &tcp{}), sites: map[Directory]*site{},
 	}
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {
@@ -128,6 +134,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithGatherer(r.page()),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
+		admin.WithStats("disabled", func() any { return r.off.names() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
@@ -141,7 +148,11 @@ func (r *Runtime) consul() (*consul.Directory, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.directory == nil {
-		directory, err := consul.New(consul.Config{})
+		log, err := levelled(slog.Default())
+		if err != nil {
+			return nil, err
+		}
+		directory, err := consul.New(consul.Config{Logger: log})
 		if err != nil {
 			return nil, fmt.Errorf("meshlite: %w", err)
 		}

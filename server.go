@@ -54,7 +54,6 @@ var serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9]
 // [Server.Run].
 func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	c := serverConfig{
-		metrics:          defaultMetricsAddress,
 		drain:            defaultDrain,
 		stopTimeout:      defaultStopTimeout,
 		ownPerConnection: defaultOwnPerConnection,

@@ -24,6 +24,7 @@ const unknownAddress = "localhost:1"
 type serverConfig struct {
 	config
 	listen, advertised, metrics    string
+	listenBy, metricsBy            string // the option or variable that sets them
 	metricsHosts                   []string
 	registrations                  []catalog.Registration // the first is of the server's own name
 	drain, stopTimeout             time.Duration
@@ -37,9 +38,10 @@ type serverConfig struct {
 
 // WithListenAddress is where calls are accepted: "host:port", ":8080" for every address of
 // the machine, or "8080" for a port of the advertised host alone. Default, and "", so that
-// os.Getenv("PORT") can be passed as it is: a free port of the advertised host.
+// os.Getenv("PORT") can be passed as it is: MESHLITE_LISTEN_ADDRESS, else a free port of the
+// advertised host.
 func WithListenAddress(address string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.listen = address })
+	return serverOption(func(c *serverConfig) { c.listen, c.listenBy = address, "WithListenAddress" })
 }
 
 // WithAdvertisedAddress is where clients find the server: "host", or "host:port"
@@ -89,14 +91,14 @@ func WithHealthListener(address string) ServerOption {
 // WithMetricsAddress is where /metrics, /healthz, /readyz and /debug/meshlite are served,
 // and /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and
 // clear caches. /healthz is 200 as long as the process answers, and /readyz while the
-// server can be called: "" is serving and registered. Default: a free port of 127.0.0.1.
-// "" does not serve them.
+// server can be called: "" is serving and registered. Default: MESHLITE_METRICS_ADDRESS, else
+// a free port of 127.0.0.1. "" does not serve them.
 //
 // /debug/meshlite and /debug/pprof, against DNS rebinding in browsers, may be called by IP
 // addresses, localhost, the machine's name, the hosts of the advertised and of this
 // address, and hosts, such as the name of a proxy. The other pages answer to all names.
 func WithMetricsAddress(address string, hosts ...string) ServerOption {
-	return serverOption(func(c *serverConfig) { c.metrics, c.metricsHosts = address, hosts })
+	return serverOption(func(c *serverConfig) { c.metrics, c.metricsBy, c.metricsHosts = address, "WithMetricsAddress", hosts })
 }
 
 // WithDrain sets how long a server that stops still accepts calls after it has
@@ -134,6 +136,7 @@ func (c *serverConfig) finish(service string) error {
 	if err := c.findDirectory(); err != nil {
 		return err
 	}
+	c.environment()
 	if err := c.checkAddresses(); err != nil {
 		return err
 	}
@@ -181,7 +184,7 @@ func (c *serverConfig) checkAddresses() error {
 	}
 	listen := c.listen
 	if listen != "" && c.listenPort() == "" && !strings.Contains(listen, ":") {
-		return optionError("WithListenAddress", listen, "write host:port, :port, or a port from 0 to 65535")
+		return optionError(c.listenBy, listen, "write host:port, :port, or a port from 0 to 65535")
 	} else if c.listenPort() != "" {
 		listen = ""
 	}
@@ -190,8 +193,8 @@ func (c *serverConfig) checkAddresses() error {
 		health = *c.healthListener
 	}
 	return cmp.Or(
-		checkAddress("WithMetricsAddress", c.metrics, false),
-		checkAddress("WithListenAddress", listen, false),
+		checkAddress(c.metricsBy, c.metrics, false),
+		checkAddress(c.listenBy, listen, false),
 		checkAddress("WithAdvertisedAddress", advertised, true),
 		checkAddress("WithHealthListener", health, false))
 }

@@ -88,13 +88,12 @@ func cutLast(list string) (rest, last string, more bool) {
 // ParseAddress reads an address, with a port too, which some proxies write in
 // x-forwarded-for. It is in the form of [Callers.Address].
 func ParseAddress(text string) (netip.Addr, error) {
+	if withPort, err := netip.ParseAddrPort(text); err == nil { // net/http's form
+		return plain(withPort.Addr()), nil
+	}
 	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
 	if err != nil {
-		withPort, portErr := netip.ParseAddrPort(text)
-		if portErr != nil {
-			return netip.Addr{}, err
-		}
-		addr = withPort.Addr()
+		return netip.Addr{}, err
 	}
 	return plain(addr), nil
 }

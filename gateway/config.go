@@ -37,7 +37,7 @@ type Config struct {
 	// sites can use it, too. Default: edge.New of a Config with the Logger alone.
 	Edge *edge.Edge
 	// Transcode has the bounds of calls. Its Services and SetRoute and, unless set, Metadata
-	// and Logger are the gateway's.
+	// and Logger are the gateway's. Its Origins narrow those that the CORS of Edge allows.
 	Transcode transcode.Config
 	// Info is what the OpenAPI document says of the whole.
 	Info openapi.Info
@@ -125,6 +125,9 @@ func (c *Config) finish() error {
 		c.Edge = made
 	}
 	c.Transcode.SetRoute = edge.SetRoute
+	if c.Transcode.Origins == nil {
+		c.Transcode.Origins = []string{"*"} // the edge has checked it
+	}
 	if c.Transcode.Metadata == nil {
 		c.Transcode.Metadata = c.Edge.Metadata
 	}

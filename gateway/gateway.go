@@ -114,7 +114,12 @@ func (g *Gateway) take(i int, offered *contract.Contract) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.services[i]
-	before := s.contract
+	before, taken := s.contract, false
+	defer func() {
+		if !taken { // or a panic, which hostile descriptors may cause
+			s.contract = before
+		}
+	}()
 	s.contract = offered
 	mux, leftOut, err := g.arrange()
 	if err == nil {
@@ -124,10 +129,10 @@ func (g *Gateway) take(i int, offered *contract.Contract) error {
 		err = s.Contracts.Set(offered.Files)
 	}
 	if err != nil {
-		s.contract = before
 		return err
 	}
 	g.swap(mux, leftOut)
+	taken = true
 	if missing := s.missing(offered); len(missing) > 0 {
 		g.log.Warn("the contract has no such service or method, and nothing is let out by that name", "service", s.Name, "offer", missing)
 	}

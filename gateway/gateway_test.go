@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,16 +14,19 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/gateway"
+	"github.com/meshlite-go/meshlite/gateway/contract"
+	"github.com/meshlite-go/meshlite/gateway/edge"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
 var errUnimplemented = status.Error(codes.Unimplemented, "unknown method")
 
 // newGateway makes a gateway. Its owner closes it.
-func newGateway(t *testing.T, m *mesh, config gateway.Config) *gateway.Gateway {
+func newGateway(t testing.TB, m *mesh, config gateway.Config) *gateway.Gateway {
 	t.Helper()
 	config.Logger = m.log
 	g, err := gateway.New(config)
@@ -108,6 +112,73 @@ func TestContractsAreFollowedWithoutAFailedRequest(t *testing.T) {
 		<-stopped
 		if asked.Load() < 1000 || failed.Load() > 0 {
 			t.Errorf("%d of %d requests failed", failed.Load(), asked.Load())
+		}
+	})
+}
+
+// sourceFunc is a contract.Source.
+type sourceFunc func(context.Context) (*contract.Contract, error)
+
+func (f sourceFunc) Load(ctx context.Context) (*contract.Contract, error) { return f(ctx) }
+
+// A contract whose taking panics is refused like any other, and keeps no other service from
+// being served.
+func TestAContractThatPanicsIsRefusedAlone(t *testing.T) {
+	files := compile(t, pies)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		defer m.end()
+		hostile, bakery := m.service("hostile", "*"), m.service("bakery", "*")
+		defer hostile.Close()
+		defer bakery.Close()
+		hostile.Contract = sourceFunc(func(context.Context) (*contract.Contract, error) {
+			return &contract.Contract{Files: files, Services: []protoreflect.ServiceDescriptor{nil}}, nil
+		})
+		g := newGateway(t, m, gateway.Config{Services: []gateway.Service{hostile, bakery}})
+		defer g.Close()
+		time.Sleep(5 * time.Second)
+		if stats := g.Stats()[0]; stats.Serving || !strings.Contains(stats.Error, "panic") {
+			t.Errorf("%+v, want a refusal because of a panic", stats)
+		}
+		m.start("bakery", files)
+		time.Sleep(5 * time.Second)
+		if got := ask(g, "GET", "/v1/pies/apple", ""); got.Code != 200 {
+			t.Errorf("the other service answers %d %s", got.Code, got.Body)
+		}
+	})
+}
+
+// CORS says whose pages may open a WebSocket.
+func TestOriginsOfWebSockets(t *testing.T) {
+	files := compile(t, strings.Replace(pies, "rpc BakePie", "rpc Stack(stream Pie) returns (Pie); rpc BakePie", 1))
+	around, err := edge.New(edge.Config{CORS: edge.CORS{Origins: []string{"https://shop.example"}}, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		defer m.end()
+		bakery := m.service("bakery", "*")
+		defer bakery.Close()
+		g := newGateway(t, m, gateway.Config{Edge: around, Services: []gateway.Service{bakery}})
+		defer g.Close()
+		m.start("bakery", files)
+		time.Sleep(5 * time.Second)
+		for origin, forbidden := range map[string]bool{"": false, "http://example.com": false, "https://shop.example": false, "https://evil.example": true} {
+			r := httptest.NewRequest("GET", "/pies.v1.PieService/Stack", nil)
+			for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Origin": origin} {
+				if value != "" {
+					r.Header.Set(name, value)
+				}
+			}
+			want := http.StatusSwitchingProtocols // and no more, since a recorder has no connection
+			if forbidden {
+				want = http.StatusForbidden
+			}
+			w := httptest.NewRecorder()
+			if g.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("origin %q: %d %s, want %d", origin, w.Code, w.Body, want)
+			}
 		}
 	})
 }

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bufbuild/protocompile"
-	"github.com/bufbuild/protocompile/protoutil"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -25,15 +23,14 @@ import (
 	"google.golang.org/grpc/reflection"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/test/bufconn"
-	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/gateway"
+	"github.com/meshlite-go/meshlite/internal/prototest"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -67,35 +64,7 @@ var morePies = strings.NewReplacer(
 // compile makes the files of one source, imports included.
 func compile(t testing.TB, text string) *protoregistry.Files {
 	t.Helper()
-	compiler := protocompile.Compiler{Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
-		&protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(map[string]string{"pies.proto": text})},
-		protocompile.ResolverFunc(func(name string) (protocompile.SearchResult, error) {
-			file, err := protoregistry.GlobalFiles.FindFileByPath(name)
-			return protocompile.SearchResult{Desc: file}, err
-		}),
-	})}
-	compiled, err := compiler.Compile(t.Context(), "pies.proto")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, seen := &descriptorpb.FileDescriptorSet{}, map[string]bool{}
-	var add func(protoreflect.FileDescriptor)
-	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
-			return
-		}
-		seen[file.Path()] = true
-		for i := range file.Imports().Len() {
-			add(file.Imports().Get(i).FileDescriptor)
-		}
-		set.File = append(set.File, protoutil.ProtoFromFileDescriptor(file))
-	}
-	add(compiled[0])
-	files, err := protodesc.NewFiles(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
+	return prototest.Files(t, "pies.proto", text)
 }
 
 // lines are what a log has got so far.
@@ -118,7 +87,7 @@ func (l *lines) String() string {
 
 // mesh is a stand-in agent and instances, all in memory and in virtual time.
 type mesh struct {
-	t     *testing.T
+	t     testing.TB
 	agent *consultest.Server
 	lines lines // of the log
 	log   *slog.Logger
@@ -154,7 +123,7 @@ func (i *instance) subjects() []string {
 	return i.verified
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t testing.TB) *mesh {
 	m := &mesh{t: t, agent: consultest.New(), instances: map[string]*instance{}}
 	m.log = slog.New(slog.NewTextHandler(&m.lines, nil))
 	return m

@@ -19,7 +19,7 @@ type cachePolicies struct {
 	policies *interceptors.Policies
 	mu       sync.RWMutex
 	version  any
-	byMethod map[string]transcode.CachePolicy // of version; the methods of one contract
+	byMethod map[protoreflect.MethodDescriptor]transcode.CachePolicy // of version; the methods of one contract
 }
 
 // cacheOf is nil where no channel follows contracts. Of several that do, the one is taken
@@ -36,22 +36,22 @@ func cacheOf(contracts *interceptors.Contracts) func(protoreflect.MethodDescript
 }
 
 func (c *cachePolicies) of(method protoreflect.MethodDescriptor) transcode.CachePolicy {
-	name := "/" + string(method.Parent().FullName()) + "/" + string(method.Name())
 	version := c.policies.Version()
 	c.mu.RLock()
-	known, ok := c.byMethod[name]
+	known, ok := c.byMethod[method]
 	ok = ok && c.version == version
 	c.mu.RUnlock()
 	if ok {
 		return known
 	}
+	name := "/" + string(method.Parent().FullName()) + "/" + string(method.Name())
 	made := cachePolicyOf(c.policies.Call(interceptors.Client, name))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.version != version || c.byMethod == nil {
-		c.version, c.byMethod = version, map[string]transcode.CachePolicy{}
+		c.version, c.byMethod = version, map[protoreflect.MethodDescriptor]transcode.CachePolicy{}
 	}
-	c.byMethod[name] = made
+	c.byMethod[method] = made
 	return made
 }
 

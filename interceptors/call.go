@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -65,6 +66,16 @@ type CallMeta struct {
 // Cacheable reports whether a response may be served again: the contract marks the
 // method idempotency_level = NO_SIDE_EFFECTS, or the cache rule allows others.
 func (m *CallMeta) Cacheable() bool { return m.Safe() || m.Policy.GetCache().GetAllowSideEffects() }
+
+// Timeout is the one that the policy sets for calls on this side, or 0. Policies have checked
+// the text.
+func (m *CallMeta) Timeout() time.Duration {
+	if !m.Side.On(m.Policy.GetTimeoutSide(), Client) {
+		return 0
+	}
+	timeout, _ := ParseDuration(m.Policy.GetTimeout())
+	return timeout
+}
 
 // cached reports whether responses are cached.
 func (m *CallMeta) cached() bool {

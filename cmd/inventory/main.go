@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -27,7 +28,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run() error {
-	metrics := flag.String("metrics-address", "127.0.0.1:0", "serve /metrics, /healthz, /readyz and pprof at `host:port`")
+	metrics := flag.String("metrics-address", cmp.Or(os.Getenv("MESHLITE_METRICS_ADDRESS"), "127.0.0.1:0"), "serve /metrics, /healthz, /readyz and pprof at `host:port`")
 	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")

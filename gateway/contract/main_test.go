@@ -8,8 +8,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/bufbuild/protocompile"
-	"github.com/bufbuild/protocompile/protoutil"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -19,10 +17,10 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/meshlite-go/meshlite/gateway/contract"
+	"github.com/meshlite-go/meshlite/internal/prototest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,34 +45,7 @@ message Cake { string name = 1; google.protobuf.Timestamp baked_at = 2; }
 // compile makes a descriptor set of cakes/v1/cakes.proto, imports included.
 func compile(t testing.TB, text string) *descriptorpb.FileDescriptorSet {
 	t.Helper()
-	compiler := protocompile.Compiler{
-		SourceInfoMode: protocompile.SourceInfoStandard,
-		Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
-			&protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(map[string]string{"cakes/v1/cakes.proto": text})},
-			protocompile.ResolverFunc(func(name string) (protocompile.SearchResult, error) {
-				file, err := protoregistry.GlobalFiles.FindFileByPath(name)
-				return protocompile.SearchResult{Desc: file}, err
-			}),
-		}),
-	}
-	compiled, err := compiler.Compile(t.Context(), "cakes/v1/cakes.proto")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, seen := &descriptorpb.FileDescriptorSet{}, map[string]bool{}
-	var add func(protoreflect.FileDescriptor)
-	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
-			return
-		}
-		seen[file.Path()] = true
-		for i := range file.Imports().Len() {
-			add(file.Imports().Get(i).FileDescriptor)
-		}
-		set.File = append(set.File, protoutil.ProtoFromFileDescriptor(file))
-	}
-	add(compiled[0])
-	return set
+	return prototest.Set(t, "cakes/v1/cakes.proto", text)
 }
 
 // offer is what a server says by reflection. It can change while the server runs.

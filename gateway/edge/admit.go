@@ -2,15 +2,15 @@ package edge
 
 import (
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 // Reasons why a request did not reach the handler.
 const (
-	refusedForm    = "form"    // a method or path that nobody may send
+	refusedForm    = "form"    // what nobody may send
 	refusedOrigin  = "origin"  // of another site that CORS does not allow
 	refusedURL     = "url"     // too long
 	refusedBody    = "body"    // too long, as it says itself
@@ -59,6 +59,7 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 
 // check refuses what nobody may send. It answers, and returns false, then.
 func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
+	form := httpform.Check(r)
 	switch {
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		rec.refused = refusedForm
@@ -66,14 +67,17 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	case len(r.RequestURI) > e.config.MaxURL:
 		rec.refused = refusedURL
 		problem.Write(w, problem.Problem{Status: http.StatusRequestURITooLong, Code: "INVALID_ARGUMENT", Detail: "the URL has more than " + formatUint(uint64(e.config.MaxURL)) + " bytes"})
-	case !plainPath(r.URL):
+	case form != nil:
 		rec.refused = refusedForm
-		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: `the path has a segment "." or "..", or a control character: send it resolved`})
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: form.Error()})
+	case e.forwardedBytes(r.Header) > maxForwarded:
+		rec.refused = refusedForm
+		problem.Write(w, problem.Problem{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "INVALID_ARGUMENT", Detail: "the headers that are passed on have more than " + formatUint(maxForwarded) + " bytes"})
 	case e.config.MaxBody > 0 && r.ContentLength > e.config.MaxBody:
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it
 		problem.Write(w, problem.Problem{Status: http.StatusRequestEntityTooLarge, Code: "INVALID_ARGUMENT", Detail: "the body has more than " + formatUint(uint64(e.config.MaxBody)) + " bytes"})
-	case !e.allows(r) && e.sameOrigin.Check(r) != nil:
+	case !e.allows(r) && e.isOfAnotherSite(r):
 		rec.refused = refusedOrigin
 		problem.Write(w, problem.Problem{Status: http.StatusForbidden, Code: "PERMISSION_DENIED", Detail: "a page of another site sent this: only origins that CORS names may"})
 	default:
@@ -83,18 +87,13 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// plainPath reports whether all who read the path of u mean the same by it.
-func plainPath(u *url.URL) bool {
-	if !strings.HasPrefix(u.Path, "/") || strings.ContainsFunc(u.Path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return false
+// isOfAnotherSite reports whether a page of another site sent r, which may change something. By a
+// WebSocket it may, although that is a GET; browsers say the origin of all.
+func (e *Edge) isOfAnotherSite(r *http.Request) bool {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		r = &http.Request{Method: http.MethodPost, Host: r.Host, URL: r.URL, Header: http.Header{"Origin": r.Header["Origin"]}}
 	}
-	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
-		segment, _, _ = strings.Cut(segment, ";") // some servers take "..;" for ".."
-		if segment == "." || segment == ".." {
-			return false
-		}
-	}
-	return true
+	return e.sameOrigin.Check(r) != nil
 }
 
 // originForm rewrites a request in absolute form, whose host net/http has taken for r.Host, so

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,15 +22,39 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/edge"
 )
 
-// Scripts of named origins may read answers, refusals included, and nobody else's.
+// A page of another site changes nothing, by a form or a script, unless CORS names its origin; by
+// what a browser adds to requests of any page not even then, without Credentials.
 func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
 	off := newEdge(t, edge.Config{}).Handler(hello)
 	named := newEdge(t, edge.Config{CORS: edge.CORS{Origins: []string{"https://shop.example"}}}).Handler(hello)
+	anyone := newEdge(t, edge.Config{CORS: edge.CORS{Origins: []string{"*"}}, TrustedProxies: trusted}).Handler(hello)
+	trusting := newEdge(t, edge.Config{CORS: edge.CORS{Origins: []string{"https://shop.example"}, Credentials: true}}).Handler(hello)
+	form := func(peer string, certified bool, pairs ...string) *http.Request {
+		r := request("POST", "/", peer, append(pairs, "Sec-Fetch-Site", "cross-site", "Origin", "https://shop.example")...)
+		if certified {
+			leaf := &x509.Certificate{}
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}}}
+		}
+		return r
+	}
 	for name, test := range map[string]struct {
 		handler http.Handler
 		request *http.Request
 		status  int
 	}{
+		"any origin":                         {anyone, form("", false), 200},
+		"any origin, with a cookie":          {anyone, form("", false, "Cookie", "session=1"), 403},
+		"any origin, with a certificate":     {anyone, form("", true), 403},
+		"any origin, certificate of a proxy": {anyone, form("10.0.0.1:1", true), 200},
+		"a named origin, with a cookie":      {named, form("", false, "Cookie", "session=1"), 403},
+		"with Credentials, with both":        {trusting, form("", true, "Cookie", "session=1"), 200},
+
+		"a WebSocket of the same site":            {off, request("GET", "/", "", "Upgrade", "websocket", "Origin", "http://example.com"), 200},
+		"a WebSocket of no browser":               {off, request("GET", "/", "", "Upgrade", "websocket"), 200},
+		"a WebSocket of another site":             {off, request("GET", "/", "", "Upgrade", "WebSocket", "Origin", "https://evil.example"), 403},
+		"a WebSocket of an origin that is named":  {named, request("GET", "/", "", "Upgrade", "websocket", "Origin", "https://shop.example"), 200},
+		"a WebSocket of one, with its own cookie": {named, request("GET", "/", "", "Upgrade", "websocket", "Origin", "https://shop.example", "Cookie", "a=b"), 403},
+
 		"no browser":                          {off, request("POST", "/", ""), 200},
 		"the same site":                       {off, request("POST", "/", "", "Sec-Fetch-Site", "same-origin", "Origin", "https://example.com"), 200},
 		"another site":                        {off, request("POST", "/", "", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},
@@ -44,6 +70,7 @@ func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
 	}
 }
 
+// Scripts of named origins may read answers, refusals included, and nobody else's.
 func TestCORS(t *testing.T) {
 	off := do(newEdge(t, edge.Config{}).Handler(hello), request("GET", "/", "", "Origin", "https://shop.example"))
 	want(t, "by default", off.Header().Get("Access-Control-Allow-Origin"), "")

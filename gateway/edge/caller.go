@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -81,20 +82,34 @@ func (e *Edge) hops(r *http.Request) []string {
 		// A comma inside of quotes separates too: what a caller has left open must not hide what
 		// the proxy has appended.
 		for element := range strings.SplitSeq(line, ",") {
-			hops = append(hops, forOf(element))
+			hops = append(hops, cmp.Or(parameterOf(element, "for"), "unknown"))
 		}
 	}
 	return hops
 }
 
-// forOf is the address in an element of Forwarded (RFC 7239), or "" if it names none.
-func forOf(element string) (node string) {
+// protoOf is the scheme by which the caller came to the trusted proxy that sends r, "" if it
+// does not say so in the header that it writes.
+func (e *Edge) protoOf(r *http.Request) string {
+	if e.config.ForwardedBy == forwardedFor {
+		if values := r.Header["X-Forwarded-Proto"]; len(values) == 1 {
+			return values[0]
+		}
+		return ""
+	}
+	all := strings.Join(r.Header[forwarded], ",")
+	return parameterOf(all[strings.LastIndexByte(all, ',')+1:], "proto")
+}
+
+// parameterOf is the value of a parameter in an element of Forwarded (RFC 7239), or "" if it has
+// none.
+func parameterOf(element, wanted string) (found string) {
 	for pair := range strings.SplitSeq(element, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
-		if !strings.EqualFold(name, "for") {
+		if !strings.EqualFold(name, wanted) {
 			continue
 		}
-		if node != "" {
+		if found != "" {
 			return ""
 		}
 		if quoted, ok := strings.CutPrefix(value, `"`); ok {
@@ -102,11 +117,11 @@ func forOf(element string) (node string) {
 				return ""
 			}
 		}
-		if node = value; strings.ContainsAny(node, `"\`) {
+		if found = value; strings.ContainsAny(found, `"\`) {
 			return ""
 		}
 	}
-	return node
+	return found
 }
 
 // authenticate finds the subject. It answers, and returns false, if the token is not valid or

@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/rs/cors"
+
+	"github.com/meshlite-go/meshlite/caller"
 )
 
 // CORS allows scripts of other origins to read answers, and pages of them to send what may
-// change something. Without it a browser's POST from another site is 403, readable or not.
+// change something, WebSockets included. Without it a browser's POST from another site is 403,
+// readable or not.
 type CORS struct {
 	// Origins are those that may, such as "https://shop.example", "https://*.shop.example" or
 	// "*". None turns CORS off.
@@ -27,7 +31,8 @@ type CORS struct {
 	// Exposed are those that they may read. Default: ETag, Age, Retry-After, RateLimit,
 	// RateLimit-Policy, Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin.
 	Exposed []string
-	// Credentials lets them use cookies and client certificates. It needs named origins.
+	// Credentials lets them use cookies and client certificates. It needs named origins. Without
+	// it a request of theirs that has some, and may change something, is 403.
 	Credentials bool
 	// MaxAge is for how long a browser remembers what is allowed. Default: 2 hours.
 	MaxAge time.Duration
@@ -63,8 +68,18 @@ func (e *Edge) setCORS() error {
 		AllowCredentials: c.Credentials,
 		MaxAge:           int(c.MaxAge / time.Second),
 	})
-	e.cors, e.allows = allowed.Handler, allowed.OriginAllowed
+	e.cors = allowed.Handler
+	e.allows = func(r *http.Request) bool {
+		return allowed.OriginAllowed(r) && (c.Credentials || !e.hasCredentials(r))
+	}
 	return nil
+}
+
+// hasCredentials reports whether r has what a browser adds to requests of any page. What CORS
+// allows without Credentials has none of it; a form has.
+func (e *Edge) hasCredentials(r *http.Request) bool {
+	_, certified := caller.VerifiedTLS(r.TLS)
+	return len(r.Header["Cookie"]) > 0 || certified && !e.peerOf(r).trusted
 }
 
 func or(given []string, otherwise ...string) []string {
@@ -107,11 +122,14 @@ func compressible(contentType string) bool {
 	}
 }
 
+// minCompressed is the fewest bytes that get shorter by enough.
+const minCompressed = 1 << 10
+
 func (e *Edge) setCompression() error {
 	if e.config.NoCompression {
 		return nil
 	}
-	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(1<<10), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
+	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(minCompressed), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
 	e.pack = pack
 	return err
 }
@@ -162,6 +180,12 @@ func (w *choosing) choose(status int) {
 	}
 	w.chosen = true
 	header := w.plain.Header()
+	if lengths := header["Content-Length"]; len(lengths) == 1 {
+		if n, err := strconv.Atoi(lengths[0]); err == nil && n < minCompressed {
+			w.ResponseWriter = w.plain
+			return
+		}
+	}
 	if status == http.StatusPartialContent || status == http.StatusSwitchingProtocols || header.Get("Content-Encoding") != "" ||
 		!compressible(header.Get("Content-Type")) || strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-transform") {
 		w.ResponseWriter = w.plain

@@ -68,7 +68,7 @@
 //	meshlite_edge_requests_total             method, route, code, code_class (ok, client, server)
 //	meshlite_edge_request_seconds            method, route
 //	meshlite_edge_in_flight_requests
-//	meshlite_edge_refused_total              reason: form, url, body, limit, key, token, subject
+//	meshlite_edge_refused_total              reason: form, origin, url, body, limit, key, token, subject
 //	meshlite_edge_limited_total              limit, result: admitted, refused, shadowed
 //	meshlite_edge_panics_total
 //	meshlite_edge_connections
@@ -85,5 +85,6 @@
 //
 // A Go server gives "Content-Length" with "Transfer-Encoding" the meaning of RFC 9112 (the
 // latter) and refuses other forms of request smuggling; backends get requests that are made
-// anew. Paths with "." or ".." as a segment, encoded or not, and control characters are 400.
+// anew. Paths with "." or ".." as a segment, encoded or not, control characters, spaces in the
+// query, and methods and hosts that HTTP/1.1 does not have are 400.
 package edge

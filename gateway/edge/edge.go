@@ -46,7 +46,7 @@ type Config struct {
 
 	// Headers lists request headers that are passed on to gRPC backends as metadata, in any
 	// case. Headers that only the gateway may set, hop-by-hop headers and those that gRPC
-	// reserves are an error.
+	// reserves are an error. A request with more than 12 KiB of them is 431.
 	Headers []string
 
 	// CORS allows scripts of other origins. The zero value allows none.
@@ -85,8 +85,8 @@ type Edge struct {
 	callers *caller.Callers
 	limits  []*limit
 	table   *ratelimit.Table
-	headers []string          // of requests, in lower case
-	set     map[string]string // on answers that lack them
+	headers []string            // of requests, in lower case
+	set     map[string][]string // on answers that lack them; nobody changes the values
 	cors    func(http.Handler) http.Handler
 	allows  func(*http.Request) bool // its origin, by CORS
 	// sameOrigin keeps pages of other sites from changing anything with the client certificate
@@ -154,7 +154,7 @@ func (e *Edge) setBounds() error {
 	case c.HSTS < 0:
 		return wrong("HSTS", "%v: write a duration from 0 on", c.HSTS)
 	}
-	e.set = map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN"}
+	e.set = map[string][]string{"X-Content-Type-Options": {"nosniff"}, "X-Frame-Options": {"SAMEORIGIN"}}
 	for name, value := range c.ResponseHeaders {
 		if !validHeader(name, value) {
 			return wrong("ResponseHeaders", "%q: %q is no header", name, value)
@@ -162,7 +162,7 @@ func (e *Edge) setBounds() error {
 		if name = http.CanonicalHeaderKey(name); value == "" {
 			delete(e.set, name)
 		} else {
-			e.set[name] = value
+			e.set[name] = []string{value}
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 // hopByHop are headers of one connection (RFC 9110, 7.6.1, and what was used before).
@@ -20,8 +21,14 @@ var ours = []string{
 	"content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-message-type", "grpc-message", "grpc-status", "grpc-status-details-bin",
 }
 
-// maxTrace bounds the headers of a trace, in bytes: as many as W3C has others pass on.
-const maxTrace = 8 << 10
+// maxForwarded bounds the metadata that a caller can write, as HTTP/2 counts it: servers of this
+// module take 16 KiB in all, and a call with more is INTERNAL. What a trace has must fit, too, or
+// is left out; W3C has others pass on 8 KiB.
+const (
+	maxForwarded = 12 << 10
+	maxTrace     = 8 << 10
+	perField     = 32
+)
 
 func (e *Edge) setHeaders() error {
 	for _, name := range e.config.Headers {
@@ -57,7 +64,7 @@ func (e *Edge) Metadata(r *http.Request) metadata.MD {
 	if who.Address.IsValid() {
 		md["x-forwarded-for"] = []string{who.Address.String()}
 	}
-	setTrace(md, r.Header)
+	setTrace(md, r.Header, maxForwarded-e.forwardedBytes(r.Header))
 	if len(e.headers) == 0 {
 		return md
 	}
@@ -82,6 +89,16 @@ func (e *Edge) Metadata(r *http.Request) metadata.MD {
 	return md
 }
 
+// forwardedBytes is the size of the headers that are passed on by name.
+func (e *Edge) forwardedBytes(header http.Header) (n int) {
+	for _, key := range e.headers {
+		for _, value := range header[http.CanonicalHeaderKey(key)] {
+			n += len(key) + len(value) + perField
+		}
+	}
+	return n
+}
+
 // connectionHeaders are those that a request's Connection header names, in lower case.
 func connectionHeaders(header http.Header) (names []string) {
 	for _, line := range header["Connection"] {
@@ -92,17 +109,20 @@ func connectionHeaders(header http.Header) (names []string) {
 	return names
 }
 
-// setTrace passes on the trace context of W3C, if it is one.
-func setTrace(md metadata.MD, header http.Header) {
-	if parents := header["Traceparent"]; len(parents) == 1 && isTraceparent(parents[0]) {
-		md["traceparent"] = parents
-		if state := strings.Join(header["Tracestate"], ","); state != "" && len(state) <= maxTrace && printable(state) {
-			md["tracestate"] = []string{state}
+// setTrace passes on the trace context of W3C, if it is one, in left bytes.
+func setTrace(md metadata.MD, header http.Header, left int) {
+	set := func(key, value string) {
+		size := len(key) + len(value) + perField
+		if value != "" && len(value) <= maxTrace && size <= left && printable(value) {
+			md[key] = []string{value}
+			left -= size
 		}
 	}
-	if baggage := strings.Join(header["Baggage"], ","); baggage != "" && len(baggage) <= maxTrace && printable(baggage) {
-		md["baggage"] = []string{baggage}
+	if parents := header["Traceparent"]; len(parents) == 1 && isTraceparent(parents[0]) {
+		set("traceparent", parents[0])
+		set("tracestate", strings.Join(header["Tracestate"], ","))
 	}
+	set("baggage", strings.Join(header["Baggage"], ","))
 }
 
 // isTraceparent is lenient about what later versions append, as W3C asks for.
@@ -152,27 +172,25 @@ func metadataText(subject string) string {
 // behalf of in, a request below [Edge.Handler]: X-Forwarded-For, -Proto and -Host are set, and
 // X-Meshlite-Subject if the caller has one. What comes from outside under these names, and
 // others of their kind, is removed, unless in comes from a trusted proxy: then the gateway
-// appends itself to X-Forwarded-For and leaves -Proto and -Host alone. [httputil.ReverseProxy]
-// calls it in Rewrite.
+// appends itself to X-Forwarded-For, and -Proto is what the proxy says. -Host is always the Host
+// of in: proxies pass it on, and an X-Forwarded-Host that they do not write is the caller's.
+// [httputil.ReverseProxy] calls it in Rewrite.
 func (e *Edge) Forward(in *http.Request, out http.Header) {
 	for name := range out {
-		if claims(name) {
+		if httpform.IsClaim(name) {
 			delete(out, name)
 		}
 	}
 	peer := e.peerOf(in)
 	var hops []string
-	proto, host := "http", in.Host
+	proto := "http"
 	if in.TLS != nil {
 		proto = "https"
 	}
 	if peer.trusted {
 		hops = e.hops(in)
-		if values := in.Header["X-Forwarded-Proto"]; len(values) == 1 && (values[0] == "http" || values[0] == "https") {
-			proto = values[0]
-		}
-		if values := in.Header["X-Forwarded-Host"]; len(values) == 1 && values[0] != "" {
-			host = values[0]
+		if said := e.protoOf(in); said == "http" || said == "https" {
+			proto = said
 		}
 	}
 	if peer.IsValid() {
@@ -182,20 +200,8 @@ func (e *Edge) Forward(in *http.Request, out http.Header) {
 		out.Set(forwardedFor, strings.Join(hops, ", "))
 	}
 	out.Set("X-Forwarded-Proto", proto)
-	out.Set("X-Forwarded-Host", host)
+	out.Set("X-Forwarded-Host", in.Host)
 	if subject := CallerOf(in.Context()).Subject; subject != "" {
 		out.Set(caller.SubjectKey, metadataText(subject))
 	}
-}
-
-// claims reports whether a header says for whom a proxy calls. Servers that make variables of
-// headers (CGI, WSGI) do not distinguish _ from -.
-func claims(name string) bool {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	for _, prefix := range []string{"x-forwarded", "x-meshlite-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return slices.Contains([]string{"forwarded", "x-real-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "client-ip"}, name)
 }

@@ -94,6 +94,30 @@ func TestBackendsGetTheAddressThatCounts(t *testing.T) {
 	}
 }
 
+// What a caller can write of a call's metadata leaves room for ours in the 16 KiB that servers
+// take: a call with more would be INTERNAL, for which its caller alone is responsible.
+func TestMetadataIsBounded(t *testing.T) {
+	sizeOf := func(md metadata.MD) (n int) {
+		for key, values := range md {
+			for _, value := range values {
+				n += len(key) + len(value) + 32
+			}
+		}
+		return n
+	}
+	config := edge.Config{Headers: []string{"X-Key"}}
+	for _, key := range []int{1, 4000, 8000, 12000} {
+		md := metadataOf(t, config, request("GET", "/", "", "Traceparent", parent, "Tracestate", strings.Repeat("a", 8000), "Baggage", strings.Repeat("b", 8000), "X-Key", strings.Repeat("c", key)))
+		if n := sizeOf(md); n > 13<<10 || len(md["x-key"]) != 1 {
+			t.Errorf("a key of %d bytes makes %d of metadata", key, n)
+		}
+	}
+	e := newEdge(t, config)
+	w := do(e.Handler(hello), request("GET", "/", "", "X-Key", strings.Repeat("c", 7000), "X-Key", strings.Repeat("d", 7000)))
+	want(t, "too much", w.Code, http.StatusRequestHeaderFieldsTooLarge)
+	problemOf(t, w)
+}
+
 // A trace is passed on if it is one.
 func TestTracesArePassedOn(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -130,7 +154,7 @@ func TestForwardedHeadersOfPlainHTTP(t *testing.T) {
 	}
 	claims := []string{
 		"X-Forwarded-For", "203.0.113.1", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "shop.example", "X-Forwarded-Prefix", "/evil",
-		"X-Real-Ip", "203.0.113.1", "Forwarded", "for=203.0.113.1", "X-Meshlite-Subject", "root", "True-Client-Ip", "203.0.113.1", "X-Own", "1",
+		"X-Real-Ip", "203.0.113.1", "Forwarded", `for=203.0.113.1;Proto="https"`, "X-Meshlite-Subject", "root", "True-Client-Ip", "203.0.113.1", "X-Own", "1",
 	}
 	for name, test := range map[string]struct {
 		peer string
@@ -144,9 +168,11 @@ func TestForwardedHeadersOfPlainHTTP(t *testing.T) {
 		"stranger over TLS, a subject": {"192.0.2.1:1", true, "", []string{"Authorization", "Bearer alice"}, map[string]string{
 			"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Meshlite-Subject": "alice", "X-Own": "1"}},
 		"proxy": {"10.0.0.1:1", false, "", nil, map[string]string{
-			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Own": "1"}},
+			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 		"proxy that writes Forwarded": {"10.0.0.1:1", false, "Forwarded", nil, map[string]string{
-			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Own": "1"}},
+			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
+		"proxy behind one that writes nothing": {"10.0.0.2:1", false, "Forwarded", []string{"X-Forwarded-Proto", "http", "Forwarded", "proto=http"}, map[string]string{
+			"X-Forwarded-For": "unknown, 203.0.113.1, 10.0.0.2", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 		"proxy with junk": {"10.0.0.1:1", false, "", []string{"X-Forwarded-Proto", "gopher", "X-Forwarded-Host", "two.example"}, map[string]string{
 			"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "example.com", "X-Own": "1"}},
 	} {

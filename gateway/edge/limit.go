@@ -71,9 +71,10 @@ type Limit struct {
 	IPv6Prefix int
 
 	// Paths are those that the limit is for: "/v1/sweets", or "/v1/" for all below it. None is
-	// all. They are compared with the decoded path.
+	// all. They are compared with the decoded path, in which slashes are merged. A gRPC method has
+	// a path of its own beside those of its rule: see package transcode.
 	Paths []string
-	// Methods are those that the limit is for, such as POST. None is all.
+	// Methods are those that the limit is for, such as POST; GET is for HEAD, too. None is all.
 	Methods []string
 	// Skip exempts the requests for which it returns true.
 	Skip func(r *http.Request) bool
@@ -176,10 +177,23 @@ func newLimit(given Limit) (*limit, error) {
 
 // applies reports whether the limit is for r.
 func (l *limit) applies(r *http.Request) bool {
-	if len(l.Paths) > 0 && !matches(l.Paths, r.URL.Path) || len(l.Methods) > 0 && !slices.Contains(l.Methods, r.Method) {
+	if len(l.Paths) > 0 && !matches(l.Paths, withoutDoubleSlashes(r.URL.Path)) || len(l.Methods) > 0 && !l.isFor(r.Method) {
 		return false
 	}
 	return l.Skip == nil || !l.Skip(r)
+}
+
+// isFor reports whether the limit is for method. HEAD costs what GET does.
+func (l *limit) isFor(method string) bool {
+	return slices.Contains(l.Methods, method) || method == http.MethodHead && slices.Contains(l.Methods, http.MethodGet)
+}
+
+// withoutDoubleSlashes is path as servers read it that merge slashes.
+func withoutDoubleSlashes(path string) string {
+	for strings.Contains(path, "//") {
+		path = strings.ReplaceAll(path, "//", "/")
+	}
+	return path
 }
 
 // check is one limit of one request.
@@ -225,7 +239,16 @@ func (l *limit) addressKey(addr netip.Addr) string {
 		prefix, _ := addr.Prefix(l.IPv6Prefix)
 		addr = prefix.Addr()
 	}
-	bytes := addr.AsSlice()
+	var space [16]byte
+	bytes := space[:0]
+	switch {
+	case addr.Is4():
+		four := addr.As4()
+		bytes = append(bytes, four[:]...)
+	case addr.Is6():
+		space = addr.As16()
+		bytes = space[:]
+	}
 	return l.Name + "\x00a" + string(bytes)
 }
 

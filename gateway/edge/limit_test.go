@@ -327,6 +327,7 @@ func TestLimitsOfPaths(t *testing.T) {
 	}{
 		{"GET", "/v1/orders", 200}, {"GET", "/v1/orders", 429}, {"GET", "/v1/%6frders", 429}, {"GET", "/v1%2Forders", 429},
 		{"GET", "/v1/orders?x", 429}, {"GET", "/admin/x", 429}, {"POST", "/v1/orders", 200}, {"GET", "/v1/orders/7", 200},
+		{"HEAD", "/v1/orders", 429}, {"GET", "//v1///orders", 429}, {"GET", "//admin/x", 429},
 		{"GET", "/admin", 200}, {"GET", "/x/..%2fadmin/", 400}, {"GET", "/x/%2e%2e/admin/", 400},
 	} {
 		want(t, test.method+" "+test.target, do(handler, request(test.method, test.target, "192.0.2.1:1")).Code, test.want)

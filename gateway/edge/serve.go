@@ -63,9 +63,13 @@ func Standings(ctx context.Context) []ratelimit.Standing {
 
 // serve is one request, from its first to its last byte.
 func (e *Edge) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	start, rec := time.Now(), &record{}
-	answer := &response{ResponseWriter: w, edge: e, secure: r.TLS != nil}
-	body := &countedBody{ReadCloser: r.Body}
+	start := time.Now()
+	x := &struct { // one allocation
+		record   record
+		response response
+		body     countedBody
+	}{response: response{ResponseWriter: w, edge: e, secure: r.TLS != nil}, body: countedBody{ReadCloser: r.Body}}
+	rec, answer, body := &x.record, &x.response, &x.body
 	ctx, endSpan := r.Context(), func(string, int) {}
 	if e.config.Tracer != nil {
 		ctx, endSpan = e.config.Tracer.StartRequest(r)
@@ -163,7 +167,7 @@ func (w *response) WriteHeader(status int) {
 		header := w.Header()
 		for name, value := range w.edge.set {
 			if _, ok := header[name]; !ok {
-				header.Set(name, value)
+				header[name] = value
 			}
 		}
 		if age := w.edge.config.HSTS; age > 0 && w.secure && header.Get("Strict-Transport-Security") == "" {

@@ -284,7 +284,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 	watch := newWatch(s, w, r)
 	defer watch.end()
-	watched := &watchedWriter{ResponseWriter: w, watch: watch}
+	watched := &watch.writer
 	s.handler.ServeHTTP(watched, r)
 	watched.begin() // net/http sends the header of an answer without a body
 }

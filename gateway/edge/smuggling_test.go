@@ -2,6 +2,8 @@ package edge_test
 
 import (
 	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +14,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/meshlite-go/meshlite/gateway/edge"
 )
@@ -156,5 +161,44 @@ func TestNoRequestMeansTwoThings(t *testing.T) {
 		if n := strings.Count(string(rest), "HTTP/1.1 "); n > 1 {
 			t.Errorf("%s: there are %d answers more than requests: %q", name, n-1, rest)
 		}
+	}
+}
+
+// In HTTP/2 a method, a host or a query that would be another request in HTTP/1.1 is refused.
+//
+// Case E7
+func TestNoRequestOfHTTP2MeansTwoThings(t *testing.T) {
+	e := newEdge(t, edge.Config{})
+	s := serve(t, e.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, seen(r)) })), edge.ServerConfig{})
+	for name, test := range map[string]struct{ method, host, path, status string }{
+		"plain":                {"GET", "a:80", "/v1?x=%20", "200"},
+		"method with a space":  {"GET /x", "a", "/", "400"},
+		"host with a space":    {"GET", "a b", "/", "400"},
+		"host with a path":     {"GET", "a/b", "/", "400"},
+		"query with a version": {"GET", "a", "/?x HTTP/1.1", "400"},
+	} {
+		conn := s.dial("127.0.0.1")
+		fmt.Fprint(conn, http2.ClientPreface)
+		framer := http2.NewFramer(conn, bufio.NewReader(conn))
+		framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		var block bytes.Buffer
+		encoder := hpack.NewEncoder(&block)
+		for _, field := range [][2]string{{":method", test.method}, {":scheme", "http"}, {":authority", test.host}, {":path", test.path}} {
+			_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+		}
+		if err := errors.Join(framer.WriteSettings(), framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if headers, ok := frame.(*http2.MetaHeadersFrame); ok {
+				want(t, name, headers.PseudoValue("status"), test.status)
+				break
+			}
+		}
+		conn.Close()
 	}
 }

@@ -15,10 +15,10 @@ import (
 // or that takes nothing of its answer. Its clock runs only while a read or a write waits for
 // the client, so a slow backend is not blamed on it.
 type watch struct {
-	server     *Server
-	controller *http.ResponseController
-	body       *watchedBody // nil without one
-	http1      bool
+	server *Server
+	writer watchedWriter
+	body   *watchedBody // nil without one
+	http1  bool
 
 	mu       sync.Mutex
 	timer    *time.Timer
@@ -30,12 +30,18 @@ type watch struct {
 }
 
 func newWatch(s *Server, w http.ResponseWriter, r *http.Request) *watch {
-	watch := &watch{server: s, controller: http.NewResponseController(w), http1: r.ProtoMajor == 1}
+	watch := &watch{server: s, http1: r.ProtoMajor == 1}
+	watch.writer = watchedWriter{ResponseWriter: w, watch: watch}
 	if r.Body != nil && r.Body != http.NoBody {
 		watch.body = &watchedBody{ReadCloser: r.Body, watch: watch, budget: s.config.Grace}
 		r.Body = watch.body
 	}
 	return watch
+}
+
+// control sets the deadlines of the connection.
+func (w *watch) control() *http.ResponseController {
+	return http.NewResponseController(w.writer.ResponseWriter)
 }
 
 // begin has a wait end within patience. by is readBy or writeBy.
@@ -71,12 +77,12 @@ func (w *watch) fire() {
 	if !w.readBy.IsZero() && !now.Before(w.readBy) {
 		w.readBy = time.Time{}
 		w.server.metrics.cut.WithLabelValues("body").Inc()
-		_ = w.controller.SetReadDeadline(past)
+		_ = w.control().SetReadDeadline(past)
 	}
 	if !w.writeBy.IsZero() && !now.Before(w.writeBy) {
 		w.writeBy = time.Time{}
 		w.server.metrics.cut.WithLabelValues("answer").Inc()
-		_ = w.controller.SetWriteDeadline(past)
+		_ = w.control().SetWriteDeadline(past)
 	}
 	for _, by := range []time.Time{w.readBy, w.writeBy} {
 		if !by.IsZero() && (w.fireAt.IsZero() || by.Before(w.fireAt)) {
@@ -102,9 +108,9 @@ func (w *watch) end() {
 	}
 	now := time.Now()
 	if w.http1 && w.body != nil && !w.body.ended {
-		_ = w.controller.SetReadDeadline(now.Add(min(w.body.budget, time.Second)))
+		_ = w.control().SetReadDeadline(now.Add(min(w.body.budget, time.Second)))
 	}
-	_ = w.controller.SetWriteDeadline(now.Add(w.server.config.WriteStall))
+	_ = w.control().SetWriteDeadline(now.Add(w.server.config.WriteStall))
 }
 
 // watchedBody has a budget of time to wait in, which bytes that come refill up to Grace.

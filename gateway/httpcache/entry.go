@@ -184,6 +184,7 @@ func (c *Cache) entryOf(x *exchange) *entry {
 		len(c.config.Include) > 0 && !slices.Contains(c.config.Include, r.StatusCode),
 		len(r.Trailer) > 0 || r.Header.Get("Content-Range") != "" || r.Header.Get("Set-Cookie") != "" && !c.drops("Set-Cookie"),
 		r.ContentLength > c.config.MaxBody,
+		strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream"), // its end may never come
 		c.config.Store != nil && !c.config.Store(x.request, r):
 		return nil
 	}
@@ -199,7 +200,7 @@ func (c *Cache) entryOf(x *exchange) *entry {
 	}
 	explicit := false
 	if e.freshFor, explicit = freshness(r.Header, said, x.receivedAt); !explicit && !e.validate && !said.Has(cachecontrol.Public) {
-		if c.config.Duration == 0 || !byDefault || identified || x.request.Header.Get("Cookie") != "" {
+		if c.config.Duration == 0 || !byDefault || identified {
 			return nil
 		}
 		e.freshFor, e.implicit = c.config.Duration, true

@@ -11,10 +11,11 @@
 // is not stored are one request. Unsafe methods invalidate (section 4.4). Each answer has a
 // Cache-Status (RFC 9211).
 //
-// More careful than the RFC: an answer with Set-Cookie or a trailer is not stored, and freshness
-// is never guessed, unless Config.Duration does. Ranges pass. Of requests, no-store and
-// only-if-cached are obeyed, and those directives that cost the site work (no-cache, max-age,
-// min-fresh) only of trusted callers; max-stale is ignored.
+// More careful than the RFC: a cookie is an identity as Authorization is, since a site that was
+// alone may say max-age of a page for one user; an answer with Set-Cookie or a trailer is not
+// stored; and freshness is never guessed, unless Config.Duration does. Ranges pass. Of requests,
+// no-store and only-if-cached are obeyed, and those directives that cost the site work (no-cache,
+// max-age, min-fresh) only of trusted callers; max-stale is ignored.
 //
 // Written here, since the libraries that exist (bartventer/httpcache, sandrolain/httpcache, after
 // gregjones/httpcache) are private caches of one client.
@@ -43,8 +44,8 @@ type Config struct {
 	MaxBody int64
 
 	// Duration is how long an answer is fresh that does not say so, and has a status that may be
-	// cached by default (RFC 9110, section 15.1). It does not apply to requests with an identity
-	// or a cookie. Default: 0, which is never.
+	// cached by default (RFC 9110, section 15.1). It does not apply to requests with an identity.
+	// Default: 0, which is never.
 	Duration time.Duration
 	// StaleWhileRevalidate and StaleIfError apply to answers that do not have these directives.
 	// Default: 0.
@@ -71,7 +72,7 @@ type Config struct {
 	SetHeaders http.Header
 	// IdentityHeaders are those by which the site knows who asks. An answer to a request with one
 	// is stored only if it is public, must-revalidate or has s-maxage (section 3.5). Default:
-	// Authorization, Proxy-Authorization and X-Meshlite-Subject.
+	// Authorization, Proxy-Authorization, Cookie and X-Meshlite-Subject.
 	IdentityHeaders []string
 	// Name is this cache in Cache-Status. Default: "meshlite".
 	Name string
@@ -125,7 +126,7 @@ func New(config Config) (*Cache, error) {
 		config.MaxBody = int64(min(1<<20, config.MaxBytes/8))
 	}
 	if len(config.IdentityHeaders) == 0 {
-		config.IdentityHeaders = []string{"Authorization", "Proxy-Authorization", "X-Meshlite-Subject"}
+		config.IdentityHeaders = []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Meshlite-Subject"}
 	}
 	if config.Name == "" {
 		config.Name = "meshlite"

@@ -158,6 +158,7 @@ func TestByTheSectionsOfTheRFC(t *testing.T) {
 		"3.5 Authorization and s-maxage":       {{request: []string{"Authorization: x"}, answer: cc("s-maxage=60"), want: "miss"}, {want: "hit"}},
 		"3.5 Authorization, must-revalidate":   {{request: []string{"Authorization: x"}, answer: cc("max-age=60, must-revalidate"), want: "miss"}, {want: "hit"}},
 		"3.5 Authorization, proxy-revalidate":  {{request: []string{"Authorization: x"}, answer: cc("max-age=60, proxy-revalidate"), want: "miss"}, {want: "miss"}},
+		"3.5 the condition of an identity":     {{request: []string{"Authorization: x", `If-None-Match: "1"`}, answer: []string{"Cache-Control: max-age=60", tagged}, want: "miss", code: 304}, {request: []string{"Cache-Control: no-store", `If-None-Match: "1"`}, answer: []string{tagged}, want: "miss", code: 304}, {answer: cc("max-age=60"), want: "miss"}},
 		"3.5 an identity of the gateway":       {{request: []string{"X-Meshlite-Subject: alice"}, answer: cc("max-age=60"), want: "miss"}, {request: []string{"X-Meshlite-Subject: bob"}, want: "miss"}},
 		"4 the host and the query":             {{answer: cc("max-age=60"), want: "miss"}, {url: "http://web/?a", answer: cc("max-age=60"), want: "miss"}, {url: "http://shop/", answer: cc("max-age=60"), want: "miss"}, {url: "http://WEB/", want: "miss"}, {want: "hit"}},
 		"4 the scheme of clients":              {{answer: cc("max-age=60"), want: "miss"}, {request: []string{"X-Forwarded-Proto: https"}, want: "miss"}},
@@ -589,12 +590,35 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
+// A stream of events passes as it comes, whatever says that it may be stored.
+func TestEventsAreNotCollected(t *testing.T) {
+	reader, writer := io.Pipe()
+	cache, err := httpcache.New(httpcache.Config{Duration: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	transport := cache.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: reader, Request: r}, nil
+	}))
+	response, err := transport.RoundTrip(httptest.NewRequest("GET", "http://web/events", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go fmt.Fprint(writer, "data: 1\n\n")
+	event := make([]byte, 9)
+	if _, err := io.ReadFull(response.Body, event); err != nil || string(event) != "data: 1\n\n" {
+		t.Errorf("%q, %v", event, err)
+	}
+	_ = response.Body.Close()
+}
+
 // Two users behind one gateway never see each other's answers.
 func TestTwoUsersAreNotMixedUp(t *testing.T) {
 	s := &site{answer: func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		w.Header().Set("ETag", `"1"`)
-		fmt.Fprint(w, r.Header.Get("X-Meshlite-Subject"))
+		fmt.Fprint(w, r.Header.Get("X-Meshlite-Subject")+r.Header.Get("Cookie"))
 	}}
 	_, transport := newCache(t, httpcache.Config{Duration: time.Hour, StaleIfError: time.Hour}, s)
 	var wait sync.WaitGroup
@@ -603,6 +627,9 @@ func TestTwoUsersAreNotMixedUp(t *testing.T) {
 		wait.Go(func() {
 			if _, body := get(t, transport, "GET", "http://web/me", "X-Meshlite-Subject: "+user); body != user {
 				t.Errorf("%s sees the answer to %s", user, body)
+			}
+			if _, body := get(t, transport, "GET", "http://web/me", "Cookie: "+user); body != user {
+				t.Errorf("the session of %s sees the answer to %s", user, body)
 			}
 		})
 	}

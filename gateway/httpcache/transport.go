@@ -89,7 +89,7 @@ type query struct {
 
 func (t *transport) newQuery(r *http.Request) *query {
 	q := &query{transport: t, request: r, base: t.baseKey(r), said: cachecontrol.Parse(r.Header.Values("Cache-Control"))}
-	q.personal = t.identified(r) || t.config.Duration > 0 && r.Header.Get("Cookie") != ""
+	q.personal = t.identified(r)
 	q.trusted = t.config.Trusted != nil && t.config.Trusted(r)
 	return q
 }
@@ -275,9 +275,11 @@ func (c *Cache) begin() bool {
 // fetch asks the site, to validate e if that is not nil, and stores its answer if it may.
 func (q *query) fetch(r *http.Request, e *entry) (*http.Response, error) {
 	out := r.Clone(r.Context())
-	out.Header.Del("If-None-Match")
-	out.Header.Del("If-Modified-Since")
 	validates := e != nil && hasValidator(e.header)
+	if validates || !q.personal && !q.said.Has(cachecontrol.NoStore) { // else nothing of the answer is kept, most of the time
+		out.Header.Del("If-None-Match")
+		out.Header.Del("If-Modified-Since")
+	}
 	if validates {
 		e.conditional(out.Header)
 	}

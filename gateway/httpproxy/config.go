@@ -20,8 +20,8 @@
 // is sent once. (net/http itself repeats a POST without a body that has an Idempotency-Key, on a
 // new connection to the same instance, if the old one was closed meanwhile.)
 //
-// Bodies are streamed, and upgrades such as WebSocket pass: both count as requests in flight
-// until they end. Redirects and cookies are not rewritten.
+// Bodies are streamed, and WebSocket passes: both count as requests in flight until they end.
+// Upgrades to other protocols are not forwarded. Redirects and cookies are not rewritten.
 package httpproxy
 
 import (
@@ -102,8 +102,8 @@ type Config struct {
 	// Client is the address of a request's client, for X-Forwarded-For. Default: the peer.
 	Client func(*http.Request) netip.Addr
 	// Header returns what is set on every forwarded request, such as the verified identity of
-	// its caller. Of the request itself, X-Forwarded-*, Forwarded, X-Real-Ip and X-Meshlite-*
-	// are never passed on.
+	// its caller. Of the request itself, X-Forwarded-*, Forwarded, X-Real-Ip, X-Meshlite-* and
+	// others of their kind, in any spelling that servers take for the same, are never passed on.
 	Header func(*http.Request) http.Header
 	// Wrap adds to the transport that balances, such as a cache.
 	Wrap func(http.RoundTripper) http.RoundTripper

@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -60,21 +60,17 @@ func (p *Proxy) Close() {
 // problem details: 502 if instances fail, 503 with Retry-After if none can be reached or too
 // many requests are in flight, 504 if an answer takes too long.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	form := httpform.Check(r)
 	switch {
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		problem.Write(w, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: r.Method + " is not forwarded"})
+	case form != nil:
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: form.Error()})
 	case !strings.HasPrefix(r.URL.Path, p.config.Prefix):
 		problem.Write(w, problem.Problem{Status: http.StatusNotFound, Detail: "no such site"})
-	case hasDots(r.URL.Path):
-		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: "the path has a segment . or .."})
 	default:
 		p.reverse.ServeHTTP(w, r)
 	}
-}
-
-// hasDots reports whether a decoded path could leave the prefix at an instance that cleans it.
-func hasDots(path string) bool {
-	return strings.Contains(path, "/.") && slices.ContainsFunc(strings.Split(path, "/"), func(s string) bool { return s == "." || s == ".." })
 }
 
 // rewrite makes the forwarded request. The transport replaces the host of its URL by an
@@ -83,12 +79,17 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	out := r.Out
 	out.URL.Scheme, out.URL.Host = "http", p.config.Name
 	for name := range out.Header {
-		if isOwn(name) {
+		if httpform.IsClaim(name) {
 			delete(out.Header, name)
 		}
 	}
 	if client := p.config.Client(r.In); client.IsValid() {
 		out.Header.Set("X-Forwarded-For", client.String())
+	}
+	// Another protocol than WebSocket may carry requests that nobody has checked: HTTP/2 does.
+	if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") {
+		out.Header.Del("Upgrade")
+		out.Header.Del("Connection")
 	}
 	out.Header.Set("X-Forwarded-Host", r.In.Host)
 	out.Header.Set("X-Forwarded-Proto", "http")
@@ -107,12 +108,6 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	for name, values := range p.config.Header(r.In) {
 		out.Header[http.CanonicalHeaderKey(name)] = values
 	}
-}
-
-// isOwn reports whether instances believe a header because the gateway sets it.
-func isOwn(name string) bool {
-	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Meshlite-") ||
-		name == "Forwarded" || name == "X-Real-Ip"
 }
 
 // stripPrefix removes a prefix of the decoded path. Where the encoded one spells the prefix in

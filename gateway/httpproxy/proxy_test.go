@@ -108,6 +108,9 @@ func TestRequestsAreForwardedCleanly(t *testing.T) {
 		} {
 			r.Header.Set(name, value)
 		}
+		for _, name := range []string{"X_Meshlite_Subject", "X_forwarded_for", "True-Client-Ip"} {
+			r.Header[name] = []string{"root"}
+		}
 		w := httptest.NewRecorder()
 		p.ServeHTTP(w, r)
 		if w.Code != http.StatusOK || got.RequestURI != want {
@@ -116,6 +119,7 @@ func TestRequestsAreForwardedCleanly(t *testing.T) {
 		}
 		for name, want := range map[string]string{
 			"X-Hop": "", "Keep-Alive": "", "Proxy-Authorization": "", "Forwarded": "", "X-Real-Ip": "", "X-Forwarded-Port": "", "X-Meshlite-Other": "",
+			"X_meshlite_subject": "", "X_forwarded_for": "", "True-Client-Ip": "",
 			"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Host": "shop.example", "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/web",
 			"X-Meshlite-Subject": "alice", "Accept": "text/plain", "Cookie": "a=b", "Accept-Encoding": "",
 		} {
@@ -127,7 +131,7 @@ func TestRequestsAreForwardedCleanly(t *testing.T) {
 			t.Errorf("host %q, want that of the request", got.Host)
 		}
 	}
-	for path, want := range map[string]int{"/web/../x": 400, "/web/%2e%2e/x": 400, "/web/a/.": 400, "/other": 404} {
+	for path, want := range map[string]int{"/web/../x": 400, "/web/%2e%2e/x": 400, "/web/a/.": 400, `/web/..\x`: 400, "/web/..;/x": 400, "/other": 404} {
 		if w := do(p, "GET", path, ""); w.Code != want {
 			t.Errorf("%s is answered with %d, want %d", path, w.Code, want)
 		}
@@ -404,7 +408,7 @@ func TestUpgradesPassAndCount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "GET /web/ HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	fmt.Fprintf(conn, "GET /web/ HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, nil)
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
@@ -421,6 +425,49 @@ func TestUpgradesPassAndCount(t *testing.T) {
 	}
 	_ = conn.Close()
 	eventually(t, "the connection has ended", func() bool { s := p.Stats(); return s.InFlight == 0 && s.Endpoints[0].InFlight == 0 })
+}
+
+// In HTTP/2 over an upgraded connection a caller would write its own X-Meshlite-Subject.
+func TestOtherUpgradesAreNotForwarded(t *testing.T) {
+	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "upgrade %q connection %q", r.Header.Values("Upgrade"), r.Header.Values("Connection"))
+	})
+	p := newProxy(t, httpproxy.Config{}, b.URL)
+	for _, upgrade := range []string{"h2c", "websocket, h2c", "TLS/1.0"} {
+		r := httptest.NewRequest("GET", "/web/", nil)
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", upgrade)
+		r.Header.Set("Http2-Settings", "AAMAAABkAAQAAP__")
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, r)
+		if got := w.Body.String(); got != "upgrade [] connection []" {
+			t.Errorf("%s: %d %s", upgrade, w.Code, got)
+		}
+	}
+}
+
+// What HTTP/2 lets pass and HTTP/1.1 does not have is no failure of an instance.
+func TestWhatCannotBeForwardedEjectsNothing(t *testing.T) {
+	b := newBackend(t, fine)
+	p := newProxy(t, httpproxy.Config{}, b.URL)
+	for range 20 {
+		for name, spoil := range map[string]func(*http.Request){
+			"method": func(r *http.Request) { r.Method = "GET /x" },
+			"host":   func(r *http.Request) { r.Host = "a b" },
+			"query":  func(r *http.Request) { r.URL.RawQuery = "a HTTP/1.1" },
+		} {
+			r := httptest.NewRequest("GET", "/web/", nil)
+			spoil(r)
+			w := httptest.NewRecorder()
+			p.ServeHTTP(w, r)
+			if w.Code != http.StatusBadRequest {
+				t.Fatalf("%s: %d, want 400", name, w.Code)
+			}
+		}
+	}
+	if s := p.Stats(); s.Failed != 0 || b.requests.Load() != 0 || do(p, "GET", "/web/", "").Code != http.StatusOK {
+		t.Errorf("%+v", s)
+	}
 }
 
 // Bodies are streamed both ways: neither waits for its end.

@@ -21,12 +21,8 @@ type Problem struct {
 	Details []json.RawMessage `json:"details,omitempty"` // messages of google.rpc, each with its @type
 }
 
-// Write answers with p. Headers of w that are set before stay, except for those that describe
-// another body.
-func Write(w http.ResponseWriter, p Problem) {
-	if p.Status < 400 || p.Status > 599 {
-		p.Status = http.StatusInternalServerError
-	}
+// JSON is the body of p.
+func (p Problem) JSON() []byte {
 	if p.Title == "" {
 		p.Title = http.StatusText(p.Status)
 	}
@@ -34,6 +30,15 @@ func Write(w http.ResponseWriter, p Problem) {
 	if err != nil { // a detail is no JSON
 		p.Details = nil
 		body, _ = json.Marshal(p)
+	}
+	return body
+}
+
+// Write answers with p. Headers of w that are set before stay, except for those that describe
+// another body.
+func Write(w http.ResponseWriter, p Problem) {
+	if p.Status < 400 || p.Status > 599 {
+		p.Status = http.StatusInternalServerError
 	}
 	header := w.Header()
 	for _, name := range []string{"Content-Encoding", "Content-Length", "Etag", "Last-Modified"} {
@@ -45,5 +50,5 @@ func Write(w http.ResponseWriter, p Problem) {
 		header.Set("Cache-Control", "no-store")
 	}
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) // whoever asked has left
+	_, _ = w.Write(p.JSON()) // whoever asked has left
 }

@@ -1,7 +1,6 @@
 package transcode
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
@@ -19,8 +18,7 @@ import (
 
 // isIdentified reports whether the caller is somebody. A shared cache in front of us must not
 // store what somebody is answered (RFC 9111, 3.5).
-func isIdentified(ctx context.Context, r *http.Request) bool {
-	md, _ := metadata.FromOutgoingContext(ctx)
+func isIdentified(md metadata.MD, r *http.Request) bool {
 	return len(r.Header["Authorization"]) > 0 || len(md[wire.SubjectKey]) > 0 || len(md["authorization"]) > 0
 }
 

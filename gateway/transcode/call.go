@@ -70,9 +70,19 @@ func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType s
 }
 
 func setContentType(header http.Header, contentType string) {
-	header.Set("Content-Type", contentType)
-	header.Set("X-Content-Type-Options", "nosniff")
+	if contentType == typeJSON[0] {
+		header["Content-Type"] = typeJSON
+	} else {
+		header.Set("Content-Type", contentType)
+	}
+	header["X-Content-Type-Options"] = noSniff
 }
+
+// Values of headers that most answers have, which nobody changes.
+var (
+	typeJSON = []string{"application/json"}
+	noSniff  = []string{"nosniff"}
+)
 
 // answer is what a call has brought beside its message.
 type answer struct {
@@ -85,32 +95,38 @@ type answer struct {
 // call makes a unary call.
 func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in proto.Message) (*dynamicpb.Message, answer) {
 	got := answer{method: method}
-	ctx, cancel, err := m.callContext(w, r, m.config.Timeout)
+	md := m.metadataOf(r)
+	ctx, cancel, err := m.callContext(w, r, md, m.config.Timeout)
 	if err != nil {
 		got.err = err
 		return nil, got
 	}
 	defer cancel()
-	got.identified = isIdentified(ctx, r)
+	got.identified = isIdentified(md, r)
 	out := dynamicpb.NewMessage(method.desc.Output())
 	got.err = method.service.Conn.Invoke(ctx, method.path, in, out, grpc.Header(&got.header), grpc.Trailer(&got.trailer))
 	return out, got
 }
 
 // callContext carries the deadline and the metadata of a call.
-func (m *Mux) callContext(w http.ResponseWriter, r *http.Request, timeout time.Duration) (context.Context, context.CancelFunc, error) {
+func (m *Mux) callContext(w http.ResponseWriter, r *http.Request, md metadata.MD, timeout time.Duration) (context.Context, context.CancelFunc, error) {
 	timeout, err := m.timeoutOf(w, r, timeout)
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(r.Context(), md), timeout)
+	return ctx, cancel, nil
+}
+
+// metadataOf is what a backend gets with the call of r.
+func (m *Mux) metadataOf(r *http.Request) metadata.MD {
 	md := m.config.Metadata(r)
 	if len(md["if-none-match"]) > 0 {
 		// A backend would answer an empty not-modified, for an answer that we do not have.
 		md = md.Copy()
 		delete(md, "if-none-match")
 	}
-	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(r.Context(), md), timeout)
-	return ctx, cancel, nil
+	return md
 }
 
 var (
@@ -163,7 +179,7 @@ func preferredWait(prefer []string) (time.Duration, bool) {
 // accepts reports whether the Accept fields allow a media type (RFC 9110, 12.5.1): the most
 // specific range that matches decides.
 func accepts(accept []string, want string) bool {
-	if len(accept) == 0 {
+	if len(accept) == 0 || len(accept) == 1 && (accept[0] == want || accept[0] == "*/*") {
 		return true
 	}
 	major, _, _ := strings.Cut(want, "/")

@@ -49,8 +49,9 @@ var connectCodecs = map[string]*connectCodec{
 	"proto": {
 		contentType: "application/proto",
 		decode: func(m *method, text []byte, to *dynamicpb.Message) error {
-			if left := m.mux.config.MaxValues; !scanWire(text, to.Descriptor(), m.mux.config.MaxDepth, &left) {
-				return wrongField("", "nested deeper than %d, or more than %d values", m.mux.config.MaxDepth, m.mux.config.MaxValues)
+			scan := wireScan{resolver{m.service.Contract.Types}, m.mux.config.MaxValues}
+			if !scan.passes(text, to.Descriptor(), m.mux.config.MaxDepth) {
+				return wrongField("", "nested deeper than %d, more than %d values, or a message in two parts", m.mux.config.MaxDepth, m.mux.config.MaxValues)
 			}
 			options := proto.UnmarshalOptions{Resolver: m.reading.Resolver, RecursionLimit: m.reading.RecursionLimit}
 			if err := options.Unmarshal(text, to); err != nil {
@@ -66,9 +67,19 @@ var connectCodecs = map[string]*connectCodec{
 	},
 }
 
-// scanWire is scanJSON for protobuf: it reports whether the fields of a message are no more than
-// left, and no deeper than depth. Whether they can be read is left to proto.Unmarshal.
-func scanWire(text []byte, message protoreflect.MessageDescriptor, depth int, left *int) bool {
+// wireScan is scanJSON for protobuf. It reads what is in an Any, too: the JSON of an answer that
+// repeats one has a copy of the rest for each level.
+type wireScan struct {
+	types resolver
+	left  int // fields
+}
+
+// passes reports whether the fields of a message, no deeper than depth, are no more than what is
+// left. Whether they can be read is left to proto.Unmarshal. Of a message that is not in a list
+// no writer makes two parts; an Any could be put together from such.
+func (s *wireScan) passes(text []byte, message protoreflect.MessageDescriptor, depth int) bool {
+	var seen map[protowire.Number]bool
+	var packed packedAny
 	for len(text) > 0 {
 		number, kind, n := protowire.ConsumeTag(text)
 		if n < 0 {
@@ -78,7 +89,9 @@ func scanWire(text []byte, message protoreflect.MessageDescriptor, depth int, le
 		if n = protowire.ConsumeFieldValue(number, kind, text); n < 0 {
 			return true
 		}
-		*left--
+		if s.left--; s.left < 0 {
+			return false
+		}
 		var inner []byte
 		switch kind {
 		case protowire.BytesType:
@@ -86,15 +99,52 @@ func scanWire(text []byte, message protoreflect.MessageDescriptor, depth int, le
 		case protowire.StartGroupType:
 			inner, _ = protowire.ConsumeGroup(number, text)
 		}
-		if field := message.Fields().ByNumber(number); field != nil && field.Message() != nil && (depth == 0 || !scanWire(inner, field.Message(), depth-1, left)) {
-			return false
-		}
-		if *left < 0 {
-			return false
-		}
 		text = text[n:]
+		packed.add(number, inner)
+		field := s.field(message, number)
+		if field == nil || field.Message() == nil {
+			continue
+		}
+		if field.Cardinality() != protoreflect.Repeated {
+			if seen[number] {
+				return false
+			}
+			if seen == nil {
+				seen = map[protowire.Number]bool{}
+			}
+			seen[number] = true
+		}
+		if depth == 0 || !s.passes(inner, field.Message(), depth-1) {
+			return false
+		}
 	}
-	return true
+	if message.FullName() != "google.protobuf.Any" {
+		return true
+	}
+	of, err := s.types.FindMessageByURL(string(packed.url))
+	return err != nil || depth > 0 && s.passes(packed.value, of.Descriptor(), depth-1)
+}
+
+// field is also an extension's, nil if there is none.
+func (s *wireScan) field(message protoreflect.MessageDescriptor, number protowire.Number) protoreflect.FieldDescriptor {
+	if message.ExtensionRanges().Has(number) {
+		if extension, err := s.types.FindExtensionByNumber(message.FullName(), number); err == nil {
+			return extension.TypeDescriptor()
+		}
+	}
+	return message.Fields().ByNumber(number)
+}
+
+// packedAny is the fields of an Any.
+type packedAny struct{ url, value []byte }
+
+func (a *packedAny) add(number protowire.Number, text []byte) {
+	switch number {
+	case 1:
+		a.url = text
+	case 2:
+		a.value = text
+	}
 }
 
 // connectCall is a call by the protocol.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meshlite-go/meshlite/gateway/transcode"
 	"github.com/meshlite-go/meshlite/gateway/transcode/testdata/forms"
@@ -128,10 +129,23 @@ func TestConnectsBinaryMessagesAreBounded(t *testing.T) {
 		return &forms.Thing{Part: part}
 	}
 	wide := func(n int) *forms.Thing { return &forms.Thing{Parts: make([]*forms.Part, n)} }
+	packed := func(n int) *forms.Thing {
+		inner, err := anypb.New(new(forms.Part))
+		for range n - 2 {
+			if err == nil {
+				inner, err = anypb.New(inner)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &forms.Thing{Any: inner}
+	}
 	for _, test := range []struct {
 		message *forms.Thing
 		status  int
 	}{
+		{packed(5), 200}, {packed(6), 400}, {&forms.Thing{Any: &anypb.Any{TypeUrl: "a/b.Unknown", Value: []byte{1}}}, 200},
 		{deep(5), 200}, {deep(6), 400}, {wide(50), 200}, {wide(51), 400},
 		{&forms.Thing{Labels: map[string]string{"a": "b"}, Numbers: make([]int64, 900)}, 200},
 	} {
@@ -146,6 +160,28 @@ func TestConnectsBinaryMessagesAreBounded(t *testing.T) {
 		if calls := b.taken(); w.Code != test.status || (len(calls) == 1) != (test.status == 200) {
 			t.Errorf("%v: status %d %s, %d calls; want %d", test.message, w.Code, w.Body, len(calls), test.status)
 		}
+	}
+}
+
+// An Any of one part with the value of another would not be what was checked.
+func TestConnectsMessagesHaveNoTwoParts(t *testing.T) {
+	var b backend
+	mux := newMux(t, &b, nil)
+	inner, err := anypb.New(new(anypb.Any))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for _, part := range []*anypb.Any{{TypeUrl: "a/b.Unknown", Value: inner.GetValue()}, {TypeUrl: inner.GetTypeUrl()}} {
+		more, err := proto.Marshal(&forms.Thing{Any: part})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, more...)
+	}
+	w := do(mux, "POST", "/forms.v1.FormsService/Literal", string(text), "Connect-Protocol-Version", "1", "Content-Type", "application/proto")
+	if w.Code != 400 || len(b.taken()) > 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 

@@ -177,7 +177,8 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 	added := &method{
 		mux: m, service: s, desc: desc, path: pathOf(desc),
 		reading: protojson.UnmarshalOptions{Resolver: types, RecursionLimit: m.config.MaxDepth + 10},
-		writing: protojson.MarshalOptions{Resolver: types},
+		// gRPC has checked that required fields are set.
+		writing: protojson.MarshalOptions{Resolver: types, AllowPartial: true},
 	}
 	if m.methods[added.path] != nil {
 		return fmt.Errorf("transcode: %s is offered by services %q and %q: let one of them offer it", desc.FullName(), m.methods[added.path].service.Name, s.Name)

@@ -1,6 +1,7 @@
 package transcode_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,22 @@ func TestAnyMethodIsServedForTheKindStar(t *testing.T) {
 		if w := do(mux, httpMethod, "/v1/any", ""); w.Code != 200 {
 			t.Errorf("%s: status %d", httpMethod, w.Code)
 		}
+	}
+}
+
+// A contract of another program must not take all memory.
+func TestRoutesAreBounded(t *testing.T) {
+	rule := &annotations.HttpRule{Pattern: &annotations.HttpRule_Get{Get: "/v1/first"}}
+	for i := range 400 {
+		for _, template := range []string{"/a%d/b", "/{name}/c%d"} {
+			rule.AdditionalBindings = append(rule.AdditionalBindings, &annotations.HttpRule{Pattern: &annotations.HttpRule_Get{Get: fmt.Sprintf(template, i)}})
+		}
+	}
+	method := ruled(t, rule)
+	set := &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{protodesc.ToFileDescriptorProto(method.ParentFile())}}
+	_, err := transcode.New(transcode.Config{Services: []transcode.Service{{Name: "r", Conn: echo{}, Offers: everyMethod, Contract: contractOf(t, set, "r.v1.S")}}})
+	if err == nil || !strings.Contains(err.Error(), "161201 routes") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -78,6 +78,8 @@ func TestWrongRequestsNameTheirFieldAndMakeNoCall(t *testing.T) {
 		{"GET", "/v1/literal?kind=7", "", "kind"},
 		{"GET", "/v1/literal?kinds=KIND_SMALL&kinds=x", "", "kinds"},
 		{"GET", "/v1/literal?kinds_by_number[x]=KIND_SMALL", "", "kinds_by_number[x]"},
+		{"GET", "/v1/literal?labels[a%5Bb]=x", "", "labels[a[b]"},
+		{"GET", "/v1/literal?labels[a%0Ab]=x", "", "labels[a\nb]"},
 		{"GET", "/v1/literal?kinds_by_number[1]=KIND_NONE", "", "kinds_by_number[1]"},
 		{"GET", "/v1/literal?int32=2147483648", "", "int32"},
 		{"GET", "/v1/literal?name=%FF", "", "name"},

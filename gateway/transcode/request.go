@@ -341,6 +341,8 @@ func setText(in *dynamicpb.Message, path, written string, texts []string, isMap 
 	case enumOf(field) != nil:
 		// The runtime reads only enums that are compiled in.
 		err = setEnum(in, fields, texts)
+	case isMap && strings.ContainsAny(texts[0], "[\n"):
+		err = errors.New("a key with [ or a line end: send it in a body") // the runtime would ignore it
 	case isMap:
 		err = runtime.PopulateQueryParameters(in, url.Values{path + "[" + texts[0] + "]": texts[1:]}, noFilter)
 	case len(texts) == 1 && !field.IsList():

@@ -30,6 +30,9 @@ type addedRoute struct {
 	route              *route
 }
 
+// maxRoutes bounds those of all muxes. Each takes about a kilobyte.
+const maxRoutes = 100_000
+
 var (
 	variableWithPattern = regexp.MustCompile(`\{[^}=]*=([^}]*)\}`)
 	variableAlone       = regexp.MustCompile(`\{[^}]*\}`)
@@ -98,6 +101,9 @@ func (x *rules) build(onRoutingError runtime.RoutingErrorHandlerFunc) error {
 			x.byPrefix[a.prefix] = newMux()
 		}
 	}
+	if n := x.routes(); n > maxRoutes {
+		return fmt.Errorf("transcode: the rules make %d routes, more than %d: offer fewer methods, or begin their paths with literals", n, maxRoutes)
+	}
 	for _, a := range x.added {
 		into := []*runtime.ServeMux{x.byPrefix[a.prefix]}
 		if a.prefix == "" {
@@ -114,6 +120,17 @@ func (x *rules) build(onRoutingError runtime.RoutingErrorHandlerFunc) error {
 	}
 	x.added = nil
 	return nil
+}
+
+// routes is how many there will be: one that begins with a variable is in each mux.
+func (x *rules) routes() int {
+	n := len(x.added)
+	for _, a := range x.added {
+		if a.prefix == "" {
+			n += len(x.byPrefix)
+		}
+	}
+	return n
 }
 
 func (x *rules) handler(rt *route) runtime.HandlerFunc {

@@ -2,7 +2,6 @@ package transcode
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/dynamicpb"
-
-	"github.com/meshlite-go/meshlite/gateway/problem"
 )
 
 // streamFormat is how the messages of a stream follow each other in a body.
@@ -74,7 +71,7 @@ func (b *streamBody) serve(params map[string]string) {
 		b.w.Header().Set("Content-Type", b.format.contentType)
 		return
 	}
-	ctx, cancel, err := b.mux.callContext(b.w, b.r, b.mux.config.MaxTimeout)
+	ctx, cancel, err := b.mux.callContext(b.w, b.r, b.mux.metadataOf(b.r), b.mux.config.MaxTimeout)
 	if err != nil {
 		shows.writeError(b.w, b.r, answer{err: err})
 		return
@@ -154,21 +151,8 @@ func (b *streamBody) end(stream grpc.ClientStream, err error) {
 	}
 	failure := status.Convert(err)
 	b.mux.shows.logHidden(b.r, got.method, failure)
-	text := jsonOf(b.mux.shows.problemOf(got.method, failure))
+	text := b.mux.shows.problemOf(got.method, failure).JSON()
 	_ = b.write(bytes.Join([][]byte{[]byte(b.format.beforeError), text, []byte(b.format.afterError)}, nil))
-}
-
-// jsonOf is p as problem.Write has it.
-func jsonOf(p problem.Problem) []byte {
-	if p.Title == "" {
-		p.Title = http.StatusText(p.Status)
-	}
-	text, err := json.Marshal(p)
-	if err != nil { // a detail is no JSON
-		p.Details = nil
-		text, _ = json.Marshal(p)
-	}
-	return text
 }
 
 // write has the caller take text, within the time that it has for that.

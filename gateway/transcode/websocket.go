@@ -51,7 +51,7 @@ func (c *socketCall) serve() {
 		refuseClientStream(c.w, c.method)
 		return
 	}
-	ctx, cancel, err := c.mux.callContext(c.w, c.r, c.mux.config.MaxTimeout)
+	ctx, cancel, err := c.mux.callContext(c.w, c.r, c.mux.metadataOf(c.r), c.mux.config.MaxTimeout)
 	if err != nil {
 		c.mux.shows.writeError(c.w, c.r, answer{err: err})
 		return
@@ -171,7 +171,7 @@ func (c *socketCall) close(err error) {
 }
 
 func (c *socketCall) closeWith(code websocket.StatusCode, p problem.Problem) {
-	_ = c.write(bytes.Join([][]byte{[]byte(`{"error":`), jsonOf(p), []byte("}")}, nil))
+	_ = c.write(bytes.Join([][]byte{[]byte(`{"error":`), p.JSON(), []byte("}")}, nil))
 	_ = c.socket.Close(code, p.Code)
 }
 

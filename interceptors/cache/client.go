@@ -35,7 +35,7 @@ func (p clientPart) call(ctx context.Context, method string, req, reply any, cc 
 		setResult(opts, &x, result)
 		return err
 	}
-	if e := x.fastHit(); e != nil && (e.failure != nil || proto.Unmarshal(e.body, message) == nil) {
+	if e := x.fastHit(); e != nil && (e.failure != nil || decoding.Unmarshal(e.body, message) == nil) {
 		result, err = Hit, e.failure.Err()
 		e.setMetadata(opts, false)
 		setResult(opts, &x, result)
@@ -54,7 +54,7 @@ func (p clientPart) find(ctx context.Context, x exchange, call *clientCall) (Res
 	if e == nil {
 		return result, err
 	}
-	if e.failure == nil && proto.Unmarshal(e.body, call.reply) != nil { // the entry is of another message type
+	if e.failure == nil && decoding.Unmarshal(e.body, call.reply) != nil { // the entry is of another message type
 		_, err = call.fetch(ctx, "")
 		return Miss, err
 	}

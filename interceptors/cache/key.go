@@ -31,6 +31,9 @@ func (v metadataValues) get(key string) []string {
 // deterministic marshals equal messages to equal bytes, whatever order their maps have.
 var deterministic = proto.MarshalOptions{Deterministic: true}
 
+// decoding is of what was stored, whose required fields were checked before.
+var decoding = proto.UnmarshalOptions{AllowPartial: true}
+
 // newExchange reads a call. It returns false for one that must bypass the cache; then only
 // wantsResult is set.
 func newExchange(ctx context.Context, r *rule, target string, req any) (exchange, bool) {

@@ -105,7 +105,7 @@ func (s *serverCall) conflictsWith(e *entry) bool { return s.etag != "" && s.eta
 func (s *serverCall) setReply(e *entry) error {
 	message := e.message.New().Interface()
 	s.reply, s.etag = message, e.etag
-	return proto.Unmarshal(e.body, message)
+	return decoding.Unmarshal(e.body, message)
 }
 
 // detached runs the handler on a stream without a caller.

@@ -69,16 +69,6 @@ func New(opts ...Option) (*Deadline, error) {
 // Stage is [interceptors.Deadline].
 func (d *Deadline) Stage() interceptors.Stage { return interceptors.Deadline }
 
-// timeoutOf is the one that this side sets for a method, or 0. Policies have
-// checked the text.
-func timeoutOf(meta *interceptors.CallMeta) time.Duration {
-	if !meta.Side.On(meta.Policy.GetTimeoutSide(), interceptors.Client) {
-		return 0
-	}
-	timeout, _ := interceptors.ParseDuration(meta.Policy.GetTimeout())
-	return timeout
-}
-
 // sooner reports whether ctx ends within timeout anyway, so that it needs no
 // timer of its own.
 func sooner(ctx context.Context, timeout time.Duration) bool {
@@ -103,7 +93,7 @@ func expired(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Dea
 
 // UnaryClient bounds the calls of a method that has a timeout on the client.
 func (d *Deadline) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	timeout := timeoutOf(meta)
+	timeout := meta.Timeout()
 	if timeout == 0 {
 		return nil
 	}
@@ -120,7 +110,7 @@ func (d *Deadline) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInte
 // StreamClient bounds the streams of a method that has a timeout on the client.
 // The timer goes when the stream has ended, at the latest when it fires.
 func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	timeout := timeoutOf(meta)
+	timeout := meta.Timeout()
 	if timeout == 0 {
 		return nil
 	}
@@ -138,7 +128,7 @@ func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientIn
 
 // UnaryServer bounds the handler of a method that has a timeout on the server.
 func (d *Deadline) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	timeout := timeoutOf(meta)
+	timeout := meta.Timeout()
 	if timeout == 0 {
 		return nil
 	}
@@ -155,7 +145,7 @@ func (d *Deadline) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInte
 
 // StreamServer bounds the handler of a method that has a timeout on the server.
 func (d *Deadline) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	timeout := timeoutOf(meta)
+	timeout := meta.Timeout()
 	if timeout == 0 {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -25,18 +26,20 @@ type part struct {
 	side    interceptors.Side
 	name    string       // of the method to other concerns, "other" if a peer made it up
 	limit   *lines.Limit // nil until the first call without a chain
+	bounded bool         // its policy has a timeout, or no calls are warned of
 	listens bool         // calls may fail in a way that only the outcome explains
 }
 
 func (l *Logging) part(meta *interceptors.CallMeta) part {
 	p := l.alone(meta.Side, meta.FullMethod)
 	p = p.limited()
+	p.bounded = !l.unbounded || meta.Side == interceptors.Server || meta.Timeout() > 0
 	p.listens = meta.Side == interceptors.Server && meta.Policy.GetConcurrency() != nil
 	return p
 }
 
 func (l *Logging) alone(side interceptors.Side, method string) part {
-	return part{Logging: l, side: side, name: method}
+	return part{Logging: l, side: side, name: method, bounded: true}
 }
 
 // limited returns p with its limit, which is not looked up while all levels are off.
@@ -73,6 +76,9 @@ func (p part) call(ctx context.Context, method string, req, reply any, cc *grpc.
 	if p.off(ctx) {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
+	if !p.bounded {
+		p.warn(ctx)
+	}
 	p = p.limited()
 	c := call{ctx: ctx, method: method, start: time.Now()}
 	ctx, c.record = attempt.FromOrNew(p.listen(&c, ctx), attempt.Unary) // a line of a failure names the instance
@@ -93,6 +99,18 @@ func (p part) serve(ctx context.Context, req any, info *grpc.UnaryServerInfo, ha
 	defer func() { p.end(&c, err) }()
 	reply, err = handler(ctx, req)
 	return reply, err
+}
+
+// warn writes the one line about calls of a method without a deadline.
+func (p part) warn(ctx context.Context) {
+	if _, ok := ctx.Deadline(); ok {
+		return
+	}
+	warned, ok := p.warned.Of(p.name, func() *atomic.Bool { return &atomic.Bool{} })
+	if ok && !warned.Swap(true) {
+		p.logger.LogAttrs(ctx, slog.LevelWarn, "a call has no deadline: an instance that never answers holds it for ever: set a timeout in the policy of the method, or call it with context.WithTimeout",
+			slog.String("method", cut(p.name)))
+	}
 }
 
 // maxText bounds a text that the other end writes, and maxTraceID a trace id, in bytes.

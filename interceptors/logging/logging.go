@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -25,6 +26,9 @@ type Logging struct {
 	most   int // lines in a second
 
 	callers *caller.Callers
+
+	unbounded bool // calls without a deadline are warned of
+	warned    rpc.Table[string, *atomic.Bool]
 
 	highest slog.Level // no line is above it
 	limits  limits
@@ -67,6 +71,13 @@ func WithTraceFromContext(trace func(context.Context) (traceID string, sampled b
 // who the peer's verified certificate proves.
 func WithCallers(callers *caller.Callers) Option {
 	return func(l *Logging) { l.callers = callers }
+}
+
+// WithDeadlineWarnings warns, once for each method, of unary calls of a client that have no
+// deadline, neither of their context nor of their policy: an instance that never answers
+// would hold them for ever. Streams may go on without.
+func WithDeadlineWarnings() Option {
+	return func(l *Logging) { l.unbounded = true }
 }
 
 // New makes the concern. Its errors are options that have no meaning.

@@ -22,7 +22,11 @@ import (
 // UnaryClient measures the calls of one method. Its series appear with the first call.
 func (m *Metrics) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	series := sync.OnceValue(func() *method { return m.client.method(unary, meta.FullMethod, true) })
+	bounded := meta.Timeout() > 0
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if _, ok := ctx.Deadline(); !ok && !bounded {
+			m.unbounded.count(meta, "", "")
+		}
 		return series().call(ctx, m.trace, method, req, reply, cc, invoker, opts)
 	}
 }

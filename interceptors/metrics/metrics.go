@@ -26,6 +26,7 @@ type Metrics struct {
 	limits      *events
 	concurrency *events
 	panics      *events
+	unbounded   *events
 }
 
 // New registers the collectors, or shares those that another Metrics has
@@ -51,6 +52,8 @@ func New(opts ...Option) (*Metrics, error) {
 			"Calls of methods with a concurrency limit, by what became of them.", "refused", "result"),
 		panics: newEvents(r, seen, "meshlite_panics_total",
 			"Panics turned into INTERNAL.", ""),
+		unbounded: newEvents(r, seen, "grpc_client_without_deadline_total",
+			"Unary calls begun without a deadline, of their context or their policy.", ""),
 	}
 	if r.err != nil {
 		r.undo()

@@ -10,7 +10,7 @@ import (
 // backends, also while one of them is slow.
 func TestEveryPathAnswers(t *testing.T) {
 	b := startBackends(t)
-	for _, p := range paths() {
+	for _, p := range slices.Concat(paths(), gatewayPaths()) {
 		t.Run(p.name, func(t *testing.T) {
 			if why := absent(t, p); why != "" {
 				t.Skip("SKIPPED, it is not compared with: " + why)
@@ -34,7 +34,7 @@ func TestEveryPathAnswers(t *testing.T) {
 
 // untilAllAnswer calls a few hundred times. It goes on while there is a backend that
 // has answered nothing, since connections are made one after the other.
-func untilAllAnswer(c *channels) (answers [backendCount]int, err error) {
+func untilAllAnswer(c clients) (answers [backendCount]int, err error) {
 	for range 30 {
 		m, err := load{calls: 10}.run(c)
 		if err != nil {

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
+	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -39,21 +41,37 @@ func (e echo) GetSweet(_ context.Context, request *catalogv1.GetSweetRequest) (*
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: e.name, Description: request.GetId()}}, nil
 }
 
+// echoService is echo for gateways.
+type echoService struct {
+	echov1.UnimplementedEchoServiceServer
+	echo
+}
+
+func (e echoService) Echo(ctx context.Context, request *echov1.EchoRequest) (*echov1.EchoResponse, error) {
+	response, err := e.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: request.GetText()})
+	return &echov1.EchoResponse{Backend: response.GetSweet().GetId(), Text: response.GetSweet().GetDescription()}, err
+}
+
+func (e echoService) CachedEcho(ctx context.Context, request *echov1.EchoRequest) (*echov1.EchoResponse, error) {
+	return e.Echo(ctx, request)
+}
+
 // addresses is what the process of the backends reports.
 type addresses struct {
 	Bare   []string // servers of grpc-go, without interceptors
-	Consul string   // where servers of this module are registered
+	Consul string   // where servers of this module are registered, and the bare ones as "echo"
 }
 
 // serveBackends is all that the process of the backends does: it writes its addresses,
 // and from then on reads how long the first backend of each kind takes.
 func serveBackends(in io.Reader, out io.Writer) error {
 	delays := make([]atomic.Int64, backendCount)
-	bare, err := serveBare(delays)
+	agent := consultest.New()
+	bare, err := serveBare(agent, delays)
 	if err != nil {
 		return err
 	}
-	consul, err := serveMeshed(delays)
+	consul, err := serveMeshed(agent, delays)
 	if err != nil {
 		return err
 	}
@@ -74,25 +92,30 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	return nil // whoever started us has gone, and all that we serve goes with us
 }
 
-func serveBare(delays []atomic.Int64) ([]string, error) {
+func serveBare(agent *consultest.Server, delays []atomic.Int64) ([]string, error) {
 	var addresses []string
 	for i := range delays {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		server := grpc.NewServer()
-		catalogv1.RegisterCatalogServiceServer(server, echo{name: strconv.Itoa(i), delay: &delays[i]})
+		server, backend := grpc.NewServer(), echo{name: strconv.Itoa(i), delay: &delays[i]}
+		catalogv1.RegisterCatalogServiceServer(server, backend)
+		echov1.RegisterEchoServiceServer(server, echoService{echo: backend})
+		reflection.Register(server)
 		go func() { _ = server.Serve(listener) }()
 		addresses = append(addresses, listener.Addr().String())
+		port := listener.Addr().(*net.TCPAddr).Port
+		if err := agent.Register(consultest.Service{ID: backend.name, Name: "echo", Address: "127.0.0.1", Port: port}); err != nil {
+			return nil, err
+		}
 	}
 	return addresses, nil
 }
 
 // serveMeshed serves with the whole default chain, registered with a stand-in for
 // Consul whose address it returns.
-func serveMeshed(delays []atomic.Int64) (string, error) {
-	agent := consultest.New()
+func serveMeshed(agent *consultest.Server, delays []atomic.Int64) (string, error) {
 	directory, err := consul.New(consul.Config{Transport: agent.Transport(), Logger: silent()})
 	if err != nil {
 		return "", err

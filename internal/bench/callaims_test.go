@@ -25,6 +25,10 @@ func (c comparison) atLeast(limit float64) comparison {
 	return c
 }
 
+func (c comparison) cells() []string {
+	return []string{c.of, written(c.unit, c.ours), c.peer, written(c.unit, c.against), fmt.Sprintf("%.2fx", c.ratio())}
+}
+
 // callAims holds whole calls to what they should reach. Who is not installed is not
 // compared with.
 func callAims(measured map[string]*tally) table {
@@ -33,7 +37,7 @@ func callAims(measured map[string]*tally) table {
 		columns: []string{"what", "figure", "peer", "its figure", "ratio"},
 	}
 	for _, c := range slices.Concat(whenHealthy(measured), whenOneIsSlow(measured), tails(measured)) {
-		table.add([]string{c.of, written(c.unit, c.ours), c.peer, written(c.unit, c.against), fmt.Sprintf("%.2fx", c.ratio())}, c.aims...)
+		table.add(c.cells(), c.aims...)
 	}
 	return table
 }

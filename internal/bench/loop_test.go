@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -11,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
 // callers ask at once, each again as soon as it has its answer.
@@ -30,7 +27,9 @@ type measure struct {
 	rate     float64 // calls a second
 	p50, p99 time.Duration
 	cpu      time.Duration // of this process, for one call
-	slow     float64       // the part of the calls that the first backend has answered
+	between  time.Duration // of the processes between callers and backends, for one call
+	calls    int
+	slow     float64 // the part of the calls that the first backend has answered
 	answers  [backendCount]int
 }
 
@@ -41,36 +40,47 @@ type caller struct {
 	err     error
 }
 
+// clients are how callers reach the backends.
+type clients interface {
+	// call is how the i-th caller calls, and which backend has answered, if that is known.
+	call(i int) func() (backend string, err error)
+	group() int // process group of what stands between, 0 is none
+	close()
+}
+
+// text is what is asked and answered.
+var text = strings.Repeat("x", 100)
+
 // run plays load over c, whose window begins after the warm time.
-func (l load) run(c *channels) (measure, error) {
+func (l load) run(c clients) (measure, error) {
 	all := make([]caller, callers)
 	begin := time.Now().Add(l.warm)
 	var work sync.WaitGroup
 	for i := range all {
 		all[i].took = make([]time.Duration, 0, 1<<13) // growing is no part of a call
-		work.Go(func() { all[i].call(l, c.client(i), begin) })
+		work.Go(func() { all[i].repeat(l, c.call(i), begin) })
 	}
-	cpu := l.cpu(begin)
+	cpu, between := l.cpu(begin, c.group())
 	work.Wait()
-	return sum(all, cpu, l.window)
+	m, err := sum(all, l.window)
+	if n := time.Duration(m.calls); n > 0 {
+		m.cpu, m.between = cpu/n, between/n
+	}
+	return m, err
 }
 
-// call calls until the load is over.
-func (a *caller) call(l load, client catalogv1.CatalogServiceClient, begin time.Time) {
-	request := &catalogv1.GetSweetRequest{Id: strings.Repeat("x", 100)}
+// repeat calls until the load is over.
+func (a *caller) repeat(l load, call func() (string, error), begin time.Time) {
 	end := begin.Add(l.window)
 	for n, start := 0, time.Now(); l.more(n, start, end); n++ {
-		response, err := client.GetSweet(context.Background(), request)
-		if err == nil && len(response.GetSweet().GetDescription()) != len(request.Id) {
-			err = fmt.Errorf("the answer is %v, want what was asked", response)
-		}
+		backend, err := call()
 		if err != nil {
 			a.err = err
 			return
 		}
 		now := time.Now()
 		if l.calls > 0 || now.After(begin) && now.Before(end) {
-			a.count(response.GetSweet().GetId(), now.Sub(start))
+			a.count(backend, now.Sub(start))
 		}
 		start = now
 	}
@@ -90,15 +100,15 @@ func (a *caller) count(backend string, took time.Duration) {
 	}
 }
 
-// cpu is what this process uses of it in the window.
-func (l load) cpu(begin time.Time) time.Duration {
+// cpu is what this process and those of group use of it in the window.
+func (l load) cpu(begin time.Time, group int) (own, between time.Duration) {
 	if l.calls > 0 {
-		return 0
+		return 0, 0
 	}
 	time.Sleep(time.Until(begin))
-	before := used()
+	own, between = used(), usedBy(group)
 	time.Sleep(time.Until(begin.Add(l.window)))
-	return used() - before
+	return used() - own, usedBy(group) - between
 }
 
 // used is the CPU time of this process until now.
@@ -110,7 +120,7 @@ func used() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-func sum(all []caller, cpu, window time.Duration) (measure, error) {
+func sum(all []caller, window time.Duration) (measure, error) {
 	var m measure
 	var took []time.Duration
 	for i := range all {
@@ -127,7 +137,7 @@ func sum(all []caller, cpu, window time.Duration) (measure, error) {
 	}
 	slices.Sort(took)
 	m.p50, m.p99 = quantile(took, 0.5), quantile(took, 0.99)
-	m.cpu = cpu / time.Duration(len(took))
+	m.calls = len(took)
 	m.slow = float64(m.answers[0]) / float64(len(took))
 	if window > 0 {
 		m.rate = float64(len(took)) / window.Seconds()

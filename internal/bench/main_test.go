@@ -27,9 +27,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(backendsVariable) != "" {
-		if err := serveBackends(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "backends:", err)
+	if name := os.Getenv(processVariable); name != "" {
+		if err := processes[name](os.Args[1:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, name+":", err)
 			os.Exit(1)
 		}
 		return

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -43,12 +44,16 @@ type path struct {
 
 // dial opens channels of its own for each measurement, so that none profits from what
 // another has learned. Callers spread over them.
-type dial func(testing.TB) *channels
+type dial func(testing.TB) clients
 
+// channels are clients over gRPC.
 type channels struct {
 	conns []*grpc.ClientConn
+	proxy int    // its process group, 0 is none
 	then  func() // after they are closed, or nil
 }
+
+func (c *channels) group() int { return c.proxy }
 
 func (c *channels) close() {
 	for _, conn := range c.conns {
@@ -59,9 +64,16 @@ func (c *channels) close() {
 	}
 }
 
-// client is that of the i-th caller.
-func (c *channels) client(i int) catalogv1.CatalogServiceClient {
-	return catalogv1.NewCatalogServiceClient(c.conns[i%len(c.conns)])
+func (c *channels) call(i int) func() (string, error) {
+	client := catalogv1.NewCatalogServiceClient(c.conns[i%len(c.conns)])
+	request := &catalogv1.GetSweetRequest{Id: text}
+	return func() (backend string, err error) {
+		response, err := client.GetSweet(context.Background(), request)
+		if err == nil && len(response.GetSweet().GetDescription()) != len(text) {
+			err = fmt.Errorf("the answer is %v, want what was asked", response)
+		}
+		return response.GetSweet().GetId(), err
+	}
 }
 
 func paths() []path {
@@ -83,7 +95,7 @@ func bare(policy string) func(testing.TB, *backends) dial {
 		for _, address := range b.Bare {
 			state.Endpoints = append(state.Endpoints, grpcresolver.Endpoint{Addresses: []grpcresolver.Address{{Addr: address}}})
 		}
-		return func(t testing.TB) *channels {
+		return func(t testing.TB) clients {
 			r := manual.NewBuilderWithScheme("bench")
 			r.InitialState(state)
 			return &channels{conns: []*grpc.ClientConn{connect(t, "bench:///catalog", grpc.WithResolvers(r),
@@ -106,7 +118,7 @@ func connect(t testing.TB, target string, options ...grpc.DialOption) *grpc.Clie
 // sides. It has a runtime of its own, which is where the learned lies.
 func meshed(policy string) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
-		return func(t testing.TB) *channels {
+		return func(t testing.TB) clients {
 			t.Helper()
 			directory, err := consul.New(consul.Config{Address: b.Consul, Logger: silent()})
 			if err != nil {

@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,8 +17,31 @@ import (
 	"github.com/meshlite-go/meshlite/internal/child"
 )
 
-// backendsVariable, if set, makes this program the process of the backends.
-const backendsVariable = "MESHLITE_BENCH_BACKENDS"
+// processVariable, if set, makes this program one of those that are measured.
+const processVariable = "MESHLITE_BENCH_PROCESS"
+
+// processes are what this program can be.
+var processes = map[string]func(args []string, in io.Reader, out io.Writer) error{
+	"backends":  func(_ []string, in io.Reader, out io.Writer) error { return serveBackends(in, out) },
+	"gateway":   serveGateway,
+	"generated": serveGenerated,
+}
+
+// itself is this program as another process. It ends when its input does.
+func itself(t testing.TB, process string, args ...string) (*exec.Cmd, io.WriteCloser) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), processVariable+"="+process)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, in
+}
 
 // backends run in a process of their own, so that the CPU time of this one is the
 // callers'.
@@ -27,16 +53,7 @@ type backends struct {
 
 func startBackends(t testing.TB) *backends {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), backendsVariable+"=1")
-	orders, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cmd, orders := itself(t, "backends")
 	answers, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +86,30 @@ func (b *backends) read(v any) error {
 		return io.ErrUnexpectedEOF
 	}
 	return json.Unmarshal(b.answers.Bytes(), v)
+}
+
+// usedBy is the CPU time of a process group until now, as far as its processes still run.
+func usedBy(group int) (total time.Duration) {
+	if group == 0 {
+		return 0
+	}
+	files, _ := filepath.Glob("/proc/[0-9]*/stat") // there are none but on Linux
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(content), ") ") // the name may have spaces
+		fields := strings.Fields(rest)                   // from the state on
+		if len(fields) < 13 || fields[2] != strconv.Itoa(group) {
+			continue
+		}
+		for _, ticks := range fields[11:13] { // in user mode, in the kernel
+			n, _ := strconv.ParseInt(ticks, 10, 64)
+			total += time.Duration(n) * 10 * time.Millisecond // USER_HZ is 100
+		}
+	}
+	return total
 }
 
 // run runs a program until the test ends, and then ends it by end.

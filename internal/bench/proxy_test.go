@@ -80,7 +80,8 @@ http {
 		servers += "    server " + address + ";\n"
 	}
 	dir, listen := t.TempDir(), freeAddress(t)
-	return startProxy(t, "nginx", listen, fmt.Sprintf(config, dir, listen, servers), dir, "-e", "stderr", "-p", dir, "-c")
+	proxy := startProxy(t, "nginx", fmt.Sprintf(config, dir, listen, servers), dir, "-e", "stderr", "-p", dir, "-c")
+	return overGRPC(t, "nginx", listen, proxy)
 }
 
 // startHAProxy runs it likewise, a thread for each core being its default.
@@ -105,12 +106,12 @@ backend backends
 		servers += fmt.Sprintf("  server backend%d %s proto h2\n", i, address)
 	}
 	listen := freeAddress(t)
-	return startProxy(t, "haproxy", listen, fmt.Sprintf(config, listen, servers), t.TempDir(), "-db", "-f")
+	return overGRPC(t, "haproxy", listen, startProxy(t, "haproxy", fmt.Sprintf(config, listen, servers), t.TempDir(), "-db", "-f"))
 }
 
-// startProxy runs a program with a config until the test ends. The file's name is
-// its last argument.
-func startProxy(t testing.TB, program, listen, config, dir string, args ...string) dial {
+// startProxy runs a program with a config until the test ends, and returns its process. The
+// file's name is its last argument.
+func startProxy(t testing.TB, program, config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := find(program)
 	if err != nil {
@@ -122,10 +123,15 @@ func startProxy(t testing.TB, program, listen, config, dir string, args ...strin
 	}
 	cmd := exec.Command(path, append(args, file)...)
 	run(t, cmd, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	return cmd
+}
+
+// overGRPC dials a proxy that has started.
+func overGRPC(t testing.TB, program, listen string, proxy *exec.Cmd) dial {
 	awaitProxy(t, program, listen)
-	return func(t testing.TB) *channels {
+	return func(t testing.TB) clients {
 		t.Helper()
-		c := &channels{}
+		c := &channels{proxy: proxy.Process.Pid}
 		// Both proxies keep a connection on one thread, so one would leave them on one
 		// core. More than one for each core makes neither of them faster.
 		for range runtime.NumCPU() {

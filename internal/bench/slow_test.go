@@ -17,11 +17,12 @@ const (
 type tally struct{ healthy, slow []measure }
 
 // ratesOf and the others are one figure of each run.
-func ratesOf(m measure) float64 { return m.rate }
-func p50Of(m measure) float64   { return m.p50.Seconds() * 1e3 }
-func p99Of(m measure) float64   { return m.p99.Seconds() * 1e3 }
-func cpuOf(m measure) float64   { return m.cpu.Seconds() * 1e6 }
-func shareOf(m measure) float64 { return m.slow * 100 }
+func ratesOf(m measure) float64   { return m.rate }
+func p50Of(m measure) float64     { return m.p50.Seconds() * 1e3 }
+func p99Of(m measure) float64     { return m.p99.Seconds() * 1e3 }
+func cpuOf(m measure) float64     { return m.cpu.Seconds() * 1e6 }
+func betweenOf(m measure) float64 { return m.between.Seconds() * 1e6 }
+func shareOf(m measure) float64   { return m.slow * 100 }
 
 func middle(all []measure, figure func(measure) float64) float64 {
 	var values []float64
@@ -33,17 +34,17 @@ func middle(all []measure, figure func(measure) float64) float64 {
 
 func TestSlowBackendFigures(t *testing.T) {
 	onlyForFigures(t)
-	measured, missing := measurePaths(t)
+	measured, missing := measurePaths(t, paths(), true)
 	show(t, callTable(measured, missing), callAims(measured))
 }
 
-// measurePaths takes them in turn, each with healthy backends and at once with a slow
-// one: the speed of a machine drifts, and so it does for all.
-func measurePaths(t *testing.T) (measured map[string]*tally, missing []string) {
+// measurePaths takes them in turn, each with healthy backends and, if that is asked for, at
+// once with a slow one: the speed of a machine drifts, and so it does for all.
+func measurePaths(t *testing.T, all []path, slow bool) (measured map[string]*tally, missing []string) {
 	b := startBackends(t)
 	measured = map[string]*tally{}
 	dials := map[string]dial{}
-	for _, p := range paths() {
+	for _, p := range all {
 		if why := absent(t, p); why != "" {
 			missing = append(missing, fmt.Sprintf("SKIPPED: %s: %s", p.name, why))
 			continue
@@ -51,10 +52,13 @@ func measurePaths(t *testing.T) (measured map[string]*tally, missing []string) {
 		measured[p.name], dials[p.name] = &tally{}, p.start(t, b)
 	}
 	for range *runs {
-		for _, p := range paths() {
-			if d := dials[p.name]; d != nil {
-				m := measured[p.name]
-				m.healthy = append(m.healthy, measureOnce(t, b, d, 0))
+		for _, p := range all {
+			d, m := dials[p.name], measured[p.name]
+			if d == nil {
+				continue
+			}
+			m.healthy = append(m.healthy, measureOnce(t, b, d, 0))
+			if slow {
 				m.slow = append(m.slow, measureOnce(t, b, d, slowness))
 			}
 		}

@@ -103,7 +103,8 @@ var packagesOfPieces = map[string]string{
 	"consultest": module + "/resolver/consultest", "caller": module + "/caller", "catalog": module + "/resolver/catalog",
 	"grpc": "google.golang.org/grpc", "insecure": "google.golang.org/grpc/credentials/insecure",
 	"reflection": "google.golang.org/grpc/reflection", "service": "google.golang.org/grpc/channelz/service",
-	"netip": "net/netip", "context": "context",
+	"netip": "net/netip", "context": "context", "time": "time", "policyv1": module + "/proto/meshlite/policy/v1", "proto": "google.golang.org/protobuf/proto", "synctest": "testing/synctest", "testing": "testing",
+	"meshtest": module + "/meshtest", "codes": "google.golang.org/grpc/codes", "catalogv1": module + "/proto/sweetshop/catalog/v1",
 }
 
 // putPieces writes each piece of Go in docs as a package of its own, and names them.
@@ -129,7 +130,8 @@ func putPieces(t *testing.T, top string, put func(name, content string)) (pieces
 				piece = "_ = " + strings.TrimSpace(piece)
 			}
 			name := fmt.Sprintf("%s%d", strings.TrimSuffix(filepath.Base(page), ".md"), i)
-			put("pieces/"+name+"/piece.go", "package piece\n\n"+imports.String()+"import meshliteroot \""+module+"\"\nimport gocontext \"context\"\n\n"+
+			put("pieces/"+name+"/piece.go", "package piece\n\n"+imports.String()+"import meshliteroot \""+module+"\"\nimport gocontext \"context\"\nimport gotesting \"testing\"\nimport sweets \""+module+"/proto/sweetshop/catalog/v1\"\n\n"+
+				"var t *gotesting.T\nvar impl sweets.CatalogServiceServer\n"+
 				"var ctx = gocontext.Background()\nvar server *meshliteroot.Server\n\nfunc _() {\n"+piece+"\n}\n")
 			pieces = append(pieces, "./pieces/"+name)
 		}

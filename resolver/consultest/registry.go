@@ -388,15 +388,18 @@ func sameCheck(a, b *check) bool {
 		a.serviceID == b.serviceID && a.serviceName == b.serviceName
 }
 
-// probeNetwork is the Probe over the network, with the outputs that Consul writes.
-func probeNetwork(ctx context.Context, c Check) (status, output string) {
+// dialer connects as [net.Dialer.DialContext] does.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// probe is the Probe over the network, with the outputs that Consul writes.
+func (d dialer) probe(ctx context.Context, c Check) (status, output string) {
 	switch {
 	case c.GRPC != "":
-		return probeGRPC(ctx, c)
+		return d.probeGRPC(ctx, c)
 	case c.HTTP != "":
-		return probeHTTP(ctx, c)
+		return d.probeHTTP(ctx, c)
 	default:
-		return probeTCP(ctx, c)
+		return d.probeTCP(ctx, c)
 	}
 }
 
@@ -405,7 +408,7 @@ func (c Check) tlsConfig() *tls.Config {
 	return &tls.Config{ServerName: c.TLSServerName, InsecureSkipVerify: c.TLSSkipVerify} //nolint:gosec
 }
 
-func probeGRPC(ctx context.Context, c Check) (status, output string) {
+func (d dialer) probeGRPC(ctx context.Context, c Check) (status, output string) {
 	creds := insecure.NewCredentials()
 	if c.GRPCUseTLS {
 		creds = credentials.NewTLS(c.tlsConfig())
@@ -413,7 +416,8 @@ func probeGRPC(ctx context.Context, c Check) (status, output string) {
 	addr, service, _ := strings.Cut(c.GRPC, "/")
 	// Neither a proxy nor a user's service config applies to a health check.
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds),
-		grpc.WithNoProxy(), grpc.WithDisableServiceConfig())
+		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return d(ctx, "tcp", address) }))
 	if err != nil {
 		return HealthCritical, err.Error()
 	}
@@ -428,7 +432,7 @@ func probeGRPC(ctx context.Context, c Check) (status, output string) {
 	return HealthPassing, fmt.Sprintf("gRPC check %s: success", c.GRPC)
 }
 
-func probeHTTP(ctx context.Context, c Check) (status, output string) {
+func (d dialer) probeHTTP(ctx context.Context, c Check) (status, output string) {
 	method := c.Method
 	if method == "" {
 		method = http.MethodGet
@@ -444,7 +448,7 @@ func probeHTTP(ctx context.Context, c Check) (status, output string) {
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", "Consul Health Check")
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.tlsConfig()}}
+	client := &http.Client{Transport: &http.Transport{DialContext: d, DisableKeepAlives: true, TLSClientConfig: c.tlsConfig()}}
 	if c.DisableRedirects {
 		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
@@ -465,17 +469,20 @@ func probeHTTP(ctx context.Context, c Check) (status, output string) {
 	}
 }
 
-func probeTCP(ctx context.Context, c Check) (status, output string) {
-	var conn net.Conn
-	var err error
-	if c.TCPUseTLS {
-		conn, err = (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, "tcp", c.TCP)
-	} else {
-		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", c.TCP)
-	}
+func (d dialer) probeTCP(ctx context.Context, c Check) (status, output string) {
+	conn, err := d(ctx, "tcp", c.TCP)
 	if err != nil {
 		return HealthCritical, err.Error()
 	}
-	_ = conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing was written
+	if c.TCPUseTLS {
+		settings := c.tlsConfig()
+		if host, _, _ := net.SplitHostPort(c.TCP); settings.ServerName == "" {
+			settings.ServerName = host
+		}
+		if err := tls.Client(conn, settings).HandshakeContext(ctx); err != nil {
+			return HealthCritical, err.Error()
+		}
+	}
 	return HealthPassing, fmt.Sprintf("TCP connect %s: Success", c.TCP)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -59,6 +60,12 @@ func WithProbe(probe Probe) Option {
 	return func(c *config) { c.probe = probe }
 }
 
+// WithDialer connects gRPC, HTTP and TCP checks by dial instead of TCP, for a network in
+// memory, whose addresses dial receives.
+func WithDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
+	return func(c *config) { c.probe = dialer(dial).probe }
+}
+
 // WithMaxConnections limits the connections that one client address may have open
 // to the listeners, as Consul's http_max_conns_per_client does, whose default is
 // 200: further ones are answered 429 and closed. Without it there is no limit.
@@ -67,7 +74,7 @@ func WithMaxConnections(n int) Option {
 }
 
 func newConfig(opts []Option) config {
-	c := config{nodeName: "consultest", nodeAddress: "127.0.0.1", datacenter: "dc1", probe: probeNetwork}
+	c := config{nodeName: "consultest", nodeAddress: "127.0.0.1", datacenter: "dc1", probe: dialer((&net.Dialer{}).DialContext).probe}
 	for _, opt := range opts {
 		opt(&c)
 	}
