@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -52,37 +55,55 @@ func (s *stock) Implicit(ctx context.Context, _ *forms.Thing) (*forms.Thing, err
 	return nil, ctx.Err()
 }
 
-// running asks some instance how many calls of Implicit it runs.
-func running(ctx context.Context, client *http.Client, url string) (name string, count int, err error) {
-	response, err := send(ctx, client, http.MethodGet, url+"/sweetshop.inventory.v1.InventoryService/GetStock", nil)
-	if err != nil {
-		return "", 0, err
+// counting asks some instance how many calls of Implicit it runs, and returns its name.
+func counting(client *http.Client, url string) asker {
+	return func(ctx context.Context) (name string, err error) {
+		response, err := send(ctx, client, http.MethodGet, url+"/sweetshop.inventory.v1.InventoryService/GetStock", nil)
+		if err != nil {
+			return "", err
+		}
+		defer response.Body.Close()
+		var got struct{ Grams map[string]int }
+		if err := json.NewDecoder(response.Body).Decode(&got); err != nil || len(got.Grams) != 1 {
+			return "", fmt.Errorf("got %v (%w), want one instance", got, err)
+		}
+		for name = range got.Grams {
+		}
+		return name, nil
 	}
-	defer response.Body.Close()
-	var got struct{ Grams map[string]int }
-	if err := json.NewDecoder(response.Body).Decode(&got); err != nil || len(got.Grams) != 1 {
-		return "", 0, fmt.Errorf("got %v (%w), want one instance", got, err)
-	}
-	for name, count = range got.Grams {
-	}
-	return name, count, nil
 }
 
-// eachRuns waits until n instances have answered with a count of running calls that is as wanted.
-func eachRuns(t *testing.T, client *http.Client, url, what string, n int, wanted func(int) bool) map[string]int {
+// eachRuns waits until the counts of running calls are as wanted at all instances, which are asked
+// one by one: the gateway prefers those that run fewer.
+func eachRuns(t *testing.T, instances []*backend, what string, wanted func(counts map[string]int) bool) map[string]int {
 	t.Helper()
+	clients := map[string]inventoryv1.InventoryServiceClient{}
+	for _, b := range instances {
+		clients[b.name] = inventoryv1.NewInventoryServiceClient(dial(t, b.address, insecure.NewCredentials()))
+	}
 	counts := map[string]int{}
 	within(t, what, func() bool {
-		name, count, err := running(t.Context(), client, url)
-		if err != nil {
-			t.Fatal(err)
+		for name, client := range clients {
+			got, err := client.GetStock(t.Context(), &inventoryv1.GetStockRequest{}, grpc.WaitForReady(true))
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts[name] = int(got.GetGrams()[name])
 		}
-		if counts[name] = count; !wanted(count) {
-			delete(counts, name)
-		}
-		return len(counts) == n
+		return wanted(counts)
 	})
 	return counts
+}
+
+// sumOf is wanted when all instances together run n calls, and each some unless n is 0.
+func sumOf(n int) func(map[string]int) bool {
+	return func(counts map[string]int) bool {
+		sum, each := 0, true
+		for _, count := range counts {
+			sum, each = sum+count, each && count > 0
+		}
+		return sum == n && (each || n == 0)
+	}
 }
 
 // hold calls Implicit and returns the answer, whatever it is.
@@ -121,7 +142,7 @@ func startInventory(t *testing.T, n int) (url string, instances []*backend) {
 		return err == nil
 	})
 	http.DefaultClient.CloseIdleConnections()
-	eachRuns(t, httpClient(t, nil), url, "each instance is called", n, func(n int) bool { return n == 0 })
+	allAnswer(t, counting(httpClient(t, nil), url), instances)
 	return url, instances
 }
 
@@ -152,24 +173,14 @@ func TestAnInstanceThatVanishesFailsNoGET(t *testing.T) {
 			results <- result{response.StatusCode, response.Header.Get("Content-Type"), problem.Code}
 		})
 	}
-	counts := eachRuns(t, client, url, "each instance runs calls", len(instances), func(n int) bool { return n > 0 })
-	within(t, "all calls run", func() bool {
-		name, count, err := running(t.Context(), client, url)
-		if err != nil {
-			t.Fatal(err)
+	counts := eachRuns(t, instances, "all calls run", sumOf(cap(results)))
+	gets, stop := load(t, counting(client, url))
+	killed, left := instances[0], instances[1:] // the one that the gateway prefers now
+	for i, b := range instances {
+		if counts[b.name] < counts[killed.name] {
+			killed, left = b, slices.Concat(instances[:i], instances[i+1:])
 		}
-		counts[name] = count
-		sum := 0
-		for _, count := range counts {
-			sum += count
-		}
-		return sum == cap(results)
-	})
-	gets, stop := load(t, func(ctx context.Context) (string, error) {
-		name, _, err := running(ctx, client, url)
-		return name, err
-	})
-	killed := instances[0]
+	}
 	within(t, "GETs of the instance", func() bool { return gets.answeredBy(killed.name) > 50 })
 	killed.kill()
 	for range counts[killed.name] {
@@ -184,12 +195,13 @@ func TestAnInstanceThatVanishesFailsNoGET(t *testing.T) {
 	if answers, failures, err := gets.all(); failures > 0 {
 		t.Errorf("of %d GETs %d failed, the first with: %v", answers+failures, failures, err)
 	}
-	left := eachRuns(t, client, url, "the other instances answer", len(instances)-1, func(int) bool { return true })
-	for name, count := range left {
-		if count != counts[name] {
-			t.Errorf("%s runs %d calls, before the kill %d: a call was made again", name, count, counts[name])
+	delete(counts, killed.name)
+	eachRuns(t, left, "the other instances answer", func(now map[string]int) bool {
+		if !maps.Equal(now, counts) {
+			t.Errorf("%v calls run, before the kill %v: a call was made again", now, counts)
 		}
-	}
+		return true
+	})
 	if len(results) > 0 {
 		t.Errorf("a call of another instance was answered with %+v", <-results)
 	}
@@ -198,7 +210,7 @@ func TestAnInstanceThatVanishesFailsNoGET(t *testing.T) {
 // Case E9: A caller that goes away cancels the call at the backend; a stream to it ends.
 func TestResetStreamsLeaveNothingRunning(t *testing.T) {
 	url, instances := startInventory(t, 2)
-	plain := httpClient(t, nil)
+	another := counting(httpClient(t, nil), url)
 	transport := &http.Transport{Protocols: &http.Protocols{}}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	defer transport.CloseIdleConnections()
@@ -212,17 +224,17 @@ func TestResetStreamsLeaveNothingRunning(t *testing.T) {
 			}
 		})
 	}
-	eachRuns(t, plain, url, "both instances run calls", len(instances), func(n int) bool { return n > 0 })
+	eachRuns(t, instances, "all calls run", sumOf(40))
 	reset()
 	ended.Wait()
-	eachRuns(t, plain, url, "no call runs", len(instances), func(n int) bool { return n == 0 })
+	eachRuns(t, instances, "no call runs", sumOf(0))
 	// Reset before, while and after they reach an instance, as a client in a hurry does.
 	for range 200 {
 		ctx, reset := context.WithCancel(t.Context())
 		ended.Go(func() { _, _, _ = hold(ctx, resets, url) })
-		_, _, _ = running(t.Context(), plain, url)
+		_, _ = another(t.Context())
 		reset()
 	}
 	ended.Wait()
-	eachRuns(t, plain, url, "no call runs", len(instances), func(n int) bool { return n == 0 })
+	eachRuns(t, instances, "no call runs", sumOf(0))
 }
