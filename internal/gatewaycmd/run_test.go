@@ -6,9 +6,12 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +22,8 @@ import (
 	"time"
 
 	gojwt "github.com/golang-jwt/jwt/v5"
+	coltrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
@@ -307,14 +312,14 @@ func TestUsersOfTokensAreKeptApart(t *testing.T) {
 	}
 }
 
-// One trace goes from the headers of a request through the gateway to the service, with spans in
-// between that the environment has asked for, and as it is without.
+// One trace goes from the headers of a request through the gateway to the service: with spans in
+// between if the environment says where they go, and as it is without.
 func TestATraceGoesThroughTheGateway(t *testing.T) {
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-	for name, traces := range map[string]string{"traced": "console", "passed on": ""} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv("OTEL_TRACES_EXPORTER", traces)
-			spans := captureStdout(t)
+	for _, traced := range []bool{true, false} {
+		t.Run(fmt.Sprint(traced), func(t *testing.T) {
+			var got []string
+			spans := collect(t, traced)
 			t.Run("gateway", func(t *testing.T) { // whose end sends the spans
 				agent := agenttest.Start(t)
 				s := &shop{trace: make(chan string, 1)}
@@ -323,39 +328,66 @@ func TestATraceGoesThroughTheGateway(t *testing.T) {
 				if response, body := get(t, g.Address+getSweet+"x", "Traceparent", "00-"+id+"-"+parent+"-01"); response.StatusCode != http.StatusOK {
 					t.Fatalf("%s: %s", response.Status, body)
 				}
-				got := strings.Split(<-s.trace, "-")
-				if len(got) != 4 || got[1] != id || got[3] != "01" || (got[2] == parent) != (traces == "") {
-					t.Errorf("the service has the parent %q, want one of trace %s", got, id)
-				}
+				got = strings.Split(<-s.trace, "-")
 			})
-			written := spans()
-			for _, want := range []string{`"Name":"GET ` + strings.TrimSuffix(getSweet, "?id="), `"SpanID":"` + parent} {
-				if strings.Contains(written, want) != (traces != "") {
-					t.Errorf("the spans have %s: %v\n%s", want, traces == "", written)
+			if len(got) != 4 || got[1] != id || got[3] != "01" {
+				t.Fatalf("the service has the parent %q, want one of trace %s", got, id)
+			}
+			if !traced && got[2] != parent {
+				t.Errorf("the service has the parent %s, want that of the request, %s", got[2], parent)
+			}
+			if !traced {
+				return
+			}
+			// From the parent that the service has up to that of the request.
+			parents, name := map[string]string{}, ""
+			for _, span := range spans() {
+				if hex.EncodeToString(span.GetTraceId()) == id {
+					parents[hex.EncodeToString(span.GetSpanId())] = hex.EncodeToString(span.GetParentSpanId())
+					if hex.EncodeToString(span.GetParentSpanId()) == parent {
+						name = span.GetName()
+					}
 				}
+			}
+			at, steps := got[2], 0
+			for ; at != parent && steps <= len(parents); steps++ {
+				at = parents[at]
+			}
+			if at != parent || steps < 2 || name != "GET /sweetshop.catalog.v1.CatalogService/GetSweet" {
+				t.Errorf("the service is %d spans below the request, through %q and %v", steps, name, parents)
 			}
 		})
 	}
 }
 
-// captureStdout returns a func that ends it and returns what was written: the console exporter
-// takes os.Stdout when it is made.
-func captureStdout(t *testing.T) (written func() string) {
+// collect has the environment name a collector, which returns what it was sent.
+func collect(t *testing.T, on bool) func() []*tracev1.Span {
 	t.Helper()
-	file, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
-	if err != nil {
-		t.Fatal(err)
+	if !on {
+		return nil
 	}
-	before := os.Stdout
-	os.Stdout = file
-	t.Cleanup(func() { os.Stdout = before; file.Close() })
-	return func() string {
-		os.Stdout = before
-		text, err := os.ReadFile(file.Name())
-		if err != nil {
-			t.Fatal(err)
+	var mu sync.Mutex
+	var all []*tracev1.Span
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var request coltrace.ExportTraceServiceRequest
+		if err := proto.Unmarshal(body, &request); err != nil {
+			t.Error(err)
 		}
-		return string(text)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, resource := range request.GetResourceSpans() {
+			for _, scope := range resource.GetScopeSpans() {
+				all = append(all, scope.GetSpans()...)
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", server.URL)
+	return func() []*tracev1.Span {
+		mu.Lock()
+		defer mu.Unlock()
+		return all
 	}
 }
 
