@@ -72,8 +72,10 @@ var siteDescs = []*prometheus.Desc{
 	keptRequestsDesc, keptStoredDesc, keptEvictedDesc, keptInvalidationsDesc, keptBytesDesc, keptEntriesDesc,
 }
 
-// instanceStates are all there are: each has a series, so that alerts see 0.
+// instanceStates and ejectionReasons are all there are: each has a series, so that alerts see 0.
 var instanceStates = []balancer.State{balancer.InRotation, balancer.SlowStarted, balancer.OtherZone, balancer.Ejected, balancer.Unconnected}
+
+var ejectionReasons = []balancer.Reason{balancer.ConsecutiveFailures, balancer.SuccessRate, balancer.Probe}
 
 // collect exports the figures of a site.
 func (s Site) collect(counter, gauge func(*prometheus.Desc, float64, ...string)) {
@@ -93,8 +95,8 @@ func (s Site) collect(counter, gauge func(*prometheus.Desc, float64, ...string))
 	for i, state := range instanceStates {
 		gauge(siteInstancesDesc, float64(states[i]), name, string(state))
 	}
-	for reason, n := range stats.Ejections {
-		counter(siteEjectionsDesc, float64(n), name, string(reason))
+	for _, reason := range ejectionReasons {
+		counter(siteEjectionsDesc, float64(stats.Ejections[reason]), name, string(reason))
 	}
 	if kept := stats.Cache; kept != nil {
 		for result, n := range map[string]uint64{

@@ -152,7 +152,6 @@ func TestAnInstanceThatVanishesFailsNoGET(t *testing.T) {
 	url, instances := startInventory(t, 3)
 	client := httpClient(t, nil)
 	ctx, goAway := context.WithCancel(t.Context())
-	defer goAway()
 	var ended sync.WaitGroup
 	defer ended.Wait()
 	defer goAway()
