@@ -206,7 +206,9 @@ func TestAnInstanceThatVanishesFailsNoGET(t *testing.T) {
 	}
 }
 
-// Case E9: A caller that goes away cancels the call at the backend; a stream to it ends.
+// Through a whole gateway, by HTTP/2: the contexts of the backends end.
+//
+// Case E9
 func TestResetStreamsLeaveNothingRunning(t *testing.T) {
 	url, instances := startInventory(t, 2)
 	another := counting(httpClient(t, nil), url)
