@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: cases help build demo chaos dev test test-short bench bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ dev: build ## run a registry and the sweet shop until ctrl-C
 test: consul tools ## run all tests with the race detector, a real Consul among them
 	$(GO) test -race -timeout 8m ./...
 	cd internal/connecttest && $(GO) test -race ./...
+	cd internal/deploytest && $(GO) test ./...
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
@@ -40,6 +41,10 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and t
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
 	@$(GO) test -count=1 -v -run Published ./internal/simulation
 
+# A fifth of the mesh, for a small machine: make scale SCALE='-part 5'
+scale: ## simulate 1,000 services, 10,000 instances and 50,000 channels: the tables of docs/growing.md, some minutes
+	$(GO) test -count=1 -timeout 60m -v -run Figures ./internal/scale -figures $(SCALE)
+
 bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e
 
@@ -51,12 +56,16 @@ mutants: ## change product code at 20 drawn places, one at a time, and name the 
 cases: ## write docs/cases.md, which case is kept by which test, from the comments of the tests
 	$(GO) test -count=1 -run TestCasesAreListed ./internal/house -update
 
+api: ## write docs/api.txt, what users compile against
+	$(GO) test -count=1 -run TestPublicAPIIsWrittenDown ./internal/house -update
+
 lint: tools ## gofmt, vet, staticcheck, buf lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean, run \`make fmt\`:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(BIN)/staticcheck ./...
 	cd internal/pagetest && $(GO) vet ./... && $(BIN)/staticcheck ./...
+	cd internal/deploytest && $(GO) vet ./... && $(BIN)/staticcheck ./...
 	$(BIN)/buf lint
 
 fmt: ## format Go and proto files
@@ -98,6 +107,35 @@ $(BIN)/consul: deploy/consul/go.mod deploy/consul/go.sum
 	@echo "building Consul: about five minutes the first time, seconds after that"
 	cd deploy/consul && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
+
+# The packages take the units of deploy/systemd if they are there.
+RELEASE := $(BIN)/release
+release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of a release into .bin/release
+	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	$(GO) run ./internal/release -out $(RELEASE)
+	@deploy/release/packages $(RELEASE) $(BIN)
+	$(BIN)/cyclonedx-gomod mod -json -licenses -noserial -notimestamp -output $(RELEASE)/sbom.cdx.json .
+	$(GO) run ./internal/release -out $(RELEASE) -sums
+	@ls -l $(RELEASE)
+
+$(BIN)/.releasetools: deploy/release/go.mod deploy/release/go.sum
+	@mkdir -p $(BIN)
+	@echo "building nfpm, cyclonedx-gomod and govulncheck: some minutes the first time"
+	cd deploy/release && $(GO) build -o $(BIN)/ tool
+	@touch $@
+
+cross: ## compile programs and tests for macOS and Windows: minutes the first time
+	for os in darwin windows; do for arch in amd64 arm64; do \
+		echo "$$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./... || exit 1; \
+	done; done
+
+vulnerabilities: $(BIN)/.releasetools ## look for known vulnerabilities that the code reaches: needs vuln.go.dev
+	$(BIN)/govulncheck ./...
+
+# The licences of what the programs link: those that may be passed on with a notice.
+licences: $(BIN)/.releasetools ## fail if a dependency of the programs has no licence that allows its distribution
+	@$(BIN)/cyclonedx-gomod app -json -licenses -main cmd/meshlite . >$(BIN)/licences.json
+	@$(GO) run ./internal/release -licences $(BIN)/licences.json
 
 clean: ## remove what was built
 	rm -rf $(BIN)

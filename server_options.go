@@ -47,7 +47,9 @@ func WithListenAddress(address string) ServerOption {
 // WithAdvertisedAddress is where clients find the server: "host", or "host:port"
 // where the port is not the one listened on. Default: the host listened on, or
 // the address of the agent's node. The host is also listened on unless
-// WithListenAddress says where.
+// WithListenAddress says where. A network instead of a host, such as "10.1.0.0/16" or
+// "fd00:1::/64", is the one address that this machine has in it: for containers, whose
+// addresses nobody knows before they start.
 func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }
@@ -137,7 +139,7 @@ func (c *serverConfig) finish(service string) error {
 		return err
 	}
 	c.environment()
-	if err := c.checkAddresses(); err != nil {
+	if err := cmp.Or(c.resolveNetwork(net.InterfaceAddrs), c.checkAddresses()); err != nil {
 		return err
 	}
 	if c.drain < 0 || c.stopTimeout < 0 {

@@ -376,11 +376,12 @@ func spread(weights []uint32) []uint32 {
 		deadline  float64
 		candidate uint32
 	}
-	alike, before := map[uint32]int{}, map[uint32]int{}
+	alike, before, sum := map[uint32]int{}, map[uint32]int{}, uint32(0)
 	for _, w := range weights {
 		alike[w]++
+		sum += w
 	}
-	var turns []turn
+	turns := make([]turn, 0, sum)
 	for i, w := range weights {
 		phase := (float64(before[w]) + 0.5) / float64(alike[w])
 		before[w]++
@@ -389,7 +390,10 @@ func spread(weights []uint32) []uint32 {
 		}
 	}
 	slices.SortFunc(turns, func(a, b turn) int {
-		return cmp.Or(cmp.Compare(a.deadline, b.deadline), cmp.Compare(a.candidate, b.candidate))
+		if a.deadline != b.deadline {
+			return cmp.Compare(a.deadline, b.deadline)
+		}
+		return cmp.Compare(a.candidate, b.candidate)
 	})
 	order := make([]uint32, len(turns))
 	for i, t := range turns {

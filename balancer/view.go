@@ -100,13 +100,20 @@ func (v *View) weight(c Candidate, now time.Duration, s *Settings) float64 {
 // maxWeight is the largest weight after scaling: the precision of Consul's weights.
 const maxWeight = 1 << 16
 
+// Fractions are scaled to this mean, and to this sum at least: a precision of about 1 % of an
+// endpoint's share. Each step of a slow start takes a schedule whose length is the sum.
+const (
+	meanFraction = 128
+	minFractions = 1024
+)
+
 // setWeights sets the weights of the candidates, and takes those without one out of rotation.
 // Fractions are scaled to whole numbers, since only proportions matter.
 func (v *View) setWeights(weights []float64) {
 	scale := 1.0
 	for i := range v.Candidates {
 		if weights[i] != float64(v.Candidates[i].Weight) {
-			scale = maxWeight / slices.Max(weights)
+			scale = fractionScale(weights)
 			break
 		}
 	}
@@ -121,6 +128,15 @@ func (v *View) setWeights(weights []float64) {
 	}
 	v.Candidates = rotation
 	v.separateRefusing()
+}
+
+// fractionScale is what weights are multiplied by before they are rounded.
+func fractionScale(weights []float64) float64 {
+	sum := 0.0
+	for _, w := range weights {
+		sum += w
+	}
+	return min(maxWeight/slices.Max(weights), max(minFractions, float64(meanFraction*len(weights)))/sum)
 }
 
 // separateRefusing takes the endpoints that refuse more than others out of Candidates, unless

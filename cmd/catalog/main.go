@@ -1,6 +1,6 @@
 // Command catalog serves the sweets of the shop. It registers in Consul, which
 // CONSUL_HTTP_ADDR names, and leaves it on SIGTERM or SIGINT. PORT is the port
-// to listen on; without it, a free one is taken.
+// to listen on, or :port for every address of the machine; without it, a free one is taken.
 //
 //	PORT=8081 catalog --metrics-address 127.0.0.1:9081
 package main
@@ -30,6 +30,9 @@ func main() {
 func run() error {
 	metrics := flag.String("metrics-address", cmp.Or(os.Getenv("MESHLITE_METRICS_ADDRESS"), "127.0.0.1:0"), "serve /metrics, /healthz, /readyz and pprof at `host:port`")
 	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
+	advertise := flag.String("advertise", "", "register this `host`, host:port or network, such as 10.1.0.0/16 for the address in it, instead of that of the agent's node")
+	region := flag.String("region", "", "the `region` that this process runs in")
+	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
@@ -40,7 +43,8 @@ func run() error {
 		return err
 	}
 
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
+	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}

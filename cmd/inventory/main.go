@@ -1,6 +1,7 @@
 // Command inventory serves the stock of the shop, with the latency of its flags. It
 // registers in Consul, which CONSUL_HTTP_ADDR names, and leaves it on SIGTERM or
-// SIGINT. PORT is the port to listen on; without it, a free one is taken.
+// SIGINT. PORT is the port to listen on, or :port for every
+// address of the machine; without it, a free one is taken.
 //
 //	PORT=8082 inventory --latency 2ms --jitter 3ms
 package main
@@ -30,6 +31,9 @@ func main() {
 func run() error {
 	metrics := flag.String("metrics-address", cmp.Or(os.Getenv("MESHLITE_METRICS_ADDRESS"), "127.0.0.1:0"), "serve /metrics, /healthz, /readyz and pprof at `host:port`")
 	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
+	advertise := flag.String("advertise", "", "register this `host`, host:port or network, such as 10.1.0.0/16 for the address in it, instead of that of the agent's node")
+	region := flag.String("region", "", "the `region` that this process runs in")
+	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")
 	flag.Parse()
@@ -42,7 +46,8 @@ func run() error {
 		return err
 	}
 
-	server, err := meshlite.NewServer("inventory", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
+	server, err := meshlite.NewServer("inventory", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}

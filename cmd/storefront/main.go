@@ -1,7 +1,7 @@
 // Command storefront serves the customers of the shop. It finds the catalog and
 // the inventory in Consul, which CONSUL_HTTP_ADDR names, registers there itself
-// and leaves on SIGTERM or SIGINT. PORT is the port to listen on; without it, a
-// free one is taken.
+// and leaves on SIGTERM or SIGINT. PORT is the port to listen on, or :port for
+// every address of the machine; without it, a free one is taken.
 //
 //	PORT=8080 storefront --catalog "consul:///catalog?policy=round_robin"
 package main
@@ -33,6 +33,9 @@ func main() {
 func run() error {
 	metrics := flag.String("metrics-address", cmp.Or(os.Getenv("MESHLITE_METRICS_ADDRESS"), "127.0.0.1:0"), "serve /metrics, /healthz, /readyz and pprof at `host:port`")
 	reflect := flag.Bool("reflection", false, "answer gRPC reflection")
+	advertise := flag.String("advertise", "", "register this `host`, host:port or network, such as 10.1.0.0/16 for the address in it, instead of that of the agent's node")
+	region := flag.String("region", "", "the `region` that this process runs in")
+	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
 	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
 	flag.Parse()
@@ -40,19 +43,20 @@ func run() error {
 		return fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
 	}
 
-	catalog, err := meshlite.NewClient(*catalogTarget, meshlite.WithPlaintext())
+	catalog, err := meshlite.NewClient(*catalogTarget, meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer catalog.Close()
-	inventory, err := meshlite.NewClient(*inventoryTarget, meshlite.WithPlaintext())
+	inventory, err := meshlite.NewClient(*inventoryTarget, meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer inventory.Close()
 	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
-	server, err := meshlite.NewServer("storefront", meshlite.WithPlaintext(), meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithMetricsAddress(*metrics))
+	server, err := meshlite.NewServer("storefront", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
 	}

@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
+	"github.com/meshlite-go/meshlite/internal/child"
 )
 
 // four small HTTP servers, each a process, behind a proxy.
@@ -148,7 +148,7 @@ func TestAFrozenProcessGetsLittle(t *testing.T) {
 	var failed atomic.Int64
 	load(16, 4000, func(n int) {
 		if n == 1000 {
-			if err := servers[0].Process.Signal(syscall.SIGSTOP); err != nil {
+			if err := servers[0].Process.Signal(child.Freeze); err != nil {
 				t.Error(err)
 			}
 		}

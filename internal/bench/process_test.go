@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -127,7 +126,7 @@ func run(t testing.TB, cmd *exec.Cmd, end func()) {
 	t.Cleanup(func() {
 		end()
 		// Its whole group, since a program may have workers that outlive it.
-		kill := time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+		kill := time.AfterFunc(5*time.Second, func() { _ = child.KillGroup(cmd.Process.Pid) })
 		defer kill.Stop()
 		_ = cmd.Wait() // a program that is stopped may call that a failure
 		if last := tail.Last(20); t.Failed() && last != "" {

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -42,6 +43,7 @@ type needs struct {
 	snapshots   bool          // it stores Consul's answers on disk
 	maintenance bool          // it has resolver.WithMaintenance
 	elsewhere   bool          // it tries elsewhere what no handler has seen
+	target      string        // what it calls, where that is not the service by its own name
 }
 
 // newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
@@ -71,7 +73,7 @@ func newCustomer(address string, n needs, folder string, log *slog.Logger) (*cus
 		}
 		options = append(options, meshlite.WithResolver(resolver.WithSnapshots(snapshots)))
 	}
-	if c.conn, err = meshlite.NewClient("consul:///"+service, options...); err != nil {
+	if c.conn, err = meshlite.NewClient("consul:///"+cmp.Or(n.target, service), options...); err != nil {
 		c.directory.Close()
 		return nil, err
 	}

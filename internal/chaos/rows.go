@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -130,7 +131,7 @@ func rows() []row {
 		inject:  startWithoutConsul, heal: startConsul,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
-	}}, adviceRows()...)
+	}}, slices.Concat(orchestratorRows(), adviceRows())...)
 }
 
 func names() string {

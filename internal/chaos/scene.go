@@ -36,6 +36,10 @@ type scene struct {
 	silent  net.Listener // of registrations that never answer
 	dead    []string     // ids of registrations without an instance
 	ended   time.Time    // of what was killed, or of what was wrong with an instance
+
+	beside    []string          // ids of registrations that an orchestrator has made
+	counted   map[string]uint64 // calls that each instance had answered by countedAt
+	countedAt time.Time
 }
 
 // play makes one fault and judges it. The error says why the rest cannot be
@@ -108,6 +112,10 @@ func (s *scene) leave() {
 	}
 	if s.proxy != nil {
 		s.proxy.Close()
+	}
+	for _, id := range s.beside {
+		// What is left is a registration that nobody asks for.
+		_ = s.agent.deregister(context.Background(), id)
 	}
 	if s.folder != "" {
 		_ = os.RemoveAll(s.folder) // a temporary folder; the next start of the machine takes it

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -36,10 +37,11 @@ type tally struct {
 	reasons  map[string]uint64
 	answered map[string]time.Time // by address: when the call was sent that it answered last
 	dialed   map[string]int       // by address: connections made
+	shares   map[string]uint64    // by address: calls answered
 }
 
 func newTally() *tally {
-	return &tally{reasons: map[string]uint64{}, answered: map[string]time.Time{}, dialed: map[string]int{}}
+	return &tally{reasons: map[string]uint64{}, answered: map[string]time.Time{}, dialed: map[string]int{}, shares: map[string]uint64{}}
 }
 
 // done counts a call. Its latency counts from when it was due.
@@ -53,6 +55,7 @@ func (t *tally) done(c call) {
 		t.figures.late++
 	}
 	if c.err == nil {
+		t.shares[c.instance]++
 		if c.sent.After(t.answered[c.instance]) {
 			t.answered[c.instance] = c.sent
 		}
@@ -91,6 +94,13 @@ func (t *tally) answers(address string, since time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.answered[address].After(since)
+}
+
+// answeredBy is how many calls each instance has answered, by address.
+func (t *tally) answeredBy() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.shares)
 }
 
 func (t *tally) read() figures {

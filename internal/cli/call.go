@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -283,7 +282,7 @@ func (c *preparedCall) call(ctx context.Context) error {
 // explain describes a failure, with a fix if gRPC's message has none.
 func (c *preparedCall) explain(failure *status.Status) string {
 	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
-	if fix := c.fix(failure.Code(), failure.Message()); fix != "" {
+	if fix := c.Security.fix(failure.Code(), failure.Message(), c.Timeout); fix != "" {
 		text += ": " + fix
 	}
 	return text
@@ -298,29 +297,4 @@ func (c *preparedCall) words(s *status.Status) string {
 		}
 	}
 	return text
-}
-
-// fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.
-func (c *preparedCall) fix(code codes.Code, message string) string {
-	has := func(part string) bool { return strings.Contains(message, part) }
-	switch {
-	case !c.Security.Plaintext && has("first record does not look like a TLS handshake"):
-		return "the server speaks plaintext: add --plaintext"
-	case !c.Security.Plaintext && has("signed by unknown authority"):
-		return "name the file of its authority by --cacert"
-	case !c.Security.Plaintext && (has("x509: certificate is") || has("x509: cannot validate certificate for")):
-		return "name what the certificate proves by --servername"
-	case has("certificate has expired"):
-		return "it must be renewed, or one of the clocks is wrong"
-	case c.Security.Plaintext && has("error reading server preface"):
-		return "if the server speaks TLS, leave --plaintext out"
-	case code == codes.DeadlineExceeded:
-		return fmt.Sprintf("is --timeout %v enough?", c.Timeout)
-	case has("connect: connection refused"):
-		return "is a server running there?"
-	case has("the resolver has found no endpoint"):
-		return "is the name of the host right?"
-	default:
-		return ""
-	}
 }

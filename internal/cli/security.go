@@ -5,6 +5,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/meshlite-go/meshlite"
 )
@@ -70,4 +74,29 @@ func readRoots(file string) (*x509.CertPool, error) {
 		return nil, &Error{ExitUsage, fmt.Errorf("--cacert %q holds no certificate: give a PEM file", file)}
 	}
 	return roots, nil
+}
+
+// fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.
+func (s Security) fix(code codes.Code, message string, timeout time.Duration) string {
+	has := func(part string) bool { return strings.Contains(message, part) }
+	switch {
+	case !s.Plaintext && has("first record does not look like a TLS handshake"):
+		return "the server speaks plaintext: add --plaintext"
+	case !s.Plaintext && has("signed by unknown authority"):
+		return "name the file of its authority by --cacert"
+	case !s.Plaintext && (has("x509: certificate is") || has("x509: cannot validate certificate for")):
+		return "name what the certificate proves by --servername"
+	case has("certificate has expired"):
+		return "it must be renewed, or one of the clocks is wrong"
+	case s.Plaintext && has("error reading server preface"):
+		return "if the server speaks TLS, leave --plaintext out"
+	case code == codes.DeadlineExceeded:
+		return fmt.Sprintf("is --timeout %v enough?", timeout)
+	case has("connect: connection refused"):
+		return "is a server running there?"
+	case has("the resolver has found no endpoint"):
+		return "is the name of the host right?"
+	default:
+		return ""
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/scrape"
@@ -100,7 +99,7 @@ type top struct {
 func (t *top) run(ctx context.Context) error {
 	resized := make(chan os.Signal, 1)
 	if t.screen != nil {
-		signal.Notify(resized, syscall.SIGWINCH)
+		signal.Notify(resized, screen.Resized)
 		defer signal.Stop(resized)
 	}
 	m, err := t.measure(ctx)

@@ -141,10 +141,10 @@ func (a *Agent) Stop() {
 }
 
 // Freeze suspends the agent's process until Thaw.
-func (a *Agent) Freeze() error { return a.cmd.Process.Signal(syscall.SIGSTOP) }
+func (a *Agent) Freeze() error { return a.cmd.Process.Signal(child.Freeze) }
 
 // Thaw undoes Freeze.
-func (a *Agent) Thaw() error { return a.cmd.Process.Signal(syscall.SIGCONT) }
+func (a *Agent) Thaw() error { return a.cmd.Process.Signal(child.Thaw) }
 
 func (a *Agent) end(signal syscall.Signal) {
 	if a.cmd.ProcessState != nil {

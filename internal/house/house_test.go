@@ -47,7 +47,7 @@ var rooms = map[string][]string{
 	"interceptors/cache/redis":        {"internal/redisconn"},
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
 	"internal/redisconn":              {},
-	"internal/redistest":              {},
+	"internal/redistest":              {"internal/child"},
 	"admin":                           {},
 	"":                                {"admin", "balancer", "balancer/...", "caller", "interceptors", "interceptors/...", "internal/cachepage", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},

@@ -101,7 +101,11 @@ func (f *File) reload(ctx context.Context) error {
 	if err != nil || pid <= 1 {
 		return fmt.Errorf("--pid-file %q holds %.40q: name the file of NGINX's pid directive", f.PIDFile, text)
 	}
-	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+	nginx, err := os.FindProcess(pid)
+	if err == nil {
+		err = nginx.Signal(syscall.SIGHUP)
+	}
+	if err != nil {
 		return fmt.Errorf("--pid-file %q: process %d: %w: is NGINX running?", f.PIDFile, pid, err)
 	}
 	return nil

@@ -176,7 +176,7 @@ func runProxy(t testing.TB, cmd *exec.Cmd) {
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+		kill := time.AfterFunc(5*time.Second, func() { _ = child.KillGroup(cmd.Process.Pid) })
 		defer kill.Stop()
 		_ = cmd.Wait() // HAProxy calls being stopped a failure
 		if last := tail.Last(20); t.Failed() && last != "" {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/meshlite-go/meshlite/internal/child"
 )
 
 // Server is a redis-server of the machine.
@@ -57,8 +59,7 @@ func (s *Server) Run() {
 	s.cmd = exec.Command(s.path, append([]string{
 		"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning",
 	}, s.args...)...)
-	// It must not outlive a test that is killed.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s.cmd.SysProcAttr = child.OwnGroup() // it must not outlive a test that is killed
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package screen
 import (
 	"io"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // terminal is a file that can be drawn on.
@@ -16,17 +14,17 @@ func terminalOf(w io.Writer) (terminal, bool) {
 	if !ok || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {
 		return terminal{}, false
 	}
-	_, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	_, _, err := windowSize(file)
 	return terminal{file}, err == nil
 }
 
 // size is asked each time, since windows change.
 func (t terminal) size() (width, height int) {
-	size, err := unix.IoctlGetWinsize(int(t.file.Fd()), unix.TIOCGWINSZ)
-	if err != nil || size.Col == 0 || size.Row == 0 {
+	width, height, err := windowSize(t.file)
+	if err != nil || width == 0 || height == 0 {
 		return 80, 24
 	}
-	return int(size.Col), int(size.Row)
+	return width, height
 }
 
 // Columns is the width of w if it is a terminal, else 0.
@@ -35,7 +33,7 @@ func Columns(w io.Writer) int {
 	if !ok {
 		return 0
 	}
-	if _, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ); err != nil {
+	if _, _, err := windowSize(file); err != nil {
 		return 0
 	}
 	width, _ := terminal{file}.size()

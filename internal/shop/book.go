@@ -87,3 +87,21 @@ func (b *book) await(ctx context.Context, address string, givenUp <-chan struct{
 		}
 	}
 }
+
+// awaitGone waits until the registry does not list address.
+func (b *book) awaitGone(ctx context.Context, address string) bool {
+	for {
+		b.mu.Lock()
+		_, known := b.known[address]
+		changed := b.changed
+		b.mu.Unlock()
+		if !known {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

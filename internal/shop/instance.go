@@ -3,6 +3,8 @@ package shop
 import (
 	"syscall"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/child"
 )
 
 // Instance is one process of a service, registered in the registry.
@@ -41,10 +43,10 @@ func (i *Instance) Kill() error {
 
 // Freeze stops the process in its tracks: its connections stay open and nothing
 // answers on them. Thaw lets it go on.
-func (i *Instance) Freeze() error { return i.process.signal(syscall.SIGSTOP) }
+func (i *Instance) Freeze() error { return i.process.signal(child.Freeze) }
 
 // Thaw lets a frozen process go on.
-func (i *Instance) Thaw() error { return i.process.signal(syscall.SIGCONT) }
+func (i *Instance) Thaw() error { return i.process.signal(child.Thaw) }
 
 // Stop ends the process in order and waits; it is killed when that takes longer
 // than patience.

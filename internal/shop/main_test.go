@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -106,4 +107,4 @@ func programsDir(t *testing.T) string {
 }
 
 // alive reports whether there is a process of that id.
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+func alive(pid int) bool { return child.Alive(pid) }

@@ -97,6 +97,10 @@ func (s *Shop) start(ctx context.Context, service string, args []string) (*Insta
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
 	}
+	return s.startAt(ctx, service, address, args)
+}
+
+func (s *Shop) startAt(ctx context.Context, service, address string, args []string) (*Instance, error) {
 	p, err := s.launch(service, address, args)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
@@ -109,6 +113,17 @@ func (s *Shop) start(ctx context.Context, service string, args []string) (*Insta
 		}, nil
 	}
 	return nil, s.startError(ctx, service, p)
+}
+
+// StartAt is Start at an address at which an instance was before, as on a machine whose unit is
+// restarted. It waits until the registry no longer lists that one.
+func (s *Shop) StartAt(ctx context.Context, service, address string, args ...string) (*Instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if !s.book.awaitGone(ctx, address) {
+		return nil, fmt.Errorf("%s did not start: the registry lists another at %s", service, address)
+	}
+	return s.startAt(ctx, service, address, args)
 }
 
 // startError ends an instance that did not register, and returns why it did not.

@@ -28,6 +28,24 @@ func TestStartReturnsWhatTheRegistryLists(t *testing.T) {
 	}
 }
 
+func TestStartAtTakesThePlaceOfOneThatWasThere(t *testing.T) {
+	s := open(t, "well")
+	first, err := s.Start(t.Context(), "catalog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.StartAt(early, "catalog", first.Address); err == nil || !strings.Contains(err.Error(), "the registry lists another at "+first.Address) {
+		t.Errorf("%v, want that the address is taken", err)
+	}
+	first.Stop(stopTimeout)
+	second, err := s.StartAt(t.Context(), "catalog", first.Address)
+	if err != nil || second.Address != first.Address || second.ID != first.ID || second.process == first.process {
+		t.Errorf("%+v (%v), want another process at %s", second, err, first.Address)
+	}
+}
+
 func TestCloseEndsEveryProcess(t *testing.T) {
 	s := open(t, "well")
 	var pids []int

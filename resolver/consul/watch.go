@@ -35,6 +35,7 @@ type watch struct {
 	query     catalog.Query
 	limiter   *rate.Limiter
 	index     uint64             // to wait beyond; 0 does not block
+	inStep    bool               // the last answer came when other clients were answered, too
 	last      []catalog.Instance // of the last answer
 
 	empty       bool      // the last answer was
@@ -78,7 +79,7 @@ func (w *watch) run(ctx context.Context, report func(catalog.Snapshot, error)) {
 
 // next waits for a connection of the pool, and for an answer.
 func (w *watch) next(ctx context.Context) (answer, error) {
-	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.directory.wait)
+	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.nextWait())
 	if err != nil {
 		return answer{}, err
 	}
@@ -87,7 +88,7 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	w.last, w.empty = a.Instances, len(a.Instances) == 0
+	w.last, w.empty, w.inStep = a.Instances, len(a.Instances) == 0, a.early
 	switch {
 	case !w.empty:
 		w.hint = ""
@@ -96,6 +97,16 @@ func (w *watch) next(ctx context.Context) (answer, error) {
 	}
 	a.Hint = w.hint
 	return a, nil
+}
+
+// nextWait is how long the next query may block. After a start, an outage or a change all
+// clients of the service send one at the same time, and would send the next ones in waves of
+// a minute, which Consul's own jitter of a sixteenth hardly spreads. So that one wait is drawn.
+func (w *watch) nextWait() time.Duration {
+	if !w.inStep {
+		return w.directory.wait
+	}
+	return min(w.directory.wait, time.Second+rand.N(w.directory.wait))
 }
 
 // read sends a blocking query in bounded, and confirms the answer if need be. If the last

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
@@ -106,8 +106,8 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	r := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
-	s.Signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
+	s.Signal(child.Freeze)
+	t.Cleanup(func() { s.Signal(child.Thaw) })
 	var wg sync.WaitGroup
 	var late, away, other atomic.Int64
 	for range 3000 { // more than a connection of rueidis queues
@@ -151,9 +151,9 @@ func TestAFrozenRedisComesBack(t *testing.T) {
 		_, _, ticket, err := one.Load(t.Context(), "key", sweet)
 		return err == nil && one.Save(t.Context(), ticket, []byte("fudge"), time.Minute) == nil
 	})
-	s.Signal(syscall.SIGSTOP)
+	s.Signal(child.Freeze)
 	err := one.Invalidate(t.Context(), []string{sweet[3]})
-	s.Signal(syscall.SIGCONT)
+	s.Signal(child.Thaw)
 	if err == nil {
 		t.Fatal("a frozen server accepted an invalidation")
 	}
@@ -246,8 +246,8 @@ func TestAnInvalidationIsPublishedThoughItsCallerGivesUp(t *testing.T) {
 func TestRedisTakesHalfOfTheDeadlineAtMost(t *testing.T) {
 	s := redistest.Start(t)
 	r := connected(t, s.URL(), redis.WithTimeout(10*time.Second), hour)
-	s.Signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
+	s.Signal(child.Freeze)
+	t.Cleanup(func() { s.Signal(child.Thaw) })
 	ctx := ctx(t, 400*time.Millisecond)
 	if _, _, _, err := r.Load(ctx, "key", sweet); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v, want DeadlineExceeded", err)
@@ -300,8 +300,8 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	s := redistest.Start(t)
 	r := connected(t, s.URL(), redis.WithTimeout(10*time.Second), hour)
 	subscribe(t, r)
-	s.Signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
+	s.Signal(child.Freeze)
+	t.Cleanup(func() { s.Signal(child.Thaw) })
 	var wg sync.WaitGroup
 	for range 2 * redis.MaxRunning {
 		wg.Go(func() {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/redis"
+	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/redistest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -114,8 +114,8 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
 	r := newReplica(t, store, []*policyv1.RateLimitRule{shared(20, "1000h", policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA)}, ratelimit.WithShare(share))
-	s.Signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
+	s.Signal(child.Freeze)
+	t.Cleanup(func() { s.Signal(child.Thaw) })
 	var wg sync.WaitGroup
 	var admitted atomic.Int64
 	for range 1000 {
@@ -155,8 +155,8 @@ func TestANodeOfTheClusterIsKilled(t *testing.T) {
 func TestTheDeadlineOfTheCaller(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), redis.WithTimeout(10*time.Second), hour)
-	s.Signal(syscall.SIGSTOP)
-	t.Cleanup(func() { s.Signal(syscall.SIGCONT) })
+	s.Signal(child.Freeze)
+	t.Cleanup(func() { s.Signal(child.Thaw) })
 	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 	defer cancel()
 	if _, err := store.Take(ctx, []ratelimit.Charge{charge(1, 1, 1)}); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
@@ -174,7 +174,7 @@ func TestTheDeadlineOfTheCaller(t *testing.T) {
 func TestHastyCallersOpenNoCircuit(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), hour)
-	s.Signal(syscall.SIGSTOP)
+	s.Signal(child.Freeze)
 	for range 4 * redis.MaxFailures {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if _, err := store.Take(ctx, []ratelimit.Charge{charge(1, 1, 100)}); err == nil {
@@ -182,7 +182,7 @@ func TestHastyCallersOpenNoCircuit(t *testing.T) {
 		}
 		cancel()
 	}
-	s.Signal(syscall.SIGCONT)
+	s.Signal(child.Thaw)
 	want(t, "connected", store.Stats().Connected, true)
 	want(t, "admitted", take(t, store, charge(2, 1, 1))[0].Admitted, true)
 }

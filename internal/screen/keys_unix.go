@@ -1,13 +1,28 @@
+//go:build unix
+
 package screen
 
 import (
 	"context"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// Resized is the signal that a terminal's window has another size.
+const Resized = syscall.SIGWINCH
+
+// windowSize is the size of a terminal, or an error if file is none.
+func windowSize(file *os.File) (width, height int, err error) {
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, 0, err
+	}
+	return int(size.Col), int(size.Row), nil
+}
 
 // keyWait is how long a look at the terminal waits for a key, and so how late its
 // goroutine ends.
