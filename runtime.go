@@ -128,6 +128,12 @@ func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
 	return r.handler(admin.WithHosts(hosts...))
 }
 
+// AdminHandler is [Runtime.Handler] with further parts of the program, such as its readiness and
+// the statistics of what it has beside channels: admin.WithStats.
+func (r *Runtime) AdminHandler(options ...admin.Option) (http.Handler, error) {
+	return r.handler(options...)
+}
+
 // handler also serves what a server adds.
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 	options := []admin.Option{

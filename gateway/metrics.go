@@ -15,25 +15,25 @@ var (
 
 // Describe is for Prometheus.
 func (g *Gateway) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{loadsDesc, changesDesc, readAtDesc, servingDesc} {
+	for _, desc := range append([]*prometheus.Desc{loadsDesc, changesDesc, readAtDesc, servingDesc}, siteDescs...) {
 		ch <- desc
 	}
 	g.config.Edge.Describe(ch)
 }
 
-// Collect is for Prometheus. The metrics of the edge are among them.
+// Collect is for Prometheus. The metrics of the edge and of each [Site] are among them.
 func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
-	counter := func(desc *prometheus.Desc, value uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+	counter := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
 	}
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	for _, s := range g.Stats() {
-		counter(loadsDesc, s.Loads-s.Failures-s.Refusals, s.Service, "read")
-		counter(loadsDesc, s.Failures, s.Service, "failed")
-		counter(loadsDesc, s.Refusals, s.Service, "refused")
-		counter(changesDesc, s.Changes, s.Service)
+		counter(loadsDesc, float64(s.Loads-s.Failures-s.Refusals), s.Service, "read")
+		counter(loadsDesc, float64(s.Failures), s.Service, "failed")
+		counter(loadsDesc, float64(s.Refusals), s.Service, "refused")
+		counter(changesDesc, float64(s.Changes), s.Service)
 		readAt, serving := 0.0, 0.0
 		if !s.LoadedAt.IsZero() {
 			readAt = float64(s.LoadedAt.UnixMilli()) / 1000
@@ -43,6 +43,11 @@ func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(readAtDesc, readAt, s.Service)
 		gauge(servingDesc, serving, s.Service)
+	}
+	for _, s := range g.sites {
+		if plain, ok := s.Handler.(Site); ok {
+			plain.collect(counter, gauge)
+		}
 	}
 	g.config.Edge.Collect(ch)
 }

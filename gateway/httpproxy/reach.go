@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -49,10 +50,11 @@ type reach struct {
 	closed bool
 	listed map[string]bool
 	down   map[string]bool // each has a goroutine that tries it
+	backAt map[string]time.Time
 }
 
 func newReach(c *Config, set *balancer.Set) *reach {
-	r := &reach{config: c, set: set, dialer: net.Dialer{Timeout: c.ConnectTimeout}, limit: lines.New(maxLogRate), listed: map[string]bool{}, down: map[string]bool{}}
+	r := &reach{config: c, set: set, dialer: net.Dialer{Timeout: c.ConnectTimeout}, limit: lines.New(maxLogRate), listed: map[string]bool{}, down: map[string]bool{}, backAt: map[string]time.Time{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -65,6 +67,7 @@ func (r *reach) keep(list []catalog.Instance) {
 	for i := range list {
 		r.listed[list[i].Address] = true
 	}
+	maps.DeleteFunc(r.backAt, func(address string, _ time.Time) bool { return !r.listed[address] })
 }
 
 // dial is for requests without TLS.
@@ -78,6 +81,7 @@ func (r *reach) dialTLS(ctx context.Context, _, address string) (net.Conn, error
 }
 
 func (r *reach) connect(ctx context.Context, address string, secure bool) (net.Conn, error) {
+	began := time.Now()
 	conn, err := r.open(ctx, address, secure)
 	if err == nil {
 		return conn, nil
@@ -87,7 +91,7 @@ func (r *reach) connect(ctx context.Context, address string, secure bool) (net.C
 	}
 	failed := &connectError{err, isLocal(err)}
 	if !failed.local {
-		r.lost(address, secure, err)
+		r.lost(address, secure, began, err)
 	}
 	return nil, failed
 }
@@ -127,11 +131,12 @@ func isLocal(err error) bool {
 	return false
 }
 
-// lost takes an instance out of rotation until it can be connected to.
-func (r *reach) lost(address string, secure bool, reason error) {
+// lost takes an instance out of rotation until it can be connected to. An attempt that began
+// before it came back belongs to the outage that is over.
+func (r *reach) lost(address string, secure bool, began time.Time, reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || !r.listed[address] {
+	if r.closed || !r.listed[address] || began.Before(r.backAt[address]) {
 		return
 	}
 	r.set.SetReachable(address, false) // even if it is tried already: it may have been listed anew
@@ -175,6 +180,7 @@ func (r *reach) back(address string, reachable bool, since time.Time) (ended boo
 	delete(r.down, address)
 	r.set.SetReachable(address, true)
 	if reachable {
+		r.backAt[address] = time.Now()
 		r.log(slog.LevelInfo, "instance can be reached again", address, "after", time.Since(since))
 	}
 	return true

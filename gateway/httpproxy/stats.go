@@ -8,8 +8,8 @@ import (
 )
 
 // Stats are the counters of a site since it was made, and the state of its instances. The
-// gateway exports them as the metrics that are named here, with the label site; those of the
-// instances come from package balancer/metrics.
+// gateway exports them as the metrics that are named here, with the label site; the instances by
+// their state are meshlite_http_instances, and ejections meshlite_http_ejections_total.
 type Stats struct {
 	Name       string `json:"name"`
 	Requests   uint64 `json:"requests"`         // forwarded: meshlite_http_requests_total

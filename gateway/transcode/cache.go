@@ -24,10 +24,10 @@ func isIdentified(md metadata.MD, r *http.Request) bool {
 
 // isStored publishes for how long and for whom the answer may be stored, and reports whether
 // the caller has it already. The ETag is that of body, so an answer that a cache of the channel
-// has served is confirmed without a call.
+// has served is confirmed without a call. An answer to POST publishes nothing: its URL does not
+// name it, and a cache could use it for a GET of that URL (RFC 9110, 9.3.3).
 func isStored(header http.Header, r *http.Request, got answer, body []byte) bool {
-	isGet := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if !isGet && !got.method.noSideEffects {
+	if !isGet(r) {
 		return false
 	}
 	policy := got.method.policy()
@@ -39,14 +39,17 @@ func isStored(header http.Header, r *http.Request, got answer, body []byte) bool
 	etag := etagOf(body)
 	header.Set("Etag", etag)
 	setCacheControl(header, got, policy, policy.TTL, said)
-	return isGet && matchesETag(r.Header["If-None-Match"], etag)
+	return matchesETag(r.Header["If-None-Match"], etag)
 }
+
+// isGet reports whether the URL alone names the answer.
+func isGet(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
 // setNegativeCache publishes for how long a failure may be stored: not at all, unless the
 // policy lists its code.
 func setNegativeCache(header http.Header, r *http.Request, got answer, code codes.Code) {
 	header.Set("Cache-Control", "no-store")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if !isGet(r) {
 		return
 	}
 	policy := got.method.policy()

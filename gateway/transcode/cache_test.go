@@ -206,12 +206,37 @@ func TestAnswersWithoutAPolicyAreRevalidated(t *testing.T) {
 		if h := do(g.mux, "POST", "/v1/bodies", "{}").Header(); h.Get("ETag") != "" || h.Get("Cache-Control") != "" {
 			t.Errorf("POST: %v, want nothing about caches", h)
 		}
-		// What has no side effects may be stored by the caller, and is no GET: no 304.
-		w := do(g.mux, "POST", "/forms.v1.FormsService/Literal", "{}", "If-None-Match", "*")
-		if w.Code != 200 || w.Header().Get("ETag") == "" {
-			t.Errorf("POST of a method without side effects: status %d, %v", w.Code, w.Header())
-		}
 	})
+}
+
+// Case E5
+func TestOnlyWhatAURLNamesIsForCachesOfHTTP(t *testing.T) {
+	const connect = "/forms.v1.FormsService/Literal?encoding=json&message=%7B%7D"
+	for _, test := range []struct {
+		method, target string
+		headers        []string
+		stored         bool
+	}{
+		{"GET", "/v1/literal", nil, true},
+		{"HEAD", "/v1/literal", nil, true},
+		{"GET", connect + "&connect=v1", nil, true},
+		{"POST", "/forms.v1.FormsService/Literal", nil, false},
+		{"POST", "/forms.v1.FormsService/Literal", []string{"Connect-Protocol-Version", "1"}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newCached(t, publicRule("1 minute"), transcode.CachePolicy{TTL: time.Minute, Public: true})
+			body := ""
+			if test.method == "POST" {
+				body = "{}"
+			}
+			w := do(g.mux, test.method, test.target, body, append(test.headers, "Content-Type", "application/json", "If-None-Match", `"x"`)...)
+			stored := strings.HasPrefix(w.Header().Get("ETag"), `"`) && w.Header().Get("Cache-Control") == "public, max-age=60"
+			none := w.Header().Get("ETag") == "" && w.Header().Get("Cache-Control") == ""
+			if w.Code != 200 || g.calls != 1 || test.stored && !stored || !test.stored && !none {
+				t.Errorf("%s %s %q: status %d, %v, %d calls; want it for caches: %v", test.method, test.target, test.headers, w.Code, w.Header(), g.calls, test.stored)
+			}
+		})
+	}
 }
 
 // The rows of the table "For those who know apicache" of package cache, through HTTP.

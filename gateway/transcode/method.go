@@ -14,14 +14,13 @@ import (
 
 // method is a gRPC method with what its calls need, made once.
 type method struct {
-	mux           *Mux
-	service       *Service
-	desc          protoreflect.MethodDescriptor
-	path          string
-	noSideEffects bool
-	reading       protojson.UnmarshalOptions
-	writing       protojson.MarshalOptions
-	get, post     *route // of path; get is nil unless the method has no side effects
+	mux       *Mux
+	service   *Service
+	desc      protoreflect.MethodDescriptor
+	path      string
+	reading   protojson.UnmarshalOptions
+	writing   protojson.MarshalOptions
+	get, post *route // of path; get is nil unless the method has no side effects
 }
 
 func (m *method) isStreaming() bool { return m.desc.IsStreamingClient() || m.desc.IsStreamingServer() }

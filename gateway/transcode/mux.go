@@ -175,7 +175,7 @@ func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types re
 		return err
 	}
 	added := &method{
-		mux: m, service: s, desc: desc, path: pathOf(desc), noSideEffects: hasNoSideEffects(desc),
+		mux: m, service: s, desc: desc, path: pathOf(desc),
 		reading: protojson.UnmarshalOptions{Resolver: types, RecursionLimit: m.config.MaxDepth + 10},
 		// gRPC has checked that required fields are set.
 		writing: protojson.MarshalOptions{Resolver: types, AllowPartial: true},

@@ -42,8 +42,9 @@ type probeResult struct {
 // prober calls the health service of instances.
 type prober struct{ tls *tls.Config }
 
-// probe calls one over a connection like a client's.
-func (p prober) probe(ctx context.Context, service, address string) probeResult {
+// probe calls one over a connection like a client's: by gRPC, or by HTTP if it is registered with
+// that scheme.
+func (p prober) probe(ctx context.Context, service, scheme, address string) probeResult {
 	if ctx.Err() != nil {
 		return probeResult{uncallable, "was not probed", "the time is over: give more, or name fewer services"}
 	}
@@ -51,6 +52,9 @@ func (p prober) probe(ctx context.Context, service, address string) probeResult 
 	defer cancel()
 	if err := connect(ctx, address); err != nil {
 		return explainDial(err)
+	}
+	if isHTTP(scheme) {
+		return probeHTTP(ctx, scheme, address)
 	}
 	begin := time.Now()
 	health, err := p.health(ctx, service, address)
@@ -114,11 +118,11 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) p
 	has := func(part string) bool { return strings.Contains(s.Message(), part) }
 	switch {
 	case s.Code() == codes.Unimplemented, s.Code() == codes.NotFound:
-		return probeResult{unreported, "answers, but has no health service", "register google.golang.org/grpc/health, or build it by meshlite.NewServer, which does; if it is a gateway or another HTTP service, name the services to check"}
+		return probeResult{unreported, "answers, but has no health service", "register google.golang.org/grpc/health, or build it by meshlite.NewServer, which does; if it is an HTTP service, register it with the metadata scheme=http or https"}
 	case s.Code() == codes.PermissionDenied, s.Code() == codes.Unauthenticated:
 		return probeResult{unreported, "answers, but does not report its health", "allow everybody to call grpc.health.v1.Health, or present a certificate by --cert and --key"}
 	case has("HTTP/1.1 header"):
-		return probeResult{unreported, "speaks HTTP/1, not gRPC", "if it does not belong to the mesh, name the services to check"}
+		return probeResult{unreported, "speaks HTTP/1, not gRPC", "if it is an HTTP service, register it with the metadata scheme=http; if it does not belong to the mesh, name the services to check"}
 	case p.tls != nil && has("first record does not look like a TLS handshake"):
 		return probeResult{uncallable, "speaks plaintext, not TLS", "leave out --tls, --cacert, --cert, --key and --servername"}
 	case has("signed by unknown authority"):

@@ -67,7 +67,7 @@ func probeAll(ctx context.Context, directory *consul.Directory, options Options,
 	for _, s := range services {
 		for i, e := range s.entries {
 			if e.Address != "" {
-				work = append(work, func() { s.probes[i] = p.probe(ctx, s.name, e.Address) })
+				work = append(work, func() { s.probes[i] = p.probe(ctx, s.name, e.Metadata[schemeKey], e.Address) })
 			}
 		}
 	}
@@ -131,6 +131,8 @@ func judge(e consul.Entry, a probeResult, overTLS bool) (result, fix string) {
 		return Warning, a.fix
 	case a.state == unreachable:
 		return Failed, a.fix + " If it is gone for good: " + deregister(e)
+	case a.state == notServing && e.Status == catalog.Passing && isHTTP(e.Metadata[schemeKey]):
+		return Failed, "clients still call it: make its check in Consul call /readyz at its own address, as that of meshlite gateway does"
 	case a.state == notServing && e.Status == catalog.Passing:
 		return Failed, "clients still call it: make its check in Consul call grpc.health.v1 at its own address, as that of meshlite.NewServer does"
 	default:

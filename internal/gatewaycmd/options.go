@@ -67,7 +67,8 @@ type settings struct {
 	descriptors map[string][]string
 	proxies     []netip.Prefix
 	limits      []edge.Limit
-	tls         *tls.Config // nil is plaintext
+	tls         *tls.Config  // nil is plaintext
+	certificate *certificate // of tls
 }
 
 // check reads all options, or returns which one is wrong, and the fix.
@@ -79,7 +80,7 @@ func (o Options) check() (*settings, error) {
 	s.descriptors, errs[2] = parseDescriptors(o.Descriptors, s.services)
 	s.proxies, errs[3] = parsePrefixes(o.TrustedProxies)
 	s.limits, errs[4] = parseLimits(o.Limits)
-	s.tls, errs[5] = o.serverTLS()
+	errs[5] = s.readTLS()
 	for _, err := range errs {
 		if err != nil {
 			return nil, err
@@ -113,39 +114,39 @@ func (o Options) checkRest(s *settings) error {
 	return nil
 }
 
-// serverTLS are the settings that callers meet, nil for plaintext.
-func (o Options) serverTLS() (*tls.Config, error) {
+// readTLS makes the settings that callers meet, none for plaintext.
+func (s *settings) readTLS() error {
 	switch {
-	case (o.TLSCert == "") != (o.TLSKey == ""):
-		return nil, cli.Usagef("--tls-cert %q, --tls-key %q: one needs the other", o.TLSCert, o.TLSKey)
-	case o.TLSCert == "" && o.ClientCA != "":
-		return nil, cli.Usagef("--client-ca %q: certificates of clients need TLS: give --tls-cert and --tls-key, too", o.ClientCA)
-	case o.TLSCert == "":
-		return nil, nil
+	case (s.TLSCert == "") != (s.TLSKey == ""):
+		return cli.Usagef("--tls-cert %q, --tls-key %q: one needs the other", s.TLSCert, s.TLSKey)
+	case s.TLSCert == "" && s.ClientCA != "":
+		return cli.Usagef("--client-ca %q: certificates of clients need TLS: give --tls-cert and --tls-key, too", s.ClientCA)
+	case s.TLSCert == "":
+		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(o.TLSCert, o.TLSKey)
+	var err error
+	if s.certificate, err = loadCertificate(s.TLSCert, s.TLSKey); err != nil {
+		return cli.Usagef("--tls-cert %q, --tls-key %q: %w", s.TLSCert, s.TLSKey, err)
+	}
+	s.tls = &tls.Config{GetCertificate: s.certificate.get, MinVersion: tls.VersionTLS12}
+	if s.ClientCA == "" {
+		return nil
+	}
+	text, err := os.ReadFile(s.ClientCA)
 	if err != nil {
-		return nil, cli.Usagef("--tls-cert %q, --tls-key %q: %w", o.TLSCert, o.TLSKey, err)
+		return cli.Usagef("--client-ca: %w", err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	if o.ClientCA == "" {
-		return config, nil
+	s.tls.ClientCAs, s.tls.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
+	if !s.tls.ClientCAs.AppendCertsFromPEM(text) {
+		return cli.Usagef("--client-ca %q holds no certificate: give a PEM file", s.ClientCA)
 	}
-	text, err := os.ReadFile(o.ClientCA)
-	if err != nil {
-		return nil, cli.Usagef("--client-ca: %w", err)
-	}
-	config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
-	if !config.ClientCAs.AppendCertsFromPEM(text) {
-		return nil, cli.Usagef("--client-ca %q holds no certificate: give a PEM file", o.ClientCA)
-	}
-	return config, nil
+	return nil
 }
 
-// edge is what stands around the gateway. verifier may be nil.
-func (s *settings) edge(verifier edge.Verifier, log *slog.Logger) edge.Config {
+// edge is what stands around the gateway. verifier and tracer may be nil.
+func (s *settings) edge(verifier edge.Verifier, tracer edge.Tracer, log *slog.Logger) edge.Config {
 	return edge.Config{
 		TrustedProxies: s.proxies, Limits: s.limits, Headers: s.Headers, RequireSubject: s.RequireSubject,
-		CORS: edge.CORS{Origins: s.CORSOrigins}, Logger: log, Verifier: verifier,
+		CORS: edge.CORS{Origins: s.CORSOrigins}, Logger: log, Verifier: verifier, Tracer: tracer,
 	}
 }

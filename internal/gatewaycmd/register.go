@@ -169,7 +169,7 @@ func (r *run) announce() error {
 	for _, s := range r.services {
 		a.Services = append(a.Services, announcedService{s.name, r.letsOut(s)})
 	}
-	for _, s := range r.sites {
+	for _, s := range r.settings.sites {
 		a.Sites = append(a.Sites, announcedSite{s.name, s.prefix, append([]string{}, s.urls...)})
 	}
 	if r.Format == cli.JSON {

@@ -20,6 +20,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/httpcache"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
 	"github.com/meshlite-go/meshlite/gateway/jwt"
+	"github.com/meshlite-go/meshlite/interceptors/tracing"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -42,7 +43,7 @@ func Run(ctx context.Context, o Options, streams cli.Streams) error {
 	defer r.close()
 	ballast := make([]byte, ballastBytes)
 	defer runtime.KeepAlive(ballast)
-	if err := r.open(); err != nil {
+	if err := r.open(ctx); err != nil {
 		return err
 	}
 	return r.serve(ctx)
@@ -67,7 +68,9 @@ type run struct {
 	edge      *edge.Edge
 	gateway   *gateway.Gateway
 	server    *edge.Server
-	admin     *admin.Server // nil without one
+	admin     *admin.Server    // nil without one
+	tracing   *tracing.Tracing // nil if the environment asks for none
+	sites     []gateway.Site
 	listener  net.Listener
 	closers   []func()
 }
@@ -81,7 +84,13 @@ func (r *run) close() {
 func (r *run) onClose(f func()) { r.closers = append(r.closers, f) }
 
 // open makes all parts. Nothing waits for Consul or for a service.
-func (r *run) open() error {
+func (r *run) open(ctx context.Context) error {
+	if s := r.certificate; s != nil {
+		s.log = r.log
+	}
+	if err := r.openTracing(ctx); err != nil {
+		return &cli.Error{Code: cli.ExitUsage, Err: err}
+	}
 	// The channels of a gateway call for others: only the subject that it forwards is an
 	// identity, by which answers are kept apart.
 	callers, err := caller.New(caller.WithForwardedSubject())
@@ -120,8 +129,12 @@ func (r *run) openEdge() error {
 		r.onClose(tokens.Close)
 		verifier = tokens
 	}
+	var tracer edge.Tracer // likewise
+	if r.tracing != nil {
+		tracer = r.tracing
+	}
 	var err error
-	r.edge, err = edge.New(r.settings.edge(verifier, r.log))
+	r.edge, err = edge.New(r.settings.edge(verifier, tracer, r.log))
 	return err
 }
 
@@ -145,11 +158,12 @@ func (r *run) openGateway() error {
 		config.Services = append(config.Services, service)
 	}
 	r.builder = resolver.NewBuilder(r.directory, resolver.WithLogger(r.log))
-	for _, s := range r.sites {
+	for _, s := range r.settings.sites {
 		site, err := r.site(s)
 		if err != nil {
 			return &cli.Error{Code: cli.ExitUsage, Err: err}
 		}
+		r.sites = append(r.sites, site)
 		config.Sites[s.prefix] = site
 	}
 	var err error
@@ -165,7 +179,11 @@ func (r *run) dial(s service) (gateway.Service, error) {
 	if err != nil {
 		return gateway.Service{}, err
 	}
-	service, err := gateway.Dial("consul:///"+s.name, r.directory, security, meshlite.WithRuntime(r.runtime), meshlite.WithLogger(r.log))
+	options := []meshlite.ClientOption{security, meshlite.WithRuntime(r.runtime), meshlite.WithLogger(r.log)}
+	if r.tracing != nil {
+		options = append(options, meshlite.WithTracing(r.tracing))
+	}
+	service, err := gateway.Dial("consul:///"+s.name, r.directory, options...)
 	if err != nil {
 		return gateway.Service{}, err
 	}
@@ -178,7 +196,7 @@ func (r *run) dial(s service) (gateway.Service, error) {
 
 // site balances over a plain HTTP service. Each has a cache of its own: without their prefixes,
 // two sites may have the same URL.
-func (r *run) site(s site) (http.Handler, error) {
+func (r *run) site(s site) (made gateway.Site, err error) {
 	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Log: r.log, Header: r.forwarded}
 	if len(s.urls) == 0 {
 		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
@@ -186,17 +204,16 @@ func (r *run) site(s site) (http.Handler, error) {
 	if r.HTTPCache > 0 {
 		cache, err := httpcache.New(httpcache.Config{MaxBytes: r.HTTPCache})
 		if err != nil {
-			return nil, fmt.Errorf("--http-cache %d: %w", r.HTTPCache, err)
+			return made, fmt.Errorf("--http-cache %d: %w", r.HTTPCache, err)
 		}
 		r.onClose(cache.Close)
-		config.Wrap = cache.Transport
+		config.Wrap, made.Cache = cache.Transport, cache
 	}
-	proxy, err := httpproxy.New(config)
-	if err != nil {
-		return nil, err
+	if made.Proxy, err = httpproxy.New(config); err != nil {
+		return made, err
 	}
-	r.onClose(proxy.Close)
-	return proxy, nil
+	r.onClose(made.Proxy.Close)
+	return made, nil
 }
 
 // forwarded are the headers by which a plain HTTP service knows who calls.
@@ -253,24 +270,6 @@ func (r *run) serve(ctx context.Context) error {
 		err = nil // it was to stop while starting
 	}
 	return errors.Join(err, <-served)
-}
-
-// serveAdmin serves the admin page.
-func (r *run) serveAdmin() error {
-	if r.MetricsAddress == "" {
-		return nil
-	}
-	handler, err := r.runtime.Handler()
-	if err != nil {
-		return err
-	}
-	listener, err := listen("--metrics-address", r.MetricsAddress)
-	if err != nil {
-		return err
-	}
-	r.admin = admin.Serve(listener, handler)
-	r.onClose(func() { _ = r.admin.Close() })
-	return nil
 }
 
 func listen(flag, address string) (net.Listener, error) {

@@ -61,7 +61,7 @@ var rooms = map[string][]string{
 	"internal/wire":                   {},
 	"internal/guard":                  {},
 	"internal/rpc":                    {},
-	"gateway":                         {"", "gateway/...", "interceptors", "proto/...", "resolver", "resolver/catalog"},
+	"gateway":                         {"", "balancer", "gateway/...", "interceptors", "proto/...", "resolver", "resolver/catalog"},
 	"gateway/problem":                 {},
 	"gateway/contract":                {"interceptors"},
 	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/wire"},

@@ -30,12 +30,15 @@ import (
 
 // backendVariable, if set, makes this program a backend of that kind. Its arguments are its
 // name, its address and, for TLS, the files of its certificate and key; or, for a gateway, the
-// URL behind it and the address of Consul.
+// URL behind it and the address of Consul; or, for the command, its flags and arguments.
 const (
 	backendVariable = "MESHLITE_PROXIES_BACKEND"
 	kindHTTP        = "http"
 	kindGRPC        = "grpc"
+	kindForms       = "forms"
+	kindStock       = "stock"
 	kindGateway     = "gateway"
+	kindCommand     = "command"
 )
 
 func beBackend() error {
@@ -44,6 +47,9 @@ func beBackend() error {
 		return gatewaycmd.Run(context.Background(), gatewaycmd.Options{
 			HTTP: []string{"web=/," + os.Args[3]}, Listen: address, Register: true, Name: "gateway", Agent: os.Args[4],
 		}, cli.Streams{Out: io.Discard, Err: io.Discard})
+	}
+	if os.Getenv(backendVariable) == kindCommand {
+		return beCommand(append(os.Args[3:], "--listen", address))
 	}
 	var settings *tls.Config
 	if len(os.Args) > 3 {
@@ -57,7 +63,12 @@ func beBackend() error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv(backendVariable) == kindGRPC {
+	switch os.Getenv(backendVariable) {
+	case kindForms:
+		return newForms(name).Serve(l)
+	case kindStock:
+		return newStock(name).Serve(l)
+	case kindGRPC:
 		var options []grpc.ServerOption
 		if settings != nil {
 			options = append(options, grpc.Creds(credentials.NewTLS(settings)))
@@ -172,7 +183,7 @@ func startBackends(t testing.TB, agent *consulagent.Agent, kind, service string,
 		port, _ := strconv.Atoi(portText)
 		check := &api.AgentServiceCheck{Interval: "1s", Timeout: "1s", Status: api.HealthPassing}
 		switch secure := len(files) > 0; {
-		case kind == kindGRPC:
+		case kind == kindGRPC, kind == kindForms, kind == kindStock:
 			check.GRPC, check.GRPCUseTLS, check.TLSSkipVerify = b.address, secure, secure
 		case secure:
 			check.HTTP, check.TLSSkipVerify = "https://"+b.address+"/readyz", true

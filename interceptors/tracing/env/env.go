@@ -64,6 +64,10 @@ func configured() bool {
 // Enabled reports whether spans are made.
 func (t *Telemetry) Enabled() bool { return t.sdk != nil }
 
+// Active reports whether spans are made, or the traces of others are passed on by the propagators
+// that the environment names. If not, a program needs no [tracing.Tracing].
+func (t *Telemetry) Active() bool { return t.sdk != nil || t.passes }
+
 // TracerProvider makes spans, or none when off. A program with spans of its own gives
 // it to otel.SetTracerProvider.
 func (t *Telemetry) TracerProvider() trace.TracerProvider {
@@ -80,7 +84,7 @@ func (t *Telemetry) Propagators() propagation.TextMapPropagator { return t.propa
 // Options are for [tracing.New]. When off, calls cost nothing.
 func (t *Telemetry) Options() []tracing.Option {
 	options := []tracing.Option{tracing.WithTracerProvider(t.TracerProvider())}
-	if t.sdk != nil || t.passes {
+	if t.Active() {
 		options = append(options, tracing.WithPropagators(t.propagators))
 	}
 	return options

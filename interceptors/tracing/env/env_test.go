@@ -80,7 +80,7 @@ func TestTheEnvironmentTurnsItOn(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			telemetry := set(t, tt.variables)
-			if telemetry.Enabled() != tt.enabled || active(t, telemetry) != tt.active {
+			if telemetry.Enabled() != tt.enabled || active(t, telemetry) != tt.active || telemetry.Active() != tt.active {
 				t.Errorf("enabled %v, active %v: want %v, %v", telemetry.Enabled(), active(t, telemetry), tt.enabled, tt.active)
 			}
 			_, span := telemetry.TracerProvider().Tracer("test").Start(t.Context(), "a")
