@@ -81,6 +81,12 @@ func (s *Server) routes() *http.ServeMux {
 	handle("GET", "/v1/status/leader", catalog.statusLeader)
 	handle("GET", "/v1/status/peers", catalog.statusPeers)
 
+	intentions := intentionsAPI{s}
+	handle("GET", "/v1/connect/intentions/match", intentions.match)
+	handle("GET", "/v1/connect/ca/roots", intentions.roots)
+	handle("PUT", "/v1/config", intentions.writeConfig)
+	handle("DELETE", intentionsByName, intentions.deleteConfig)
+
 	mux.Handle("/v1/kv/", s.wrap(kvAPI{s}.serve, "GET", "PUT", "DELETE"))
 	mux.HandleFunc("/", unknownPath)
 	return mux

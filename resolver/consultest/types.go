@@ -20,6 +20,7 @@ type config struct {
 	aclEnabled                    bool
 	managementToken               string
 	otherTokens                   map[string]bool
+	intentionPolicy               string
 	probe                         Probe
 	maxConnections                int
 }
@@ -35,6 +36,12 @@ func WithNode(name, address string) Option {
 // to datacenter".
 func WithDatacenter(name string) Option {
 	return func(c *config) { c.datacenter = name }
+}
+
+// WithDefaultIntentionPolicy sets what decides where no intention does: "allow" or "deny".
+// Without it that is the default policy of ACLs: deny with [WithACL], else allow.
+func WithDefaultIntentionPolicy(policy string) Option {
+	return func(c *config) { c.intentionPolicy = policy }
 }
 
 // WithACL turns on access control with Consul's default policy deny. The
