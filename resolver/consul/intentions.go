@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -99,8 +99,15 @@ func (w *intentionsWatch) match(ctx context.Context, options *api.QueryOptions) 
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
 	var answered map[string]json.RawMessage
-	path := "/v1/connect/intentions/match?by=destination&name=" + url.QueryEscape(w.query.Service)
-	meta, err := w.directory.api.Raw().Query(path, &answered, options.WithContext(bounded))
+	// consul/api would ignore what it does not know, such as a further condition.
+	decoded := decoding(bounded, func(body io.Reader) error {
+		if err := json.NewDecoder(body).Decode(&answered); err != nil {
+			return unreadable(err)
+		}
+		return nil
+	})
+	_, meta, err := w.directory.api.Connect().IntentionMatch(
+		&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{w.query.Service}}, options.WithContext(decoded))
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errTakeTurns):
 		return nil, 0, errTakeTurns
