@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -25,13 +26,14 @@ import (
 // to Consul, the statistics of endpoints, one cache, one registry of metrics. Watches end
 // with the last channel that needs them; the rest is memory, and bounded. It is safe for concurrent use.
 type Runtime struct {
-	registry *prometheus.Registry
-	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
-	callers  *caller.Callers
-	metrics  *metrics.Metrics
-	caches   *cachepage.Caches
-	limits   *limitspage.Limits       // with what bounds the handlers of all servers
-	retries  weakset.Set[retry.Retry] // of channels
+	registry    *prometheus.Registry
+	beside      prometheus.Registerer // the program's own, which has registry as a collector, or nil
+	callers     *caller.Callers
+	metrics     *metrics.Metrics
+	caches      *cachepage.Caches
+	limits      *limitspage.Limits            // with what bounds the handlers of all servers
+	retries     weakset.Set[retry.Retry]      // of channels
+	authorizers weakset.Set[authz.Authorizer] // of servers
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -126,6 +128,7 @@ func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 	options := []admin.Option{
 		admin.WithGatherer(r.page()),
+		admin.WithStats("authorization", func() any { return r.authorized() }),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
@@ -201,6 +204,15 @@ func (r *Runtime) agents() []consul.Stats {
 		if asked, ok := directory.(interface{ Stats() []consul.Stats }); ok {
 			all = append(all, asked.Stats()...)
 		}
+	}
+	return all
+}
+
+// authorized are the figures of what authorizes the calls of servers.
+func (r *Runtime) authorized() []authz.Stats {
+	all := []authz.Stats{}
+	for _, one := range r.authorizers.All() {
+		all = append(all, one.Stats())
 	}
 	return all
 }

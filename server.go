@@ -14,6 +14,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 )
 
 const (
@@ -74,6 +75,11 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	c.runtime.caches.Add(c.cache, service)
 	c.runtime.limits.AddServer(c.limiter, service)
 	c.runtime.limits.AddHandlers(c.concurrency, service)
+	for _, own := range c.own {
+		if authorizer, ok := own.(*authz.Authorizer); ok {
+			c.runtime.authorizers.Add(authorizer)
+		}
+	}
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}

@@ -24,7 +24,8 @@ type Stats struct {
 	Intentions int `json:"intentions"`
 	// Refused are those in force that are not understood, with the reasons.
 	Refused []string `json:"refused"`
-	// ReadAt is when intentions were read last; zero is never.
+	// ReadAt is when intentions were read last; zero is never. Those of WithIntentions are
+	// read all the time.
 	ReadAt time.Time `json:"read_at"`
 	// Failing reports that the last attempt to read them failed.
 	Failing bool `json:"failing"`
@@ -50,6 +51,9 @@ func (a *Authorizer) Stats() Stats {
 		},
 		Revoked: a.counts.revoked.Load(), Streams: a.streams.len(),
 		ReadAt: now.readAt, Failing: now.failing,
+	}
+	if a.fixed != nil {
+		s.ReadAt = time.Now()
 	}
 	if now.Rules != nil {
 		s.Intentions, s.Refused = now.Len(), now.Refused()
