@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Headers returns the values of a metadata key, which is in lower case.
@@ -228,8 +227,12 @@ func (r *Rules) Explain(source, fullMethod string, headers Headers) Explanation 
 	return Explanation{*r.verdict(found[0], fullMethod).Decide(headers), next.Decide(headers)}
 }
 
-// FullMethod returns name as "/service/method", which paths of permissions are about.
-func FullMethod(name string) string { return "/" + strings.TrimPrefix(name, "/") }
+// ByPermissions reports whether the intention that decides about the calls of source has
+// permissions, so that the decision depends on the method or on metadata.
+func (r *Rules) ByPermissions(source string) bool {
+	one := r.first(source)
+	return one != nil && len(one.permissions) > 0
+}
 
 // Conditional reports whether the decision depends on headers.
 func (v *Verdict) Conditional() bool { return len(v.permissions) > 0 }
