@@ -123,7 +123,7 @@ func (e *intentionEntry) check() error {
 
 // intentionsOf are those about destination, the one that decides first.
 func (st *state) intentionsOf(destination string) []intention {
-	all := []intention{}
+	var all []intention // null without any, as Consul answers
 	for _, name := range slices.Compact([]string{destination, wildcard}) {
 		entry := st.intentions[name]
 		if entry == nil {
