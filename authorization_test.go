@@ -185,3 +185,18 @@ func TestInterceptorsOfOtherKindsAreRefused(t *testing.T) {
 	}
 	var _ interceptors.Concern = authorized
 }
+
+// The agent is that of the environment, as everywhere; until it answers, calls are denied.
+func TestConsulIntentionsAreOfTheEnvironmentsAgent(t *testing.T) {
+	if _, err := meshlite.ConsulIntentions("*"); err == nil {
+		t.Error("every service is a destination")
+	}
+	authorized, err := meshlite.ConsulIntentions("catalog", authz.WithLogger(silent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	authorized.Close()
+	if s := authorized.Stats(); s.Service != "catalog" || !s.ReadAt.IsZero() {
+		t.Errorf("stats are %+v", s)
+	}
+}

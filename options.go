@@ -130,8 +130,8 @@ func WithPolicy(policy *policyv1.ServicePolicy) Option {
 // in the order given. They see every call that was not refused before and, on a client, calls
 // rather than attempts.
 //
-// On a server it also takes one concern that authorizes calls, such as an *authz.Authorizer,
-// which decides by Consul's intentions. It runs before everything that an answer could come
+// On a server it also takes one concern that authorizes calls, such as that of
+// [ConsulIntentions]. It runs before everything that an answer could come
 // from. Its owner closes it.
 func WithInterceptors(own interceptors.Concern) Option {
 	return option(func(c *config) { c.own = append(c.own, own) })

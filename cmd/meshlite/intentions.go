@@ -10,8 +10,10 @@ func newIntentionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "intentions",
 		Short: "Find out which intention decides about a call",
-		Args:  noCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  meshlite intentions check storefront catalog
+  meshlite intentions check storefront catalog sweetshop.catalog.v1.CatalogService/GetSweet`,
+		Args: noCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newIntentionsCheckCommand())
 	return cmd
