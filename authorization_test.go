@@ -88,7 +88,7 @@ func (i *identities) of(domain, service string) *tls.Config {
 
 // Case C3: Authorization runs before a server-side hit (order checked when the chain is built).
 //
-// Case X13
+// # Case X13
 //
 // Case I7
 func TestIntentionsDecideBeforeTheCache(t *testing.T) {
@@ -186,7 +186,7 @@ func TestInterceptorsOfOtherKindsAreRefused(t *testing.T) {
 	var _ interceptors.Concern = authorized
 }
 
-// The agent is that of the environment, as everywhere; until it answers, calls are denied.
+// The agent is that of the environment, as everywhere.
 func TestConsulIntentionsAreOfTheEnvironmentsAgent(t *testing.T) {
 	if _, err := meshlite.ConsulIntentions("*"); err == nil {
 		t.Error("every service is a destination")
@@ -196,7 +196,7 @@ func TestConsulIntentionsAreOfTheEnvironmentsAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	authorized.Close()
-	if s := authorized.Stats(); s.Service != "catalog" || !s.ReadAt.IsZero() {
+	if s := authorized.Stats(); s.Service != "catalog" {
 		t.Errorf("stats are %+v", s)
 	}
 }
