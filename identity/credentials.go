@@ -224,7 +224,7 @@ func (c *Credentials) wanted(authority string, own ID) (ID, error) {
 	if plain, err := url.PathUnescape(name); err == nil {
 		name = plain
 	}
-	if !only(name, "._-", true) || net.ParseIP(name) != nil {
+	if !segment(name) || net.ParseIP(name) != nil {
 		return ID{}, refuse(UnknownService, "", "%.80q names no service: call consul:///SERVICE, or set grpc.WithAuthority to the service", authority)
 	}
 	own.Service = name

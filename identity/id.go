@@ -54,13 +54,23 @@ func ParseID(text string) (ID, error) {
 	if len(id.TrustDomain) > maxTrustDomain || !only(id.TrustDomain, "._-", false) {
 		return ID{}, fmt.Errorf("identity: SPIFFE id %.200q: its trust domain may have lower case letters, digits and ._- only", text)
 	}
-	for _, segment := range []string{id.Partition, id.Namespace, id.Datacenter, id.Service} {
-		if segment == "." || segment == ".." || !only(segment, "._-", true) {
-			return ID{}, fmt.Errorf("identity: SPIFFE id %.200q: its segment %.80q may have letters, digits and ._- only", text, segment)
+	for _, part := range []string{id.Partition, id.Namespace, id.Datacenter, id.Service} {
+		if !segment(part) {
+			return ID{}, fmt.Errorf("identity: SPIFFE id %.200q: its segment %.80q may have letters, digits and ._- only", text, part)
 		}
 	}
 	return id, nil
 }
+
+// CheckService reports why a name can be no service of an [ID].
+func CheckService(name string) error {
+	if !segment(name) {
+		return fmt.Errorf("identity: service %.80q: a SPIFFE id has letters, digits and ._- only: register the service under such a name", name)
+	}
+	return nil
+}
+
+func segment(text string) bool { return text != "." && text != ".." && only(text, "._-", true) }
 
 // only reports whether text is not empty and has letters, digits and the bytes of more only.
 func only(text, more string, upper bool) bool {

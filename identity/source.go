@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -66,9 +67,20 @@ func NewSnapshot(leaf tls.Certificate, roots []*x509.Certificate) (*Snapshot, er
 		at = chain[0].NotBefore
 	}
 	if _, err := s.chains(chain, x509.ExtKeyUsageAny, at); err != nil {
-		return nil, fmt.Errorf("identity: the certificate of %v is not of the %d roots: %w", id, len(roots), err)
+		return nil, NotOfTheRootsError{fmt.Errorf("identity: the certificate of %v is not of the %d roots: %w", id, len(roots), err)}
 	}
 	return s, nil
+}
+
+// NotOfTheRootsError is the error of [NewSnapshot] for a leaf that none of the roots signed.
+type NotOfTheRootsError struct{ error }
+
+// Unwrap returns what crypto/x509 has found.
+func (e NotOfTheRootsError) Unwrap() error { return e.error }
+
+// Equal reports whether both have the same leaf and roots.
+func (s *Snapshot) Equal(other *Snapshot) bool {
+	return s.Leaf().Equal(other.Leaf()) && slices.EqualFunc(s.roots, other.roots, (*x509.Certificate).Equal)
 }
 
 // ID returns which service the leaf is of.

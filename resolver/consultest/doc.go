@@ -16,7 +16,7 @@
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
 // [Server.Flap], [Server.SetReachable] and [Server.Restart], connect it to agents
-// of other datacenters with [Server.Join], inspect requests with
+// of other datacenters with [Server.Join], rotate its CA with [Server.RotateCA], inspect requests with
 // [Server.Queries] and [Server.Connections], and answer in its place with
 // [Server.Intercept].
 //

@@ -64,6 +64,8 @@ func (s *Server) routes() *http.ServeMux {
 	handle("PUT", "/v1/agent/check/warn/", agent.checkUpdate)
 	handle("PUT", "/v1/agent/check/fail/", agent.checkUpdate)
 	handle("PUT", "/v1/agent/check/update/", agent.checkUpdate)
+	handle("GET", "/v1/agent/connect/ca/roots", agent.caRoots)
+	handle("GET", "/v1/agent/connect/ca/leaf/", agent.caLeaf)
 	handle("GET", "/v1/agent/health/service/id/", agent.healthByID)
 	handle("GET", "/v1/agent/health/service/name/", agent.healthByName)
 

@@ -22,6 +22,7 @@ type config struct {
 	otherTokens                   map[string]bool
 	probe                         Probe
 	maxConnections                int
+	leafTTL                       time.Duration // 0 is Consul's default
 }
 
 // WithNode sets the name and the address of the agent's node.
