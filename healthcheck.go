@@ -101,6 +101,9 @@ func (r *run) healthChecks(given catalog.Registration, address string) []healthC
 // findCheck finds the first health check that the server answers, called as Consul will
 // call it. Where one fails for its TLS, the next one is tried.
 func (r *run) findCheck(ctx context.Context, given catalog.Registration, address string) (*healthCheck, error) {
+	if credentials := r.config.identity(); credentials != nil && r.healthOnly == nil {
+		return r.identified(ctx, credentials, given, address)
+	}
 	checks := r.healthChecks(given, address)
 	if err := r.reach(ctx, given.SelfCheck, address, checks[0].address); err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
-	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
+	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
 	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)...)
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)

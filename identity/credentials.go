@@ -110,6 +110,13 @@ func New(source Source, opts ...Option) (*Credentials, error) {
 	}}, nil
 }
 
+// Close ends the source, if it has a Close. Connections go on as long as the certificates.
+func (c *Credentials) Close() {
+	if source, ok := c.source.(interface{ Close() }); ok {
+		source.Close()
+	}
+}
+
 // Ready returns why no connection can be secured now, or nil.
 func (c *Credentials) Ready() error {
 	_, err := c.usable()

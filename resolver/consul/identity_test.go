@@ -201,7 +201,7 @@ func TestProcessesDoNotRenewInStep(t *testing.T) {
 		defer agent.Close()
 		var all []*consul.Identity
 		for n := range processes {
-			all = append(all, newIdentity(t, newDirectory(t, agent, consul.Config{}), fmt.Sprintf("service-%d", n)))
+			all = append(all, newIdentity(t, newDirectory(t, agent, consul.Config{Wait: 10 * time.Minute}), fmt.Sprintf("service-%d", n)))
 			time.Sleep(100 * time.Millisecond) // processes are not all started in a second
 		}
 		for _, i := range all {
@@ -222,7 +222,7 @@ func TestProcessesDoNotRenewInStep(t *testing.T) {
 		} {
 			before := len(agent.Signed())
 			change.do()
-			time.Sleep(5 * time.Minute)
+			time.Sleep(2 * time.Minute)
 			signed := agent.Signed()[before:]
 			if len(signed) < processes {
 				t.Errorf("%s: %d leaves were signed, want %d", change.name, len(signed), processes)

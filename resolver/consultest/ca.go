@@ -1,6 +1,7 @@
 package consultest
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -242,29 +243,45 @@ func (s agentAPI) caLeaf(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := s.require(r, "service:write", service); err != nil {
 		return nil, err
 	}
-	until := time.Now()
+	timeout := time.Duration(0)
 	if opts.index > 0 {
-		until = until.Add(opts.timeout())
+		timeout = opts.timeout()
 	}
-	var found leafAnswer
-	for next := until; ; {
-		due := time.Time{}
-		err := s.block(r.Context(), max(time.Until(next), 0), func(*state) bool {
-			l := s.leafOf(service)
-			moved := !due.IsZero() && !due.Equal(l.due)
-			found, due = l.answer, l.due
-			return found.ModifyIndex > opts.index || moved
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case found.ModifyIndex > opts.index, !time.Now().Before(until):
-			s.writeMeta(w, r, found.ModifyIndex, opts)
+	found, err := s.awaitLeaf(r.Context(), timeout, service, opts.index)
+	if err != nil {
+		return nil, err
+	}
+	s.writeMeta(w, r, found.ModifyIndex, opts)
+	return found, nil
+}
+
+// awaitLeaf is block for a leaf, which changes when it is due, too.
+func (s agentAPI) awaitLeaf(ctx context.Context, timeout time.Duration, service string, after uint64) (leafAnswer, error) {
+	v := s.exchangeOf(ctx)
+	expired, stop := v.timer(timeout)
+	defer stop()
+	for {
+		s.mu.Lock()
+		l, changed := s.leafOf(service), s.st.changed
+		found, due := l.answer, time.NewTimer(time.Until(l.due))
+		s.mu.Unlock()
+		if v.mustRetry() {
+			due.Stop()
+			return found, errRetry
+		}
+		if found.ModifyIndex > after || expired == nil {
+			due.Stop()
 			return found, nil
 		}
-		next = until
-		if due.Before(next) {
-			next = due
+		select {
+		case <-due.C:
+		case <-changed:
+		case <-v.changed.Done():
+		case <-expired:
+			expired = nil
+		case <-ctx.Done():
+			panic(http.ErrAbortHandler)
 		}
+		due.Stop()
 	}
 }
