@@ -19,6 +19,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -135,6 +136,18 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 		}
 	}
 	return reported(given, errors.New(strings.Join(failures, "; ")))
+}
+
+// identified is the health check of a server that demands certificates: Consul's agent has
+// none, so the server reports its health, once it has a certificate of its own.
+func (r *run) identified(ctx context.Context, credentials *identity.Credentials, given catalog.Registration, address string) (*healthCheck, error) {
+	if err := r.reach(ctx, given.SelfCheck, address, ""); err != nil {
+		return nil, err
+	}
+	if err := credentials.Ready(); err != nil {
+		return nil, err
+	}
+	return reported(given, errClientCertificate)
 }
 
 // listens is where the server reaches its own health service, whatever is advertised.

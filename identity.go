@@ -1,12 +1,10 @@
 package meshlite
 
 import (
-	"context"
 	"fmt"
 	"time"
 
 	"github.com/meshlite-go/meshlite/identity"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // ConsulIdentity makes credentials of the certificate that Consul's CA signs for service,
@@ -53,16 +51,4 @@ func (c *config) connectionAge() time.Duration {
 		return credentials.MaxConnectionAge()
 	}
 	return 0
-}
-
-// identified is the health check of a server that demands certificates: Consul's agent has
-// none, so the server reports its health, once it has a certificate of its own.
-func (r *run) identified(ctx context.Context, credentials *identity.Credentials, given catalog.Registration, address string) (*healthCheck, error) {
-	if err := r.reach(ctx, given.SelfCheck, address, ""); err != nil {
-		return nil, err
-	}
-	if err := credentials.Ready(); err != nil {
-		return nil, err
-	}
-	return reported(given, errClientCertificate)
 }

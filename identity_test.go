@@ -66,7 +66,9 @@ func TestConsulsCASecuresBothEnds(t *testing.T) {
 	}
 }
 
-// Case X13: A caller without a valid certificate runs no handler and reads no cache entry.
+// A caller without a valid certificate runs no handler and reads no cache entry.
+//
+// Case X13
 func TestACallerWithoutAnIdentityReachesNothing(t *testing.T) {
 	m := newMesh(t)
 	s := &shop{name: "a"}

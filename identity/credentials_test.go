@@ -105,7 +105,9 @@ func TestAClientRefusesAnotherServer(t *testing.T) {
 	}
 }
 
-// Case X13: A caller without a valid certificate runs no handler.
+// A caller without a valid certificate runs no handler.
+//
+// Case X13
 func TestAServerRefusesCallersWithoutAValidCertificate(t *testing.T) {
 	authority := certtest.New(t)
 	clients := faults(t, authority)

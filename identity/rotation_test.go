@@ -162,7 +162,9 @@ func TestAReplacedConnectionKeepsItsStreams(t *testing.T) {
 	eventually(t, "the old connection is closed", func() bool { return client.Stats().Connections == 1 })
 }
 
-// Case I4: at the end of the last leaf what was configured happens, loudly.
+// At the end of the last leaf what was configured happens, loudly.
+//
+// Case I4
 func TestAnEndedCertificateIsUsedOnlyIfThatIsConfigured(t *testing.T) {
 	authority := certtest.New(t)
 	for _, configured := range []bool{false, true} {
