@@ -304,3 +304,34 @@ func TestARealAgentSecuresBothEnds(t *testing.T) {
 		}
 	}
 }
+
+// A target that names a datacenter wants a server of that one.
+//
+// Case I1
+func TestADatacenterOfTheTargetIsVerified(t *testing.T) {
+	authority := certtest.New(t)
+	for datacenter, want := range map[string]codes.Code{"dc1": codes.OK, "dc2": codes.Unavailable} {
+		// The caller is of dc2, and so is the second server, although it was found in dc1.
+		of := func(service, datacenter string) *identity.Credentials {
+			leaf := authority.IssueID(t, time.Hour, "spiffe://test.consul/ns/default/dc/"+datacenter+"/svc/"+service)
+			s, err := identity.NewSnapshot(leaf, []*x509.Certificate{authority.Certificate()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := &identity.Feed{}
+			f.Publish(s)
+			mtls, err := identity.New(f, identity.WithLogger(silent))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return mtls
+		}
+		other := newMesh(t)
+		other.serveSecured(&shop{name: "b"}, meshlite.WithTransportCredentials(of("catalog", datacenter)))
+		client := tlsClient(t, other, "consul:///catalog?dc=dc1", []meshlite.ClientOption{meshlite.WithTransportCredentials(of("storefront", "dc2"))})
+		_, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "one"})
+		if status.Code(err) != want || want != codes.OK && !strings.Contains(err.Error(), "wrong_datacenter") {
+			t.Errorf("a server of %s found in dc1 gets %v, want %v", datacenter, err, want)
+		}
+	}
+}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -56,8 +58,8 @@ func WithExpiryGrace(grace time.Duration) Option { return func(s *settings) { s.
 // Default: 20 min. Calls that run then go on until the certificates of the connection end.
 func WithMaxConnectionAge(age time.Duration) Option { return func(s *settings) { s.age = age } }
 
-// WithDatacenters accepts servers of these datacenters beside one's own, for targets that
-// fail over to them.
+// WithDatacenters accepts servers of these datacenters beside the one in which the server was
+// found: that of the target, or one's own if the target names none.
 func WithDatacenters(datacenters ...string) Option {
 	return func(s *settings) { s.datacenters = append(s.datacenters, datacenters...) }
 }
@@ -192,7 +194,7 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	if err != nil {
 		return nil, nil, err
 	}
-	want, err := c.wanted(authority, s.id)
+	want, err := c.wanted(ctx, authority, s.id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -219,8 +221,9 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	return withSystem(raw, client), authInfo(secured, peer), nil
 }
 
-// wanted is the id that the server must have.
-func (c *Credentials) wanted(authority string, own ID) (ID, error) {
+// wanted is the id that the server must have: in the datacenter of the target, if that names
+// one, else in one's own.
+func (c *Credentials) wanted(ctx context.Context, authority string, own ID) (ID, error) {
 	name := authority
 	if c.serverName != "" {
 		name = c.serverName
@@ -235,6 +238,9 @@ func (c *Credentials) wanted(authority string, own ID) (ID, error) {
 		return ID{}, refuse(UnknownService, "", "%.80q names no service: call consul:///SERVICE, or set grpc.WithAuthority to the service", authority)
 	}
 	own.Service = name
+	if datacenter := wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes); datacenter != "" {
+		own.Datacenter = datacenter
+	}
 	return own, nil
 }
 

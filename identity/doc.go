@@ -14,7 +14,7 @@
 //
 // A client verifies that the server is the service that it calls: the service of a consul
 // target, or else the authority of the channel, in its own trust domain, partition and
-// namespace, and in its own datacenter or one of [WithDatacenters]. A server verifies that
+// namespace, and in the datacenter of the target, its own if the target names none. A server verifies that
 // its client is a service of its own trust domain; which of them may call what is decided by
 // authorization. The verified SPIFFE id is the identity of package caller.
 //
