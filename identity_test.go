@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,15 @@ func TestConsulsCASecuresBothEnds(t *testing.T) {
 	}
 	if stats := mtls.Stats(); stats.Servers != 1 || len(stats.Refused) != 0 {
 		t.Errorf("the self-check or the call was refused: %+v", stats)
+	}
+	handler, err := m.runtime.Handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := httptest.NewRecorder()
+	handler.ServeHTTP(page, httptest.NewRequest("GET", "http://localhost/debug/meshlite", nil))
+	if !strings.Contains(page.Body.String(), "/svc/storefront") {
+		t.Errorf("the admin page has no identity: %s", page.Body)
 	}
 }
 

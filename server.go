@@ -72,6 +72,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	}
 	c.runtime.site(c.directory) // from now on it is in the metrics
 	c.runtime.caches.Add(c.cache, service)
+	c.runtime.mutual.Add(c.identity())
 	c.runtime.limits.AddServer(c.limiter, service)
 	c.runtime.limits.AddHandlers(c.concurrency, service)
 	// Interceptors among the user's options may authorize: they belong outside the
