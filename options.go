@@ -96,7 +96,8 @@ func WithTLS(settings *tls.Config) Option {
 	return WithTransportCredentials(credentials.NewTLS(settings))
 }
 
-// WithTransportCredentials asks for any transport security of gRPC.
+// WithTransportCredentials asks for any transport security of gRPC, such as mutual TLS with
+// certificates that say which service each end is: see [ConsulIdentity].
 func WithTransportCredentials(creds credentials.TransportCredentials) Option {
 	return option(func(c *config) { c.creds = creds })
 }
@@ -174,7 +175,7 @@ func (c *config) finish() error {
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
 	case c.creds == nil:
-		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if the network is trusted")
+		return errors.New("meshlite: no transport security: give WithTransportCredentials of a ConsulIdentity, WithTLS, or WithPlaintext if the network is trusted")
 	}
 	if c.log == nil {
 		c.log = slog.Default()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
@@ -31,8 +32,9 @@ type Runtime struct {
 	callers     *caller.Callers
 	metrics     *metrics.Metrics
 	caches      *cachepage.Caches
-	limits      *limitspage.Limits            // with what bounds the handlers of all servers
-	retries     weakset.Set[retry.Retry]      // of channels
+	limits      *limitspage.Limits       // with what bounds the handlers of all servers
+	retries     weakset.Set[retry.Retry] // of channels
+	mutual      weakset.Set[identity.Credentials]
 	authorizers weakset.Set[authz.Authorizer] // of servers
 
 	mu        sync.Mutex
@@ -133,6 +135,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
+		admin.WithStats("identity", func() any { return r.identities() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
 	}
@@ -191,6 +194,15 @@ func (r *Runtime) picks() []resolver.Picks {
 	all := []resolver.Picks{}
 	for _, s := range r.sites {
 		all = append(all, s.builder.Picks()...)
+	}
+	return all
+}
+
+// identities are the figures of the credentials that channels and servers use.
+func (r *Runtime) identities() []identity.Stats {
+	all := []identity.Stats{}
+	for _, credentials := range r.mutual.All() {
+		all = append(all, credentials.Stats())
 	}
 	return all
 }

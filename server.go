@@ -73,6 +73,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	}
 	c.runtime.site(c.directory) // from now on it is in the metrics
 	c.runtime.caches.Add(c.cache, service)
+	c.runtime.mutual.Add(c.identity())
 	c.runtime.limits.AddServer(c.limiter, service)
 	c.runtime.limits.AddHandlers(c.concurrency, service)
 	for _, own := range c.own {
@@ -84,7 +85,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
-	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
+	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
 	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)...)
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)

@@ -96,7 +96,7 @@ func watched(t *testing.T, log *journal) (*authz.Authorizer, *consultest.Server)
 	if err := agent.SetIntentions("catalog", `[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]`); err != nil {
 		t.Fatal(err)
 	}
-	a := newAuthorizer(t, authz.WithWatcher(directory), log.logger())
+	a := newAuthorizer(t, authz.WithWatcher(directory), authz.WithTrustDomain(domain), log.logger())
 	synctest.Wait()
 	return a, agent
 }

@@ -15,8 +15,8 @@
 //	directory, err := consul.New(consul.Config{Transport: agent.Transport()}) // the mesh's own
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
-// [Server.Flap], [Server.SetIntentions], [Server.SetReachable] and [Server.Restart], connect it to agents
-// of other datacenters with [Server.Join], inspect requests with
+// [Server.Flap], [Server.SetIntentions], [Server.SetReachable] and [Server.Restart], connect it
+// to agents of other datacenters with [Server.Join], rotate its CA with [Server.RotateCA], inspect requests with
 // [Server.Queries] and [Server.Connections], and answer in its place with
 // [Server.Intercept].
 //

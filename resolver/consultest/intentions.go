@@ -14,7 +14,6 @@ const (
 	intentionsKind   = "service-intentions"
 	maxIntentionsOf  = 10000 // sources of one destination
 	maxDestinations  = 10000
-	trustDomain      = "11111111-2222-3333-4444-555555555555.consul"
 	actionAllow      = "allow"
 	actionDeny       = "deny"
 	intentionsByName = "/v1/config/" + intentionsKind + "/"
@@ -69,8 +68,12 @@ func (s *Server) SetIntentions(destination, sources string) error {
 	return s.st.putIntentions(entry)
 }
 
-// TrustDomain is that of the simulated CA, the same for every agent.
-func (s *Server) TrustDomain() string { return trustDomain }
+// TrustDomain is that of the agent's CA, until [Server.ReplaceCA].
+func (s *Server) TrustDomain() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.authority().trustDomain
+}
 
 func (st *state) putIntentions(entry intentionEntry) error {
 	if err := entry.check(); err != nil {
@@ -187,14 +190,6 @@ func (s intentionsAPI) match(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	return matches, nil
-}
-
-func (s intentionsAPI) roots(w http.ResponseWriter, r *http.Request) (any, error) {
-	err := s.read(w, r, func(*state) uint64 { return bootIndex })
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"ActiveRootID": "", "TrustDomain": trustDomain, "Roots": []any{}}, nil
 }
 
 func (s intentionsAPI) writeConfig(_ http.ResponseWriter, r *http.Request) (any, error) {

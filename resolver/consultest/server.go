@@ -68,12 +68,16 @@ func (s *Server) Close() {
 }
 
 // Restart simulates an agent that was killed and started empty: it has no services, checks
-// or keys, indexes start low again, and open queries and connections break. Faults, Queries
-// and joined agents stay.
+// or keys, indexes start low again, and open queries and connections break. Faults, Queries,
+// joined agents and the CA, which is the servers', stay; leaves are signed again.
 func (s *Server) Restart() {
 	s.cut(func() {
 		s.stopAllChecks()
 		s.st = newState(&s.config)
+		clear(s.ca.leaves)
+		if s.ca.roots != nil {
+			s.ca.index = s.st.next()
+		}
 	})
 }
 

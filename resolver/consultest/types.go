@@ -23,6 +23,7 @@ type config struct {
 	intentionPolicy               string
 	probe                         Probe
 	maxConnections                int
+	leafTTL                       time.Duration // 0 is Consul's default
 }
 
 // WithNode sets the name and the address of the agent's node.
