@@ -2,13 +2,6 @@ package meshlite_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"math/big"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
@@ -36,54 +30,19 @@ func authorizedBy(t testing.TB, opts ...authz.Option) *authz.Authorizer {
 	return a
 }
 
-// identities signs certificates of services, as Consul's CA does.
-type identities struct {
-	t     testing.TB
-	roots *x509.CertPool
-	ca    *x509.Certificate
-	key   *ecdsa.PrivateKey
-}
-
-func newIdentities(t testing.TB) *identities {
-	i := &identities{t: t, roots: x509.NewCertPool()}
-	made := i.sign(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-	i.ca, i.key = made.Leaf, made.PrivateKey.(*ecdsa.PrivateKey)
-	i.roots.AddCert(i.ca)
-	return i
-}
-
-func (i *identities) sign(template *x509.Certificate) tls.Certificate {
-	i.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// identified are credentials of a service, by the agent's CA.
+func (m *mesh) identified(service string, opts ...identity.Option) meshlite.Option {
+	m.t.Helper()
+	source, err := m.directory.Identity(service)
 	if err != nil {
-		i.t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	parent, by := i.ca, i.key
-	if parent == nil {
-		parent, by = template, key
-	}
-	template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	mtls, err := identity.New(source, opts...)
 	if err != nil {
-		i.t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		i.t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
-
-// of is the TLS of a service of the trust domain, "" being a client without a certificate.
-func (i *identities) of(domain, service string) *tls.Config {
-	settings := &tls.Config{RootCAs: i.roots, ClientCAs: i.roots, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS13}
-	if service != "" {
-		settings.Certificates = []tls.Certificate{i.sign(&x509.Certificate{
-			DNSNames: []string{service}, URIs: []*url.URL{{Scheme: "spiffe", Host: domain, Path: "/ns/default/dc/dc1/svc/" + service}},
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		})}
-	}
-	return settings
+	m.t.Cleanup(mtls.Close)
+	return meshlite.WithTransportCredentials(mtls)
 }
 
 // Case C3: Authorization runs before a server-side hit (order checked when the chain is built).
@@ -92,8 +51,7 @@ func (i *identities) of(domain, service string) *tls.Config {
 //
 // Case I7
 func TestIntentionsDecideBeforeTheCache(t *testing.T) {
-	m, signed := newMesh(t), newIdentities(t)
-	domain := m.agent.TrustDomain()
+	m := newMesh(t)
 	if err := m.agent.SetIntentions("catalog", `[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]`); err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +59,15 @@ func TestIntentionsDecideBeforeTheCache(t *testing.T) {
 	public := meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 		Cache: &policyv1.CacheRule{Ttl: proto.String("1 hour"), Side: policyv1.Side_SIDE_SERVER, Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC},
 	}})
-	served := m.serveSecured(&shop{name: "a"}, meshlite.WithTLS(signed.of(domain, "catalog")), public,
+	served := m.serveSecured(&shop{name: "a"}, m.identified("catalog", identity.WithPermissive()), public,
 		meshlite.WithCache(answers), meshlite.WithInterceptors(authorized), meshlite.WithRuntime(m.runtime))
 	asked := func(service string) (codes.Code, catalogv1.CatalogServiceClient) {
 		t.Helper()
-		conn, err := meshlite.NewClient("consul:///catalog", uncached(), meshlite.WithTLS(signed.of(domain, service)),
+		secured := meshlite.WithPlaintext()
+		if service != "" {
+			secured = m.identified(service)
+		}
+		conn, err := meshlite.NewClient("consul:///catalog", uncached(), secured,
 			meshlite.WithDirectory(m.directory), meshlite.WithRuntime(newRuntime(t)), meshlite.WithLogger(silent))
 		if err != nil {
 			t.Fatal(err)

@@ -119,7 +119,8 @@ func (m *method) wantDomain(rules *intention.Rules) string {
 }
 
 // serviceOf splits a SPIFFE id of Consul's, exactly in its form:
-// spiffe://DOMAIN/ns/default/dc/DATACENTER/svc/SERVICE.
+// spiffe://DOMAIN/ns/default/dc/DATACENTER/svc/SERVICE. It is as strict as identity.ParseID,
+// which allocates.
 func serviceOf(id string) (domain, service string, ok bool) {
 	rest, ok := strings.CutPrefix(id, "spiffe://")
 	if !ok {
@@ -129,8 +130,19 @@ func serviceOf(id string) (domain, service string, ok bool) {
 	rest, ok = strings.CutPrefix(rest, "ns/default/dc/")
 	datacenter, rest, more := strings.Cut(rest, "/")
 	service, svc := strings.CutPrefix(rest, "svc/")
-	ok = ok && more && svc && domain != "" && datacenter != "" && service != "" && service != intention.Wildcard && !strings.ContainsAny(service, "/%?#")
-	return domain, service, ok
+	return domain, service, ok && more && svc && segment(domain) && segment(datacenter) && segment(service)
+}
+
+// segment reports whether text may be a part of an id, and no more than one: letters, digits
+// and ._- alone.
+func segment(text string) bool {
+	for i := range len(text) {
+		c := text[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
+			return false
+		}
+	}
+	return text != "" && text != "." && text != ".."
 }
 
 // admit decides about a call, and returns nil or the error for the caller.
