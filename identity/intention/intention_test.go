@@ -162,8 +162,6 @@ func Example() {
 
 // No document turns a caller that no intention names, and no wildcard, into one that is
 // allowed.
-//
-// Case X10
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`[{"SourceName":"web","DestinationName":"catalog","Action":"allow","Precedence":9}]`), "web", "/shop.Catalog/Get", "a")
 	f.Add([]byte(`[{"SourceName":"*","DestinationName":"*","Permissions":[{"Action":"deny","HTTP":{"PathRegex":"/a.*","Methods":["POST"],"Header":[{"Name":"x","Contains":"A","IgnoreCase":true,"Invert":true}]}}]}]`), "x", "/a.B/C", "")

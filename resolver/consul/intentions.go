@@ -15,26 +15,17 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// WatchIntentions reports the intentions about calls to destination, with the default of the
-// agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
-// changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default is taken to be deny.
-//
-// Intentions that are gone all at once, or of an older index, are read again, consistently,
-// before they are reported. The watch shares the connections of [Directory.Watch].
-func (d *Directory) WatchIntentions(ctx context.Context, destination string, report func(intention.Set, error)) {
-	if err := checkName("destination", destination); err != nil {
-		report(intention.Set{}, err)
-		<-ctx.Done()
-		return
-	}
-	d.pool.join()
-	defer func() {
-		if d.pool.leave() {
-			d.Close()
-		}
-	}()
-	w := &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination})}
+// intentionsWatch is a loop of blocking queries for intentions, paced as those for instances.
+type intentionsWatch struct {
+	*watch
+	had bool // the last answer had intentions
+}
+
+func newIntentionsWatch(d *Directory, destination string) *intentionsWatch {
+	return &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination})}
+}
+
+func (w *intentionsWatch) run(ctx context.Context, report func(intention.Set, error)) {
 	for w.limiter.Wait(ctx) == nil {
 		set, a, err := w.next(ctx)
 		switch {
@@ -46,27 +37,6 @@ func (d *Directory) WatchIntentions(ctx context.Context, destination string, rep
 		report(set, err)
 		pause(ctx, w.pace(a, err))
 	}
-}
-
-// Intentions reads the intentions about calls to destination once.
-func (d *Directory) Intentions(ctx context.Context, destination string) (intention.Set, error) {
-	if err := checkName("destination", destination); err != nil {
-		return intention.Set{}, err
-	}
-	w := &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination})}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	list, _, err := w.match(ctx, &api.QueryOptions{})
-	if err != nil {
-		return intention.Set{}, err
-	}
-	return w.complete(ctx, list)
-}
-
-// intentionsWatch is a loop of blocking queries for intentions, paced as those for instances.
-type intentionsWatch struct {
-	*watch
-	had bool // the last answer had intentions
 }
 
 // next waits for a connection of the pool, and for an answer.
@@ -148,19 +118,19 @@ func (w *intentionsWatch) complete(ctx context.Context, list []intention.Intenti
 
 // defaultIntention is what decides where no intention does, as the agent has it for its
 // proxies: default_intention_policy, or else the default policy of ACLs.
-func (d *Directory) defaultIntention(ctx context.Context) (_ intention.Action, reason string, _ error) {
+func (c *client) defaultIntention(ctx context.Context) (_ intention.Action, reason string, _ error) {
 	var self struct {
 		DebugConfig struct {
 			DefaultIntentionPolicy string
 			ACLResolverSettings    struct{ ACLDefaultPolicy string }
 		}
 	}
-	err := d.get(ctx, "/v1/agent/self", &self)
+	err := c.get(ctx, "/v1/agent/self", &self)
 	switch status := statusOf(err); {
 	case status == http.StatusForbidden || status == http.StatusUnauthorized:
 		return intention.Deny, "the token may not read the agent's default: it needs agent:read", nil
 	case err != nil:
-		return "", "", d.explain(err, "agent:read")
+		return "", "", c.explain(err, "agent:read")
 	}
 	policy := self.DebugConfig.DefaultIntentionPolicy
 	if policy == "" {

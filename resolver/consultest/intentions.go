@@ -51,30 +51,6 @@ type intention struct {
 	ModifyIndex     uint64
 }
 
-// SetIntentions writes who may call destination, as `consul config write` does: sources is
-// the JSON list that a service-intentions config entry has as Sources, such as
-// [{"Name":"web","Action":"allow"}]. "" removes the entry. The error is the agent's answer.
-func (s *Server) SetIntentions(destination, sources string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sources == "" {
-		s.st.removeIntentions(destination)
-		return nil
-	}
-	entry := intentionEntry{Kind: intentionsKind, Name: destination}
-	if err := json.Unmarshal([]byte(sources), &entry.Sources); err != nil {
-		return badRequest("Request decode failed: %v", err)
-	}
-	return s.st.putIntentions(entry)
-}
-
-// TrustDomain is that of the agent's CA, until [Server.ReplaceCA].
-func (s *Server) TrustDomain() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.authority().trustDomain
-}
-
 func (st *state) putIntentions(entry intentionEntry) error {
 	if err := entry.check(); err != nil {
 		return err
