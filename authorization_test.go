@@ -45,7 +45,9 @@ func (m *mesh) identified(service string, opts ...identity.Option) meshlite.Opti
 	return meshlite.WithTransportCredentials(mtls)
 }
 
-// Case C3: Authorization runs before a server-side hit (order checked when the chain is built).
+// Intentions decide before a cached answer is read, whoever asks for it.
+//
+// Case C3
 //
 // # Case X13
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/lines"
 )
 
@@ -116,14 +118,36 @@ func New(destination string, opts ...Option) (*Authorizer, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
-	a.ended.Go(func() { o.watcher.WatchIntentions(ctx, destination, a.report) })
+	a.ended.Go(func() { a.watch(ctx) })
 	return a, nil
 }
 
-// Close ends the watch. The last intentions still decide.
+// closeTimeout is how long a watcher has to return when it is stopped.
+const closeTimeout = 5 * time.Second
+
+// Close ends the watch. The last intentions still decide. A watcher that does not return
+// within 5 s is logged and left running.
 func (a *Authorizer) Close() {
 	a.stop()
-	a.ended.Wait()
+	if err := guard.Within(closeTimeout, a.ended.Wait, func(error) {}); err != nil {
+		a.log.Error("the watch of intentions does not end: it is left running", "service", a.destination)
+	}
+}
+
+// watch runs the watcher. One that panics, or returns before it is stopped, reports nothing
+// any more, which is a failure to read.
+func (a *Authorizer) watch(ctx context.Context) {
+	defer func() {
+		err := errors.New("the watcher has returned")
+		if value := recover(); value != nil {
+			err = &guard.Panic{Value: value, Stack: string(debug.Stack())}
+			a.log.Error("the watcher of intentions has panicked", "service", a.destination, "panic", value, "stack", string(debug.Stack()))
+		}
+		if ctx.Err() == nil {
+			a.report(intention.Set{}, err)
+		}
+	}()
+	a.watcher.WatchIntentions(ctx, a.destination, a.report)
 }
 
 // Stage is [interceptors.Authorization].

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -198,6 +199,48 @@ func TestWhatIsNotUnderstoodIsLoggedOnce(t *testing.T) {
 	if n := strings.Count(log.String(), "an intention is not understood"); n != 1 || len(a.Stats().Refused) != 1 {
 		t.Errorf("%d lines, stats %+v:\n%s", n, a.Stats(), log)
 	}
+}
+
+// watcherFunc is a watcher made of a function.
+type watcherFunc func(context.Context, func(intention.Set, error))
+
+func (f watcherFunc) WatchIntentions(ctx context.Context, _ string, report func(intention.Set, error)) {
+	f(ctx, report)
+}
+
+// A watcher that ends by itself is an outage: the last intentions decide, loudly.
+func TestAWatcherThatEndsIsAnOutage(t *testing.T) {
+	for name, end := range map[string]func(){"returns": func() {}, "panics": func() { panic("no pencil") }} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := &journal{}
+				a := newAuthorizer(t, log.logger(), authz.WithWatcher(watcherFunc(func(_ context.Context, report func(intention.Set, error)) {
+					report(allow("web"), nil)
+					end()
+				})))
+				synctest.Wait()
+				if ran, err := call(t, a, calledBy(t, id("web")), getSweet); !ran {
+					t.Error(err)
+				}
+				if !a.Stats().Failing || !strings.Contains(log.String(), "intentions cannot be read: the last ones decide") {
+					t.Errorf("stats are %+v:\n%s", a.Stats(), log)
+				}
+			})
+		})
+	}
+}
+
+// Case X14 (authorization): Close ends in time though the watcher hangs.
+func TestAWatcherThatHangsDoesNotHoldClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, release := &journal{}, make(chan struct{})
+		a := newAuthorizer(t, log.logger(), authz.WithWatcher(watcherFunc(func(context.Context, func(intention.Set, error)) { <-release })))
+		a.Close()
+		if !strings.Contains(log.String(), "it is left running") {
+			t.Errorf("the log is %s", log)
+		}
+		close(release)
+	})
 }
 
 // A flood of denials does not fill the log.
