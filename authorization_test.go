@@ -48,9 +48,7 @@ func (m *mesh) identified(service string, opts ...identity.Option) meshlite.Opti
 // Intentions decide before a cached answer is read, whoever asks for it.
 //
 // Case C3
-//
-// # Case X13
-//
+// Case X13
 // Case I7
 func TestIntentionsDecideBeforeTheCache(t *testing.T) {
 	m := newMesh(t)
