@@ -1,3 +1,5 @@
+//lint:file-ignore ST1005 The texts begin with the names of fields.
+
 package intention
 
 import (

@@ -100,14 +100,14 @@ func New(destination string, opts ...Option) (*Authorizer, error) {
 		destination: destination, options: o, verified: verified,
 		publisher: interceptors.NewPublisher(o.observer), denials: lines.New(maxDenialLines),
 	}
-	compiled, err := intention.Compile(destination, intention.Set{})
-	if err != nil {
+	if _, err := intention.Compile(destination, intention.Set{}); err != nil {
 		return nil, fmt.Errorf("authz: %w", err)
 	}
 	a.current.Store(&rules{})
 	a.stop = func() {}
 	if o.fixed != nil {
-		if compiled, err = intention.Compile(destination, *o.fixed); err != nil {
+		compiled, err := intention.Compile(destination, *o.fixed)
+		if err != nil {
 			return nil, fmt.Errorf("authz: WithIntentions: %w", err)
 		}
 		if refused := compiled.Refused(); len(refused) > 0 {

@@ -1,3 +1,5 @@
+//lint:file-ignore ST1005 The texts are Consul's own.
+
 package consultest
 
 import (
