@@ -130,7 +130,8 @@ func (c *Credentials) MaxConnectionAge() time.Duration { return c.age }
 
 // Info implements credentials.TransportCredentials.
 func (c *Credentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3", ServerName: c.serverName}
+	//lint:ignore SA1019 gRPC itself reads a name that credentials pin from there
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: c.serverName}
 }
 
 // Clone returns credentials that share the source and the statistics.
