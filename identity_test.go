@@ -76,9 +76,8 @@ func TestConsulsCASecuresBothEnds(t *testing.T) {
 	}
 }
 
-// A caller without a valid certificate runs no handler and reads no cache entry.
-//
-// Case X13
+// Case X13: A caller without a valid certificate, or without an intention that allows it,
+// runs no handler and reads no cache entry.
 func TestACallerWithoutAnIdentityReachesNothing(t *testing.T) {
 	m := newMesh(t)
 	s := &shop{name: "a"}

@@ -103,6 +103,21 @@ func (c *conn) withdraw(s *Snapshot) {
 
 // Close may be called again.
 func (c *conn) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}
+
+// Read forgets a connection that has failed: where no preface comes gRPC closes what is below.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.forget()
+	}
+	return n, err
+}
+
+// forget ends the timers. It may be called again.
+func (c *conn) forget() {
 	c.mu.Lock()
 	first := !c.closed
 	c.closed = true
@@ -112,7 +127,6 @@ func (c *conn) Close() error {
 	if first {
 		c.set.remove(c)
 	}
-	return c.Conn.Close()
 }
 
 // connections are the open ones of one Credentials. While there are any, one goroutine
@@ -191,7 +205,8 @@ var goAway = [17]byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0
 // a client to drain one connection, and handles this one without a failed call.
 type clientConn struct {
 	*conn
-	frames frames // one goroutine reads
+	frames  frames // one goroutine reads
+	refused func(error)
 
 	wake    sync.Mutex
 	drained bool // a GOAWAY is to be read
@@ -246,6 +261,12 @@ func (c *clientConn) Read(b []byte) (int, error) {
 		c.frames.pass(b[:n])
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.wokenUp() {
 			continue
+		}
+		if err != nil {
+			c.forget()
+		}
+		if isAlert(err) {
+			c.refused(err)
 		}
 		return n, err
 	}

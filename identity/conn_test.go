@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/internal/certtest"
 )
@@ -138,4 +140,33 @@ func TestATransportsDeadlineStays(t *testing.T) {
 		near.Close()
 		far.Close()
 	})
+}
+
+// A client that goes, or is cut off, after its handshake leaves nothing behind.
+func TestASilentConnectionIsForgotten(t *testing.T) {
+	authority := certtest.New(t)
+	server := of(t, authority, "catalog", identity.WithPermissive())
+	s := serve(t, server, grpc.ConnectionTimeout(200*time.Millisecond))
+	client := of(t, authority, "storefront")
+	for range 3 {
+		raw, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, _, err := client.ClientHandshake(t.Context(), "catalog", raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer near.Close()
+		plain, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer plain.Close()
+		if _, err := plain.Write([]byte("P")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all have come", func() bool { stats := server.Stats(); return stats.Servers == 3 && stats.Plaintext.Connections == 3 })
+	eventually(t, "all are forgotten", func() bool { stats := server.Stats(); return stats.Connections == 0 && stats.Plaintext.Open == 0 })
 }

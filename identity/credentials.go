@@ -130,7 +130,8 @@ func (c *Credentials) MaxConnectionAge() time.Duration { return c.age }
 
 // Info implements credentials.TransportCredentials.
 func (c *Credentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3", ServerName: c.serverName}
+	//lint:ignore SA1019 gRPC itself reads a name that credentials pin from there
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: c.serverName}
 }
 
 // Clone returns credentials that share the source and the statistics.
@@ -215,7 +216,8 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 		return nil, nil, brokenClient(err)
 	}
 	tracked := c.newConn(secured, peer)
-	client := &clientConn{conn: tracked}
+	// In TLS 1.3 a server refuses when the client's handshake is over.
+	client := &clientConn{conn: tracked, refused: func(err error) { c.refusals.record(brokenClient(err), "client", addressOf(raw)) }}
 	tracked.drain = client.ask
 	c.track(tracked, s, peer)
 	return withSystem(raw, client), authInfo(secured, peer), nil
@@ -344,14 +346,12 @@ func authInfo(secured *tls.Conn, peer *verified) credentials.AuthInfo {
 
 // brokenClient gives the error of a client's handshake its reason.
 func brokenClient(err error) error {
-	var alert tls.AlertError
-	const protocolVersion = 70 // RFC 8446, 6
 	switch {
 	case errors.As(err, new(*Refusal)):
 		return err
-	case errors.As(err, &alert) && alert == protocolVersion, strings.Contains(err.Error(), "protocol version"):
+	case strings.Contains(err.Error(), "protocol version"):
 		return refuse(OldTLS, "", "the server does not speak TLS 1.3: %v", err)
-	case errors.As(err, &alert):
+	case isAlert(err):
 		return refuse(RefusedByPeer, "", "%v: its log says why", err)
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return refuse(SpeaksPlaintext, "", "the server speaks plaintext: %v", err)
@@ -365,7 +365,6 @@ func brokenClient(err error) error {
 // brokenServer gives the error of a server's handshake its reason. old are the versions of a
 // client without TLS 1.3.
 func brokenServer(err error, old []uint16) error {
-	var alert tls.AlertError
 	switch {
 	case errors.As(err, new(*Refusal)):
 		return err
@@ -373,13 +372,19 @@ func brokenServer(err error, old []uint16) error {
 		return refuse(OldTLS, "", "the client speaks %s at most: want TLS 1.3", tls.VersionName(slices.Max(old)))
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return refuse(SpeaksPlaintext, "", "the caller speaks no TLS: see WithPermissive while callers are moved")
-	case errors.As(err, &alert):
+	case isAlert(err):
 		return refuse(RefusedByPeer, "", "%v: the log of the client says why", err)
 	case errors.Is(err, io.EOF), isNetwork(err):
 		return err // a probe of the port, or the network
 	default:
 		return refuse(BrokenHandshake, "", "%v", err)
 	}
+}
+
+// isAlert reports whether the other end has refused, which crypto/tls has no type for.
+func isAlert(err error) bool {
+	var alert *net.OpError
+	return errors.As(err, &alert) && alert.Op == "remote error"
 }
 
 func isNetwork(err error) bool {

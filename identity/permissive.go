@@ -151,6 +151,15 @@ type plaintextConn struct {
 	closed func()
 }
 
+// Read counts a connection that has failed as closed, as that of [conn] does.
+func (c *plaintextConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.closed()
+	}
+	return n, err
+}
+
 func (c *plaintextConn) Close() error {
 	c.closed()
 	return c.Conn.Close()

@@ -123,6 +123,7 @@ func TestRotationOfTheRootsFailsNoCall(t *testing.T) {
 		t.Error("a leaf of the old root is accepted")
 	}
 	eventually(t, "the refusal is counted", func() bool { return server.Stats().Refused[identity.UnknownAuthority] > 0 })
+	eventually(t, "it is counted by the client", func() bool { return late.Stats().Refused[identity.RefusedByPeer] > 0 })
 }
 
 // A connection that is replaced keeps the calls that run on it, and new ones take another.
