@@ -22,14 +22,15 @@ const (
 )
 
 // connectionBounds stand before the options of [WithServerOptions], which win. Pings of
-// clients are limited by gRPC's own default, one in 5 min.
-func connectionBounds() []grpc.ServerOption {
+// clients are limited by gRPC's own default, one in 5 min. age is when a client is asked for a
+// new connection; 0 is never.
+func connectionBounds(age time.Duration) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxHeaderListSize(maxHeaderListSize),
 		grpc.MaxConcurrentStreams(maxConcurrentStreams),
 		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: maxConnectionIdle, Time: keepaliveTime, Timeout: keepaliveTimeout,
+			MaxConnectionIdle: maxConnectionIdle, MaxConnectionAge: age, Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
 	}
 }

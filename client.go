@@ -86,6 +86,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	c.runtime.caches.Add(c.cache, shown)
+	c.runtime.mutual.Add(c.identity())
 	c.runtime.limits.AddChannel(c.limiter, shown)
 	return conn, nil
 }

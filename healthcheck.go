@@ -19,6 +19,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -101,6 +102,9 @@ func (r *run) healthChecks(given catalog.Registration, address string) []healthC
 // findCheck finds the first health check that the server answers, called as Consul will
 // call it. Where one fails for its TLS, the next one is tried.
 func (r *run) findCheck(ctx context.Context, given catalog.Registration, address string) (*healthCheck, error) {
+	if credentials := r.config.identity(); credentials != nil && r.healthOnly == nil {
+		return r.identified(ctx, credentials, given, address)
+	}
 	checks := r.healthChecks(given, address)
 	if err := r.reach(ctx, given.SelfCheck, address, checks[0].address); err != nil {
 		return nil, err
@@ -132,6 +136,18 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 		}
 	}
 	return reported(given, errors.New(strings.Join(failures, "; ")))
+}
+
+// identified is the health check of a server that demands certificates: Consul's agent has
+// none, so the server reports its health, once it has a certificate of its own.
+func (r *run) identified(ctx context.Context, credentials *identity.Credentials, given catalog.Registration, address string) (*healthCheck, error) {
+	if err := r.reach(ctx, given.SelfCheck, address, ""); err != nil {
+		return nil, err
+	}
+	if err := credentials.Ready(); err != nil {
+		return nil, err
+	}
+	return reported(given, errClientCertificate)
 }
 
 // listens is where the server reaches its own health service, whatever is advertised.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/authz/authzmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
@@ -31,6 +32,7 @@ func (r *Runtime) register() error {
 		&r.off,
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
+		authzmetrics.New(r.authorized),
 		cachemetrics.New(r.caches.Stats),
 		ratelimitmetrics.New(r.limits.Rates),
 		concurrencymetrics.New(r.limits.Own().Stats),

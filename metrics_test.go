@@ -22,7 +22,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -301,6 +303,10 @@ func useEverything(t *testing.T, m *mesh) {
 			panic("sweets everywhere")
 		}
 	}}, meshlite.WithRuntime(m.runtime), policy)
+	authorized := authorizedBy(t, authz.WithIntentions(intention.Set{}))
+	if _, err := meshlite.NewServer("private", meshlite.WithPlaintext(), meshlite.WithRuntime(m.runtime), meshlite.WithDirectory(m.directory), meshlite.WithInterceptors(authorized)); err != nil {
+		t.Fatal(err)
+	}
 	client, conn := m.client("consul:///catalog", policy)
 	get(t, client, "x")
 	get(t, client, "x")

@@ -69,7 +69,7 @@ type config struct {
 	contracts *interceptors.Contracts // of a client; nil is none
 	region    string
 	zone      string
-	own       []interceptors.Concern // the user's
+	own       []interceptors.Concern // the user's, and what authorizes
 	cache     *cache.Cache
 	limiter   *ratelimit.Limiter
 	tracing   Tracer
@@ -97,7 +97,8 @@ func WithTLS(settings *tls.Config) Option {
 	return WithTransportCredentials(credentials.NewTLS(settings))
 }
 
-// WithTransportCredentials asks for any transport security of gRPC.
+// WithTransportCredentials asks for any transport security of gRPC, such as mutual TLS with
+// certificates that say which service each end is: see [ConsulIdentity].
 func WithTransportCredentials(creds credentials.TransportCredentials) Option {
 	return option(func(c *config) { c.creds = creds })
 }
@@ -128,9 +129,14 @@ func WithPolicy(policy *policyv1.ServicePolicy) Option {
 	return option(func(c *config) { c.policy = policy })
 }
 
-// WithInterceptors adds interceptors of the user's own, which run in the order given. They
-// see every call that was not refused before and, on a client, calls rather than attempts.
-func WithInterceptors(own interceptors.Interceptors) Option {
+// WithInterceptors adds interceptors of the user's own, [interceptors.Interceptors], which run
+// in the order given. They see every call that was not refused before and, on a client, calls
+// rather than attempts.
+//
+// On a server it also takes one concern that authorizes calls, such as that of
+// [ConsulIntentions]. It runs before everything that an answer could come
+// from. Its owner closes it.
+func WithInterceptors(own interceptors.Concern) Option {
 	return option(func(c *config) { c.own = append(c.own, own) })
 }
 
@@ -171,7 +177,7 @@ func (c *config) finish() error {
 	case c.plaintext:
 		c.creds = insecure.NewCredentials()
 	case c.creds == nil:
-		return errors.New("meshlite: no transport security: give WithTLS, or WithPlaintext if the network is trusted")
+		return errors.New("meshlite: no transport security: give WithTransportCredentials of a ConsulIdentity, WithTLS, or WithPlaintext if the network is trusted")
 	}
 	if c.log == nil {
 		c.log = slog.Default()
@@ -181,6 +187,14 @@ func (c *config) finish() error {
 	}
 	if c.directory != nil && !reflect.TypeOf(c.directory).Comparable() {
 		return fmt.Errorf("meshlite: WithDirectory: a %T is not comparable: give a pointer", c.directory)
+	}
+	for _, own := range c.own {
+		if own == nil {
+			return optionError("WithInterceptors", "nil", "leave the option out")
+		}
+		if stage := own.Stage(); stage != interceptors.User && stage != interceptors.Authorization {
+			return optionError("WithInterceptors", stage.String(), "give interceptors.Interceptors or an *authz.Authorizer: others have options of their own")
+		}
 	}
 	if c.tracing != nil && c.tracing.Stage() != interceptors.Tracing {
 		return optionError("WithTracing", c.tracing.Stage().String(), "give a *tracing.Tracing, which tracing.New makes")

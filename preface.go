@@ -25,6 +25,7 @@ func (p prefaceFirst) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthI
 	}
 	first := make([]byte, len(clientPreface))
 	if _, err := io.ReadFull(conn, first); err != nil {
+		conn.Close()
 		return nil, nil, err // plain io.EOF is no fault: a probe of the port
 	}
 	read := &prefaced{conn, first}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
@@ -26,15 +28,17 @@ import (
 // to Consul, the statistics of endpoints, one cache, one registry of metrics. Watches end
 // with the last channel that needs them; the rest is memory, and bounded. It is safe for concurrent use.
 type Runtime struct {
-	registry *prometheus.Registry
-	beside   prometheus.Registerer // the program's own, which has registry as a collector, or nil
-	callers  *caller.Callers
-	network  Network
-	metrics  *metrics.Metrics
-	caches   *cachepage.Caches
-	limits   *limitspage.Limits       // with what bounds the handlers of all servers
-	retries  weakset.Set[retry.Retry] // of channels
-	off      turnedOff
+	registry    *prometheus.Registry
+	beside      prometheus.Registerer // the program's own, which has registry as a collector, or nil
+	callers     *caller.Callers
+	network     Network
+	metrics     *metrics.Metrics
+	caches      *cachepage.Caches
+	limits      *limitspage.Limits       // with what bounds the handlers of all servers
+	retries     weakset.Set[retry.Retry] // of channels
+	off         turnedOff
+	mutual      weakset.Set[identity.Credentials]
+	authorizers weakset.Set[authz.Authorizer] // of servers
 
 	mu        sync.Mutex
 	directory *consul.Directory // of the environment, made when first needed
@@ -138,11 +142,13 @@ func (r *Runtime) AdminHandler(options ...admin.Option) (http.Handler, error) {
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 	options := []admin.Option{
 		admin.WithGatherer(r.page()),
+		admin.WithStats("authorization", func() any { return r.authorized() }),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
 		admin.WithStats("concurrency", func() any { return r.limits.ConcurrencyPage() }),
 		admin.WithStats("disabled", func() any { return r.off.names() }),
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
+		admin.WithStats("identity", func() any { return r.identities() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
 	}
@@ -209,6 +215,15 @@ func (r *Runtime) picks() []resolver.Picks {
 	return all
 }
 
+// identities are the figures of the credentials that channels and servers use.
+func (r *Runtime) identities() []identity.Stats {
+	all := []identity.Stats{}
+	for _, credentials := range r.mutual.All() {
+		all = append(all, credentials.Stats())
+	}
+	return all
+}
+
 // agents are the figures of the requests to all agents.
 func (r *Runtime) agents() []consul.Stats {
 	r.mu.Lock()
@@ -218,6 +233,15 @@ func (r *Runtime) agents() []consul.Stats {
 		if asked, ok := directory.(interface{ Stats() []consul.Stats }); ok {
 			all = append(all, asked.Stats()...)
 		}
+	}
+	return all
+}
+
+// authorized are the figures of what authorizes the calls of servers.
+func (r *Runtime) authorized() []authz.Stats {
+	all := []authz.Stats{}
+	for _, one := range r.authorizers.All() {
+		all = append(all, one.Stats())
 	}
 	return all
 }

@@ -14,6 +14,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 )
 
 const (
@@ -71,13 +72,19 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	}
 	c.runtime.site(c.directory) // from now on it is in the metrics
 	c.runtime.caches.Add(c.cache, service)
+	c.runtime.mutual.Add(c.identity())
 	c.runtime.limits.AddServer(c.limiter, service)
 	c.runtime.limits.AddHandlers(c.concurrency, service)
+	for _, own := range c.own {
+		if authorizer, ok := own.(*authz.Authorizer); ok {
+			c.runtime.authorizers.Add(authorizer)
+		}
+	}
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
-	options := append(connectionBounds(), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
+	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
 	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)...)
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)

@@ -16,6 +16,9 @@
 // Behind a gateway all callers have the gateway's certificate. With [WithForwardedSubject]
 // the identity is the subject that a trusted gateway has verified and sends.
 //
+// A peer that a server with mutual TLS accepts in plaintext nevertheless, in the permissive
+// mode of package identity, has no identity and is not trusted, whatever it says of itself.
+//
 // # Trust
 //
 // Claims of a caller in metadata (on whose behalf it calls, the cost and the priority of
@@ -31,6 +34,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -151,6 +155,8 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 // The error is INVALID_ARGUMENT for an identity in metadata that is ambiguous: see [Value].
 func (c *Callers) Incoming(ctx context.Context) (string, error) {
 	switch {
+	case unidentified(ctx):
+		return "", nil
 	case c != nil && c.forwards && c.Trusted(ctx):
 		return Value(metadata.ValueFromIncomingContext(ctx, SubjectKey), SubjectKey)
 	case c != nil && c.identity != nil:
@@ -212,10 +218,21 @@ func (c *Callers) Declares() bool {
 
 // Trusted reports whether the caller's claims in metadata are used.
 func (c *Callers) Trusted(ctx context.Context) bool {
-	if c == nil {
+	if c == nil || unidentified(ctx) {
 		return false
 	}
 	return c.prefixes.peer(ctx) || c.trusted != nil && c.trusted(ctx)
+}
+
+// unidentified reports whether the peer of ctx was let in without the certificate that others
+// need. Its AuthInfo says so: see Plaintext of package identity.
+func unidentified(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return false
+	}
+	_, is := p.AuthInfo.(interface{ Unidentified() })
+	return is
 }
 
 // ValidKey reports whether key is one of gRPC's metadata, in lower case.

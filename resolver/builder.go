@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/resolver"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/internal/wire"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -107,10 +109,14 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	}
 	r := &consulResolver{
 		builder: b, target: target, cc: cc,
-		directory:  directory.Name(),
-		serverName: bundledServerName(opts),
-		wake:       make(chan struct{}, 1),
-		done:       make(chan struct{}),
+		directory:   directory.Name(),
+		serverName:  bundledServerName(opts),
+		datacenters: map[string]*attributes.Attributes{},
+		wake:        make(chan struct{}, 1),
+		done:        make(chan struct{}),
+	}
+	for _, datacenter := range target.Datacenters {
+		r.datacenters[datacenter] = wire.DatacenterAttributes(datacenter)
 	}
 	if target.Policy != "" {
 		if opts.DisableServiceConfig {

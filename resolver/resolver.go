@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
 
@@ -22,7 +23,8 @@ type consulResolver struct {
 	directory     string                     // its name, for messages
 	serverName    string                     // that the credentials pin; empty is the channel's authority
 
-	sources      []*subscription // one for each datacenter, in the order of failover
+	sources      []*subscription                   // one for each datacenter, in the order of failover
+	datacenters  map[string]*attributes.Attributes // of the addresses, by those that the target names
 	table        *balancer.Table
 	releaseTable func()
 	subset       subset
@@ -269,6 +271,7 @@ func (r *consulResolver) state(reason error) resolver.State {
 	state := resolver.State{ServiceConfig: r.serviceConfig}
 	for _, i := range r.published {
 		endpoint := balancer.NewEndpoint(i, r.serverName)
+		endpoint.Addresses[0].Attributes = r.datacenters[i.Datacenter]
 		state.Endpoints = append(state.Endpoints, endpoint)
 		state.Addresses = append(state.Addresses, endpoint.Addresses...) // for policies without endpoints
 	}

@@ -38,7 +38,7 @@ Exit codes:
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newCacheCommand(), newCallCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newGatewayCommand(),
-		newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
+		newIntentionsCommand(), newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root
 }

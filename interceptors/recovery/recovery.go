@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -76,6 +77,9 @@ func (r *Recovery) Stage() interceptors.Stage { return interceptors.Recovery }
 func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, value any) error {
 	stack := make([]byte, maxStack)
 	stack = stack[:runtime.Stack(stack, false)]
+	if p, ok := value.(*guard.Panic); ok { // of a handler that ran in a goroutine of its own
+		value, stack = p.Value, []byte(p.Stack)[:min(len(p.Stack), maxStack)]
+	}
 	at, from := origin(string(stack))
 	r.logger.LogAttrs(ctx, slog.LevelError, "panic",
 		slog.String("at", at),

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"net"
@@ -68,12 +69,61 @@ func (a *Authority) Issue(t testing.TB, names ...string) tls.Certificate {
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
+	return a.Sign(t, template)
+}
+
+// IssueID signs a certificate, of a server or a client, whose alternative names are these
+// URIs as they are, and nothing else. It is good from an hour ago until life has passed,
+// which may be negative.
+func (a *Authority) IssueID(t testing.TB, life time.Duration, uris ...string) tls.Certificate {
+	t.Helper()
+	return a.Sign(t, IDTemplate(t, life, uris...))
+}
+
+// IDTemplate is what IssueID signs.
+func IDTemplate(t testing.TB, life time.Duration, uris ...string) *x509.Certificate {
+	t.Helper()
+	var names []asn1.RawValue
+	for _, uri := range uris {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)})
+	}
+	value, err := asn1.Marshal(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
+	}
+	if len(uris) > 0 {
+		template.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}}
+	}
+	return template
+}
+
+// Sign signs a template with a new key. Without times it is good for an hour.
+func (a *Authority) Sign(t testing.TB, template *x509.Certificate) tls.Certificate {
+	t.Helper()
 	leaf, key, err := sign(template, a.certificate, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
+
+// SelfSigned signs a template with its own key.
+func SelfSigned(t testing.TB, template *x509.Certificate) tls.Certificate {
+	t.Helper()
+	leaf, key, err := sign(template, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// Certificate is that of the authority.
+func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
 // sign makes a certificate of template with a new key; without a parent it signs itself.
 func sign(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
@@ -85,7 +135,9 @@ func sign(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certi
 		parent, by = template, key
 	}
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
 	if err != nil {
 		return nil, nil, err

@@ -23,6 +23,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -145,6 +148,43 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 		}
 	}()
 	newWatch(d, q).run(ctx, report)
+}
+
+// WatchIntentions reports the intentions about calls to destination, with the default of the
+// agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
+// changed, and the error of each attempt that fails. It needs a token with intentions:read on
+// destination and agent:read; without the latter the default is taken to be deny.
+//
+// Intentions that are gone all at once, or of an older index, are read again, consistently,
+// before they are reported. The watch shares the connections of [Directory.Watch].
+func (d *Directory) WatchIntentions(ctx context.Context, destination string, report func(intention.Set, error)) {
+	if err := checkName("destination", destination); err != nil {
+		report(intention.Set{}, err)
+		<-ctx.Done()
+		return
+	}
+	d.pool.join()
+	defer func() {
+		if d.pool.leave() {
+			d.Close()
+		}
+	}()
+	newIntentionsWatch(d, destination).run(ctx, report)
+}
+
+// Intentions reads the intentions about calls to destination once.
+func (d *Directory) Intentions(ctx context.Context, destination string) (intention.Set, error) {
+	if err := checkName("destination", destination); err != nil {
+		return intention.Set{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	w := newIntentionsWatch(d, destination)
+	list, _, err := w.match(ctx, &api.QueryOptions{})
+	if err != nil {
+		return intention.Set{}, err
+	}
+	return w.complete(ctx, list)
 }
 
 // Register registers r with a check of its gRPC health or, if r has a TTL, one that the

@@ -168,7 +168,8 @@ func (s agentAPI) self(_ http.ResponseWriter, r *http.Request) (any, error) {
 			"Revision": "consultest", "Server": true, "Version": version, "BuildDate": "1970-01-01T00:00:01Z", "BindAddr": s.nodeAddress,
 		},
 		"DebugConfig": map[string]any{"ACLsEnabled": s.aclEnabled, "BindAddr": s.nodeAddress, "Datacenter": s.datacenter,
-			"DevMode": true, "NodeName": s.nodeName, "Version": version},
+			"DevMode": true, "NodeName": s.nodeName, "Version": version,
+			"DefaultIntentionPolicy": s.intentionPolicy, "ACLResolverSettings": map[string]any{"ACLsEnabled": s.aclEnabled, "ACLDefaultPolicy": s.defaultPolicy()}},
 		"Coord":  map[string]any{"Vec": make([]float64, 8), "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
 		"Member": s.member(),
 		"Stats": map[string]any{

@@ -3,8 +3,8 @@
 // enough for Consul's own Go client and curl.
 //
 // A [Server] is one agent and the one-server datacenter behind it: the agent's
-// services and checks, the catalog, health with blocking queries, and the KV
-// store. Reach it through [Server.Transport], which opens no socket and so works
+// services and checks, the catalog, health with blocking queries, intentions, and
+// the KV store. Reach it through [Server.Transport], which opens no socket and so works
 // under virtual time in a [testing/synctest] bubble; through [Server.Listen],
 // which serves on a TCP address; or as the [net/http.Handler] it is.
 //
@@ -15,8 +15,8 @@
 //	directory, err := consul.New(consul.Config{Transport: agent.Transport()}) // the mesh's own
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
-// [Server.Flap], [Server.SetReachable] and [Server.Restart], connect it to agents
-// of other datacenters with [Server.Join], inspect requests with
+// [Server.Flap], [Server.SetIntentions], [Server.SetReachable] and [Server.Restart], connect it
+// to agents of other datacenters with [Server.Join], rotate its CA with [Server.RotateCA], inspect requests with
 // [Server.Queries] and [Server.Connections], and answer in its place with
 // [Server.Intercept].
 //
@@ -78,7 +78,7 @@
 // # What it is not
 //
 // It is not Consul: it has one node, keeps everything in memory, and has no
-// sessions, intentions, Connect proxies, filter expressions, scripts or gossip.
+// sessions, Connect proxies, config entries but for intentions, filter expressions, scripts or gossip.
 // It rejects what it does not support, by name. In a bubble, create the Server
 // inside the bubble and give it [WithProbe] if services register checks that
 // would open sockets.

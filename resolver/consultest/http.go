@@ -64,6 +64,8 @@ func (s *Server) routes() *http.ServeMux {
 	handle("PUT", "/v1/agent/check/warn/", agent.checkUpdate)
 	handle("PUT", "/v1/agent/check/fail/", agent.checkUpdate)
 	handle("PUT", "/v1/agent/check/update/", agent.checkUpdate)
+	handle("GET", "/v1/agent/connect/ca/roots", agent.caRoots)
+	handle("GET", "/v1/agent/connect/ca/leaf/", agent.caLeaf)
 	handle("GET", "/v1/agent/health/service/id/", agent.healthByID)
 	handle("GET", "/v1/agent/health/service/name/", agent.healthByName)
 
@@ -80,6 +82,12 @@ func (s *Server) routes() *http.ServeMux {
 	handle("GET", "/v1/acl/token/self", catalog.aclTokenSelf)
 	handle("GET", "/v1/status/leader", catalog.statusLeader)
 	handle("GET", "/v1/status/peers", catalog.statusPeers)
+
+	intentions := intentionsAPI{s}
+	handle("GET", "/v1/connect/intentions/match", intentions.match)
+	handle("GET", "/v1/connect/ca/roots", agent.caRoots)
+	handle("PUT", "/v1/config", intentions.writeConfig)
+	handle("DELETE", intentionsByName, intentions.deleteConfig)
 
 	mux.Handle("/v1/kv/", s.wrap(kvAPI{s}.serve, "GET", "PUT", "DELETE"))
 	mux.HandleFunc("/", unknownPath)

@@ -21,6 +21,8 @@ func TestAnswersAsTheRealConsulDoes(t *testing.T) {
 	defer s.Close()
 	standIn := &http.Client{Transport: s.Transport()}
 
+	// Without it Consul refuses permissions, which are for HTTP services.
+	do(t, real, "PUT", "/v1/config", `{"Kind":"service-defaults","Name":"web","Protocol":"grpc"}`)
 	for _, request := range []struct{ method, path, body string }{
 		{"GET", "/v1/acl/token/self", ""},
 		{"GET", "/v1/health/service/web?dc=nowhere", ""},
@@ -29,6 +31,20 @@ func TestAnswersAsTheRealConsulDoes(t *testing.T) {
 		{"GET", "/v1/health/service/web", ""},
 		{"GET", "/v1/catalog/service/web", ""},
 		{"GET", "/v1/agent/service/web", ""},
+		{"GET", "/v1/connect/intentions/match?by=destination&name=web", ""},
+		{"GET", "/v1/connect/intentions/match?name=web", ""},
+		{"GET", "/v1/connect/intentions/match?by=destination", ""},
+		{"GET", "/v1/connect/intentions/match?by=nobody&name=web", ""},
+		{"PUT", "/v1/config", `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"*","Action":"deny"},{"Name":"b","Action":"allow","Description":"x"},
+			{"Name":"a","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Methods":["POST"]}}]},{"Name":"a","Peer":"east","Action":"allow"}]}`},
+		{"PUT", "/v1/config", `{"Kind":"service-intentions","Name":"*","Sources":[{"Name":"b","Action":"deny"},{"Name":"*","Action":"allow"}]}`},
+		{"PUT", "/v1/config", `{"Kind":"service-intentions","Name":"web","Sources":[]}`},
+		{"PUT", "/v1/config", `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"a"}]}`},
+		{"PUT", "/v1/config", `{"Kind":"service-intentions","Name":"*","Sources":[{"Name":"a","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}]}`},
+		{"GET", "/v1/connect/intentions/match?by=destination&name=web&name=other", ""},
+		{"DELETE", "/v1/config/service-intentions/web", ""},
+		{"DELETE", "/v1/config/service-intentions/web", ""},
+		{"GET", "/v1/connect/intentions/match?by=destination&name=web", ""},
 	} {
 		got := do(t, standIn, request.method, request.path, request.body)
 		want := do(t, real, request.method, request.path, request.body)

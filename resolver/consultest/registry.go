@@ -28,6 +28,7 @@ type registry struct {
 
 	mu     sync.Mutex // never held while waiting; guards checks, too
 	st     *state
+	ca     authority // outlives the state of a restarted agent, whose leaves are lost
 	closed bool
 }
 

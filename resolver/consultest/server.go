@@ -2,6 +2,7 @@ package consultest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -68,12 +69,16 @@ func (s *Server) Close() {
 }
 
 // Restart simulates an agent that was killed and started empty: it has no services, checks
-// or keys, indexes start low again, and open queries and connections break. Faults, Queries
-// and joined agents stay.
+// or keys, indexes start low again, and open queries and connections break. Faults, Queries,
+// joined agents and the CA, which is the servers', stay; leaves are signed again.
 func (s *Server) Restart() {
 	s.cut(func() {
 		s.stopAllChecks()
 		s.st = newState(&s.config)
+		clear(s.ca.leaves)
+		if s.ca.roots != nil {
+			s.ca.index = s.st.next()
+		}
 	})
 }
 
@@ -199,6 +204,30 @@ func (s *Server) SetStatus(serviceID, status string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.setServiceStatus(serviceID, status)
+}
+
+// SetIntentions writes who may call destination, as `consul config write` does: sources is
+// the JSON list that a service-intentions config entry has as Sources, such as
+// [{"Name":"web","Action":"allow"}]. "" removes the entry. The error is the agent's answer.
+func (s *Server) SetIntentions(destination, sources string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sources == "" {
+		s.st.removeIntentions(destination)
+		return nil
+	}
+	entry := intentionEntry{Kind: intentionsKind, Name: destination}
+	if err := json.Unmarshal([]byte(sources), &entry.Sources); err != nil {
+		return badRequest("Request decode failed: %v", err)
+	}
+	return s.st.putIntentions(entry)
+}
+
+// TrustDomain is that of the agent's CA, until [Server.ReplaceCA].
+func (s *Server) TrustDomain() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.authority().trustDomain
 }
 
 // Flap sets the checks of an instance to HealthCritical, after every to HealthPassing, and

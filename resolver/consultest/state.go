@@ -42,6 +42,9 @@ type state struct {
 	serviceIndex                           map[string]uint64
 	extinction                             uint64
 
+	intentions      map[string]*intentionEntry // by destination
+	intentionsIndex uint64                     // of the last change to any
+
 	kv kvStore
 }
 
@@ -58,7 +61,7 @@ func newState(cfg *config) *state {
 		instances: make(map[string]*instance), byName: make(map[string]map[string]*instance),
 		checks: make(map[string]*check), serviceIndex: make(map[string]uint64),
 		nodesIndex: bootIndex, servicesIndex: bootNode, checksIndex: bootNode,
-		kv: newKVStore(),
+		kv: newKVStore(), intentions: make(map[string]*intentionEntry),
 	}
 	st.checks["serfHealth"] = &check{
 		id: "serfHealth", catalogOnly: true, status: HealthPassing, create: bootNode, modify: bootNode,

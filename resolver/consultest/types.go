@@ -21,8 +21,10 @@ type config struct {
 	aclEnabled                    bool
 	managementToken               string
 	otherTokens                   map[string]bool
+	intentionPolicy               string
 	probe                         Probe
 	maxConnections                int
+	leafTTL                       time.Duration // 0 is Consul's default
 }
 
 // WithNode sets the name and the address of the agent's node.
@@ -36,6 +38,12 @@ func WithNode(name, address string) Option {
 // to datacenter".
 func WithDatacenter(name string) Option {
 	return func(c *config) { c.datacenter = name }
+}
+
+// WithDefaultIntentionPolicy sets what decides where no intention does: "allow" or "deny".
+// Without it that is the default policy of ACLs: deny with [WithACL], else allow.
+func WithDefaultIntentionPolicy(policy string) Option {
+	return func(c *config) { c.intentionPolicy = policy }
 }
 
 // WithACL turns on access control with Consul's default policy deny. The

@@ -1,0 +1,228 @@
+package authz
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/identity/intention"
+	"github.com/meshlite-go/meshlite/interceptors"
+)
+
+// errDenied is all that a caller receives.
+var errDenied = status.Error(codes.PermissionDenied, "permission denied")
+
+// healthService is that of gRPC, which agents check without an identity.
+const healthService = "grpc.health.v1.Health"
+
+// PolicyName is the name of this policy in an [Event].
+const PolicyName = "consul_intentions"
+
+// maxDenialLines is how many denials of a second are logged.
+const maxDenialLines = 10
+
+// Event is the decision about one call, with the fields of gRFC A59. It is reused after the
+// observer returns.
+type Event struct {
+	FullMethodName string // "/package.Service/Method"
+	Principal      string // what the certificate of the caller proves, "" without one
+	PolicyName     string // [PolicyName]
+	MatchedRule    string // "web => catalog permission 2", "default"; "" if no rule was reached
+	Authorized     bool
+}
+
+// Stage is [interceptors.Authorization].
+func (e *Event) Stage() interceptors.Stage { return interceptors.Authorization }
+
+// Result is "allowed" or "denied".
+func (e *Event) Result() string {
+	if e.Authorized {
+		return "allowed"
+	}
+	return "denied"
+}
+
+var events = sync.Pool{New: func() any { return new(Event) }}
+
+// Decisions that no rule makes.
+var (
+	neverRead     = &intention.Decision{Reason: "intentions were never read"}
+	anonymous     = &intention.Decision{Reason: "the caller has no verified certificate"}
+	noService     = &intention.Decision{Reason: "the certificate of the caller names no service of Consul's default namespace and partition"}
+	foreignDomain = &intention.Decision{Reason: "the caller is of another trust domain"}
+)
+
+// method decides about the calls of one.
+type method struct {
+	*Authorizer
+	meta      *interceptors.CallMeta
+	evaluated atomic.Pointer[evaluated]
+}
+
+// evaluated are rules for the method.
+type evaluated struct {
+	of *intention.Rules
+	*intention.Method
+}
+
+// under returns what rules say about the calls of fullMethod. Methods that the server does
+// not have share a meta, and are evaluated anew each time.
+func (m *method) under(rules *intention.Rules, fullMethod string) *intention.Method {
+	if fullMethod != m.meta.FullMethod {
+		return rules.Method(fullMethod)
+	}
+	if e := m.evaluated.Load(); e != nil && e.of == rules {
+		return e.Method
+	}
+	e := &evaluated{rules, rules.Method(fullMethod)}
+	m.evaluated.Store(e)
+	return e.Method
+}
+
+// decide decides about the call of fullMethod that is served with ctx.
+func (m *method) decide(ctx context.Context, fullMethod string) (principal string, _ *intention.Decision) {
+	principal, _ = m.verified.Incoming(ctx) // without options it has no error
+	rules := m.current.Load().Rules
+	if rules == nil {
+		return principal, neverRead
+	}
+	if principal == "" {
+		return "", anonymous
+	}
+	domain, service, ok := serviceOf(principal)
+	switch want := m.wantDomain(rules); {
+	case !ok:
+		return principal, noService
+	case want != "" && domain != want:
+		return principal, foreignDomain
+	}
+	verdict := m.under(rules, fullMethod).From(service)
+	if !verdict.Conditional() {
+		return principal, verdict.Decide(nil)
+	}
+	return principal, verdict.Decide(func(key string) []string { return metadata.ValueFromIncomingContext(ctx, key) })
+}
+
+func (m *method) wantDomain(rules *intention.Rules) string {
+	if m.trustDomain != "" {
+		return m.trustDomain
+	}
+	return rules.TrustDomain()
+}
+
+// serviceOf splits a SPIFFE id of Consul's, exactly in its form:
+// spiffe://DOMAIN/ns/default/dc/DATACENTER/svc/SERVICE. It is as strict as identity.ParseID,
+// which allocates.
+func serviceOf(id string) (domain, service string, ok bool) {
+	rest, ok := strings.CutPrefix(id, "spiffe://")
+	if !ok {
+		return "", "", false
+	}
+	domain, rest, _ = strings.Cut(rest, "/")
+	rest, ok = strings.CutPrefix(rest, "ns/default/dc/")
+	datacenter, rest, more := strings.Cut(rest, "/")
+	service, svc := strings.CutPrefix(rest, "svc/")
+	return domain, service, ok && more && svc && segment(domain) && segment(datacenter) && segment(service)
+}
+
+// segment reports whether text may be a part of an id, and no more than one: letters, digits
+// and ._- alone.
+func segment(text string) bool {
+	for i := range len(text) {
+		c := text[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
+			return false
+		}
+	}
+	return text != "" && text != "." && text != ".."
+}
+
+// admit decides about a call, and returns nil or the error for the caller.
+func (m *method) admit(ctx context.Context, fullMethod string) error {
+	principal, decision := m.decide(ctx, fullMethod)
+	m.publish(ctx, fullMethod, principal, decision)
+	if decision.Allowed {
+		m.counts.allowed.Add(1)
+		return nil
+	}
+	m.denied(ctx, fullMethod, principal, decision, "a call is denied")
+	return errDenied
+}
+
+func (m *method) publish(ctx context.Context, fullMethod, principal string, decision *intention.Decision) {
+	if m.observer == nil {
+		return
+	}
+	e := events.Get().(*Event)
+	*e = Event{fullMethod, principal, PolicyName, decision.Rule, decision.Allowed}
+	m.publisher.Publish(ctx, m.meta, e)
+	events.Put(e)
+}
+
+// denied counts and logs. What a caller makes up is cut.
+func (m *method) denied(ctx context.Context, fullMethod, principal string, decision *intention.Decision, message string) {
+	m.counts.deny(decision)
+	now := time.Now()
+	m.denials.Settle(now, func(level slog.Level, n uint64) {
+		m.log.Log(ctx, level, "denials were left out of the log", "service", m.destination, "count", n)
+	})
+	if !m.denials.Admit(slog.LevelWarn, now) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("service", m.destination), slog.String("method", cut(fullMethod)), slog.String("caller", cut(principal)), slog.String("rule", decision.Rule)}
+	if decision.Reason != "" {
+		attrs = append(attrs, slog.String("reason", decision.Reason))
+	}
+	m.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
+}
+
+func cut(text string) string {
+	const most = 256
+	if len(text) > most {
+		text = text[:most] + "..."
+	}
+	return strings.ToValidUTF8(text, "?")
+}
+
+// UnaryServer decides about the calls of one method.
+func (a *Authorizer) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
+	if meta.Service == healthService {
+		return nil
+	}
+	m := &method{Authorizer: a, meta: meta}
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if err := m.admit(ctx, info.FullMethod); err != nil {
+			return nil, err
+		}
+		return handler(ctx, req)
+	}
+}
+
+// StreamServer decides about the streams of one method, again whenever intentions change.
+func (a *Authorizer) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
+	if meta.Service == healthService {
+		return nil
+	}
+	m := &method{Authorizer: a, meta: meta}
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		return m.stream(srv, stream, info.FullMethod, handler)
+	}
+}
+
+// UnaryServerInterceptor is for use without a chain.
+func (a *Authorizer) UnaryServerInterceptor(policies *interceptors.Policies) grpc.UnaryServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, a).UnaryServer()
+}
+
+// StreamServerInterceptor is for use without a chain.
+func (a *Authorizer) StreamServerInterceptor(policies *interceptors.Policies) grpc.StreamServerInterceptor {
+	return interceptors.Alone(interceptors.Server, policies, a).StreamServer()
+}

@@ -1,0 +1,4 @@
+package authz
+
+// ServiceOf is for the comparison with package identity.
+var ServiceOf = serviceOf

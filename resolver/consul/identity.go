@@ -1,0 +1,285 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
+
+	"github.com/meshlite-go/meshlite/identity"
+)
+
+const (
+	// After an outage all processes ask for a leaf again, and Consul signs 50 a second: while
+	// a leaf is good for longer than unhurried they take leafSpread for it.
+	leafSpread = 30 * time.Second
+	unhurried  = 10 * time.Minute
+	// lastPart is the part of a leaf's life in which its renewal is overdue: Consul's agent
+	// renews at 60 % to 90 %.
+	lastPart = 0.08
+)
+
+// Identity is the identity of one service, signed by Consul's CA: an [identity.Source]. It
+// keeps up to date by blocking queries to the agent, which renews leaves well before their
+// end. While Consul is away the last certificates stay. It is safe for concurrent use.
+type Identity struct {
+	identity.Feed
+	directory *Directory
+	service   string
+	cancel    context.CancelFunc
+	done      sync.WaitGroup
+	anew      chan struct{} // the leaf is not of the roots: ask for another
+
+	mu      sync.Mutex
+	leaf    *api.LeafCert
+	roots   string    // PEM
+	overdue time.Time // the end of the leaf whose overdue renewal was logged
+}
+
+// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
+// token needs service:write on the service.
+func (d *Directory) Identity(service string) (*Identity, error) {
+	if err := identity.CheckService(service); err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &Identity{directory: d, service: service, cancel: cancel, anew: make(chan struct{}, 1)}
+	for range 2 {
+		d.pool.join()
+	}
+	i.done.Go(func() { i.followRoots(ctx) })
+	i.done.Go(func() { i.followLeaf(ctx) })
+	return i, nil
+}
+
+// Close ends the queries. The last certificates stay.
+func (i *Identity) Close() {
+	i.cancel()
+	i.done.Wait()
+	for range 2 {
+		if i.directory.pool.leave() {
+			i.directory.Close()
+		}
+	}
+}
+
+// follower is one loop of blocking queries.
+type follower struct {
+	what     string
+	index    uint64
+	failures int
+	limiter  *rate.Limiter
+}
+
+func newFollower(what string) *follower {
+	return &follower{what: what, limiter: rate.NewLimiter(queryRate, queryBurst)}
+}
+
+// ask sends one query through the pool. It moves the index.
+func (i *Identity) ask(ctx context.Context, f *follower, read func(*api.QueryOptions) (*api.QueryMeta, error)) error {
+	if err := f.limiter.Wait(ctx); err != nil {
+		return err
+	}
+	blocking, wait, release, err := i.directory.pool.acquire(ctx, i.directory.wait)
+	if err != nil {
+		return err
+	}
+	defer release()
+	bounded, cancel := context.WithTimeout(blocking, wait+wait/16+requestTimeout)
+	defer cancel()
+	meta, err := read((&api.QueryOptions{WaitIndex: f.index, WaitTime: wait}).WithContext(bounded))
+	if err != nil && errors.Is(context.Cause(blocking), errTakeTurns) {
+		return errTakeTurns
+	}
+	if err != nil {
+		f.index = 0
+		return i.directory.explain(err, fmt.Sprintf("service:write on %q", i.service))
+	}
+	before := f.index
+	if f.index = max(meta.LastIndex, 1); f.index < before {
+		f.index = 0 // "reset the index to 0 if it goes backwards"
+	}
+	return nil
+}
+
+// outcome logs the first failure in a row, and the end of them.
+func (i *Identity) outcome(f *follower, err error) {
+	log := i.directory.log.With("service", i.service, "of", f.what)
+	current, _ := i.Current()
+	switch {
+	case err == nil && f.failures > 0:
+		log.Info("the identity is read from Consul again")
+		f.failures = 0
+	case err != nil:
+		i.Fail(err)
+		if f.failures++; f.failures > 1 {
+			return
+		}
+		if current != nil {
+			log.Warn("the identity cannot be read from Consul: the last certificate stays", "error", err, "valid_until", current.Leaf().NotAfter)
+		} else {
+			log.Warn("the identity cannot be read from Consul: no connection can be secured yet", "error", err)
+		}
+	}
+}
+
+func (i *Identity) followRoots(ctx context.Context) {
+	for f := newFollower("roots"); ctx.Err() == nil; {
+		err := i.ask(ctx, f, func(options *api.QueryOptions) (*api.QueryMeta, error) { return i.readRoots(options) })
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errTakeTurns) {
+			continue
+		}
+		i.outcome(f, err)
+		if err != nil {
+			pause(ctx, backoff(f.failures))
+		} else if err := i.publish(); errors.Is(err, errNotOfTheRoots) {
+			select {
+			case i.anew <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (i *Identity) readRoots(options *api.QueryOptions) (*api.QueryMeta, error) {
+	list, meta, err := i.directory.api.Agent().ConnectCARoots(options)
+	if err != nil {
+		return nil, err
+	}
+	var text strings.Builder
+	for _, root := range list.Roots {
+		text.WriteString(root.RootCertPEM)
+		text.WriteByte('\n')
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.roots = text.String()
+	return meta, nil
+}
+
+func (i *Identity) followLeaf(ctx context.Context) {
+	for f := newFollower("leaf"); ctx.Err() == nil; {
+		err := i.ask(ctx, f, func(options *api.QueryOptions) (*api.QueryMeta, error) { return i.readLeaf(options) })
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errTakeTurns) {
+			continue
+		}
+		if err == nil {
+			err = i.publishLeaf(ctx)
+		}
+		i.outcome(f, err)
+		if err != nil {
+			f.index = 0
+			i.rest(ctx, i.retryIn(f.failures))
+		} else if i.isOverdue() {
+			f.index = 0 // a query that does not block makes the agent look again
+			i.rest(ctx, leafSpread/2+rand.N(leafSpread/2))
+		}
+	}
+}
+
+func (i *Identity) readLeaf(options *api.QueryOptions) (*api.QueryMeta, error) {
+	leaf, meta, err := i.directory.api.Agent().ConnectCALeaf(i.service, options)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.leaf = leaf
+	return meta, nil
+}
+
+// rest waits, or for less if the leaf is not of the roots any more.
+func (i *Identity) rest(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-ctx.Done():
+	case <-i.anew:
+		pause(ctx, rand.N(leafSpread/2))
+	}
+}
+
+// retryIn is when to ask for a leaf again after failures.
+func (i *Identity) retryIn(failures int) time.Duration {
+	if current, err := i.Current(); err == nil && time.Until(current.Leaf().NotAfter) > unhurried {
+		return minBackoff + rand.N(leafSpread)
+	}
+	return backoff(failures)
+}
+
+// isOverdue logs once for each leaf that should have been renewed.
+func (i *Identity) isOverdue() bool {
+	current, err := i.Current()
+	if err != nil {
+		return false
+	}
+	leaf := current.Leaf()
+	life, left := leaf.NotAfter.Sub(leaf.NotBefore), time.Until(leaf.NotAfter)
+	if float64(left) > lastPart*float64(life) {
+		return false
+	}
+	i.mu.Lock()
+	logged := i.overdue.Equal(leaf.NotAfter)
+	i.overdue = leaf.NotAfter
+	i.mu.Unlock()
+	if !logged {
+		i.directory.log.Error("Consul does not renew the certificate: see the log of the agent", "service", i.service, "valid_until", leaf.NotAfter, "left", left.Round(time.Second).String())
+	}
+	return true
+}
+
+var errNotOfTheRoots = errors.New("the leaf is not of the roots")
+
+// publishLeaf reads the roots too if the leaf is of a root that is not known yet.
+func (i *Identity) publishLeaf(ctx context.Context) error {
+	err := i.publish()
+	if !errors.Is(err, errNotOfTheRoots) {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := i.readRoots((&api.QueryOptions{}).WithContext(bounded)); err != nil {
+		return i.directory.explain(err, fmt.Sprintf("service:write on %q", i.service))
+	}
+	return i.publish()
+}
+
+// publish makes a snapshot of the latest leaf and roots, if they have changed.
+func (i *Identity) publish() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.leaf == nil || i.roots == "" {
+		return nil // the other loop will
+	}
+	next, err := identity.FromPEM([]byte(i.leaf.CertPEM), []byte(i.leaf.PrivateKeyPEM), []byte(i.roots))
+	switch {
+	case errors.As(err, new(identity.NotOfTheRootsError)):
+		return fmt.Errorf("%s: %w: %w", i.directory.Name(), errNotOfTheRoots, err)
+	case err != nil:
+		return fmt.Errorf("%s: the certificate of %q: %w", i.directory.Name(), i.service, err)
+	case next.ID().Service != i.service:
+		return fmt.Errorf("%s: the certificate of %q is of %q", i.directory.Name(), i.service, next.ID())
+	}
+	last, _ := i.Current()
+	switch {
+	case last != nil && last.Equal(next):
+		return nil
+	case last != nil && last.ID().TrustDomain != next.ID().TrustDomain:
+		i.directory.log.Error("Consul has another CA: processes with a certificate of the old one are refused until they have read theirs",
+			"service", i.service, "trust_domain", next.ID().TrustDomain, "before", last.ID().TrustDomain)
+	}
+	i.Publish(next)
+	return nil
+}

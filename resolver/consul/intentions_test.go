@@ -1,0 +1,283 @@
+package consul_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/identity/intention"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
+)
+
+// intentionReports are those of a watch, each in a line.
+type intentionReports struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (r *intentionReports) report(set intention.Set, err error) {
+	line := fmt.Sprint(err)
+	if err == nil {
+		line = string(set.Default)
+		for _, i := range set.Intentions {
+			line += fmt.Sprintf(", %v %s", &i, i.Action)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.lines); n == 0 || r.lines[n-1] != line {
+		r.lines = append(r.lines, line)
+	}
+}
+
+func (r *intentionReports) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.lines)
+}
+
+func watchIntentions(t *testing.T, d *consul.Directory, destination string) *intentionReports {
+	t.Helper()
+	r, done := &intentionReports{}, make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(done)
+		d.WatchIntentions(ctx, destination, r.report)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return r
+}
+
+func setIntentions(t *testing.T, agent *consultest.Server, destination, sources string) {
+	t.Helper()
+	if err := agent.SetIntentions(destination, sources); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A change is reported at once, an outage as an error, and what follows it too.
+func TestIntentionsAreWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		t.Cleanup(agent.Close)
+		d := newDirectory(t, agent, consul.Config{})
+		t.Cleanup(d.Close)
+		r := watchIntentions(t, d, "catalog")
+		synctest.Wait()
+		setIntentions(t, agent, "catalog", `[{"Name":"web","Action":"allow"}]`)
+		time.Sleep(time.Second)
+		setIntentions(t, agent, "*", `[{"Name":"*","Action":"deny"}]`)
+		time.Sleep(time.Second)
+		agent.SetReachable(false)
+		time.Sleep(10 * time.Minute)
+		agent.SetReachable(true)
+		setIntentions(t, agent, "catalog", "")
+		time.Sleep(time.Minute)
+		want := []string{
+			"allow", "allow, web => catalog allow", "allow, web => catalog allow, * => * deny",
+			"consul at 127.0.0.1:8500 closed the connection", "consul at 127.0.0.1:8500 refused the connection", "allow, * => * deny",
+		}
+		got := r.all()
+		if len(got) != len(want) {
+			t.Fatalf("reports are %q, want %q", got, want)
+		}
+		for i := range want {
+			if !strings.HasPrefix(got[i], want[i]) {
+				t.Errorf("report %d is %q, want %q", i, got[i], want[i])
+			}
+		}
+	})
+}
+
+// Hours without a change take one query a minute, and an agent that answers at once without
+// a change is not flooded.
+func TestIntentionsThatDoNotChangeCostLittle(t *testing.T) {
+	for name, fault := range map[string]func(*consultest.Server){
+		"blocks":        func(*consultest.Server) {},
+		"answers early": func(s *consultest.Server) { s.Inject(consultest.IndexZero().On("/v1/connect/intentions/")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := consultest.New()
+				t.Cleanup(agent.Close)
+				fault(agent)
+				d := newDirectory(t, agent, consul.Config{})
+				t.Cleanup(d.Close)
+				watchIntentions(t, d, "catalog")
+				time.Sleep(time.Hour)
+				if n := d.Stats()[0].Requests; n < 60 || n > 1000 {
+					t.Errorf("%d requests in an hour", n)
+				}
+			})
+		})
+	}
+}
+
+// All intentions gone at once are read again from the leader before that is believed.
+func TestIntentionsThatAreGoneAreReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		t.Cleanup(agent.Close)
+		setIntentions(t, agent, "catalog", `[{"Name":"*","Action":"deny"}]`)
+		agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			q := r.URL.Query()
+			if r.URL.Path != "/v1/connect/intentions/match" || q.Has("consistent") || !q.Has("index") {
+				return false
+			}
+			w.Header().Set("X-Consul-Index", "1000")
+			_, _ = w.Write([]byte(`{"catalog":[]}`)) // of a server that lags behind
+			return true
+		})
+		d := newDirectory(t, agent, consul.Config{})
+		t.Cleanup(d.Close)
+		r := watchIntentions(t, d, "catalog")
+		time.Sleep(time.Minute)
+		if got := r.all(); len(got) != 1 || got[0] != "allow, * => catalog deny" {
+			t.Errorf("reports are %q", got)
+		}
+	})
+}
+
+// What decides where no intention does is what the agent has for its proxies; where it may
+// not be read it is deny.
+func TestTheDefaultIsTheAgents(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts   []consultest.Option
+		token  string
+		faulty bool
+		want   string
+	}{
+		"no ACLs":                    {nil, "", false, "allow"},
+		"no ACLs, a policy of deny":  {[]consultest.Option{consultest.WithDefaultIntentionPolicy("deny")}, "", false, "deny"},
+		"ACLs":                       {[]consultest.Option{consultest.WithACL("root")}, "root", false, "deny"},
+		"ACLs, a policy of allow":    {[]consultest.Option{consultest.WithACL("root"), consultest.WithDefaultIntentionPolicy("allow")}, "root", false, "allow"},
+		"without agent:read":         {nil, "", true, "deny"},
+		"without intentions:read":    {[]consultest.Option{consultest.WithACL("root", "none")}, "none", false, `give a token with intentions:read on "catalog"`},
+		"a policy that is not known": {[]consultest.Option{consultest.WithDefaultIntentionPolicy("ask")}, "", false, "deny"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent := consultest.New(test.opts...)
+			defer agent.Close()
+			if test.faulty {
+				defer agent.Inject(consultest.Forbidden().On("/v1/agent/self"))()
+			}
+			d := newDirectory(t, agent, consul.Config{Token: test.token})
+			defer d.Close()
+			set, err := d.Intentions(t.Context(), "catalog")
+			if err != nil {
+				if !strings.Contains(err.Error(), test.want) {
+					t.Errorf("%v, want %q", err, test.want)
+				}
+				return
+			}
+			if string(set.Default) != test.want || set.TrustDomain != agent.TrustDomain() || test.faulty != strings.Contains(set.DefaultReason, "agent:read") {
+				t.Errorf("%+v, want %s", set, test.want)
+			}
+		})
+	}
+}
+
+// Answers that are none are errors, so that the last intentions stay.
+func TestIntentionsThatCannotBeRead(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	d := newDirectory(t, agent, consul.Config{})
+	defer d.Close()
+	for _, body := range []string{`{}`, `null`, `[]`, `x`, `{"catalog":{}}`, `{"catalog":[{}]}`, `{"catalog":[{"SourceName":"web"`, `{"catalog":"` + strings.Repeat("x", 5<<20) + `"}`} {
+		agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/v1/connect/intentions/match" {
+				_, _ = w.Write([]byte(body))
+				return true
+			}
+			return false
+		})
+		if set, err := d.Intentions(t.Context(), "catalog"); err == nil {
+			t.Errorf("%.40s: %+v", body, set)
+		}
+	}
+	if _, err := d.Intentions(t.Context(), "a/b"); err == nil {
+		t.Error("a name with a slash is read")
+	}
+}
+
+// Case I6
+func TestTheRealConsulIsWatched(t *testing.T) {
+	address := agenttest.Start(t).Address
+	d, err := consul.New(consul.Config{Address: address, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	r := watchIntentions(t, d, "catalog")
+	await := func(want string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			all := r.all()
+			if len(all) > 0 && all[len(all)-1] == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("reports are %q, want %q at last", all, want)
+			}
+		}
+	}
+	await("allow")
+	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]}`)
+	await("allow, web => catalog allow, * => catalog deny")
+	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"*","Action":"deny"}]}`)
+	await("allow, * => catalog deny")
+	set, err := d.Intentions(t.Context(), "catalog")
+	if err != nil || !strings.HasSuffix(set.TrustDomain, ".consul") {
+		t.Errorf("%+v, %v", set, err)
+	}
+}
+
+// The token of a service is enough: what it may write it may read the intentions about.
+func TestIntentionsOfAGuardedConsul(t *testing.T) {
+	address, client := startGuardedConsul(t)
+	if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "shop", Rules: `service "catalog" { policy = "write" }`}, nil); err != nil {
+		t.Fatal(err)
+	}
+	read := func(token, destination string) (intention.Set, error) {
+		d := dial(t, agent{address: address}, consul.Config{Token: token})
+		return d.Intentions(t.Context(), destination)
+	}
+	token := newToken(t, client).SecretID
+	set, err := read(token, "catalog")
+	if err != nil || set.Default != intention.Deny || !strings.Contains(set.DefaultReason, "agent:read") || set.TrustDomain == "" {
+		t.Errorf("%+v, %v", set, err)
+	}
+	if _, err := read(token, "prices"); err == nil || !strings.Contains(err.Error(), `intentions:read on "prices"`) {
+		t.Error(err)
+	}
+	if set, err := read(master, "prices"); err != nil || set.Default != intention.Deny || set.DefaultReason != "" {
+		t.Errorf("%+v, %v", set, err)
+	}
+}
+
+func put(t *testing.T, address, entry string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+address+"/v1/config", strings.NewReader(entry))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Fatal(response.Status)
+	}
+}
