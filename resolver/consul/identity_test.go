@@ -151,6 +151,7 @@ func TestTheLastCertificateStaysWhileConsulIsAway(t *testing.T) {
 		if s := next(t, i, first); mtls.Ready() != nil || s.Leaf().Equal(first.Leaf()) {
 			t.Errorf("after the outage: %v", mtls.Ready())
 		}
+		synctest.Wait() // the line follows the certificate
 		if !strings.Contains(log.String(), "is read from Consul again") {
 			t.Errorf("the log does not say that it is over: %s", log)
 		}
