@@ -152,7 +152,10 @@ func TestAServerRegistersWhenItHasItsCertificate(t *testing.T) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	if line := log.line("serving"); !strings.Contains(line, "demands a client's certificate") {
+	for log.line("msg=serving") == "" { // after the registration
+		time.Sleep(5 * time.Millisecond)
+	}
+	if line := log.line("msg=serving"); !strings.Contains(line, "demands a client's certificate") {
 		t.Errorf("the health check is not explained: %s", line)
 	}
 }

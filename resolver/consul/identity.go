@@ -34,9 +34,9 @@ type Identity struct {
 	service   string
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
-	anew      chan struct{} // the leaf is not of the roots: ask for another
 
 	mu      sync.Mutex
+	renew   context.CancelCauseFunc // ends what the leaf's loop waits for
 	leaf    *api.LeafCert
 	roots   string    // PEM
 	overdue time.Time // the end of the leaf whose overdue renewal was logged
@@ -49,7 +49,7 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 		return nil, fmt.Errorf("consul: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	i := &Identity{directory: d, service: service, cancel: cancel, anew: make(chan struct{}, 1)}
+	i := &Identity{directory: d, service: service, cancel: cancel}
 	for range 2 {
 		d.pool.join()
 	}
@@ -142,10 +142,7 @@ func (i *Identity) followRoots(ctx context.Context) {
 		if err != nil {
 			pause(ctx, backoff(f.failures))
 		} else if err := i.publish(); errors.Is(err, errNotOfTheRoots) {
-			select {
-			case i.anew <- struct{}{}:
-			default:
-			}
+			i.askAnew()
 		}
 	}
 }
@@ -168,24 +165,55 @@ func (i *Identity) readRoots(options *api.QueryOptions) (*api.QueryMeta, error) 
 
 func (i *Identity) followLeaf(ctx context.Context) {
 	for f := newFollower("leaf"); ctx.Err() == nil; {
-		err := i.ask(ctx, f, func(options *api.QueryOptions) (*api.QueryMeta, error) { return i.readLeaf(options) })
-		if ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, errTakeTurns) {
-			continue
-		}
-		if err == nil {
-			err = i.publishLeaf(ctx)
-		}
-		i.outcome(f, err)
-		if err != nil {
+		waiting, done := i.waiting(ctx)
+		i.nextLeaf(waiting, f)
+		replaced := errors.Is(context.Cause(waiting), errNotOfTheRoots)
+		done()
+		if replaced {
 			f.index = 0
-			i.rest(ctx, i.retryIn(f.failures))
-		} else if i.isOverdue() {
-			f.index = 0 // a query that does not block makes the agent look again
-			i.rest(ctx, leafSpread/2+rand.N(leafSpread/2))
+			pause(ctx, rand.N(leafSpread/2))
 		}
+	}
+}
+
+// waiting is the context of one turn, which askAnew ends.
+func (i *Identity) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
+	waiting, cancel := context.WithCancelCause(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.renew = cancel
+	return waiting, func() { cancel(nil) }
+}
+
+// askAnew makes the leaf's loop ask for another leaf, whatever it waits for: one with the
+// index of an agent that was started anew might not be answered for a minute.
+func (i *Identity) askAnew() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.renew != nil {
+		i.renew(errNotOfTheRoots)
+	}
+}
+
+// nextLeaf asks once, publishes the answer, and rests if need be.
+func (i *Identity) nextLeaf(ctx context.Context, f *follower) {
+	err := i.ask(ctx, f, func(options *api.QueryOptions) (*api.QueryMeta, error) { return i.readLeaf(options) })
+	if ctx.Err() != nil || errors.Is(err, errTakeTurns) {
+		return
+	}
+	if err == nil {
+		err = i.publishLeaf(ctx)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	i.outcome(f, err)
+	if err != nil {
+		f.index = 0
+		pause(ctx, i.retryIn(f.failures))
+	} else if i.isOverdue() {
+		f.index = 0 // a query that does not block makes the agent look again
+		pause(ctx, leafSpread/2+rand.N(leafSpread/2))
 	}
 }
 
@@ -198,17 +226,6 @@ func (i *Identity) readLeaf(options *api.QueryOptions) (*api.QueryMeta, error) {
 	defer i.mu.Unlock()
 	i.leaf = leaf
 	return meta, nil
-}
-
-// rest waits, or for less if the leaf is not of the roots any more.
-func (i *Identity) rest(ctx context.Context, d time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	select {
-	case <-ctx.Done():
-	case <-i.anew:
-		pause(ctx, rand.N(leafSpread/2))
-	}
 }
 
 // retryIn is when to ask for a leaf again after failures.
