@@ -67,8 +67,7 @@ func TestADenialShowsItsReasonInTheLogAlone(t *testing.T) {
 	}
 }
 
-// Case X13: A caller without a valid certificate, or without an intention that allows it, runs
-// no handler and reads no cache entry. A default of allow is for services, not for strangers.
+// Case X13
 //
 // Case I12
 func TestWhoHasNoIdentityIsDenied(t *testing.T) {
