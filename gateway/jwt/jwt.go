@@ -278,8 +278,9 @@ func (v *Verifier) key(ctx context.Context, token *gojwt.Token) (any, error) {
 			return nil, errMalformed
 		}
 	}
-	found, err := v.keys.Load().find(id, named, token.Method.Alg())
-	if (errors.Is(err, errKey) || errors.Is(err, errNoKeys)) && v.await(ctx) {
+	keys := v.keys.Load()
+	found, err := keys.find(id, named, token.Method.Alg())
+	if (errors.Is(err, errKey) || errors.Is(err, errNoKeys)) && v.await(ctx, keys) {
 		found, err = v.keys.Load().find(id, named, token.Method.Alg())
 	}
 	return found, err

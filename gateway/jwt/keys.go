@@ -201,9 +201,14 @@ func (v *Verifier) over(reading chan struct{}) {
 	close(reading)
 }
 
-// await waits for a reading of the keys. It returns false at once if there was one of late.
-func (v *Verifier) await(ctx context.Context) bool {
+// await waits for keys other than seen. It returns false at once if they were read of late, and
+// are still these.
+func (v *Verifier) await(ctx context.Context, seen *keySet) bool {
 	v.mu.Lock()
+	if v.keys.Load() != seen {
+		v.mu.Unlock()
+		return true
+	}
 	reading := v.reading
 	if reading == nil {
 		if v.closing.Err() != nil || !v.triedAt.IsZero() && time.Since(v.triedAt) < v.config.MinRefresh {
