@@ -2,7 +2,6 @@ package meshlite
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/meshlite-go/meshlite/identity"
 )
@@ -36,19 +35,4 @@ func ConsulIdentity(service string, opts ...identity.Option) (*identity.Credenti
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	return credentials, nil
-}
-
-// identity is nil with other transport security.
-func (c *config) identity() *identity.Credentials {
-	credentials, _ := c.creds.(*identity.Credentials)
-	return credentials
-}
-
-// connectionAge is less than what certificates are good for, and 0 without them. Running
-// calls go on.
-func (c *config) connectionAge() time.Duration {
-	if credentials := c.identity(); credentials != nil {
-		return credentials.MaxConnectionAge()
-	}
-	return 0
 }

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -209,6 +211,21 @@ func (c *config) finish() error {
 // of themselves, and send something first.
 func isPlaintext(creds credentials.TransportCredentials) bool {
 	return reflect.TypeOf(creds) == reflect.TypeOf(insecure.NewCredentials())
+}
+
+// identity is nil with other transport security.
+func (c *config) identity() *identity.Credentials {
+	credentials, _ := c.creds.(*identity.Credentials)
+	return credentials
+}
+
+// connectionAge is less than what certificates are good for, and 0 without them. Running
+// calls go on.
+func (c *config) connectionAge() time.Duration {
+	if credentials := c.identity(); credentials != nil {
+		return credentials.MaxConnectionAge()
+	}
+	return 0
 }
 
 // findDirectory takes the agent that the environment names unless an option has
