@@ -30,16 +30,16 @@ func readCaches(t *testing.T, page http.Handler) []cachepage.Report {
 	t.Helper()
 	answer := httptest.NewRecorder()
 	page.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-	var told struct{ Cache cachepage.Page }
-	if err := json.Unmarshal(answer.Body.Bytes(), &told); err != nil {
+	var shown struct{ Cache cachepage.Page }
+	if err := json.Unmarshal(answer.Body.Bytes(), &shown); err != nil {
 		t.Fatalf("%v in %s", err, answer.Body)
 	}
-	return told.Cache.Caches
+	return shown.Cache.Caches
 }
 
-func namesOf(told []cachepage.Report) []string {
+func namesOf(reports []cachepage.Report) []string {
 	var names []string
-	for _, c := range told {
+	for _, c := range reports {
 		names = append(names, c.Name)
 	}
 	return names
@@ -79,15 +79,15 @@ func TestTheAdminPageShowsAllCaches(t *testing.T) {
 	}
 	get(t, other, "x")
 	page := adminPage(t, m.runtime)
-	told := readCaches(t, page)
-	if names := namesOf(told); !slices.Equal(names, []string{"runtime", "catalog", "consul:///catalog?dc=dc1"}) {
+	reports := readCaches(t, page)
+	if names := namesOf(reports); !slices.Equal(names, []string{"runtime", "catalog", "consul:///catalog?dc=dc1"}) {
 		t.Fatalf("it shows %q", names)
 	}
-	if c := told[0]; c.Hits != 1 || c.Misses != 2 || c.Entries != 2 || len(c.Methods) != 1 || len(c.Index) != 2 {
+	if c := reports[0]; c.Hits != 1 || c.Misses != 2 || c.Entries != 2 || len(c.Methods) != 1 || len(c.Index) != 2 {
 		t.Errorf("of the runtime's it shows %+v", c)
 	}
-	if told[2].Misses != 1 {
-		t.Errorf("of the other it shows %+v", told[2])
+	if reports[2].Misses != 1 {
+		t.Errorf("of the other it shows %+v", reports[2])
 	}
 	given.Close()
 	served.Close()

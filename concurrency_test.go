@@ -102,12 +102,12 @@ func TestTheAdminPageShowsConcurrency(t *testing.T) {
 	}
 	page := httptest.NewRecorder()
 	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
-	var told struct{ Concurrency limitspage.ConcurrencyPage }
-	if err := json.Unmarshal(page.Body.Bytes(), &told); err != nil {
+	var shown struct{ Concurrency limitspage.ConcurrencyPage }
+	if err := json.Unmarshal(page.Body.Bytes(), &shown); err != nil {
 		t.Fatal(err)
 	}
-	if all := told.Concurrency.Limiters; len(all) != 1 || all[0].Name != "runtime" || len(all[0].Methods) != 1 || all[0].Methods[0].InFlight != 1 || all[0].Methods[0].Limit != 1 {
-		t.Errorf("/debug/meshlite shows %+v", told.Concurrency)
+	if all := shown.Concurrency.Limiters; len(all) != 1 || all[0].Name != "runtime" || len(all[0].Methods) != 1 || all[0].Methods[0].InFlight != 1 || all[0].Methods[0].Limit != 1 {
+		t.Errorf("/debug/meshlite shows %+v", shown.Concurrency)
 	}
 }
 

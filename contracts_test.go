@@ -45,8 +45,8 @@ service PieService {
 message Pie { string id = 1; string note = 2; }
 `
 
-// bakery answers each method of pies with its request, and a note that tells the answers
-// apart. It fails as many calls as it is set to.
+// bakery answers each method of pies with its request, and a note in which each answer
+// differs. It fails as many calls as it is set to.
 type bakery struct {
 	calls, failures atomic.Int64
 	pie             protoreflect.MessageDescriptor

@@ -230,7 +230,7 @@ func TestALowSuccessRateEjects(t *testing.T) {
 	})
 }
 
-// Failures that all have in common are nobody's, and few calls tell nothing.
+// Failures that all have in common eject nobody, and few calls prove nothing.
 //
 // Case P9
 func TestARateThatAllShareEjectsNobody(t *testing.T) {

@@ -121,7 +121,7 @@ func TestManyEjectionsAreCounted(t *testing.T) {
 		if all := log.all(t); len(all) != 20 {
 			t.Errorf("%d lines in a second, want 20", len(all))
 		}
-		time.Sleep(15 * time.Second) // the pickers that probe tell
+		time.Sleep(15 * time.Second) // until the probes report
 		all := log.all(t)
 		if len(all) != 1 || all[0]["msg"] != "ejections left out of the log" || all[0]["count"] != 30.0 {
 			t.Errorf("lines %v, want one that tells of 30", all)

@@ -42,7 +42,7 @@ func TestTheFirstResponseOfAStreamCounts(t *testing.T) {
 			t.Errorf("latency is %v ms after the first response, want 30", got)
 		}
 		time.Sleep(time.Hour)
-		record.Respond() // each message may tell
+		record.Respond() // any message may report it
 		result.Done(success)
 		if got := stats(t, c, 0).Latency; got > 31 {
 			t.Errorf("latency is %v ms after a stream of an hour", got)

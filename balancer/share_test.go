@@ -191,7 +191,7 @@ func TestOneOfTwoChannelsReconnects(t *testing.T) {
 	})
 }
 
-// A channel without slow start leaves that of others alone, and a panic of one is told
+// A channel without slow start leaves that of others alone, and a panic of one is reported
 // though the other has none.
 //
 // Case P9

@@ -39,8 +39,8 @@ func TestCallsStayInTheirZoneWhileItCanCarryThem(t *testing.T) {
 		"all callers here":              {"a", `{"zone": {"callers": 1}}`, []string{"a", "a", "b"}, []float64{1. / 3, 1. / 3, 1. / 3}},
 		"none here":                     {"a", "{}", []string{"b", "b", "c"}, []float64{1. / 3, 1. / 3, 1. / 3}},
 		"the caller does not know":      {"", "{}", []string{"a", "b"}, []float64{.5, .5}},
-		"the instances do not tell":     {"a", "{}", []string{"", ""}, []float64{.5, .5}},
-		"one does not tell":             {"a", "{}", []string{"a", ""}, []float64{1, 0}},
+		"the instances have no zone":    {"a", "{}", []string{"", ""}, []float64{.5, .5}},
+		"one has no zone":               {"a", "{}", []string{"a", ""}, []float64{1, 0}},
 		"off":                           {"a", `{"zone": {"disabled": true}}`, []string{"a", "b"}, []float64{.5, .5}},
 		"the same of two with one zone": {"a", "{}", []string{"a", "a"}, []float64{.5, .5}},
 	} {

@@ -263,7 +263,7 @@ func TestAddressesAreBounded(t *testing.T) {
 		t.Errorf("of the rest %v are ejected, want 1", got)
 	}
 	if n := len(gather(t, registry, "meshlite_endpoint_info")); n != 1000 {
-		t.Errorf("%d endpoints tell where they are, want 1000", n)
+		t.Errorf("%d endpoints have a locality, want 1000", n)
 	}
 	if got := gather(t, registry, "meshlite_endpoints")["catalog in_rotation"]; got != 1499 {
 		t.Errorf("%v are in rotation, want all 1499", got)
@@ -383,7 +383,7 @@ func TestScrapesMayOverlap(t *testing.T) {
 	}
 	scrapes.Wait()
 	if got := gather(t, registry, "meshlite_endpoint_picks_total")["10.0.0.1:80 catalog"]; got != 99 {
-		t.Errorf("%v picks are told, want 99", got)
+		t.Errorf("%v picks are reported, want 99", got)
 	}
 }
 

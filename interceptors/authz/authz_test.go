@@ -31,7 +31,7 @@ func call(t testing.TB, a *authz.Authorizer, ctx context.Context, fullMethod str
 	return ran, err
 }
 
-// Case I10: A denial tells the wire nothing but PERMISSION_DENIED; the log has source, rule
+// Case I10: A denial sends nothing but PERMISSION_DENIED; the log has source, rule
 // and method.
 func TestADenialShowsItsReasonInTheLogAlone(t *testing.T) {
 	log, seen := &journal{}, []authz.Event{}

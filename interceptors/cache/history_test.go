@@ -70,7 +70,7 @@ func (h *history) check(t *testing.T, got said, id, customer string, began, now 
 	m := h.made[got.name]
 	switch {
 	case m.id != id || m.customer != customer:
-		t.Errorf("%s asked for %s and was given what %s is told of %s", customer, id, m.customer, m.id)
+		t.Errorf("%s asked for %s and received the answer of %s for %s", customer, id, m.customer, m.id)
 	case now.Sub(m.done) > limit:
 		t.Errorf("%s is served %v after it was made, more than %v", got.name, now.Sub(m.done), limit)
 	case m.begun.Before(h.invalid[id]) && h.invalid[id].Before(began):

@@ -75,8 +75,8 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tell := json.NewEncoder(out)
-	if err := tell.Encode(addresses{bare, consul}); err != nil {
+	reports := json.NewEncoder(out)
+	if err := reports.Encode(addresses{bare, consul}); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -85,7 +85,7 @@ func serveBackends(in io.Reader, out io.Writer) error {
 			return err
 		}
 		delays[0].Store(int64(d))
-		if err := tell.Encode(d.String()); err != nil {
+		if err := reports.Encode(d.String()); err != nil {
 			return err
 		}
 	}

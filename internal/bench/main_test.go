@@ -22,7 +22,7 @@ import (
 
 var (
 	figures = flag.Bool("figures", false, "measure, and print the tables")
-	runs    = flag.Int("runs", 3, "how often each path is measured, in turn; the median is told")
+	runs    = flag.Int("runs", 3, "how often each path is measured, in turn; the median is shown")
 	window  = flag.Duration("window", 1500*time.Millisecond, "how long each path is measured each time")
 )
 

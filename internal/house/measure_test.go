@@ -125,7 +125,7 @@ var scatteredYet = []string{"balancer.Table", "gateway/edge.Edge", "gateway/tran
 // Figures of the code as a reader meets it: go test -v -run Figures ./internal/house
 func TestFiguresOfTheCode(t *testing.T) {
 	var lengths []int
-	exports, documented, comments, tellings, options := 0, 0, 0, 0, 0
+	exports, documented, comments, personal, options := 0, 0, 0, 0, 0
 	methods := map[string]map[string]int{} // by type, by file
 	tell := regexp.MustCompile(`(?i)\b(tell|tells|told|telling)\b`)
 	for _, p := range packages(t) {
@@ -141,7 +141,7 @@ func TestFiguresOfTheCode(t *testing.T) {
 			for _, group := range tree.Comments {
 				for _, c := range group.List {
 					comments += strings.Count(c.Text, "\n") + 1
-					tellings += len(tell.FindAllString(c.Text, -1))
+					personal += len(tell.FindAllString(c.Text, -1))
 				}
 			}
 			for _, d := range tree.Decls {
@@ -171,7 +171,7 @@ func TestFiguresOfTheCode(t *testing.T) {
 	slices.Sort(lengths)
 	t.Logf("functions: %d; lines: median %d, p90 %d, longest %d", len(lengths), lengths[len(lengths)/2], lengths[len(lengths)*9/10], lengths[len(lengths)-1])
 	t.Logf("exported functions: %d, %d exports without a comment", exports, -documented)
-	t.Logf("comment lines: %d, tell/told in them: %d", comments, tellings)
+	t.Logf("comment lines: %d, tell/told in them: %d", comments, personal)
 	t.Logf("options of the root: %d", options)
 	var scattered []string
 	for kind, files := range methods {

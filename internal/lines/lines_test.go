@@ -44,18 +44,18 @@ func TestTheFirstOfEachSecondAreLetThrough(t *testing.T) {
 func TestWhatIsLeftOutIsReportedOnceTheSecondIsOver(t *testing.T) {
 	l, now := lines.New(3), time.Now()
 	if l.Owes() {
-		t.Error("there is something to tell before the first line")
+		t.Error("there is something to report before the first line")
 	}
 	admitted(l, slog.LevelWarn, 10, now)
 	admitted(l, slog.LevelDebug, 5, now.Add(500*time.Millisecond))
 	if got := settled(l, now.Add(999*time.Millisecond)); len(got) != 0 || !l.Owes() {
-		t.Errorf("told %v within the second", got)
+		t.Errorf("reported %v within the second", got)
 	}
 	if got := settled(l, now.Add(time.Second)); len(got) != 1 || got[slog.LevelWarn] != 7 || !l.Owes() {
-		t.Errorf("told %v, want the 7 warnings", got)
+		t.Errorf("reported %v, want the 7 warnings", got)
 	}
 	if got := settled(l, now.Add(time.Hour)); len(got) != 1 || got[slog.LevelDebug] != 2 || l.Owes() {
-		t.Errorf("told %v, want the 2 lines at debug", got)
+		t.Errorf("reported %v, want the 2 lines at debug", got)
 	}
 }
 
