@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/meshlite-go/meshlite/internal/prototypes"
 )
 
 // The unary part of the Connect protocol (connectrpc.com/docs/protocol).
@@ -49,7 +51,7 @@ var connectCodecs = map[string]*connectCodec{
 	"proto": {
 		contentType: "application/proto",
 		decode: func(m *method, text []byte, to *dynamicpb.Message) error {
-			scan := wireScan{resolver{m.service.Contract.Types}, m.mux.config.MaxValues}
+			scan := wireScan{prototypes.Types{Contract: m.service.Contract.Types}, m.mux.config.MaxValues}
 			if !scan.passes(text, to.Descriptor(), m.mux.config.MaxDepth) {
 				return wrongField("", "nested deeper than %d, more than %d values, or a message in two parts", m.mux.config.MaxDepth, m.mux.config.MaxValues)
 			}
@@ -70,7 +72,7 @@ var connectCodecs = map[string]*connectCodec{
 // wireScan is scanJSON for protobuf. It reads what is in an Any, too: the JSON of an answer that
 // repeats one has a copy of the rest for each level.
 type wireScan struct {
-	types resolver
+	types prototypes.Types
 	left  int // fields
 }
 

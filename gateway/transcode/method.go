@@ -3,13 +3,10 @@ package transcode
 import (
 	"bytes"
 	"net/http"
-	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/dynamicpb"
 )
 
 // method is a gRPC method with what its calls need, made once.
@@ -67,33 +64,4 @@ func (m *method) appendJSON(to *bytes.Buffer, message proto.Message) error {
 	}
 	_, _ = to.Write(compact(text))
 	return nil
-}
-
-// resolver finds messages and extensions in the contract, else in what is compiled in, such
-// as google.rpc's details.
-type resolver struct{ types *dynamicpb.Types }
-
-func (r resolver) FindMessageByName(name protoreflect.FullName) (protoreflect.MessageType, error) {
-	if t, err := r.types.FindMessageByName(name); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindMessageByName(name)
-}
-
-func (r resolver) FindMessageByURL(url string) (protoreflect.MessageType, error) {
-	return r.FindMessageByName(protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:]))
-}
-
-func (r resolver) FindExtensionByName(name protoreflect.FullName) (protoreflect.ExtensionType, error) {
-	if t, err := r.types.FindExtensionByName(name); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindExtensionByName(name)
-}
-
-func (r resolver) FindExtensionByNumber(message protoreflect.FullName, number protoreflect.FieldNumber) (protoreflect.ExtensionType, error) {
-	if t, err := r.types.FindExtensionByNumber(message, number); err == nil {
-		return t, nil
-	}
-	return protoregistry.GlobalTypes.FindExtensionByNumber(message, number)
 }

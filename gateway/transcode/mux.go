@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/problem"
+	"github.com/meshlite-go/meshlite/internal/prototypes"
 )
 
 // Service is a service of the mesh that is offered over HTTP.
@@ -156,7 +157,7 @@ func (m *Mux) addService(s *Service) error {
 	if s.Offers == nil {
 		return nil
 	}
-	types := resolver{s.Contract.Types}
+	types := prototypes.Types{Contract: s.Contract.Types}
 	for _, desc := range s.Contract.Services {
 		for i := range desc.Methods().Len() {
 			if d := desc.Methods().Get(i); s.Offers(d) {
@@ -169,7 +170,7 @@ func (m *Mux) addService(s *Service) error {
 	return nil
 }
 
-func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types resolver) error {
+func (m *Mux) addMethod(s *Service, desc protoreflect.MethodDescriptor, types prototypes.Types) error {
 	bindings, err := Bindings(desc)
 	if err != nil {
 		return err

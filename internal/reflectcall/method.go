@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/meshlite-go/meshlite/internal/prototypes"
 )
 
 // Method is a method as its contract has it.
@@ -34,7 +36,7 @@ func (m *Method) Descriptor() protoreflect.MethodDescriptor { return m.desc }
 // is wrong and where.
 func (m *Method) Request(text []byte) (proto.Message, error) {
 	request := dynamicpb.NewMessage(m.desc.Input())
-	err := protojson.UnmarshalOptions{Resolver: resolver{m.types}}.Unmarshal(text, request)
+	err := protojson.UnmarshalOptions{Resolver: prototypes.Types{Contract: m.types}}.Unmarshal(text, request)
 	if err != nil {
 		name := m.desc.Input().FullName()
 		return nil, fmt.Errorf("%s: %s (%s has %s)", name, plain(err), name.Name(), offer("", m.Fields()))
@@ -57,7 +59,7 @@ func (m *Method) NewAnswer() proto.Message { return dynamicpb.NewMessage(m.desc.
 // JSON writes a message of the contract, in one line. Fields without a value are
 // left out.
 func (m *Method) JSON(message proto.Message) ([]byte, error) {
-	text, err := protojson.MarshalOptions{Resolver: resolver{m.types}}.Marshal(message)
+	text, err := protojson.MarshalOptions{Resolver: prototypes.Types{Contract: m.types}}.Marshal(message)
 	if err != nil {
 		return nil, errors.New("as JSON: " + plain(err))
 	}
