@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +16,11 @@ import (
 // Checks connect by the dialer, and take what it says for the network.
 func TestChecksConnectByTheDialer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		away := false
-		dialed := map[string]bool{}
+		var away atomic.Bool
+		var dialed sync.Map
 		agent, client := newAgent(t, consultest.WithDialer(func(_ context.Context, network, address string) (net.Conn, error) {
-			dialed[network+" "+address] = true
-			if away {
+			dialed.Store(network+" "+address, true)
+			if away.Load() {
 				return nil, errors.New("away")
 			}
 			ours, theirs := net.Pipe()
@@ -39,15 +41,15 @@ func TestChecksConnectByTheDialer(t *testing.T) {
 			}
 			time.Sleep(30 * time.Second)
 			synctest.Wait()
-			if !dialed[want] {
-				t.Errorf("%q was not dialed, but %v", want, dialed)
+			if _, ok := dialed.Load(want); !ok {
+				t.Errorf("%q was not dialed", want)
 			}
 		}
 		// TCP is content with a connection; the others got no answer.
 		if n := passing(); n != 1 {
 			t.Errorf("%d checks pass, want that of TCP", n)
 		}
-		away = true
+		away.Store(true)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if n := passing(); n != 0 {
