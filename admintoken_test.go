@@ -45,7 +45,7 @@ func TestTheAdminPageOffLoopbackNeedsAToken(t *testing.T) {
 		m := newMesh(t)
 		m.runtime = configured(t, meshlite.RuntimeConfig{Network: newOutside()})
 		served, own := freeAddress(t), freeAddress(t)
-		m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(served))
+		m.serve(&shop{name: "a"}, meshlite.WithRuntime(m.runtime), meshlite.WithMetricsAddress(served))
 		handler, err := m.runtime.Handler()
 		if err != nil {
 			t.Fatal(err)

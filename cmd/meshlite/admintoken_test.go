@@ -65,7 +65,7 @@ func TestTheAdminTokenIsSentToPagesThatDemandIt(t *testing.T) {
 	clear(guarded).want(t, 1, "", "cannot ask "+guarded+": wrong token")
 	t.Setenv("MESHLITE_ADMIN_TOKEN", token)
 	clear(guarded).want(t, 0, "", "")
-	runTool(t, "endpoints", "catalog", "--picks", "--client", guarded).want(t, 0, "", "")
+	runTool(t, "endpoints", "catalog", "--picks", "--client", guarded).want(t, 1, "", `none of 1 clients calls "catalog"`)
 	t.Setenv("MESHLITE_ADMIN_TOKEN", "")
 	t.Setenv("MESHLITE_ADMIN_TOKEN_FILE", path)
 	clear(guarded).want(t, 0, "", "")
