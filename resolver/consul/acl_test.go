@@ -22,12 +22,18 @@ const master = "11111111-2222-3333-4444-555555555555"
 // startGuardedConsul runs a real Consul that enforces access control.
 func startGuardedConsul(t *testing.T) (address string, client *api.Client) {
 	t.Helper()
+	return runGuardedConsul(t, "-http-port=")
+}
+
+// runGuardedConsul serves the API at the port that it completes portFlag with.
+func runGuardedConsul(t *testing.T, portFlag string, flags ...string) (address string, client *api.Client) {
+	t.Helper()
 	path := agenttest.Path(t)
 	ports := freePorts(t, 4)
-	cmd := exec.Command(path, "agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
-		"-http-port="+ports[0], "-server-port="+ports[1], "-serf-lan-port="+ports[2], "-serf-wan-port="+ports[3],
+	cmd := exec.Command(path, append([]string{"agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
+		portFlag + ports[0], "-server-port=" + ports[1], "-serf-lan-port=" + ports[2], "-serf-wan-port=" + ports[3],
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "`+master+`" agent = "`+master+`" } }`)
+		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + master + `" agent = "` + master + `" } }`}, flags...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
