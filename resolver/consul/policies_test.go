@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -123,5 +124,74 @@ func TestPoliciesAreWhatEachRoleNeeds(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A token that ends, or loses a right, while a watch is open: an error that names what is
+// missing is reported, and never an empty list, so the last known instances serve on. A new
+// token in the file, or the right given back, ends it without a restart.
+func TestATokenThatLosesItsRightKeepsTheLastInstances(t *testing.T) {
+	address, client := startSecureConsul(t)
+	first, second := instance("catalog-1", serveHealth(t)), instance("catalog-2", serveHealth(t))
+	third := instance("catalog-3", serveHealth(t))
+	operator := dial(t, agent{address: address}, consul.Config{Token: master})
+	mustRegister(t, operator, first)
+	readable := `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`
+	policy, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "shop", Rules: readable}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(rules string) {
+		t.Helper()
+		policy.Rules = rules
+		if _, _, err := client.ACL().PolicyUpdate(policy, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, token := filepath.Join(t.TempDir(), "token"), newToken(t, client)
+	write(t, path, token.SecretID)
+	w := watch(dial(t, agent{address: address}, consul.Config{TokenFile: path, Wait: time.Second}), catalog.Query{Service: "catalog"})
+	defer w.stop()
+	w.await(t, first.Address)
+
+	change(`key_prefix "none" { policy = "read" }`)
+	w.awaitErrors(t, 0)
+	expect(t, "the watch", w.lastError(), "service:read")
+	if got, _ := w.last(); len(got.Instances) != 1 {
+		t.Errorf("the last report has %v, want the instance of before", addressesOf(got))
+	}
+	change(readable)
+	mustRegister(t, operator, second)
+	w.await(t, first.Address, second.Address)
+	refused := w.awaitErrors(t, 0) // it reads again, so no error of before follows
+
+	if _, err := client.ACL().TokenDelete(token.AccessorID, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitErrors(t, refused)
+	expect(t, "the watch", w.lastError(), "CONSUL_HTTP_TOKEN_FILE")
+	if got, _ := w.last(); len(got.Instances) != 2 {
+		t.Errorf("the last report has %v, want the instances of before", addressesOf(got))
+	}
+	write(t, path, newToken(t, client).SecretID)
+	mustRegister(t, operator, third)
+	w.await(t, first.Address, second.Address, third.Address)
+}
+
+// awaitErrors waits for more than n errors, and returns how many there are.
+func (r *reports) awaitErrors(t *testing.T, n int) int {
+	t.Helper()
+	for deadline := time.After(60 * time.Second); ; {
+		r.mu.Lock()
+		count := len(r.errs)
+		r.mu.Unlock()
+		if count > n {
+			return count
+		}
+		select {
+		case <-time.After(20 * time.Millisecond): // await takes the news
+		case <-deadline:
+			t.Fatal("the watch reports no error")
+		}
 	}
 }
