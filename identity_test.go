@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -70,7 +71,7 @@ func TestConsulsCASecuresBothEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
-	handler.ServeHTTP(page, httptest.NewRequest("GET", "http://localhost/debug/meshlite", nil))
+	handler.ServeHTTP(page, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	if !strings.Contains(page.Body.String(), "/svc/storefront") {
 		t.Errorf("the admin page has no identity: %s", page.Body)
 	}
