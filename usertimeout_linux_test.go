@@ -44,40 +44,31 @@ func (n *noting) Accept() (net.Conn, error) {
 // A peer that has vanished without a FIN or an RST holds no connection for longer, on either
 // side: neither the calls on it, nor what a server keeps for it.
 func TestBothSidesCloseAConnectionThatIsNotAcknowledged(t *testing.T) {
-	for name, test := range map[string]struct {
-		options []meshlite.ClientOption
-	}{
-		"default":      {nil},
-		"other options": {[]meshlite.ClientOption{meshlite.WithDialOptions(grpc.WithUserAgent("other"))}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inner, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			listener := &noting{Listener: inner}
-			bounded(t, listener, echo{})
-			var ours atomic.Value // net.Conn
-			dial := grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-				conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-				if err == nil {
-					ours.Store(conn)
-				}
-				return conn, err
-			})
-			conn, err := meshlite.NewClient("passthrough:///"+inner.Addr().String(), append(test.options,
-				meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)), meshlite.WithDialOptions(dial))...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			good(t, testgrpc.NewTestServiceClient(conn))
-			for side, held := range map[string]*atomic.Value{"client": &ours, "server": &listener.last} {
-				ms, err := userTimeout(held.Load().(net.Conn))
-				if err != nil || ms != 20_000 {
-					t.Errorf("the %s's connection has a TCP_USER_TIMEOUT of %d ms, %v, want 20,000", side, ms, err)
-				}
-			}
-		})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := &noting{Listener: inner}
+	bounded(t, listener, echo{})
+	var ours atomic.Value // net.Conn
+	dial := grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			ours.Store(conn)
+		}
+		return conn, err
+	})
+	conn, err := meshlite.NewClient("passthrough:///"+inner.Addr().String(),
+		meshlite.WithPlaintext(), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)), meshlite.WithDialOptions(dial))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	good(t, testgrpc.NewTestServiceClient(conn))
+	for side, held := range map[string]*atomic.Value{"client": &ours, "server": &listener.last} {
+		ms, err := userTimeout(held.Load().(net.Conn))
+		if err != nil || ms != 20_000 {
+			t.Errorf("the %s's connection has a TCP_USER_TIMEOUT of %d ms, %v, want 20,000", side, ms, err)
+		}
 	}
 }

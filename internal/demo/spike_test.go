@@ -117,7 +117,7 @@ func TestTheDoublingFiresTrafficSpike(t *testing.T) {
 	}
 	third := 12 * time.Second
 	r := play()
-	if r.late > 0 { // a machine that stalls sends what was due at once, which is a spike
+	if r.late > r.Calls/50 { // a machine that stalls sends what was due at once, which is a spike
 		t.Logf("once more: %d of %d calls were late", r.late, r.Calls)
 		r = play()
 	}

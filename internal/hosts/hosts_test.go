@@ -1,10 +1,13 @@
 package hosts
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,28 +35,23 @@ func open(t *testing.T) (w *Network, client, server *Host, address string) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	t.Cleanup(func() { listener.Close(); <-done })
-	go func() {
-		defer close(done)
+	var serving sync.WaitGroup
+	serving.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			// The test's end reaches it, where a broken network does not.
+			stop := context.AfterFunc(t.Context(), func() { conn.Close() })
+			serving.Go(func() {
+				defer stop()
 				defer conn.Close()
-				buffer := make([]byte, 100)
-				for {
-					n, err := conn.Read(buffer)
-					if err != nil {
-						return
-					}
-					conn.Write(buffer[:n])
-				}
-			}()
+				_, _ = io.Copy(conn, conn)
+			})
 		}
-	}()
+	})
+	t.Cleanup(func() { listener.Close(); serving.Wait() })
 	return w, hosts[0], hosts[1], listener.Addr().String()
 }
 
