@@ -121,21 +121,21 @@ func on(host *hosts.Host, living []*shop.Instance) *shop.Instance {
 	return nil
 }
 
-// far notes that the fault concerns the instance that is far.
-func (s *scene) far() *shop.Instance {
+// concernFar returns the instance that is far, and notes that the fault concerns it.
+func concernFar(s *scene) *shop.Instance {
 	far := on(s.site.far(), s.living)
 	s.touched[far.Address] = true
 	return far
 }
 
 func isolateFar(ctx context.Context, s *scene) error {
-	s.say("the host of %s drops all packets for %v", s.far().ID, s.lasts)
+	s.say("the host of %s drops all packets for %v", concernFar(s).ID, s.lasts)
 	s.site.network.BreakHost(s.site.far(), hosts.Fault{Drop: true})
 	return pause(ctx, s.lasts)
 }
 
 func silenceFar(ctx context.Context, s *scene) error {
-	far := s.far()
+	far := concernFar(s)
 	s.say("what %s sends to the client is dropped for %v", far.ID, s.lasts)
 	s.site.network.Break(s.site.far(), s.site.client(), hosts.Fault{Drop: true})
 	if err := pause(ctx, s.lasts); err != nil {
@@ -154,7 +154,7 @@ func healNetwork(_ context.Context, s *scene) error {
 }
 
 func farCalled(_ context.Context, s *scene) bool {
-	return s.customer.tally.answers(s.far().Address, s.ended)
+	return s.customer.tally.answers(concernFar(s).Address, s.ended)
 }
 
 func isolateConsul(ctx context.Context, s *scene) error {

@@ -27,7 +27,7 @@ var (
 // taken to give.
 var large = size{services: 1000, instances: 10_000, channels: 5, perNode: 20, wide: 500, subset: 100, servers: 3, answers: 5000}
 
-// memoryLimit is where the collector works harder. The large mesh has some 5 GB in use.
+// memoryLimit is where the collector works harder. The large mesh was played within it.
 const memoryLimit = 7500 << 20
 
 // cpu is the processor time that this process has used.
