@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
@@ -67,7 +68,7 @@ func Start(ctx context.Context, path string) (*Agent, error) { return StartOn(ct
 
 // StartOn is Start on a host of its own.
 func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error) {
-	ports, err := freePorts(host, 5)
+	ports, err := freeport.Ports(5)
 	if err != nil {
 		return nil, err
 	}
@@ -156,22 +157,4 @@ func (a *Agent) end(signal syscall.Signal) {
 	}
 	_ = a.cmd.Process.Signal(signal)
 	_ = a.cmd.Wait() // a killed process always "fails"
-}
-
-// freePorts finds distinct ports that are not in use. Consul also
-// uses the UDP port of the same number.
-func freePorts(host *hosts.Host, n int) ([]int, error) {
-	var ports []int
-	for range n {
-		var l net.Listener
-		if err := host.Do(func() (err error) {
-			l, err = net.Listen("tcp", net.JoinHostPort(host.Address(), "0"))
-			return err
-		}); err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

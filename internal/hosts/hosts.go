@@ -138,20 +138,6 @@ func (h *Host) Dialer(d net.Dialer) func(ctx context.Context, network, address s
 	}
 }
 
-// FreeAddress is host:port with a TCP port that nothing listens on yet.
-func (h *Host) FreeAddress() (string, error) {
-	var address string
-	err := h.Do(func() error {
-		l, err := net.Listen("tcp", net.JoinHostPort(h.Address(), "0"))
-		if err != nil {
-			return err
-		}
-		address = l.Addr().String()
-		return l.Close()
-	})
-	return address, err
-}
-
 func (h *Host) receive(content []byte) {
 	_, _ = h.device.Write(content) // lost where the host cannot take it, as on any wire
 }

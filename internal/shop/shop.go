@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -99,11 +101,11 @@ func (s *Shop) StartOn(ctx context.Context, host *hosts.Host, service string, ar
 var errPortTaken = errors.New("its port was taken")
 
 func (s *Shop) start(ctx context.Context, host *hosts.Host, service string, args []string) (*Instance, error) {
-	address, err := host.FreeAddress()
+	ports, err := freeport.Ports(1)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
 	}
-	return s.startAt(ctx, host, service, address, args)
+	return s.startAt(ctx, host, service, net.JoinHostPort(host.Address(), strconv.Itoa(ports[0])), args)
 }
 
 func (s *Shop) startAt(ctx context.Context, host *hosts.Host, service, address string, args []string) (*Instance, error) {
