@@ -54,6 +54,7 @@ func Version(path string) (string, error) {
 type Agent struct {
 	Address string // of its HTTP API
 	DNS     string // host:port of its DNS, by UDP and TCP
+	GRPC    string // host:port of its gRPC, in plaintext
 
 	path  string
 	ports []int
@@ -63,11 +64,11 @@ type Agent struct {
 
 // Start runs the program at path and waits until it answers.
 func Start(ctx context.Context, path string) (*Agent, error) {
-	ports, err := freeport.Ports(5)
+	ports, err := freeport.Ports(6)
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{Address: loopback(ports[0]), DNS: loopback(ports[4]), path: path, ports: ports}
+	a := &Agent{Address: loopback(ports[0]), DNS: loopback(ports[4]), GRPC: loopback(ports[5]), path: path, ports: ports}
 	return a, a.Start(ctx)
 }
 
@@ -81,7 +82,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		"-bind=127.0.0.1", "-client=127.0.0.1", "-node=meshlite",
 		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
 		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
-		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port=-1", "-grpc-tls-port=-1")
+		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port="+strconv.Itoa(a.ports[5]), "-grpc-tls-port=-1")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.cmd.Start(); err != nil {
