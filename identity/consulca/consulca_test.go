@@ -93,7 +93,6 @@ func TestEachLeafHasItsOwnKeyAndIsRenewedInTime(t *testing.T) {
 		server := newServer(t)
 		s, log := sourceAt(t, server.serve())
 		last := next(t, s, nil)
-		defer func() { t.Log(log) }()
 		for range 24 {
 			renewed := next(t, s, last)
 			if left := time.Until(last.Leaf().NotAfter); left < leafLife/10-time.Minute || left > leafLife*4/10+time.Minute {

@@ -1,5 +1,5 @@
-// Package certtest issues certificates for tests: a private authority, and what it
-// signs for names and addresses, good for an hour.
+// Package certtest issues certificates for tests: a private authority, good for a year, and
+// what it signs for names and addresses, good for an hour.
 //
 //	authority := certtest.New(t)
 //	server := &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, "catalog")}}
@@ -44,7 +44,7 @@ func New(t testing.TB) *Authority {
 func NewAuthority() (*Authority, error) {
 	certificate, key, err := sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "certtest"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
 	}, nil, nil)
 	if err != nil {
 		return nil, err
