@@ -194,6 +194,32 @@ func TestAServerUnderAnothersNameIsRefused(t *testing.T) {
 	}
 }
 
+// A server that knows its callers and lets all of them in says so.
+func TestAServerThatDoesNotAuthorizeSaysSo(t *testing.T) {
+	mtls, err := identity.New(fed(madeSnapshot(t, certtest.New(t), time.Hour, "catalog")), identity.WithLogger(silent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secured := meshlite.WithTransportCredentials(mtls)
+	for name, test := range map[string]struct {
+		opts meshlite.Options
+		says bool
+	}{
+		"identity":           {meshlite.Options{secured}, true},
+		"identity and rules": {meshlite.Options{secured, meshlite.WithInterceptors(authorizedBy(t, authz.WithIntentions(intention.Set{})))}, false},
+		"plaintext":          {meshlite.Options{meshlite.WithPlaintext()}, false},
+	} {
+		log := &logged{}
+		opts := []meshlite.ServerOption{test.opts, meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))), meshlite.WithRuntime(newRuntime(t))}
+		if _, err := meshlite.NewServer("catalog", opts...); err != nil {
+			t.Fatal(err)
+		}
+		if says := log.line("level=WARN msg=\"intentions are not enforced") != ""; says != test.says {
+			t.Errorf("%s: the log says it: %v", name, says)
+		}
+	}
+}
+
 // Without a certificate a server does not register, and says why.
 func TestAServerRegistersWhenItHasItsCertificate(t *testing.T) {
 	m := newMesh(t)
