@@ -163,7 +163,7 @@ func TestAnotherCAIsFollowedLoudly(t *testing.T) {
 	})
 }
 
-// Case I5: 500 processes renew at no more than 50 leaves a second (virtual time).
+// Case I5
 func TestSourcesDoNotRenewInStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const processes = 500
