@@ -55,6 +55,7 @@ func Version(path string) (string, error) {
 type Agent struct {
 	Address string // of its HTTP API
 	DNS     string // host:port of its DNS, by UDP and TCP
+	GRPC    string // host:port of its gRPC, in plaintext
 
 	path  string
 	host  *hosts.Host
@@ -68,12 +69,12 @@ func Start(ctx context.Context, path string) (*Agent, error) { return StartOn(ct
 
 // StartOn is Start on a host of its own.
 func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error) {
-	ports, err := freeport.Ports(5)
+	ports, err := freeport.Ports(6)
 	if err != nil {
 		return nil, err
 	}
 	at := func(n int) string { return net.JoinHostPort(host.Address(), strconv.Itoa(ports[n])) }
-	a := &Agent{Address: at(0), DNS: at(4), path: path, host: host, ports: ports}
+	a := &Agent{Address: at(0), DNS: at(4), GRPC: at(5), path: path, host: host, ports: ports}
 	return a, a.Start(ctx)
 }
 
@@ -85,7 +86,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		"-bind="+a.host.Address(), "-client="+a.host.Address(), "-node=meshlite",
 		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
 		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
-		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port=-1", "-grpc-tls-port=-1")
+		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port="+strconv.Itoa(a.ports[5]), "-grpc-tls-port=-1")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.host.Do(a.cmd.Start); err != nil {
