@@ -1,0 +1,80 @@
+package cache
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// Derived is a call option that keeps what a caller makes of an answer, such as its JSON, beside
+// the cached answer. A later call that is served that answer, fresh, then gets the value
+// instead: its reply, header and trailer stay as they were, and [Derived.Value] is not nil.
+//
+//	derived := cache.Derived{Key: html}
+//	err := conn.Invoke(ctx, method, req, reply, &derived)
+//	page, ok := derived.Value().(*page)
+//	if err == nil && !ok {
+//		page = render(reply)
+//		derived.Keep(page, len(page.text))
+//	}
+//
+// It is for channels whose interceptors outside of the cache neither read nor change replies.
+// Each call needs its own. Without a cache in the channel it has no effect.
+type Derived struct {
+	grpc.EmptyCallOption
+	// Key is compared with that of the value: it identifies what the value depends on beside the
+	// answer. It must be comparable, and stays in memory with the value.
+	Key any
+
+	entry *entry // that has served the call, nil is none
+	value any
+}
+
+// derivation is a value beside an entry.
+type derivation struct{ key, value any }
+
+// roomOf is how many bytes an entry reserves for a value that is derived from its body.
+func roomOf(body []byte) uint64 { return 512 + 2*uint64(cap(body)) }
+
+// Value is what was kept with the same Key beside the answer that has served the call, nil if
+// nothing was.
+func (d *Derived) Value() any { return d.value }
+
+// Reused reports whether a cached answer has served the call, so that Keep may keep a value.
+func (d *Derived) Reused() bool { return d.entry != nil }
+
+// Metadata is the header and trailer of the answer of Value, which others use, too, and its age.
+func (d *Derived) Metadata() (header, trailer metadata.MD, age time.Duration) {
+	return d.entry.header, d.entry.trailer, d.entry.age()
+}
+
+// Keep keeps a value that was made of the reply, and that nobody changes any more, if the reply
+// was a cached answer. It takes size bytes; one for which the entry has not reserved enough, two
+// times its message and 512 bytes, is not kept.
+func (d *Derived) Keep(value any, size int) {
+	if d.entry != nil && uint64(size) <= uint64(d.entry.room) {
+		d.entry.derived.Store(&derivation{d.Key, value})
+	}
+}
+
+// find reports whether the value of e replaces the reply.
+func (d *Derived) find(e *entry) bool {
+	if d.entry = e; e.failure != nil {
+		return false
+	}
+	if known := e.derived.Load(); known != nil && known.key == d.Key {
+		d.value = known.value
+	}
+	return d.value != nil
+}
+
+// derivedOf is nil for calls without the option.
+func derivedOf(opts []grpc.CallOption) *Derived {
+	for _, opt := range opts {
+		if d, ok := opt.(*Derived); ok {
+			return d
+		}
+	}
+	return nil
+}
