@@ -71,8 +71,8 @@ type Service struct {
 	Contracts *interceptors.Contracts
 	// KeepRenderings has the cache of Conn keep the JSON of its answers, too, so that a hit is
 	// neither decoded nor encoded. It is for channels whose interceptors outside of the cache,
-	// such as those of meshlite.WithDialOptions, neither read nor change replies. See
-	// cache.Derived.
+	// such as those of meshlite.WithDialOptions, do not change replies, and read no more of them
+	// than their size. See cache.Derived.
 	KeepRenderings bool
 
 	close func()

@@ -32,7 +32,8 @@ type Service struct {
 	Offers   func(protoreflect.MethodDescriptor) bool        // which methods are let out; nil is none
 	Cache    func(protoreflect.MethodDescriptor) CachePolicy // what the effective policy says, read for each answer; nil is none
 	// KeepRenderings has the cache of Conn keep the JSON of its answers, too. It is for channels
-	// whose interceptors outside of the cache neither read nor change replies.
+	// whose interceptors outside of the cache do not change replies, and read no more of them than
+	// their size.
 	KeepRenderings bool
 }
 

@@ -36,7 +36,7 @@ func (p clientPart) call(ctx context.Context, method string, req, reply any, cc 
 		return err
 	}
 	e := x.fastHit()
-	if derived := derivedOf(opts); e != nil && derived != nil && !x.wantsResult && derived.find(e) {
+	if derived := derivedOf(opts); e != nil && derived != nil && !x.wantsResult && derived.find(e, message) {
 		result, err = Hit, nil
 		return nil
 	}

@@ -5,11 +5,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 )
 
 // Derived is a call option that keeps what a caller makes of an answer, such as its JSON, beside
 // the cached answer. A later call that is served that answer, fresh, then gets the value
-// instead: its reply, header and trailer stay as they were, and [Derived.Value] is not nil.
+// instead: header and trailer stay as they were, the reply gets the encoded answer as unknown
+// fields, which keeps its size right, and [Derived.Value] is not nil.
 //
 //	derived := cache.Derived{Key: html}
 //	err := conn.Invoke(ctx, method, req, reply, &derived)
@@ -19,7 +21,8 @@ import (
 //		derived.Keep(page, len(page.text))
 //	}
 //
-// It is for channels whose interceptors outside of the cache neither read nor change replies.
+// It is for channels whose interceptors outside of the cache do not change replies, and read no
+// more of them than their size.
 // Each call needs its own. Without a cache in the channel it has no effect.
 type Derived struct {
 	grpc.EmptyCallOption
@@ -58,13 +61,15 @@ func (d *Derived) Keep(value any, size int) {
 	}
 }
 
-// find reports whether the value of e replaces the reply.
-func (d *Derived) find(e *entry) bool {
-	if d.entry = e; e.failure != nil {
+// find reports whether the value of e replaces reply.
+func (d *Derived) find(e *entry, reply proto.Message) bool {
+	if e.failure != nil {
 		return false
 	}
+	d.entry = e
 	if known := e.derived.Load(); known != nil && known.key == d.Key {
 		d.value = known.value
+		reply.ProtoReflect().SetUnknown(e.body)
 	}
 	return d.value != nil
 }
