@@ -259,6 +259,9 @@ func (l *limit) addressKey(addr netip.Addr) string {
 // charge charges the limits of r that can be counted before (late is false) or only after its
 // subject is known. It answers, and returns false, if one refuses.
 func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Request) bool {
+	if rec.checks == nil {
+		rec.checks = rec.space[:0]
+	}
 	from := len(rec.checks)
 	for _, l := range e.limits {
 		if l.late != late || !l.applies(r) {
@@ -286,6 +289,9 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 	checks := rec.checks[from:]
 	for i := range checks { // a request that one limit refuses costs nothing on the others
 		c := &checks[i]
+		if len(checks) == 1 {
+			break // there are no others
+		}
 		if decision := e.table.Peek(c.key, c.rate, c.cost); !decision.Admitted && !c.limit.Shadow {
 			return e.refuse(c, decision, rec, w, r)
 		}

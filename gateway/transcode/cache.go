@@ -37,12 +37,12 @@ func isStored(header http.Header, r *http.Request, got answer, body []byte) bool
 		return false
 	}
 	etag := got.etag
-	if etag == "" {
-		etag = etagOf(body)
+	if etag == nil {
+		etag = []string{etagOf(body)}
 	}
-	header["Etag"] = []string{etag}
+	header["Etag"] = etag
 	setCacheControl(header, got, policy, policy.TTL, said)
-	return matchesETag(r.Header["If-None-Match"], etag)
+	return matchesETag(r.Header["If-None-Match"], etag[0])
 }
 
 // isGet reports whether the URL alone names the answer.

@@ -66,7 +66,7 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 		return
 	}
 	if derived.Reused() && !isKnown {
-		known = &rendering{bytes.Clone(body), etagOf(body)}
+		known = &rendering{bytes.Clone(body), []string{etagOf(body)}}
 		got.etag = known.etag
 		derived.Keep(known, renderingBytes+len(known.body))
 	}
@@ -77,7 +77,7 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 // rendering is an answer of the channel's cache as a route answers it.
 type rendering struct {
 	body []byte
-	etag string
+	etag []string
 }
 
 // renderingBytes is the size of one without its body, about.
@@ -116,7 +116,7 @@ type answer struct {
 	err             error         // a refusal, if no call was made
 	rendered        bool          // it was made for an earlier call
 	age             time.Duration // of one that is rendered; others have it in header
-	etag            string        // of its body; "" is not known
+	etag            []string      // of its body; nil is not known
 	identified      bool          // the caller is somebody, so that a shared cache must not store it
 }
 
