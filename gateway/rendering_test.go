@@ -23,7 +23,7 @@ func (named) Verify(_ context.Context, token string) (string, error) { return to
 // The renderings that a channel's cache keeps change no answer: a gateway with them and one
 // without answer alike, whoever asks, by whatever route, fresh or expired.
 //
-// Case E5: HTTP caching by what the channel's cache knows.
+// Case E5
 func TestRenderingsChangeNoAnswer(t *testing.T) {
 	for scope, policy := range map[string]string{
 		"public": `ttl: "60s" scope: CACHE_SCOPE_PUBLIC vary: "accept-language"`, "private": `ttl: "60s" scope: CACHE_SCOPE_PRIVATE`,

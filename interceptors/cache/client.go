@@ -190,3 +190,13 @@ func targetOf(cc *grpc.ClientConn) string {
 	}
 	return cc.CanonicalTarget()
 }
+
+// derivedOf is nil for calls without the option.
+func derivedOf(opts []grpc.CallOption) *Derived {
+	for _, opt := range opts {
+		if d, ok := opt.(*Derived); ok {
+			return d
+		}
+	}
+	return nil
+}

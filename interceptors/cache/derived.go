@@ -37,9 +37,6 @@ type Derived struct {
 // derivation is a value beside an entry.
 type derivation struct{ key, value any }
 
-// roomOf is how many bytes an entry reserves for a value that is derived from its body.
-func roomOf(body []byte) uint64 { return 512 + 2*uint64(cap(body)) }
-
 // Value is what was kept with the same Key beside the answer that has served the call, nil if
 // nothing was.
 func (d *Derived) Value() any { return d.value }
@@ -72,14 +69,4 @@ func (d *Derived) find(e *entry, reply proto.Message) bool {
 		reply.ProtoReflect().SetUnknown(e.body)
 	}
 	return d.value != nil
-}
-
-// derivedOf is nil for calls without the option.
-func derivedOf(opts []grpc.CallOption) *Derived {
-	for _, opt := range opts {
-		if d, ok := opt.(*Derived); ok {
-			return d
-		}
-	}
-	return nil
 }

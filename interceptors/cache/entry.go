@@ -111,7 +111,7 @@ func (l *load) complete(e *entry, key string, header, trailer metadata.MD) *entr
 	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
 	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(e.body)) + weightOf(e.header) + weightOf(e.trailer) + uint64(4*len(e.slots))
 	if call, ok := l.origin.(*clientCall); ok && e.body != nil && derivedOf(call.opts) != nil {
-		e.room = uint32(min(roomOf(e.body), math.MaxUint32))
+		e.room = uint32(min(512+2*uint64(cap(e.body)), math.MaxUint32)) // see Derived.Keep
 		weight += uint64(e.room)
 	}
 	if e.failure != nil {
