@@ -69,6 +69,11 @@ type Service struct {
 	// meshlite.WithContracts follow. A channel of its own is needed for each Service. Nil is
 	// none: the policies are those of the linked contracts, and answers have no HTTP caching.
 	Contracts *interceptors.Contracts
+	// KeepRenderings has the cache of Conn keep the JSON of its answers, too, so that a hit is
+	// neither decoded nor encoded. It is for channels whose interceptors outside of the cache,
+	// such as those of meshlite.WithDialOptions, do not change replies, and read no more of them
+	// than their size. See cache.Derived.
+	KeepRenderings bool
 
 	close func()
 }

@@ -183,7 +183,7 @@ func (g *Gateway) build(services []*service) (*transcode.Mux, error) {
 	config.Services = nil
 	for _, s := range services {
 		config.Services = append(config.Services, transcode.Service{
-			Name: s.Name, Conn: s.Conn, Contract: s.contract, Offers: s.offers, Cache: cacheOf(s.Contracts),
+			Name: s.Name, Conn: s.Conn, Contract: s.contract, Offers: s.offers, Cache: cacheOf(s.Contracts), KeepRenderings: s.KeepRenderings,
 		})
 	}
 	return transcode.New(config)

@@ -197,7 +197,7 @@ func (m *mesh) service(name string, offer ...string) gateway.Service {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s.Offer = offer
+	s.Offer, s.KeepRenderings = offer, true
 	return s
 }
 

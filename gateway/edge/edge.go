@@ -85,8 +85,8 @@ type Edge struct {
 	callers *caller.Callers
 	limits  []*limit
 	table   *ratelimit.Table
-	headers []string            // of requests, in lower case
-	set     map[string][]string // on answers that lack them; nobody changes the values
+	headers []string    // of requests, in lower case
+	set     []setHeader // on answers that lack them
 	cors    func(http.Handler) http.Handler
 	allows  func(*http.Request) bool // its origin, by CORS
 	// sameOrigin keeps pages of other sites from changing anything with the client certificate
@@ -95,6 +95,12 @@ type Edge struct {
 	pack       func(http.Handler) http.HandlerFunc // nil without compression
 	log        *accessLog
 	metrics    *metrics
+}
+
+// setHeader is a header of answers. Nobody changes the values.
+type setHeader struct {
+	name   string
+	values []string
 }
 
 // New checks config. Its errors name the field.
@@ -154,15 +160,16 @@ func (e *Edge) setBounds() error {
 	case c.HSTS < 0:
 		return wrong("HSTS", "%v: write a duration from 0 on", c.HSTS)
 	}
-	e.set = map[string][]string{"X-Content-Type-Options": {"nosniff"}, "X-Frame-Options": {"SAMEORIGIN"}}
+	set := map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN"}
 	for name, value := range c.ResponseHeaders {
 		if !validHeader(name, value) {
 			return wrong("ResponseHeaders", "%q: %q is no header", name, value)
 		}
-		if name = http.CanonicalHeaderKey(name); value == "" {
-			delete(e.set, name)
-		} else {
-			e.set[name] = []string{value}
+		set[http.CanonicalHeaderKey(name)] = value
+	}
+	for name, value := range set {
+		if value != "" {
+			e.set = append(e.set, setHeader{name, []string{value}})
 		}
 	}
 	return nil

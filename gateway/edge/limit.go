@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/gateway/problem"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -104,6 +106,8 @@ type limit struct {
 	rate   ratelimit.Limit
 	header string // that it counts by, or ""
 	late   bool   // it can be counted when the subject is known only
+	// results are its counters. A limit belongs to one edge.
+	results [ratelimit.Shadowed + 1]prometheus.Counter
 }
 
 func (e *Edge) setLimits() error {
@@ -255,6 +259,9 @@ func (l *limit) addressKey(addr netip.Addr) string {
 // charge charges the limits of r that can be counted before (late is false) or only after its
 // subject is known. It answers, and returns false, if one refuses.
 func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Request) bool {
+	if rec.checks == nil {
+		rec.checks = rec.space[:0]
+	}
 	from := len(rec.checks)
 	for _, l := range e.limits {
 		if l.late != late || !l.applies(r) {
@@ -282,6 +289,9 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 	checks := rec.checks[from:]
 	for i := range checks { // a request that one limit refuses costs nothing on the others
 		c := &checks[i]
+		if len(checks) == 1 {
+			break // there are no others
+		}
 		if decision := e.table.Peek(c.key, c.rate, c.cost); !decision.Admitted && !c.limit.Shadow {
 			return e.refuse(c, decision, rec, w, r)
 		}
@@ -292,10 +302,10 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 		switch {
 		case decision.Admitted:
 			c.charge, c.charged = charge, true
-			e.metrics.limited(c.limit.Name, ratelimit.Admitted)
+			c.limit.results[ratelimit.Admitted].Inc()
 		case c.limit.Shadow:
 			rec.decide(c.limit, ratelimit.Shadowed)
-			e.metrics.limited(c.limit.Name, ratelimit.Shadowed)
+			c.limit.results[ratelimit.Shadowed].Inc()
 		default: // another request has taken the last place
 			return e.refuse(c, decision, rec, w, r)
 		}
@@ -330,7 +340,7 @@ func (e *Edge) refuse(c *check, decision ratelimit.Decision, rec *record, w http
 	rec.refund(0)
 	rec.refused = refusedLimit
 	rec.decide(l, ratelimit.Refused)
-	e.metrics.limited(l.Name, ratelimit.Refused)
+	l.results[ratelimit.Refused].Inc()
 	header := w.Header()
 	setFields(header, rec.checks)
 	detail := fmt.Sprintf("limit %q reached (%s by %s)", l.Name, c.rate, l.by())

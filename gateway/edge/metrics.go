@@ -23,7 +23,24 @@ type metrics struct {
 	limits   *prometheus.CounterVec
 	panics   prometheus.Counter
 	routes   rpc.Table[string, string]
+	series   rpc.Table[seriesKey, series]
 }
+
+// seriesKey is what the series of a request depend on. Its method and route are labels.
+type seriesKey struct {
+	method, route string
+	status        int
+	class         string
+}
+
+// series are those of requests that are alike, found once.
+type series struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+// maxSeries bounds those that are kept. Others are found again by each request.
+const maxSeries = 4 * maxRoutes
 
 func newMetrics(limits []*limit) *metrics {
 	opts := func(name, help string) prometheus.CounterOpts {
@@ -42,35 +59,44 @@ func newMetrics(limits []*limit) *metrics {
 		limits:   prometheus.NewCounterVec(opts("limited_total", "Requests that a limit admitted, refused, or in shadow would have refused."), []string{"limit", "result"}),
 		panics:   prometheus.NewCounter(opts("panics_total", "Handlers that panicked.")),
 		routes:   rpc.Table[string, string]{Max: maxRoutes},
+		series:   rpc.Table[seriesKey, series]{Max: maxSeries},
 	}
 	for _, reason := range reasons { // so that rate() counts the first
 		m.refused.WithLabelValues(reason)
 	}
 	for _, l := range limits {
 		for result := ratelimit.Admitted; result <= ratelimit.Shadowed; result++ {
-			m.limits.WithLabelValues(l.Name, result.String())
+			l.results[result] = m.limits.WithLabelValues(l.Name, result.String())
 		}
 	}
 	return m
 }
 
-func (m *metrics) limited(limit string, result ratelimit.Result) {
-	m.limits.WithLabelValues(limit, result.String()).Inc()
-}
-
 func (m *metrics) observe(s *served) {
-	method, route := methodName(s.request.Method), m.route(s.route)
-	m.requests.WithLabelValues(method, route, codeName(s.status), s.class()).Inc()
+	known := m.seriesOf(seriesKey{methodName(s.request.Method), m.route(s.route), s.status, s.class()})
+	known.requests.Inc()
 	seconds := s.duration.Seconds()
-	observer := m.duration.WithLabelValues(method, route)
-	if exemplar, ok := observer.(prometheus.ExemplarObserver); ok && s.traceID != "" {
+	if exemplar, ok := known.duration.(prometheus.ExemplarObserver); ok && s.traceID != "" {
 		exemplar.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": s.traceID})
 	} else {
-		observer.Observe(seconds)
+		known.duration.Observe(seconds)
 	}
 	if s.record.refused != "" {
 		m.refused.WithLabelValues(s.record.refused).Inc()
 	}
+}
+
+func (m *metrics) seriesOf(key seriesKey) series {
+	find := func() series {
+		return series{
+			m.requests.WithLabelValues(key.method, key.route, codeName(key.status), key.class),
+			m.duration.WithLabelValues(key.method, key.route),
+		}
+	}
+	if known, ok := m.series.Of(key, find); ok {
+		return known
+	}
+	return find()
 }
 
 // route is the label of a route.

@@ -29,8 +29,9 @@ type record struct {
 	certificate string // its identity, if it is the caller's
 	peer        peerAddress
 	route       string
-	checks      []check // of its limits
-	limit       string  // that decided
+	checks      []check  // of its limits
+	space       [1]check // of checks
+	limit       string   // that decided
 	limitResult ratelimit.Result
 	refused     string // the reason, "" for a request that next has answered
 	panicked    bool
@@ -165,9 +166,9 @@ func (w *response) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 		header := w.Header()
-		for name, value := range w.edge.set {
-			if _, ok := header[name]; !ok {
-				header[name] = value
+		for _, s := range w.edge.set {
+			if _, ok := header[s.name]; !ok {
+				header[s.name] = s.values
 			}
 		}
 		if age := w.edge.config.HSTS; age > 0 && w.secure && header.Get("Strict-Transport-Security") == "" {

@@ -145,11 +145,16 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// bufferedBytes of an answer do not wait for the client while its handler runs: net/http keeps
+// as much, in HTTP/1.1 and in HTTP/2, and sends it after the handler has returned.
+const bufferedBytes = 2 << 10
+
 // watchedWriter watches what is written.
 type watchedWriter struct {
 	http.ResponseWriter
-	watch *watch
-	begun bool
+	watch    *watch
+	begun    bool
+	buffered int // bytes that net/http still keeps, at most
 }
 
 // Unwrap is for [http.ResponseController].
@@ -177,6 +182,11 @@ func (w *watchedWriter) begin() {
 // Write sends a part of the body.
 func (w *watchedWriter) Write(b []byte) (int, error) {
 	w.begin()
+	if w.buffered+len(b) < bufferedBytes {
+		w.buffered += len(b)
+		return w.ResponseWriter.Write(b)
+	}
+	w.buffered = bufferedBytes
 	w.watch.begin(&w.watch.writeBy, w.watch.server.config.WriteStall)
 	defer w.watch.finish(&w.watch.writeBy)
 	return w.ResponseWriter.Write(b)

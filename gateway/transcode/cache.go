@@ -36,10 +36,13 @@ func isStored(header http.Header, r *http.Request, got answer, body []byte) bool
 		header.Set("Cache-Control", "no-store")
 		return false
 	}
-	etag := etagOf(body)
-	header.Set("Etag", etag)
+	etag := got.etag
+	if etag == nil {
+		etag = []string{etagOf(body)}
+	}
+	header["Etag"] = etag
 	setCacheControl(header, got, policy, policy.TTL, said)
-	return matchesETag(r.Header["If-None-Match"], etag)
+	return matchesETag(r.Header["If-None-Match"], etag[0])
 }
 
 // isGet reports whether the URL alone names the answer.
@@ -65,22 +68,24 @@ func setCacheControl(header http.Header, got answer, policy CachePolicy, ttl tim
 	if age, ok := said.Seconds(cachecontrol.MaxAge); ok {
 		ttl = min(ttl, age)
 	}
-	scope := "private"
+	scope, uncached := "private", privateUncached
 	if policy.Public && !got.identified && !said.Has(cachecontrol.Private) {
-		scope = "public"
+		scope, uncached = "public", publicUncached
 		if age, ok := said.Seconds(cachecontrol.SharedMaxAge); ok {
 			ttl = min(ttl, age)
 		}
 	}
 	switch {
 	case ttl < time.Second || said.Has(cachecontrol.NoCache):
-		header.Set("Cache-Control", scope+", no-cache")
+		header["Cache-Control"] = uncached
 	case said.Has(cachecontrol.MustRevalidate):
-		header.Set("Cache-Control", scope+", max-age="+seconds(ttl)+", must-revalidate")
+		header["Cache-Control"] = []string{scope + ", max-age=" + seconds(ttl) + ", must-revalidate"}
 	default:
-		header.Set("Cache-Control", scope+", max-age="+seconds(ttl))
+		header["Cache-Control"] = []string{scope + ", max-age=" + seconds(ttl)}
 	}
-	if ages := got.header["age"]; len(ages) > 0 {
+	if got.rendered {
+		header["Age"] = []string{seconds(got.age)}
+	} else if ages := got.header["age"]; len(ages) > 0 {
 		if age, ok := cachecontrol.ParseSeconds(ages[0]); ok {
 			header.Set("Age", seconds(age))
 		}
@@ -88,11 +93,21 @@ func setCacheControl(header http.Header, got answer, policy CachePolicy, ttl tim
 	setVary(header, got, policy)
 }
 
+// Values of headers that most answers have, which nobody changes.
+var (
+	privateUncached = []string{"private, no-cache"}
+	publicUncached  = []string{"public, no-cache"}
+)
+
 func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // setVary lists what the answer depends on. The caller is part of a private answer, and of
 // whether an answer is public.
 func setVary(header http.Header, got answer, policy CachePolicy) {
+	if len(policy.Vary)+len(got.header["vary"]) == 0 {
+		header["Vary"] = append(header["Vary"], "Authorization")
+		return
+	}
 	names := []string{"Authorization"}
 	for _, key := range policy.Vary {
 		names = append(names, http.CanonicalHeaderKey(key))

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/meshlite-go/meshlite/interceptors/cache"
 )
 
 // serve answers a request by a route.
@@ -44,19 +46,42 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 		m.shows.writeError(w, r, answer{err: err})
 		return
 	}
-	out, got := m.call(w, r, rt.method, in)
-	buffer := getBuffer()
-	defer putBuffer(buffer)
-	if got.err == nil {
+	derived := cache.Derived{Key: rt.renderings}
+	out, got := m.call(w, r, rt.method, in, &derived)
+	known, isKnown := derived.Value().(*rendering)
+	var body []byte
+	switch {
+	case got.err != nil:
+	case isKnown:
+		body, got.etag, got.rendered = known.body, known.etag, true
+		got.header, got.trailer, got.age = derived.Metadata()
+	default:
+		buffer := getBuffer()
+		defer putBuffer(buffer)
 		got.err = rt.encode(buffer, out)
+		body = buffer.Bytes()
 	}
 	if got.err != nil {
 		m.shows.writeError(w, r, got)
 		return
 	}
+	if derived.Reused() && !isKnown {
+		known = &rendering{bytes.Clone(body), []string{etagOf(body)}}
+		got.etag = known.etag
+		derived.Keep(known, renderingBytes+len(known.body))
+	}
 	m.shows.setHeaders(w.Header(), got)
-	writeBody(w, r, got, "application/json", buffer.Bytes())
+	writeBody(w, r, got, "application/json", body)
 }
+
+// rendering is an answer of the channel's cache as a route answers it.
+type rendering struct {
+	body []byte
+	etag []string
+}
+
+// renderingBytes is the size of one without its body, about.
+const renderingBytes = 256
 
 // writeBody answers with body, or with 304 if the caller has it already.
 func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType string, body []byte) {
@@ -65,7 +90,7 @@ func writeBody(w http.ResponseWriter, r *http.Request, got answer, contentType s
 		return
 	}
 	setContentType(w.Header(), contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	_, _ = w.Write(body) // whoever asked has left
 }
 
@@ -88,12 +113,15 @@ var (
 type answer struct {
 	method          *method
 	header, trailer metadata.MD
-	err             error // a refusal, if no call was made
-	identified      bool  // the caller is somebody, so that a shared cache must not store it
+	err             error         // a refusal, if no call was made
+	rendered        bool          // it was made for an earlier call
+	age             time.Duration // of one that is rendered; others have it in header
+	etag            []string      // of its body; nil is not known
+	identified      bool          // the caller is somebody, so that a shared cache must not store it
 }
 
-// call makes a unary call.
-func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in proto.Message) (*dynamicpb.Message, answer) {
+// call makes a unary call. Derived is used if the channel permits it.
+func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in proto.Message, derived *cache.Derived) (*dynamicpb.Message, answer) {
 	got := answer{method: method}
 	md := m.metadataOf(r)
 	ctx, cancel, err := m.callContext(w, r, md, m.config.Timeout)
@@ -104,7 +132,12 @@ func (m *Mux) call(w http.ResponseWriter, r *http.Request, method *method, in pr
 	defer cancel()
 	got.identified = isIdentified(md, r)
 	out := dynamicpb.NewMessage(method.desc.Output())
-	got.err = method.service.Conn.Invoke(ctx, method.path, in, out, grpc.Header(&got.header), grpc.Trailer(&got.trailer))
+	opts := [3]grpc.CallOption{grpc.Header(&got.header), grpc.Trailer(&got.trailer), derived}
+	if method.service.KeepRenderings && isGet(r) {
+		got.err = method.service.Conn.Invoke(ctx, method.path, in, out, opts[:]...)
+	} else {
+		got.err = method.service.Conn.Invoke(ctx, method.path, in, out, opts[:2]...)
+	}
 	return out, got
 }
 

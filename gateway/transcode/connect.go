@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/internal/prototypes"
 )
 
@@ -207,7 +208,7 @@ func (c *connectCall) serve(text []byte, err error) {
 		c.writeError(answer{err: err})
 		return
 	}
-	out, got := c.mux.call(c.w, c.r, c.method, in)
+	out, got := c.mux.call(c.w, c.r, c.method, in, &cache.Derived{})
 	buffer := getBuffer()
 	defer putBuffer(buffer)
 	if got.err == nil {

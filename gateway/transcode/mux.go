@@ -31,6 +31,10 @@ type Service struct {
 	Contract *contract.Contract
 	Offers   func(protoreflect.MethodDescriptor) bool        // which methods are let out; nil is none
 	Cache    func(protoreflect.MethodDescriptor) CachePolicy // what the effective policy says, read for each answer; nil is none
+	// KeepRenderings has the cache of Conn keep the JSON of its answers, too. It is for channels
+	// whose interceptors outside of the cache do not change replies, and read no more of them than
+	// their size.
+	KeepRenderings bool
 }
 
 // CachePolicy is for how long and for whom the answers of a method may be stored.

@@ -40,12 +40,15 @@ func wrongField(path, format string, args ...any) *refusal {
 // route is a binding with what its requests need, made once.
 type route struct {
 	Binding
-	method    *method
-	variables []string
-	body      bodyPlace
-	response  protoreflect.FieldDescriptor // nil is the whole message
-	mask      protoreflect.FieldDescriptor // filled with what a PATCH has in its body; or nil
-	noQuery   [][]string                   // paths that the query may not set, since the path or body does
+	method *method
+	// renderings is the key of those that the channel's cache keeps, without all else of a route,
+	// which they may outlive.
+	renderings *renderingKey
+	variables  []pathVariable
+	body       bodyPlace
+	response   protoreflect.FieldDescriptor // nil is the whole message
+	mask       protoreflect.FieldDescriptor // filled with what a PATCH has in its body; or nil
+	noQuery    [][]string                   // paths that the query may not set, since the path or body does
 }
 
 // bodyPlace is where the body of a request belongs: its JSON between before and after is that
@@ -56,9 +59,24 @@ type bodyPlace struct {
 	fields        []protoreflect.FieldDescriptor
 }
 
+// renderingKey is equal to itself alone.
+type renderingKey struct{ _ byte }
+
+// pathVariable is a field that the path sets.
+type pathVariable struct {
+	path string
+	text protoreflect.FieldDescriptor // of one that any text is a value of; nil for others
+}
+
 func newRoute(m *method, b Binding) *route {
-	rt := &route{Binding: b, method: m, variables: b.variables()}
-	for _, path := range rt.variables {
+	rt := &route{Binding: b, method: m, renderings: new(renderingKey)}
+	for _, path := range b.variables() {
+		v := pathVariable{path: path}
+		fields, _ := fieldsOf(b.Method.Input(), path) // checked by Bindings
+		if field := fields[0]; len(fields) == 1 && field.Kind() == protoreflect.StringKind && field.ContainingOneof() == nil {
+			v.text = field
+		}
+		rt.variables = append(rt.variables, v)
 		rt.noQuery = append(rt.noQuery, namesOf(b.Method.Input(), path))
 	}
 	switch b.Body {
@@ -135,8 +153,10 @@ func (rt *route) decode(w http.ResponseWriter, r *http.Request, params map[strin
 			return nil, err
 		}
 	}
-	for _, path := range rt.variables {
-		if err := setText(in, path, path, []string{params[path]}, false); err != nil {
+	for _, v := range rt.variables {
+		if text := params[v.path]; v.text != nil && utf8.ValidString(text) {
+			in.Set(v.text, protoreflect.ValueOfString(text))
+		} else if err := setText(in, v.path, v.path, []string{text}, false); err != nil {
 			return nil, err
 		}
 	}
@@ -178,7 +198,7 @@ func checkContentType(w http.ResponseWriter, r *http.Request, want string) error
 		return refuse(http.StatusUnsupportedMediaType, "the body has the encoding %q: send it without one", shortened(encoding))
 	}
 	text := r.Header.Get("Content-Type")
-	if text == "" {
+	if text == "" || text == want {
 		return nil
 	}
 	kind, params, err := mime.ParseMediaType(text)

@@ -17,9 +17,9 @@ import (
 // last one first, so there is one for each pair of literals that templates begin with. Each has
 // the routes with those, and the ones that begin with something else, in their order.
 type rules struct {
-	byPrefix    map[string]*runtime.ServeMux
-	rest        *runtime.ServeMux // for all other paths
-	httpMethods []string          // that there are routes for
+	byPrefix    map[string]*ruleMux
+	rest        *ruleMux // for all other paths
+	httpMethods []string // that there are routes for
 	added       []addedRoute
 	taken       map[string]string // by HTTP method and shape of the template: the gRPC method
 	serve       func(w http.ResponseWriter, r *http.Request, rt *route, params map[string]string)
@@ -86,16 +86,17 @@ func (x *rules) add(rt *route) error {
 
 // build makes the muxes of what was added.
 func (x *rules) build(onRoutingError runtime.RoutingErrorHandlerFunc) error {
-	newMux := func() *runtime.ServeMux {
-		return runtime.NewServeMux(
+	newMux := func() *ruleMux {
+		mux := runtime.NewServeMux(
 			runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
 			runtime.WithDisablePathLengthFallback(),
 			runtime.WithDisableHTTPMethodOverride(),
 			runtime.WithRoutingErrorHandler(onRoutingError),
 			runtime.WithErrorHandler(handlePathError),
 		)
+		return &ruleMux{mux, map[string][]directTemplate{}}
 	}
-	x.rest, x.byPrefix = newMux(), map[string]*runtime.ServeMux{}
+	x.rest, x.byPrefix = newMux(), map[string]*ruleMux{}
 	for _, a := range x.added {
 		if a.prefix != "" && x.byPrefix[a.prefix] == nil {
 			x.byPrefix[a.prefix] = newMux()
@@ -105,7 +106,7 @@ func (x *rules) build(onRoutingError runtime.RoutingErrorHandlerFunc) error {
 		return fmt.Errorf("transcode: the rules make %d routes, more than %d: offer fewer methods, or begin their paths with literals", n, maxRoutes)
 	}
 	for _, a := range x.added {
-		into := []*runtime.ServeMux{x.byPrefix[a.prefix]}
+		into := []*ruleMux{x.byPrefix[a.prefix]}
 		if a.prefix == "" {
 			into = append(into[:0], x.rest)
 			for _, mux := range x.byPrefix {
@@ -113,12 +114,17 @@ func (x *rules) build(onRoutingError runtime.RoutingErrorHandlerFunc) error {
 			}
 		}
 		for _, mux := range into {
-			if err := mux.HandlePath(a.httpMethod, a.route.Template, x.handler(a.route)); err != nil {
+			if err := mux.ServeMux.HandlePath(a.httpMethod, a.route.Template, x.handler(a.route)); err != nil {
 				return fmt.Errorf("transcode: %s: %w", a.route.Method.FullName(), err)
 			}
+			mux.templates[a.httpMethod] = append(mux.templates[a.httpMethod], newDirectTemplate(a.route))
 		}
 	}
 	x.added = nil
+	x.rest.reverse()
+	for _, mux := range x.byPrefix {
+		mux.reverse()
+	}
 	return nil
 }
 
@@ -152,6 +158,10 @@ func (x *rules) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux := x.byPrefix[prefixOf(path)]
 	if mux == nil {
 		mux = x.rest
+	}
+	if rt, parameters := mux.find(r); rt != nil {
+		x.handler(rt)(w, r, parameters)
+		return
 	}
 	mux.ServeHTTP(w, r)
 }

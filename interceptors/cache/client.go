@@ -35,7 +35,12 @@ func (p clientPart) call(ctx context.Context, method string, req, reply any, cc 
 		setResult(opts, &x, result)
 		return err
 	}
-	if e := x.fastHit(); e != nil && (e.failure != nil || decoding.Unmarshal(e.body, message) == nil) {
+	e := x.fastHit()
+	if derived := derivedOf(opts); e != nil && derived != nil && !x.wantsResult && derived.find(e, message) {
+		result, err = Hit, nil
+		return nil
+	}
+	if e != nil && (e.failure != nil || decoding.Unmarshal(e.body, message) == nil) {
 		result, err = Hit, e.failure.Err()
 		e.setMetadata(opts, false)
 		setResult(opts, &x, result)
@@ -184,4 +189,14 @@ func targetOf(cc *grpc.ClientConn) string {
 		return ""
 	}
 	return cc.CanonicalTarget()
+}
+
+// derivedOf is nil for calls without the option.
+func derivedOf(opts []grpc.CallOption) *Derived {
+	for _, opt := range opts {
+		if d, ok := opt.(*Derived); ok {
+			return d
+		}
+	}
+	return nil
 }

@@ -18,10 +18,10 @@ import (
 
 // overhead is the memory, in bytes, of an entry beside its key, body and metadata: the
 // struct, its node and its table slot.
-const overhead = 376
+const overhead = 400
 
-// entry is a stored answer, a stored failure, or a vary marker. Only touched changes after
-// it is made, so it may be read concurrently.
+// entry is a stored answer, a stored failure, or a vary marker. Only touched and derived
+// change after it is made, so it may be read concurrently.
 type entry struct {
 	key        string
 	method     *method
@@ -42,6 +42,10 @@ type entry struct {
 	body            []byte
 	header, trailer metadata.MD
 	etag            string
+
+	// derived is what a caller has made of the answer, and room how many bytes it may take.
+	derived atomic.Pointer[derivation]
+	room    uint32
 
 	// vary makes the entry a vary marker: it holds no answer, but says which metadata keys
 	// are part of the keys under which the answers to this request are stored.
@@ -106,6 +110,10 @@ func (l *load) complete(e *entry, key string, header, trailer metadata.MD) *entr
 	e.generation, e.slots = l.generation, l.slots
 	e.header, e.trailer = endToEnd(header), endToEnd(trailer)
 	weight := overhead + uint64(len(key)+len(key)/8) + uint64(cap(e.body)) + weightOf(e.header) + weightOf(e.trailer) + uint64(4*len(e.slots))
+	if call, ok := l.origin.(*clientCall); ok && e.body != nil && derivedOf(call.opts) != nil {
+		e.room = uint32(min(512+2*uint64(cap(e.body)), math.MaxUint32)) // see Derived.Keep
+		weight += uint64(e.room)
+	}
 	if e.failure != nil {
 		weight += uint64(2 * proto.Size(e.failure.Proto())) // parsed it takes more than on the wire
 	}
@@ -281,6 +289,6 @@ func bornAt(header metadata.MD, requestedAt time.Time) time.Time {
 }
 
 // ageHeader is the value of the age header, in seconds.
-func (e *entry) ageHeader() string {
-	return strconv.FormatInt(int64(max(time.Since(e.bornAt), 0)/time.Second), 10)
-}
+func (e *entry) ageHeader() string { return strconv.FormatInt(int64(e.age()/time.Second), 10) }
+
+func (e *entry) age() time.Duration { return max(time.Since(e.bornAt), 0) }

@@ -187,7 +187,7 @@ func (r *run) dial(s service) (gateway.Service, error) {
 	if err != nil {
 		return gateway.Service{}, err
 	}
-	service.Offer = s.offer()
+	service.Offer, service.KeepRenderings = s.offer(), true // no interceptor is added here
 	if files := r.descriptors[s.name]; len(files) > 0 {
 		service.Contract = contract.Files(files...)
 	}

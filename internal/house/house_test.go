@@ -70,7 +70,7 @@ var rooms = map[string][]string{
 	"gateway":                         {"", "balancer", "gateway/...", "interceptors", "proto/...", "resolver", "resolver/catalog"},
 	"gateway/problem":                 {},
 	"gateway/contract":                {"interceptors"},
-	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache/cachecontrol", "internal/prototypes", "internal/wire"},
+	"gateway/transcode":               {"gateway/contract", "gateway/problem", "interceptors/cache", "interceptors/cache/cachecontrol", "internal/prototypes", "internal/wire"},
 	"gateway/httpcache":               {"interceptors/cache/cachecontrol"},
 	"gateway/httpproxy":               {"balancer", "balancer/attempt", "gateway/problem", "internal/httpform", "internal/lines", "resolver", "resolver/catalog"},
 	"gateway/edge":                    {"caller", "gateway/problem", "interceptors/ratelimit", "internal/httpform", "internal/lines", "internal/rpc"},

@@ -1,0 +1,72 @@
+package cache
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+)
+
+// Derived is a call option that keeps what a caller makes of an answer, such as its JSON, beside
+// the cached answer. A later call that is served that answer, fresh, then gets the value
+// instead: header and trailer stay as they were, the reply gets the encoded answer as unknown
+// fields, which keeps its size right, and [Derived.Value] is not nil.
+//
+//	derived := cache.Derived{Key: html}
+//	err := conn.Invoke(ctx, method, req, reply, &derived)
+//	page, ok := derived.Value().(*page)
+//	if err == nil && !ok {
+//		page = render(reply)
+//		derived.Keep(page, len(page.text))
+//	}
+//
+// It is for channels whose interceptors outside of the cache do not change replies, and read no
+// more of them than their size.
+// Each call needs its own. Without a cache in the channel it has no effect.
+type Derived struct {
+	grpc.EmptyCallOption
+	// Key is compared with that of the value: it identifies what the value depends on beside the
+	// answer. It must be comparable, and stays in memory with the value.
+	Key any
+
+	entry *entry // that has served the call, nil is none
+	value any
+}
+
+// derivation is a value beside an entry.
+type derivation struct{ key, value any }
+
+// Value is what was kept with the same Key beside the answer that has served the call, nil if
+// nothing was.
+func (d *Derived) Value() any { return d.value }
+
+// Reused reports whether a cached answer has served the call, so that Keep may keep a value.
+func (d *Derived) Reused() bool { return d.entry != nil }
+
+// Metadata is the header and trailer of the answer of Value, which others use, too, and its age.
+func (d *Derived) Metadata() (header, trailer metadata.MD, age time.Duration) {
+	return d.entry.header, d.entry.trailer, d.entry.age()
+}
+
+// Keep keeps a value that was made of the reply, and that nobody changes any more, if the reply
+// was a cached answer. It takes size bytes; one for which the entry has not reserved enough, two
+// times its message and 512 bytes, is not kept.
+func (d *Derived) Keep(value any, size int) {
+	if d.entry != nil && uint64(size) <= uint64(d.entry.room) {
+		d.entry.derived.Store(&derivation{d.Key, value})
+	}
+}
+
+// find reports whether the value of e replaces reply.
+func (d *Derived) find(e *entry, reply proto.Message) bool {
+	if e.failure != nil {
+		return false
+	}
+	d.entry = e
+	if known := e.derived.Load(); known != nil && known.key == d.Key {
+		d.value = known.value
+		reply.ProtoReflect().SetUnknown(e.body)
+	}
+	return d.value != nil
+}
