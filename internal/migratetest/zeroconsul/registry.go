@@ -35,8 +35,6 @@ const (
 type Conf struct {
 	Host string
 	Key  string
-	Tag  []string          `json:",optional"`
-	Meta map[string]string `json:",optional"`
 }
 
 // RegisterService registers the address until the shutdown of the process.
@@ -55,7 +53,7 @@ func RegisterService(listenOn string, c Conf) error {
 	}
 	agent, id := client.Agent(), fmt.Sprintf("%s-%s-%d", c.Key, host, port)
 	if err := agent.ServiceRegister(&api.AgentServiceRegistration{
-		ID: id, Name: c.Key, Tags: c.Tag, Meta: c.Meta, Address: host, Port: port,
+		ID: id, Name: c.Key, Address: host, Port: port,
 		Check: &api.AgentServiceCheck{
 			CheckID: id, TTL: ttl.String(), Status: api.HealthPassing, DeregisterCriticalServiceAfter: deregisterAfter.String(),
 		},
