@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 // comparison is a figure of ours beside one of a peer.
@@ -113,7 +115,7 @@ func bestOf(measured map[string]*tally, names []string, figure func(string) floa
 
 func TestCallsAreHeldToTheirAims(t *testing.T) {
 	of := func(healthy, slow float64, tail time.Duration) *tally {
-		return &tally{[]measure{{rate: healthy}}, []measure{{rate: slow, p99: tail}}}
+		return &tally{[]benchkit.Measure{{Rate: healthy}}, []benchkit.Measure{{Rate: slow, P99: tail}}}
 	}
 	measured := map[string]*tally{
 		grpcRoundRobin: of(1000, 100, 21*time.Millisecond), grpcLeastRequest: of(990, 300, 22*time.Millisecond),
