@@ -19,6 +19,7 @@ const Callers = 32
 type Load struct {
 	Calls        int
 	Warm, Window time.Duration
+	Servers      int // process group of the backends, for their CPU time; 0 is not counted
 }
 
 // Measure is what they have seen.
@@ -27,6 +28,7 @@ type Measure struct {
 	P50, P99 time.Duration
 	CPU      time.Duration // of this process, for one call
 	Between  time.Duration // of the processes between callers and backends, for one call
+	Servers  time.Duration // CPU time of the processes of Load.Servers, for one call
 	Calls    int
 	Slow     float64 // the part of the calls that the first backend has answered
 	Answers  [BackendCount]int
@@ -59,11 +61,11 @@ func (l Load) Run(c Clients) (Measure, error) {
 		all[i].took = make([]time.Duration, 0, 1<<13) // growing is no part of a call
 		work.Go(func() { all[i].repeat(l, c.Call(i), begin) })
 	}
-	cpu, between := l.cpu(begin, c.Group())
+	used := l.cpu(begin, c.Group())
 	work.Wait()
 	m, err := sum(all, l.Window)
 	if n := time.Duration(m.Calls); n > 0 {
-		m.CPU, m.Between = cpu/n, between/n
+		m.CPU, m.Between, m.Servers = used.own/n, used.between/n, used.servers/n
 	}
 	return m, err
 }
@@ -99,15 +101,20 @@ func (a *caller) count(backend string, took time.Duration) {
 	}
 }
 
-// cpu is what this process and those of group use of it in the window.
-func (l Load) cpu(begin time.Time, group int) (own, between time.Duration) {
+// cpuTime is that of this process, of those between and of those of the backends.
+type cpuTime struct{ own, between, servers time.Duration }
+
+// cpu is what they use in the window.
+func (l Load) cpu(begin time.Time, group int) cpuTime {
 	if l.Calls > 0 {
-		return 0, 0
+		return cpuTime{}
 	}
+	now := func() cpuTime { return cpuTime{UsedCPU(), UsedBy(group), UsedBy(l.Servers)} }
 	time.Sleep(time.Until(begin))
-	own, between = UsedCPU(), UsedBy(group)
+	from := now()
 	time.Sleep(time.Until(begin.Add(l.Window)))
-	return UsedCPU() - own, UsedBy(group) - between
+	to := now()
+	return cpuTime{to.own - from.own, to.between - from.between, to.servers - from.servers}
 }
 
 // UsedCPU is the CPU time of this process until now.
