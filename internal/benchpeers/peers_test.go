@@ -41,6 +41,7 @@ func paths() []path {
 
 // process is a child that answers each line with one of JSON.
 type process struct {
+	name string
 	id   int
 	in   io.Writer
 	read *bufio.Scanner
@@ -54,16 +55,16 @@ func start(t *testing.T, name string, args ...string) *process {
 		t.Fatal(err)
 	}
 	benchkit.Run(t, cmd, func() { in.Close() })
-	return &process{cmd.Process.Pid, in, bufio.NewScanner(out)}
+	return &process{name + " " + args[0], cmd.Process.Pid, in, bufio.NewScanner(out)}
 }
 
 func (p *process) answer(t *testing.T, v any) {
 	t.Helper()
 	if !p.read.Scan() {
-		t.Fatalf("a process has ended: %v", p.read.Err())
+		t.Fatalf("the process %s has ended: %v", p.name, p.read.Err())
 	}
 	if err := json.Unmarshal(p.read.Bytes(), v); err != nil {
-		t.Fatalf("%q: %v", p.read.Text(), err)
+		t.Fatalf("the process %s wrote %q: %v", p.name, p.read.Text(), err)
 	}
 }
 
