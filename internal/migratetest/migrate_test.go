@@ -22,13 +22,12 @@ import (
 
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/migratetest/sweets"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const instanceCount = 3
 
 // While three instances move one by one, clients from before the move and after it find both
 // kinds of servers, and no call fails. Clients of grpc-go alone find them at fixed addresses,
@@ -38,7 +37,7 @@ func TestAServiceMovesWithoutAFailedCall(t *testing.T) {
 		t.Run(framework, func(t *testing.T) {
 			agent := startConsul(t)
 			bin := build(t, framework)
-			addresses := freeAddresses(t)
+			addresses := []string{freeport.For(t), freeport.For(t), freeport.For(t)}
 			environment := []string{"CONSUL_HTTP_ADDR=" + agent, "ADDRESSES=" + strings.Join(addresses, ","), "MESHLITE_LOG_LEVEL=warn"}
 			operator := apiOf(t, agent)
 			var servers []*program
@@ -48,7 +47,7 @@ func TestAServiceMovesWithoutAFailedCall(t *testing.T) {
 				}
 				servers = append(servers, start(t, filepath.Join(bin, "before"), append(environment, "LISTEN="+address, fmt.Sprintf("INSTANCE=before %d", i))))
 			}
-			awaitPassing(t, operator, instanceCount)
+			awaitPassing(t, operator, len(addresses))
 			clients := map[string]*program{}
 			for _, phase := range []string{"before", "after"} {
 				clients[phase] = start(t, filepath.Join(bin, phase), environment, "call")
@@ -178,20 +177,6 @@ func build(t *testing.T, framework string) string {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return bin
-}
-
-func freeAddresses(t *testing.T) []string {
-	t.Helper()
-	var addresses []string
-	for range instanceCount {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // together, so that all differ
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 // program is a process that ends with the test.
