@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -115,15 +114,6 @@ func (l Load) cpu(begin time.Time, group int) cpuTime {
 	time.Sleep(time.Until(begin.Add(l.Window)))
 	to := now()
 	return cpuTime{to.own - from.own, to.between - from.between, to.servers - from.servers}
-}
-
-// UsedCPU is the CPU time of this process until now.
-func UsedCPU() time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		panic(err) // it fails for arguments that are wrong, and these are not
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func sum(all []caller, window time.Duration) (Measure, error) {
