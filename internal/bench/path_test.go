@@ -9,12 +9,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"
 	"github.com/meshlite-go/meshlite/internal/benchkit"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
-
-const service = "catalog"
-
-var serviceQuery = catalog.Query{Service: service}
 
 // The paths, by the names in the tables.
 const (

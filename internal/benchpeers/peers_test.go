@@ -28,7 +28,7 @@ type path struct {
 func paths() []path {
 	return []path{
 		{name: "grpc-go round_robin", servers: "grpc-go", client: "grpc-go"},
-		{name: fmt.Sprintf("grpc-go round_robin, %d stream workers, shared write buffers", streamWorkers), servers: "tuned", client: "tuned"},
+		{name: fmt.Sprintf("grpc-go round_robin, %d stream workers", streamWorkers), servers: "tuned", client: "grpc-go"},
 		{name: "meshlite least_request", servers: "meshlite", client: "meshlite least_request"},
 		{name: "meshlite peak_ewma", servers: "meshlite", client: "meshlite peak_ewma"},
 		{name: "kratos wrr", servers: "kratos", client: "kratos wrr"},

@@ -36,7 +36,7 @@ type addresses struct {
 var servers = map[string]func([]atomic.Int64) (addresses, error){
 	"grpc-go": func(delays []atomic.Int64) (addresses, error) { return serveGRPC(delays) },
 	"tuned": func(delays []atomic.Int64) (addresses, error) {
-		return serveGRPC(delays, grpc.NumStreamWorkers(streamWorkers), grpc.SharedWriteBuffer(true))
+		return serveGRPC(delays, grpc.NumStreamWorkers(streamWorkers))
 	},
 	"kratos":  serveKratos,
 	"go-zero": serveGoZero,
