@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,8 @@ test: consul tools ## run all tests with the race detector, a real Consul among 
 	$(GO) test -race -p 4 -timeout 8m ./...
 	cd internal/connecttest && $(GO) test -race ./...
 	cd internal/deploytest && $(GO) test ./...
+	cd internal/migratetest && $(GO) test -race ./...
+	cd internal/benchpeers && $(GO) test ./...
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
@@ -41,6 +43,12 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and t
 	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
 	@$(GO) test -count=1 -v -run Published ./internal/simulation
+
+# To publish: make bench-peers PEERS='-docs ../../docs'
+bench-peers: ## measure whole calls beside kratos, go-zero, grpc-go, NGINX and HAProxy: a table and plots, 5 minutes
+	@mkdir -p $(BIN)
+	@cd internal/benchpeers && $(GO) test -c -o $(BIN)/benchpeers.test .
+	@cd internal/benchpeers && $(BIN)/benchpeers.test -figures -test.run Figures $(PEERS)
 
 # A fifth of the mesh, for a small machine: make scale SCALE='-part 5'
 scale: ## simulate 1,000 services, 10,000 instances and 50,000 channels: the tables of docs/growing.md, some minutes
@@ -67,6 +75,8 @@ lint: tools ## gofmt, vet, staticcheck, buf lint
 	$(BIN)/staticcheck ./...
 	cd internal/pagetest && $(GO) vet ./... && $(BIN)/staticcheck ./...
 	cd internal/deploytest && $(GO) vet ./... && $(BIN)/staticcheck ./...
+	cd internal/migratetest && $(GO) vet ./... && $(BIN)/staticcheck ./...
+	cd internal/benchpeers && $(GO) vet ./... && $(BIN)/staticcheck ./...
 	$(BIN)/buf lint
 
 fmt: ## format Go and proto files

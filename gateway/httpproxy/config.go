@@ -51,7 +51,7 @@ type Config struct {
 	KeepPrefix bool
 
 	// Service is the instances in the directory that match it, as Follow reports them, such as
-	// (*resolver.Builder).Follow.
+	// (*resolver.Builder).Follow. Its Scheme is http, or https with HTTPS, unless it is given.
 	Service catalog.Query
 	Follow  func(catalog.Query, func([]catalog.Instance)) (stop func())
 	// HTTPS has the instances of Service called by TLS.
@@ -121,6 +121,11 @@ const (
 // set replaces zeros by the defaults.
 func (c *Config) set() {
 	or(&c.Policy, defaultPolicy)
+	scheme := "http"
+	if c.HTTPS {
+		scheme = "https"
+	}
+	or(&c.Service.Scheme, scheme)
 	or(&c.MaxInFlight, 1024)
 	or(&c.MaxConnections, 256)
 	or(&c.MaxIdleConnections, max(c.MaxConnections, 1))

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 // The harness of the tables works: calls over every path are answered by all three
@@ -12,7 +14,7 @@ func TestEveryPathAnswers(t *testing.T) {
 	b := startBackends(t)
 	for _, p := range slices.Concat(paths(), gatewayPaths()) {
 		t.Run(p.name, func(t *testing.T) {
-			if why := absent(t, p); why != "" {
+			if why := benchkit.Absent(t, p.program); why != "" {
 				t.Skip("SKIPPED, it is not compared with: " + why)
 			}
 			dial := p.start(t, b)
@@ -20,7 +22,7 @@ func TestEveryPathAnswers(t *testing.T) {
 				b.slow(t, delay)
 				c := dial(t)
 				answers, err := untilAllAnswer(c)
-				c.close()
+				c.Close()
 				if err != nil {
 					t.Fatalf("one backend takes %v: %v", delay, err)
 				}
@@ -34,13 +36,13 @@ func TestEveryPathAnswers(t *testing.T) {
 
 // untilAllAnswer calls a few hundred times. It goes on while there is a backend that
 // has answered nothing, since connections are made one after the other.
-func untilAllAnswer(c clients) (answers [backendCount]int, err error) {
+func untilAllAnswer(c benchkit.Clients) (answers [benchkit.BackendCount]int, err error) {
 	for range 30 {
-		m, err := load{calls: 10}.run(c)
+		m, err := benchkit.Load{Calls: 10}.Run(c)
 		if err != nil {
 			return answers, err
 		}
-		for i, n := range m.answers {
+		for i, n := range m.Answers {
 			answers[i] += n
 		}
 		if !slices.Contains(answers[:], 0) {

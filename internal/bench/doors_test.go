@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
 )
@@ -95,8 +96,8 @@ func startBoth(t testing.TB, b *backends) (plain, cacheable door) {
 
 func startItself(t testing.TB, listen, process string, args ...string) door {
 	t.Helper()
-	cmd, in := itself(t, process, args...)
-	run(t, cmd, func() { in.Close() })
+	cmd, in := benchkit.Itself(t, process, args...)
+	benchkit.Run(t, cmd, func() { in.Close() })
 	return await(t, process, listen, cmd)
 }
 
@@ -131,7 +132,7 @@ http {
 `
 	dir, listen := t.TempDir(), freeport.For(t)
 	_, cacheable := startBoth(t, b)
-	cmd := startProxy(t, "nginx", fmt.Sprintf(config, dir, listen, cacheable.address), dir, "-e", "stderr", "-p", dir, "-c")
+	cmd := benchkit.StartProxy(t, "nginx", fmt.Sprintf(config, dir, listen, cacheable.address), dir, "-e", "stderr", "-p", dir, "-c")
 	return await(t, "nginx", listen, cmd)
 }
 

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 // The paths through gateways, by the names in the table.
@@ -41,7 +43,7 @@ func cachedPaths() []path {
 
 func TestGatewayFigures(t *testing.T) {
 	onlyForFigures(t)
-	all := slices.Concat([]path{{name: haproxyLeastConn, program: "haproxy", start: startHAProxy}}, gatewayPaths(), cachedPaths())
+	all := slices.Concat([]path{{name: haproxyLeastConn, program: "haproxy", start: behind(benchkit.StartHAProxy)}}, gatewayPaths(), cachedPaths())
 	measured, missing := measurePaths(t, all, false)
 	show(t, gatewayTable(all, measured, missing), gatewayAims(measured))
 }
@@ -49,7 +51,7 @@ func TestGatewayFigures(t *testing.T) {
 func gatewayTable(all []path, measured map[string]*tally, missing []string) table {
 	table := table{
 		title: fmt.Sprintf("JSON over HTTP/1.1 through gateways to the same backends: %d callers with a connection each, 100 bytes there and back, %d cores, medians of %d",
-			callers, runtime.NumCPU(), *runs),
+			benchkit.Callers, runtime.NumCPU(), *runs),
 		columns: []string{"path", "calls/s", "p50 ms", "p99 ms", "client CPU", "its CPU"},
 		notes: append(missing, "its CPU is the gateway's or proxy's for one call, to 10 ms of the whole; backends are not in it",
 			"all of HTTP is called by the same lean client, HAProxy over gRPC by grpc-go's"),
@@ -92,13 +94,13 @@ func gatewayAims(measured map[string]*tally) table {
 func TestGatewaysAreHeldToTheirAims(t *testing.T) {
 	measured := map[string]*tally{}
 	for name, rate := range map[string]float64{generatedGet: 900, generatedPost: 1000, gatewayGet: 1000, gatewayPost: 990, gatewayCached: 3000, gateway304: 2990} {
-		measured[name] = &tally{healthy: []measure{{rate: rate}}}
+		measured[name] = &tally{healthy: []benchkit.Measure{{Rate: rate}}}
 	}
 	if table := gatewayAims(measured); table.missed() != 2 || len(table.rows) != 4 {
 		t.Errorf("%d of %d rows miss their aim without proxies, want 2 of 4", table.missed(), len(table.rows))
 	}
 	maps.Copy(measured, map[string]*tally{
-		haproxyLeastConn: {healthy: []measure{{rate: 1240}}}, nginxCached: {healthy: []measure{{rate: 9000}}}, nginx304: {healthy: []measure{{rate: 9000}}},
+		haproxyLeastConn: {healthy: []benchkit.Measure{{Rate: 1240}}}, nginxCached: {healthy: []benchkit.Measure{{Rate: 9000}}}, nginx304: {healthy: []benchkit.Measure{{Rate: 9000}}},
 	})
 	if table := gatewayAims(measured); table.missed() != 3 || len(table.rows) != 8 {
 		t.Errorf("%d of %d rows miss their aim, want 3 of 8", table.missed(), len(table.rows))
@@ -110,21 +112,21 @@ func TestEveryCachedPathAnswers(t *testing.T) {
 	b := startBackends(t)
 	for _, p := range cachedPaths() {
 		t.Run(p.name, func(t *testing.T) {
-			if why := absent(t, p); why != "" {
+			if why := benchkit.Absent(t, p.program); why != "" {
 				t.Skip("SKIPPED, it is not compared with: " + why)
 			}
 			c := p.start(t, b)(t)
-			defer c.close()
-			if _, err := (load{calls: 10}).run(c); err != nil { // it is cached now
+			defer c.Close()
+			if _, err := (benchkit.Load{Calls: 10}).Run(c); err != nil { // it is cached now
 				t.Fatal(err)
 			}
-			m, err := load{calls: 10}.run(c)
+			m, err := benchkit.Load{Calls: 10}.Run(c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			asked := slices.DeleteFunc(m.answers[:], func(n int) bool { return n == 0 })
+			asked := slices.DeleteFunc(m.Answers[:], func(n int) bool { return n == 0 })
 			if len(asked) > 1 {
-				t.Errorf("the backends gave %v of the answers: it is not cached", m.answers)
+				t.Errorf("the backends gave %v of the answers: it is not cached", m.Answers)
 			}
 		})
 	}

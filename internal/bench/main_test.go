@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 var (
@@ -27,7 +29,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if name := os.Getenv(processVariable); name != "" {
+	if name := os.Getenv(benchkit.ProcessVariable); name != "" {
 		if err := processes[name](os.Args[1:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, name+":", err)
 			os.Exit(1)

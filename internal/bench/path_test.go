@@ -1,25 +1,15 @@
 package bench
 
 import (
-	"context"
-	"fmt"
 	"testing"
 
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/balancer/leastrequest"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	grpcresolver "google.golang.org/grpc/resolver"
-	"google.golang.org/grpc/resolver/manual"
 
-	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"
-	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
-	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
-
-const service = "catalog"
 
 // The paths, by the names in the tables.
 const (
@@ -28,8 +18,6 @@ const (
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
 	meshPeakEWMA     = "meshlite peak_ewma, whole chain"
-	grpcSecured      = "grpc-go round_robin, mutual TLS"
-	meshSecured      = "meshlite least_request, whole chain, mutual TLS"
 	nginxLeastConn   = "NGINX grpc_pass, least_conn"
 	haproxyLeastConn = "HAProxy h2, leastconn"
 )
@@ -44,37 +32,7 @@ type path struct {
 
 // dial opens channels of its own for each measurement, so that none profits from what
 // another has learned. Callers spread over them.
-type dial func(testing.TB) clients
-
-// channels are clients over gRPC.
-type channels struct {
-	conns []*grpc.ClientConn
-	proxy int    // its process group, 0 is none
-	then  func() // after they are closed, or nil
-}
-
-func (c *channels) group() int { return c.proxy }
-
-func (c *channels) close() {
-	for _, conn := range c.conns {
-		conn.Close()
-	}
-	if c.then != nil {
-		c.then()
-	}
-}
-
-func (c *channels) call(i int) func() (string, error) {
-	client := catalogv1.NewCatalogServiceClient(c.conns[i%len(c.conns)])
-	request := &catalogv1.GetSweetRequest{Id: text}
-	return func() (backend string, err error) {
-		response, err := client.GetSweet(context.Background(), request)
-		if err == nil && len(response.GetSweet().GetDescription()) != len(text) {
-			err = fmt.Errorf("the answer is %v, want what was asked", response)
-		}
-		return response.GetSweet().GetId(), err
-	}
-}
+type dial func(testing.TB) benchkit.Clients
 
 func paths() []path {
 	return []path{
@@ -83,60 +41,51 @@ func paths() []path {
 		{name: meshPick, start: bare(leastrequest.Name)},
 		{name: meshLeastRequest, start: meshed("least_request")},
 		{name: meshPeakEWMA, start: meshed("peak_ewma")},
-		{name: grpcSecured, start: startSecuredBare},
-		{name: meshSecured, start: startSecuredMesh},
-		{name: nginxLeastConn, program: "nginx", start: startNGINX},
-		{name: haproxyLeastConn, program: "haproxy", start: startHAProxy},
+		{name: nginxLeastConn, program: "nginx", start: behind(benchkit.StartNGINX)},
+		{name: haproxyLeastConn, program: "haproxy", start: behind(benchkit.StartHAProxy)},
 	}
 }
 
 // bare is a channel of grpc-go with a policy, and nothing else.
 func bare(policy string) func(testing.TB, *backends) dial {
-	return func(_ testing.TB, b *backends) dial { return bareDial(policy, b.Bare, insecure.NewCredentials()) }
-}
-
-func bareDial(policy string, addresses []string, security credentials.TransportCredentials) dial {
-	var state grpcresolver.State
-	for _, address := range addresses {
-		state.Endpoints = append(state.Endpoints, grpcresolver.Endpoint{Addresses: []grpcresolver.Address{{Addr: address}}})
-	}
-	return func(t testing.TB) clients {
-		r := manual.NewBuilderWithScheme("bench")
-		r.InitialState(state)
-		return &channels{conns: []*grpc.ClientConn{connect(t, "bench:///catalog", grpc.WithResolvers(r), grpc.WithTransportCredentials(security),
-			grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)))}}
+	return func(_ testing.TB, b *backends) dial {
+		return func(t testing.TB) benchkit.Clients {
+			t.Helper()
+			conn, err := benchkit.Bare(b.Bare, policy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &benchkit.Channels{Conns: []*grpc.ClientConn{conn}}
+		}
 	}
 }
 
-func connect(t testing.TB, target string, options ...grpc.DialOption) *grpc.ClientConn {
-	t.Helper()
-	options = append([]grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials())}, options...)
-	conn, err := grpc.NewClient(target, options...)
-	if err != nil {
-		t.Fatal(err)
+// behind is the channels to a proxy.
+func behind(start func(testing.TB, []string) benchkit.Proxy) func(testing.TB, *backends) dial {
+	return func(t testing.TB, b *backends) dial {
+		proxy := start(t, b.Bare)
+		return func(t testing.TB) benchkit.Clients {
+			t.Helper()
+			conns, err := proxy.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &benchkit.Channels{Conns: conns, Proxy: proxy.Process}
+		}
 	}
-	return conn
 }
 
 // meshed is a channel of this module to its own servers, with the whole chain on both
-// sides. It has a runtime of its own, which is where the learned lies.
+// sides.
 func meshed(policy string) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
-		return func(t testing.TB) clients {
+		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
-			directory, err := consul.New(consul.Config{Address: b.Consul, Logger: silent()})
+			channels, err := benchkit.DialMesh(b.Consul, policy)
 			if err != nil {
 				t.Fatal(err)
 			}
-			options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
-			for _, o := range meshOptions(directory, meshlite.WithPlaintext()) {
-				options = append(options, o)
-			}
-			conn, err := meshlite.NewClient("consul:///"+service, options...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return &channels{conns: []*grpc.ClientConn{conn}, then: directory.Close}
+			return channels
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 const (
@@ -14,17 +16,17 @@ const (
 )
 
 // tally is what is measured of a path, once for each run.
-type tally struct{ healthy, slow []measure }
+type tally struct{ healthy, slow []benchkit.Measure }
 
 // ratesOf and the others are one figure of each run.
-func ratesOf(m measure) float64   { return m.rate }
-func p50Of(m measure) float64     { return m.p50.Seconds() * 1e3 }
-func p99Of(m measure) float64     { return m.p99.Seconds() * 1e3 }
-func cpuOf(m measure) float64     { return m.cpu.Seconds() * 1e6 }
-func betweenOf(m measure) float64 { return m.between.Seconds() * 1e6 }
-func shareOf(m measure) float64   { return m.slow * 100 }
+func ratesOf(m benchkit.Measure) float64   { return m.Rate }
+func p50Of(m benchkit.Measure) float64     { return m.P50.Seconds() * 1e3 }
+func p99Of(m benchkit.Measure) float64     { return m.P99.Seconds() * 1e3 }
+func cpuOf(m benchkit.Measure) float64     { return m.CPU.Seconds() * 1e6 }
+func betweenOf(m benchkit.Measure) float64 { return m.Between.Seconds() * 1e6 }
+func shareOf(m benchkit.Measure) float64   { return m.Slow * 100 }
 
-func middle(all []measure, figure func(measure) float64) float64 {
+func middle(all []benchkit.Measure, figure func(benchkit.Measure) float64) float64 {
 	var values []float64
 	for _, m := range all {
 		values = append(values, figure(m))
@@ -45,7 +47,7 @@ func measurePaths(t *testing.T, all []path, slow bool) (measured map[string]*tal
 	measured = map[string]*tally{}
 	dials := map[string]dial{}
 	for _, p := range all {
-		if why := absent(t, p); why != "" {
+		if why := benchkit.Absent(t, p.program); why != "" {
 			missing = append(missing, fmt.Sprintf("SKIPPED: %s: %s", p.name, why))
 			continue
 		}
@@ -66,13 +68,13 @@ func measurePaths(t *testing.T, all []path, slow bool) (measured map[string]*tal
 	return measured, missing
 }
 
-func measureOnce(t *testing.T, b *backends, d dial, delay time.Duration) measure {
+func measureOnce(t *testing.T, b *backends, d dial, delay time.Duration) benchkit.Measure {
 	t.Helper()
 	b.slow(t, delay)
 	c := d(t)
-	defer c.close()
+	defer c.Close()
 	runtime.GC() // of what others have left
-	m, err := load{warm: warmUp, window: *window}.run(c)
+	m, err := benchkit.Load{Warm: warmUp, Window: *window}.Run(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func measureOnce(t *testing.T, b *backends, d dial, delay time.Duration) measure
 func callTable(measured map[string]*tally, missing []string) table {
 	table := table{
 		title: fmt.Sprintf("Whole calls on loopback: %d callers in a closed loop, 100 bytes there and back, three backends in one process, %d cores, medians of %d",
-			callers, runtime.NumCPU(), *runs),
+			benchkit.Callers, runtime.NumCPU(), *runs),
 		columns: []string{"path", "calls/s", "p50 ms", "p99 ms", "client CPU", fmt.Sprintf("| one of three takes %v: calls/s", slowness), "p99 ms", "calls there"},
 		notes:   append(missing, "client CPU is the callers' process for one call; the backends and proxies are processes of their own"),
 	}

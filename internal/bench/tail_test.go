@@ -18,6 +18,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/peakewma"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 	"github.com/meshlite-go/meshlite/internal/openloop"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -57,7 +58,7 @@ func TestTailFigures(t *testing.T) {
 	}
 	for _, policy := range []string{"round_robin", "least_request_experimental", roundrobin.Name, leastrequest.Name, peakewma.Name} {
 		took, slow := callSleepers(t, policy, state, tailLasts)
-		ms := func(q float64) float64 { return quantile(took, q).Seconds() * 1e3 }
+		ms := func(q float64) float64 { return benchkit.Quantile(took, q).Seconds() * 1e3 }
 		var aims []aim
 		if policy == peakewma.Name {
 			aims = append(aims, atMost("%.0f ms", ms(0.99), publishedTail))

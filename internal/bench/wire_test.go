@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
 // hit is a request over HTTP/1.1.
@@ -18,20 +20,20 @@ type hit struct {
 }
 
 var (
-	getEcho   = hit{method: http.MethodGet, path: "/v1/echo/" + text}
-	postEcho  = hit{method: http.MethodPost, path: "/v1/echo", body: `{"text":"` + text + `"}`}
-	getCached = hit{method: http.MethodGet, path: "/v1/cached/" + text}
-	confirmed = hit{method: http.MethodGet, path: "/v1/cached/" + text, confirms: true}
+	getEcho   = hit{method: http.MethodGet, path: "/v1/echo/" + benchkit.Text}
+	postEcho  = hit{method: http.MethodPost, path: "/v1/echo", body: `{"text":"` + benchkit.Text + `"}`}
+	getCached = hit{method: http.MethodGet, path: "/v1/cached/" + benchkit.Text}
+	confirmed = hit{method: http.MethodGet, path: "/v1/cached/" + benchkit.Text, confirms: true}
 )
 
 // overHTTP dials what start starts. Callers have a connection each.
 func overHTTP(start func(testing.TB, *backends) door, h hit) func(testing.TB, *backends) dial {
 	return func(t testing.TB, b *backends) dial {
 		d := start(t, b)
-		return func(t testing.TB) clients {
+		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
 			w := &wires{proxy: d.pid}
-			for range callers {
+			for range benchkit.Callers {
 				c, err := newWire(d.address, h)
 				if err != nil {
 					t.Fatal(err)
@@ -49,10 +51,10 @@ type wires struct {
 	proxy int
 }
 
-func (w *wires) call(i int) func() (string, error) { return w.all[i].call }
-func (w *wires) group() int                        { return w.proxy }
+func (w *wires) Call(i int) func() (string, error) { return w.all[i].call }
+func (w *wires) Group() int                        { return w.proxy }
 
-func (w *wires) close() {
+func (w *wires) Close() {
 	for _, c := range w.all {
 		c.conn.Close()
 	}
@@ -116,7 +118,7 @@ func (c *wire) call() (backend string, err error) {
 		return "", fmt.Errorf("the answer is %s, want %d: %s", response.Status, c.status, body)
 	case c.status == http.StatusNotModified:
 		return "", nil
-	case !bytes.Contains(body, []byte(text)):
+	case !bytes.Contains(body, []byte(benchkit.Text)):
 		return "", fmt.Errorf("the answer is %s, want what was asked", body)
 	}
 	_, after, _ := bytes.Cut(body, []byte(`"backend"`)) // there may be space around the colon

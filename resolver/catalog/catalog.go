@@ -93,7 +93,11 @@ type Query struct {
 	// `Service.Meta.version == "2"`.
 	Filter string `json:"filter,omitempty"`
 	// Warning admits instances in warning state, with Consul's warning weight.
-	Warning     bool        `json:"warning,omitempty"`
+	Warning bool `json:"warning,omitempty"`
+	// Scheme is which endpoint of an instance to call, such as http, if it publishes one as a
+	// tagged address, as servers of kratos do; otherwise its own address. Empty is grpc, or
+	// grpcs.
+	Scheme      string      `json:"scheme,omitempty"`
 	Consistency Consistency `json:"consistency"`
 }
 
@@ -170,6 +174,10 @@ type Registration struct {
 	// WarningWeight is the weight while a check warns: 0 takes the instance out. Nil is 1.
 	WarningWeight *uint32
 
+	// Scheme also publishes Address as a URL, as the tagged address of that name: grpc, or
+	// grpcs with TLS. Clients of kratos look for it there. Empty publishes none.
+	Scheme string
+
 	// TTL replaces the directory's check of the gRPC health: the lease runs SelfCheck and
 	// reports its result three times in each TTL, and an instance without a report for a
 	// whole one is critical. The directory then never calls the instance, so that the
@@ -239,6 +247,7 @@ func (q Query) Key() string {
 	if q.Warning {
 		add("warning", "true")
 	}
+	add("scheme", q.Scheme)
 	if q.Consistency != Stale {
 		add("consistency", q.Consistency.String())
 	}

@@ -30,11 +30,17 @@ type entry struct {
 		Meta                 map[string]string
 		Weights              *weights // nil is 1 and 1, as Consul has it
 		Locality             *struct{ Region, Zone string }
+		TaggedAddresses      map[string]taggedAddress
 	}
 	Checks []*healthCheck
 }
 
 type weights struct{ Passing, Warning int }
+
+type taggedAddress struct {
+	Address string
+	Port    int
+}
 
 // agentService is an instance and its checks as the agent itself has them.
 type agentService struct {
@@ -46,6 +52,7 @@ type agentService struct {
 		Meta              map[string]string
 		Weights           api.AgentWeights
 		Locality          *api.Locality
+		TaggedAddresses   map[string]taggedAddress
 	}
 	Checks []*healthCheck
 }

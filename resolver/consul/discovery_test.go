@@ -116,6 +116,40 @@ func TestInstancesHaveWhatWasRegistered(t *testing.T) {
 	})
 }
 
+// A server of HTTP and gRPC that kratos registers has a URL for each, and the port of the
+// first as its own.
+func TestAnInstanceIsCalledAtTheEndpointOfTheScheme(t *testing.T) {
+	agent := consultest.New()
+	defer agent.Close()
+	for id, tagged := range map[string]map[string]consultest.ServiceAddress{
+		"both":     {"http": {Address: "http://10.0.1.1:8000", Port: 8000}, "grpc": {Address: "grpc://10.0.1.1:9000", Port: 9000}},
+		"tls":      {"grpcs": {Address: "grpcs://[2001:db8::1]:9443?isSecure=true", Port: 9443}},
+		"none":     nil,
+		"path":     {"grpc": {Address: "10.0.0.9"}},
+		"no port":  {"grpc": {Address: "grpc://10.0.0.9"}},
+		"port 0":   {"grpc": {Address: "grpc://10.0.0.9:0"}},
+		"too high": {"grpc": {Address: "grpc://10.0.0.9:65536"}},
+		"no host":  {"grpc": {Address: "grpc://:9000"}},
+		"other":    {"grpc": {Address: "http://10.0.0.9:9000"}},
+		"broken":   {"grpc": {Address: "grpc://10.0.0.9:%zz"}},
+	} {
+		if err := agent.Register(consultest.Service{ID: id, Name: id, Address: "10.0.0.1", Port: 8000, TaggedAddresses: tagged}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := newDirectory(t, agent, consul.Config{})
+	for _, c := range []struct{ service, scheme, want string }{
+		{"both", "", "10.0.1.1:9000"}, {"both", "http", "10.0.1.1:8000"}, {"both", "https", "10.0.0.1:8000"},
+		{"tls", "", "[2001:db8::1]:9443"}, {"tls", "grpc", "10.0.0.1:8000"}, {"none", "", "10.0.0.1:8000"},
+		{"path", "", "10.0.0.1:8000"}, {"no port", "", "10.0.0.1:8000"}, {"port 0", "", "10.0.0.1:8000"},
+		{"too high", "", "10.0.0.1:8000"}, {"no host", "", "10.0.0.1:8000"}, {"other", "", "10.0.0.1:8000"}, {"broken", "", "10.0.0.1:8000"},
+	} {
+		r := watch(d, catalog.Query{Service: c.service, Scheme: c.scheme})
+		r.await(t, c.want)
+		r.stop()
+	}
+}
+
 // R13: IPv6, empty service address (node address is used), port 0, duplicate
 // address:port are handled.
 //

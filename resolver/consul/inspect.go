@@ -228,7 +228,7 @@ func (d *Directory) Entries(ctx context.Context, q catalog.Query) ([]Entry, erro
 			skipped++
 			return
 		}
-		entries = append(entries, Entry{instance(e), checks(e.Checks)})
+		entries = append(entries, Entry{instance(e, ""), checks(e.Checks)})
 	})
 	if err != nil {
 		return nil, err

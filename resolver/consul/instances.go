@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ type instances struct {
 }
 
 func (c *instances) add(e *entry) {
-	i := instance(e)
+	i := instance(e, c.query.Scheme)
 	if i.Weight == 0 || i.Address == "" {
 		return
 	}
@@ -71,8 +72,8 @@ func (c *instances) lists() (healthy, unhealthy []catalog.Instance) {
 	return once(c.healthy), once(c.unhealthy)
 }
 
-// instance converts e, whose service must not be nil.
-func instance(e *entry) catalog.Instance {
+// instance converts e, whose service must not be nil, with the endpoint of the scheme.
+func instance(e *entry, scheme string) catalog.Instance {
 	service := e.Service
 	i := catalog.Instance{
 		ID:       service.ID,
@@ -95,7 +96,30 @@ func instance(e *entry) catalog.Instance {
 	if host != "" && service.Port > 0 && service.Port <= 65535 {
 		i.Address = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(service.Port))
 	}
+	i.Address = cmp.Or(endpoint(service.TaggedAddresses, scheme), i.Address)
 	return i
+}
+
+// endpoint returns host:port of a URL among tagged addresses, in the format of kratos:
+// "grpc": {"Address": "grpc://10.0.0.1:9000"}. A server of HTTP and gRPC there has the port
+// of only the first as its own. "" is none.
+func endpoint(tagged map[string]taggedAddress, scheme string) string {
+	schemes := []string{scheme}
+	if scheme == "" {
+		schemes = []string{schemeGRPC, schemeGRPCS}
+	}
+	for _, scheme := range schemes {
+		u, err := url.Parse(tagged[scheme].Address)
+		if err == nil && u.Scheme == scheme && u.Hostname() != "" && validPort(u.Port()) {
+			return u.Host
+		}
+	}
+	return ""
+}
+
+func validPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && port > 0
 }
 
 // of returns the weight for a state, within Consul's limits.

@@ -270,6 +270,8 @@ func drift(want *api.AgentServiceRegistration, has *agentService) string {
 		return "the metadata"
 	case service.Weights != *want.Weights:
 		return "the weights"
+	case !hasTagged(service.TaggedAddresses, want.TaggedAddresses):
+		return "the tagged addresses"
 	case !sameLocality(service.Locality, want.Locality):
 		return "the locality"
 	case !hasCheck(has, want.Check):
@@ -282,6 +284,16 @@ func hasCheck(has *agentService, want *api.AgentServiceCheck) bool {
 	return has != nil && slices.ContainsFunc(has.Checks, func(c *healthCheck) bool {
 		return c != nil && c.CheckID == want.CheckID && c.Name == want.Name
 	})
+}
+
+// hasTagged accepts further ones: Consul adds the address itself as lan_ipv4 and others.
+func hasTagged(has map[string]taggedAddress, want map[string]api.ServiceAddress) bool {
+	for tag, address := range want {
+		if has[tag] != taggedAddress(address) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameLocality accepts agents without localities.

@@ -88,7 +88,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		defer d.Close()
 		r := instance("catalog-1", serveHealth(t))
 		r.Tags, r.Metadata, r.Weight = []string{"v2"}, map[string]string{"version": "2"}, 7
-		r.Region, r.Zone = "eu", "eu-a"
+		r.Region, r.Zone, r.Scheme = "eu", "eu-a", "grpc"
 		mustRegister(t, d, r)
 		operator := apiOf(t, a.address, nil).Agent()
 		if err := operator.EnableServiceMaintenance("catalog-1", "looking into it"); err != nil {
@@ -97,17 +97,19 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		host, _, _ := net.SplitHostPort(r.Address)
 		port := int(portOf(t, r.Address))
 		for what, change := range map[string]func(*api.AgentServiceRegistration){
-			"the address":  func(s *api.AgentServiceRegistration) { s.Port = 1 },
-			"the tags":     func(s *api.AgentServiceRegistration) { s.Tags = nil },
-			"the metadata": func(s *api.AgentServiceRegistration) { s.Meta["version"] = "1" },
-			"the weights":  func(s *api.AgentServiceRegistration) { s.Weights.Passing = 1 },
-			"the locality": func(s *api.AgentServiceRegistration) { s.Locality.Zone = "eu-b" },
-			"the name":     func(s *api.AgentServiceRegistration) { s.Name = "other" },
+			"the address":          func(s *api.AgentServiceRegistration) { s.Port = 1 },
+			"the tags":             func(s *api.AgentServiceRegistration) { s.Tags = nil },
+			"the metadata":         func(s *api.AgentServiceRegistration) { s.Meta["version"] = "1" },
+			"the weights":          func(s *api.AgentServiceRegistration) { s.Weights.Passing = 1 },
+			"the locality":         func(s *api.AgentServiceRegistration) { s.Locality.Zone = "eu-b" },
+			"the name":             func(s *api.AgentServiceRegistration) { s.Name = "other" },
+			"the tagged addresses": func(s *api.AgentServiceRegistration) { s.TaggedAddresses = nil },
 		} {
 			s := &api.AgentServiceRegistration{
 				ID: "catalog-1", Name: "catalog", Address: host, Port: port, Tags: []string{"v2"},
 				Meta: map[string]string{"version": "2"}, Weights: &api.AgentWeights{Passing: 7, Warning: 1},
-				Locality: &api.Locality{Region: "eu", Zone: "eu-a"},
+				Locality:        &api.Locality{Region: "eu", Zone: "eu-a"},
+				TaggedAddresses: map[string]api.ServiceAddress{"grpc": {Address: "grpc://" + r.Address, Port: port}},
 			}
 			change(s)
 			if err := operator.ServiceRegister(s); err != nil {
@@ -123,7 +125,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s := info.Service; s.Port != port || s.Meta["version"] != "2" || s.Weights.Passing != 7 || len(s.Tags) != 1 || s.Locality.Zone != "eu-a" || s.Service != "catalog" {
+		if s := info.Service; s.Port != port || s.Meta["version"] != "2" || s.Weights.Passing != 7 || len(s.Tags) != 1 || s.Locality.Zone != "eu-a" || s.Service != "catalog" || s.TaggedAddresses["grpc"].Address != "grpc://"+r.Address {
 			t.Errorf("the agent has %+v", s)
 		}
 		if len(info.Checks) != 2 || info.AggregatedStatus != api.HealthMaint {

@@ -24,6 +24,9 @@ const (
 	minDeregisterAfter   = time.Minute
 	minTTL               = 3 * time.Second
 
+	// The schemes of endpoints in tagged addresses.
+	schemeGRPC, schemeGRPCS = "grpc", "grpcs"
+
 	// Consul's own limits.
 	maxWeight        = 65535
 	maxMetadata      = 64
@@ -51,6 +54,9 @@ func registration(r catalog.Registration) (*api.AgentServiceRegistration, error)
 		Tags: slices.Clone(r.Tags), Meta: maps.Clone(r.Metadata),
 		Weights: &api.AgentWeights{Passing: int(max(r.Weight, 1)), Warning: int(warningWeight(r))},
 		Check:   check(r),
+	}
+	if r.Scheme != "" {
+		service.TaggedAddresses = map[string]api.ServiceAddress{r.Scheme: {Address: r.Scheme + "://" + r.Address, Port: port}}
 	}
 	if r.Region != "" {
 		service.Locality = &api.Locality{Region: r.Region, Zone: r.Zone}
@@ -98,6 +104,8 @@ func checkNames(r catalog.Registration) error {
 		return errors.New("consul: ID is empty: give each instance its own")
 	case slices.Contains(r.Tags, ""):
 		return fmt.Errorf("consul: Tags %q: one of them is empty: leave it out", r.Tags)
+	case r.Scheme != "" && r.Scheme != schemeGRPC && r.Scheme != schemeGRPCS:
+		return fmt.Errorf("consul: Scheme %.80q: write grpc, grpcs for a server with TLS, or nothing", r.Scheme)
 	case r.Zone != "" && r.Region == "":
 		return fmt.Errorf("consul: Zone %q without a Region: Consul accepts a zone only within its region: set Region too", r.Zone)
 	}

@@ -1,4 +1,4 @@
-package bench
+package benchkit
 
 import (
 	"context"
@@ -8,19 +8,19 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/meshlite-go/meshlite/internal/freeport"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
-// find is where a program is. Debian keeps servers where PATH may not look.
-func find(program string) (string, error) {
+// FindProgram is where a program is. Debian keeps servers where PATH may not look.
+func FindProgram(program string) (string, error) {
 	for _, name := range []string{program, filepath.Join("/usr/sbin", program), filepath.Join("/usr/local/sbin", program)} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
@@ -29,13 +29,13 @@ func find(program string) (string, error) {
 	return "", fmt.Errorf("no %s on PATH and none in /usr/sbin: install one, such as by `apt-get install %s`", program, program)
 }
 
-// absent returns why a path cannot be taken here. With CI set that is an error.
-func absent(t testing.TB, p path) (why string) {
+// Absent returns why a program cannot be run here, or "". With CI set that is an error.
+func Absent(t testing.TB, program string) (why string) {
 	t.Helper()
-	if p.program == "" {
+	if program == "" {
 		return ""
 	}
-	_, err := find(p.program)
+	_, err := FindProgram(program)
 	switch {
 	case err == nil:
 		return ""
@@ -45,10 +45,10 @@ func absent(t testing.TB, p path) (why string) {
 	return err.Error()
 }
 
-// startNGINX runs it as a reader of its manual would for many small calls: as many
+// StartNGINX runs it in front of backends as a reader of its manual would for many small calls: as many
 // workers as there are cores, which share what they know of the backends, and
 // connections that are kept.
-func startNGINX(t testing.TB, b *backends) dial {
+func StartNGINX(t testing.TB, backends []string) Proxy {
 	const config = `
 daemon off;
 worker_processes auto;
@@ -77,16 +77,16 @@ http {
 }
 `
 	servers := ""
-	for _, address := range b.Bare {
+	for _, address := range backends {
 		servers += "    server " + address + ";\n"
 	}
 	dir, listen := t.TempDir(), freeport.For(t)
-	proxy := startProxy(t, "nginx", fmt.Sprintf(config, dir, listen, servers), dir, "-e", "stderr", "-p", dir, "-c")
-	return overGRPC(t, "nginx", listen, proxy)
+	proxy := StartProxy(t, "nginx", fmt.Sprintf(config, dir, listen, servers), dir, "-e", "stderr", "-p", dir, "-c")
+	return answering(t, "nginx", listen, proxy)
 }
 
-// startHAProxy runs it likewise, a thread for each core being its default.
-func startHAProxy(t testing.TB, b *backends) dial {
+// StartHAProxy runs it likewise, a thread for each core being its default.
+func StartHAProxy(t testing.TB, backends []string) Proxy {
 	const config = `
 global
   maxconn 1024
@@ -103,18 +103,18 @@ backend backends
   http-reuse always
 %s`
 	servers := ""
-	for i, address := range b.Bare {
+	for i, address := range backends {
 		servers += fmt.Sprintf("  server backend%d %s proto h2\n", i, address)
 	}
 	listen := freeport.For(t)
-	return overGRPC(t, "haproxy", listen, startProxy(t, "haproxy", fmt.Sprintf(config, listen, servers), t.TempDir(), "-db", "-f"))
+	return answering(t, "haproxy", listen, StartProxy(t, "haproxy", fmt.Sprintf(config, listen, servers), t.TempDir(), "-db", "-f"))
 }
 
-// startProxy runs a program with a config until the test ends, and returns its process. The
+// StartProxy runs a program with a config until the test ends, and returns its process. The
 // file's name is its last argument.
-func startProxy(t testing.TB, program, config, dir string, args ...string) *exec.Cmd {
+func StartProxy(t testing.TB, program, config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := find(program)
+	path, err := FindProgram(program)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,23 +123,38 @@ func startProxy(t testing.TB, program, config, dir string, args ...string) *exec
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, append(args, file)...)
-	run(t, cmd, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	Run(t, cmd, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
 	return cmd
 }
 
-// overGRPC dials a proxy that has started.
-func overGRPC(t testing.TB, program, listen string, proxy *exec.Cmd) dial {
+// Proxy is one that answers.
+type Proxy struct {
+	Address string
+	Process int // its group too
+}
+
+func answering(t testing.TB, program, listen string, proxy *exec.Cmd) Proxy {
+	t.Helper()
 	awaitProxy(t, program, listen)
-	return func(t testing.TB) clients {
-		t.Helper()
-		c := &channels{proxy: proxy.Process.Pid}
-		// Both proxies keep a connection on one thread, so one would leave them on one
-		// core. More than one for each core makes neither of them faster.
-		for range runtime.NumCPU() {
-			c.conns = append(c.conns, connect(t, "passthrough:///"+listen))
+	return Proxy{listen, proxy.Process.Pid}
+}
+
+// Dial opens the channels of callers: both proxies keep a connection on one thread, so one
+// would leave them on one core. More than one for each core makes neither of them faster.
+func (p Proxy) Dial() (conns []*grpc.ClientConn, err error) {
+	for range runtime.NumCPU() {
+		conn, err := Connect("passthrough:///" + p.Address)
+		if err != nil {
+			return nil, err
 		}
-		return c
+		conns = append(conns, conn)
 	}
+	return conns, nil
+}
+
+// Connect is a channel of grpc-go without TLS.
+func Connect(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient(target, append(options, grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 }
 
 // awaitProxy waits until somebody listens, and then for an answer from behind it.
@@ -157,16 +172,12 @@ func awaitProxy(t testing.TB, program, listen string) {
 			t.Fatalf("%s does not listen at %s: %v", program, listen, err)
 		}
 	}
-	conn := connect(t, "passthrough:///"+listen)
+	conn, err := Connect("passthrough:///" + listen)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer conn.Close()
 	if _, err := catalogv1.NewCatalogServiceClient(conn).GetSweet(ctx, &catalogv1.GetSweetRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatalf("%s at %s does not answer: %v", program, listen, err)
-	}
-}
-
-func TestAMissingProgramIsNamedWithTheFix(t *testing.T) {
-	_, err := find("nonesuch")
-	if err == nil || !strings.Contains(err.Error(), "apt-get install nonesuch") {
-		t.Errorf("error is %v, want one that says how to install it", err)
 	}
 }
