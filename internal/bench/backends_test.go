@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,7 @@ func (e echoService) CachedEcho(ctx context.Context, request *echov1.EchoRequest
 // addresses is what the process of the backends reports.
 type addresses struct {
 	Bare   []string // servers of grpc-go, without interceptors
+	Tuned  []string // the same with the workers that servers of this module have
 	Consul string   // where servers of this module are registered, and the bare ones as "echo"
 }
 
@@ -67,7 +69,14 @@ type addresses struct {
 func serveBackends(in io.Reader, out io.Writer) error {
 	delays := make([]atomic.Int64, backendCount)
 	agent := consultest.New()
-	bare, err := serveBare(agent, delays)
+	bare, err := serveBare(delays)
+	if err != nil {
+		return err
+	}
+	if err := registerEcho(agent, bare); err != nil {
+		return err
+	}
+	tuned, err := serveBare(delays, grpc.NumStreamWorkers(64))
 	if err != nil {
 		return err
 	}
@@ -76,7 +85,7 @@ func serveBackends(in io.Reader, out io.Writer) error {
 		return err
 	}
 	reports := json.NewEncoder(out)
-	if err := reports.Encode(addresses{bare, consul}); err != nil {
+	if err := reports.Encode(addresses{bare, tuned, consul}); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -92,25 +101,31 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	return nil // whoever started us has gone, and all that we serve goes with us
 }
 
-func serveBare(agent *consultest.Server, delays []atomic.Int64) ([]string, error) {
+func serveBare(delays []atomic.Int64, options ...grpc.ServerOption) ([]string, error) {
 	var addresses []string
 	for i := range delays {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		server, backend := grpc.NewServer(), echo{name: strconv.Itoa(i), delay: &delays[i]}
+		server, backend := grpc.NewServer(options...), echo{name: strconv.Itoa(i), delay: &delays[i]}
 		catalogv1.RegisterCatalogServiceServer(server, backend)
 		echov1.RegisterEchoServiceServer(server, echoService{echo: backend})
 		reflection.Register(server)
 		go func() { _ = server.Serve(listener) }()
 		addresses = append(addresses, listener.Addr().String())
-		port := listener.Addr().(*net.TCPAddr).Port
-		if err := agent.Register(consultest.Service{ID: backend.name, Name: "echo", Address: "127.0.0.1", Port: port}); err != nil {
-			return nil, err
-		}
 	}
 	return addresses, nil
+}
+
+func registerEcho(agent *consultest.Server, addresses []string) error {
+	for i, address := range addresses {
+		at := netip.MustParseAddrPort(address)
+		if err := agent.Register(consultest.Service{ID: strconv.Itoa(i), Name: "echo", Address: at.Addr().String(), Port: int(at.Port())}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serveMeshed serves with the whole default chain, registered with a stand-in for

@@ -26,6 +26,7 @@ var serviceQuery = catalog.Query{Service: service}
 // The paths, by the names in the tables.
 const (
 	grpcRoundRobin   = "grpc-go round_robin"
+	grpcTuned        = "grpc-go round_robin, 64 stream workers"
 	grpcLeastRequest = "grpc-go least_request_experimental"
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
@@ -78,9 +79,10 @@ func (c *channels) call(i int) func() (string, error) {
 
 func paths() []path {
 	return []path{
-		{name: grpcRoundRobin, start: bare("round_robin")},
-		{name: grpcLeastRequest, start: bare("least_request_experimental")},
-		{name: meshPick, start: bare(leastrequest.Name)},
+		{name: grpcRoundRobin, start: bare("round_robin", untuned)},
+		{name: grpcTuned, start: bare("round_robin", tuned)},
+		{name: grpcLeastRequest, start: bare("least_request_experimental", untuned)},
+		{name: meshPick, start: bare(leastrequest.Name, untuned)},
 		{name: meshLeastRequest, start: meshed("least_request")},
 		{name: meshPeakEWMA, start: meshed("peak_ewma")},
 		{name: nginxLeastConn, program: "nginx", start: startNGINX},
@@ -88,11 +90,14 @@ func paths() []path {
 	}
 }
 
+func untuned(b *backends) []string { return b.Bare }
+func tuned(b *backends) []string   { return b.Tuned }
+
 // bare is a channel of grpc-go with a policy, and nothing else.
-func bare(policy string) func(testing.TB, *backends) dial {
+func bare(policy string, servers func(*backends) []string) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
 		var state grpcresolver.State
-		for _, address := range b.Bare {
+		for _, address := range servers(b) {
 			state.Endpoints = append(state.Endpoints, grpcresolver.Endpoint{Addresses: []grpcresolver.Address{{Addr: address}}})
 		}
 		return func(t testing.TB) clients {
