@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,21 +17,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
-
-// freeAddress is one of loopback where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
 
 // visit asks an admin page under the name of host; "" is that of its address. code is 0
 // while nobody listens.
@@ -71,7 +60,7 @@ func eventually(t *testing.T, address, path string, want int) string {
 // Case admin
 func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 	m := newMesh(t)
-	address := freeAddress(t)
+	address := freeport.For(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(newRuntime(t)), meshlite.WithMetricsAddress(address), meshlite.WithDrain(0, time.Minute))
 	if err != nil {
@@ -126,7 +115,7 @@ func TestAServerIsAliveBeforeAndAfterItIsReady(t *testing.T) {
 // Case admin
 func TestThePageListsTheRegistrations(t *testing.T) {
 	m := newMesh(t)
-	address := freeAddress(t)
+	address := freeport.For(t)
 	before := time.Now()
 	s := m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address), meshlite.WithRegistration(catalog.Registration{Instance: catalog.Instance{Service: "sweets"}}))
 	eventually(t, address, "/readyz", 200)
@@ -232,7 +221,7 @@ func TestHealthAnswersForAllNames(t *testing.T) {
 // Case admin
 func TestAForeignHostOpensNoPage(t *testing.T) {
 	m := newMesh(t)
-	address := freeAddress(t)
+	address := freeport.For(t)
 	m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address, "web-1.example.com"))
 	for host, want := range map[string]int{"": 200, "localhost:1": 200, "web-1.example.com": 200, "evil.example": 403} {
 		for _, path := range []string{"/", "/debug/meshlite", "/debug/pprof/", "/debug/pprof/heap"} {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -23,7 +24,7 @@ func (d nodeAt) NodeAddress(context.Context) (string, error) { return d.host, ni
 // elsewhere or left to Consul, and its error names the option that is missing.
 func TestSelfCheckBehindAPortMapping(t *testing.T) {
 	m := newMesh(t)
-	inside, mapped := freeAddress(t), freeAddress(t) // nothing listens on the latter here
+	inside, mapped := freeport.For(t), freeport.For(t) // nothing listens on the latter here
 	for name, test := range map[string]struct {
 		options []meshlite.ServerOption
 		names   string // the option in the error; "" is no error

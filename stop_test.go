@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -61,7 +62,7 @@ type running struct {
 // run runs a server with service until stop. Its lines are kept.
 func (m *mesh) run(service testgrpc.TestServiceServer, opts ...meshlite.ServerOption) *running {
 	m.t.Helper()
-	address := freeAddress(m.t)
+	address := freeport.For(m.t)
 	lines := &journal{}
 	server, err := meshlite.NewServer("catalog", append([]meshlite.ServerOption{
 		meshlite.WithPlaintext(), meshlite.WithDirectory(m.directory), meshlite.WithLogger(slog.New(slog.NewJSONHandler(lines, nil))),

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
 )
 
@@ -76,7 +77,7 @@ type door struct {
 }
 
 func startGateway(t testing.TB, b *backends) door {
-	listen := freeAddress(t)
+	listen := freeport.For(t)
 	return startItself(t, listen, "gateway", "echo", "--plaintext", "--http-addr", b.Consul, "--listen", listen, "--drain", "0s", "--limit", "address=1000000000/s")
 }
 
@@ -87,7 +88,7 @@ func startGenerated(t testing.TB, b *backends) door {
 
 // startBoth starts a gateway of generated code, and returns both of its addresses.
 func startBoth(t testing.TB, b *backends) (plain, cacheable door) {
-	listen, other := freeAddress(t), freeAddress(t)
+	listen, other := freeport.For(t), freeport.For(t)
 	plain = startItself(t, listen, "generated", append([]string{listen, other}, b.Bare...)...)
 	return plain, door{other, plain.pid}
 }
@@ -128,7 +129,7 @@ http {
   }
 }
 `
-	dir, listen := t.TempDir(), freeAddress(t)
+	dir, listen := t.TempDir(), freeport.For(t)
 	_, cacheable := startBoth(t, b)
 	cmd := startProxy(t, "nginx", fmt.Sprintf(config, dir, listen, cacheable.address), dir, "-e", "stderr", "-p", dir, "-c")
 	return await(t, "nginx", listen, cmd)

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
 
@@ -79,7 +80,7 @@ http {
 	for _, address := range b.Bare {
 		servers += "    server " + address + ";\n"
 	}
-	dir, listen := t.TempDir(), freeAddress(t)
+	dir, listen := t.TempDir(), freeport.For(t)
 	proxy := startProxy(t, "nginx", fmt.Sprintf(config, dir, listen, servers), dir, "-e", "stderr", "-p", dir, "-c")
 	return overGRPC(t, "nginx", listen, proxy)
 }
@@ -105,7 +106,7 @@ backend backends
 	for i, address := range b.Bare {
 		servers += fmt.Sprintf("  server backend%d %s proto h2\n", i, address)
 	}
-	listen := freeAddress(t)
+	listen := freeport.For(t)
 	return overGRPC(t, "haproxy", listen, startProxy(t, "haproxy", fmt.Sprintf(config, listen, servers), t.TempDir(), "-db", "-f"))
 }
 
@@ -161,17 +162,6 @@ func awaitProxy(t testing.TB, program, listen string) {
 	if _, err := catalogv1.NewCatalogServiceClient(conn).GetSweet(ctx, &catalogv1.GetSweetRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatalf("%s at %s does not answer: %v", program, listen, err)
 	}
-}
-
-// freeAddress is one of loopback that nobody listens on now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func TestAMissingProgramIsNamedWithTheFix(t *testing.T) {

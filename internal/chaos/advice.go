@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/freeport"
 )
 
 // The faults in which Consul's view of the instances is wrong.
@@ -123,7 +125,7 @@ func registerDead(ctx context.Context, s *scene) error {
 		return err
 	}
 	s.silent = silent
-	refusing, err := freeAddress()
+	refusing, err := freeport.Address()
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -54,7 +54,7 @@ func refused(after time.Duration) error {
 
 // start runs f, which registers with the agent and serves the service if it is not nil.
 func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
-	address, err := freeAddress()
+	address, err := freeport.Address()
 	if err != nil {
 		return err
 	}
@@ -89,13 +89,4 @@ func (f *failer) start(agent string, has catalogv1.CatalogServiceServer) error {
 		directory.Close()
 	})
 	return nil
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 )
 
 // Find returns the path of a consul program: the one on PATH, else the one that `make
@@ -62,7 +63,7 @@ type Agent struct {
 
 // Start runs the program at path and waits until it answers.
 func Start(ctx context.Context, path string) (*Agent, error) {
-	ports, err := freePorts(5)
+	ports, err := freeport.Ports(5)
 	if err != nil {
 		return nil, err
 	}
@@ -152,19 +153,4 @@ func (a *Agent) end(signal syscall.Signal) {
 	}
 	_ = a.cmd.Process.Signal(signal)
 	_ = a.cmd.Wait() // a killed process always "fails"
-}
-
-// freePorts finds distinct ports that are not in use. Consul also
-// uses the UDP port of the same number.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -50,7 +50,7 @@ var rooms = map[string][]string{
 	"interceptors/cache/redis":        {"internal/redisconn"},
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
 	"internal/redisconn":              {},
-	"internal/redistest":              {"internal/child"},
+	"internal/redistest":              {"internal/child", "internal/freeport"},
 	"admin":                           {},
 	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "interceptors", "interceptors/...", "internal/cachepage", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},

@@ -24,6 +24,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -176,7 +177,7 @@ func startBackends(t testing.TB, agent *consulagent.Agent, kind, service string,
 	}
 	var all []*backend
 	for i := range n {
-		b := &backend{name: fmt.Sprintf("%s-%d", service, i+1), address: freeAddress(t), kind: kind, args: files}
+		b := &backend{name: fmt.Sprintf("%s-%d", service, i+1), address: freeport.For(t), kind: kind, args: files}
 		b.start(t)
 		t.Cleanup(b.kill)
 		host, portText, _ := net.SplitHostPort(b.address)
@@ -204,8 +205,8 @@ func startGateways(t testing.TB, agent *consulagent.Agent, n int) []*backend {
 	t.Helper()
 	var all []*backend
 	for i := range n {
-		behind := &backend{name: fmt.Sprintf("gateway-%d", i+1), address: freeAddress(t), kind: kindHTTP}
-		gateway := &backend{name: behind.name, address: freeAddress(t), kind: kindGateway, args: []string{"http://" + behind.address, agent.Address}}
+		behind := &backend{name: fmt.Sprintf("gateway-%d", i+1), address: freeport.For(t), kind: kindHTTP}
+		gateway := &backend{name: behind.name, address: freeport.For(t), kind: kindGateway, args: []string{"http://" + behind.address, agent.Address}}
 		for _, b := range []*backend{behind, gateway} {
 			b.start(t)
 			t.Cleanup(b.kill)
@@ -230,15 +231,4 @@ func awaitListener(t testing.TB, name, address string) {
 			t.Fatalf("%s does not listen at %s: %v", name, address, err)
 		}
 	}
-}
-
-// freeAddress is one of loopback that nobody listens on now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

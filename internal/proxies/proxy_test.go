@@ -18,6 +18,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/nginx"
 )
 
@@ -99,7 +100,7 @@ func (f front) committed(t testing.TB, listen, dir, dns string) string {
 func (f front) start(t testing.TB, agent *consulagent.Agent, dir string) (listen string) {
 	t.Helper()
 	path := program(t, f.program)
-	listen = freeAddress(t)
+	listen = freeport.For(t)
 	file := filepath.Join(dir, f.program+".conf")
 	config := f.committed(t, listen, dir, agent.DNS)
 	if f.program == "haproxy" {

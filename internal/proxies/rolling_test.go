@@ -22,6 +22,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/gateway/transcode/testdata/forms"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
 )
 
@@ -158,8 +159,8 @@ func startCommands(t *testing.T, agent string, n int) []*backend {
 	t.Helper()
 	var all []*backend
 	for i := range n {
-		behind := &backend{name: fmt.Sprintf("gateway-%d", i+1), address: freeAddress(t), kind: kindHTTP}
-		gateway := &backend{name: behind.name, address: freeAddress(t), kind: kindCommand, args: []string{
+		behind := &backend{name: fmt.Sprintf("gateway-%d", i+1), address: freeport.For(t), kind: kindHTTP}
+		gateway := &backend{name: behind.name, address: freeport.For(t), kind: kindCommand, args: []string{
 			"--plaintext", "forms", "--http", "web=/web/,http://" + behind.address, "--http-addr", agent, "--register", "--metrics-address", "",
 		}}
 		for _, b := range []*backend{behind, gateway} {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/gateway/transcode/testdata/forms"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
 )
 
@@ -128,7 +129,7 @@ func startInventory(t *testing.T, n int) (url string, instances []*backend) {
 	t.Helper()
 	agent := agenttest.Start(t)
 	instances = startBackends(t, agent, kindStock, "inventory", n)
-	gateway := &backend{name: "gateway", address: freeAddress(t), kind: kindCommand, args: []string{
+	gateway := &backend{name: "gateway", address: freeport.For(t), kind: kindCommand, args: []string{
 		"--plaintext", "inventory", "--http-addr", agent.Address, "--metrics-address", "",
 	}}
 	gateway.start(t)

@@ -8,7 +8,9 @@
 package redistest
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +22,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 )
 
 // Server is a redis-server of the machine.
@@ -43,7 +46,7 @@ func Start(t testing.TB, args ...string) *Server {
 	default:
 		t.Skip("SKIPPED, NOT TESTED: no redis-server on PATH: install one, such as by `apt-get install redis-server`")
 	}
-	s := &Server{t: t, path: path, args: args, Addr: FreeAddress(t)}
+	s := &Server{t: t, path: path, args: args, Addr: freeport.For(t)}
 	s.Run()
 	t.Cleanup(s.Kill)
 	return s
@@ -63,13 +66,26 @@ func (s *Server) Run() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	Await(s.t, "redis-server at "+s.Addr, func() bool {
-		conn, err := net.Dial("tcp", s.Addr)
-		if err != nil {
-			return false
-		}
-		return conn.Close() == nil
-	})
+	Await(s.t, "redis-server at "+s.Addr, s.answers)
+}
+
+// answers is whether it is this server that listens at its address: a program that
+// took the port first would answer otherwise.
+func (s *Server) answers() bool {
+	conn, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return false
+	}
+	if _, err := io.WriteString(conn, "INFO server\r\n"); err != nil {
+		return false
+	}
+	reply := make([]byte, 4<<10)
+	n, _ := conn.Read(reply)
+	return bytes.Contains(reply[:n], fmt.Appendf(nil, "\nprocess_id:%d\r\n", s.cmd.Process.Pid))
 }
 
 // Kill ends the server by SIGKILL.
@@ -119,23 +135,12 @@ func (s *Server) Keys(prefix string) []string {
 	return keys
 }
 
-// FreeAddress is one of loopback where nobody listens.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // Cluster joins nodes that share the slots.
 func Cluster(t testing.TB, nodes int) []*Server {
 	t.Helper()
 	all := make([]*Server, nodes)
 	for i := range all {
-		_, bus, _ := net.SplitHostPort(FreeAddress(t))
+		_, bus, _ := net.SplitHostPort(freeport.For(t))
 		all[i] = Start(t, "--cluster-enabled", "yes", "--cluster-port", bus)
 		all[i].Do("CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*16384/nodes), fmt.Sprint((i+1)*16384/nodes-1))
 		all[i].Do("CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -93,7 +94,7 @@ func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Inst
 var errPortTaken = errors.New("its port was taken")
 
 func (s *Shop) start(ctx context.Context, service string, args []string) (*Instance, error) {
-	address, err := freeAddress()
+	address, err := freeport.Address()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
 	}
@@ -169,14 +170,4 @@ func (s *Shop) environment(port string) []string {
 		return strings.HasPrefix(variable, "CONSUL_") || strings.HasPrefix(variable, "PORT=")
 	})
 	return append(env, "CONSUL_HTTP_ADDR="+s.registry.Address, "PORT="+port)
-}
-
-// freeAddress is a loopback address with a free port.
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -23,34 +24,24 @@ const master = "11111111-2222-3333-4444-555555555555"
 func startGuardedConsul(t *testing.T) (address string, client *api.Client) {
 	t.Helper()
 	path := agenttest.Path(t)
-	ports := freePorts(t, 4)
+	ports, err := freeport.Ports(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := func(i int) string { return strconv.Itoa(ports[i]) }
 	cmd := exec.Command(path, "agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
-		"-http-port="+ports[0], "-server-port="+ports[1], "-serf-lan-port="+ports[2], "-serf-wan-port="+ports[3],
+		"-http-port="+number(0), "-server-port="+number(1), "-serf-lan-port="+number(2), "-serf-wan-port="+number(3),
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
 		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "`+master+`" agent = "`+master+`" } }`)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	address = net.JoinHostPort("127.0.0.1", ports[0])
+	address = net.JoinHostPort("127.0.0.1", number(0))
 	client = apiOf(t, address, nil)
 	client.AddHeader("X-Consul-Token", master)
 	awaitReady(t, client)
 	return address, client
-}
-
-// freePorts are ports that nobody listens on now, all distinct.
-func freePorts(t *testing.T, n int) (ports []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-	}
-	return ports
 }
 
 // awaitReady waits until the agent is in its own catalog.

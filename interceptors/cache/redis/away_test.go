@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
@@ -23,7 +24,7 @@ import (
 var hour = redis.WithBackoff(time.Hour, time.Hour)
 
 func TestAProgramStartsWithoutRedis(t *testing.T) {
-	addr := redistest.FreeAddress(t)
+	addr := freeport.For(t)
 	r := newStore(t, "redis://"+addr)
 	if _, _, _, err := r.Load(t.Context(), "key", sweet); !errors.Is(err, redis.ErrAway) {
 		t.Errorf("error is %v, want ErrAway", err)

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache/redis"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/redistest"
 )
 
@@ -70,7 +71,7 @@ func TestNoLogShowsThePassword(t *testing.T) {
 	protected.RequireAuth("other")
 	echo := miniredis.RunT(t)
 	echo.SetError("ERR what shall I do with HELLO 3 AUTH default hunter2?")
-	for what, addr := range map[string]string{"wrong password": protected.Addr(), "echo": echo.Addr(), "nobody": redistest.FreeAddress(t)} {
+	for what, addr := range map[string]string{"wrong password": protected.Addr(), "echo": echo.Addr(), "nobody": freeport.For(t)} {
 		log := &logged{}
 		r := newStore(t, "redis://:"+secret+"@"+addr, redis.WithLogger(log.logger()))
 		redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "away") })

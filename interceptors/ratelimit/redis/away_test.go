@@ -17,6 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/redis"
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/redistest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -89,7 +90,7 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 
 // Case L7
 func TestAProgramStartsWithoutRedis(t *testing.T) {
-	addr := redistest.FreeAddress(t)
+	addr := freeport.For(t)
 	store := newStore(t, "redis://"+addr)
 	if _, err := store.Take(t.Context(), []ratelimit.Charge{charge(1, 1, 1)}); !errors.Is(err, redis.ErrAway) {
 		t.Errorf("error is %v, want ErrAway", err)

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/coverage"
@@ -24,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/freeport"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -95,7 +95,7 @@ func run(dir string) error {
 
 // serve runs the catalog until ctx ends.
 func serve(ctx context.Context, common meshlite.Options) (address string, ended chan error, err error) {
-	if address, err = freeAddress(); err != nil {
+	if address, err = freeport.Address(); err != nil {
 		return "", nil, err
 	}
 	server, err := meshlite.NewServer("catalog", common, meshlite.WithDrain(0, time.Second), meshlite.WithListenAddress(address))
@@ -110,14 +110,6 @@ func serve(ctx context.Context, common meshlite.Options) (address string, ended 
 	ended = make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	return address, ended, nil
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // measure makes one call after another and writes what the second one ran.
