@@ -108,7 +108,7 @@ func (r *run) start(ctx context.Context) error {
 	r.serve()
 	listening := r.listener.Addr()
 	r.address.Store(&listening)
-	go func() { r.served <- r.grpc.Serve(r.listener) }()
+	go func() { r.served <- r.GRPC().Serve(r.listener) }()
 	if address, err = r.advertised(host); err != nil {
 		return err
 	}
@@ -339,7 +339,7 @@ func (r *run) followReplicas(address string) {
 // sharesLimits reports whether a limit of a method is divided among the replicas, if
 // only while its store is away.
 func (r *run) sharesLimits() bool {
-	for service, info := range r.grpc.GetServiceInfo() {
+	for service, info := range r.GRPC().GetServiceInfo() {
 		for _, method := range info.Methods {
 			policy := r.config.policies.Call(interceptors.Server, "/"+service+"/"+method.Name).Policy
 			for _, rule := range policy.GetRateLimits() {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"regexp"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ const (
 // services on it as on a *grpc.Server, then call [Server.Run].
 type Server struct {
 	config serverConfig
-	grpc   *grpc.Server
+	grpc   func() *grpc.Server // makes it at its first use: from then on its workers wait
 	health *health.Server
 	ran    atomic.Bool
 
@@ -88,12 +89,28 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
-	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown))
-	s.grpc = grpc.NewServer(append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)...)
+	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown), grpc.NumStreamWorkers(streamWorkers()))
+	options = append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)
+	s.grpc = sync.OnceValue(func() *grpc.Server {
+		server := grpc.NewServer(options...)
+		healthv1.RegisterHealthServer(server, s.health)
+		return server
+	})
 	// Not serving until Run has everything in place.
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
-	healthv1.RegisterHealthServer(s, s.health)
 	return s, nil
+}
+
+const (
+	minStreamWorkers, maxStreamWorkers = 64, 1024
+	workersPerProcessor                = 32
+)
+
+// streamWorkers is how many goroutines wait for calls. A new goroutine for each call would
+// grow its stack through the interceptors each time. While all are busy, calls have new
+// goroutines. Each holds about 8 KiB.
+func streamWorkers() uint32 {
+	return uint32(min(max(minStreamWorkers, workersPerProcessor*runtime.GOMAXPROCS(0)), maxStreamWorkers))
 }
 
 // chain joins the concerns of a server.
@@ -107,16 +124,20 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 		cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers())
 }
 
-// RegisterService registers impl, as the generated functions do.
+// RegisterService registers impl, as the generated functions do. Run the server then: its
+// workers end with Run.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	s.grpc.RegisterService(desc, impl)
+	s.GRPC().RegisterService(desc, impl)
 }
 
 // GRPC is the gRPC server itself, for gRPC's own services:
 //
 //	reflection.Register(server.GRPC())                        // for grpcurl and meshlite call
 //	channelz.RegisterChannelzServiceToServer(server.GRPC())   // for grpcdebug
-func (s *Server) GRPC() *grpc.Server { return s.grpc }
+//
+// Its workers (grpc.NumStreamWorkers: 32 per processor, 64 to 1024) wait from the first use
+// on. Of a server that does not run after that, end them with GRPC().Stop().
+func (s *Server) GRPC() *grpc.Server { return s.grpc() }
 
 // Addr is the address that the server listens on, nil before it does.
 func (s *Server) Addr() net.Addr {
@@ -169,7 +190,7 @@ func (s *Server) serve() {
 	defer s.mu.Unlock()
 	s.running = true
 	names := map[string]bool{"": true}
-	services := s.grpc.GetServiceInfo()
+	services := s.GRPC().GetServiceInfo()
 	for name := range services {
 		names[name] = true
 	}

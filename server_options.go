@@ -125,6 +125,8 @@ func WithConcurrency(limiter *concurrency.Limiter) ServerOption {
 // 1,000, grpc.ConnectionTimeout 5 s (for the TLS handshake, the preface and the first
 // settings), grpc.KeepaliveParams that close a connection after 30 min without a call,
 // or without an answer to a ping for 20 s, the ping sent after 30 s of silence.
+// grpc.NumStreamWorkers is 32 per processor, 64 to 1,024: goroutines that wait for calls
+// instead of a new one for each; 0 turns them off.
 // Interceptors among them run outside of all concerns, the cache and the metrics
 // too; those of [WithInterceptors] have their place inside.
 func WithServerOptions(options ...grpc.ServerOption) ServerOption {

@@ -28,7 +28,7 @@ const (
 // clients that are not notified yet. It ends in time whatever handlers do.
 func (r *run) stop(ctx context.Context) {
 	if r.listener == nil {
-		r.grpc.Stop()
+		r.GRPC().Stop()
 		return
 	}
 	log := r.config.log.With("service", r.config.registrations[0].Service)
@@ -59,14 +59,14 @@ func (r *run) drain(log *slog.Logger) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		r.grpc.GracefulStop() // it waits for handlers, also after Stop
+		r.GRPC().GracefulStop() // it waits for handlers, also after Stop
 	}()
 	if before(ended, r.config.stopTimeout) {
 		return
 	}
 	log.Warn("cutting off the calls that have not ended", "calls", r.calls.count(), "after", r.config.stopTimeout)
 	// Stop waits for connections, which may wait for a handler.
-	go r.grpc.Stop()
+	go r.GRPC().Stop()
 	if before(ended, cutOffTime) {
 		return
 	}

@@ -19,7 +19,7 @@ func (s *Server) unknown(_ any, stream grpc.ServerStream) error {
 	name = strings.TrimPrefix(name, "/")
 	i := max(strings.LastIndexByte(name, '/'), 0)
 	service, method := name[:i], strings.TrimPrefix(name[i:], "/")
-	if _, known := s.grpc.GetServiceInfo()[service]; known {
+	if _, known := s.GRPC().GetServiceInfo()[service]; known {
 		stream.SetTrailer(metadata.Pairs(wire.UnhandledKey, wire.UnhandledMethod))
 		return status.Errorf(codes.Unimplemented, "unknown method %v for service %v", method, service)
 	}

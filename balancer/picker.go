@@ -125,6 +125,9 @@ func report(c *Candidate, record *attempt.Record) func(balancer.DoneInfo) {
 
 func (a *recordedAttempt) end(info balancer.DoneInfo) {
 	result := resultOf(&info)
+	if info.Err != nil {
+		a.record.SetTrailer(info.Trailer)
+	}
 	a.record.SetEnd(result.End)
 	a.member.end(result.Outcome, &a.member.ejectionSettings)
 	a.member, a.record = nil, nil
@@ -135,6 +138,9 @@ func (a *recordedAttempt) end(info balancer.DoneInfo) {
 func (a *trackedAttempt) end(info balancer.DoneInfo) {
 	if a.inner != nil {
 		a.inner(info)
+	}
+	if info.Err != nil && a.record != nil {
+		a.record.SetTrailer(info.Trailer)
 	}
 	a.Done(resultOf(&info))
 	if a.method.kind != attempt.Stream {

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/rpc"
@@ -44,6 +46,11 @@ type parts struct {
 	streamClient []grpc.StreamClientInterceptor
 	unaryServer  []grpc.UnaryServerInterceptor
 	streamServer []grpc.StreamServerInterceptor
+
+	// The unary interceptors chained once, nil if one of them is the user's own and may pass
+	// on any context: they find the rest of the call in it.
+	invoker grpc.UnaryInvoker
+	handler grpc.UnaryHandler
 }
 
 // Chain joins concerns for one side, sorted by their places whatever the order of the
@@ -108,7 +115,13 @@ func (c *Chained) ServerOptions() []grpc.ServerOption {
 // UnaryClient is the chain for unary calls on the client.
 func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		return nextUnaryClient(c.parts(method).unaryClient, invoker)(ctx, method, req, reply, cc, opts...)
+		p := c.parts(method)
+		if p.invoker == nil {
+			return nextUnaryClient(p.unaryClient, invoker)(ctx, method, req, reply, cc, opts...)
+		}
+		call := &clientCall{last: invoker}
+		call.Init(ctx, attempt.Unary)
+		return p.invoker(call, method, req, reply, cc, opts...)
 	}
 }
 
@@ -128,7 +141,11 @@ func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 // UnaryServer is the chain for unary calls on the server.
 func (c *Chained) UnaryServer() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		return nextUnaryServer(c.parts(info.FullMethod).unaryServer, info, handler)(ctx, req)
+		p := c.parts(info.FullMethod)
+		if p.handler == nil {
+			return nextUnaryServer(p.unaryServer, info, handler)(ctx, req)
+		}
+		return p.handler(&serverCall{ctx, info, handler}, req)
 	}
 }
 
@@ -141,6 +158,83 @@ func (c *Chained) StreamServer() grpc.StreamServerInterceptor {
 		}
 		return nextStreamServer(c.parts(method).streamServer, info, handler)(srv, stream)
 	}
+}
+
+// clientCall is the context of a unary call on the client, with the record of its first
+// attempt. It is not reused, so that what a user keeps of it stays valid.
+type clientCall struct {
+	attempt.Context
+	last grpc.UnaryInvoker
+}
+
+type clientCallKey struct{}
+
+// Value finds the call itself.
+func (c *clientCall) Value(key any) any {
+	if key == (clientCallKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// serverCall is the context of a unary call on the server.
+type serverCall struct {
+	context.Context
+	info *grpc.UnaryServerInfo
+	last grpc.UnaryHandler
+}
+
+type serverCallKey struct{}
+
+// Value finds the call itself.
+func (c *serverCall) Value(key any) any {
+	if key == (serverCallKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// errForeignContext is for concerns that break the rule of [Concern].
+var errForeignContext = status.Error(codes.Internal, "an interceptor passed on a context that is not derived from its own")
+
+// chainUnaryClient makes one invoker of parts for all calls.
+func chainUnaryClient(parts []grpc.UnaryClientInterceptor) grpc.UnaryInvoker {
+	next := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+		call, ok := ctx.Value(clientCallKey{}).(*clientCall)
+		if !ok {
+			return errForeignContext
+		}
+		return call.last(ctx, method, req, reply, cc, opts...)
+	}
+	for _, part := range slices.Backward(parts) {
+		inner := next
+		next = func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+			return part(ctx, method, req, reply, cc, inner, opts...)
+		}
+	}
+	return next
+}
+
+// chainUnaryServer makes one handler of parts for all calls.
+func chainUnaryServer(parts []grpc.UnaryServerInterceptor) grpc.UnaryHandler {
+	next := func(ctx context.Context, req any) (any, error) {
+		call, ok := ctx.Value(serverCallKey{}).(*serverCall)
+		if !ok {
+			return nil, errForeignContext
+		}
+		return call.last(ctx, req)
+	}
+	for _, part := range slices.Backward(parts) {
+		inner := next
+		next = func(ctx context.Context, req any) (any, error) {
+			call, ok := ctx.Value(serverCallKey{}).(*serverCall)
+			if !ok {
+				return nil, errForeignContext
+			}
+			return part(ctx, req, call.info, inner)
+		}
+	}
+	return next
 }
 
 func nextUnaryClient(parts []grpc.UnaryClientInterceptor, last grpc.UnaryInvoker) grpc.UnaryInvoker {
@@ -212,9 +306,13 @@ func (c *Chained) current() *table {
 // build asks each concern what it does for a method, and leaves out who is idle.
 func (c *Chained) build(meta *CallMeta) *parts {
 	p := &parts{}
+	own := !slices.ContainsFunc(c.concerns, func(c Concern) bool { return c.Stage() == User })
 	if c.side == Server {
 		for _, concern := range c.concerns {
 			p.addServer(concern, meta)
+		}
+		if own && len(p.unaryServer) > 0 {
+			p.handler = chainUnaryServer(p.unaryServer)
 		}
 		return p
 	}
@@ -226,6 +324,9 @@ func (c *Chained) build(meta *CallMeta) *parts {
 	}
 	for _, concern := range c.concerns[c.attempts:] {
 		p.addClient(concern, meta)
+	}
+	if own && len(p.unaryClient) > 0 {
+		p.invoker = chainUnaryClient(p.unaryClient)
 	}
 	return p
 }

@@ -8,7 +8,8 @@ import (
 
 // Concern is one part of a chain. It implements some of [UnaryClient],
 // [StreamClient], [UnaryServer], [StreamServer], each of which is asked once per
-// method for an interceptor and answers nil where it has nothing to do.
+// method for an interceptor and answers nil where it has nothing to do. An interceptor passes
+// on a context that is derived from its own; at [User] it may pass on any.
 type Concern interface {
 	Stage() Stage
 }

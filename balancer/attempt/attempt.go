@@ -15,6 +15,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/metadata"
 )
 
 // Instance identifies an instance that was picked. All calls share it: do not change it.
@@ -35,6 +37,7 @@ type Record struct {
 	avoid      atomic.Pointer[Avoid]
 	picked     atomic.Pointer[Instance]
 	onResponse atomic.Pointer[func()]
+	trailer    atomic.Pointer[metadata.MD]
 	// pick holds the number of candidates and the end, which a pick resets: one atomic store
 	// instead of two.
 	pick atomic.Uint64
@@ -149,17 +152,41 @@ func (r *Record) SetEnd(end End) {
 // End is how the attempt ended; 0 before, and if the picker does not record it.
 func (r *Record) End() End { return End(r.pick.Load() & (1<<endBits - 1)) }
 
+// SetTrailer records the trailer of an attempt that failed. Pickers call it before SetEnd.
+func (r *Record) SetTrailer(md metadata.MD) { r.trailer.Store(&md) }
+
+// Trailer is that of an attempt that failed, nil if the picker did not record it. Do not
+// change it.
+func (r *Record) Trailer() metadata.MD {
+	if md := r.trailer.Load(); md != nil {
+		return *md
+	}
+	return nil
+}
+
 type contextKey struct{}
 
-// recordContext is a context with its record, in one allocation.
-type recordContext struct {
+// Context is a context with its record, in one allocation. Embed it to carry more. It is not
+// reused: what keeps it after the call keeps this call's.
+type Context struct {
 	context.Context
-	record Record
+	record Record // without a number it is that of Context
+}
+
+// Init derives c from ctx and returns the record of [FromOrNew].
+func (c *Context) Init(ctx context.Context, kind Kind) *Record {
+	c.Context = ctx
+	r := FromContext(ctx)
+	if r == nil || r.Picked() != nil {
+		r = c.record.init()
+	}
+	r.kind.Store(uint32(kind))
+	return r
 }
 
 // Value finds the record.
-func (c *recordContext) Value(key any) any {
-	if key == (contextKey{}) {
+func (c *Context) Value(key any) any {
+	if key == (contextKey{}) && c.record.number > 0 {
 		return &c.record
 	}
 	return c.Context.Value(key)
@@ -180,13 +207,12 @@ func FromContext(ctx context.Context) *Record {
 // kind set: the one of another interceptor, or a new one. A record with a picked instance is
 // that of another call, from which ctx is derived.
 func FromOrNew(ctx context.Context, kind Kind) (context.Context, *Record) {
-	r := FromContext(ctx)
-	if r == nil || r.Picked() != nil {
-		c := &recordContext{Context: ctx}
-		ctx, r = c, c.record.init()
+	if r := FromContext(ctx); r != nil && r.Picked() == nil {
+		r.kind.Store(uint32(kind))
+		return ctx, r
 	}
-	r.kind.Store(uint32(kind))
-	return ctx, r
+	c := &Context{}
+	return c, c.Init(ctx, kind)
 }
 
 // Avoid excludes instances that refused such calls and returned when to retry.

@@ -221,7 +221,7 @@ func (m *methodLimits) attemptEnded(ctx context.Context, req any, cc *grpc.Clien
 	if status.Code(err) != codes.ResourceExhausted || a.unpicked() {
 		return
 	}
-	pushback := parsePushback(m.meta.Service, status.Convert(err), opts)
+	pushback := parsePushback(m.meta.Service, status.Convert(err), record, opts)
 	m.limiter.tracksPicks.Store(true)
 	if pushback.after <= 0 || picked == nil && !pushback.service {
 		return // it is not known who has refused
@@ -273,10 +273,10 @@ type pushback struct {
 	service   bool   // all instances refuse
 }
 
-// parsePushback reads RetryInfo and, where the caller or a retry has asked for the
-// trailer, the pushback. The longer counts. A limit is that of its instance, unless it
+// parsePushback reads RetryInfo and, where the picker has recorded the trailer or the caller
+// has asked for it, the pushback. The longer counts. A limit is that of its instance, unless it
 // says that it is the service's.
-func parsePushback(service string, s *status.Status, opts []grpc.CallOption) (p pushback) {
+func parsePushback(service string, s *status.Status, record *attempt.Record, opts []grpc.CallOption) (p pushback) {
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {
 		case *errdetails.RetryInfo:
@@ -288,6 +288,10 @@ func parsePushback(service string, s *status.Status, opts []grpc.CallOption) (p 
 				p.service = all[0].GetQuotaDimensions()[wire.QuotaScope] == wire.ScopeService
 			}
 		}
+	}
+	if record != nil {
+		wait, _ := wire.Pushback(record.Trailer())
+		p.after = max(p.after, wait)
 	}
 	for _, option := range opts {
 		if trailer, ok := option.(grpc.TrailerCallOption); ok {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,6 +64,7 @@ type method struct {
 	ruled     bool // the rule's codes, waits and timeout apply
 	budget    *budget
 	publisher *interceptors.Publisher
+	recorded  atomic.Bool // the picker records how attempts end
 }
 
 // attemptsWithoutRule is how many attempts a call without a rule has when no handler has run
@@ -101,14 +103,8 @@ func (m *method) unary(ctx context.Context, name string, req, reply any, cc *grp
 // result is how an attempt ended.
 type result struct {
 	err      error
-	*details      // with a rule only
-	timedOut bool // by the timeout of the attempt, not of the call
-}
-
-// details are on the heap, since gRPC and observers receive their addresses.
-type details struct {
-	trailer metadata.MD
-	event   Attempt
+	trailer  metadata.MD // of a failure, with a rule only
+	timedOut bool        // by the timeout of the attempt, not of the call
 }
 
 // attempt makes one attempt. Without a rule it costs nothing beyond the call.
@@ -125,10 +121,29 @@ func (m *method) attempt(ctx context.Context, record *attempt.Record, options ca
 		defer cancel()
 		ctx = timed
 	}
-	details := &details{}
-	err := invoke(ctx, append(slices.Clip(options.all), grpc.Trailer(&details.trailer)))
+	trailer, err := m.withTrailer(ctx, record, options, invoke)
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && call.Err() == nil && status.Code(err) == codes.DeadlineExceeded
-	return result{err, details, timedOut}
+	return result{err, trailer, timedOut}
+}
+
+// withTrailer makes an attempt and returns the trailer of a failure. Pickers of this module
+// record it; to ask gRPC for it takes allocations in each call, and is for other pickers.
+func (m *method) withTrailer(ctx context.Context, record *attempt.Record, options callOptions, invoke func(context.Context, []grpc.CallOption) error) (metadata.MD, error) {
+	known := m.recorded.Load()
+	var asked *metadata.MD
+	all := options.all
+	if !known {
+		asked = &metadata.MD{}
+		all = append(slices.Clip(all), grpc.Trailer(asked))
+	}
+	err := invoke(ctx, all)
+	if recorded := record.End() != 0; recorded != known && (recorded || err != nil) {
+		m.recorded.Store(recorded)
+	}
+	if asked != nil {
+		return *asked, err
+	}
+	return record.Trailer(), err
 }
 
 // retryContext is the context of a later attempt. The server receives the number of earlier
@@ -138,16 +153,19 @@ func retryContext(ctx context.Context, record *attempt.Record) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, wire.PreviousAttemptsKey, strconv.Itoa(record.Number()-1))
 }
 
+// events are free ones: observers must not keep them.
+var events = sync.Pool{New: func() any { return &Attempt{} }}
+
 // again notifies the observer and reports whether to make another attempt, after the wait. If
 // not, err is that of the call.
 func (m *method) again(ctx context.Context, record *attempt.Record, r result) (again bool, err error) {
 	verdict, wait := m.judge(ctx, record, r)
 	if m.ruled || record.Number() > 1 || verdict != Answered && verdict != Final {
-		if r.details == nil {
-			r.details = &details{}
-		}
-		r.event = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}
-		m.publisher.Publish(ctx, m.meta, &r.event)
+		e := events.Get().(*Attempt)
+		*e = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}
+		m.publisher.Publish(ctx, m.meta, e)
+		*e = Attempt{}
+		events.Put(e)
 	}
 	switch {
 	case verdict == Again && wait > 0:

@@ -1,0 +1,5 @@
+//go:build !race
+
+package meshlite_test
+
+const raceEnabled = false
