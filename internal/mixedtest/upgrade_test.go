@@ -35,12 +35,12 @@ type fleet struct {
 	running map[string][]*shop.Instance
 }
 
-// args are what a service is started with.
+// args are what a service is started with. A gateway reads contracts by reflection.
 func args(service string) []string {
 	if service == shop.Gateway {
 		return []string{"storefront", "--forward-header=customer-id"}
 	}
-	return nil
+	return []string{"--reflection"}
 }
 
 // start adds an instance.
