@@ -33,7 +33,7 @@ test: consul tools ## run all tests with the race detector, a real Consul among 
 
 # Another release: make mixed MESHLITE_PREVIOUS=v0.3.0
 mixed: ## run the previous release beside this tree, through a rolling upgrade and back: minutes the first time
-	$(GO) test -count=1 -timeout 20m ./internal/mixedtest -releases
+	$(GO) test -count=1 -timeout 40m ./internal/mixedtest -releases
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
