@@ -16,6 +16,9 @@ const (
 	maxConnectionIdle    = 30 * time.Minute
 	keepaliveTime        = 30 * time.Second
 	keepaliveTimeout     = 20 * time.Second
+	// clientKeepaliveTime is above the 5 min that a gRPC server demands between pings by
+	// default.
+	clientKeepaliveTime = 6 * time.Minute
 
 	defaultOwnPerConnection = 16
 	defaultOwnPerServer     = 4096
@@ -33,6 +36,14 @@ func connectionBounds(age time.Duration) []grpc.ServerOption {
 			MaxConnectionIdle: maxConnectionIdle, MaxConnectionAge: age, Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
 	}
+}
+
+// clientKeepalive makes the kernel close a connection on which data is not acknowledged for 20 s
+// (TCP_USER_TIMEOUT, on Linux), as on the server's side. Otherwise calls wait on a host that has
+// vanished until TCP sends again, which is up to two minutes after the host is back. The pings
+// that belong to it in gRPC are only sent on streams that are silent for minutes.
+func clientKeepalive() grpc.DialOption {
+	return grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientKeepaliveTime, Timeout: keepaliveTimeout})
 }
 
 // WithInfrastructureStreams bounds the open streams of gRPC's own services (health

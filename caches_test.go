@@ -29,7 +29,7 @@ func adminPage(t *testing.T, r *meshlite.Runtime) http.Handler {
 func readCaches(t *testing.T, page http.Handler) []cachepage.Report {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	page.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	page.ServeHTTP(answer, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	var shown struct{ Cache cachepage.Page }
 	if err := json.Unmarshal(answer.Body.Bytes(), &shown); err != nil {
 		t.Fatalf("%v in %s", err, answer.Body)
@@ -48,7 +48,7 @@ func namesOf(reports []cachepage.Report) []string {
 // clearCaches asks the page to clear, and gives what it says.
 func clearCaches(t *testing.T, page http.Handler, values string) (code int, text string) {
 	t.Helper()
-	r := httptest.NewRequest(http.MethodPost, "/debug/meshlite/cache/clear", strings.NewReader(values))
+	r := localRequest(http.MethodPost, "/debug/meshlite/cache/clear", strings.NewReader(values))
 	r.Header.Set("Meshlite-Action", "cache/clear")
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	answer := httptest.NewRecorder()

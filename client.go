@@ -51,6 +51,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
+		clientKeepalive(),
 	}
 	options = append(options, c.runtime.dialer()...)
 	scope, ours := "", parsed.Service != ""

@@ -51,7 +51,9 @@ func WithResolver(options ...resolver.Option) ClientOption {
 
 // WithDialOptions passes options on to grpc.NewClient. They win over ours, which bound
 // the header and the trailer of a response: grpc.WithMaxHeaderListSize 16 KiB. A call
-// fails if its response has more, details of a status included.
+// fails if its response has more, details of a status included. Also ours is
+// grpc.WithKeepaliveParams: on Linux a connection on which data is not acknowledged for 20 s
+// is closed.
 // Interceptors among them run outside of all concerns, the cache and the metrics
 // too; those of [WithInterceptors] have their place inside.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {

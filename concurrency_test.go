@@ -101,7 +101,7 @@ func TestTheAdminPageShowsConcurrency(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
-	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	handler.ServeHTTP(page, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	var shown struct{ Concurrency limitspage.ConcurrencyPage }
 	if err := json.Unmarshal(page.Body.Bytes(), &shown); err != nil {
 		t.Fatal(err)

@@ -85,7 +85,7 @@ func TestMetricsShowDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	stats := httptest.NewRecorder()
-	handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	handler.ServeHTTP(stats, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	if text := stats.Body.String(); !strings.Contains(text, `"discovery"`) || !strings.Contains(text, `"service": "catalog"`) {
 		t.Errorf("/debug/meshlite does not show discovery: %s", text)
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/interceptors"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -29,6 +30,8 @@ const (
 	envZone           = "MESHLITE_ZONE"
 	envLogLevel       = "MESHLITE_LOG_LEVEL"
 	envDisable        = "MESHLITE_DISABLE"
+	envAdminToken     = "MESHLITE_ADMIN_TOKEN"
+	envAdminTokenFile = "MESHLITE_ADMIN_TOKEN_FILE"
 )
 
 // kill is a concern that [envDisable] turns off.
@@ -225,13 +228,40 @@ func (c *config) environment() (err error) {
 	return nil
 }
 
-// environment sets the addresses that no option has set.
-func (c *serverConfig) environment() {
+// environment sets the addresses that no option has set, and checks what the admin page
+// will need.
+func (c *serverConfig) environment() error {
 	if c.listen == "" {
 		c.listen, c.listenBy = os.Getenv(envListenAddress), envListenAddress
 	}
 	if c.metricsBy == "" {
 		c.metrics, c.metricsBy = cmp.Or(os.Getenv(envMetricsAddress), defaultMetricsAddress), envMetricsAddress
+	}
+	if c.metrics == "" {
+		return nil
+	}
+	options, err := adminToken()
+	if err == nil {
+		_, err = admin.New(options...)
+	}
+	if err != nil {
+		return fmt.Errorf("meshlite: %w", err)
+	}
+	return nil
+}
+
+// adminToken is what opens the admin page to others than loopback, none by default.
+func adminToken() ([]admin.Option, error) {
+	token, file := os.Getenv(envAdminToken), os.Getenv(envAdminTokenFile)
+	switch {
+	case token != "" && file != "":
+		return nil, optionError(envAdminTokenFile, file, "together with "+envAdminToken+": leave one out")
+	case token != "":
+		return []admin.Option{admin.WithToken(token)}, nil
+	case file != "":
+		return []admin.Option{admin.WithTokenFile(file)}, nil
+	default:
+		return nil, nil
 	}
 }
 

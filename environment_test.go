@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -80,7 +81,7 @@ func TestTheEnvironmentTurnsConcernsOff(t *testing.T) {
 			t.Errorf("off: %q: a call was tried %d times, want %d", off, n, wantTries)
 		}
 		page := httptest.NewRecorder()
-		adminPage(t, mesh.Runtime).ServeHTTP(page, httptest.NewRequest("GET", "http://127.0.0.1/debug/meshlite", nil))
+		adminPage(t, mesh.Runtime).ServeHTTP(page, localRequest(http.MethodGet, "/debug/meshlite", nil))
 		for _, name := range []string{"cache", "retry"} {
 			expect(t, mesh.Runtime, want, "meshlite_disabled", "concern="+name)
 			if n := strings.Count(log.String(), "concern="+name+" variable=MESHLITE_DISABLE"); n != int(want) {

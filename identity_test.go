@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -14,13 +15,19 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/identity/intention"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -70,40 +77,105 @@ func TestConsulsCASecuresBothEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
-	handler.ServeHTTP(page, httptest.NewRequest("GET", "http://localhost/debug/meshlite", nil))
+	handler.ServeHTTP(page, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	if !strings.Contains(page.Body.String(), "/svc/storefront") {
 		t.Errorf("the admin page has no identity: %s", page.Body)
 	}
 }
 
 // Case X13: A caller without a valid certificate, or without an intention that allows it,
-// runs no handler and reads no cache entry.
+// runs no handler and reads no cache entry. Each has a log line of its own.
 func TestACallerWithoutAnIdentityReachesNothing(t *testing.T) {
+	const id = "spiffe://test.consul/ns/default/dc/dc1/svc/"
 	m := newMesh(t)
-	s := &shop{name: "a"}
-	m.serveSecured(s, meshlite.WithTransportCredentials(identityOf(t, m.directory, "catalog")))
-	good := tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{meshlite.WithTransportCredentials(identityOf(t, m.directory, "storefront"))})
-	get(t, good, "one")
-	before := s.calls.Load()
-	for name, option := range map[string]meshlite.ClientOption{
-		"plaintext":            meshlite.WithPlaintext(),
-		"TLS, no certificate":  meshlite.WithTLS(&tls.Config{InsecureSkipVerify: true}),
-		"TLS, another's":       meshlite.WithTLS(&tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certtest.New(t).IssueID(t, time.Hour, "spiffe://x/ns/default/dc/dc1/svc/storefront")}}),
-		"a CA of another mesh": meshlite.WithTransportCredentials(identityOf(t, newMesh(t).directory, "storefront")),
-	} {
-		conn, err := meshlite.NewClient("consul:///catalog", option, meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)))
+	authority := certtest.New(t)
+	log := &logged{}
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	mtls, err := identity.New(fed(madeSnapshot(t, authority, time.Hour, "catalog")), identity.WithLogger(logger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	authorized, err := authz.New("catalog", authz.WithLogger(logger), authz.WithIntentions(intention.Set{
+		TrustDomain: "test.consul",
+		Intentions:  []intention.Intention{{Source: "storefront", Destination: "catalog", Action: intention.Allow}},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(authorized.Close)
+	answers := newAnswers(t)
+	s := m.serveSecured(&shop{name: "a"}, meshlite.WithTransportCredentials(mtls), meshlite.WithInterceptors(authorized), meshlite.WithCache(answers),
+		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+			Cache: &policyv1.CacheRule{Ttl: proto.String("1 hour"), Side: policyv1.Side_SIDE_SERVER, Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC},
+		}}))
+	call := func(creds credentials.TransportCredentials) error {
+		conn, err := meshlite.NewClient("consul:///catalog", uncached(), meshlite.WithTransportCredentials(creds),
+			meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = catalogv1.NewCatalogServiceClient(conn).GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "one"})
-		if status.Code(err) != codes.Unavailable {
-			t.Errorf("%s: the call gets %v, want Unavailable", name, err)
+		defer conn.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err = catalogv1.NewCatalogServiceClient(conn).GetSweet(ctx, &catalogv1.GetSweetRequest{Id: "one"})
+		return err
+	}
+	with := func(pair tls.Certificate, change ...func(*tls.Config)) credentials.TransportCredentials {
+		settings := &tls.Config{InsecureSkipVerify: true, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }}
+		for _, c := range change {
+			c(settings)
 		}
-		conn.Close()
+		return credentials.NewTLS(settings)
 	}
-	if n := s.calls.Load(); n != before {
-		t.Errorf("the handler ran %d times for refused callers", n-before)
+	for range 2 { // the second answer comes from the cache
+		if err := call(with(authority.IssueID(t, time.Hour, id+"storefront"))); err != nil {
+			t.Fatal(err)
+		}
 	}
+	ran, before := s.calls.Load(), answers.Stats()
+	if ran != 1 || before.Hits != 1 {
+		t.Fatalf("the handler ran %d times, with %d hits", ran, before.Hits)
+	}
+	early := certtest.IDTemplate(t, 2*time.Hour, id+"storefront")
+	early.NotBefore = time.Now().Add(time.Hour)
+	for _, test := range []struct {
+		name  string
+		creds credentials.TransportCredentials
+		code  codes.Code
+		line  string
+	}{
+		{"expired", with(authority.IssueID(t, -time.Minute, id+"storefront")), codes.Unavailable, "reason=expired"},
+		{"not yet valid", with(authority.Sign(t, early)), codes.Unavailable, "reason=not_yet_valid"},
+		{"self-signed", with(certtest.SelfSigned(t, certtest.IDTemplate(t, time.Hour, id+"storefront"))), codes.Unavailable, "reason=self_signed"},
+		{"another authority", with(certtest.New(t).IssueID(t, time.Hour, id+"storefront")), codes.Unavailable, "reason=unknown_authority"},
+		{"wrong trust domain", with(authority.IssueID(t, time.Hour, "spiffe://other.consul/ns/default/dc/dc1/svc/storefront")), codes.Unavailable, "reason=wrong_trust_domain"},
+		{"an id in another form", with(authority.IssueID(t, time.Hour, id+"storefront/more")), codes.Unavailable, "reason=bad_spiffe_id"},
+		{"TLS 1.2", with(authority.IssueID(t, time.Hour, id+"storefront"), func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), codes.Unavailable, "reason=tls_version"},
+		{"no certificate", with(tls.Certificate{}), codes.Unavailable, "reason=no_certificate"},
+		{"plaintext", insecure.NewCredentials(), codes.Unavailable, "reason=plaintext"},
+		{"wrong service", with(authority.IssueID(t, time.Hour, id+"ops")), codes.PermissionDenied, "svc/ops"},
+	} {
+		if line := log.line(test.line); line != "" {
+			t.Errorf("%s: the log has its line before: %s", test.name, line)
+		}
+		if err := call(test.creds); status.Code(err) != test.code {
+			t.Errorf("%s: the call gets %v, want %v", test.name, err, test.code)
+		}
+		for deadline := time.Now().Add(20 * time.Second); log.line(test.line) == ""; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the log has no line with %s", test.name, test.line)
+			}
+		}
+		if now := answers.Stats(); s.calls.Load() != ran || now.Hits != before.Hits || now.Misses != before.Misses {
+			t.Errorf("%s: the handler ran %d times, cache %+v, before %+v", test.name, s.calls.Load()-ran, now.Counts, before.Counts)
+		}
+	}
+}
+
+func fed(s *identity.Snapshot) *identity.Feed {
+	f := &identity.Feed{}
+	f.Publish(s)
+	return f
 }
 
 // A server that is registered under a name that is not its own gets no call.
@@ -120,6 +192,32 @@ func TestAServerUnderAnothersNameIsRefused(t *testing.T) {
 	}
 	if n := s.calls.Load(); n != 0 {
 		t.Errorf("the handler ran %d times", n)
+	}
+}
+
+// A server that knows its callers and lets all of them in says so.
+func TestAServerThatDoesNotAuthorizeSaysSo(t *testing.T) {
+	mtls, err := identity.New(fed(madeSnapshot(t, certtest.New(t), time.Hour, "catalog")), identity.WithLogger(silent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secured := meshlite.WithTransportCredentials(mtls)
+	for name, test := range map[string]struct {
+		opts meshlite.Options
+		says bool
+	}{
+		"identity":           {meshlite.Options{secured}, true},
+		"identity and rules": {meshlite.Options{secured, meshlite.WithInterceptors(authorizedBy(t, authz.WithIntentions(intention.Set{})))}, false},
+		"plaintext":          {meshlite.Options{meshlite.WithPlaintext()}, false},
+	} {
+		log := &logged{}
+		opts := []meshlite.ServerOption{test.opts, meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))), meshlite.WithRuntime(newRuntime(t))}
+		if _, err := meshlite.NewServer("catalog", opts...); err != nil {
+			t.Fatal(err)
+		}
+		if says := log.line("level=WARN msg=\"intentions are not enforced") != ""; says != test.says {
+			t.Errorf("%s: the log says it: %v", name, says)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 func readLimits(t *testing.T, page http.Handler) (rates []limitspage.Limiter, running []limitspage.Concurrency) {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	page.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	page.ServeHTTP(answer, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	var told struct {
 		Limits      limitspage.Page
 		Concurrency limitspage.ConcurrencyPage

@@ -35,7 +35,7 @@ func TestMetricsAndTheAdminPageShowPicks(t *testing.T) {
 	}
 	read := func() []resolver.Picks {
 		stats := httptest.NewRecorder()
-		handler.ServeHTTP(stats, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+		handler.ServeHTTP(stats, localRequest(http.MethodGet, "/debug/meshlite", nil))
 		var told struct{ Endpoints []resolver.Picks }
 		if err := json.Unmarshal(stats.Body.Bytes(), &told); err != nil || told.Endpoints == nil {
 			t.Fatalf("/debug/meshlite says %s (%v)", stats.Body, err)

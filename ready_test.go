@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,13 @@ func visit(t *testing.T, address, path, host string) (code int, body string) {
 	defer response.Body.Close()
 	text, _ := io.ReadAll(response.Body)
 	return response.StatusCode, string(text)
+}
+
+// localRequest is one that has come over loopback.
+func localRequest(method, path string, body io.Reader) *http.Request {
+	r := httptest.NewRequest(method, "http://127.0.0.1"+path, body)
+	r.RemoteAddr = "127.0.0.1:40000"
+	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9090}))
 }
 
 // eventually waits until a page answers by code, and returns what it says.
@@ -223,7 +232,7 @@ func TestAForeignHostOpensNoPage(t *testing.T) {
 	m := newMesh(t)
 	address := freeport.For(t)
 	m.serve(&shop{name: "a"}, meshlite.WithMetricsAddress(address, "web-1.example.com"))
-	for host, want := range map[string]int{"": 200, "localhost:1": 200, "web-1.example.com": 200, "evil.example": 403} {
+	for host, want := range map[string]int{"": 200, "localhost:1": 200, "web-1.example.com": 403, "evil.example": 403} {
 		for _, path := range []string{"/", "/debug/meshlite", "/debug/pprof/", "/debug/pprof/heap"} {
 			if code, text := visit(t, address, path, host); code != want {
 				t.Errorf("host %q: %s is %d %.100s, want %d", host, path, code, text, want)

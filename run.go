@@ -218,14 +218,8 @@ func (r *run) serveMetrics(host string) error {
 	if err != nil {
 		return err
 	}
-	address := listener.Addr().(*net.TCPAddr)
-	options := []admin.Option{
-		admin.WithReadiness(r.readiness), admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...),
-	}
-	if address.IP.IsLoopback() {
-		options = append(options, admin.WithPprof())
-	}
-	handler, err := r.config.runtime.handler(options...)
+	handler, err := r.config.runtime.handler(admin.WithReadiness(r.readiness), admin.WithPprof(),
+		admin.WithStats("registrations", func() any { return r.registrations() }), admin.WithHosts(r.hosts(host)...))
 	if err != nil {
 		listener.Close()
 		return err

@@ -125,22 +125,28 @@ func (r *Runtime) Registry() *prometheus.Registry { return r.registry }
 func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too. A
-// [Server] serves it by itself; a program that is only a client calls this. Requests over
-// TCP call the host by an IP address, by localhost or by one of hosts, but for /metrics,
+// [Server] serves it by itself; a program that is only a client calls this. The debug page is
+// for loopback, and for requests with the token of MESHLITE_ADMIN_TOKEN or a line of
+// MESHLITE_ADMIN_TOKEN_FILE: package admin has the rule. Requests over TCP call the host by an IP address, by localhost or by one of hosts, but for /metrics,
 // /healthz and /readyz.
 func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
 	return r.handler(admin.WithHosts(hosts...))
 }
 
-// AdminHandler is [Runtime.Handler] with further parts of the program, such as its readiness and
-// the statistics of what it has beside channels: admin.WithStats.
+// AdminHandler is [Runtime.Handler] with further parts of the program, such as its readiness,
+// the statistics of what it has beside channels (admin.WithStats), or who may see the debug
+// page (admin.WithToken, admin.WithIdentities).
 func (r *Runtime) AdminHandler(options ...admin.Option) (http.Handler, error) {
 	return r.handler(options...)
 }
 
 // handler also serves what a server adds.
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
-	options := []admin.Option{
+	options, err := adminToken()
+	if err != nil {
+		return nil, err
+	}
+	options = append(options,
 		admin.WithGatherer(r.page()),
 		admin.WithStats("authorization", func() any { return r.authorized() }),
 		admin.WithStats("cache", func() any { return r.caches.Page() }),
@@ -150,8 +156,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithStats("identity", func() any { return r.identities() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
-		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear),
-	}
+		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear))
 	return admin.New(append(options, server...)...)
 }
 

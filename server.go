@@ -80,6 +80,10 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 			c.runtime.authorizers.Add(authorizer)
 		}
 	}
+	// A sidecar of Consul's always enforces intentions: whoever comes from there expects it.
+	if c.identity() != nil && len(c.own) == 0 {
+		c.log.Warn("intentions are not enforced: every service of the mesh may call: give WithInterceptors of a ConsulIntentions, or of authz.New", "service", service)
+	}
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}

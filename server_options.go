@@ -90,11 +90,12 @@ func WithHealthListener(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.healthListener = &address })
 }
 
-// WithMetricsAddress is where /metrics, /healthz, /readyz and /debug/meshlite are served,
-// and /debug/pprof if it is a loopback address. Whoever reaches it can read all that, and
-// clear caches. /healthz is 200 as long as the process answers, and /readyz while the
-// server can be called: "" is serving and registered. Default: MESHLITE_METRICS_ADDRESS, else
-// a free port of 127.0.0.1. "" does not serve them.
+// WithMetricsAddress is where /metrics, /healthz, /readyz, /debug/meshlite and /debug/pprof
+// are served. The debug pages, which clear caches too, are for loopback, and for requests
+// with the token of MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE. /healthz is
+// 200 as long as the process answers, and /readyz while the server can be called: "" is
+// serving and registered. Default: MESHLITE_METRICS_ADDRESS, else a free port of 127.0.0.1.
+// "" does not serve them.
 //
 // /debug/meshlite and /debug/pprof, against DNS rebinding in browsers, may be called by IP
 // addresses, localhost, the machine's name, the hosts of the advertised and of this
@@ -138,7 +139,9 @@ func (c *serverConfig) finish(service string) error {
 	if err := c.findDirectory(); err != nil {
 		return err
 	}
-	c.environment()
+	if err := c.environment(); err != nil {
+		return err
+	}
 	var err error
 	if c.advertised, err = inNetwork(c.advertised, net.InterfaceAddrs); err != nil {
 		return err

@@ -466,7 +466,7 @@ func endpoints(m *mesh, service string) (all []balancer.EndpointStats) {
 		m.t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
-	handler.ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/debug/meshlite", nil))
+	handler.ServeHTTP(page, localRequest(http.MethodGet, "/debug/meshlite", nil))
 	var shown struct{ Endpoints []resolver.Picks }
 	if err := json.Unmarshal(page.Body.Bytes(), &shown); err != nil {
 		m.t.Fatal(err)

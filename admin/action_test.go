@@ -28,7 +28,7 @@ func clearing(t *testing.T) http.Handler {
 
 // ask asks for the action, as change has it.
 func ask(body string, change func(*http.Request)) *http.Request {
-	r := httptest.NewRequest(http.MethodPost, clearPath, strings.NewReader(body))
+	r := fromLoopback(httptest.NewRequest(http.MethodPost, clearPath, strings.NewReader(body)))
 	r.Header.Set("Meshlite-Action", "cache/clear")
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if change != nil {

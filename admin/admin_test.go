@@ -32,8 +32,17 @@ func build(t *testing.T, opts ...admin.Option) http.Handler {
 
 func get(handler http.Handler, method, path string) *httptest.ResponseRecorder {
 	answer := httptest.NewRecorder()
-	handler.ServeHTTP(answer, httptest.NewRequest(method, path, nil))
+	handler.ServeHTTP(answer, fromLoopback(httptest.NewRequest(method, path, nil)))
 	return answer
+}
+
+// fromLoopback makes r one that has come over loopback.
+func fromLoopback(r *http.Request) *http.Request { return between(r, "127.0.0.1", "127.0.0.1") }
+
+// between makes r one from an address to another.
+func between(r *http.Request, from, to string) *http.Request {
+	r.RemoteAddr, r.Host = net.JoinHostPort(from, "40000"), net.JoinHostPort(to, "9090")
+	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(to), Port: 9090}))
 }
 
 func TestPages(t *testing.T) {

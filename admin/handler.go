@@ -13,7 +13,7 @@ import (
 
 // New makes the handler. Options without a value and a name given twice are errors.
 func New(opts ...Option) (http.Handler, error) {
-	c := &config{gatherer: prometheus.DefaultGatherer, health: func() error { return nil }, hosts: map[string]bool{}}
+	c := &config{gatherer: prometheus.DefaultGatherer, health: func() error { return nil }, hosts: map[string]bool{}, access: access{identities: map[string]bool{}}}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -48,7 +48,7 @@ func (c *config) handler() http.Handler {
 		pages = append(pages, page{path: a.path(), about: "POST: " + a.about})
 	}
 	mux.Handle("GET /{$}", index(pages))
-	return c.local(mux)
+	return c.protect(mux)
 }
 
 func index(pages []page) http.Handler {

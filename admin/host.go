@@ -14,18 +14,27 @@ const (
 	readyPath   = "/readyz"
 )
 
-// local refuses requests whose Host is not a name of this machine, against DNS rebinding
-// in browsers. Metrics and health answer to all names, since Prometheus and load balancers
-// have their own names for a host, and these pages reveal less.
-func (c *config) local(next http.Handler) http.Handler {
+// protect keeps all but metrics and health from whoever may not see them: requests whose
+// Host is not a name of this machine, against DNS rebinding in browsers, and those that
+// [access] refuses. Metrics and health are for all, by all names, since Prometheus and load
+// balancers have their own names for a host, and these pages reveal less.
+func (c *config) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case metricsPath, healthPath, readyPath:
-		default:
-			if err := c.checkHost(r); err != nil {
-				plain(w, http.StatusForbidden, err.Error()+"\n")
-				return
+			next.ServeHTTP(w, r)
+			return
+		}
+		if err := c.checkHost(r); err != nil {
+			plain(w, http.StatusForbidden, err.Error()+"\n")
+			return
+		}
+		if code, reason := c.access.refuse(r); code != 0 {
+			if code == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="meshlite"`)
 			}
+			plain(w, code, reason+"\n")
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -18,6 +18,7 @@ type config struct {
 	pprof    bool
 	parts    []part
 	actions  []action
+	access   access
 }
 
 type part struct {
@@ -62,8 +63,7 @@ func WithHosts(names ...string) Option {
 	}
 }
 
-// WithPprof adds /debug/pprof/. Profiles reveal much of a process and cost it time:
-// ask for it on loopback only.
+// WithPprof adds /debug/pprof/. Profiles reveal much of a process and cost it time.
 func WithPprof() Option {
 	return func(c *config) { c.pprof = true }
 }
@@ -99,6 +99,9 @@ func (c *config) check() error {
 			return fmt.Errorf("admin: WithStats(%q) is given twice: give each part a name of its own", p.name)
 		}
 		names[p.name] = true
+	}
+	if err := c.access.check(); err != nil {
+		return err
 	}
 	return checkActions(c.actions)
 }

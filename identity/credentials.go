@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
-
-	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -41,6 +39,7 @@ type settings struct {
 	grace       time.Duration
 	age         time.Duration
 	datacenters []string
+	servers     map[string]string
 	permissive  bool
 }
 
@@ -64,6 +63,17 @@ func WithDatacenters(datacenters ...string) Option {
 	return func(s *settings) { s.datacenters = append(s.datacenters, datacenters...) }
 }
 
+// WithServerIDs sets which SPIFFE id the server of a target must have, by the service of the target:
+//
+//	identity.WithServerIDs(map[string]string{
+//		"catalog": "spiffe://example.org/shop/catalog",
+//		"*":       "spiffe://example.org/ns/prod/sa/{service}",
+//	})
+//
+// The key "*" is for services that are not listed. Without it, these must have an id in Consul's
+// form that is of the target, or are refused if the authority's ids have another form.
+func WithServerIDs(ids map[string]string) Option { return func(s *settings) { s.servers = ids } }
+
 // WithPermissive makes servers accept plaintext on the same port, while clients are moved to
 // mutual TLS. A plaintext caller has no identity, whatever its metadata says. [Stats] has who
 // they are. Clients are not changed by it: they use TLS.
@@ -79,6 +89,7 @@ type Credentials struct {
 // shared is what clones have in common.
 type shared struct {
 	settings
+	serverIDs serverIDs
 	source    Source
 	conns     *connections
 	refusals  *refusals
@@ -107,8 +118,13 @@ func New(source Source, opts ...Option) (*Credentials, error) {
 	case s.age < minConnectionAge:
 		return nil, fmt.Errorf("identity: WithMaxConnectionAge %v: write at least %v", s.age, minConnectionAge)
 	}
+	servers, err := newServerIDs(s.servers)
+	if err != nil {
+		return nil, err
+	}
 	return &Credentials{shared: &shared{
-		settings: s, source: source, conns: newConnections(source), refusals: newRefusals(s.log), plaintext: newPlaintextCallers(s.log),
+		serverIDs: servers,
+		settings:  s, source: source, conns: newConnections(source), refusals: newRefusals(s.log), plaintext: newPlaintextCallers(s.log),
 	}}, nil
 }
 
@@ -195,13 +211,13 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	if err != nil {
 		return nil, nil, err
 	}
-	want, err := c.wanted(ctx, authority, s.id)
+	want, name, err := c.wanted(ctx, authority, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	var peer *verified
 	secured := tls.Client(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, ServerName: want.Service,
+		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, ServerName: name,
 		// The leaf is presented whatever authorities the server names.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &s.leaf, nil },
 		InsecureSkipVerify:   true, // VerifyConnection verifies the chain, and the SPIFFE id instead of a DNS name
@@ -221,29 +237,6 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	tracked.drain = client.ask
 	c.track(tracked, s, peer)
 	return withSystem(raw, client), authInfo(secured, peer), nil
-}
-
-// wanted is the id that the server must have: in the datacenter of the target, if that names
-// one, else in one's own.
-func (c *Credentials) wanted(ctx context.Context, authority string, own ID) (ID, error) {
-	name := authority
-	if c.serverName != "" {
-		name = c.serverName
-	}
-	if host, _, err := net.SplitHostPort(name); err == nil {
-		name = host
-	}
-	if plain, err := url.PathUnescape(name); err == nil {
-		name = plain
-	}
-	if !segment(name) || net.ParseIP(name) != nil {
-		return ID{}, refuse(UnknownService, "", "%.80q names no service: call consul:///SERVICE, or set grpc.WithAuthority to the service", authority)
-	}
-	own.Service = name
-	if datacenter := wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes); datacenter != "" {
-		own.Datacenter = datacenter
-	}
-	return own, nil
 }
 
 // ServerHandshake implements credentials.TransportCredentials. gRPC has set a deadline on raw.

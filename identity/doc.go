@@ -2,7 +2,8 @@
 // with certificates that say which service they are of, as Consul's CA and SPIFFE have them.
 //
 // A [Source] publishes the certificates of a process: of Consul's CA by the Identity method
-// of a directory of package resolver/consul, or of PEM files by [Files]. [Credentials] are
+// of a directory of package resolver/consul (through an agent) or by package consulca (at the
+// servers), of SPIRE by package spire, or of PEM files by [Files]. [Credentials] are
 // gRPC credentials of such a source, the same value for servers and clients:
 //
 //	mtls, err := identity.New(directory.Identity("storefront"))
@@ -14,7 +15,8 @@
 //
 // A client verifies that the server is the service that it calls: the service of a consul
 // target, or else the authority of the channel, in its own trust domain, partition and
-// namespace, and in the datacenter of the target, its own if the target names none. A server verifies that
+// namespace, and in the datacenter of the target, its own if the target names none; or it has
+// the id that [WithServerIDs] sets for the service. A server verifies that
 // its client is a service of its own trust domain; which of them may call what is decided by
 // authorization. The verified SPIFFE id is the identity of package caller.
 //

@@ -27,11 +27,24 @@ type Snapshot struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool
 	id    ID
+	// anyForm accepts ids in other forms than Consul's.
+	anyForm bool
 }
 
 // NewSnapshot checks that leaf, with its chain and key, is of one service, and that one of
-// roots signed it. It does not check whether it has ended, which changes with time.
+// roots signed it. It does not check whether it has ended, which changes with time. Its id and
+// those of the other ends must have Consul's form.
 func NewSnapshot(leaf tls.Certificate, roots []*x509.Certificate) (*Snapshot, error) {
+	return newSnapshot(leaf, roots, false)
+}
+
+// NewSPIFFESnapshot is [NewSnapshot] for an authority whose ids have any form of the SPIFFE
+// standard. Clients need [WithServerIDs], since no target says which id its server has.
+func NewSPIFFESnapshot(leaf tls.Certificate, roots []*x509.Certificate) (*Snapshot, error) {
+	return newSnapshot(leaf, roots, true)
+}
+
+func newSnapshot(leaf tls.Certificate, roots []*x509.Certificate, anyForm bool) (*Snapshot, error) {
 	if len(leaf.Certificate) == 0 {
 		return nil, errors.New("identity: there is no certificate")
 	}
@@ -51,11 +64,11 @@ func NewSnapshot(leaf tls.Certificate, roots []*x509.Certificate) (*Snapshot, er
 	if public, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
 		return nil, errors.New("identity: the private key is not that of the certificate")
 	}
-	id, err := IDOf(chain[0])
+	id, err := idOf(chain[0], anyForm)
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshot{leaf: leaf, roots: roots, pool: x509.NewCertPool(), id: id}
+	s := &Snapshot{leaf: leaf, roots: roots, pool: x509.NewCertPool(), id: id, anyForm: anyForm}
 	for _, root := range roots {
 		s.pool.AddCert(root)
 	}

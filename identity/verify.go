@@ -24,7 +24,7 @@ func (s *Snapshot) verify(certificates []*x509.Certificate, usage x509.ExtKeyUsa
 		return nil, refuse(NoCertificate, "", "the other end has presented no certificate")
 	}
 	leaf, now := certificates[0], time.Now()
-	id, idErr := IDOf(leaf)
+	id, idErr := idOf(leaf, s.anyForm)
 	presented := ""
 	if uris, err := urisOf(leaf); err == nil && len(uris) > 0 {
 		presented = strings.Join(uris, " ")
@@ -88,6 +88,10 @@ func expect(want, got ID, datacenters []string) error {
 		return refuse(reason, got.String(), "want the %s %q", part, want)
 	}
 	switch {
+	case got.TrustDomain != want.TrustDomain:
+		return mismatch(WrongTrustDomain, "trust domain", want.TrustDomain)
+	case want.Path != got.Path:
+		return refuse(WrongService, got.String(), "want %q", want)
 	case got.Service != want.Service:
 		return mismatch(WrongService, "service", want.Service)
 	case got.Partition != want.Partition:

@@ -68,7 +68,12 @@ type notifyingConn struct {
 }
 
 func (t notifyingConn) UpdateState(state grpcresolver.State) error {
-	defer func() { t.done <- struct{}{} }()
+	defer func() {
+		select {
+		case t.done <- struct{}{}:
+		default: // a subset has exchanged a member, which nobody waits for
+		}
+	}()
 	return t.ClientConn.UpdateState(state)
 }
 
@@ -102,6 +107,10 @@ func (c *sharedBackend) connect(b testing.TB, n int, opts ...resolver.Option) ch
 
 // change reports list and waits until gRPC has taken it in.
 func (c channel) change(list []catalog.Instance) {
+	select {
+	case <-c.done: // of an exchange before
+	default:
+	}
 	c.report(catalog.Snapshot{Instances: list, Time: time.Now()}, nil)
 	<-c.done
 }

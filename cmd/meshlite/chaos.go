@@ -23,6 +23,9 @@ in Consul, and called. At the end everything is stopped.
 
 The faults, and what is waited for after each:
 ` + faultList() + `
+Those in which packets are dropped take network namespaces of their own, for which Linux
+wants root; without they are SKIPPED, and the table says so.
+
 Exits with 0 only if every aim was reached. Whatever the fault, no connection may be
 made twice to an instance that it does not concern.
 

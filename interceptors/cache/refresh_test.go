@@ -278,7 +278,7 @@ func TestAnswersAreRefreshedEarly(t *testing.T) {
 		rule.EarlyRefresh = proto.Float64(1)
 		return rule
 	}
-	slow := func(ctx context.Context, e *exchange) error { return after(2*time.Second, nil)(ctx, e.number) }
+	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
 	both(t, eager, slow, func(t *testing.T, call callFunc, b *backend, c *cache.Cache) {
 		call(t.Context(), "fudge")
 		for range 200 * 60 { // 200 a second, for a minute

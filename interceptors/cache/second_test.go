@@ -38,11 +38,11 @@ func TestARefreshDoesNotFindTheOldAnswer(t *testing.T) {
 		rule.EarlyRefresh = proto.Float64(100)
 		return rule
 	}
-	slow := func(ctx context.Context, e *exchange) error { return after(2*time.Second, nil)(ctx, e.number) }
+	slow := func(ctx context.Context, e *exchange) error { return after(time.Second, nil)(ctx, e.number) }
 	replicas(t, eager, slow, func(t *testing.T, one, _ callFunc, b *backend, _ *shelf, caches [2]*cache.Cache) {
 		one(t.Context(), "fudge")
 		time.Sleep(30 * time.Second)
-		for range 50 { // six of seven draw a refresh
+		for range 50 { // three of four draw a refresh
 			one(t.Context(), "fudge").is(t, "meanwhile", "answer 1")
 		}
 		time.Sleep(2 * time.Second)

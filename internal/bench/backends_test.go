@@ -19,6 +19,7 @@ import (
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -58,8 +59,9 @@ func (e echoService) CachedEcho(ctx context.Context, request *echov1.EchoRequest
 
 // addresses is what the process of the backends reports.
 type addresses struct {
-	Bare   []string // servers of grpc-go, without interceptors
-	Consul string   // where servers of this module are registered, and the bare ones as "echo"
+	Bare    []string // servers of grpc-go, without interceptors
+	Secured []string // the same by mutual TLS, with certificates of Consul's CA
+	Consul  string   // where servers of this module are registered, and the bare ones as "echo"
 }
 
 // serveBackends is all that the process of the backends does: it writes its addresses,
@@ -71,12 +73,16 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	secured, err := serveSecuredBare(agent, delays)
+	if err != nil {
+		return err
+	}
 	consul, err := serveMeshed(agent, delays)
 	if err != nil {
 		return err
 	}
 	reports := json.NewEncoder(out)
-	if err := reports.Encode(addresses{bare, consul}); err != nil {
+	if err := reports.Encode(addresses{bare, secured, consul}); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -120,29 +126,35 @@ func serveMeshed(agent *consultest.Server, delays []atomic.Int64) (string, error
 	if err != nil {
 		return "", err
 	}
-	for i := range delays {
-		var options []meshlite.ServerOption
-		for _, o := range meshOptions(directory) {
-			options = append(options, o)
+	mtls, err := mutualTLS(directory, securedService)
+	if err != nil {
+		return "", err
+	}
+	for name, security := range map[string]meshlite.Option{service: meshlite.WithPlaintext(), securedService: meshlite.WithTransportCredentials(mtls)} {
+		for i := range delays {
+			var options []meshlite.ServerOption
+			for _, o := range meshOptions(directory, security) {
+				options = append(options, o)
+			}
+			server, err := meshlite.NewServer(name, options...)
+			if err != nil {
+				return "", err
+			}
+			catalogv1.RegisterCatalogServiceServer(server, echo{name: strconv.Itoa(i), delay: &delays[i]})
+			go func() { _ = server.Run(context.Background()) }()
 		}
-		server, err := meshlite.NewServer(service, options...)
-		if err != nil {
+		if err := awaitInstances(directory, name, len(delays)); err != nil {
 			return "", err
 		}
-		catalogv1.RegisterCatalogServiceServer(server, echo{name: strconv.Itoa(i), delay: &delays[i]})
-		go func() { _ = server.Run(context.Background()) }()
-	}
-	if err := awaitInstances(directory, len(delays)); err != nil {
-		return "", err
 	}
 	return agent.Listen("127.0.0.1:0")
 }
 
-func awaitInstances(directory *consul.Directory, n int) error {
+func awaitInstances(directory *consul.Directory, service string, n int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for {
-		entries, err := directory.Entries(ctx, serviceQuery)
+		entries, err := directory.Entries(ctx, catalog.Query{Service: service})
 		if err == nil && len(entries) == n {
 			return nil
 		}
@@ -156,14 +168,14 @@ func awaitInstances(directory *consul.Directory, n int) error {
 
 // meshOptions turn everything on that a channel or server has by default, and a rate
 // limit that admits all. Only the cache is off: it would save the calls.
-func meshOptions(directory *consul.Directory) []meshlite.Option {
+func meshOptions(directory *consul.Directory, security meshlite.Option) []meshlite.Option {
 	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
 	if err != nil {
 		panic(err) // the defaults are right
 	}
 	off, all := "0s", uint64(1e9)
 	return []meshlite.Option{
-		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(runtime),
+		security, meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(runtime),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 			Cache:      &policyv1.CacheRule{Ttl: &off},
 			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &all}},

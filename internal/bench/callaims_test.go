@@ -60,6 +60,9 @@ func whenHealthy(measured map[string]*tally) []comparison {
 		return comparison{of: "healthy: " + ours, peer: peer, ours: rate(ours), against: rate(peer), unit: perSecond}
 	}
 	all := []comparison{compare(meshLeastRequest, grpcRoundRobin).atLeast(0.95)}
+	if measured[meshSecured] != nil {
+		all = append(all, compare(meshSecured, grpcSecured).atLeast(0.85))
+	}
 	for peer, limit := range map[string]float64{haproxyLeastConn: 1.6, nginxLeastConn: 2.1} {
 		if measured[peer] != nil {
 			all = append(all, compare(meshLeastRequest, peer).atLeast(limit))

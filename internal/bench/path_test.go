@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/balancer/leastrequest"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	grpcresolver "google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
@@ -15,13 +16,10 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 const service = "catalog"
-
-var serviceQuery = catalog.Query{Service: service}
 
 // The paths, by the names in the tables.
 const (
@@ -30,6 +28,8 @@ const (
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
 	meshPeakEWMA     = "meshlite peak_ewma, whole chain"
+	grpcSecured      = "grpc-go round_robin, mutual TLS"
+	meshSecured      = "meshlite least_request, whole chain, mutual TLS"
 	nginxLeastConn   = "NGINX grpc_pass, least_conn"
 	haproxyLeastConn = "HAProxy h2, leastconn"
 )
@@ -83,6 +83,8 @@ func paths() []path {
 		{name: meshPick, start: bare(leastrequest.Name)},
 		{name: meshLeastRequest, start: meshed("least_request")},
 		{name: meshPeakEWMA, start: meshed("peak_ewma")},
+		{name: grpcSecured, start: startSecuredBare},
+		{name: meshSecured, start: startSecuredMesh},
 		{name: nginxLeastConn, program: "nginx", start: startNGINX},
 		{name: haproxyLeastConn, program: "haproxy", start: startHAProxy},
 	}
@@ -90,23 +92,25 @@ func paths() []path {
 
 // bare is a channel of grpc-go with a policy, and nothing else.
 func bare(policy string) func(testing.TB, *backends) dial {
-	return func(_ testing.TB, b *backends) dial {
-		var state grpcresolver.State
-		for _, address := range b.Bare {
-			state.Endpoints = append(state.Endpoints, grpcresolver.Endpoint{Addresses: []grpcresolver.Address{{Addr: address}}})
-		}
-		return func(t testing.TB) clients {
-			r := manual.NewBuilderWithScheme("bench")
-			r.InitialState(state)
-			return &channels{conns: []*grpc.ClientConn{connect(t, "bench:///catalog", grpc.WithResolvers(r),
-				grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)))}}
-		}
+	return func(_ testing.TB, b *backends) dial { return bareDial(policy, b.Bare, insecure.NewCredentials()) }
+}
+
+func bareDial(policy string, addresses []string, security credentials.TransportCredentials) dial {
+	var state grpcresolver.State
+	for _, address := range addresses {
+		state.Endpoints = append(state.Endpoints, grpcresolver.Endpoint{Addresses: []grpcresolver.Address{{Addr: address}}})
+	}
+	return func(t testing.TB) clients {
+		r := manual.NewBuilderWithScheme("bench")
+		r.InitialState(state)
+		return &channels{conns: []*grpc.ClientConn{connect(t, "bench:///catalog", grpc.WithResolvers(r), grpc.WithTransportCredentials(security),
+			grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)))}}
 	}
 }
 
 func connect(t testing.TB, target string, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	options = append(options, grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options = append([]grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials())}, options...)
 	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +129,7 @@ func meshed(policy string) func(testing.TB, *backends) dial {
 				t.Fatal(err)
 			}
 			options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
-			for _, o := range meshOptions(directory) {
+			for _, o := range meshOptions(directory, meshlite.WithPlaintext()) {
 				options = append(options, o)
 			}
 			conn, err := meshlite.NewClient("consul:///"+service, options...)

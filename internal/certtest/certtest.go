@@ -1,5 +1,5 @@
-// Package certtest issues certificates for tests: a private authority, and what it
-// signs for names and addresses, good for an hour.
+// Package certtest issues certificates for tests: a private authority, good for a year, and
+// what it signs for names and addresses, good for an hour.
 //
 //	authority := certtest.New(t)
 //	server := &tls.Config{Certificates: []tls.Certificate{authority.Issue(t, "catalog")}}
@@ -44,7 +44,7 @@ func New(t testing.TB) *Authority {
 func NewAuthority() (*Authority, error) {
 	certificate, key, err := sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "certtest"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
 	}, nil, nil)
 	if err != nil {
 		return nil, err
@@ -112,6 +112,11 @@ func (a *Authority) Sign(t testing.TB, template *x509.Certificate) tls.Certifica
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
+// SignKey signs a template with a public key that another has the private one of.
+func (a *Authority) SignKey(template *x509.Certificate, key any) (*x509.Certificate, error) {
+	return signKey(template, key, a.certificate, a.key)
+}
+
 // SelfSigned signs a template with its own key.
 func SelfSigned(t testing.TB, template *x509.Certificate) tls.Certificate {
 	t.Helper()
@@ -134,14 +139,18 @@ func sign(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certi
 	if parent == nil {
 		parent, by = template, key
 	}
+	certificate, err := signKey(template, &key.PublicKey, parent, by)
+	return certificate, key, err
+}
+
+func signKey(template *x509.Certificate, key any, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
 	if template.NotAfter.IsZero() {
 		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, by)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	certificate, err := x509.ParseCertificate(der)
-	return certificate, key, err
+	return x509.ParseCertificate(der)
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
 // agent is Consul as an operator sees it, who asks it directly. A connection that
@@ -21,10 +23,11 @@ type agent struct {
 	client  *http.Client
 }
 
-func newAgent(address string) agent {
+// From is where the operator is.
+func newAgent(address string, from *hosts.Host) agent {
 	return agent{address, &http.Client{
 		Timeout:   2 * time.Second,
-		Transport: &http.Transport{DisableKeepAlives: true},
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: from.Dialer(net.Dialer{})},
 	}}
 }
 

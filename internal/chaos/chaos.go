@@ -2,8 +2,12 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
+
+	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
 // Options select the faults. The zero value is all faults, at full length, without
@@ -59,10 +63,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 }
 
 func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, error) {
-	m, err := openMesh(ctx, o.Programs, shown.say)
+	p, err := findParts(o.Programs)
 	if err != nil {
 		return nil, err
 	}
+	m := &meshes{parts: p, shown: shown, trouble: &child.Tail{}}
 	defer m.close()
 	looking, cancel := context.WithCancel(ctx)
 	var side sync.WaitGroup
@@ -70,9 +75,9 @@ func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, e
 	defer cancel()
 	side.Go(func() { shown.watch(looking) })
 
-	result := &Result{Registry: m.registry, Rate: rate}
+	result := &Result{Registry: "consul " + p.version, Rate: rate}
 	for _, r := range chosen {
-		f, err := m.play(ctx, r, o.Short, shown)
+		f, err := m.play(ctx, r, o.Short)
 		if f.Name == "" {
 			return nil, err
 		}
@@ -83,6 +88,45 @@ func run(ctx context.Context, o Options, chosen []row, shown *board) (*Result, e
 	}
 	result.trouble = m.trouble.Last(maxTrouble)
 	return result, nil
+}
+
+// meshes are those of a run, each opened for the first row that needs it.
+type meshes struct {
+	parts       parts
+	shown       *board
+	trouble     *child.Tail
+	here, apart *mesh // on this machine, and on hosts of their own
+}
+
+// play makes one fault, or says that it is skipped. The error is that of [mesh.play].
+func (m *meshes) play(ctx context.Context, r row, short bool) (Fault, error) {
+	place, at := &m.here, (*site)(nil)
+	if r.needs.hosts {
+		place = &m.apart
+	}
+	if *place == nil {
+		var err error
+		if r.needs.hosts {
+			if at, err = openSite(); errors.Is(err, hosts.ErrUnsupported) {
+				m.shown.say("SKIPPED: %s: %v", r.name, err)
+				return Fault{Name: r.name, Does: r.does, Healed: r.wanted, Aim: r.aim.String(), Missed: []string{}, Skipped: err.Error()}, nil
+			} else if err != nil {
+				return Fault{}, err
+			}
+		}
+		if *place, err = openMesh(ctx, m.parts, at, m.trouble, m.shown.say); err != nil {
+			return Fault{}, err
+		}
+	}
+	return (*place).play(ctx, r, short, m.shown)
+}
+
+func (m *meshes) close() {
+	for _, opened := range []*mesh{m.here, m.apart} {
+		if opened != nil {
+			opened.close()
+		}
+	}
 }
 
 const maxTrouble = 10 // lines

@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,9 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/internal/hosts"
+	"github.com/meshlite-go/meshlite/internal/shop"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -145,6 +149,45 @@ level=WARN
 	}
 	if missed := result.Missed(); len(missed) != 1 || missed[0] != "two: 1 calls failed that were not in flight there" {
 		t.Errorf("missed is %q", missed)
+	}
+}
+
+// What could not be made is neither reached nor missed, and nobody overlooks it.
+func TestSkippedFaultsAreNamed(t *testing.T) {
+	skipped := Fault{Name: "far-away", Missed: []string{}, Skipped: "this is user 1000"}
+	result := &Result{Registry: "consul 1.2.3", Rate: 300, Faults: []Fault{skipped}}
+	var table strings.Builder
+	if err := result.WriteTable(&table); err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^- far-away +SKIPPED +this is user 1000$`).MatchString(table.String()) || len(result.Missed()) != 0 {
+		t.Errorf("missed is %q, and the table\n%s", result.Missed(), table.String())
+	}
+}
+
+// One instance of a whole mesh is far, whichever was stopped.
+func TestOneInstanceIsFar(t *testing.T) {
+	s := &site{hosts: []*hosts.Host{{}, {}, {}, {}}}
+	var living []*shop.Instance
+	start := func() *hosts.Host {
+		living = append(living, &shop.Instance{Host: s.next(living)})
+		return living[len(living)-1].Host
+	}
+	for n, want := range []*hosts.Host{s.near(), s.near(), s.far(), s.near()} {
+		if got := start(); got != want {
+			t.Errorf("instance %d of a new mesh is on %p, want %p", n, got, want)
+		}
+	}
+	living = living[2:]
+	if start() != s.near() {
+		t.Error("a second instance is far")
+	}
+	living = living[1:]
+	if start() != s.far() {
+		t.Error("none is far, and the one that completes the mesh is near")
+	}
+	if (*site)(nil).next(living) != nil {
+		t.Error("an instance of this machine has a host")
 	}
 }
 

@@ -5,12 +5,14 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/internal/openloop"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -24,6 +26,8 @@ const (
 	rate        = 300 // calls a second
 	callTimeout = time.Second
 	maxInFlight = 2000
+
+	attemptTimeout = "250ms"
 )
 
 // customer is a client of the mesh and its calls. It has a runtime of its own, as
@@ -34,6 +38,7 @@ type customer struct {
 	directory *consul.Directory
 	conn      *grpc.ClientConn
 	client    catalogv1.CatalogServiceClient
+	host      *hosts.Host
 }
 
 // needs are what a row asks of its customer.
@@ -44,22 +49,24 @@ type needs struct {
 	maintenance bool          // it has resolver.WithMaintenance
 	elsewhere   bool          // it tries elsewhere what no handler has seen
 	target      string        // what it calls, where that is not the service by its own name
+	hosts       bool          // it, Consul and the instances are on hosts of their own
+	retries     bool          // its calls are retried, each attempt within attemptTimeout
 }
 
 // newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
 // where it stores snapshots, empty for none.
-func newCustomer(address string, n needs, folder string, log *slog.Logger) (*customer, error) {
-	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight)}
+func newCustomer(host *hosts.Host, address string, n needs, folder string, log *slog.Logger) (*customer, error) {
+	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight), host: host}
 	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
 	if err != nil {
 		return nil, err
 	}
-	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Logger: log}); err != nil {
+	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Transport: directoryTransport(host), Logger: log}); err != nil {
 		return nil, err
 	}
 	options := []meshlite.ClientOption{
 		meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory), meshlite.WithLogger(log),
-		meshlite.WithRuntime(runtime), meshlite.WithPolicy(bare(n.elsewhere)),
+		meshlite.WithRuntime(runtime), meshlite.WithPolicy(bare(n)),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
 	}
 	if n.maintenance {
@@ -81,12 +88,26 @@ func newCustomer(address string, n needs, folder string, log *slog.Logger) (*cus
 	return c, nil
 }
 
+// directoryTransport is that of resolver/consul by default, from a host of its own.
+func directoryTransport(host *hosts.Host) http.RoundTripper {
+	if host == nil {
+		return nil
+	}
+	return &http.Transport{DialContext: host.Dialer(net.Dialer{
+		Timeout:         10 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 2},
+	})}
+}
+
 // bare takes out of the contract what hides a fault: retries and the cache. What no
 // handler has seen is tried elsewhere where no rule says one attempt.
-func bare(elsewhere bool) *policyv1.ServicePolicy {
-	once, never := uint32(1), "0s"
+func bare(n needs) *policyv1.ServicePolicy {
+	once, twice, never, attempt := uint32(1), uint32(2), "0s", attemptTimeout
 	policy := &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &never}}
-	if !elsewhere {
+	switch {
+	case n.retries:
+		policy.Retry = &policyv1.RetryRule{MaxAttempts: &twice, PerAttemptTimeout: &attempt, Codes: []string{"UNAVAILABLE", "DEADLINE_EXCEEDED"}}
+	case !n.elsewhere:
 		policy.Retry = &policyv1.RetryRule{MaxAttempts: &once}
 	}
 	return &policyv1.ServicePolicy{Default: policy}
@@ -94,8 +115,7 @@ func bare(elsewhere bool) *policyv1.ServicePolicy {
 
 func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {
 	c.tally.dial(address)
-	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", address)
+	return c.host.Dialer(net.Dialer{})(ctx, "tcp", address)
 }
 
 // begin calls until end, or until ctx ends.

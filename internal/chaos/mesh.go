@@ -22,6 +22,7 @@ const (
 // uses it.
 type mesh struct {
 	registry string // "consul 1.22.7"
+	site     *site  // nil for this machine
 	consul   *consulagent.Agent
 	agent    agent
 	shop     *shop.Shop
@@ -31,30 +32,38 @@ type mesh struct {
 	say      func(format string, args ...any)
 }
 
-// openMesh starts Consul and the instances. Programs is the folder of the service
-// programs.
-func openMesh(ctx context.Context, programs string, say func(string, ...any)) (*mesh, error) {
-	path, err := consulagent.Find()
-	if err != nil {
-		return nil, fmt.Errorf("chaos needs a real Consul to break: %w", err)
+// parts are the programs of a mesh.
+type parts struct {
+	consul, version string
+	programs        string // the folder of the service programs
+}
+
+func findParts(programs string) (p parts, err error) {
+	p.programs = programs
+	if p.consul, err = consulagent.Find(); err != nil {
+		return p, fmt.Errorf("chaos needs a real Consul to break: %w", err)
 	}
-	version, err := consulagent.Version(path)
-	if err != nil {
-		return nil, err
+	if p.version, err = consulagent.Version(p.consul); err != nil {
+		return p, err
 	}
-	if err := shop.Installed(programs); err != nil {
-		return nil, err
-	}
-	say("starting consul %s and %d catalogs", version, size)
-	m := &mesh{registry: "consul " + version, trouble: &child.Tail{}, say: say}
+	return p, shop.Installed(programs)
+}
+
+// openMesh starts Consul and the instances, on hosts of their own if there is a site. The
+// mesh owns it.
+func openMesh(ctx context.Context, p parts, at *site, trouble *child.Tail, say func(string, ...any)) (_ *mesh, err error) {
+	say("starting consul %s and %d catalogs%s", p.version, size, at.words())
+	m := &mesh{registry: "consul " + p.version, site: at, trouble: trouble, say: say}
 	m.log = slog.New(slog.NewTextHandler(m.trouble, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if m.consul, err = consulagent.Start(ctx, path); err != nil {
+	if m.consul, err = consulagent.StartOn(ctx, at.consul(), p.consul); err != nil {
+		at.close()
 		return nil, err
 	}
-	m.agent = newAgent(m.consul.Address)
-	registry := &shop.Registry{Name: m.registry, Address: m.consul.Address}
-	if m.shop, err = shop.Open(registry, shop.Options{Dir: programs}); err != nil {
+	m.agent = newAgent(m.consul.Address, at.consul())
+	registry := &shop.Registry{Name: m.registry, Address: m.consul.Address, Transport: directoryTransport(at.consul())}
+	if m.shop, err = shop.Open(registry, shop.Options{Dir: p.programs}); err != nil {
 		m.consul.Kill()
+		at.close()
 		return nil, err
 	}
 	for err == nil && len(m.living) < size {
@@ -70,13 +79,15 @@ func openMesh(ctx context.Context, programs string, say func(string, ...any)) (*
 // close ends all processes and waits.
 func (m *mesh) close() {
 	_ = m.consul.Thaw() // a fault may have been interrupted
+	m.site.heal()
 	m.shop.Close()
 	m.consul.Kill()
+	m.site.close()
 }
 
 // start adds an instance and returns when Consul lists it.
 func (m *mesh) start(ctx context.Context) (*shop.Instance, error) {
-	i, err := m.shop.Start(ctx, service)
+	i, err := m.shop.StartOn(ctx, m.site.next(m.living), service)
 	if err == nil {
 		m.living = append(m.living, i)
 		m.say("%s is started", i.ID)

@@ -33,6 +33,8 @@ type Fault struct {
 	Aim      string  `json:"aim"`
 	// Missed lists the aims that were missed, "" if none was.
 	Missed []string `json:"missed"`
+	// Skipped is why it was not made, "" if it was.
+	Skipped string `json:"skipped,omitempty"`
 
 	late    uint64
 	reasons map[string]uint64
@@ -102,6 +104,10 @@ func (r *Result) WriteTable(w io.Writer) error {
 	fmt.Fprintf(t, "\n%s, %d instances, %d calls a second, no retries\n\n", r.Registry, size, r.Rate)
 	fmt.Fprintf(t, "  FAULT\tCALLS\tFAILED\tWORST CALL\tTIME TO HEAL\tAIM\n")
 	for _, f := range r.Faults {
+		if f.Skipped != "" {
+			fmt.Fprintf(t, "- %s\tSKIPPED\t\t\t\t%s\n", f.Name, f.Skipped)
+			continue
+		}
 		mark := "✓"
 		if len(f.Missed) > 0 {
 			mark = "✗"

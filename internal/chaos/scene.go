@@ -83,7 +83,7 @@ func (s *scene) renew() error {
 	if s.proxy != nil {
 		address = s.proxy.Address()
 	}
-	c, err := newCustomer(address, s.row.needs, s.folder, s.log)
+	c, err := newCustomer(s.site.client(), address, s.row.needs, s.folder, s.log)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -69,15 +70,30 @@ func askAll(ctx context.Context, processes []process, ask func(a asker, i int) e
 }
 
 // asker reads admin pages. Anyone who can register in Consul chooses their addresses, so
-// it sends no credentials, uses no proxy, follows no redirect and bounds what it reads.
-type asker struct{ http *http.Client }
+// it uses no proxy, follows no redirect and bounds what it reads. The one credential that it
+// sends is the operator's token for admin pages, to pages that demand one.
+type asker struct {
+	http  *http.Client
+	token string // "" is none
+}
 
 func newAsker() asker {
 	return asker{&http.Client{
 		Timeout:       askTimeout,
 		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}, adminToken()}
+}
+
+// adminToken is MESHLITE_ADMIN_TOKEN, or the first token of MESHLITE_ADMIN_TOKEN_FILE. A file
+// that cannot be read is no token: pages that demand one then say so.
+func adminToken() string {
+	token := os.Getenv("MESHLITE_ADMIN_TOKEN")
+	if path := os.Getenv("MESHLITE_ADMIN_TOKEN_FILE"); token == "" && path != "" {
+		text, _ := os.ReadFile(path)
+		token, _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
+	}
+	return strings.TrimSpace(token)
 }
 
 // picks reads the picks of the program from the admin page at address.
@@ -148,7 +164,7 @@ func (a asker) do(request *http.Request, answer any) error {
 
 // fetch is the answer as it is.
 func (a asker) fetch(request *http.Request) ([]byte, error) {
-	response, err := a.http.Do(request)
+	response, err := a.send(request)
 	if err != nil {
 		return nil, noAnswer(err)
 	}
@@ -167,14 +183,31 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 	}
 }
 
+// send sends the request, and again with the token if that is what the page demands.
+func (a asker) send(request *http.Request) (*http.Response, error) {
+	response, err := a.http.Do(request)
+	if err != nil || response.StatusCode != http.StatusUnauthorized || a.token == "" || !strings.HasPrefix(response.Header.Get("WWW-Authenticate"), "Bearer") {
+		return response, err
+	}
+	_ = response.Body.Close()
+	again := request.Clone(request.Context())
+	if request.GetBody != nil {
+		if again.Body, err = request.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	again.Header.Set("Authorization", "Bearer "+a.token)
+	return a.http.Do(again)
+}
+
 // refusal returns the error of an HTTP status. For an action, the body has the reason.
 func refusal(r *http.Response) error {
 	status := fmt.Sprintf("%d %s for %s", r.StatusCode, http.StatusText(r.StatusCode), r.Request.URL.Path)
-	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden {
+	if r.Request.Method == http.MethodGet && r.StatusCode != http.StatusForbidden && r.StatusCode != http.StatusUnauthorized {
 		return errors.New(status + ": is it a meshlite program?")
 	}
 	switch r.StatusCode {
-	case http.StatusBadRequest, http.StatusForbidden:
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusUnauthorized:
 		text, _ := io.ReadAll(io.LimitReader(r.Body, maxLine))
 		return errors.New(cmp.Or(oneLine(string(text)), status))
 	default:

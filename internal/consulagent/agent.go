@@ -19,6 +19,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/freeport"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
 // Find returns the path of a consul program: the one on PATH, else the one that `make
@@ -54,37 +55,41 @@ func Version(path string) (string, error) {
 type Agent struct {
 	Address string // of its HTTP API
 	DNS     string // host:port of its DNS, by UDP and TCP
+	GRPC    string // host:port of its gRPC, in plaintext
 
 	path  string
+	host  *hosts.Host
 	ports []int
 	cmd   *exec.Cmd
 	log   *child.Tail
 }
 
-// Start runs the program at path and waits until it answers.
-func Start(ctx context.Context, path string) (*Agent, error) {
-	ports, err := freeport.Ports(5)
+// Start runs the program at path on loopback and waits until it answers.
+func Start(ctx context.Context, path string) (*Agent, error) { return StartOn(ctx, nil, path) }
+
+// StartOn is Start on a host of its own.
+func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error) {
+	ports, err := freeport.Ports(6)
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{Address: loopback(ports[0]), DNS: loopback(ports[4]), path: path, ports: ports}
+	at := func(n int) string { return net.JoinHostPort(host.Address(), strconv.Itoa(ports[n])) }
+	a := &Agent{Address: at(0), DNS: at(4), GRPC: at(5), path: path, host: host, ports: ports}
 	return a, a.Start(ctx)
 }
-
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // Start runs a stopped agent again, on the ports it had, with no memory of what
 // was registered.
 func (a *Agent) Start(ctx context.Context) error {
 	a.log = &child.Tail{}
 	a.cmd = exec.Command(a.path, "agent", "-dev", "-log-level=warn",
-		"-bind=127.0.0.1", "-client=127.0.0.1", "-node=meshlite",
+		"-bind="+a.host.Address(), "-client="+a.host.Address(), "-node=meshlite",
 		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
 		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
-		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port=-1", "-grpc-tls-port=-1")
+		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port="+strconv.Itoa(a.ports[5]), "-grpc-tls-port=-1")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
-	if err := a.cmd.Start(); err != nil {
+	if err := a.host.Do(a.cmd.Start); err != nil {
 		return fmt.Errorf("consul: %w", err)
 	}
 	if err := a.wait(ctx); err != nil {
@@ -104,7 +109,7 @@ func (a *Agent) Restart(ctx context.Context) error {
 func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: a.host.Dialer(net.Dialer{})}}
 	for {
 		if nodes, err := get(ctx, client, "http://"+a.Address+"/v1/catalog/nodes"); err == nil && strings.Contains(nodes, "meshlite") {
 			return nil

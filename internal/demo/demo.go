@@ -36,7 +36,8 @@ type Options struct {
 	// Progress receives the events, drawn if it is a terminal.
 	Progress io.Writer
 
-	slower int // divides the load, for tests under the race detector; 0 is 1
+	slower int  // divides the load, for tests under the race detector; 0 is 1
+	polite bool // leaves out the abusive customer, for tests
 }
 
 // Check returns an error if an option is invalid.
@@ -106,7 +107,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 	through := newDoor(s.gateway.Address)
 	defer through.close()
 	l.door = storefrontv1.NewStorefrontServiceClient(through)
-	l.slower = max(o.slower, 1)
+	l.slower, l.polite = max(o.slower, 1), o.polite
 	if err := perform(ctx, s, l, v); err != nil {
 		return nil, err
 	}

@@ -100,8 +100,9 @@ func checkSums(t *testing.T, r Result) {
 	if want := r.Calls + r.Refused + r.Abuser.Admitted; of["storefront"] != want {
 		t.Errorf("the storefront says %d calls, its customers %d", of["storefront"], want)
 	}
-	// What the killed catalog did since it was last asked is unknown.
-	if got, want := of["catalog"], r.Cache.Misses; got+want/20 < want || want+want/20 < got {
+	// What the killed catalog did since it was last asked is unknown; retries add a fifth
+	// at most, by their budget.
+	if got, want := of["catalog"], r.Cache.Misses; got+want/20 < want || want+want/5 < got {
 		t.Errorf("the catalogs say %d calls, the cache %d misses", got, want)
 	}
 }

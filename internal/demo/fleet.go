@@ -13,6 +13,8 @@ const (
 	sampleEvery = 250 * time.Millisecond // how often instances' metrics are read
 	// maxSkew is how far apart answers may be that are compared with each other.
 	maxSkew = 100 * time.Millisecond
+	// maxSamples is enough for the samples of ten instances in ten minutes.
+	maxSamples = 10 * 10 * 60 * 4
 )
 
 // member is an instance and its figures.
@@ -28,6 +30,13 @@ type member struct {
 
 func (m *member) calls() uint64 { return m.last.calls - m.base.calls }
 
+// sample is how many calls an instance had handled since the load began.
+type sample struct {
+	at          time.Time
+	service, id string
+	calls       uint64
+}
+
 // fleet holds all instances of the story. It is safe for concurrent use.
 type fleet struct {
 	scraper *scraper
@@ -36,7 +45,8 @@ type fleet struct {
 	mu      sync.Mutex
 	members []*member // in the order in which they came
 	shares  map[string]*shares
-	changes int // of who lives
+	changes int      // of who lives
+	traffic []sample // in the order in which members have answered
 }
 
 func newFleet() *fleet {
@@ -96,7 +106,7 @@ func (f *fleet) begin(ctx context.Context) {
 	for _, m := range f.members {
 		m.base = m.last
 	}
-	f.shares = map[string]*shares{}
+	f.shares, f.traffic = map[string]*shares{}, nil
 }
 
 // watch samples until ctx ends.
@@ -128,8 +138,11 @@ func (f *fleet) sample(ctx context.Context) {
 			defer f.mu.Unlock()
 			if err != nil {
 				silent[m.Service] = true
-			} else {
-				m.last = answer
+				return
+			}
+			m.last = answer
+			if len(f.traffic) < maxSamples {
+				f.traffic = append(f.traffic, sample{time.Now(), m.Service, m.ID, m.calls()})
 			}
 		})
 	}
@@ -174,6 +187,12 @@ func (f *fleet) observe(now time.Time, silent map[string]bool) {
 		}
 		f.shares[service].observe(now, living)
 	}
+}
+
+func (f *fleet) samples() []sample {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.traffic
 }
 
 // caches adds up what the caches of all members did.

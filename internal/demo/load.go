@@ -26,7 +26,8 @@ type load struct {
 	customerKey string
 	tally       *tally
 
-	slower int // rates are divided by this, for slow programs
+	slower int  // rates are divided by this, for slow programs
+	polite bool // the abusive customer does not come
 
 	start time.Time
 	loop  *openloop.Loop
@@ -48,6 +49,9 @@ func (l *load) begin(ctx context.Context, goods wares, length time.Duration) {
 		wish := wanted.nth(n)
 		return func() { l.ordinary(ctx, wish, due, length) }
 	})
+	if l.polite {
+		return
+	}
 	popular := wish{customer: abuser, page: goods.pages[0]}
 	l.loop.Go(ctx, l.start, openloop.Rate(abusiveRate/l.slower), func(int, time.Time) func() {
 		return func() { l.abusive(ctx, popular) }

@@ -30,6 +30,8 @@ type Result struct {
 	caches  [phases]Cache
 	late    uint64
 	reasons map[string]uint64
+	start   time.Time // of the load
+	traffic []sample
 	trouble string // what the client library has logged
 }
 
@@ -111,6 +113,8 @@ func newResult(registry string, s *story, l *load, allowed limit) *Result {
 		cards:   s.fleet.cards(),
 		late:    total.late,
 		reasons: l.tally.reasons,
+		start:   l.start,
+		traffic: s.fleet.samples(),
 	}
 	for p := range phases {
 		c := &now.phases[p]

@@ -29,7 +29,9 @@ var rooms = map[string][]string{
 	"resolver/catalog":                {},
 	"caller":                          {"internal/wire"},
 	"identity":                        {"internal/wire"},
+	"identity/consulca":               {"identity"},
 	"identity/intention":              {},
+	"identity/spire":                  {"identity"},
 	"balancer":                        {"resolver/catalog", "balancer/attempt", "internal/lines", "internal/rpc", "internal/wire"},
 	"balancer/roundrobin":             {"balancer", "balancer/attempt"},
 	"balancer/leastrequest":           {"balancer", "balancer/attempt"},
@@ -51,7 +53,7 @@ var rooms = map[string][]string{
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
 	"internal/redisconn":              {},
 	"internal/redistest":              {"internal/child", "internal/freeport"},
-	"admin":                           {},
+	"admin":                           {"caller"},
 	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "interceptors", "interceptors/...", "internal/cachepage", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/metrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},
 	"internal/limitspage":             {"interceptors/concurrency", "interceptors/ratelimit", "internal/weakset"},
@@ -85,6 +87,8 @@ var rooms = map[string][]string{
 // listed may be imported anywhere.
 var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":                 {"resolver/consul"},
+	"github.com/hashicorp/consul/proto-public":        {"identity/consulca"},
+	"github.com/spiffe/go-spiffe/v2":                  {"identity/spire"},
 	"github.com/maypok86/otter/v2":                    {"interceptors/cache", "gateway/httpcache"},
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
@@ -204,7 +208,9 @@ func TestPartsDoNotDragOthersIn(t *testing.T) {
 		"resolver":               {"consul/api", "client_golang", "otter"},
 		"resolver/consul":        {"client_golang", "otter"},
 		"balancer/leastrequest":  {"consul/api", "client_golang", "otter", "grpc/xds"},
-		"":                       {"redis", "opentelemetry.io", "grpc/xds", "spf13/cobra", "resolver/consultest"},
+		"identity":               {"consul", "spiffe", "client_golang"},
+		"identity/consulca":      {"consul/api", "spiffe", "client_golang"},
+		"":                       {"redis", "go-spiffe", "consul/proto-public", "opentelemetry.io", "grpc/xds", "spf13/cobra", "resolver/consultest"},
 
 		"interceptors/concurrency": {"consul/api", "otter", "client_golang"},
 	}

@@ -50,9 +50,10 @@ func TestGoInstallFromAProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The module goes to a cache of its own, and what it needs comes from the real one.
+	// Without paths, what was compiled for one such cache serves the next.
 	downloads := filepath.Join(strings.TrimSpace(string(cached)), "cache", "download")
 	bin, cache := t.TempDir(), t.TempDir()
-	install := exec.Command("go", "install", "-modcacherw", module+"/cmd/catalog@"+version)
+	install := exec.Command("go", "install", "-modcacherw", "-trimpath", module+"/cmd/catalog@"+version)
 	install.Dir = t.TempDir()
 	install.Env = append(os.Environ(), "GOPROXY=file://"+filepath.ToSlash(proxy)+",file://"+filepath.ToSlash(downloads), "GOSUMDB=off", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=local",
 		"GOBIN="+bin, "GOMODCACHE="+cache)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
 // Instance is one process of a service, registered in the registry.
@@ -14,6 +15,7 @@ type Instance struct {
 	Address    string // host:port of its gRPC server
 	Metrics    string // host:port of its /metrics
 	Registered time.Time
+	Host       *hosts.Host // nil for this machine
 
 	args    []string
 	process *process

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/child"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 )
 
 // process is a child process. It is waited for from its start on.
@@ -17,16 +18,16 @@ type process struct {
 	done   chan struct{} // closed when it has ended and all its output is there
 }
 
-// startProcess runs the program at path in a process group of its own, so that
+// startProcess runs the program at path on a host in a process group of its own, so that
 // ctrl-C at a terminal reaches it through its owner only.
-func startProcess(path string, args, env []string) (*process, error) {
+func startProcess(host *hosts.Host, path string, args, env []string) (*process, error) {
 	p := &process{cmd: exec.Command(path, args...), output: &child.Tail{}, done: make(chan struct{})}
 	p.cmd.Env = env
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = child.OwnGroup()
 	// A grandchild that holds the pipe must not hold us.
 	p.cmd.WaitDelay = time.Second
-	if err := p.cmd.Start(); err != nil {
+	if err := host.Do(p.cmd.Start); err != nil {
 		return nil, err
 	}
 	go func() {

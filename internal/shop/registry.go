@@ -3,6 +3,7 @@ package shop
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -23,6 +24,8 @@ type Registry struct {
 	Name    string // "consul 1.22.7" or "embedded"
 	Address string // host:port of its HTTP API
 	Hint    string // how to get a real Consul; empty when it is one
+	// Transport is what reaches Address, nil for the usual one.
+	Transport http.RoundTripper
 
 	stop func()
 }

@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/freeport"
+	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -53,7 +55,7 @@ func Open(registry *Registry, options Options) (*Shop, error) {
 	if log == nil {
 		log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	directory, err := consul.New(consul.Config{Address: registry.Address, Logger: log})
+	directory, err := consul.New(consul.Config{Address: registry.Address, Transport: registry.Transport, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +83,15 @@ func (s *Shop) Close() {
 // Start runs one more instance of a service and waits until the registry lists it as
 // passing. The error has the last lines that the process wrote.
 func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Instance, error) {
+	return s.StartOn(ctx, nil, service, args...)
+}
+
+// StartOn is Start on a host of its own, which must reach the registry.
+func (s *Shop) StartOn(ctx context.Context, host *hosts.Host, service string, args ...string) (*Instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for try := 1; ; try++ {
-		instance, err := s.start(ctx, service, args)
+		instance, err := s.start(ctx, host, service, args)
 		if err == nil || try == startTries || !errors.Is(err, errPortTaken) {
 			return instance, err
 		}
@@ -93,16 +100,16 @@ func (s *Shop) Start(ctx context.Context, service string, args ...string) (*Inst
 
 var errPortTaken = errors.New("its port was taken")
 
-func (s *Shop) start(ctx context.Context, service string, args []string) (*Instance, error) {
-	address, err := freeport.Address()
+func (s *Shop) start(ctx context.Context, host *hosts.Host, service string, args []string) (*Instance, error) {
+	ports, err := freeport.Ports(1)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
 	}
-	return s.startAt(ctx, service, address, args)
+	return s.startAt(ctx, host, service, net.JoinHostPort(host.Address(), strconv.Itoa(ports[0])), args)
 }
 
-func (s *Shop) startAt(ctx context.Context, service, address string, args []string) (*Instance, error) {
-	p, err := s.launch(service, address, args)
+func (s *Shop) startAt(ctx context.Context, host *hosts.Host, service, address string, args []string) (*Instance, error) {
+	p, err := s.launch(host, service, address, args)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", service, err)
 	}
@@ -110,7 +117,7 @@ func (s *Shop) startAt(ctx context.Context, service, address string, args []stri
 	if registered {
 		return &Instance{
 			Service: service, ID: e.ID, Address: address, Metrics: e.Metadata["metrics_address"], Registered: e.since,
-			args: args, process: p,
+			Host: host, args: args, process: p,
 		}, nil
 	}
 	return nil, s.startError(ctx, service, p)
@@ -124,7 +131,7 @@ func (s *Shop) StartAt(ctx context.Context, service, address string, args ...str
 	if !s.book.awaitGone(ctx, address) {
 		return nil, fmt.Errorf("%s did not start: the registry lists another at %s", service, address)
 	}
-	return s.startAt(ctx, service, address, args)
+	return s.startAt(ctx, nil, service, address, args)
 }
 
 // startError ends an instance that did not register, and returns why it did not.
@@ -144,10 +151,14 @@ func (s *Shop) startError(ctx context.Context, service string, p *process) error
 	return fmt.Errorf("%s did not start: %w (%v); it said:\n%s", service, why, p.cmd.ProcessState, output)
 }
 
-func (s *Shop) launch(service, address string, args []string) (*process, error) {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
+func (s *Shop) launch(host *hosts.Host, service, address string, args []string) (*process, error) {
+	listen := address
+	if host == nil { // of the address of the agent's node, which Consul has
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		listen = port
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,7 +168,7 @@ func (s *Shop) launch(service, address string, args []string) (*process, error) 
 	if service == Gateway { // it reads no PORT
 		args = append([]string{"--listen", address, "--register", "--plaintext"}, args...)
 	}
-	p, err := startProcess(s.programs[service], args, s.environment(port))
+	p, err := startProcess(host, s.programs[service], args, s.environment(listen))
 	if err == nil {
 		s.processes = append(slices.DeleteFunc(s.processes, (*process).ended), p)
 	}
@@ -165,9 +176,9 @@ func (s *Shop) launch(service, address string, args []string) (*process, error) 
 }
 
 // environment is ours without the variables of another Consul.
-func (s *Shop) environment(port string) []string {
+func (s *Shop) environment(listen string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "CONSUL_") || strings.HasPrefix(variable, "PORT=")
 	})
-	return append(env, "CONSUL_HTTP_ADDR="+s.registry.Address, "PORT="+port)
+	return append(env, "CONSUL_HTTP_ADDR="+s.registry.Address, "PORT="+listen)
 }

@@ -23,16 +23,22 @@ const master = "11111111-2222-3333-4444-555555555555"
 // startGuardedConsul runs a real Consul that enforces access control.
 func startGuardedConsul(t *testing.T) (address string, client *api.Client) {
 	t.Helper()
+	return runGuardedConsul(t, "-http-port=")
+}
+
+// runGuardedConsul serves the API at the port that it completes portFlag with.
+func runGuardedConsul(t *testing.T, portFlag string, flags ...string) (address string, client *api.Client) {
+	t.Helper()
 	path := agenttest.Path(t)
 	ports, err := freeport.Ports(4)
 	if err != nil {
 		t.Fatal(err)
 	}
 	number := func(i int) string { return strconv.Itoa(ports[i]) }
-	cmd := exec.Command(path, "agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
-		"-http-port="+number(0), "-server-port="+number(1), "-serf-lan-port="+number(2), "-serf-wan-port="+number(3),
+	cmd := exec.Command(path, append([]string{"agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
+		portFlag + number(0), "-server-port=" + number(1), "-serf-lan-port=" + number(2), "-serf-wan-port=" + number(3),
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "`+master+`" agent = "`+master+`" } }`)
+		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + master + `" agent = "` + master + `" } }`}, flags...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/sourcetest"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -36,6 +37,22 @@ func next(t testing.TB, i *consul.Identity, last *identity.Snapshot) *identity.S
 		t.Fatal(err, why)
 	}
 	return s
+}
+
+func TestAnIdentityIsASource(t *testing.T) {
+	for name, check := range sourcetest.Checks {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := consultest.New(consultest.WithLeafTTL(time.Hour))
+				defer agent.Close()
+				i, _ := identityAt(t, agent)
+				check(t, sourcetest.Source{
+					Source: i, ID: next(t, i, nil).ID().String(), Target: "catalog",
+					AddRoot: agent.RotateCA, DropOldRoots: agent.DropOldRoots, SetReachable: agent.SetReachable,
+				})
+			})
+		})
+	}
 }
 
 // lines is a log.

@@ -1,0 +1,83 @@
+package identity
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/meshlite-go/meshlite/internal/wire"
+)
+
+const (
+	otherServices = "*"
+	placeholder   = "{service}"
+)
+
+// serverIDs are those of [WithServerIDs], by the service of a target.
+type serverIDs struct {
+	byService map[string]ID
+	others    string // has placeholder; "" is none
+}
+
+func newServerIDs(ids map[string]string) (serverIDs, error) {
+	made := serverIDs{byService: map[string]ID{}, others: ids[otherServices]}
+	for service, text := range ids {
+		if service == otherServices {
+			text = strings.Replace(text, placeholder, "x", 1)
+		}
+		id, err := ParseSPIFFE(text)
+		switch {
+		case err != nil:
+			return serverIDs{}, fmt.Errorf("identity: WithServerIDs %.80q: %w", service, err)
+		case service != otherServices:
+			made.byService[service] = id
+		case text == made.others:
+			return serverIDs{}, fmt.Errorf("identity: WithServerIDs %q: %.200q is one id for all services: write %s in it once", otherServices, text, placeholder)
+		}
+	}
+	return made, nil
+}
+
+// of returns the id that a user has set for a service.
+func (s serverIDs) of(service string) (ID, bool) {
+	id, ok := s.byService[service]
+	if ok || s.others == "" {
+		return id, ok
+	}
+	id, err := ParseSPIFFE(strings.Replace(s.others, placeholder, service, 1))
+	return id, err == nil
+}
+
+// wanted is the id that the server must have, and the service of the target: what a user has set,
+// or else in the datacenter of the target, if that names one, else in one's own.
+func (c *Credentials) wanted(ctx context.Context, authority string, own *Snapshot) (ID, string, error) {
+	name := authority
+	if c.serverName != "" {
+		name = c.serverName
+	}
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	if plain, err := url.PathUnescape(name); err == nil {
+		name = plain
+	}
+	if !segment(name) || net.ParseIP(name) != nil {
+		return ID{}, "", refuse(UnknownService, "", "%.80q names no service: call consul:///SERVICE, or set grpc.WithAuthority to the service", authority)
+	}
+	if set, ok := c.serverIDs.of(name); ok {
+		return set, name, nil
+	}
+	id := own.id
+	if own.anyForm {
+		return ID{}, "", refuse(UnknownService, "", "no SPIFFE id is set for the service %q: add it to WithServerIDs", name)
+	}
+	id.Service = name
+	if datacenter := wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes); datacenter != "" {
+		id.Datacenter = datacenter
+	}
+	return id, name, nil
+}
