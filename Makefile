@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: mixed matrix release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,10 @@ test: consul tools ## run all tests with the race detector, a real Consul among 
 	$(GO) test -race -p 4 -timeout 8m ./...
 	cd internal/connecttest && $(GO) test -race ./...
 	cd internal/deploytest && $(GO) test ./...
-	cd internal/migratetest && $(GO) test -race ./...
-	cd internal/benchpeers && $(GO) test ./...
+
+# Another release: make mixed MESHLITE_PREVIOUS=v0.3.0
+mixed: ## run the previous release beside this tree, through a rolling upgrade and back: minutes the first time
+	$(GO) test -count=1 -timeout 40m ./internal/mixedtest -releases
 
 test-short: ## run the tests that take seconds; a real Consul is used if there is one
 	$(GO) test -race -short -timeout 4m ./...
@@ -119,6 +121,17 @@ $(BIN)/consul: deploy/consul/go.mod deploy/consul/go.sum
 	cd deploy/consul && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
 
+# Tests take the Consul that is first on PATH.
+OLDEST := $(BIN)/oldest
+matrix: $(OLDEST)/consul ## run the tests of discovery, registration and real processes against the oldest Consul that is supported
+	PATH=$(OLDEST):$$PATH CI=true $(GO) test -count=1 -timeout 20m ./resolver/consul ./internal/consulagent/... ./internal/doctor ./internal/e2e
+
+$(OLDEST)/consul: deploy/consul/oldest/go.mod deploy/consul/oldest/go.sum
+	@mkdir -p $(OLDEST)
+	@echo "building the oldest Consul: about five minutes the first time"
+	cd deploy/consul/oldest && $(GO) build -o $@ github.com/hashicorp/consul
+	@touch $@
+
 # The packages take the units of deploy/systemd if they are there.
 RELEASE := $(BIN)/release
 release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of a release into .bin/release
@@ -140,8 +153,17 @@ cross: ## compile programs and tests for macOS and Windows: minutes the first ti
 		echo "$$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./... || exit 1; \
 	done; done
 
-vulnerabilities: $(BIN)/.releasetools ## look for known vulnerabilities that the code reaches: needs vuln.go.dev
-	$(BIN)/govulncheck ./...
+# Where vuln.go.dev is out of reach: make vulnerabilities VULNDB=file:///where/a/copy/is
+VULNDB ?= https://vuln.go.dev
+vulnerabilities: $(BIN)/.releasetools ## look for known vulnerabilities that the code reaches: needs vuln.go.dev, or a copy in VULNDB
+	@case "$(VULNDB)" in \
+	http*) curl -fsS --max-time 20 -o /dev/null $(VULNDB)/index/db.json || \
+		{ echo "vulnerabilities: $(VULNDB) is out of reach, so nothing was looked for: give a copy of it, such as VULNDB=file:///var/lib/vulndb"; exit 1; } ;; \
+	file://*) test -e "$(VULNDB:file://%=%)/index/db.json" || \
+		{ echo "vulnerabilities: $(VULNDB) has no index/db.json: give a copy of https://vuln.go.dev"; exit 1; } ;; \
+	*) echo "vulnerabilities: VULNDB $(VULNDB): write https://host or file:///folder"; exit 1 ;; \
+	esac
+	$(BIN)/govulncheck -db $(VULNDB) ./...
 
 # The licences of what the programs link: those that may be passed on with a notice.
 licences: $(BIN)/.releasetools ## fail if a dependency of the programs has no licence that allows its distribution

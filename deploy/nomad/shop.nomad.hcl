@@ -70,15 +70,15 @@ job "shop" {
         security_opt    = ["no-new-privileges"]
         args = [
           "--advertise=${NOMAD_IP_grpc}",
-          "--metrics-address=${NOMAD_ADDR_metrics}",
-          "--region=${node.region}",
-          "--zone=${node.datacenter}",
           "--reflection",
         ]
       }
 
       env {
-        PORT = "${NOMAD_PORT_grpc}"
+        MESHLITE_LISTEN_ADDRESS  = "${NOMAD_ADDR_grpc}"
+        MESHLITE_METRICS_ADDRESS = "${NOMAD_ADDR_metrics}"
+        MESHLITE_REGION          = "${node.region}"
+        MESHLITE_ZONE            = "${node.datacenter}"
       }
 
       kill_signal  = "SIGTERM"
@@ -126,15 +126,15 @@ job "shop" {
         security_opt    = ["no-new-privileges"]
         args = [
           "--advertise=${NOMAD_IP_grpc}",
-          "--metrics-address=${NOMAD_ADDR_metrics}",
-          "--region=${node.region}",
-          "--zone=${node.datacenter}",
           "--reflection",
         ]
       }
 
       env {
-        PORT = "${NOMAD_PORT_grpc}"
+        MESHLITE_LISTEN_ADDRESS  = "${NOMAD_ADDR_grpc}"
+        MESHLITE_METRICS_ADDRESS = "${NOMAD_ADDR_metrics}"
+        MESHLITE_REGION          = "${node.region}"
+        MESHLITE_ZONE            = "${node.datacenter}"
       }
 
       kill_signal  = "SIGTERM"
@@ -182,15 +182,15 @@ job "shop" {
         security_opt    = ["no-new-privileges"]
         args = [
           "--advertise=${NOMAD_IP_grpc}",
-          "--metrics-address=${NOMAD_ADDR_metrics}",
-          "--region=${node.region}",
-          "--zone=${node.datacenter}",
           "--reflection",
         ]
       }
 
       env {
-        PORT = "${NOMAD_PORT_grpc}"
+        MESHLITE_LISTEN_ADDRESS  = "${NOMAD_ADDR_grpc}"
+        MESHLITE_METRICS_ADDRESS = "${NOMAD_ADDR_metrics}"
+        MESHLITE_REGION          = "${node.region}"
+        MESHLITE_ZONE            = "${node.datacenter}"
       }
 
       kill_signal  = "SIGTERM"
@@ -245,13 +245,18 @@ job "shop" {
         cap_drop        = ["all"]
         security_opt    = ["no-new-privileges"]
         args = [
-          "--listen=${NOMAD_ADDR_http}",
-          "--metrics-address=${NOMAD_ADDR_metrics}",
           "--trusted-proxies=10.0.0.0/8",
           "--plaintext",
           "catalog",
           "storefront",
         ]
+      }
+
+      env {
+        MESHLITE_LISTEN_ADDRESS  = "${NOMAD_ADDR_http}"
+        MESHLITE_METRICS_ADDRESS = "${NOMAD_ADDR_metrics}"
+        MESHLITE_REGION          = "${node.region}"
+        MESHLITE_ZONE            = "${node.datacenter}"
       }
 
       kill_signal  = "SIGTERM"

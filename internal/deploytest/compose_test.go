@@ -100,9 +100,10 @@ func checkBuilt(t *testing.T, project *types.Project, service types.ServiceConfi
 	for key, value := range service.Environment {
 		env[key] = *value
 	}
-	calls, _ := servedBy(service.Command, env)
+	checkSettings(t, "compose: "+name, env)
+	calls, _ := servedBy(env)
 	stage := stageOf(t, service.Build.Target)
-	if probed := stage.probed(t); !strings.Contains(probed, "127.0.0.1:"+calls) || strings.HasPrefix(probed, "http") != isHTTP(service.Command) {
+	if probed := stage.probed(t); !strings.Contains(probed, "127.0.0.1:"+calls) || strings.HasPrefix(probed, "http") != isHTTP(name) {
 		t.Errorf("%s is served at port %s, and its image probes %s", name, calls, probed)
 	}
 	if env["CONSUL_HTTP_ADDR"] != "consul:8500" {

@@ -188,11 +188,12 @@ func checkVariables(t *testing.T, where string, c corev1.Container) {
 	}
 }
 
-// checkProbes holds the ports and paths of probes to what the arguments and PORT make the
+// checkProbes holds the ports and paths of probes to what the environment makes the
 // program serve.
 func checkProbes(t *testing.T, where string, c corev1.Container) {
 	t.Helper()
-	serves, metrics := servedBy(c.Args, environment(c.Env))
+	checkSettings(t, where, environment(c.Env))
+	serves, metrics := servedBy(environment(c.Env))
 	named := map[string]int32{}
 	for _, p := range c.Ports {
 		named[p.Name] = p.ContainerPort
@@ -204,7 +205,7 @@ func checkProbes(t *testing.T, where string, c corev1.Container) {
 		}
 		switch {
 		case probe.GRPC != nil:
-			if got := fmt.Sprint(probe.GRPC.Port); got != serves || isHTTP(c.Args) {
+			if got := fmt.Sprint(probe.GRPC.Port); got != serves || isHTTP(c.Image) {
 				t.Errorf("%s: the %s probe asks gRPC at %s; it serves at %s", where, name, got, serves)
 			}
 		case probe.HTTPGet != nil:
@@ -213,7 +214,7 @@ func checkProbes(t *testing.T, where string, c corev1.Container) {
 				port = named[probe.HTTPGet.Port.StrVal]
 			}
 			path := probe.HTTPGet.Path
-			if got := fmt.Sprint(port); !(got == metrics && (path == "/readyz" || path == "/healthz")) && !(isHTTP(c.Args) && got == serves && path == "/readyz") {
+			if got := fmt.Sprint(port); !(got == metrics && (path == "/readyz" || path == "/healthz")) && !(isHTTP(c.Image) && got == serves && path == "/readyz") {
 				t.Errorf("%s: the %s probe asks %s at port %s; calls are at %s, metrics at %s", where, name, path, got, serves, metrics)
 			}
 		default:
@@ -233,17 +234,13 @@ func environment(env []corev1.EnvVar) map[string]string {
 	return all
 }
 
-func isHTTP(args []string) bool { return valueOf(args, "--listen") != "" }
+// isHTTP reports whether an image or a program serves HTTP: all others serve gRPC.
+func isHTTP(name string) bool { return strings.Contains(name, "gateway") }
 
 // servedBy are the ports of calls and of metrics.
-func servedBy(args []string, env map[string]string) (calls, metrics string) {
-	calls = env["PORT"]
-	if listen := valueOf(args, "--listen"); listen != "" {
-		calls = listen
-	}
-	calls = calls[strings.LastIndex(calls, ":")+1:]
-	metrics = valueOf(args, "--metrics-address")
-	return calls, metrics[strings.LastIndex(metrics, ":")+1:]
+func servedBy(env map[string]string) (calls, metrics string) {
+	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
+	return port(env["MESHLITE_LISTEN_ADDRESS"]), port(env["MESHLITE_METRICS_ADDRESS"])
 }
 
 func valueOf(args []string, flag string) string {

@@ -104,8 +104,28 @@ func checkProgram(t *testing.T, where, program string, args []string) {
 			t.Errorf("%s: %s has no flag --%s", where, program, name)
 		}
 	}
-	if flags == 0 {
-		t.Errorf("%s: %s gets no flags, want at least --metrics-address", where, program)
+	if flags == 0 && len(args) > 0 {
+		t.Errorf("%s: %s gets %q, and no flag among them", where, program, args)
+	}
+}
+
+var setting = regexp.MustCompile("`(MESHLITE_[A-Z_]+)`")
+
+// checkSettings fails unless each of our variables is in docs/settings.md: a misspelt one would
+// set nothing.
+func checkSettings(t *testing.T, where string, env map[string]string) {
+	t.Helper()
+	known := map[string]bool{}
+	for _, match := range setting.FindAllStringSubmatch(read(t, "docs/settings.md"), -1) {
+		known[match[1]] = true
+	}
+	for name := range env {
+		if strings.HasPrefix(name, "MESHLITE_") && !known[name] {
+			t.Errorf("%s sets %s, which docs/settings.md does not have", where, name)
+		}
+	}
+	if env["MESHLITE_LISTEN_ADDRESS"] == "" || env["MESHLITE_METRICS_ADDRESS"] == "" {
+		t.Errorf("%s does not set where calls and metrics are served: %v", where, env)
 	}
 }
 

@@ -2,8 +2,10 @@ package deploytest
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -265,11 +267,12 @@ func checkGroup(t *testing.T, group *api.TaskGroup) {
 		args = append(args, arg.(string))
 	}
 	checkProgram(t, "nomad: "+name, name, args)
+	checkSettings(t, "nomad: "+name, task.Env)
 	ports := map[string]bool{}
 	for _, port := range append(group.Networks[0].DynamicPorts, group.Networks[0].ReservedPorts...) {
 		ports[port.Label] = true
 	}
-	for _, text := range append(args, task.Env["PORT"]) {
+	for _, text := range append(args, slices.Collect(maps.Values(task.Env))...) {
 		for _, prefix := range []string{"${NOMAD_PORT_", "${NOMAD_ADDR_", "${NOMAD_IP_"} {
 			if _, after, found := strings.Cut(text, prefix); found && !ports[strings.TrimSuffix(after, "}")] {
 				t.Errorf("group %s has no port for %s", name, text)
@@ -277,7 +280,7 @@ func checkGroup(t *testing.T, group *api.TaskGroup) {
 		}
 	}
 	kind := "grpc"
-	if isHTTP(args) {
+	if isHTTP(name) {
 		kind = "http"
 	}
 	if len(service.Checks) != 1 || service.Checks[0].Type != kind || !ports[service.PortLabel] || len(service.CanaryTags) == 0 || len(service.Tags) == 0 ||

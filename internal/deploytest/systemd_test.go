@@ -90,9 +90,10 @@ func TestUnitsMatchThePrograms(t *testing.T) {
 		env := settings(t, "deploy/systemd/"+program+".env")
 		args := strings.Fields(env["ARGS"])
 		checkProgram(t, program+".env", program, args)
-		calls, metrics := servedBy(args, env)
+		checkSettings(t, program+".env", env)
+		calls, metrics := servedBy(env)
 		port := metrics
-		if isHTTP(args) {
+		if isHTTP(program) {
 			port = calls
 		}
 		if !strings.HasSuffix(env["READY"], ":"+port+"/readyz") {

@@ -35,6 +35,9 @@ names whom to believe in X-Forwarded-For. With --jwt-jwks, bearer tokens are ver
 address, subject=1000/h for each subject, 'header X-Api-Key=5/s@/v1/' for each key and the
 paths below /v1/. Each gateway counts by itself.
 
+What differs between places can be set by the environment instead: MESHLITE_LISTEN_ADDRESS,
+MESHLITE_METRICS_ADDRESS, MESHLITE_REGION, MESHLITE_ZONE and MESHLITE_LOG_LEVEL. Flags win.
+
 With -o json there is one object once it serves: address (a URL), metrics_address, services
 (a list of name, lets_out), sites (a list of name, prefix, urls).`,
 		Example: `  meshlite gateway --plaintext catalog
@@ -43,6 +46,9 @@ With -o json there is one object once it serves: address (a URL), metrics_addres
   meshlite gateway catalog --listen :443 --tls-cert cert.pem --tls-key key.pem --limit address=100/1m --register`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Services = args
+			if err := o.environment(cmd.Flags().Changed); err != nil {
+				return err
+			}
 			if output := cmd.Flag("output"); output != nil {
 				o.Format = cli.Format(output.Value.String())
 			}

@@ -80,7 +80,7 @@ func (r *run) advertised(ctx context.Context) (string, error) {
 	if address.IP.IsUnspecified() {
 		var err error
 		if host, err = r.directory.NodeAddress(ctx); err != nil {
-			return "", fmt.Errorf("--register with --listen %q: %w: give --advertise", r.Listen, err)
+			return "", fmt.Errorf("--register with %s %q: %w: give --advertise", r.listenBy, r.Listen, err)
 		}
 	}
 	return net.JoinHostPort(host, fmt.Sprint(address.Port)), nil
@@ -95,7 +95,7 @@ func (r *run) registration(address string) catalog.Registration {
 	return catalog.Registration{
 		Instance: catalog.Instance{
 			ID: catalog.InstanceID(r.Name, address), Service: r.Name, Address: address,
-			Tags: []string{r.scheme()}, Metadata: metadata,
+			Tags: []string{r.scheme()}, Metadata: metadata, Region: r.region, Zone: r.zone,
 		},
 		TTL:       leaseTTL,
 		SelfCheck: r.selfCheck,

@@ -52,9 +52,9 @@ func Run(ctx context.Context, o Options, streams cli.Streams) error {
 // logger writes to stderr, as the output is for people or programs.
 func (s *settings) logger(streams cli.Streams) *slog.Logger {
 	if s.Format == cli.JSON {
-		return slog.New(slog.NewJSONHandler(streams.Err, nil))
+		return slog.New(slog.NewJSONHandler(streams.Err, s.handling()))
 	}
-	return slog.New(slog.NewTextHandler(streams.Err, nil))
+	return slog.New(slog.NewTextHandler(streams.Err, s.handling()))
 }
 
 // run is one run of a gateway.
@@ -197,7 +197,7 @@ func (r *run) dial(s service) (gateway.Service, error) {
 // site balances over a plain HTTP service. Each has a cache of its own: without their prefixes,
 // two sites may have the same URL.
 func (r *run) site(s site) (made gateway.Site, err error) {
-	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Log: r.log, Header: r.forwarded}
+	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Region: r.region, Zone: r.zone, Log: r.log, Header: r.forwarded}
 	if len(s.urls) == 0 {
 		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
 	}
@@ -242,7 +242,7 @@ func (r *run) ready(next http.Handler) http.Handler {
 // serve serves, registers and announces the gateway. When ctx ends it leaves Consul first.
 func (r *run) serve(ctx context.Context) error {
 	var err error
-	if r.listener, err = listen("--listen", r.Listen); err != nil {
+	if r.listener, err = listen(r.listenBy, r.Listen); err != nil {
 		return err
 	}
 	if err := r.serveAdmin(); err != nil {
@@ -272,13 +272,13 @@ func (r *run) serve(ctx context.Context) error {
 	return errors.Join(err, <-served)
 }
 
-func listen(flag, address string) (net.Listener, error) {
+func listen(setBy, address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s %q: another program listens there: stop it, or take another port; 0 is a free one", flag, address)
+		return nil, fmt.Errorf("%s %q: another program listens there: stop it, or take another port; 0 is a free one", setBy, address)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s %q: %w", flag, address, err)
+		return nil, fmt.Errorf("%s %q: %w", setBy, address, err)
 	}
 	return listener, nil
 }

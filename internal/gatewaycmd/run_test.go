@@ -65,15 +65,21 @@ type running struct {
 	log *output
 }
 
-// start runs a gateway until the test ends, and returns once it serves.
+// start runs a gateway at a free port until the test ends, and returns once it serves.
 func start(t *testing.T, args ...string) running {
+	t.Helper()
+	return startWhere(t, append(args, "--listen", "127.0.0.1:0")...)
+}
+
+// startWhere is start at the address of args or of the environment.
+func startWhere(t *testing.T, args ...string) running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	out, log := &output{}, &output{}
 	format := cli.JSON
 	cmd := Command()
 	cmd.Flags().VarP(&format, "output", "o", "")
-	cmd.SetArgs(append(args, "--listen", "127.0.0.1:0", "--drain", "0s"))
+	cmd.SetArgs(append(args, "--drain", "0s"))
 	cmd.SetOut(out)
 	cmd.SetErr(log)
 	ended := make(chan error, 1)

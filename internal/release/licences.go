@@ -15,6 +15,14 @@ var allowed = []string{"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC
 // read are licences that the detector does not recognize, as somebody has read them.
 var read = map[string]string{
 	"github.com/hashicorp/go-metrics": "MIT", // without its title
+
+	// That of Go itself, which the detector takes for another of the family.
+	"golang.org/x/exp":  "BSD-3-Clause",
+	"golang.org/x/net":  "BSD-3-Clause",
+	"golang.org/x/sync": "BSD-3-Clause",
+	"golang.org/x/sys":  "BSD-3-Clause",
+	"golang.org/x/text": "BSD-3-Clause",
+	"golang.org/x/time": "BSD-3-Clause",
 }
 
 // checkLicences reads an SBOM in CycloneDX, and returns an error that names each component
