@@ -117,6 +117,7 @@ type Feed struct {
 	current *Snapshot
 	err     error
 	changed chan struct{} // closed with the next one; nil if nobody waits
+	counts  SourceStats
 }
 
 var _ Source = (*Feed)(nil)
@@ -126,17 +127,27 @@ func (f *Feed) Publish(s *Snapshot) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.current, f.err = s, nil
+	f.counts.Published++
 	if f.changed != nil {
 		close(f.changed)
 		f.changed = nil
 	}
 }
 
-// Fail records why there is no snapshot yet. A snapshot that was published stays.
+// Fail records an attempt that failed, and why there is no snapshot yet. A snapshot that was
+// published stays.
 func (f *Feed) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = err
+	f.counts.Failed++
+}
+
+// SourceStats returns how often Publish and Fail were called.
+func (f *Feed) SourceStats() SourceStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts
 }
 
 // Current implements Source.
