@@ -27,6 +27,7 @@ type Snapshot struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool
 	id    ID
+	own   [][]*x509.Certificate // chains of the leaf
 }
 
 // NewSnapshot checks that leaf, with its chain and key, is of one service, and that one of
@@ -66,7 +67,7 @@ func NewSnapshot(leaf tls.Certificate, roots []*x509.Certificate) (*Snapshot, er
 	if at.Before(chain[0].NotBefore) {
 		at = chain[0].NotBefore
 	}
-	if _, err := s.chains(chain, x509.ExtKeyUsageAny, at); err != nil {
+	if s.own, err = s.chains(chain, x509.ExtKeyUsageAny, at); err != nil {
 		return nil, NotOfTheRootsError{fmt.Errorf("identity: the certificate of %v is not of the %d roots: %w", id, len(roots), err)}
 	}
 	return s, nil
@@ -91,6 +92,16 @@ func (s *Snapshot) Leaf() *x509.Certificate { return s.leaf.Leaf }
 
 // Roots returns the trusted authorities, which must not be changed.
 func (s *Snapshot) Roots() []*x509.Certificate { return s.roots }
+
+// SignedBy reports whether a chain of the leaf ends with root, whatever the time.
+func (s *Snapshot) SignedBy(root *x509.Certificate) bool {
+	for _, chain := range s.own {
+		if chain[len(chain)-1].Equal(root) {
+			return true
+		}
+	}
+	return false
+}
 
 // trusts reports whether root is one of the roots.
 func (s *Snapshot) trusts(root *x509.Certificate) bool {
