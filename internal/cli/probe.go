@@ -139,12 +139,12 @@ func (o *ProbeOptions) security() (settings *tls.Config, creds credentials.Trans
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	creds, end, err = o.Security.Credentials(directory, slog.New(slog.DiscardHandler))
+	creds, closeCreds, err := o.Security.Credentials(directory, slog.New(slog.DiscardHandler))
 	if err != nil {
 		directory.Close()
 		return nil, nil, nil, err
 	}
-	return nil, creds, func() { end(); directory.Close() }, nil
+	return nil, creds, func() { closeCreds(); directory.Close() }, nil
 }
 
 // ask asks once.
