@@ -137,6 +137,8 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) p
 		return probeResult{uncallable, "presents a certificate of an unknown authority", "name the file of its authority by --cacert"}
 	case has("certificate required"):
 		return probeResult{uncallable, "requires a client certificate", "present one by --cert and --key, or that of a service by --identity"}
+	case has("not valid for any names"):
+		return probeResult{uncallable, "presents a certificate without names (" + innermost(s.Message()) + ")", "if it is of Consul's CA, with a SPIFFE id, call as a service by --identity"}
 	case wrongName(s.Message()):
 		return probeResult{uncallable, "presents a certificate of another name (" + innermost(s.Message()) + ")", "name what it proves by --servername"}
 	case has("certificate has expired"):
