@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
@@ -156,17 +155,19 @@ func TestCheckOfConsulsOwnChecksWithMutualTLS(t *testing.T) {
 	reflection.Register(server)
 	host, port := splitAddress(t, serveGRPC(t, server))
 	for id, overTLS := range map[string]bool{"plain": false, "tls": true} {
-		check := &api.AgentServiceCheck{GRPC: net.JoinHostPort(host, strconv.Itoa(port)), GRPCUseTLS: overTLS, TLSSkipVerify: true, Interval: "200ms", Timeout: "2s", Status: "critical"}
+		check := &api.AgentServiceCheck{GRPC: net.JoinHostPort(host, strconv.Itoa(port)), GRPCUseTLS: overTLS, TLSSkipVerify: true, Interval: "200ms", Timeout: "2s", Status: "passing"}
 		if err := consulClient(t).Agent().ServiceRegister(&api.AgentServiceRegistration{ID: id, Name: id, Address: host, Port: port, Check: check}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for id, want := range map[string]string{"plain": "its check speaks plaintext", "tls": "it requires a client certificate, which the agent does not have"} {
 		eventually(t, func() bool {
-			r := runTool(t, "check", id, "--identity", "web", "--servername", "prices")
-			t.Log(r.out)
-			return strings.Contains(r.out, want) && strings.Contains(r.out, "meshlite.WithHealthListener")
+			checks, _, err := consulClient(t).Health().Checks(id, nil)
+			return err == nil && len(checks) == 1 && checks[0].Status == "critical" && checks[0].Output != ""
 		})
+		r := runTool(t, "check", id, "--identity", "web", "--servername", "prices")
+		r.want(t, 1, want, "")
+		r.want(t, 1, "meshlite.WithHealthListener", "")
 	}
 	for service, option := range map[string]meshlite.ServerOption{"catalog": meshlite.WithMetricsAddress(""), "inventory": meshlite.WithHealthListener("")} {
 		openShop(t, service, 1, meshlite.WithTransportCredentials(asService(t, service)), option)
