@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
@@ -161,19 +160,16 @@ func TestCheckOfConsulsOwnChecksWithMutualTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for id, want := range map[string]string{"plain": "its check speaks plaintext", "tls": "it requires a client certificate, which the agent does not have"} {
+	for _, id := range []string{"plain", "tls"} { // what the agent says of it depends on which end is first
 		eventually(t, func() bool {
 			checks, _, err := consulClient(t).Health().Checks(id, nil)
 			return err == nil && len(checks) == 1 && checks[0].Status == "critical" && checks[0].Output != ""
 		})
 		r := runTool(t, "check", id, "--identity", "web", "--servername", "prices")
-		r.want(t, 1, want, "")
 		r.want(t, 1, "meshlite.WithHealthListener", "")
 	}
 	for service, option := range map[string]meshlite.ServerOption{"catalog": meshlite.WithMetricsAddress(""), "inventory": meshlite.WithHealthListener("")} {
 		openShop(t, service, 1, meshlite.WithTransportCredentials(asService(t, service)), option)
-		eventually(t, func() bool {
-			return strings.Contains(runTool(t, "check", service, "--identity", "web").out, "Consul says passing")
-		})
+		runTool(t, "check", service, "--identity", "web").want(t, 0, "SERVING in", "") // openShop waits for Consul
 	}
 }

@@ -219,7 +219,7 @@ func checkFix(e consul.Entry, overTLS bool) string {
 		}
 	}
 	if overTLS {
-		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log", orNone(e.Node))
+		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log. If the server demands a client's certificate, the agent has none: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration", orNone(e.Node))
 	}
 	return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check?", orNone(e.Node))
 }
