@@ -16,14 +16,14 @@ build: ## build meshlite and the sweet shop into .bin
 	@echo "building the tool and the sweet shop: about a minute the first time"
 	$(GO) build -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
 
-demo: build ## traffic doubles overnight: 20 s of load, a crash and a rolling restart
-	@$(BIN)/meshlite demo
+demo: build $(if $(IDENTITY),consul) ## traffic doubles overnight: 20 s of load, a crash and a rolling restart; IDENTITY=1 over mutual TLS
+	@$(BIN)/meshlite demo $(if $(IDENTITY),--identity)
 
 chaos: build consul ## break a mesh on a real Consul, fault by fault, and measure what callers notice
 	@$(BIN)/meshlite chaos
 
-dev: build ## run a registry and the sweet shop until ctrl-C
-	@$(BIN)/meshlite dev
+dev: build $(if $(IDENTITY),consul) ## run a registry and the sweet shop until ctrl-C; IDENTITY=1 over mutual TLS
+	@$(BIN)/meshlite dev $(if $(IDENTITY),--identity)
 
 # Four packages at once, on however few cores: tests of real processes mostly wait.
 test: consul tools ## run all tests with the race detector, a real Consul among them

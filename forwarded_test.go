@@ -2,6 +2,7 @@ package meshlite_test
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,18 +10,22 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/certtest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -43,11 +48,18 @@ type backend struct {
 	t       *testing.T
 	cache   *cache.Cache
 	address string
+	client  credentials.TransportCredentials // of the gateway
 }
 
 func newBackend(t *testing.T, limit uint64) *backend {
 	t.Helper()
-	callers, err := caller.New(caller.WithForwardedSubject(), caller.WithTrustedPrefixes(netip.MustParsePrefix(gatewayAddress+"/32")))
+	trusted := caller.WithTrustedPrefixes(netip.MustParsePrefix(gatewayAddress + "/32"))
+	return newSecuredBackend(t, limit, trusted, insecure.NewCredentials(), insecure.NewCredentials())
+}
+
+func newSecuredBackend(t *testing.T, limit uint64, trusted caller.Option, own, client credentials.TransportCredentials) *backend {
+	t.Helper()
+	callers, err := caller.New(caller.WithForwardedSubject(), trusted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +80,7 @@ func newBackend(t *testing.T, limit uint64) *backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(chain.ServerOptions()...)
+	server := grpc.NewServer(append(chain.ServerOptions(), grpc.Creds(own))...)
 	catalogv1.RegisterCatalogServiceServer(server, greeter{})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -76,7 +88,7 @@ func newBackend(t *testing.T, limit uint64) *backend {
 	}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	return &backend{t, answers, listener.Addr().String()}
+	return &backend{t, answers, listener.Addr().String(), client}
 }
 
 // forwardedPolicies keeps private answers for an hour.
@@ -97,7 +109,7 @@ func (b *backend) from(address string, opts ...grpc.DialOption) catalogv1.Catalo
 	b.t.Helper()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
 	conn, err := grpc.NewClient("passthrough:///"+b.address, append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(b.client), grpc.WithAuthority("catalog"),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", target)
 		}))...)
@@ -117,9 +129,43 @@ func onBehalf(t *testing.T, subject string) context.Context {
 
 // Two users behind one gateway, in parallel: each has answers and a limit of its own, in the
 // server's cache and in that of the gateway's channel.
+//
+// Case C1 (behind a gateway)
 func TestUsersBehindOneGatewayAreNotMixedUp(t *testing.T) {
-	const limit, sweets = 40, 60
-	b := newBackend(t, limit)
+	t.Run("by its network", func(t *testing.T) { checkUsers(t, newBackend(t, usersLimit)) })
+	t.Run("by its SPIFFE id", func(t *testing.T) {
+		authority := certtest.New(t)
+		mesh := func(service string) *identity.Credentials {
+			leaf := authority.IssueID(t, time.Hour, "spiffe://mesh.consul/ns/default/dc/dc1/svc/"+service)
+			current, err := identity.NewSnapshot(leaf, []*x509.Certificate{authority.Certificate()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			source := &identity.Feed{}
+			source.Publish(current)
+			mtls, err := identity.New(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return mtls
+		}
+		trusted := caller.WithTrustedIdentities("spiffe://*/ns/default/dc/dc1/svc/gateway")
+		b := newSecuredBackend(t, usersLimit, trusted, mesh("catalog"), mesh("gateway"))
+		checkUsers(t, b)
+		// Another service is who it is, whatever it forwards.
+		b.client = mesh("web")
+		reply, err := b.from(gatewayAddress).GetSweet(onBehalf(t, "alice"), &catalogv1.GetSweetRequest{Id: "x"})
+		if err != nil || reply.GetSweet().GetName() == "" || b.cache.Stats().Counts.Misses != 41 {
+			t.Errorf("%v, %v, %+v: want an answer of its own", reply, err, b.cache.Stats().Counts)
+		}
+	})
+}
+
+const usersLimit = 40
+
+func checkUsers(t *testing.T, b *backend) {
+	t.Helper()
+	const limit, sweets = usersLimit, 60
 	forwarded, err := caller.New(caller.WithForwardedSubject())
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
+	"github.com/meshlite-go/meshlite/identity/identitymetrics"
 	"github.com/meshlite-go/meshlite/interceptors/authz/authzmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
@@ -33,6 +34,7 @@ func (r *Runtime) register() error {
 		discovery.New(r.watches, r.agents),
 		endpoints.New(r.picks),
 		authzmetrics.New(r.authorized),
+		identitymetrics.New(r.identities),
 		cachemetrics.New(r.caches.Stats),
 		ratelimitmetrics.New(r.limits.Rates),
 		concurrencymetrics.New(r.limits.Own().Stats),

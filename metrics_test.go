@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
@@ -307,6 +308,15 @@ func useEverything(t *testing.T, m *mesh) {
 	if _, err := meshlite.NewServer("private", meshlite.WithPlaintext(), meshlite.WithRuntime(m.runtime), meshlite.WithDirectory(m.directory), meshlite.WithInterceptors(authorized)); err != nil {
 		t.Fatal(err)
 	}
+	mtls, err := identity.New(&identity.Feed{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unused, err := meshlite.NewClient("consul:///private", meshlite.WithTransportCredentials(mtls), meshlite.WithRuntime(m.runtime), meshlite.WithDirectory(m.directory))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unused.Close(); mtls.Close() })
 	client, conn := m.client("consul:///catalog", policy)
 	get(t, client, "x")
 	get(t, client, "x")

@@ -22,8 +22,8 @@
 // # Trust
 //
 // Claims of a caller in metadata (on whose behalf it calls, the cost and the priority of
-// its call, cache directives) are used only from a trusted peer, by its network
-// ([WithTrustedPrefixes]) or by a function ([WithTrusted]). By default no peer is trusted.
+// its call, cache directives) are used only from a trusted peer, by its certificate
+// ([WithTrustedIdentities]), its network ([WithTrustedPrefixes]) or a function ([WithTrusted]). By default no peer is trusted.
 package caller
 
 import (
@@ -50,6 +50,7 @@ type Callers struct {
 	forwards bool   // trusted peers send the identity under SubjectKey
 	prefixes prefixes
 	trusted  func(context.Context) bool
+	services []string   // trusted SPIFFE ids
 	logged   bool       // what identity and key declare
 	verified identities // of certificates, so that a call does not write its caller's out again
 }
@@ -114,7 +115,7 @@ func WithLoggedIdentity() Option {
 // WithForwardedSubject takes the identity from metadata [SubjectKey], in which a gateway sends
 // the subject that it has verified.
 //
-// On a server only trusted peers are believed ([WithTrusted], [WithTrustedPrefixes]). A
+// On a server only trusted peers are believed ([WithTrustedIdentities] and the like). A
 // trusted peer that sends no subject calls for nobody: it has no identity, in particular not
 // that of its certificate, which all its anonymous users would share. What any other peer
 // sends is ignored; its identity is what [WithIdentity] or [WithIdentityMetadata] declare, or
@@ -149,6 +150,46 @@ func WithTrusted(trusted func(context.Context) bool) Option {
 		}
 		s.trusted = trusted
 	}
+}
+
+// WithTrustedIdentities trusts the peers whose verified certificates prove one of these SPIFFE
+// ids: the gateways that speak for others. The trust domain may be *, any that the server's
+// credentials verify: those of package identity verify their own alone. Repeated, it adds.
+//
+//	caller.WithTrustedIdentities("spiffe://*/ns/default/dc/dc1/svc/gateway")
+func WithTrustedIdentities(ids ...string) Option {
+	return func(s *settings) {
+		for _, id := range ids {
+			domain, path, ok := splitID(id)
+			if !ok || domain == "" || path == "" || strings.Contains(path, "*") || domain != "*" && strings.Contains(domain, "*") {
+				s.errs = append(s.errs, fmt.Errorf("WithTrustedIdentities: %q is no SPIFFE id: write one such as spiffe://DOMAIN/ns/default/dc/dc1/svc/gateway, with * for any domain", id))
+			}
+		}
+		s.services = append(s.services, ids...)
+	}
+}
+
+// splitID returns the trust domain and the path of a SPIFFE id.
+func splitID(id string) (domain, path string, ok bool) {
+	rest, ok := strings.CutPrefix(id, "spiffe://")
+	domain, path, _ = strings.Cut(rest, "/")
+	return domain, path, ok
+}
+
+// proves reports whether the certificate of the peer is of one of the trusted services.
+func (c *Callers) proves(ctx context.Context) bool {
+	if len(c.services) == 0 {
+		return false
+	}
+	proven := c.verified.of(ctx)
+	_, path, ok := splitID(proven)
+	for _, trusted := range c.services {
+		domain, want, _ := splitID(trusted)
+		if ok && (trusted == proven || domain == "*" && want == path) {
+			return true
+		}
+	}
+	return false
 }
 
 // Incoming is the identity of the caller whose call is served with ctx, "" if it has none.
@@ -221,7 +262,7 @@ func (c *Callers) Trusted(ctx context.Context) bool {
 	if c == nil || unidentified(ctx) {
 		return false
 	}
-	return c.prefixes.peer(ctx) || c.trusted != nil && c.trusted(ctx)
+	return c.prefixes.peer(ctx) || c.proves(ctx) || c.trusted != nil && c.trusted(ctx)
 }
 
 // unidentified reports whether the peer of ctx was let in without the certificate that others

@@ -249,3 +249,45 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 }
+
+// A gateway is trusted for the SPIFFE id that its certificate proves: all of it, in its
+// verified trust domain or that of the option, and nothing that looks like it.
+//
+// Case L12 (by certificate)
+func TestTrustByIdentity(t *testing.T) {
+	const exact, any = "spiffe://mesh/ns/default/dc/dc1/svc/gateway", "spiffe://*/ns/default/dc/dc1/svc/gateway"
+	id := func(host, path string) *url.URL { return &url.URL{Scheme: "spiffe", Host: host, Path: path} }
+	const gateway = "/ns/default/dc/dc1/svc/gateway"
+	leaf := &x509.Certificate{Raw: []byte("1")}
+	named := &x509.Certificate{Raw: []byte("2"), DNSNames: []string{exact}, Subject: pkix.Name{CommonName: exact}}
+	for name, test := range map[string]struct {
+		option string
+		ctx    context.Context
+		want   bool
+	}{
+		"the gateway":                  {exact, shown(leaf, id("mesh", gateway), true), true},
+		"of another domain":            {exact, shown(leaf, id("other", gateway), true), false},
+		"of any verified domain":       {any, shown(leaf, id("other", gateway), true), true},
+		"not verified":                 {any, shown(leaf, id("mesh", gateway), false), false},
+		"another service":              {any, shown(leaf, id("mesh", gateway+"2"), true), false},
+		"below it":                     {any, shown(leaf, id("mesh", gateway+"/x"), true), false},
+		"a name that says so":          {exact, shown(named, nil, true), false},
+		"a name that says so, any":     {any, shown(named, nil, true), false},
+		"plaintext":                    {any, from("10.0.0.7:1"), false},
+		"plaintext that sends the key": {any, metadata.NewIncomingContext(from("10.0.0.7:1"), metadata.Pairs(caller.SubjectKey, exact)), false},
+	} {
+		callers := made(t, caller.WithForwardedSubject(), caller.WithTrustedIdentities("spiffe://mesh/ns/default/dc/dc1/svc/other", test.option))
+		if got := callers.Trusted(test.ctx); got != test.want {
+			t.Errorf("%s: trusted %v, want %v", name, got, test.want)
+		}
+		alice := metadata.NewIncomingContext(test.ctx, metadata.Pairs(caller.SubjectKey, "alice"))
+		if got, err := callers.Incoming(alice); (got == "alice") != test.want || err != nil {
+			t.Errorf("%s: called for %q, %v", name, got, err)
+		}
+	}
+	for _, wrong := range []string{"", "gateway", "spiffe://", "spiffe://mesh", "spiffe:///svc/gateway", "spiffe://*/", "spiffe://*/ns/*/svc/gateway", "spiffe://m*/svc/gateway", "https://mesh/svc/gateway"} {
+		if _, err := caller.New(caller.WithTrustedIdentities(wrong)); err == nil || !strings.Contains(err.Error(), "WithTrustedIdentities") {
+			t.Errorf("%q: %v, want an error that names the option", wrong, err)
+		}
+	}
+}

@@ -141,6 +141,9 @@ func (c *Credentials) Ready() error {
 	return err
 }
 
+// Current returns the latest certificates of the source.
+func (c *Credentials) Current() (*Snapshot, error) { return c.source.Current() }
+
 // MaxConnectionAge is that of [WithMaxConnectionAge].
 func (c *Credentials) MaxConnectionAge() time.Duration { return c.age }
 

@@ -45,6 +45,7 @@ type PEMFiles struct {
 	failing string // the last error, which was logged
 	open    bool   // others can read the key, which was logged
 	current *Snapshot
+	counts  SourceStats
 }
 
 var _ Source = (*PEMFiles)(nil)
@@ -94,6 +95,9 @@ func (f *PEMFiles) Next(ctx context.Context, last *Snapshot) (*Snapshot, error) 
 // refresh keeps the last good certificates if the files are not. The caller holds f.mu.
 func (f *PEMFiles) refresh() {
 	err := f.load()
+	if err != nil {
+		f.counts.Failed++
+	}
 	switch {
 	case err != nil && f.failing != err.Error():
 		f.config.Logger.Error("the certificate files cannot be used: the last good certificate stays", "error", err, "id", f.current.id.String(), "valid_until", f.current.Leaf().NotAfter)
@@ -124,7 +128,15 @@ func (f *PEMFiles) load() error {
 		return fmt.Errorf("%w (%s, %s, %s)", err, f.config.Certificate, f.config.Key, f.config.Roots)
 	}
 	f.read, f.current = read, s
+	f.counts.Published++
 	return nil
+}
+
+// SourceStats returns how often other files were read, and how often they could not be used.
+func (f *PEMFiles) SourceStats() SourceStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts
 }
 
 func (f *PEMFiles) checkMode() {

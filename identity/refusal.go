@@ -34,6 +34,12 @@ const (
 	UnknownService   Reason = "no_service_name"
 )
 
+// Reasons returns all of them.
+func Reasons() []Reason {
+	return []Reason{Expired, NotYetValid, SelfSigned, UnknownAuthority, BadCertificate, BadID, WrongTrustDomain, WrongPartition, WrongNamespace,
+		WrongDatacenter, WrongService, NoCertificate, OldTLS, SpeaksPlaintext, NoOwnCertificate, RefusedByPeer, BrokenHandshake, UnknownService}
+}
+
 // Refusal is the error of a handshake.
 type Refusal struct {
 	Reason Reason

@@ -29,6 +29,7 @@ type Snapshot struct {
 	id    ID
 	// anyForm accepts ids in other forms than Consul's.
 	anyForm bool
+	own     [][]*x509.Certificate // chains of the leaf
 }
 
 // NewSnapshot checks that leaf, with its chain and key, is of one service, and that one of
@@ -79,7 +80,7 @@ func newSnapshot(leaf tls.Certificate, roots []*x509.Certificate, anyForm bool) 
 	if at.Before(chain[0].NotBefore) {
 		at = chain[0].NotBefore
 	}
-	if _, err := s.chains(chain, x509.ExtKeyUsageAny, at); err != nil {
+	if s.own, err = s.chains(chain, x509.ExtKeyUsageAny, at); err != nil {
 		return nil, NotOfTheRootsError{fmt.Errorf("identity: the certificate of %v is not of the %d roots: %w", id, len(roots), err)}
 	}
 	return s, nil
@@ -104,6 +105,16 @@ func (s *Snapshot) Leaf() *x509.Certificate { return s.leaf.Leaf }
 
 // Roots returns the trusted authorities, which must not be changed.
 func (s *Snapshot) Roots() []*x509.Certificate { return s.roots }
+
+// SignedBy reports whether a chain of the leaf ends with root, whatever the time.
+func (s *Snapshot) SignedBy(root *x509.Certificate) bool {
+	for _, chain := range s.own {
+		if chain[len(chain)-1].Equal(root) {
+			return true
+		}
+	}
+	return false
+}
 
 // trusts reports whether root is one of the roots.
 func (s *Snapshot) trusts(root *x509.Certificate) bool {
@@ -130,6 +141,7 @@ type Feed struct {
 	current *Snapshot
 	err     error
 	changed chan struct{} // closed with the next one; nil if nobody waits
+	counts  SourceStats
 }
 
 var _ Source = (*Feed)(nil)
@@ -139,17 +151,27 @@ func (f *Feed) Publish(s *Snapshot) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.current, f.err = s, nil
+	f.counts.Published++
 	if f.changed != nil {
 		close(f.changed)
 		f.changed = nil
 	}
 }
 
-// Fail records why there is no snapshot yet. A snapshot that was published stays.
+// Fail records an attempt that failed, and why there is no snapshot yet. A snapshot that was
+// published stays.
 func (f *Feed) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = err
+	f.counts.Failed++
+}
+
+// SourceStats returns how often Publish and Fail were called.
+func (f *Feed) SourceStats() SourceStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts
 }
 
 // Current implements Source.

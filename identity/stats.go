@@ -4,10 +4,13 @@ import "time"
 
 // Stats describes the identity of a process and what it has refused.
 type Stats struct {
-	ID         string    `json:"id"`                   // "" before the first certificate
-	ValidUntil time.Time `json:"valid_until,omitzero"` // the end of the leaf
-	Roots      int       `json:"roots"`
-	Error      string    `json:"error,omitempty"` // why there is no certificate, or none that is used
+	Service    string      `json:"service"`              // of this process; "" before the first certificate, unless the source names it
+	ID         string      `json:"id"`                   // "" before the first certificate
+	ValidFrom  time.Time   `json:"valid_from,omitzero"`  // the begin of the leaf
+	ValidUntil time.Time   `json:"valid_until,omitzero"` // the end of the leaf
+	Roots      int         `json:"roots"`
+	Error      string      `json:"error,omitempty"` // why there is no certificate, or none that is used
+	Source     SourceStats `json:"source"`
 
 	Connections int               `json:"connections"` // secured and open now
 	Clients     uint64            `json:"clients"`     // handshakes as a client that succeeded
@@ -17,6 +20,13 @@ type Stats struct {
 	Cut         uint64            `json:"cut"`         // connections closed at the end of a certificate
 
 	Plaintext PlaintextStats `json:"plaintext"` // of a permissive server
+}
+
+// SourceStats counts what a [Source] has published. It is that of sources with a method
+// SourceStats, as [Feed] and [PEMFiles] have it.
+type SourceStats struct {
+	Published uint64 `json:"published"` // certificates or roots that were other ones than before
+	Failed    uint64 `json:"failed"`    // attempts to get them
 }
 
 // PlaintextStats counts the callers that [WithPermissive] has let in.
@@ -36,7 +46,13 @@ func (c *Credentials) Stats() Stats {
 		stats.Error = err.Error()
 	}
 	if s, err := c.source.Current(); err == nil {
-		stats.ID, stats.ValidUntil, stats.Roots = s.id.String(), s.Leaf().NotAfter, len(s.roots)
+		stats.Service, stats.ID, stats.Roots = s.id.Service, s.id.String(), len(s.roots)
+		stats.ValidFrom, stats.ValidUntil = s.Leaf().NotBefore, s.Leaf().NotAfter
+	} else if named, ok := c.source.(interface{ Service() string }); ok {
+		stats.Service = named.Service()
+	}
+	if counting, ok := c.source.(interface{ SourceStats() SourceStats }); ok {
+		stats.Source = counting.SourceStats()
 	}
 	return stats
 }

@@ -33,6 +33,7 @@ func run() error {
 	advertise := flag.String("advertise", "", "register this `host`, host:port or network, such as 10.1.0.0/16 for the address in it, instead of that of the agent's node")
 	region := flag.String("region", "", "the `region` that this process runs in")
 	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
+	mutual := flag.Bool("identity", false, "be catalog by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
@@ -43,7 +44,12 @@ func run() error {
 		return err
 	}
 
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+	security, end, err := secured(*mutual)
+	if err != nil {
+		return err
+	}
+	defer end()
+	server, err := meshlite.NewServer("catalog", security, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
@@ -54,4 +60,21 @@ func run() error {
 	}
 	catalogv1.RegisterCatalogServiceServer(server, sweets)
 	return server.Run(meshlite.SignalContext())
+}
+
+// secured is plaintext, or the identity of the catalog and the intentions about it.
+func secured(mutual bool) (_ meshlite.Options, end func(), _ error) {
+	if !mutual {
+		return meshlite.Options{meshlite.WithPlaintext()}, func() {}, nil
+	}
+	mtls, err := meshlite.ConsulIdentity("catalog")
+	if err != nil {
+		return nil, nil, err
+	}
+	authorized, err := meshlite.ConsulIntentions("catalog")
+	if err != nil {
+		mtls.Close()
+		return nil, nil, err
+	}
+	return meshlite.Options{meshlite.WithTransportCredentials(mtls), meshlite.WithInterceptors(authorized)}, func() { authorized.Close(); mtls.Close() }, nil
 }

@@ -36,6 +36,7 @@ func run() error {
 	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")
+	mutual := flag.Bool("identity", false, "be inventory by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see inventory -h", flag.Arg(0))
@@ -46,7 +47,12 @@ func run() error {
 		return err
 	}
 
-	server, err := meshlite.NewServer("inventory", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+	security, end, err := secured(*mutual)
+	if err != nil {
+		return err
+	}
+	defer end()
+	server, err := meshlite.NewServer("inventory", security, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
@@ -57,4 +63,21 @@ func run() error {
 	}
 	inventoryv1.RegisterInventoryServiceServer(server, stock)
 	return server.Run(meshlite.SignalContext())
+}
+
+// secured is plaintext, or the identity of the inventory and the intentions about it.
+func secured(mutual bool) (_ meshlite.Options, end func(), _ error) {
+	if !mutual {
+		return meshlite.Options{meshlite.WithPlaintext()}, func() {}, nil
+	}
+	mtls, err := meshlite.ConsulIdentity("inventory")
+	if err != nil {
+		return nil, nil, err
+	}
+	authorized, err := meshlite.ConsulIntentions("inventory")
+	if err != nil {
+		mtls.Close()
+		return nil, nil, err
+	}
+	return meshlite.Options{meshlite.WithTransportCredentials(mtls), meshlite.WithInterceptors(authorized)}, func() { authorized.Close(); mtls.Close() }, nil
 }

@@ -72,15 +72,19 @@ is given.`,
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the target's")
 	completeFiles(cmd, "proto", "proto")
 	completeFiles(cmd, "descriptor-set", "binpb", "pb", "bin", "protoset", "desc")
 	if err := cmd.MarkFlagDirname("proto-path"); err != nil {
 		panic(err) // the flag was added above
 	}
-	noCompletion(cmd, "data", "metadata", "timeout", "repeat", "concurrency", "servername")
+	noCompletion(cmd, "data", "metadata", "timeout", "repeat", "concurrency", "identity", "servername")
 	return cmd
 }
+
+// identityUsage is that of the flag of all commands that call servers.
+const identityUsage = "call as this `service`, by a certificate of Consul's CA, and verify servers by their SPIFFE ids: mutual TLS 1.3"
 
 // completeFiles offers files with these extensions for a flag.
 func completeFiles(cmd *cobra.Command, flag string, extensions ...string) {

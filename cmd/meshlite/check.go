@@ -24,7 +24,7 @@ address. Each problem is printed with its fix.
   !  warning: perhaps not intended
   ✗  failed: the exit code is 1
 
-Instances are asked in plaintext unless --tls or a flag about certificates is given,
+Instances are asked in plaintext unless --tls, --identity or a flag about certificates is given,
 16 at once, each for 2 s at most.
 
 With -o json there is one object: passed, warnings, failed (how many), checks, a list
@@ -47,6 +47,7 @@ checked), result (passed, warning, failed), text, fix.`,
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's; TLS")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show; TLS")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the instances must prove, instead of the service's; TLS")
 	return cmd
 }

@@ -52,6 +52,7 @@ the embedded stand-in; --registry forces one.`,
 	}
 	cmd.Flags().DurationVar(&o.Duration, "duration", demo.DefaultDuration, "how long the load lasts, about")
 	addRegistry(cmd, &registry)
+	addShopIdentity(cmd, &o.Identity)
 	return cmd
 }
 

@@ -52,8 +52,13 @@ the embedded stand-in; --registry forces one.`,
 		},
 	}
 	addRegistry(cmd, &registry)
+	addShopIdentity(cmd, &o.Identity)
 	cmd.Flags().BoolVar(&quiet, "quiet", false, "without customers: only you call")
 	return cmd
+}
+
+func addShopIdentity(cmd *cobra.Command, identity *bool) {
+	cmd.Flags().BoolVar(identity, "identity", false, "mutual TLS by Consul's CA, and intentions, between all programs: on a real Consul")
 }
 
 func addRegistry(cmd *cobra.Command, registry *string) {

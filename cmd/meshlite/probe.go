@@ -49,7 +49,8 @@ failure, or 200 OK), message, duration_ms.`,
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the address's")
-	noCompletion(cmd, "service", "http", "timeout", "wait", "servername")
+	noCompletion(cmd, "service", "http", "timeout", "wait", "identity", "servername")
 	return cmd
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
@@ -121,7 +122,7 @@ func openCatalogs(t *testing.T, service string, n int, also func(*meshlite.Serve
 	t.Cleanup(func() { stop(); running.Wait(); directory.Close() })
 	for range n {
 		server, err := meshlite.NewServer(service, append([]meshlite.ServerOption{
-			meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
+			meshlite.WithTransportCredentials(insecure.NewCredentials()), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
 			meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second)}, opts...)...)
 		if err != nil {
 			t.Fatal(err)

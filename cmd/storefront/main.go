@@ -38,24 +38,30 @@ func run() error {
 	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
 	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
+	mutual := flag.Bool("identity", false, "be storefront by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
 	}
 
-	catalog, err := meshlite.NewClient(*catalogTarget, meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone))
+	common, end, err := secured(*mutual)
+	if err != nil {
+		return err
+	}
+	defer end()
+	catalog, err := meshlite.NewClient(*catalogTarget, common.both, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer catalog.Close()
-	inventory, err := meshlite.NewClient(*inventoryTarget, meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone))
+	inventory, err := meshlite.NewClient(*inventoryTarget, common.both, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer inventory.Close()
 	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
-	server, err := meshlite.NewServer("storefront", meshlite.WithPlaintext(), meshlite.WithLocality(*region, *zone),
+	server, err := meshlite.NewServer("storefront", common.both, common.server, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
@@ -66,4 +72,27 @@ func run() error {
 	}
 	storefrontv1.RegisterStorefrontServiceServer(server, shop)
 	return server.Run(meshlite.SignalContext())
+}
+
+// security is that of servers and channels.
+type security struct {
+	both   meshlite.Option
+	server meshlite.Options // what authorizes
+}
+
+// secured is plaintext, or the identity of the storefront and the intentions about it.
+func secured(mutual bool) (_ security, end func(), _ error) {
+	if !mutual {
+		return security{both: meshlite.WithPlaintext()}, func() {}, nil
+	}
+	mtls, err := meshlite.ConsulIdentity("storefront")
+	if err != nil {
+		return security{}, nil, err
+	}
+	authorized, err := meshlite.ConsulIntentions("storefront")
+	if err != nil {
+		mtls.Close()
+		return security{}, nil, err
+	}
+	return security{meshlite.WithTransportCredentials(mtls), meshlite.Options{meshlite.WithInterceptors(authorized)}}, func() { authorized.Close(); mtls.Close() }, nil
 }

@@ -103,7 +103,7 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	if err != nil {
 		return &Error{ExitUsage, err}
 	}
-	conn, closeAll, err := dial(o)
+	conn, closeAll, err := dial(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -144,27 +144,32 @@ var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 	Timeout: proto.String("0s"),
 }}
 
-func dial(o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
-	security, err := o.Security.Option()
-	if err != nil {
-		return nil, nil, err
-	}
+func dial(ctx context.Context, o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
 	// What goes wrong comes back with the call, in one line.
 	silent := slog.New(slog.DiscardHandler)
 	directory, err := consul.New(consul.Config{Logger: silent})
 	if err != nil {
 		return nil, nil, err
 	}
-	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
-	if err == nil {
-		conn, err = meshlite.NewClient(o.Target, security, meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
-			meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
-	}
+	creds, end, err := o.Security.Credentials(directory, silent)
 	if err != nil {
 		directory.Close()
 		return nil, nil, err
 	}
-	return conn, func() { conn.Close(); directory.Close() }, nil
+	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
+	if err == nil {
+		err = awaitCertificate(ctx, creds)
+	}
+	if err == nil {
+		conn, err = meshlite.NewClient(o.Target, meshlite.WithTransportCredentials(creds), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
+			meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
+	}
+	if err != nil {
+		end()
+		directory.Close()
+		return nil, nil, err
+	}
+	return conn, func() { conn.Close(); end(); directory.Close() }, nil
 }
 
 // resolverFirst makes the timeout longer than the resolver's own, so that an error of

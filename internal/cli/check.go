@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -29,18 +30,25 @@ func Check(ctx context.Context, o CheckOptions, streams Streams) error {
 		return Usagef("--timeout %v: write a duration above 0, such as 1m", o.Timeout)
 	}
 	o.Security.Plaintext = !o.TLS && o.Security == Security{}
-	settings, err := o.Security.settings()
-	if err != nil {
-		return err
-	}
 	directory, err := dialAgent(o.Agent)
 	if err != nil {
 		return err
 	}
 	defer directory.Close()
+	creds, end, err := o.Security.Credentials(directory, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer end()
 	bounded, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	report := doctor.Run(bounded, directory, doctor.Options{Services: o.Services, TLS: settings})
+	if err := awaitCertificate(bounded, creds); err != nil {
+		return err
+	}
+	if o.Security.Plaintext {
+		creds = nil
+	}
+	report := doctor.Run(bounded, directory, doctor.Options{Services: o.Services, Credentials: creds, Certificate: o.Security.Cert != "" || o.Security.Identity != ""})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

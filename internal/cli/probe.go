@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 )
@@ -48,6 +48,8 @@ func (o *ProbeOptions) check() error {
 		return checkTarget(o.Address)
 	case o.Address != "":
 		return Usagef("%q together with --http: leave one out", o.Address)
+	case o.Security.Identity != "":
+		return Usagef("--identity %q together with --http: a SPIFFE id proves no host, leave one out", o.Security.Identity)
 	case o.Service != "":
 		return Usagef("--service %q together with --http: it is for gRPC's health, leave one out", o.Service)
 	default:
@@ -84,14 +86,18 @@ func Probe(ctx context.Context, o ProbeOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	settings, err := o.settings()
+	settings, creds, end, err := o.security()
 	if err != nil {
 		return err
+	}
+	defer end()
+	if err := awaitCertificate(ctx, creds); err != nil {
+		return fmt.Errorf("%s: %w", o.Address, err)
 	}
 	start := time.Now()
 	p := probed{Target: cmp.Or(o.URL, o.Address)}
 	for {
-		p.Status, err = o.ask(ctx, settings)
+		p.Status, err = o.ask(ctx, settings, creds)
 		if err == nil || ctx.Err() != nil || time.Since(start)+askAgain > o.Wait {
 			break
 		}
@@ -115,29 +121,43 @@ func Probe(ctx context.Context, o ProbeOptions, streams Streams) error {
 	return nil
 }
 
-// settings are those of TLS, nil for plaintext.
-func (o *ProbeOptions) settings() (*tls.Config, error) {
-	if strings.HasPrefix(o.URL, "http:") {
-		return nil, nil
+// security is that of an HTTP server, where nil settings are plaintext, or of a gRPC server.
+func (o *ProbeOptions) security() (settings *tls.Config, creds credentials.TransportCredentials, end func(), err error) {
+	switch {
+	case strings.HasPrefix(o.URL, "http:"):
+		return nil, nil, func() {}, nil
+	case o.URL != "":
+		settings, err = o.Security.settings()
+		return settings, nil, func() {}, err
+	case o.Security.Identity == "":
+		creds, end, err = o.Security.Credentials(nil, slog.New(slog.DiscardHandler))
+		return nil, creds, end, err
+	case o.Security.ServerName == "":
+		return nil, nil, nil, Usagef("--identity %q: an address names no service: say which one must listen there by --servername", o.Security.Identity)
 	}
-	return o.Security.settings()
+	directory, err := dialAgent("")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	creds, closeCreds, err := o.Security.Credentials(directory, slog.New(slog.DiscardHandler))
+	if err != nil {
+		directory.Close()
+		return nil, nil, nil, err
+	}
+	return nil, creds, func() { closeCreds(); directory.Close() }, nil
 }
 
 // ask asks once.
-func (o *ProbeOptions) ask(ctx context.Context, settings *tls.Config) (string, error) {
+func (o *ProbeOptions) ask(ctx context.Context, settings *tls.Config, creds credentials.TransportCredentials) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	if o.URL != "" {
 		return o.askHTTP(ctx, settings)
 	}
-	return o.askGRPC(ctx, settings)
+	return o.askGRPC(ctx, creds)
 }
 
-func (o *ProbeOptions) askGRPC(ctx context.Context, settings *tls.Config) (string, error) {
-	security := insecure.NewCredentials()
-	if settings != nil {
-		security = credentials.NewTLS(settings)
-	}
+func (o *ProbeOptions) askGRPC(ctx context.Context, security credentials.TransportCredentials) (string, error) {
 	conn, err := grpc.NewClient("passthrough:///"+o.Address, grpc.WithTransportCredentials(security),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableHealthCheck())
 	if err != nil {

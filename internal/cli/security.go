@@ -1,16 +1,21 @@
 package cli
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // Security is how the connections are protected. The zero value is TLS with the
@@ -20,18 +25,89 @@ type Security struct {
 	CACert     string // file of roots, PEM
 	Cert, Key  string // files of one's own certificate and its key, PEM
 	ServerName string // that the server must prove; empty is the target's
+	Identity   string // service whose certificate Consul's CA signs, instead of files
 }
 
-// Option is the same for a channel.
-func (s Security) Option() (meshlite.ClientOption, error) {
+// Credentials are the same for gRPC, with what ends them. A certificate of Consul's CA comes
+// from the agent of directory, which is used for that alone. That of files is one of a service
+// if it has a SPIFFE id; what the server is, is verified as servers and channels do it then.
+func (s Security) Credentials(directory *consul.Directory, log *slog.Logger) (_ credentials.TransportCredentials, end func(), _ error) {
+	source, err := s.source(directory, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if source != nil {
+		mtls, err := identity.New(source, identity.WithLogger(log))
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.ServerName != "" {
+			//lint:ignore SA1019 of these credentials alone: other options name the authority, too
+			_ = mtls.OverrideServerName(s.ServerName)
+		}
+		return mtls, mtls.Close, nil
+	}
 	settings, err := s.settings()
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case settings == nil:
-		return meshlite.WithPlaintext(), nil
+		return insecure.NewCredentials(), func() {}, nil
 	default:
-		return meshlite.WithTLS(settings), nil
+		return credentials.NewTLS(settings), func() {}, nil
+	}
+}
+
+// source is that of a service's certificates, nil for other security.
+func (s Security) source(directory *consul.Directory, log *slog.Logger) (identity.Source, error) {
+	if s.Identity != "" {
+		if s.Plaintext || s.CACert != "" || s.Cert != "" || s.Key != "" {
+			return nil, Usagef("--identity %q together with --plaintext, --cacert, --cert or --key: Consul's CA has certificate and roots, leave one out", s.Identity)
+		}
+		source, err := directory.Identity(s.Identity)
+		if err != nil {
+			return nil, &Error{ExitUsage, err}
+		}
+		return source, nil
+	}
+	if s.Plaintext || s.CACert == "" || s.Cert == "" || s.Key == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+	if err != nil {
+		return nil, nil // settings says so
+	}
+	if _, err := identity.IDOf(pair.Leaf); err != nil {
+		return nil, nil
+	}
+	source, err := identity.Files(identity.FilesConfig{Certificate: s.Cert, Key: s.Key, Roots: s.CACert, Logger: log})
+	if err != nil {
+		return nil, &Error{ExitUsage, err}
+	}
+	return source, nil
+}
+
+// certificateTimeout is how long a command waits for its certificate of Consul's CA.
+const certificateTimeout = 5 * time.Second
+
+// awaitCertificate returns why there is none, so that no call has to time out for that.
+func awaitCertificate(ctx context.Context, creds credentials.TransportCredentials) error {
+	mtls, ok := creds.(*identity.Credentials)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, certificateTimeout)
+	defer cancel()
+	for {
+		err := mtls.Ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 
@@ -90,6 +166,12 @@ func (s Security) fix(code codes.Code, message string, timeout time.Duration) st
 		return "it must be renewed, or one of the clocks is wrong"
 	case s.Plaintext && has("error reading server preface"):
 		return "if the server speaks TLS, leave --plaintext out"
+	case has("identity: " + string(identity.WrongService)):
+		return "another service listens there, or name the one that you mean by --servername"
+	case has("identity: " + string(identity.UnknownService)):
+		return "name the service that listens there by --servername"
+	case !s.Plaintext && s.Identity == "" && (has("certificate required") || has("bad certificate")):
+		return "show the certificate of a service by --identity, or one by --cert and --key"
 	case code == codes.DeadlineExceeded:
 		return fmt.Sprintf("is --timeout %v enough?", timeout)
 	case has("connect: connection refused"):

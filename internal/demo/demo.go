@@ -31,6 +31,8 @@ type Options struct {
 	Duration time.Duration
 	// Registry is which one to use.
 	Registry shop.Choice
+	// Identity has all of the shop call each other by mutual TLS, as intentions allow it.
+	Identity bool
 	// Programs is the folder of the service programs. Empty: they are looked for.
 	Programs string
 	// Progress receives the events, drawn if it is a terminal.
@@ -74,6 +76,10 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 		return nil, err
 	}
 	say := func(format string, args ...any) { v.event(fmt.Sprintf(format, args...)) }
+	if o.Identity {
+		o.Registry = shop.Consul // the stand-in has no intentions that programs write
+		say("identity: every call is over mutual TLS, as intentions allow it")
+	}
 	registry, err := startRegistry(ctx, o.Registry, say)
 	if err != nil {
 		return nil, err
@@ -82,7 +88,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 
 	trouble := &child.Tail{}
 	log := slog.New(slog.NewTextHandler(trouble, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	open, err := shop.Open(registry, shop.Options{Dir: o.Programs, Logger: log})
+	open, err := shop.Open(registry, shop.Options{Dir: o.Programs, Identity: o.Identity, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +104,7 @@ func run(ctx context.Context, o Options, v view) (*Result, error) {
 		return nil, err
 	}
 	conn, err := meshlite.NewClient("consul:///storefront",
-		meshlite.WithPlaintext(), meshlite.WithDirectory(open.Directory()), meshlite.WithLogger(log), meshlite.WithRateLimit(rude))
+		open.Security(), meshlite.WithDirectory(open.Directory()), meshlite.WithLogger(log), meshlite.WithRateLimit(rude))
 	if err != nil {
 		return nil, err
 	}

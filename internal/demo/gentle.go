@@ -12,8 +12,8 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/openloop"
+	"github.com/meshlite-go/meshlite/internal/shop"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
-	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 const (
@@ -25,12 +25,12 @@ const (
 // Customers shop at the storefront of a registry until ctx ends, gently: eight calls a
 // second, and every ten seconds one customer who wants a little more at once than the
 // limit of the contract allows. An error says why they could not begin.
-func Customers(ctx context.Context, directory *consul.Directory) error {
+func Customers(ctx context.Context, open *shop.Shop) error {
 	allowed, err := contractLimit()
 	if err != nil {
 		return err
 	}
-	conn, err := meshlite.NewClient("consul:///storefront", meshlite.WithPlaintext(), meshlite.WithDirectory(directory),
+	conn, err := meshlite.NewClient("consul:///storefront", open.Security(), meshlite.WithDirectory(open.Directory()),
 		meshlite.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
 	if err != nil {
 		return err

@@ -10,9 +10,10 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"sync"
 	"sync/atomic"
+
+	"google.golang.org/grpc/credentials"
 
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
@@ -20,9 +21,10 @@ import (
 // Options say what to check, and how. The zero value checks everything in plaintext.
 type Options struct {
 	Services []string // empty is all that are registered
-	// TLS is the configuration for the instances. Nil is plaintext. Without a ServerName an
-	// instance must prove the name of its service, as to a client.
-	TLS *tls.Config
+	// Credentials are those for the instances. Nil is plaintext. Unless they pin a name, an
+	// instance must prove that of its service, as to a client.
+	Credentials credentials.TransportCredentials
+	Certificate bool // whether Credentials present a certificate
 }
 
 // The results of a check.

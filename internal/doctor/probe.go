@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/identity"
 )
 
 // probeTimeout is for one instance.
@@ -40,7 +42,10 @@ type probeResult struct {
 }
 
 // prober calls the health service of instances.
-type prober struct{ tls *tls.Config }
+type prober struct {
+	security    credentials.TransportCredentials // nil is plaintext
+	certificate bool                             // whether it presents one
+}
 
 // probe calls one over a connection like a client's: by gRPC, or by HTTP if it is registered with
 // that scheme.
@@ -97,10 +102,11 @@ func (p prober) health(ctx context.Context, service, address string) (healthv1.H
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithMaxHeaderListSize(16 << 10), // anything may listen there
 	}
-	if p.tls != nil {
-		options = append(options, grpc.WithTransportCredentials(credentials.NewTLS(p.tls)))
+	if p.security != nil {
+		options = append(options, grpc.WithTransportCredentials(p.security))
 	}
-	if p.tls == nil || p.tls.ServerName == "" {
+	//lint:ignore SA1019 gRPC itself reads a name that credentials pin from there
+	if p.security == nil || p.security.Info().ServerName == "" {
 		options = append(options, grpc.WithAuthority(url.PathEscape(service)))
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address, options...)
@@ -123,25 +129,45 @@ func (p prober) explain(ctx context.Context, address string, s *status.Status) p
 		return probeResult{unreported, "answers, but does not report its health", "allow everybody to call grpc.health.v1.Health, or present a certificate by --cert and --key"}
 	case has("HTTP/1.1 header"):
 		return probeResult{unreported, "speaks HTTP/1, not gRPC", "if it is an HTTP service, register it with the metadata scheme=http; if it does not belong to the mesh, name the services to check"}
-	case p.tls != nil && has("first record does not look like a TLS handshake"):
-		return probeResult{uncallable, "speaks plaintext, not TLS", "leave out --tls, --cacert, --cert, --key and --servername"}
+	case has("identity: "):
+		return p.refused(s.Message())
+	case p.security != nil && has("first record does not look like a TLS handshake"):
+		return probeResult{uncallable, "speaks plaintext, not TLS", "leave out --tls, --cacert, --cert, --key, --identity and --servername"}
 	case has("signed by unknown authority"):
 		return probeResult{uncallable, "presents a certificate of an unknown authority", "name the file of its authority by --cacert"}
 	case has("certificate required"):
-		return probeResult{uncallable, "requires a client certificate", "present one by --cert and --key"}
+		return probeResult{uncallable, "requires a client certificate", "present one by --cert and --key, or that of a service by --identity"}
+	case has("not valid for any names"):
+		return probeResult{uncallable, "presents a certificate without names (" + innermost(s.Message()) + ")", "if it is of Consul's CA, with a SPIFFE id, call as a service by --identity"}
 	case wrongName(s.Message()):
 		return probeResult{uncallable, "presents a certificate of another name (" + innermost(s.Message()) + ")", "name what it proves by --servername"}
 	case has("certificate has expired"):
 		return probeResult{uncallable, "presents a certificate that is not valid now (" + innermost(s.Message()) + ")", "renew it, and check both clocks"}
-	case p.tls != nil && s.Code() == codes.Unavailable && wantsCertificate(ctx, address):
+	case p.security != nil && s.Code() == codes.Unavailable && wantsCertificate(ctx, address):
 		return p.withoutCertificate()
-	case p.tls == nil && speaksTLS(ctx, address):
+	case p.security == nil && speaksTLS(ctx, address):
 		return probeResult{uncallable, "speaks TLS, but was called in plaintext", "add --tls, or --cacert with the file of its authority"}
 	case s.Code() == codes.DeadlineExceeded:
 		return probeResult{uncallable, "accepts connections but does not answer in time", "is the process stalled or overloaded?"}
 	default:
 		return probeResult{uncallable, fmt.Sprintf("answers %v: %s", s.Code(), innermost(s.Message())), "see its log"}
 	}
+}
+
+// refused is for a connection that package identity has refused, here or there.
+func (p prober) refused(message string) probeResult {
+	_, reason, _ := strings.Cut(message, "identity: ")
+	reason, detail, _ := strings.Cut(strings.TrimSuffix(reason, `"`), ": ")
+	fix := "see its log, and `meshlite certs`"
+	switch identity.Reason(reason) {
+	case identity.WrongService:
+		fix = "another service listens there: is the registration an old one?"
+	case identity.SpeaksPlaintext:
+		return probeResult{uncallable, "speaks plaintext, not TLS", "give it meshlite.ConsulIdentity, or leave --identity out"}
+	case identity.Expired, identity.NotYetValid:
+		fix = "renew it, and check both clocks"
+	}
+	return probeResult{uncallable, "is refused for " + reason + " (" + detail + ")", fix}
 }
 
 // innermost removes the prefixes that the layers in between have added to a message.
@@ -158,8 +184,8 @@ func innermost(message string) string {
 // withoutCertificate is for a server that closes the connection and requests certificates. A client of
 // TLS 1.3 writes before it receives the alert, so the reason is often lost.
 func (p prober) withoutCertificate() probeResult {
-	if len(p.tls.Certificates) == 0 {
-		return probeResult{uncallable, "requires a client certificate", "present one by --cert and --key"}
+	if !p.certificate {
+		return probeResult{uncallable, "requires a client certificate", "present one by --cert and --key, or that of a service by --identity"}
 	}
 	return probeResult{uncallable, "requires a client certificate and rejects the one of --cert", "is it valid, and from an authority that the server trusts?"}
 }

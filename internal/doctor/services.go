@@ -57,12 +57,12 @@ func unknown(directory, name string, names []string) Check {
 func probeAll(ctx context.Context, directory *consul.Directory, options Options, names []string) []*service {
 	services := make([]*service, len(names))
 	each(len(names), maxReads, func(i int) {
-		s := &service{name: names[i], overTLS: options.TLS != nil}
+		s := &service{name: names[i], overTLS: options.Credentials != nil}
 		s.entries, s.err = directory.Entries(ctx, catalog.Query{Service: s.name})
 		s.probes = make([]probeResult, len(s.entries))
 		services[i] = s
 	})
-	p := prober{tls: options.TLS}
+	p := prober{options.Credentials, options.Certificate}
 	var work []func()
 	for _, s := range services {
 		for i, e := range s.entries {
@@ -214,18 +214,18 @@ func checkFix(e consul.Entry, overTLS bool) string {
 		if c.Status == catalog.Passing {
 			continue
 		}
-		if fix := tlsFix(c.Output); fix != "" {
+		if fix := tlsFix(c.Output, overTLS); fix != "" {
 			return "clients do not call it while enough others are healthy: " + fix
 		}
 	}
 	if overTLS {
-		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log", orNone(e.Node))
+		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log. If the server demands a client's certificate, the agent has none: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration", orNone(e.Node))
 	}
 	return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check?", orNone(e.Node))
 }
 
 // tlsFix goes by the text of the agent's gRPC and crypto/tls, which have no codes for it.
-func tlsFix(output string) string {
+func tlsFix(output string, overTLS bool) string {
 	has := func(part string) bool { return strings.Contains(output, part) }
 	switch {
 	case wrongName(output):
@@ -237,6 +237,8 @@ func tlsFix(output string) string {
 		return "its certificate is not valid now: renew it, and look at the agent's clock"
 	case has("certificate required"), has("bad certificate"):
 		return "it requires a client certificate, which the agent does not have: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
+	case overTLS && has("error reading server preface"):
+		return "its check speaks plaintext, and it demands TLS: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
 	case has("first record does not look like a TLS handshake"):
 		return "its check speaks TLS, and it speaks plaintext: register it with a check without TLS"
 	default:

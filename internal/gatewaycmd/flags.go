@@ -31,6 +31,9 @@ Callers are known by their address. Behind NGINX, HAProxy or another proxy, --tr
 names whom to believe in X-Forwarded-For. With --jwt-jwks, bearer tokens are verified; with
 --client-ca, certificates of clients.
 
+With --identity gateway, the gateway calls gRPC services by mutual TLS as itself. They know its
+users by the subject that it forwards, if their caller.WithTrustedIdentities names it.
+
 --limit KEY=COUNT/PERIOD[@PATH] refuses what is more with 429: address=100/1m for each
 address, subject=1000/h for each subject, 'header X-Api-Key=5/s@/v1/' for each key and the
 paths below /v1/. Each gateway counts by itself.
@@ -93,11 +96,12 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.Backends.CACert, "cacert", "", "PEM `file` of the authorities of gRPC services, instead of the system's")
 	f.StringVar(&o.Backends.Cert, "cert", "", "PEM `file` of the certificate to show to gRPC services")
 	f.StringVar(&o.Backends.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Backends.Identity, "identity", "", "call gRPC services as this `service`, by a certificate of Consul's CA, and verify them by their SPIFFE ids: mutual TLS 1.3")
 	f.StringVar(&o.Backends.ServerName, "servername", "", "`name` that gRPC services must prove, instead of their own")
 	if err := cmd.RegisterFlagCompletionFunc("http-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag was added above
 	}
-	for _, flag := range []string{"http", "http-cache", "descriptors", "http-addr", "listen", "metrics-address", "trusted-proxies", "limit", "cors-origin", "jwt-issuer", "jwt-audience", "forward-header", "name", "advertise", "drain", "stop-timeout", "servername"} {
+	for _, flag := range []string{"http", "http-cache", "descriptors", "http-addr", "listen", "metrics-address", "trusted-proxies", "limit", "cors-origin", "jwt-issuer", "jwt-audience", "forward-header", "name", "advertise", "drain", "stop-timeout", "identity", "servername"} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions); err != nil {
 			panic(err) // the flag was added above
 		}

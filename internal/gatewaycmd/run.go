@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/caller"
@@ -149,8 +151,13 @@ func orNever(d time.Duration) time.Duration {
 func (r *run) openGateway() error {
 	config := gateway.Config{Edge: r.edge, Sites: map[string]http.Handler{}, Logger: r.log}
 	config.Transcode.ShowInternal = r.ShowInternal
+	security, end, err := r.Backends.Credentials(r.directory, r.log)
+	if err != nil {
+		return err
+	}
+	r.onClose(end)
 	for _, s := range r.services {
-		service, err := r.dial(s)
+		service, err := r.dial(s, security)
 		if err != nil {
 			return err
 		}
@@ -166,7 +173,6 @@ func (r *run) openGateway() error {
 		r.sites = append(r.sites, site)
 		config.Sites[s.prefix] = site
 	}
-	var err error
 	if r.gateway, err = gateway.New(config); err != nil {
 		return &cli.Error{Code: cli.ExitUsage, Err: err}
 	}
@@ -174,12 +180,8 @@ func (r *run) openGateway() error {
 	return nil
 }
 
-func (r *run) dial(s service) (gateway.Service, error) {
-	security, err := r.Backends.Option()
-	if err != nil {
-		return gateway.Service{}, err
-	}
-	options := []meshlite.ClientOption{security, meshlite.WithRuntime(r.runtime), meshlite.WithLogger(r.log)}
+func (r *run) dial(s service, security credentials.TransportCredentials) (gateway.Service, error) {
+	options := []meshlite.ClientOption{meshlite.WithTransportCredentials(security), meshlite.WithRuntime(r.runtime), meshlite.WithLogger(r.log)}
 	if r.tracing != nil {
 		options = append(options, meshlite.WithTracing(r.tracing))
 	}

@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"text/tabwriter"
-
-	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // DevOptions are those of [Dev].
@@ -22,7 +21,7 @@ type DevOptions struct {
 	// JSON writes one object to Out instead.
 	JSON bool
 	// Customers call the shop until ctx ends, so that there is load to see. Nil is none.
-	Customers func(ctx context.Context, directory *consul.Directory) error
+	Customers func(ctx context.Context, s *Shop) error
 }
 
 // Dev opens the shop, prints its addresses, and keeps it open until ctx ends, which is
@@ -38,6 +37,9 @@ func Dev(ctx context.Context, o DevOptions) error {
 func dev(ctx context.Context, o DevOptions) error {
 	if err := Installed(o.Dir); err != nil {
 		return err
+	}
+	if o.Identity {
+		o.Registry = Consul // the stand-in has no intentions that programs write
 	}
 	fmt.Fprintln(o.Progress, "starting a registry and the sweet shop")
 	registry, err := StartRegistry(ctx, o.Registry)
@@ -70,7 +72,7 @@ func (o DevOptions) invite(ctx context.Context, s *Shop) {
 	if o.Customers == nil {
 		return
 	}
-	if err := o.Customers(ctx, s.Directory()); err != nil && ctx.Err() == nil {
+	if err := o.Customers(ctx, s); err != nil && ctx.Err() == nil {
 		fmt.Fprintf(o.Progress, "no customers come: %v\n", err)
 	}
 }
@@ -127,7 +129,7 @@ func writeAddresses(o DevOptions, registry *Registry, instances []*Instance) err
 	}
 	n := len(instances)
 	storefront, door := instances[n-2].Metrics, instances[n-1].Address
-	_, err := fmt.Fprintf(o.Out, `
+	text := fmt.Sprintf(`
 see what there is to call, and call it:
   %[1]s call --plaintext consul://%[2]s/storefront
   %[1]s call --plaintext consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{}'
@@ -163,6 +165,13 @@ let your own programs find it:
 
 ctrl-C closes the shop.
 `, o.Command, registry.Address, storefront, door)
+	if o.Identity {
+		// The tool asks the agent for its certificate.
+		text = strings.ReplaceAll(text, o.Command+" call --plaintext consul://"+registry.Address, "CONSUL_HTTP_ADDR="+registry.Address+" "+o.Command+" call --identity "+Customers+" consul://")
+		text = strings.ReplaceAll(text, o.Command+" call --plaintext", "CONSUL_HTTP_ADDR="+registry.Address+" "+o.Command+" call --identity "+Customers)
+		text = strings.ReplaceAll(text, o.Command+" check ", o.Command+" check --identity "+Customers+" ")
+	}
+	_, err := io.WriteString(o.Out, text)
 	return err
 }
 

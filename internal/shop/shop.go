@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -29,6 +30,9 @@ const (
 type Options struct {
 	// Dir has the programs. Empty: beside this program, in .bin, on PATH.
 	Dir string
+	// Identity has all call each other by mutual TLS with certificates of Consul's CA, as
+	// intentions allow it, which Open writes. It needs a real Consul.
+	Identity bool
 	// Logger receives errors of the registry. Nil discards them.
 	Logger *slog.Logger
 }
@@ -39,6 +43,7 @@ type Shop struct {
 	registry  *Registry
 	programs  programs
 	book      *book
+	mutual    *identity.Credentials // of customers; nil is plaintext
 
 	mu        sync.Mutex
 	processes []*process // all that were started
@@ -59,7 +64,14 @@ func Open(registry *Registry, options Options) (*Shop, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Shop{directory: directory, registry: registry, programs: found, book: openBook(directory, services)}, nil
+	s := &Shop{directory: directory, registry: registry, programs: found, book: openBook(directory, services)}
+	if options.Identity {
+		if err := s.identify(log); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Directory is the registry as clients of the shop see it.
@@ -77,6 +89,9 @@ func (s *Shop) Close() {
 	}
 	all.Wait()
 	s.book.close()
+	if s.mutual != nil {
+		s.mutual.Close()
+	}
 	s.directory.Close()
 }
 
@@ -166,7 +181,9 @@ func (s *Shop) launch(host *hosts.Host, service, address string, args []string) 
 		return nil, errors.New("the shop is closed")
 	}
 	if service == Gateway { // it reads no PORT
-		args = append([]string{"--listen", address, "--register", "--plaintext"}, args...)
+		args = append([]string{"--listen", address, "--register"}, append(s.gatewaySecurity(), args...)...)
+	} else if s.mutual != nil {
+		args = append([]string{"--identity"}, args...)
 	}
 	p, err := startProcess(host, s.programs[service], args, s.environment(listen))
 	if err == nil {

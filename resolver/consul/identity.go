@@ -58,6 +58,9 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 	return i, nil
 }
 
+// Service returns which service the identity is of.
+func (i *Identity) Service() string { return i.service }
+
 // Close ends the queries. The last certificates stay.
 func (i *Identity) Close() {
 	i.cancel()
