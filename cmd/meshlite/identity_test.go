@@ -154,15 +154,16 @@ func TestCheckOfConsulsOwnChecksWithMutualTLS(t *testing.T) {
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
 	host, port := splitAddress(t, serveGRPC(t, server))
+	agent := consulClient(t)
 	for id, overTLS := range map[string]bool{"plain": false, "tls": true} {
 		check := &api.AgentServiceCheck{GRPC: net.JoinHostPort(host, strconv.Itoa(port)), GRPCUseTLS: overTLS, TLSSkipVerify: true, Interval: "200ms", Timeout: "2s", Status: "passing"}
-		if err := consulClient(t).Agent().ServiceRegister(&api.AgentServiceRegistration{ID: id, Name: id, Address: host, Port: port, Check: check}); err != nil {
+		if err := agent.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: id, Name: id, Address: host, Port: port, Check: check}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, id := range []string{"plain", "tls"} { // what the agent says of it depends on which end is first
 		eventually(t, func() bool {
-			checks, _, err := consulClient(t).Health().Checks(id, nil)
+			checks, _, err := agent.Health().Checks(id, nil)
 			return err == nil && len(checks) == 1 && checks[0].Status == "critical" && checks[0].Output != ""
 		})
 		r := runTool(t, "check", id, "--identity", "web", "--servername", "prices")

@@ -1,6 +1,7 @@
 package gatewaycmd
 
 import (
+	"cmp"
 	"log/slog"
 	"os"
 
@@ -19,12 +20,11 @@ const (
 
 // environment sets what no flag has set.
 func (o *Options) environment(given func(flag string) bool) error {
-	o.listenBy, o.metricsBy = "--listen", "--metrics-address"
 	if value := os.Getenv(envListen); value != "" && !given("listen") {
-		o.Listen, o.listenBy = value, envListen
+		o.Listen, o.listenSet = value, envListen
 	}
 	if value := os.Getenv(envMetrics); value != "" && !given("metrics-address") {
-		o.MetricsAddress, o.metricsBy = value, envMetrics
+		o.MetricsAddress, o.metricsSet = value, envMetrics
 	}
 	if o.region, o.zone = os.Getenv(envRegion), os.Getenv(envZone); o.zone != "" && o.region == "" {
 		return cli.Usagef("%s %q: Consul takes a zone only within its region: set %s, too", envZone, o.zone, envRegion)
@@ -36,6 +36,12 @@ func (o *Options) environment(given func(flag string) bool) error {
 	}
 	return nil
 }
+
+// listenBy is what sets the address to listen at, for errors.
+func (o *Options) listenBy() string { return cmp.Or(o.listenSet, "--listen") }
+
+// metricsBy is what sets the address of the metrics.
+func (o *Options) metricsBy() string { return cmp.Or(o.metricsSet, "--metrics-address") }
 
 // handling are the settings of the logger's handler.
 func (o *Options) handling() *slog.HandlerOptions { return &slog.HandlerOptions{Level: o.level} }

@@ -45,7 +45,7 @@ func (r *run) serveAdmin() error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(r.metricsBy, r.MetricsAddress)
+	listener, err := listen(r.metricsBy(), r.MetricsAddress)
 	if err != nil {
 		return err
 	}

@@ -43,9 +43,9 @@ type Options struct {
 	Drain, StopTimeout time.Duration
 	Format             cli.Format
 
-	listenBy, metricsBy string // the flag or variable that sets the address
-	region, zone        string
-	level               slog.Level // of what is logged
+	listenSet, metricsSet string // the variable that sets the address; "" is the flag
+	region, zone          string
+	level                 slog.Level // of what is logged
 }
 
 // policies are those for plain HTTP.
@@ -110,9 +110,12 @@ func (o Options) checkRest(s *settings) error {
 	case o.Drain < 0 || o.StopTimeout < 0:
 		return cli.Usagef("--drain %v, --stop-timeout %v: write durations from 0 on", o.Drain, o.StopTimeout)
 	}
-	for _, address := range []struct{ flag, value string }{{o.listenBy, o.Listen}, {o.metricsBy, o.MetricsAddress}, {"--advertise", o.Advertise}} {
-		if _, _, err := net.SplitHostPort(address.value); err != nil && (address.value != "" || address.flag == o.listenBy) {
-			return cli.Usagef("%s %q: write host:port, such as 127.0.0.1:8080", address.flag, address.value)
+	for _, address := range []struct {
+		setBy, value string
+		optional     bool
+	}{{o.listenBy(), o.Listen, false}, {o.metricsBy(), o.MetricsAddress, true}, {"--advertise", o.Advertise, true}} {
+		if _, _, err := net.SplitHostPort(address.value); err != nil && !(address.optional && address.value == "") {
+			return cli.Usagef("%s %q: write host:port, such as 127.0.0.1:8080", address.setBy, address.value)
 		}
 	}
 	return nil

@@ -80,7 +80,7 @@ func (r *run) advertised(ctx context.Context) (string, error) {
 	if address.IP.IsUnspecified() {
 		var err error
 		if host, err = r.directory.NodeAddress(ctx); err != nil {
-			return "", fmt.Errorf("--register with %s %q: %w: give --advertise", r.listenBy, r.Listen, err)
+			return "", fmt.Errorf("--register with %s %q: %w: give --advertise", r.listenBy(), r.Listen, err)
 		}
 	}
 	return net.JoinHostPort(host, fmt.Sprint(address.Port)), nil

@@ -244,7 +244,7 @@ func (r *run) ready(next http.Handler) http.Handler {
 // serve serves, registers and announces the gateway. When ctx ends it leaves Consul first.
 func (r *run) serve(ctx context.Context) error {
 	var err error
-	if r.listener, err = listen(r.listenBy, r.Listen); err != nil {
+	if r.listener, err = listen(r.listenBy(), r.Listen); err != nil {
 		return err
 	}
 	if err := r.serveAdmin(); err != nil {
