@@ -51,7 +51,9 @@ func WithIdentities(ids ...string) Option {
 
 func (a *access) check() error {
 	for id := range a.identities {
-		if !strings.HasPrefix(id, "spiffe://") {
+		rest, ok := strings.CutPrefix(id, "spiffe://")
+		domain, path, _ := strings.Cut(rest, "/")
+		if !ok || domain == "" || path == "" || strings.Contains(id, "*") {
 			return fmt.Errorf("admin: WithIdentities(%q): write a SPIFFE id, such as spiffe://example.consul/ns/default/dc/dc1/svc/operator", id)
 		}
 	}
