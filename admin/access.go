@@ -181,7 +181,7 @@ func loopbackName(host string) bool {
 }
 
 // proxied reports whether a request has the marks of a proxy. NGINX adds no header by
-// itself, but speaks HTTP/1.0.
+// itself; before 1.29.7 it speaks HTTP/1.0, later ones have no mark.
 func proxied(r *http.Request) bool {
 	if !r.ProtoAtLeast(1, 1) {
 		return true
