@@ -130,7 +130,7 @@ func onBehalf(t *testing.T, subject string) context.Context {
 // Two users behind one gateway, in parallel: each has answers and a limit of its own, in the
 // server's cache and in that of the gateway's channel.
 //
-// Case C1 (behind a gateway)
+// Case C1 (behind a gateway): Two users behind one gateway share neither answers nor limits.
 func TestUsersBehindOneGatewayAreNotMixedUp(t *testing.T) {
 	t.Run("by its network", func(t *testing.T) { checkUsers(t, newBackend(t, usersLimit)) })
 	t.Run("by its SPIFFE id", func(t *testing.T) {

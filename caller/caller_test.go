@@ -253,7 +253,7 @@ func TestMistakes(t *testing.T) {
 // A gateway is trusted for the SPIFFE id that its certificate proves: all of it, in its
 // verified trust domain or that of the option, and nothing that looks like it.
 //
-// Case L12 (by certificate)
+// Case L12 (by certificate): A subject counts only from peers whose certificate is that of a trusted gateway.
 func TestTrustByIdentity(t *testing.T) {
 	const exact, any = "spiffe://mesh/ns/default/dc/dc1/svc/gateway", "spiffe://*/ns/default/dc/dc1/svc/gateway"
 	id := func(host, path string) *url.URL { return &url.URL{Scheme: "spiffe", Host: host, Path: path} }
