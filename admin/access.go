@@ -51,7 +51,9 @@ func WithIdentities(ids ...string) Option {
 
 func (a *access) check() error {
 	for id := range a.identities {
-		if !strings.HasPrefix(id, "spiffe://") {
+		rest, ok := strings.CutPrefix(id, "spiffe://")
+		domain, path, _ := strings.Cut(rest, "/")
+		if !ok || domain == "" || path == "" || strings.Contains(id, "*") {
 			return fmt.Errorf("admin: WithIdentities(%q): write a SPIFFE id, such as spiffe://example.consul/ns/default/dc/dc1/svc/operator", id)
 		}
 	}
@@ -179,7 +181,7 @@ func loopbackName(host string) bool {
 }
 
 // proxied reports whether a request has the marks of a proxy. NGINX adds no header by
-// itself, but speaks HTTP/1.0.
+// itself; before 1.29.7 it speaks HTTP/1.0, later ones have no mark.
 func proxied(r *http.Request) bool {
 	if !r.ProtoAtLeast(1, 1) {
 		return true

@@ -237,6 +237,9 @@ func TestTokensAreChecked(t *testing.T) {
 		`"/missing/token": no such file`:                      admin.WithTokenFile("/missing/token"),
 		`WithIdentities("operator"): write a SPIFFE id`:       admin.WithIdentities("operator"),
 		`WithIdentities("CN=operator"): write a SPIFFE id`:    admin.WithIdentities(operator, "CN=operator"),
+		`WithIdentities("spiffe://"): write a SPIFFE`:         admin.WithIdentities("spiffe://"),
+		`WithIdentities("spiffe://a.consul"): write a`:        admin.WithIdentities("spiffe://a.consul"),
+		`WithIdentities("spiffe://*/svc/x"): write a`:         admin.WithIdentities("spiffe://*/svc/x"), // it would match nobody
 		`MESHLITE_ADMIN_TOKEN_FILE) "": no such file`:         admin.WithTokenFile(""),
 	} {
 		_, err := admin.New(opt)

@@ -30,7 +30,8 @@
 // loopback if both ends of its connection are, its Host is, and no header or version is that
 // of a proxy; one over a Unix socket is, too. A handler that is called with no connection
 // refuses. A proxy that hides itself makes callers local: set up one that adds
-// X-Forwarded-For. A token is sent as it is, so use TLS or a network that you trust.
+// X-Forwarded-For, which NGINX does not do by itself. A token is sent as it is, so use TLS
+// or a network that you trust.
 //
 // Actions are served with the pages, so that an operator can run them on other hosts: an
 // action must cost no more than a restart and reveal no more than the pages.

@@ -26,8 +26,11 @@ type serverIDs struct {
 func newServerIDs(ids map[string]string) (serverIDs, error) {
 	made := serverIDs{byService: map[string]ID{}, others: ids[otherServices]}
 	for service, text := range ids {
-		if service == otherServices {
+		switch {
+		case service == otherServices:
 			text = strings.Replace(text, placeholder, "x", 1)
+		case !segment(service):
+			return serverIDs{}, fmt.Errorf("identity: WithServerIDs %.80q: write the name of a service, such as that of consul:///SERVICE, or %s for all others", service, otherServices)
 		}
 		id, err := ParseSPIFFE(text)
 		switch {
@@ -37,19 +40,22 @@ func newServerIDs(ids map[string]string) (serverIDs, error) {
 			made.byService[service] = id
 		case text == made.others:
 			return serverIDs{}, fmt.Errorf("identity: WithServerIDs %q: %.200q is one id for all services: write %s in it once", otherServices, text, placeholder)
+		case !strings.Contains(made.others[len(scheme)+len(id.TrustDomain):], placeholder):
+			return serverIDs{}, fmt.Errorf("identity: WithServerIDs %q: %.200q has another trust domain for each service: write %s in its path", otherServices, made.others, placeholder)
 		}
 	}
 	return made, nil
 }
 
-// of returns the id that a user has set for a service.
+// of returns the id that a user has set for a service. One that is too long is the zero ID, which
+// no server has.
 func (s serverIDs) of(service string) (ID, bool) {
 	id, ok := s.byService[service]
 	if ok || s.others == "" {
 		return id, ok
 	}
-	id, err := ParseSPIFFE(strings.Replace(s.others, placeholder, service, 1))
-	return id, err == nil
+	id, _ = ParseSPIFFE(strings.Replace(s.others, placeholder, service, 1))
+	return id, true
 }
 
 // wanted is the id that the server must have, and the service of the target: what a user has set,

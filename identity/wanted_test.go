@@ -78,10 +78,14 @@ func TestServerIDsAreCheckedWhenBuilt(t *testing.T) {
 	for service, id := range map[string]string{
 		"a": "catalog", "b": "spiffe://example.org", "c": "spiffe://example.org/", "d": "spiffe://Example.org/a", "e": "spiffe://example.org/a/../b",
 		"f": "spiffe://example.org/a?b", "g": "spiffe://example.org/%61", "h": "spiffe://example.org/{service}", "i": "https://example.org/a",
-		"*": "spiffe://example.org/one-for-all",
+		"*": "spiffe://example.org/one-for-all", "consul:///catalog": "spiffe://example.org/a", "": "spiffe://example.org/a",
 	} {
 		if _, err := identity.New(source, identity.WithServerIDs(map[string]string{service: id})); err == nil || !strings.Contains(err.Error(), "WithServerIDs") {
 			t.Errorf("%q as %q: %v", service, id, err)
 		}
+	}
+	domains := map[string]string{"*": "spiffe://{service}.example.org/a"}
+	if _, err := identity.New(source, identity.WithServerIDs(domains)); err == nil || !strings.Contains(err.Error(), "in its path") {
+		t.Errorf("a trust domain for each service: %v", err)
 	}
 }

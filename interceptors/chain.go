@@ -195,7 +195,7 @@ func (c *serverCall) Value(key any) any {
 }
 
 // errForeignContext is for concerns that break the rule of [Concern].
-var errForeignContext = status.Error(codes.Internal, "an interceptor passed on a context that is not derived from its own")
+var errForeignContext = status.Error(codes.Internal, "an interceptor passed on a context that is not derived from its own: derive it, or return interceptors.User from Stage")
 
 // chainUnaryClient makes one invoker of parts for all calls.
 func chainUnaryClient(parts []grpc.UnaryClientInterceptor) grpc.UnaryInvoker {

@@ -54,13 +54,13 @@ func (s *Source) readRoots(ctx context.Context, outcome func(error)) error {
 	defer silent.Stop()
 	ended := make(chan struct{})
 	defer close(ended)
-	go func() {
+	s.done.Go(func() {
 		select {
 		case <-s.reread:
 			cancel(errReread)
 		case <-ended:
 		}
-	}()
+	})
 	stream, err := s.client.WatchRoots(s.authorized(ctx), &pbconnectca.WatchRootsRequest{})
 	for err == nil {
 		var answer *pbconnectca.WatchRootsResponse

@@ -36,11 +36,16 @@ func (p clientPart) call(ctx context.Context, method string, req, reply any, cc 
 		return err
 	}
 	e := x.fastHit()
-	if derived := derivedOf(opts); e != nil && derived != nil && !x.wantsResult && derived.find(e, message) {
+	var derived *Derived
+	if e != nil && e.failure == nil && !x.wantsResult {
+		derived = derivedOf(opts)
+	}
+	if derived.find(e, message) {
 		result, err = Hit, nil
 		return nil
 	}
 	if e != nil && (e.failure != nil || decoding.Unmarshal(e.body, message) == nil) {
+		derived.serve(e)
 		result, err = Hit, e.failure.Err()
 		e.setMetadata(opts, false)
 		setResult(opts, &x, result)

@@ -58,15 +58,23 @@ func (d *Derived) Keep(value any, size int) {
 	}
 }
 
-// find reports whether the value of e replaces reply.
+// find reports whether the value beside e replaces reply. Nil finds nothing.
 func (d *Derived) find(e *entry, reply proto.Message) bool {
-	if e.failure != nil {
+	if d == nil {
 		return false
 	}
-	d.entry = e
-	if known := e.derived.Load(); known != nil && known.key == d.Key {
-		d.value = known.value
-		reply.ProtoReflect().SetUnknown(e.body)
+	known := e.derived.Load()
+	if known == nil || known.key != d.Key {
+		return false
 	}
-	return d.value != nil
+	d.entry, d.value = e, known.value
+	reply.ProtoReflect().SetUnknown(e.body)
+	return true
+}
+
+// serve records that the reply is the answer of e.
+func (d *Derived) serve(e *entry) {
+	if d != nil {
+		d.entry = e
+	}
 }

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -117,5 +119,34 @@ func TestDerivedValuesTakeNoMoreThanWasReserved(t *testing.T) {
 		}
 		want(t, what+": kept", second.Value() != nil, test.kept)
 		want(t, what+": bytes", c.Stats().Bytes, bytes)
+	}
+}
+
+// Where the entry is of another message type, the reply is not the cached answer, and nothing
+// that is made of it is kept beside the entry.
+func TestDerivedValuesAreOfTheirAnswersAlone(t *testing.T) {
+	rule := &policyv1.CacheRule{Ttl: proto.String("1m"), Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC}
+	intercept := newCache(t).UnaryClientInterceptor(policies(t, rule))
+	server := func(_ context.Context, _ string, _, reply any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		if reply, ok := reply.(*catalogv1.GetSweetResponse); ok {
+			reply.Sweet = &catalogv1.Sweet{Id: "fudge", Name: "a name"} // no value of a Struct
+		}
+		return nil
+	}
+	for what, test := range map[string]struct {
+		reply  proto.Message
+		reused bool
+	}{"the answer": {&catalogv1.GetSweetResponse{}, true}, "another type": {&structpb.Struct{}, false}} {
+		var d *cache.Derived
+		for range 2 {
+			d = &cache.Derived{Key: what}
+			if err := intercept(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "fudge"}, &catalogv1.GetSweetResponse{}, nil, server); err != nil {
+				t.Fatal(err)
+			}
+			if err := intercept(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "fudge"}, test.reply, nil, server, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want(t, what+": reused", d.Reused(), test.reused)
 	}
 }

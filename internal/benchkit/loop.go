@@ -14,7 +14,7 @@ import (
 const Callers = 32
 
 // Load is how long they do so: either a number of calls for each, or a time of which
-// the first part, while connections are made and policies learn, does not count.
+// the first part, while connections are made and policies measure instances, does not count.
 type Load struct {
 	Calls        int
 	Warm, Window time.Duration
