@@ -15,11 +15,13 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/heapfloor"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/services/catalog"
 )
 
 func main() {
+	heapfloor.Set()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "catalog:", err)
 		os.Exit(1)

@@ -19,9 +19,11 @@ import (
 
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
+	"github.com/meshlite-go/meshlite/internal/heapfloor"
 )
 
 func main() {
+	heapfloor.Set()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

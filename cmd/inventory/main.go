@@ -16,11 +16,13 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/heapfloor"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
 	"github.com/meshlite-go/meshlite/services/inventory"
 )
 
 func main() {
+	heapfloor.Set()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "inventory:", err)
 		os.Exit(1)

@@ -17,9 +17,11 @@ import (
 	"syscall"
 
 	"github.com/meshlite-go/meshlite/internal/cli"
+	"github.com/meshlite-go/meshlite/internal/heapfloor"
 )
 
 func main() {
+	heapfloor.Set()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

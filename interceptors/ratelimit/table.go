@@ -14,6 +14,7 @@ const (
 	minMaxKeys     = 64
 	maxMaxKeys     = 1 << 28
 	ways           = 8 // buckets in a set: their pointers fill a cache line
+	preferred      = 3 // so many buckets go to a set before their other one is considered
 	stripes        = 64
 )
 
@@ -22,7 +23,8 @@ const (
 // up its limit. It is safe for concurrent use; only new keys take a lock.
 //
 // A key has its place in one of two sets, by the halves of its hash, which fills
-// the table evenly (Azar et al., "Balanced Allocations").
+// the table evenly (Azar et al., "Balanced Allocations"). While its first set has room
+// enough it goes there, so that finding it takes a look at one.
 type Table struct {
 	start     time.Time // times count from here, so they are monotonic
 	seeds     seeds
@@ -160,15 +162,21 @@ func (t *Table) setsOf(k key) [2]*set {
 // find is nil for a key that is not there. A set fills from its first slot on and
 // no slot becomes empty again, so an empty one ends the search.
 func (t *Table) find(k key) (*slot, *bucket) {
-	for _, s := range t.setsOf(k) {
-		for i := range s {
-			b := s[i].Load()
-			if b == nil {
-				break
-			}
-			if b.key == k && b.tat.Load() != retired {
-				return &s[i], b
-			}
+	sets := t.setsOf(k)
+	if at, b := sets[0].find(k); b != nil {
+		return at, b
+	}
+	return sets[1].find(k)
+}
+
+func (s *set) find(k key) (*slot, *bucket) {
+	for i := range s {
+		b := s[i].Load()
+		if b == nil {
+			break
+		}
+		if b.key == k && b.tat.Load() != retired {
+			return &s[i], b
 		}
 	}
 	return nil, nil
@@ -227,6 +235,11 @@ func (t *Table) put(now int64, at *slot, old, fresh *bucket) bool {
 // It is nil when all have used it up.
 func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
 	sets, least := t.setsOf(k), math.Inf(1)
+	for i := range preferred {
+		if at := &sets[0][i]; at.Load() == nil {
+			return at, nil
+		}
+	}
 	for i := range ways {
 		for _, s := range sets { // the lowest empty slot is in the emptier set
 			b := s[i].Load()

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"net/http"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/reflection"
 
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
@@ -36,25 +39,22 @@ func (e echoService) CachedEcho(ctx context.Context, request *echov1.EchoRequest
 
 // addresses is what the process of the backends reports.
 type addresses struct {
-	Bare   []string // servers of grpc-go, without interceptors
-	Consul string   // where servers of this module are registered, and the bare ones as "echo"
+	Bare    []string // servers of grpc-go, without interceptors
+	Tuned   []string // the same with the workers that servers of this module have
+	Secured []string // the same as Bare by mutual TLS, with certificates of Consul's CA
+	Consul  string   // where servers of this module are registered, and the bare ones as "echo"
 }
 
 // serveBackends is all that the process of the backends does: it writes its addresses,
 // and from then on reads how long the first backend of each kind takes.
 func serveBackends(in io.Reader, out io.Writer) error {
 	delays := make([]atomic.Int64, benchkit.BackendCount)
-	agent := consultest.New()
-	bare, err := serveBare(agent, delays)
-	if err != nil {
-		return err
-	}
-	consul, err := benchkit.ServeMesh(agent, delays)
+	at, err := serveAll(consultest.New(), delays)
 	if err != nil {
 		return err
 	}
 	reports := json.NewEncoder(out)
-	if err := reports.Encode(addresses{bare, consul}); err != nil {
+	if err := reports.Encode(at); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -70,23 +70,57 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	return nil // whoever started us has gone, and all that we serve goes with us
 }
 
-func serveBare(agent *consultest.Server, delays []atomic.Int64) ([]string, error) {
+func serveAll(agent *consultest.Server, delays []atomic.Int64) (at addresses, err error) {
+	if at.Bare, err = serveBare(delays); err != nil {
+		return at, err
+	}
+	if err := registerEcho(agent, at.Bare); err != nil {
+		return at, err
+	}
+	if at.Tuned, err = serveBare(delays, grpc.NumStreamWorkers(64)); err != nil {
+		return at, err
+	}
+	client := &http.Client{Transport: agent.Transport()}
+	settings, err := benchkit.PlainTLS(client, "127.0.0.1:8500", service)
+	if err != nil {
+		return at, err
+	}
+	if at.Secured, err = serveBare(delays, grpc.Creds(credentials.NewTLS(settings))); err != nil {
+		return at, err
+	}
+	if err := benchkit.ServeMesh(agent, service, benchkit.Plaintext, delays); err != nil {
+		return at, err
+	}
+	if err := benchkit.ServeMesh(agent, securedService, benchkit.MutualTLS(securedService), delays); err != nil {
+		return at, err
+	}
+	at.Consul, err = agent.Listen("127.0.0.1:0")
+	return at, err
+}
+
+func serveBare(delays []atomic.Int64, options ...grpc.ServerOption) ([]string, error) {
 	var addresses []string
 	for i := range delays {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		server, backend := grpc.NewServer(), benchkit.Backend{Name: strconv.Itoa(i), Delay: &delays[i]}
+		server, backend := grpc.NewServer(options...), benchkit.Backend{Name: strconv.Itoa(i), Delay: &delays[i]}
 		catalogv1.RegisterCatalogServiceServer(server, backend)
 		echov1.RegisterEchoServiceServer(server, echoService{Backend: backend})
 		reflection.Register(server)
 		go func() { _ = server.Serve(listener) }()
 		addresses = append(addresses, listener.Addr().String())
-		port := listener.Addr().(*net.TCPAddr).Port
-		if err := agent.Register(consultest.Service{ID: backend.Name, Name: "echo", Address: "127.0.0.1", Port: port}); err != nil {
-			return nil, err
-		}
 	}
 	return addresses, nil
+}
+
+func registerEcho(agent *consultest.Server, addresses []string) error {
+	for i, address := range addresses {
+		at := netip.MustParseAddrPort(address)
+		if err := agent.Register(consultest.Service{ID: strconv.Itoa(i), Name: "echo", Address: at.Addr().String(), Port: int(at.Port())}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,23 +1,34 @@
 package bench
 
 import (
+	"net/http"
 	"testing"
 
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/balancer/leastrequest"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"
 	"github.com/meshlite-go/meshlite/internal/benchkit"
 )
 
+// The services of this module's servers.
+const (
+	service        = "catalog"
+	securedService = "secured-catalog" // the same by mutual TLS
+)
+
 // The paths, by the names in the tables.
 const (
 	grpcRoundRobin   = "grpc-go round_robin"
+	grpcTuned        = "grpc-go round_robin, 64 stream workers"
 	grpcLeastRequest = "grpc-go least_request_experimental"
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
 	meshPeakEWMA     = "meshlite peak_ewma, whole chain"
+	grpcSecured      = "grpc-go round_robin, mutual TLS"
+	meshSecured      = "meshlite least_request, whole chain, mutual TLS"
 	nginxLeastConn   = "NGINX grpc_pass, least_conn"
 	haproxyLeastConn = "HAProxy h2, leastconn"
 )
@@ -36,27 +47,46 @@ type dial func(testing.TB) benchkit.Clients
 
 func paths() []path {
 	return []path{
-		{name: grpcRoundRobin, start: bare("round_robin")},
-		{name: grpcLeastRequest, start: bare("least_request_experimental")},
-		{name: meshPick, start: bare(leastrequest.Name)},
-		{name: meshLeastRequest, start: meshed("least_request")},
-		{name: meshPeakEWMA, start: meshed("peak_ewma")},
+		{name: grpcRoundRobin, start: bare("round_robin", untuned)},
+		{name: grpcTuned, start: bare("round_robin", tuned)},
+		{name: grpcLeastRequest, start: bare("least_request_experimental", untuned)},
+		{name: meshPick, start: bare(leastrequest.Name, untuned)},
+		{name: meshLeastRequest, start: meshed("least_request", service, benchkit.Plaintext)},
+		{name: meshPeakEWMA, start: meshed("peak_ewma", service, benchkit.Plaintext)},
+		{name: grpcSecured, start: bareSecured},
+		{name: meshSecured, start: meshed("least_request", securedService, benchkit.MutualTLS("storefront"))},
 		{name: nginxLeastConn, program: "nginx", start: behind(benchkit.StartNGINX)},
 		{name: haproxyLeastConn, program: "haproxy", start: behind(benchkit.StartHAProxy)},
 	}
 }
 
+func untuned(b *backends) []string { return b.Bare }
+func tuned(b *backends) []string   { return b.Tuned }
+
 // bare is a channel of grpc-go with a policy, and nothing else.
-func bare(policy string) func(testing.TB, *backends) dial {
-	return func(_ testing.TB, b *backends) dial {
-		return func(t testing.TB) benchkit.Clients {
-			t.Helper()
-			conn, err := benchkit.Bare(b.Bare, policy)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return &benchkit.Channels{Conns: []*grpc.ClientConn{conn}}
+func bare(policy string, servers func(*backends) []string) func(testing.TB, *backends) dial {
+	return func(_ testing.TB, b *backends) dial { return bareDial(servers(b), policy) }
+}
+
+// bareSecured has certificates of Consul's CA.
+func bareSecured(t testing.TB, b *backends) dial {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	settings, err := benchkit.PlainTLS(client, b.Consul, "storefront")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bareDial(b.Secured, "round_robin", grpc.WithTransportCredentials(credentials.NewTLS(settings)))
+}
+
+func bareDial(addresses []string, policy string, options ...grpc.DialOption) dial {
+	return func(t testing.TB) benchkit.Clients {
+		t.Helper()
+		conn, err := benchkit.Bare(addresses, policy, options...)
+		if err != nil {
+			t.Fatal(err)
 		}
+		return &benchkit.Channels{Conns: []*grpc.ClientConn{conn}}
 	}
 }
 
@@ -77,11 +107,11 @@ func behind(start func(testing.TB, []string) benchkit.Proxy) func(testing.TB, *b
 
 // meshed is a channel of this module to its own servers, with the whole chain on both
 // sides.
-func meshed(policy string) func(testing.TB, *backends) dial {
+func meshed(policy, service string, security benchkit.Security) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
 		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
-			channels, err := benchkit.DialMesh(b.Consul, policy)
+			channels, err := benchkit.DialMesh(b.Consul, service, policy, security)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -65,14 +65,14 @@ func (c *Channels) Call(i int) func() (string, error) {
 	}
 }
 
-// Bare is a channel of grpc-go to fixed addresses with a policy.
-func Bare(addresses []string, policy string) (*grpc.ClientConn, error) {
+// Bare is a channel of grpc-go to fixed addresses with a policy, and options of its own.
+func Bare(addresses []string, policy string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	var state resolver.State
 	for _, address := range addresses {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: address}}})
 	}
 	r := manual.NewBuilderWithScheme("bench")
 	r.InitialState(state)
-	return Connect("bench:///catalog", grpc.WithResolvers(r),
-		grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)))
+	return Connect("bench:///catalog", append([]grpc.DialOption{grpc.WithResolvers(r),
+		grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy))}, options...)...)
 }

@@ -18,40 +18,37 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-const service = "catalog"
-
-var serviceQuery = catalog.Query{Service: service}
-
-// ServeMesh serves with the whole default chain, until the process ends, registered with a
-// stand-in for Consul whose address it returns.
-func ServeMesh(agent *consultest.Server, delays []atomic.Int64) (string, error) {
+// ServeMesh serves a service with the whole default chain, until the process ends, registered
+// with a stand-in for Consul.
+func ServeMesh(agent *consultest.Server, service string, security Security, delays []atomic.Int64) error {
 	directory, err := consul.New(consul.Config{Transport: agent.Transport(), Logger: silent()})
 	if err != nil {
-		return "", err
+		return err
+	}
+	secured, _, err := security(directory)
+	if err != nil {
+		return err
 	}
 	for i := range delays {
 		var options []meshlite.ServerOption
-		for _, o := range meshOptions(directory) {
+		for _, o := range meshOptions(directory, secured) {
 			options = append(options, o)
 		}
 		server, err := meshlite.NewServer(service, options...)
 		if err != nil {
-			return "", err
+			return err
 		}
 		catalogv1.RegisterCatalogServiceServer(server, Backend{Name: strconv.Itoa(i), Delay: &delays[i]})
 		go func() { _ = server.Run(context.Background()) }()
 	}
-	if err := awaitInstances(directory, len(delays)); err != nil {
-		return "", err
-	}
-	return agent.Listen("127.0.0.1:0")
+	return awaitInstances(directory, service, len(delays))
 }
 
-func awaitInstances(directory *consul.Directory, n int) error {
+func awaitInstances(directory *consul.Directory, service string, n int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for {
-		entries, err := directory.Entries(ctx, serviceQuery)
+		entries, err := directory.Entries(ctx, catalog.Query{Service: service})
 		if err == nil && len(entries) == n {
 			return nil
 		}
@@ -65,14 +62,14 @@ func awaitInstances(directory *consul.Directory, n int) error {
 
 // meshOptions turn everything on that a channel or server has by default, and a rate
 // limit that admits all. Only the cache is off: it would save the calls.
-func meshOptions(directory *consul.Directory) []meshlite.Option {
+func meshOptions(directory *consul.Directory, security meshlite.Option) []meshlite.Option {
 	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
 	if err != nil {
 		panic(err) // the defaults are right
 	}
 	off, all := "0s", uint64(1e9)
 	return []meshlite.Option{
-		meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(runtime),
+		security, meshlite.WithDirectory(directory), meshlite.WithLogger(silent()), meshlite.WithRuntime(runtime),
 		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 			Cache:      &policyv1.CacheRule{Ttl: &off},
 			RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &all}},
@@ -84,19 +81,25 @@ func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // DialMesh is a channel of meshlite to the servers of [ServeMesh], with the whole chain. It
 // has a runtime of its own, which keeps what policies measure.
-func DialMesh(agent, policy string) (*Channels, error) {
+func DialMesh(agent, service, policy string, security Security) (*Channels, error) {
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent()})
 	if err != nil {
 		return nil, err
 	}
-	options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
-	for _, o := range meshOptions(directory) {
-		options = append(options, o)
-	}
-	conn, err := meshlite.NewClient("consul:///"+service, options...)
+	secured, end, err := security(directory)
 	if err != nil {
 		directory.Close()
 		return nil, err
 	}
-	return &Channels{Conns: []*grpc.ClientConn{conn}, Then: directory.Close}, nil
+	then := func() { end(); directory.Close() }
+	options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
+	for _, o := range meshOptions(directory, secured) {
+		options = append(options, o)
+	}
+	conn, err := meshlite.NewClient("consul:///"+service, options...)
+	if err != nil {
+		then()
+		return nil, err
+	}
+	return &Channels{Conns: []*grpc.ClientConn{conn}, Then: then}, nil
 }

@@ -152,9 +152,9 @@ func (p Proxy) Dial() (conns []*grpc.ClientConn, err error) {
 	return conns, nil
 }
 
-// Connect is a channel of grpc-go without TLS.
+// Connect is a channel of grpc-go, without TLS unless an option has it.
 func Connect(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return grpc.NewClient(target, append(options, grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	return grpc.NewClient(target, append([]grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials())}, options...)...)
 }
 
 // awaitProxy waits until somebody listens, and then for an answer from behind it.

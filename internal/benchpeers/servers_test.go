@@ -38,12 +38,21 @@ var servers = map[string]func([]atomic.Int64) (addresses, error){
 	"tuned": func(delays []atomic.Int64) (addresses, error) {
 		return serveGRPC(delays, grpc.NumStreamWorkers(streamWorkers))
 	},
-	"kratos":  serveKratos,
-	"go-zero": serveGoZero,
-	"meshlite": func(delays []atomic.Int64) (addresses, error) {
-		agent, err := benchkit.ServeMesh(consultest.New(), delays)
-		return addresses{Agent: agent}, err
-	},
+	"kratos":   serveKratos,
+	"go-zero":  serveGoZero,
+	"meshlite": serveMesh,
+}
+
+// meshService is what the servers of meshlite are registered as.
+const meshService = "catalog"
+
+func serveMesh(delays []atomic.Int64) (at addresses, err error) {
+	agent := consultest.New()
+	if err := benchkit.ServeMesh(agent, meshService, benchkit.Plaintext, delays); err != nil {
+		return at, err
+	}
+	at.Agent, err = agent.Listen("127.0.0.1:0")
+	return at, err
 }
 
 // serve writes the addresses of the servers, and then reads how long the first of them takes.
