@@ -77,10 +77,10 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 // Pick draws a contender with a probability that falls with the eighth power of its cost. To
 // take the cheapest would send all calls of all clients to one that is barely ahead; so equals
 // share, and twice the cost has 1/256 of the probability.
-func (p *picker) Pick() *balancer.Candidate {
+func (p *picker) Pick(now time.Duration) *balancer.Candidate {
 	var list [fullScan]contender
 	contenders := list[:p.contenders]
-	p.draw(contenders)
+	p.draw(contenders, now)
 	sum := 0.0
 	for k := range contenders {
 		contenders[k].probability = p.probability(&contenders[k])
@@ -104,8 +104,7 @@ type contender struct {
 
 // draw takes all candidates, or some by weight, and reads their latency. One without a latency
 // gets the mean of the others: if it is slow from the start, its attempts in flight show it.
-func (p *picker) draw(contenders []contender) {
-	now := p.Now()
+func (p *picker) draw(contenders []contender, now time.Duration) {
 	var taken [maxChoiceCount]int
 	sum, samples := 0.0, 0
 	for k := range contenders {
