@@ -30,8 +30,8 @@ import (
 // Picker is a policy over the candidates it was made of. It must be safe for concurrent use
 // and should not allocate.
 type Picker interface {
-	// Pick returns one of the candidates. now is the time of the pick on the time base of
-	// latencies, 0 for a policy without [Policy.Latency].
+	// Pick returns one of the candidates. now is for [Endpoint.Latency], and may be 0 for a
+	// policy that does not set [Policy.Latency].
 	Pick(now time.Duration) *Candidate
 }
 

@@ -60,7 +60,7 @@ type picker struct {
 	balancer.View
 	schedule   balancer.Schedule
 	contenders int
-	meanWeight float64
+	weights    []float64 // by candidate; their mean is 1
 }
 
 func newPicker(config Config, view balancer.View) balancer.Picker {
@@ -68,8 +68,13 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 	if len(view.Candidates) <= fullScan {
 		p.contenders = len(view.Candidates)
 	}
+	sum, n := 0.0, len(view.Candidates)
 	for i := range view.Candidates {
-		p.meanWeight += float64(view.Candidates[i].Weight) / float64(len(view.Candidates))
+		sum += float64(view.Candidates[i].Weight)
+	}
+	p.weights = make([]float64, n)
+	for i := range view.Candidates {
+		p.weights[i] = float64(view.Candidates[i].Weight) * float64(n) / sum
 	}
 	return p
 }
@@ -145,11 +150,10 @@ func latencyOf(c *balancer.Candidate, now time.Duration) float64 {
 // since the latency was measured under that load and includes it partly. Idle endpoints share
 // by weight, as the drawn ones do already.
 func (p *picker) probability(x *contender) float64 {
-	c := &p.Candidates[x.index]
-	weight := float64(c.Weight) / p.meanWeight
-	load := 1 / (float64(c.Load())/weight + 1)
-	probability := minLatency / x.latency
-	probability *= probability * load // to the second, and so on to the eighth
+	weight := p.weights[x.index]
+	load := float64(p.Candidates[x.index].Load())
+	// The inverse square of the cost, by one division, and so on to the eighth.
+	probability := minLatency * minLatency * weight / (x.latency * x.latency * (load + weight))
 	probability *= probability
 	probability *= probability
 	if len(p.Candidates) <= fullScan {
