@@ -28,7 +28,9 @@ func (l *latency) add(sample, now time.Duration) {
 		if old, age := unpack(word, now); old > average {
 			average += (old - average) * Decay(age)
 		}
-		if l.word.CompareAndSwap(word, pack(average, now)) {
+		// Most samples of an even load change nothing within a millisecond.
+		next := pack(average, now)
+		if next == word || l.word.CompareAndSwap(word, next) {
 			return
 		}
 	}

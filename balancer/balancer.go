@@ -30,8 +30,9 @@ import (
 // Picker is a policy over the candidates it was made of. It must be safe for concurrent use
 // and should not allocate.
 type Picker interface {
-	// Pick returns one of the candidates.
-	Pick() *Candidate
+	// Pick returns one of the candidates. now is for [Endpoint.Latency], and may be 0 for a
+	// policy that does not set [Policy.Latency].
+	Pick(now time.Duration) *Candidate
 }
 
 // Policy is what [Register] needs of a policy.

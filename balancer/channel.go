@@ -194,6 +194,7 @@ func (b *endpointBalancer) update() {
 	case len(view.Candidates) > 0:
 		state.Picker = &attemptPicker{
 			rotation: rotation{view: view, policy: b.policy.newPicker(view), timesAll: b.policy.latency},
+			table:    b.table,
 			children: connections,
 		}
 		state.ConnectivityState = connectivity.Ready

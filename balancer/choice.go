@@ -22,11 +22,11 @@ type Choice struct {
 	replied bool        // the latency of an attempt that goes on was sampled
 }
 
-// begin starts the timer of an attempt on c.
-func (x *Choice) begin(c *Candidate, method methodInfo, record *attempt.Record, probe probe) {
+// begin starts the timer of an attempt on c at now.
+func (x *Choice) begin(c *Candidate, method methodInfo, record *attempt.Record, probe probe, now time.Duration) {
 	x.member, x.record, x.probe, x.method = c.member, record, probe, method
-	x.start = c.table.now()
-	c.table.stallCheck.run(c.table, x.start)
+	x.start = now
+	c.table.stallCheck.run(c.table, now)
 	if method.kind == attempt.Stream {
 		c.streams.Add(1)
 	}

@@ -123,7 +123,7 @@ func (c *Candidate) lighter(other *Candidate) bool {
 
 // Latency is the moving average of the time to the first response, in seconds, and its age at
 // now. 0 is unknown. It follows a rise at once and a fall over [LatencyDecay]. now is
-// [View.Now].
+// that of [Picker.Pick].
 func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duration) {
 	return e.latency.read(now)
 }
@@ -169,31 +169,32 @@ type rotation struct {
 }
 
 // choose does not allocate, and takes no lock except for a call that an endpoint must get: a
-// probe, which is not 0 then, or the first of its slow start. record may be nil.
-func (r *rotation) choose(record *attempt.Record) (*Candidate, probe, error) {
+// probe, which is not 0 then, or the first of its slow start. record may be nil. now is for the
+// policy.
+func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate, probe, error) {
 	if record == nil {
-		return r.pick()
+		return r.pick(now)
 	}
 	record.SetCandidates(len(r.view.Candidates) + len(r.view.refusing) + len(r.view.otherZones))
 	if avoid := record.Avoid(); avoid != nil {
-		return r.pickAvoiding(record, avoid)
+		return r.pickAvoiding(record, avoid, now)
 	}
 	if record.Number() > 1 {
 		if c := r.untried(record); c != nil {
 			return c, 0, nil
 		}
 	}
-	return r.pick()
+	return r.pick(now)
 }
 
 // pick takes an endpoint that must get a call, or the policy's pick.
-func (r *rotation) pick() (*Candidate, probe, error) {
+func (r *rotation) pick(now time.Duration) (*Candidate, probe, error) {
 	if len(r.view.due) > 0 {
 		if c, probe := r.nextDue(nil); c != nil {
 			return c, probe, nil
 		}
 	}
-	return r.includeRefusing(r.policy.Pick()), 0, nil
+	return r.includeRefusing(r.policy.Pick(now)), 0, nil
 }
 
 // nextDue takes an endpoint that must get a call now, with the probe it is for, or nil. One
@@ -253,14 +254,14 @@ const policyDraws = 3
 // pickAvoiding picks an endpoint that avoid does not exclude: one that must get a call, the
 // policy's pick, or the least loaded. A retry goes to an endpoint without an attempt of its
 // call while there is one. Only calls with recent refusals get here.
-func (r *rotation) pickAvoiding(record *attempt.Record, avoid *attempt.Avoid) (*Candidate, probe, error) {
+func (r *rotation) pickAvoiding(record *attempt.Record, avoid *attempt.Avoid, now time.Duration) (*Candidate, probe, error) {
 	if len(r.view.due) > 0 && record.Number() == 1 {
 		if c, probe := r.nextDue(avoid); c != nil {
 			return c, probe, nil
 		}
 	}
 	for range policyDraws {
-		if c := r.includeRefusing(r.policy.Pick()); !record.Tried(c.Address) && avoid.For(&c.Instance) == 0 {
+		if c := r.includeRefusing(r.policy.Pick(now)); !record.Tried(c.Address) && avoid.For(&c.Instance) == 0 {
 			return c, 0, nil
 		}
 	}

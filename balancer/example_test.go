@@ -3,6 +3,7 @@ package balancer_test
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
 )
@@ -10,7 +11,7 @@ import (
 // first is a policy that sends every call to the first endpoint.
 type first []balancer.Candidate
 
-func (f first) Pick() *balancer.Candidate { return &f[0] }
+func (f first) Pick(time.Duration) *balancer.Candidate { return &f[0] }
 
 func init() {
 	balancer.Register(balancer.Policy[struct{}]{

@@ -3,6 +3,7 @@ package balancer
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/balancer"
@@ -20,6 +21,7 @@ import (
 // its candidates to gRPC's connections.
 type attemptPicker struct {
 	rotation
+	table    *Table
 	children []connection // by Candidate.index
 }
 
@@ -32,7 +34,11 @@ type connection struct {
 // Pick does not allocate, except for streams: see rotation.choose.
 func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	record := attempt.FromContext(info.Ctx)
-	c, probe, err := p.choose(record)
+	var now time.Duration // the clock costs more than the rest of a pick
+	if p.timesAll {
+		now = p.table.now()
+	}
+	c, probe, err := p.choose(record, now)
 	if err != nil {
 		return balancer.PickResult{}, err
 	}
@@ -49,7 +55,10 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 	}
 	switch {
 	case n%timedInterval == 1 || p.timesAll || stream || c.table.comparing.Load() || probe != 0 || result.Done != nil:
-		result.Done = track(c, info.FullMethodName, record, probe, result.Done)
+		if !p.timesAll {
+			now = p.table.now()
+		}
+		result.Done = track(c, info.FullMethodName, record, probe, now, result.Done)
 	case record != nil:
 		result.Done = report(c, record)
 	default:
@@ -85,7 +94,7 @@ func newTracked() *trackedAttempt {
 
 // track starts the timer of an attempt. A stream is timed to its first response, which only a
 // record reports. Attempts of unknown kind have no latency.
-func track(c *Candidate, fullMethod string, record *attempt.Record, probe probe, inner func(balancer.DoneInfo)) func(balancer.DoneInfo) {
+func track(c *Candidate, fullMethod string, record *attempt.Record, probe probe, now time.Duration, inner func(balancer.DoneInfo)) func(balancer.DoneInfo) {
 	method := c.table.method(fullMethod, kindOf)
 	if method.kind == attempt.Unknown && record != nil {
 		method.kind = record.Kind()
@@ -97,7 +106,7 @@ func track(c *Candidate, fullMethod string, record *attempt.Record, probe probe,
 		a = newUnary()
 	}
 	a.inner = inner
-	a.begin(c, method, record, probe)
+	a.begin(c, method, record, probe, now)
 	if method.kind == attempt.Stream && record != nil {
 		record.OnResponse(a.respond)
 	}

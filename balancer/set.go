@@ -148,7 +148,8 @@ func (s *Set) Choose(record *attempt.Record, method string) (*Choice, error) {
 	if r == nil {
 		return nil, ErrNoEndpoint
 	}
-	c, probe, err := r.choose(record)
+	now := s.table.now()
+	c, probe, err := r.choose(record, now)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +158,7 @@ func (s *Set) Choose(record *attempt.Record, method string) (*Choice, error) {
 		record.SetPicked(&c.Endpoint.Instance)
 	}
 	x := new(Choice)
-	x.begin(c, s.table.method(method, unary), record, probe)
+	x.begin(c, s.table.method(method, unary), record, probe, now)
 	return x, nil
 }
 

@@ -13,8 +13,6 @@ type View struct {
 	Candidates []Candidate
 	// Random is a source of random bits, safe for concurrent use.
 	Random func() uint64
-	// Now is the time base of latencies.
-	Now func() time.Duration
 
 	refusing     []Candidate // limited to their expected share
 	refusingPart uint64      // of all weight in rotation, in 2^-32
@@ -36,7 +34,7 @@ func newView(t *Table, c channel, children []child, s *Settings, own zone) View 
 	defer t.unlock()
 	now := t.now()
 	t.ejectBySuccessRate(now, &s.Ejection)
-	v := View{Random: t.random, Now: t.now}
+	v := View{Random: t.random}
 	var weights []float64
 	for i, child := range children {
 		t.setState(child.member, child.state, now)

@@ -12,6 +12,7 @@ package leastrequest
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
 )
@@ -69,7 +70,7 @@ type scan struct {
 
 // Pick returns the least loaded endpoint; of equal ones each as often as its weight says. An
 // idle endpoint drawn by weight cannot be beaten.
-func (s *scan) Pick() *balancer.Candidate {
+func (s *scan) Pick(time.Duration) *balancer.Candidate {
 	random := s.Random()
 	if drawn := &s.Candidates[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
 		return drawn
@@ -107,7 +108,7 @@ type sample struct {
 }
 
 // Pick compares endpoints drawn by weight; of equally loaded ones the first drawn wins.
-func (s *sample) Pick() *balancer.Candidate {
+func (s *sample) Pick(time.Duration) *balancer.Candidate {
 	var drawn [maxChoiceCount]int
 	var best *balancer.Candidate
 	var load int64

@@ -60,7 +60,7 @@ type picker struct {
 	balancer.View
 	schedule   balancer.Schedule
 	contenders int
-	meanWeight float64
+	weights    []float64 // by candidate; their mean is 1
 }
 
 func newPicker(config Config, view balancer.View) balancer.Picker {
@@ -68,8 +68,13 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 	if len(view.Candidates) <= fullScan {
 		p.contenders = len(view.Candidates)
 	}
+	sum, n := 0.0, len(view.Candidates)
 	for i := range view.Candidates {
-		p.meanWeight += float64(view.Candidates[i].Weight) / float64(len(view.Candidates))
+		sum += float64(view.Candidates[i].Weight)
+	}
+	p.weights = make([]float64, n)
+	for i := range view.Candidates {
+		p.weights[i] = float64(view.Candidates[i].Weight) * float64(n) / sum
 	}
 	return p
 }
@@ -77,10 +82,10 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 // Pick draws a contender with a probability that falls with the eighth power of its cost. To
 // take the cheapest would send all calls of all clients to one that is barely ahead; so equals
 // share, and twice the cost has 1/256 of the probability.
-func (p *picker) Pick() *balancer.Candidate {
+func (p *picker) Pick(now time.Duration) *balancer.Candidate {
 	var list [fullScan]contender
 	contenders := list[:p.contenders]
-	p.draw(contenders)
+	p.draw(contenders, now)
 	sum := 0.0
 	for k := range contenders {
 		contenders[k].probability = p.probability(&contenders[k])
@@ -104,8 +109,7 @@ type contender struct {
 
 // draw takes all candidates, or some by weight, and reads their latency. One without a latency
 // gets the mean of the others: if it is slow from the start, its attempts in flight show it.
-func (p *picker) draw(contenders []contender) {
-	now := p.Now()
+func (p *picker) draw(contenders []contender, now time.Duration) {
 	var taken [maxChoiceCount]int
 	sum, samples := 0.0, 0
 	for k := range contenders {
@@ -146,11 +150,10 @@ func latencyOf(c *balancer.Candidate, now time.Duration) float64 {
 // since the latency was measured under that load and includes it partly. Idle endpoints share
 // by weight, as the drawn ones do already.
 func (p *picker) probability(x *contender) float64 {
-	c := &p.Candidates[x.index]
-	weight := float64(c.Weight) / p.meanWeight
-	load := 1 / (float64(c.Load())/weight + 1)
-	probability := minLatency / x.latency
-	probability *= probability * load // to the second, and so on to the eighth
+	weight := p.weights[x.index]
+	load := float64(p.Candidates[x.index].Load())
+	// The inverse square of the cost, by one division, and so on to the eighth.
+	probability := minLatency * minLatency * weight / (x.latency * x.latency * (load + weight))
 	probability *= probability
 	probability *= probability
 	if len(p.Candidates) <= fullScan {

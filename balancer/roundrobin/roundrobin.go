@@ -10,6 +10,7 @@ package roundrobin
 import (
 	"encoding/json"
 	"sync/atomic"
+	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
 )
@@ -44,6 +45,6 @@ func newPicker(_ Config, view balancer.View) balancer.Picker {
 }
 
 // Pick returns the endpoint with the next turn.
-func (p *picker) Pick() *balancer.Candidate {
+func (p *picker) Pick(time.Duration) *balancer.Candidate {
 	return &p.candidates[p.schedule.At(p.next.Add(1))]
 }
