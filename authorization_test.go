@@ -198,7 +198,7 @@ func TestIntentionsAreNotEnforcedTwiceOrWhilePermissive(t *testing.T) {
 	}{
 		"permissive":      {options: []identity.Option{identity.WithPermissive()}, warns: true},
 		"turned off":      {options: []identity.Option{identity.WithoutIntentions()}, warns: true},
-		"another concern": {with: meshlite.Options{meshlite.WithInterceptors(authorizedBy(t, authz.WithIntentions(intention.Set{TrustDomain: consultest.TrustDomain, Default: intention.Allow})))}},
+		"another concern": {with: meshlite.Options{meshlite.WithInterceptors(authorizedBy(t, authz.WithIntentions(intention.Set{Default: intention.Allow})))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, log := newMesh(t), &logged{}
@@ -221,7 +221,7 @@ func TestIntentionsAreNotEnforcedTwiceOrWhilePermissive(t *testing.T) {
 // watches nothing: TestMain looks for goroutines.
 func TestAServerRegistersWhenItHasItsIntentions(t *testing.T) {
 	m, log := newMesh(t), &logged{}
-	m.agent.Inject(consultest.Fault{Path: "/v1/connect/intentions/match", Status: 500})
+	repair := m.agent.Inject(consultest.ServerError(500, "out of order").On("/v1/connect/intentions/match"))
 	if _, err := meshlite.NewServer("catalog", m.identified("catalog"), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t))); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestAServerRegistersWhenItHasItsIntentions(t *testing.T) {
 	if n := len(m.instances("catalog")); n != 0 {
 		t.Errorf("%d instances without intentions", n)
 	}
-	m.agent.ClearFaults()
+	repair()
 	for len(m.instances("catalog")) == 0 {
 		time.Sleep(5 * time.Millisecond)
 	}
