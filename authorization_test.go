@@ -173,7 +173,7 @@ func TestAnIdentityOfConsulsEnforcesIntentions(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := m.serveSecured(&shop{name: "a"}, m.identified("catalog", identity.WithLogger(silent)))
-	client := tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{m.identified("storefront")})
+	client := tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("storefront")})
 	if code := codeOf(t, client); code != codes.PermissionDenied || served.calls.Load() != 0 {
 		t.Errorf("no intention allows the storefront: %v, and the handler ran %d times", code, served.calls.Load())
 	}
@@ -183,7 +183,7 @@ func TestAnIdentityOfConsulsEnforcesIntentions(t *testing.T) {
 	for codeOf(t, client) != codes.OK { // until the test's own time is up
 		time.Sleep(10 * time.Millisecond)
 	}
-	if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{m.identified("ops")})); code != codes.PermissionDenied {
+	if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("ops")})); code != codes.PermissionDenied {
 		t.Errorf("ops: %v", code)
 	}
 }
@@ -207,7 +207,7 @@ func TestIntentionsAreNotEnforcedTwiceOrWhilePermissive(t *testing.T) {
 			}
 			m.serveSecured(&shop{name: "a"}, m.identified("catalog", append(test.options, identity.WithLogger(silent))...), test.with,
 				meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
-			if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{m.identified("storefront")})); code != codes.OK {
+			if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("storefront")})); code != codes.OK {
 				t.Errorf("the storefront: %v", code)
 			}
 			if warns := log.line("intentions are not enforced") != ""; warns != test.warns {
