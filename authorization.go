@@ -1,13 +1,18 @@
 package meshlite
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // ConsulIntentions decides which services may call service, by Consul's intentions about it,
-// read from the agent that the environment names:
+// read from the agent that the environment names. A server with [ConsulIdentity] does so by
+// itself; this is for one with other certificates, or to set options:
 //
 //	authorized, err := meshlite.ConsulIntentions("catalog")
 //	server, err := meshlite.NewServer("catalog", meshlite.WithInterceptors(authorized), meshlite.WithTLS(settings))
@@ -25,4 +30,46 @@ func ConsulIntentions(service string, opts ...authz.Option) (*authz.Authorizer, 
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	return authorized, nil
+}
+
+// enforceIntentions authorizes by the intentions about the service that the identity is of, as
+// a sidecar of Consul's does, unless an option authorizes. The watch begins with Run.
+func (c *serverConfig) enforceIntentions() error {
+	credentials := c.identity()
+	authorizes := func(own interceptors.Concern) bool { return own.Stage() == interceptors.Authorization }
+	if credentials == nil || slices.ContainsFunc(c.own, authorizes) {
+		return nil
+	}
+	source, ok := c.consulIdentity()
+	if !ok || !credentials.EnforcesIntentions() {
+		c.log.Warn("intentions are not enforced: every service of the mesh may call: leave WithPermissive and WithoutIntentions out, or give WithInterceptors of a ConsulIntentions, or of authz.New",
+			"service", c.registrations[0].Service)
+		return nil
+	}
+	var err error
+	if c.intentions, err = authz.NewUnstarted(source.Service(), authz.WithWatcher(source), authz.WithLogger(c.log)); err != nil {
+		return fmt.Errorf("meshlite: %w", err)
+	}
+	c.own = append(c.own, c.intentions)
+	return nil
+}
+
+// consulIdentity returns the certificates that an agent's CA signs, if the server has such.
+func (c *config) consulIdentity() (*consul.Identity, bool) {
+	credentials := c.identity()
+	if credentials == nil {
+		return nil, false
+	}
+	source, ok := credentials.Source().(*consul.Identity)
+	return source, ok
+}
+
+// authorized waits a little for the first intentions: without them all calls are denied.
+func (r *run) authorized(ctx context.Context) error {
+	if r.config.intentions == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startRetry)
+	defer cancel()
+	return r.config.intentions.Wait(ctx)
 }

@@ -2,6 +2,7 @@ package meshlite_test
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 func authorizedBy(t testing.TB, opts ...authz.Option) *authz.Authorizer {
@@ -160,5 +162,82 @@ func TestConsulIntentionsAreOfTheEnvironmentsAgent(t *testing.T) {
 	authorized.Close()
 	if s := authorized.Stats(); s.Service != "catalog" {
 		t.Errorf("stats are %+v", s)
+	}
+}
+
+// A server with an identity of Consul's denies whom no intention allows, and registers once it
+// has read them. It is native to Consul's mesh.
+func TestAnIdentityOfConsulsEnforcesIntentions(t *testing.T) {
+	m := newMesh(t)
+	if err := m.agent.SetIntentions("catalog", `[{"Name":"*","Action":"deny"}]`); err != nil {
+		t.Fatal(err)
+	}
+	served := m.serveSecured(&shop{name: "a"}, m.identified("catalog", identity.WithLogger(silent)))
+	client := tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("storefront")})
+	if code := codeOf(t, client); code != codes.PermissionDenied || served.calls.Load() != 0 {
+		t.Errorf("no intention allows the storefront: %v, and the handler ran %d times", code, served.calls.Load())
+	}
+	if err := m.agent.SetIntentions("catalog", `[{"Name":"storefront","Action":"allow"},{"Name":"*","Action":"deny"}]`); err != nil {
+		t.Fatal(err)
+	}
+	for codeOf(t, client) != codes.OK { // until the test's own time is up
+		time.Sleep(10 * time.Millisecond)
+	}
+	if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("ops")})); code != codes.PermissionDenied {
+		t.Errorf("ops: %v", code)
+	}
+}
+
+// A permissive server, one that is said to let all call, and one that is given another concern
+// do not enforce them.
+func TestIntentionsAreNotEnforcedTwiceOrWhilePermissive(t *testing.T) {
+	for name, test := range map[string]struct {
+		options []identity.Option
+		with    meshlite.Options
+		warns   bool
+	}{
+		"permissive":      {options: []identity.Option{identity.WithPermissive()}, warns: true},
+		"turned off":      {options: []identity.Option{identity.WithoutIntentions()}, warns: true},
+		"another concern": {with: meshlite.Options{meshlite.WithInterceptors(authorizedBy(t, authz.WithIntentions(intention.Set{Default: intention.Allow})))}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, log := newMesh(t), &logged{}
+			if err := m.agent.SetIntentions("catalog", `[{"Name":"*","Action":"deny"}]`); err != nil {
+				t.Fatal(err)
+			}
+			m.serveSecured(&shop{name: "a"}, m.identified("catalog", append(test.options, identity.WithLogger(silent))...), test.with,
+				meshlite.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
+			if code := codeOf(t, tlsClient(t, m, "consul:///catalog", []meshlite.ClientOption{uncached(), m.identified("storefront")})); code != codes.OK {
+				t.Errorf("the storefront: %v", code)
+			}
+			if warns := log.line("intentions are not enforced") != ""; warns != test.warns {
+				t.Errorf("the log warns: %v", warns)
+			}
+		})
+	}
+}
+
+// A server whose intentions cannot be read does not register, and says why. One that never runs
+// watches nothing: TestMain looks for goroutines.
+func TestAServerRegistersWhenItHasItsIntentions(t *testing.T) {
+	m, log := newMesh(t), &logged{}
+	repair := m.agent.Inject(consultest.ServerError(500, "out of order").On("/v1/connect/intentions/match"))
+	if _, err := meshlite.NewServer("catalog", m.identified("catalog"), meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t))); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := secured(t, m.directory, log, m.identified("catalog", identity.WithLogger(silent)))
+	defer stop()
+	for log.line("cannot start yet") == "" { // until the test's own time is up
+		time.Sleep(5 * time.Millisecond)
+	}
+	for len(log.line("intentions about")) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := len(m.instances("catalog")); n != 0 {
+		t.Errorf("%d instances without intentions", n)
+	}
+	repair()
+	for len(m.instances("catalog")) == 0 {
+		time.Sleep(5 * time.Millisecond)
 	}
 }

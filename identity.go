@@ -14,7 +14,8 @@ import (
 //	common := meshlite.Options{meshlite.WithTransportCredentials(mtls)}
 //
 // Clients verify that a server is the service of their target, and servers that a caller is a
-// service of the mesh: see package identity. The first connection waits for the first
+// service of the mesh, which Consul's intentions allow to call unless
+// [identity.WithoutIntentions] or [identity.WithPermissive] is given: see package identity. The first connection waits for the first
 // certificate, and a server registers when it is there. It follows Consul until Close. For
 // the agent of another directory, give that to [identity.New]:
 //

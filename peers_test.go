@@ -22,7 +22,6 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/caller"
-	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/internal/child"
 	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
@@ -174,10 +173,8 @@ func TestConsulsProxyCallsAServer(t *testing.T) {
 	}
 	var last atomic.Value
 	s := &shop{name: "a"}
-	port := onePort(t)
 	server, err := meshlite.NewServer("catalog", meshlite.WithTransportCredentials(identityOf(t, m.directory, "catalog")),
-		meshlite.WithInterceptors(authorizedBy(t, authz.WithWatcher(m.directory))), recordCaller(callers, &last),
-		meshlite.WithListenAddress(fmt.Sprintf("127.0.0.1:%d", port)),
+		recordCaller(callers, &last), meshlite.WithListenAddress("127.0.0.1:0"),
 		meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent), meshlite.WithRuntime(newRuntime(t)), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second))
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +189,6 @@ func TestConsulsProxyCallsAServer(t *testing.T) {
 	case <-done:
 		t.Fatal("the server ended")
 	}
-	m.register("catalog", port)
 	upstream := onePort(t)
 	m.proxy(fmt.Sprintf("127.0.0.1:%d", upstream), "-service=storefront", fmt.Sprintf("-upstream=catalog:%d", upstream))
 	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///127.0.0.1:%d", upstream), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())

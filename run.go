@@ -43,6 +43,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("meshlite: the server has run already: make a new one")
 	}
+	if s.config.intentions != nil {
+		s.config.intentions.Start()
+		defer s.config.intentions.Close()
+	}
 	r := &run{Server: s, served: make(chan error, 1)}
 	err := r.start(ctx)
 	if err == nil {
@@ -281,6 +285,9 @@ func (r *run) register(ctx context.Context, given catalog.Registration, address 
 	var check *healthCheck
 	err := r.try(ctx, func() (err error) {
 		if check == nil {
+			if err = r.authorized(ctx); err != nil {
+				return err
+			}
 			if check, err = r.findCheck(ctx, given, address); err != nil {
 				return err
 			}

@@ -67,6 +67,9 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	if err := c.finish(service); err != nil {
 		return nil, err
 	}
+	if err := c.enforceIntentions(); err != nil {
+		return nil, err
+	}
 	chain, err := c.chain()
 	if err != nil {
 		return nil, err
@@ -80,10 +83,6 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 		if authorizer, ok := own.(*authz.Authorizer); ok {
 			c.runtime.authorizers.Add(authorizer)
 		}
-	}
-	// A sidecar of Consul's always enforces intentions: whoever comes from there expects it.
-	if c.identity() != nil && len(c.own) == 0 {
-		c.log.Warn("intentions are not enforced: every service of the mesh may call: give WithInterceptors of a ConsulIntentions, or of authz.New", "service", service)
 	}
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.

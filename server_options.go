@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -32,6 +33,7 @@ type serverConfig struct {
 	concurrency                    *concurrency.Limiter
 	policies                       *interceptors.Policies
 	share                          *share
+	intentions                     *authz.Authorizer // that the identity implies, nil is none
 	serverOptions                  []grpc.ServerOption
 	ownPerConnection, ownPerServer int
 }
@@ -290,6 +292,9 @@ func (c *serverConfig) registration(r catalog.Registration, address, metrics str
 	r.Region, r.Zone = c.region, c.zone
 	// A name that is verified needs TLS, which is found out by calling the server.
 	r.CheckTLS = r.CheckTLS || r.CheckServerName != "" || r.CheckSkipVerify
+	if _, signed := c.consulIdentity(); signed {
+		r.ConnectNative = true
+	}
 	given := r.Metadata
 	r.Metadata = map[string]string{}
 	maps.Copy(r.Metadata, given)

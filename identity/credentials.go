@@ -41,6 +41,7 @@ type settings struct {
 	datacenters []string
 	servers     map[string]string
 	permissive  bool
+	open        bool // WithoutIntentions
 }
 
 // WithLogger logs refused connections, at most 10 lines in 10 s for each reason. Default, and
@@ -78,6 +79,11 @@ func WithServerIDs(ids map[string]string) Option { return func(s *settings) { s.
 // mutual TLS. A plaintext caller has no identity, whatever its metadata says. [Stats] has who
 // they are. Clients are not changed by it: they use TLS.
 func WithPermissive() Option { return func(s *settings) { s.permissive = true } }
+
+// WithoutIntentions lets every service of the mesh call a server of package meshlite that would
+// enforce Consul's intentions, as one with meshlite.ConsulIdentity does: for a mesh that has
+// another way to authorize. The server logs a warning.
+func WithoutIntentions() Option { return func(s *settings) { s.open = true } }
 
 // Credentials secure connections by mutual TLS 1.3. They serve clients and servers, and are
 // safe for concurrent use.
@@ -143,6 +149,14 @@ func (c *Credentials) Ready() error {
 
 // Current returns the latest certificates of the source.
 func (c *Credentials) Current() (*Snapshot, error) { return c.source.Current() }
+
+// Source returns the source that New was given.
+func (c *Credentials) Source() Source { return c.source }
+
+// EnforcesIntentions reports whether servers are to let Consul's intentions decide: unless
+// [WithoutIntentions] is set, or [WithPermissive], since callers in plaintext have no identity
+// and intentions deny them.
+func (c *Credentials) EnforcesIntentions() bool { return !c.open && !c.permissive }
 
 // MaxConnectionAge is that of [WithMaxConnectionAge].
 func (c *Credentials) MaxConnectionAge() time.Duration { return c.age }

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +68,12 @@ type Authorizer struct {
 	counts  counts
 	streams streams
 
-	stop  context.CancelFunc
-	ended sync.WaitGroup
+	first   chan struct{} // closed when intentions were read for the first time
+	read    sync.Once     // closes first
+	started sync.Once
+	ctx     context.Context // of the watch
+	stop    context.CancelFunc
+	ended   sync.WaitGroup
 }
 
 // rules are what decides now, and where it is from.
@@ -76,12 +81,24 @@ type rules struct {
 	*intention.Rules                // nil: none were read
 	readAt           time.Time      // zero before the first answer
 	failing          bool           // the last attempt to read failed
+	err              error          // of the first attempt in a row that failed
 	set              *intention.Set // as reported, to notice a change
 }
 
 // New makes the authorizer of a service, by the name that intentions have as a destination.
 // With [WithWatcher] it watches until it is closed.
 func New(destination string, opts ...Option) (*Authorizer, error) {
+	a, err := NewUnstarted(destination, opts...)
+	if err != nil {
+		return nil, err
+	}
+	a.Start()
+	return a, nil
+}
+
+// NewUnstarted is [New] that does not watch before [Authorizer.Start]: until then nothing is
+// opened, and all calls are denied.
+func NewUnstarted(destination string, opts ...Option) (*Authorizer, error) {
 	var o options
 	for _, opt := range opts {
 		opt(&o)
@@ -98,13 +115,13 @@ func New(destination string, opts ...Option) (*Authorizer, error) {
 	}
 	a := &Authorizer{
 		destination: destination, options: o, verified: verified,
-		publisher: interceptors.NewPublisher(o.observer), denials: lines.New(maxDenialLines),
+		publisher: interceptors.NewPublisher(o.observer), denials: lines.New(maxDenialLines), first: make(chan struct{}),
 	}
+	a.ctx, a.stop = context.WithCancel(context.Background())
 	if _, err := intention.Compile(destination, intention.Set{}); err != nil {
 		return nil, fmt.Errorf("authz: %w", err)
 	}
 	a.current.Store(&rules{})
-	a.stop = func() {}
 	if o.fixed != nil {
 		compiled, err := intention.Compile(destination, *o.fixed)
 		if err != nil {
@@ -114,12 +131,29 @@ func New(destination string, opts ...Option) (*Authorizer, error) {
 			return nil, fmt.Errorf("authz: WithIntentions: %s", strings.Join(refused, "; "))
 		}
 		a.current.Store(&rules{Rules: compiled, readAt: time.Now()})
-		return a, nil
+		close(a.first)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	a.stop = cancel
-	a.ended.Go(func() { a.watch(ctx) })
 	return a, nil
+}
+
+// Start begins to watch. Only the first call has an effect, and none after [Authorizer.Close].
+func (a *Authorizer) Start() {
+	a.started.Do(func() {
+		if a.watcher != nil {
+			a.ended.Go(func() { a.watch(a.ctx) })
+		}
+	})
+}
+
+// Wait waits until intentions were read for the first time, or returns why they were not when
+// ctx ends.
+func (a *Authorizer) Wait(ctx context.Context) error {
+	select {
+	case <-a.first:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the intentions about %q were not read: %w", a.destination, cmp.Or(a.current.Load().err, ctx.Err()))
+	}
 }
 
 // closeTimeout is how long a watcher has to return when it is stopped.
@@ -128,6 +162,7 @@ const closeTimeout = 5 * time.Second
 // Close ends the watch. The last intentions still decide. A watcher that does not return
 // within 5 s is logged and left running.
 func (a *Authorizer) Close() {
+	a.started.Do(func() {})
 	a.stop()
 	if err := guard.Within(closeTimeout, a.ended.Wait, func(error) {}); err != nil {
 		a.log.Error("the watch of intentions does not end: it is left running", "service", a.destination)
@@ -167,6 +202,7 @@ func (a *Authorizer) report(set intention.Set, err error) {
 		return
 	}
 	now := &rules{Rules: compiled, readAt: time.Now(), set: &set}
+	defer a.read.Do(func() { close(a.first) }) // when they decide
 	switch {
 	case last.readAt.IsZero():
 		log.Info("intentions were read: they decide from now on", "intentions", compiled.Len(), "default", set.Default)
@@ -191,7 +227,7 @@ func (a *Authorizer) failed(log *slog.Logger, last *rules, err error) {
 		return // logged
 	}
 	now := *last
-	now.failing = true
+	now.failing, now.err = true, err
 	a.current.Store(&now)
 	if last.readAt.IsZero() {
 		log.Error("intentions cannot be read: all calls are denied", "error", err)

@@ -178,6 +178,10 @@ type Registration struct {
 	// grpcs with TLS. Clients of kratos look for it there. Empty publishes none.
 	Scheme string
 
+	// ConnectNative marks the instance as one that itself speaks mutual TLS with a certificate of
+	// Consul's CA, so that Consul's own proxies find and call it.
+	ConnectNative bool
+
 	// TTL replaces the directory's check of the gRPC health: the lease runs SelfCheck and
 	// reports its result three times in each TTL, and an instance without a report for a
 	// whole one is critical. The directory then never calls the instance, so that the

@@ -53,6 +53,7 @@ type agentService struct {
 		Weights           api.AgentWeights
 		Locality          *api.Locality
 		TaggedAddresses   map[string]taggedAddress
+		Connect           struct{ Native bool }
 	}
 	Checks []*healthCheck
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/identity/intention"
 )
 
 const (
@@ -60,6 +61,11 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 
 // Service returns which service the identity is of.
 func (i *Identity) Service() string { return i.service }
+
+// WatchIntentions is that of the directory whose CA signs the identity.
+func (i *Identity) WatchIntentions(ctx context.Context, destination string, report func(intention.Set, error)) {
+	i.directory.WatchIntentions(ctx, destination, report)
+}
 
 // Close ends the queries. The last certificates stay.
 func (i *Identity) Close() {

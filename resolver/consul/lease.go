@@ -274,6 +274,8 @@ func drift(want *api.AgentServiceRegistration, has *agentService) string {
 		return "the tagged addresses"
 	case !sameLocality(service.Locality, want.Locality):
 		return "the locality"
+	case service.Connect.Native != (want.Connect != nil && want.Connect.Native):
+		return "Connect"
 	case !hasCheck(has, want.Check):
 		return "the check"
 	}

@@ -89,6 +89,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		r := instance("catalog-1", serveHealth(t))
 		r.Tags, r.Metadata, r.Weight = []string{"v2"}, map[string]string{"version": "2"}, 7
 		r.Region, r.Zone, r.Scheme = "eu", "eu-a", "grpc"
+		r.ConnectNative = true
 		mustRegister(t, d, r)
 		operator := apiOf(t, a.address, nil).Agent()
 		if err := operator.EnableServiceMaintenance("catalog-1", "looking into it"); err != nil {
@@ -104,11 +105,13 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 			"the locality":         func(s *api.AgentServiceRegistration) { s.Locality.Zone = "eu-b" },
 			"the name":             func(s *api.AgentServiceRegistration) { s.Name = "other" },
 			"the tagged addresses": func(s *api.AgentServiceRegistration) { s.TaggedAddresses = nil },
+			"Connect":              func(s *api.AgentServiceRegistration) { s.Connect = nil },
 		} {
 			s := &api.AgentServiceRegistration{
 				ID: "catalog-1", Name: "catalog", Address: host, Port: port, Tags: []string{"v2"},
 				Meta: map[string]string{"version": "2"}, Weights: &api.AgentWeights{Passing: 7, Warning: 1},
 				Locality:        &api.Locality{Region: "eu", Zone: "eu-a"},
+				Connect:         &api.AgentServiceConnect{Native: true},
 				TaggedAddresses: map[string]api.ServiceAddress{"grpc": {Address: "grpc://" + r.Address, Port: port}},
 			}
 			change(s)

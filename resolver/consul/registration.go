@@ -58,6 +58,9 @@ func registration(r catalog.Registration) (*api.AgentServiceRegistration, error)
 	if r.Scheme != "" {
 		service.TaggedAddresses = map[string]api.ServiceAddress{r.Scheme: {Address: r.Scheme + "://" + r.Address, Port: port}}
 	}
+	if r.ConnectNative {
+		service.Connect = &api.AgentServiceConnect{Native: true}
+	}
 	if r.Region != "" {
 		service.Locality = &api.Locality{Region: r.Region, Zone: r.Zone}
 	}

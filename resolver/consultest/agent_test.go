@@ -110,7 +110,7 @@ func TestRefusals(t *testing.T) {
 		{register(`{"Name":"x","Check":{"TTL":"-5s"}}`), 400, `Invalid check: TTL must be > 0 for TTL checks`},
 		{register(`{"Name":"x","Check":{"TTL":"5s","Status":"bogus"}}`), 400, `Status for checks must 'passing', 'warning', 'critical'`},
 		{register(`{"Name":"x","Check":{"UDP":"x:1","Interval":"5s"}}`), 400, `Invalid check: consultest runs TTL, GRPC, HTTP and TCP checks, no UDP checks`},
-		{register(`{"Name":"x","Connect":{"Native":true}}`), 400, `consultest does not support Connect: register without it`},
+		{register(`{"Name":"x","Connect":{"SidecarService":{"Port":1}}}`), 400, `consultest does not support SidecarService: register without it`},
 		{register(`{"ID":"consul","Name":"x"}`), 400, `service ID "consul" is Consul's own: take another`},
 		{[3]string{"PUT", "/v1/agent/service/deregister/x"}, 404, `Unknown service ID "x". Ensure that the service ID is passed, not the service name.`},
 		{[3]string{"GET", "/v1/agent/service/x"}, 404, `unknown service ID: x`},

@@ -273,10 +273,14 @@ type healthServiceJSON struct {
 	EnableTagOverride bool
 	Locality          *Locality `json:",omitempty"`
 	Proxy             proxyJSON
-	Connect           struct{}
+	Connect           connectJSON
 	PeerName          string
 	CreateIndex       uint64
 	ModifyIndex       uint64
+}
+
+type connectJSON struct {
+	Native bool `json:",omitempty"`
 }
 
 type proxyJSON struct {
@@ -316,7 +320,8 @@ type agentServiceJSON struct {
 	EnableTagOverride bool
 	ContentHash       string `json:",omitempty"`
 	Datacenter        string
-	Locality          *Locality `json:",omitempty"`
+	Connect           *connectJSON `json:",omitempty"`
+	Locality          *Locality    `json:",omitempty"`
 }
 
 type catalogServiceJSON struct {
@@ -339,7 +344,7 @@ type catalogServiceJSON struct {
 	ServiceSocketPath        string
 	ServiceEnableTagOverride bool
 	ServiceProxy             proxyJSON
-	ServiceConnect           struct{}
+	ServiceConnect           connectJSON
 	ServiceLocality          *Locality
 	CreateIndex              uint64
 	ModifyIndex              uint64
@@ -358,13 +363,18 @@ func (in *instance) healthJSON() healthServiceJSON {
 	return healthServiceJSON{
 		ID: in.ID, Service: in.Name, Tags: list(in.Tags), Address: in.Address, TaggedAddresses: in.TaggedAddresses,
 		Meta: in.Meta, Port: in.Port, Weights: in.Weights, EnableTagOverride: in.EnableTagOverride,
-		Locality: in.Locality, CreateIndex: in.create, ModifyIndex: in.modify,
+		Locality: in.Locality, Connect: connectJSON{in.ConnectNative}, CreateIndex: in.create, ModifyIndex: in.modify,
 	}
 }
 
 func (in *instance) agentJSON(datacenter string) *agentServiceJSON {
+	var connect *connectJSON
+	if in.ConnectNative {
+		connect = &connectJSON{Native: true}
+	}
 	return &agentServiceJSON{
-		ID: in.ID, Service: in.Name, Tags: list(in.Tags), Meta: object(in.Meta), Port: in.Port, Address: in.Address,
+		Connect: connect,
+		ID:      in.ID, Service: in.Name, Tags: list(in.Tags), Meta: object(in.Meta), Port: in.Port, Address: in.Address,
 		TaggedAddresses: in.TaggedAddresses, Weights: in.Weights, EnableTagOverride: in.EnableTagOverride,
 		Datacenter: datacenter, Locality: in.Locality,
 	}
@@ -377,7 +387,7 @@ func (in *instance) catalogJSON(c *config) catalogServiceJSON {
 		NodeMeta: n.Meta, ServiceID: in.ID, ServiceName: in.Name, ServiceTags: list(in.Tags), ServiceAddress: in.Address,
 		ServiceTaggedAddresses: in.TaggedAddresses, ServiceWeights: in.Weights, ServiceMeta: object(in.Meta),
 		ServicePort: in.Port, ServiceEnableTagOverride: in.EnableTagOverride, ServiceLocality: in.Locality,
-		CreateIndex: in.create, ModifyIndex: in.modify,
+		ServiceConnect: connectJSON{in.ConnectNative}, CreateIndex: in.create, ModifyIndex: in.modify,
 	}
 }
 

@@ -47,7 +47,13 @@ type serviceDefinition struct {
 	Locality                                                         *Locality
 	Check                                                            *serviceCheckDefinition
 	Checks                                                           []serviceCheckDefinition
-	Proxy, Connect, Ports                                            json.RawMessage
+	Connect                                                          *connectDefinition
+	Proxy, Ports                                                     json.RawMessage
+}
+
+type connectDefinition struct {
+	Native         bool
+	SidecarService json.RawMessage
 }
 
 // checkFields are the fields of a check, in a service or alone.
@@ -127,7 +133,12 @@ func (d serviceDefinition) service() (Service, error) {
 		}
 		svc.Weights = *d.Weights
 	}
-	for name, raw := range map[string]json.RawMessage{"Proxy": d.Proxy, "Connect": d.Connect, "Ports": d.Ports} {
+	var connect connectDefinition
+	if d.Connect != nil {
+		connect = *d.Connect
+	}
+	svc.ConnectNative = connect.Native
+	for name, raw := range map[string]json.RawMessage{"Proxy": d.Proxy, "SidecarService": connect.SidecarService, "Ports": d.Ports} {
 		if raw = bytes.TrimSpace(raw); len(raw) > 0 && !strings.Contains("null {} []", string(raw)) {
 			return svc, badRequest("consultest does not support %s: register without it", name)
 		}

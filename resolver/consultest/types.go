@@ -117,6 +117,7 @@ type Service struct {
 	Weights           Weights // the zero value means 1 and 1
 	EnableTagOverride bool
 	Locality          *Locality
+	ConnectNative     bool
 	Checks            []Check // a service without checks is passing
 }
 
