@@ -81,7 +81,7 @@ func apiOf(t *testing.T, address string, transport http.RoundTripper) *api.Clien
 func TestDriftIsRegisteredAgain(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		log := newJournal()
-		d, err := consul.New(consul.Config{Address: a.address, Heartbeat: time.Second, Logger: slog.New(log)})
+		d, err := consul.New(consul.Config{Address: a.address, Token: a.service, Heartbeat: time.Second, Logger: slog.New(log)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		r.Tags, r.Metadata, r.Weight = []string{"v2"}, map[string]string{"version": "2"}, 7
 		r.Region, r.Zone, r.Scheme = "eu", "eu-a", "grpc"
 		mustRegister(t, d, r)
-		operator := apiOf(t, a.address, nil).Agent()
+		operator := a.operator(t).Agent()
 		if err := operator.EnableServiceMaintenance("catalog-1", "looking into it"); err != nil {
 			t.Fatal(err)
 		}
