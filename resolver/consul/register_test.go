@@ -115,6 +115,10 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 			if err := operator.ServiceRegister(s); err != nil {
 				t.Fatal(err)
 			}
+			if what == "the name" && a.service != "" {
+				log.await(t, `service:write on "other"`) // the token may not take it over: the next change brings the name back
+				continue
+			}
 			log.await(t, "changed="+what)
 		}
 		if err := operator.CheckDeregister("service:catalog-1"); err != nil {
