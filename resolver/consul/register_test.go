@@ -46,14 +46,15 @@ func (j journal) Handle(_ context.Context, r slog.Record) error {
 func (j journal) await(t *testing.T, text string) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
-	for {
+	for others := []string(nil); ; {
 		select {
 		case line := <-j.lines:
 			if strings.Contains(line, text) {
 				return
 			}
+			others = append(others, line)
 		case <-deadline:
-			t.Fatalf("nothing was logged with %q in it", text)
+			t.Fatalf("nothing was logged with %q in it, but %q", text, others)
 		}
 	}
 }
@@ -116,7 +117,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			if what == "the name" && a.service != "" {
-				log.await(t, `service:write on "other"`) // the token may not take it over: the next change brings the name back
+				log.await(t, `'service:read' on "other"`) // what another name has is not its own: the next change brings ours back
 				continue
 			}
 			log.await(t, "changed="+what)
