@@ -65,6 +65,12 @@ func (l *logged) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // line is the first that holds part.
 func (l *logged) line(part string) string {
 	l.mu.Lock()

@@ -76,6 +76,8 @@ job "shop" {
 
       env {
         MESHLITE_LISTEN_ADDRESS  = "${NOMAD_ADDR_grpc}"
+        # Off loopback it answers with metrics and health alone, until
+        # MESHLITE_ADMIN_TOKEN_FILE names a file with a token, of a template into secrets/.
         MESHLITE_METRICS_ADDRESS = "${NOMAD_ADDR_metrics}"
         MESHLITE_REGION          = "${node.region}"
         MESHLITE_ZONE            = "${node.datacenter}"

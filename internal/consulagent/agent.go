@@ -3,7 +3,9 @@
 package consulagent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,13 +57,15 @@ func Version(path string) (string, error) {
 type Agent struct {
 	Address string // of its HTTP API
 	DNS     string // host:port of its DNS, by UDP and TCP
-	GRPC    string // host:port of its gRPC, in plaintext
+	GRPC    string // host:port of its gRPC, in plaintext unless it is secured
 
-	path  string
-	host  *hosts.Host
-	ports []int
-	cmd   *exec.Cmd
-	log   *child.Tail
+	path     string
+	host     *hosts.Host
+	ports    []int
+	security *Security // nil: everything in plaintext, and no ACLs
+	client   *http.Client
+	cmd      *exec.Cmd
+	log      *child.Tail
 }
 
 // Start runs the program at path on loopback and waits until it answers.
@@ -69,12 +73,27 @@ func Start(ctx context.Context, path string) (*Agent, error) { return StartOn(ct
 
 // StartOn is Start on a host of its own.
 func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error) {
+	return start(ctx, host, path, nil)
+}
+
+// StartSecured is Start with TLS on both APIs, encrypted gossip, and ACLs that deny.
+func StartSecured(ctx context.Context, path string, security Security) (*Agent, error) {
+	return start(ctx, nil, path, &security)
+}
+
+func start(ctx context.Context, host *hosts.Host, path string, security *Security) (*Agent, error) {
 	ports, err := freeport.Ports(6)
 	if err != nil {
 		return nil, err
 	}
 	at := func(n int) string { return net.JoinHostPort(host.Address(), strconv.Itoa(ports[n])) }
-	a := &Agent{Address: at(0), DNS: at(4), GRPC: at(5), path: path, host: host, ports: ports}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: host.Dialer(net.Dialer{})}
+	if security != nil {
+		if transport.TLSClientConfig, err = security.clientConfig(); err != nil {
+			return nil, err
+		}
+	}
+	a := &Agent{Address: at(0), DNS: at(4), GRPC: at(5), path: path, host: host, ports: ports, security: security, client: &http.Client{Transport: transport}}
 	return a, a.Start(ctx)
 }
 
@@ -82,11 +101,11 @@ func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error)
 // was registered.
 func (a *Agent) Start(ctx context.Context) error {
 	a.log = &child.Tail{}
-	a.cmd = exec.Command(a.path, "agent", "-dev", "-log-level=warn",
-		"-bind="+a.host.Address(), "-client="+a.host.Address(), "-node=meshlite",
-		"-http-port="+strconv.Itoa(a.ports[0]), "-server-port="+strconv.Itoa(a.ports[1]),
-		"-serf-lan-port="+strconv.Itoa(a.ports[2]), "-serf-wan-port="+strconv.Itoa(a.ports[3]),
-		"-dns-port="+strconv.Itoa(a.ports[4]), "-grpc-port="+strconv.Itoa(a.ports[5]), "-grpc-tls-port=-1")
+	a.cmd = exec.Command(a.path, append([]string{"agent", "-dev", "-log-level=warn",
+		"-bind=" + a.host.Address(), "-client=" + a.host.Address(), "-node=meshlite",
+		"-server-port=" + strconv.Itoa(a.ports[1]),
+		"-serf-lan-port=" + strconv.Itoa(a.ports[2]), "-serf-wan-port=" + strconv.Itoa(a.ports[3]),
+		"-dns-port=" + strconv.Itoa(a.ports[4])}, a.security.flags(a.ports[0], a.ports[5])...)...)
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.host.Do(a.cmd.Start); err != nil {
@@ -109,9 +128,8 @@ func (a *Agent) Restart(ctx context.Context) error {
 func (a *Agent) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: a.host.Dialer(net.Dialer{})}}
 	for {
-		if nodes, err := get(ctx, client, "http://"+a.Address+"/v1/catalog/nodes"); err == nil && strings.Contains(nodes, "meshlite") {
+		if nodes, err := a.Send(ctx, http.MethodGet, "/v1/catalog/nodes", nil); err == nil && strings.Contains(string(nodes), `"meshlite"`) {
 			return nil
 		}
 		select {
@@ -122,18 +140,34 @@ func (a *Agent) wait(ctx context.Context) error {
 	}
 }
 
-func get(ctx context.Context, client *http.Client, url string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// Send sends body as JSON to a path of the agent's HTTP API, with all rights, and returns the
+// answer.
+func (a *Agent) Send(ctx context.Context, method, path string, body any) ([]byte, error) {
+	text, err := json.Marshal(body)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	response, err := client.Do(request)
+	scheme := "http://"
+	if a.security != nil {
+		scheme = "https://"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, scheme+a.Address+path, bytes.NewReader(text))
 	if err != nil {
-		return "", err
+		return nil, err
+	}
+	if a.security != nil {
+		request.Header.Set("X-Consul-Token", a.security.Management)
+	}
+	response, err := a.client.Do(request)
+	if err != nil {
+		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	return string(body), err
+	answer, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, response.Status, answer)
+	}
+	return answer, err
 }
 
 // Kill ends the agent at once, as a crash would, and waits.

@@ -3,76 +3,24 @@ package consul_test
 import (
 	"context"
 	"log/slog"
-	"net"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
-	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
-const master = "11111111-2222-3333-4444-555555555555"
-
-// startGuardedConsul runs a real Consul that enforces access control.
-func startGuardedConsul(t *testing.T) (address string, client *api.Client) {
-	t.Helper()
-	return runGuardedConsul(t, "-http-port=")
-}
-
-// runGuardedConsul serves the API at the port that it completes portFlag with.
-func runGuardedConsul(t *testing.T, portFlag string, flags ...string) (address string, client *api.Client) {
-	t.Helper()
-	path := agenttest.Path(t)
-	ports, err := freeport.Ports(4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	number := func(i int) string { return strconv.Itoa(ports[i]) }
-	cmd := exec.Command(path, append([]string{"agent", "-dev", "-log-level=err", "-bind=127.0.0.1", "-client=127.0.0.1",
-		portFlag + number(0), "-server-port=" + number(1), "-serf-lan-port=" + number(2), "-serf-wan-port=" + number(3),
-		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		"-hcl", `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + master + `" agent = "` + master + `" } }`}, flags...)...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	address = net.JoinHostPort("127.0.0.1", number(0))
-	client = apiOf(t, address, nil)
-	client.AddHeader("X-Consul-Token", master)
-	awaitReady(t, client)
-	return address, client
-}
-
-// awaitReady waits until the agent is in its own catalog.
-func awaitReady(t *testing.T, client *api.Client) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		nodes, _, err := client.Catalog().Nodes(nil)
-		if err == nil && len(nodes) > 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("consul did not get ready: %v", err)
-		}
-		time.Sleep(50 * time.Millisecond) // there is no event for it
-	}
-}
-
 func TestTokensAgainstAConsulWithACLs(t *testing.T) {
-	address, client := startGuardedConsul(t)
+	a := startSecured(t)
 	directory := func(token string) *consul.Directory {
-		return dial(t, agent{address: address}, consul.Config{Token: token})
+		a.service = token
+		return dial(t, a, consul.Config{})
 	}
 
-	right := directory(master)
+	right := directory(a.operations)
 	expect(t, "CheckToken", right.CheckToken(t.Context()), "")
 	if got, err := right.Agent(t.Context()); err != nil || !got.ACLs || got.Version == "" {
 		t.Errorf("the agent is %+v, %v", got, err)
@@ -85,7 +33,7 @@ func TestTokensAgainstAConsulWithACLs(t *testing.T) {
 		t.Errorf("the agent is %+v, want ACLs and the leader in any case", got)
 	}
 
-	t.Run("rotation", func(t *testing.T) { rotate(t, address, client) })
+	t.Run("rotation", func(t *testing.T) { rotate(t, a.address, a.operator(t)) })
 }
 
 // rotate replaces the token of a registration and of a watch while they go on,

@@ -41,7 +41,7 @@ func TestWhoComesBackIntoMaintenanceStaysThere(t *testing.T) {
 		d := dial(t, a, consul.Config{})
 		r := instance("catalog-1", serveHealth(t))
 		mustRegister(t, d, r)
-		client := apiOf(t, a.address, nil)
+		client := a.operator(t)
 		if err := client.Agent().EnableServiceMaintenance("catalog-1", "repainting"); err != nil {
 			t.Fatal(err)
 		}

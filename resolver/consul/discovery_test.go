@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -18,12 +20,58 @@ import (
 // agent is what the tests of this file need of an agent: the simulated and a real
 // one must behave alike.
 type agent struct {
-	address string
-	restart func(t *testing.T) // empty, as an agent in dev mode comes back
+	address    string
+	restart    func(t *testing.T) // empty, as an agent in dev mode comes back
+	service    string             // the token of the service catalog; "" where there are no ACLs
+	client     string             // the token of a program that only calls
+	operations string             // the operator's token
 }
 
-// onEveryAgent runs test against the simulated and a real Consul.
+// asClient is the agent as a program that only calls uses it.
+func (a agent) asClient() agent { a.service = a.client; return a }
+
+// at is the agent behind a proxy.
+func (a agent) at(address string) agent { a.address = address; return a }
+
+// operator is Consul's own client, with all rights.
+func (a agent) operator(t *testing.T) *api.Client {
+	t.Helper()
+	client := apiOf(t, a.address, nil)
+	client.AddHeader("X-Consul-Token", a.operations)
+	return client
+}
+
+// onEveryAgent runs test against the simulated and a real Consul, and against a real one that
+// is secured as in production, with the policies of deploy/consul/policies.
 func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
+	onPlainAgents(t, test)
+	t.Run("secured", func(t *testing.T) { test(t, startSecured(t)) })
+}
+
+// startSecured runs a secured agent, whose ACLs are restored by a restart.
+func startSecured(t *testing.T) agent {
+	t.Helper()
+	real := agenttest.StartSecured(t)
+	a := agent{
+		address: real.Address, operations: agenttest.Management,
+		service: "aaaaaaaa-2222-3333-4444-555555555555", client: "bbbbbbbb-2222-3333-4444-555555555555",
+	}
+	grant := func() {
+		real.Token("of-catalog", a.service, agenttest.Policy(t, "service", "catalog"))
+		real.Token("of-clients", a.client, agenttest.Policy(t, "client", "catalog"))
+	}
+	a.restart = func(t *testing.T) {
+		if err := real.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		grant()
+	}
+	grant()
+	return a
+}
+
+// onPlainAgents runs test against the simulated and a real Consul.
+func onPlainAgents(t *testing.T, test func(t *testing.T, a agent)) {
 	t.Run("simulated", func(t *testing.T) {
 		server := consultest.New()
 		t.Cleanup(server.Close)
@@ -31,7 +79,7 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		test(t, agent{address, func(*testing.T) {
+		test(t, agent{address: address, restart: func(*testing.T) {
 			// A real agent is away for a while; this one is back before a query that
 			// is on its way arrives, and would hold it for the whole wait.
 			for q := server.Queries(); len(q) > 0 && q[len(q)-1].Index == 0; q = server.Queries() {
@@ -42,9 +90,8 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 	})
 	t.Run("consul", func(t *testing.T) {
 		real := agenttest.Start(t)
-		test(t, agent{real.Address, func(t *testing.T) {
-			real.Kill()
-			if err := real.Start(t.Context()); err != nil {
+		test(t, agent{address: real.Address, restart: func(t *testing.T) {
+			if err := real.Restart(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}})
@@ -54,6 +101,9 @@ func onEveryAgent(t *testing.T, test func(t *testing.T, a agent)) {
 func dial(t *testing.T, a agent, config consul.Config) *consul.Directory {
 	t.Helper()
 	config.Address, config.Logger = a.address, silent
+	if config.Token == "" && config.TokenFile == "" {
+		config.Token = a.service
+	}
 	d, err := consul.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +129,7 @@ func mustRegister(t *testing.T, d *consul.Directory, r catalog.Registration) cat
 func TestWatchFollowsRegistrations(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
-		r := watch(d, catalog.Query{Service: "catalog"})
+		r := watch(dial(t, a.asClient(), consul.Config{}), catalog.Query{Service: "catalog"})
 		defer r.stop()
 		r.await(t)
 		one, two := serveHealth(t), serveHealth(t)
@@ -110,7 +160,7 @@ func TestInstancesHaveWhatWasRegistered(t *testing.T) {
 			!slices.Equal(got.Tags, []string{"canary", "v2"}) || got.Metadata["metrics_address"] != "127.0.0.1:9" || got.Datacenter != "dc1" {
 			t.Errorf("instance is %+v", got)
 		}
-		other := watch(d, catalog.Query{Service: "catalog", Tags: []string{"v1"}})
+		other := watch(dial(t, a.asClient(), consul.Config{}), catalog.Query{Service: "catalog", Tags: []string{"v1"}})
 		defer other.stop()
 		other.await(t)
 	})
@@ -226,7 +276,7 @@ func TestForgottenServiceComesBackWithinAHeartbeat(t *testing.T) {
 		// The real agent's client has to reconnect, so this waits on the news, not on time.
 		r.awaitNews(t, before)
 		r.await(t, address)
-		fresh := watch(d, catalog.Query{Service: "catalog"}) // which has no list from before
+		fresh := watch(dial(t, a.asClient(), consul.Config{}), catalog.Query{Service: "catalog"}) // which has no list from before
 		defer fresh.stop()
 		fresh.await(t, address)
 	})

@@ -16,7 +16,7 @@ import (
 )
 
 func TestAgentReturnsItsNameAndVersion(t *testing.T) {
-	onEveryAgent(t, func(t *testing.T, a agent) {
+	onPlainAgents(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		got, err := d.Agent(t.Context())
 		if err != nil {
@@ -90,7 +90,7 @@ func expect(t *testing.T, what string, err error, text string) {
 }
 
 func TestServicesAreCounted(t *testing.T) {
-	onEveryAgent(t, func(t *testing.T, a agent) {
+	onPlainAgents(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		// More services than requests at once.
 		for i := range 12 {
@@ -103,7 +103,7 @@ func TestServicesAreCounted(t *testing.T) {
 		}
 		w := watch(d, catalog.Query{Service: "shop-11"})
 		defer w.stop()
-		operator := apiOf(t, a.address, nil).Agent()
+		operator := a.operator(t).Agent()
 		if err := operator.EnableServiceMaintenance("shop-11-0", "closed"); err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestChecksIncludeNodesAndMaintenance(t *testing.T) {
 	a := agent{address: agenttest.Start(t).Address}
 	d := dial(t, a, consul.Config{})
 	mustRegister(t, d, instance("catalog-1", serveHealth(t)))
-	operator := apiOf(t, a.address, nil).Agent()
+	operator := a.operator(t).Agent()
 	if err := operator.EnableServiceMaintenance("catalog-1", "new paint"); err != nil {
 		t.Fatal(err)
 	}

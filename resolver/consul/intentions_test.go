@@ -244,12 +244,13 @@ func TestTheRealConsulIsWatched(t *testing.T) {
 
 // The token of a service is enough: what it may write it may read the intentions about.
 func TestIntentionsOfAGuardedConsul(t *testing.T) {
-	address, client := startGuardedConsul(t)
+	a := startSecured(t)
+	client := a.operator(t)
 	if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "shop", Rules: `service "catalog" { policy = "write" }`}, nil); err != nil {
 		t.Fatal(err)
 	}
 	read := func(token, destination string) (intention.Set, error) {
-		d := dial(t, agent{address: address}, consul.Config{Token: token})
+		d := dial(t, a, consul.Config{Token: token})
 		return d.Intentions(t.Context(), destination)
 	}
 	token := newToken(t, client).SecretID
@@ -260,7 +261,7 @@ func TestIntentionsOfAGuardedConsul(t *testing.T) {
 	if _, err := read(token, "prices"); err == nil || !strings.Contains(err.Error(), `intentions:read on "prices"`) {
 		t.Error(err)
 	}
-	if set, err := read(master, "prices"); err != nil || set.Default != intention.Deny || set.DefaultReason != "" {
+	if set, err := read(a.operations, "prices"); err != nil || set.Default != intention.Deny || set.DefaultReason != "" {
 		t.Errorf("%+v, %v", set, err)
 	}
 }

@@ -38,7 +38,7 @@ func TestAnIDThatCannotBeGivenBackIsRefused(t *testing.T) {
 
 // What is taken can be given back, by a real agent too.
 func TestWhatIsTakenCanBeGivenBack(t *testing.T) {
-	onEveryAgent(t, func(t *testing.T, a agent) {
+	onPlainAgents(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		for _, id := range []string{"web/1", "web 1", "web?x=1", "web#1", "web%2F1", "web%zz", "web;1&2=3", "wéb", "a..b", "...", "web:1@x", `w"e'b\`} {
 			for _, ttl := range []time.Duration{0, time.Minute} {

@@ -2,9 +2,6 @@ package consul_test
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -16,37 +13,9 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
-
-// startSecureConsul runs a real Consul as production has it: its API by TLS alone, gossip
-// encrypted, ACLs that deny. The environment has its authority.
-func startSecureConsul(t *testing.T) (address string, client *api.Client) {
-	t.Helper()
-	authority, dir := certtest.New(t), t.TempDir()
-	leaf := authority.Issue(t, "127.0.0.1", "localhost", "server.dc1.consul")
-	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	put := func(name string, text []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	roots := put("ca.pem", authority.PEM)
-	certificate := put("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}))
-	private := put("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
-	t.Setenv("CONSUL_HTTP_SSL", "true")
-	t.Setenv("CONSUL_CACERT", roots)
-	return runGuardedConsul(t, "-https-port=", "-http-port=-1",
-		"-encrypt="+base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))),
-		"-hcl", fmt.Sprintf(`tls { defaults { ca_file = %q cert_file = %q key_file = %q verify_outgoing = true } }`, roots, certificate, private))
-}
 
 // rule is one of a policy.
 var rule = regexp.MustCompile(`(?m)^\w+ "[^"]*" \{[^}]*\}\n`)
@@ -54,9 +23,10 @@ var rule = regexp.MustCompile(`(?m)^\w+ "[^"]*" \{[^}]*\}\n`)
 // What each policy of deploy/consul/policies is for, by a Consul with TLS, encrypted gossip
 // and ACLs that deny: with it all works, and without any one rule of it something does not.
 func TestPoliciesAreWhatEachRoleNeeds(t *testing.T) {
-	address, client := startSecureConsul(t)
+	a := startSecured(t)
+	client := a.operator(t)
 	called := instance("catalog-0", serveHealth(t))
-	mustRegister(t, dial(t, agent{address: address}, consul.Config{Token: master}), called)
+	mustRegister(t, dial(t, a, consul.Config{Token: a.operations}), called)
 
 	register := func(service string) func(*testing.T, *consul.Directory) error {
 		return func(t *testing.T, d *consul.Directory) error {
@@ -104,7 +74,7 @@ func TestPoliciesAreWhatEachRoleNeeds(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d := dial(t, agent{address: address}, consul.Config{Token: token.SecretID})
+				d := dial(t, a, consul.Config{Token: token.SecretID})
 				var all error
 				for _, need := range needs {
 					all = errors.Join(all, need(t, d))
@@ -131,10 +101,11 @@ func TestPoliciesAreWhatEachRoleNeeds(t *testing.T) {
 // missing is reported, and never an empty list, so the last known instances serve on. A new
 // token in the file, or the right given back, ends it without a restart.
 func TestATokenThatLosesItsRightKeepsTheLastInstances(t *testing.T) {
-	address, client := startSecureConsul(t)
+	a := startSecured(t)
+	client := a.operator(t)
 	first, second := instance("catalog-1", serveHealth(t)), instance("catalog-2", serveHealth(t))
 	third := instance("catalog-3", serveHealth(t))
-	operator := dial(t, agent{address: address}, consul.Config{Token: master})
+	operator := dial(t, a, consul.Config{Token: a.operations})
 	mustRegister(t, operator, first)
 	readable := `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`
 	policy, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "shop", Rules: readable}, nil)
@@ -150,7 +121,7 @@ func TestATokenThatLosesItsRightKeepsTheLastInstances(t *testing.T) {
 	}
 	path, token := filepath.Join(t.TempDir(), "token"), newToken(t, client)
 	write(t, path, token.SecretID)
-	w := watch(dial(t, agent{address: address}, consul.Config{TokenFile: path, Wait: time.Second}), catalog.Query{Service: "catalog"})
+	w := watch(dial(t, a, consul.Config{TokenFile: path, Wait: time.Second}), catalog.Query{Service: "catalog"})
 	defer w.stop()
 	w.await(t, first.Address)
 

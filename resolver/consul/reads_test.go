@@ -23,7 +23,7 @@ import (
 // Case R15: Stale, cached, streaming and filtered reads end alike; a real agent answers by the
 // ways that are meant.
 func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
-	onEveryAgent(t, func(t *testing.T, a agent) {
+	onPlainAgents(t, func(t *testing.T, a agent) {
 		d := dial(t, a, consul.Config{})
 		all := map[string]*reports{}
 		ways := map[catalog.Consistency]*backends{}
@@ -162,7 +162,8 @@ func TestTheErrorOfAWrongFilterHasTheFix(t *testing.T) {
 //
 // Case R16
 func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
-	address, client := startGuardedConsul(t)
+	a := startSecured(t)
+	client := a.operator(t)
 	if err := client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: "catalog", Port: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +171,7 @@ func TestWhatACLsHideIsAnErrorHoweverItIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := dial(t, agent{address: address}, consul.Config{Token: weak.SecretID})
+	d := dial(t, a, consul.Config{Token: weak.SecretID})
 	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 		r := watch(d, catalog.Query{Service: "catalog", Consistency: c})
 		<-r.news
@@ -236,7 +237,7 @@ func TestWatchOutlivesADeadConnection(t *testing.T) {
 		}
 		defer proxy.Close()
 		direct := dial(t, a, consul.Config{})
-		r := watch(dial(t, agent{address: proxy.Address()}, consul.Config{Wait: time.Second}), catalog.Query{Service: "catalog"})
+		r := watch(dial(t, a.at(proxy.Address()), consul.Config{Wait: time.Second}), catalog.Query{Service: "catalog"})
 		defer r.stop()
 		one, two := serveHealth(t), serveHealth(t)
 		mustRegister(t, direct, instance("catalog-1", one))

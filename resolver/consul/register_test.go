@@ -46,14 +46,15 @@ func (j journal) Handle(_ context.Context, r slog.Record) error {
 func (j journal) await(t *testing.T, text string) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
-	for {
+	for others := []string(nil); ; {
 		select {
 		case line := <-j.lines:
 			if strings.Contains(line, text) {
 				return
 			}
+			others = append(others, line)
 		case <-deadline:
-			t.Fatalf("nothing was logged with %q in it", text)
+			t.Fatalf("nothing was logged with %q in it, but %q", text, others)
 		}
 	}
 }
@@ -81,7 +82,7 @@ func apiOf(t *testing.T, address string, transport http.RoundTripper) *api.Clien
 func TestDriftIsRegisteredAgain(t *testing.T) {
 	onEveryAgent(t, func(t *testing.T, a agent) {
 		log := newJournal()
-		d, err := consul.New(consul.Config{Address: a.address, Heartbeat: time.Second, Logger: slog.New(log)})
+		d, err := consul.New(consul.Config{Address: a.address, Token: a.service, Heartbeat: time.Second, Logger: slog.New(log)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +92,7 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 		r.Region, r.Zone, r.Scheme = "eu", "eu-a", "grpc"
 		r.ConnectNative = true
 		mustRegister(t, d, r)
-		operator := apiOf(t, a.address, nil).Agent()
+		operator := a.operator(t).Agent()
 		if err := operator.EnableServiceMaintenance("catalog-1", "looking into it"); err != nil {
 			t.Fatal(err)
 		}
@@ -117,6 +118,15 @@ func TestDriftIsRegisteredAgain(t *testing.T) {
 			change(s)
 			if err := operator.ServiceRegister(s); err != nil {
 				t.Fatal(err)
+			}
+			if what == "the name" && a.service != "" {
+				log.await(t, `'service:read' on "other"`) // the token has no right to another name
+				s.Name = "catalog"
+				if err := operator.ServiceRegister(s); err != nil {
+					t.Fatal(err)
+				}
+				log.await(t, "the registration is confirmed again")
+				continue
 			}
 			log.await(t, "changed="+what)
 		}

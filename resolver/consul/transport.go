@@ -48,10 +48,13 @@ func (c counted) CloseIdleConnections() {
 }
 
 // prepare allows for the connections of a watch pool, and for keep-alives that notice within
-// 20 s when a connection died silently, which may be before a blocking query ends.
+// 20 s when a connection died silently, which may be before a blocking query ends. By TLS all
+// queries are streams of one HTTP/2 connection, which a query that times out does not close:
+// pings do.
 func prepare(transport *http.Transport) {
 	transport.MaxConnsPerHost, transport.MaxIdleConnsPerHost = maxConnections, maxConnections
 	transport.MaxResponseHeaderBytes = 64 << 10
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: requestTimeout, PingTimeout: requestTimeout}
 	dialer := &net.Dialer{
 		Timeout:         requestTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 2},
