@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/reflection"
 
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
@@ -79,6 +80,7 @@ func serveBare(agent *consultest.Server, delays []atomic.Int64) ([]string, error
 		}
 		server, backend := grpc.NewServer(), benchkit.Backend{Name: strconv.Itoa(i), Delay: &delays[i]}
 		catalogv1.RegisterCatalogServiceServer(server, backend)
+		testpb.RegisterBenchmarkServiceServer(server, benchkit.StreamBackend{})
 		echov1.RegisterEchoServiceServer(server, echoService{Backend: backend})
 		reflection.Register(server)
 		go func() { _ = server.Serve(listener) }()

@@ -81,7 +81,7 @@ func meshed(policy string) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
 		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
-			channels, err := benchkit.DialMesh(b.Consul, policy)
+			channels, err := benchkit.DialMesh(b.Consul, policy, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/meshlite-go/meshlite"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -39,6 +40,7 @@ func ServeMesh(agent *consultest.Server, delays []atomic.Int64) (string, error) 
 			return "", err
 		}
 		catalogv1.RegisterCatalogServiceServer(server, Backend{Name: strconv.Itoa(i), Delay: &delays[i]})
+		testpb.RegisterBenchmarkServiceServer(server, StreamBackend{})
 		go func() { _ = server.Run(context.Background()) }()
 	}
 	if err := awaitInstances(directory, len(delays)); err != nil {
@@ -82,9 +84,9 @@ func meshOptions(directory *consul.Directory) []meshlite.Option {
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// DialMesh is a channel of meshlite to the servers of [ServeMesh], with the whole chain. It
-// has a runtime of its own, which keeps what policies measure.
-func DialMesh(agent, policy string) (*Channels, error) {
+// DialMesh opens n channels of meshlite to the servers of [ServeMesh], with the whole chain.
+// They share a directory, and a runtime that keeps what policies measure.
+func DialMesh(agent, policy string, n int) (*Channels, error) {
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent()})
 	if err != nil {
 		return nil, err
@@ -93,10 +95,14 @@ func DialMesh(agent, policy string) (*Channels, error) {
 	for _, o := range meshOptions(directory) {
 		options = append(options, o)
 	}
-	conn, err := meshlite.NewClient("consul:///"+service, options...)
-	if err != nil {
-		directory.Close()
-		return nil, err
+	channels := &Channels{Then: directory.Close}
+	for range n {
+		conn, err := meshlite.NewClient("consul:///"+service, options...)
+		if err != nil {
+			channels.Close()
+			return nil, err
+		}
+		channels.Conns = append(channels.Conns, conn)
 	}
-	return &Channels{Conns: []*grpc.ClientConn{conn}, Then: directory.Close}, nil
+	return channels, nil
 }
