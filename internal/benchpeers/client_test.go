@@ -32,8 +32,8 @@ var clients = map[string]func(reach) (*benchkit.Channels, error){
 	"kratos wrr":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, wrr.NewBuilder()) },
 	"kratos p2c":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, p2c.NewBuilder()) },
 	"go-zero":                dialGoZero,
-	"meshlite least_request": func(r reach) (*benchkit.Channels, error) { return benchkit.DialMesh(r.Agent, "least_request") },
-	"meshlite peak_ewma":     func(r reach) (*benchkit.Channels, error) { return benchkit.DialMesh(r.Agent, "peak_ewma") },
+	"meshlite least_request": func(r reach) (*benchkit.Channels, error) { return benchkit.DialMesh(r.Agent, "least_request", 1) },
+	"meshlite peak_ewma":     func(r reach) (*benchkit.Channels, error) { return benchkit.DialMesh(r.Agent, "peak_ewma", 1) },
 	"proxy": func(r reach) (*benchkit.Channels, error) {
 		conns, err := r.Proxy.Dial()
 		return &benchkit.Channels{Conns: conns, Proxy: r.Proxy.Process}, err
