@@ -39,7 +39,7 @@ func TestAPanelIsLogarithmic(t *testing.T) {
 		Panel{"level", []Series{{"ours", "red"}}, []int{1, 10, 100}, [][]float64{{5, 5, 5}}},
 		Panel{"rising", []Series{{"ours", "blue"}}, []int{1, 10, 100}, [][]float64{{1, 10, 100}}},
 		Panel{"zero", []Series{{"ours", "green"}}, []int{1}, [][]float64{{0}}},
-	), `M50.0 140.0L190.0 140.0L330.0 140.0`, `M430.0 194.0L570.0 140.0L710.0 86.0`, `>100</text>`)
+	), `M50.0 140.0L190.0 140.0L330.0 140.0`, `M430.0 193.8L570.0 140.0L710.0 86.2`, `>100</text>`)
 	for v, want := range map[float64]string{0.5: "0.5", 999: "999", 10_000: "10k", 1 << 20: "1.05M"} {
 		if got := short(v); got != want {
 			t.Errorf("%v is written %s, want %s", v, got, want)
