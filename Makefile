@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: mixed matrix release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: mixed matrix release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench growth bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and t
 	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)
 	@$(GO) test -count=1 -v -run Published ./internal/simulation
+
+# To publish: make growth GROWTH='-docs ../../docs'
+growth: ## measure how cost and memory grow with endpoints, services, callers, payload, messages and channels: tables and plots, 4 minutes
+	@mkdir -p $(BIN)
+	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
+	@cd internal/bench && $(BIN)/bench.test -growth -window 1s -test.run '^TestGrowth$$' $(GROWTH)
 
 # To publish: make bench-peers PEERS='-docs ../../docs'
 bench-peers: ## measure whole calls beside kratos, go-zero, grpc-go, NGINX and HAProxy: a table and plots, 5 minutes

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/reflection"
 
 	echov1 "github.com/meshlite-go/meshlite/internal/bench/testdata/echo"
@@ -107,6 +108,7 @@ func serveBare(delays []atomic.Int64, options ...grpc.ServerOption) ([]string, e
 		}
 		server, backend := grpc.NewServer(options...), benchkit.Backend{Name: strconv.Itoa(i), Delay: &delays[i]}
 		catalogv1.RegisterCatalogServiceServer(server, backend)
+		testpb.RegisterBenchmarkServiceServer(server, benchkit.StreamBackend{})
 		echov1.RegisterEchoServiceServer(server, echoService{Backend: backend})
 		reflection.Register(server)
 		go func() { _ = server.Serve(listener) }()

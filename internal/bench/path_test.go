@@ -111,7 +111,7 @@ func meshed(policy, service string, security benchkit.Security) func(testing.TB,
 	return func(_ testing.TB, b *backends) dial {
 		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
-			channels, err := benchkit.DialMesh(b.Consul, service, policy, security)
+			channels, err := benchkit.DialMesh(b.Consul, service, policy, security, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

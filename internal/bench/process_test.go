@@ -22,6 +22,7 @@ var processes = map[string]func(args []string, in io.Reader, out io.Writer) erro
 // callers'.
 type backends struct {
 	addresses
+	group   int // of its process
 	orders  io.Writer
 	answers *bufio.Scanner
 }
@@ -34,7 +35,7 @@ func startBackends(t testing.TB) *backends {
 		t.Fatal(err)
 	}
 	benchkit.Run(t, cmd, func() { orders.Close() })
-	b := &backends{orders: orders, answers: bufio.NewScanner(answers)}
+	b := &backends{group: cmd.Process.Pid, orders: orders, answers: bufio.NewScanner(answers)}
 	if err := b.read(&b.addresses); err != nil {
 		t.Fatalf("the process of the backends did not start: %v", err)
 	}

@@ -2,11 +2,14 @@ package benchkit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -30,6 +33,27 @@ func (e Backend) GetSweet(_ context.Context, request *catalogv1.GetSweetRequest)
 		time.Sleep(time.Duration(d))
 	}
 	return &catalogv1.GetSweetResponse{Sweet: &catalogv1.Sweet{Id: e.Name, Description: request.GetId()}}, nil
+}
+
+// StreamBackend answers each message of a stream with its payload.
+type StreamBackend struct {
+	testpb.UnimplementedBenchmarkServiceServer
+}
+
+// StreamingCall implements the contract.
+func (StreamBackend) StreamingCall(stream testpb.BenchmarkService_StreamingCallServer) error {
+	for {
+		request, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&testpb.SimpleResponse{Payload: request.GetPayload()}); err != nil {
+			return err
+		}
+	}
 }
 
 // Channels are clients over gRPC.

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/meshlite-go/meshlite"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -39,6 +39,7 @@ func ServeMesh(agent *consultest.Server, service string, security Security, dela
 			return err
 		}
 		catalogv1.RegisterCatalogServiceServer(server, Backend{Name: strconv.Itoa(i), Delay: &delays[i]})
+		testpb.RegisterBenchmarkServiceServer(server, StreamBackend{})
 		go func() { _ = server.Run(context.Background()) }()
 	}
 	return awaitInstances(directory, service, len(delays))
@@ -79,9 +80,9 @@ func meshOptions(directory *consul.Directory, security meshlite.Option) []meshli
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// DialMesh is a channel of meshlite to the servers of [ServeMesh], with the whole chain. It
-// has a runtime of its own, which keeps what policies measure.
-func DialMesh(agent, service, policy string, security Security) (*Channels, error) {
+// DialMesh opens n channels of meshlite to the servers of [ServeMesh], with the whole chain.
+// They share a directory, and a runtime that keeps what policies measure.
+func DialMesh(agent, service, policy string, security Security, n int) (*Channels, error) {
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent()})
 	if err != nil {
 		return nil, err
@@ -91,15 +92,18 @@ func DialMesh(agent, service, policy string, security Security) (*Channels, erro
 		directory.Close()
 		return nil, err
 	}
-	then := func() { end(); directory.Close() }
 	options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
 	for _, o := range meshOptions(directory, secured) {
 		options = append(options, o)
 	}
-	conn, err := meshlite.NewClient("consul:///"+service, options...)
-	if err != nil {
-		then()
-		return nil, err
+	channels := &Channels{Then: func() { end(); directory.Close() }}
+	for range n {
+		conn, err := meshlite.NewClient("consul:///"+service, options...)
+		if err != nil {
+			channels.Close()
+			return nil, err
+		}
+		channels.Conns = append(channels.Conns, conn)
 	}
-	return &Channels{Conns: []*grpc.ClientConn{conn}, Then: then}, nil
+	return channels, nil
 }

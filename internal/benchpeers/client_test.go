@@ -41,7 +41,7 @@ var clients = map[string]func(reach) (*benchkit.Channels, error){
 }
 
 func dialMesh(r reach, policy string) (*benchkit.Channels, error) {
-	return benchkit.DialMesh(r.Agent, meshService, policy, benchkit.Plaintext)
+	return benchkit.DialMesh(r.Agent, meshService, policy, benchkit.Plaintext, 1)
 }
 
 func one(conn *grpc.ClientConn, err error) (*benchkit.Channels, error) {

@@ -27,20 +27,19 @@ func serverCPU(m benchkit.Measure) float64 { return micros(m.Servers) }
 func millis(d time.Duration) float64 { return d.Seconds() * 1e3 }
 func micros(d time.Duration) float64 { return d.Seconds() * 1e6 }
 
-// spread is the median of the runs, and the extremes.
-type spread struct{ middle, least, most float64 }
+// spread is one that can be written.
+type spread struct{ benchkit.Spread }
 
 func of(all []benchkit.Measure, f figure) spread {
 	var values []float64
 	for _, m := range all {
 		values = append(values, f(m))
 	}
-	slices.Sort(values)
-	return spread{values[(len(values)-1)/2], values[0], values[len(values)-1]}
+	return spread{benchkit.NewSpread(values)}
 }
 
 func (s spread) text(format string) string {
-	return fmt.Sprintf(format+" ("+format+"-"+format+")", s.middle, s.least, s.most)
+	return fmt.Sprintf(format+" ("+format+"-"+format+")", s.Middle, s.Least, s.Most)
 }
 
 // table is in Markdown.
@@ -66,8 +65,8 @@ func row(out *strings.Builder, cells ...string) {
 	out.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 }
 
-// The table in docs stands between these lines.
-const begin, end = "<!-- make bench-peers -->\n", "<!-- end -->\n"
+// The table in docs stands behind a line that names this.
+const command = "make bench-peers"
 
 // publish prints the table and, if they are asked for, writes it and the plots into docs.
 func publish(all []measured, missing []string) error {
@@ -81,7 +80,7 @@ func publish(all []measured, missing []string) error {
 	if err != nil {
 		return err
 	}
-	changed, err := replace(string(old), text)
+	changed, err := benchkit.Replace(string(old), command, text)
 	if err != nil {
 		return err
 	}
@@ -92,36 +91,20 @@ func publish(all []measured, missing []string) error {
 	)
 }
 
-func replace(page, table string) (string, error) {
-	before, rest, found := strings.Cut(page, begin)
-	_, after, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		return "", fmt.Errorf("the page lacks the lines %q and %q, between which the table stands", begin, end)
-	}
-	return before + begin + "\n" + table + "\n" + end + after, nil
-}
-
-func TestTheTableOfThePageIsReplaced(t *testing.T) {
+func TestThePageHasAPlaceForTheTable(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "benchmarks.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	once, err := replace(string(page), "| a |\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	twice, err := replace(once, "| b |\n")
-	if err != nil || strings.Contains(twice, "| a |") || !strings.Contains(twice, begin+"\n| b |\n\n"+end) {
-		t.Errorf("the page is, %v:\n%s", err, twice)
-	}
-	if _, err := replace("no table", ""); err == nil || !strings.Contains(err.Error(), "lacks the lines") {
-		t.Errorf("a page without a place: %v", err)
+	changed, err := benchkit.Replace(string(page), command, "| a |\n")
+	if err != nil || !strings.Contains(changed, "| a |") {
+		t.Errorf("the page is, %v:\n%s", err, changed)
 	}
 }
 
 func TestSpread(t *testing.T) {
 	got := of([]benchkit.Measure{{Rate: 30}, {Rate: 10}, {Rate: 20}}, perSecond)
-	if got != (spread{20, 10, 30}) || got.text("%.0f") != "20 (10-30)" {
+	if got.Spread != (benchkit.Spread{Middle: 20, Least: 10, Most: 30}) || got.text("%.0f") != "20 (10-30)" {
 		t.Errorf("the spread of 30, 10 and 20 is %v, %s", got, got.text("%.0f"))
 	}
 }
