@@ -127,24 +127,28 @@ $(BIN)/consul: deploy/consul/go.mod deploy/consul/go.sum
 	cd deploy/consul && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
 
-# Tests take the Consul that is first on PATH.
+# Tests take the Consul that is first on PATH. The one of deploy/consul is what is
+# tested; this is how to try another: docs/versions.md.
 OLDEST := $(BIN)/oldest
-matrix: $(OLDEST)/consul ## run the tests of discovery, registration and real processes against the oldest Consul that is supported
+matrix: $(OLDEST)/consul ## run the tests of discovery, registration and real processes against an older Consul, that of deploy/consul/oldest: to try one, none but 1.22 is supported
 	PATH=$(OLDEST):$$PATH CI=true $(GO) test -count=1 -timeout 20m ./resolver/consul ./internal/consulagent/... ./internal/doctor ./internal/e2e
 
 $(OLDEST)/consul: deploy/consul/oldest/go.mod deploy/consul/oldest/go.sum
 	@mkdir -p $(OLDEST)
-	@echo "building the oldest Consul: about five minutes the first time"
+	@echo "building an older Consul: about five minutes the first time"
 	cd deploy/consul/oldest && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
 
-# The packages take the units of deploy/systemd if they are there.
+# The packages take the units of deploy/systemd if they are there. The SBOM is that of a
+# plain clone, since cyclonedx-gomod finds no commit in a worktree.
 RELEASE := $(BIN)/release
 release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of a release into .bin/release
 	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
 	$(GO) run ./internal/release -out $(RELEASE)
 	@deploy/release/packages $(RELEASE) $(BIN)
-	$(BIN)/cyclonedx-gomod mod -json -licenses -noserial -notimestamp -output $(RELEASE)/sbom.cdx.json .
+	@rm -rf $(BIN)/tree && git clone -q --local . $(BIN)/tree
+	cd $(BIN)/tree && $(BIN)/cyclonedx-gomod mod -json -licenses -noserial -notimestamp -output $(RELEASE)/sbom.cdx.json .
+	@rm -rf $(BIN)/tree
 	$(GO) run ./internal/release -out $(RELEASE) -sums
 	@ls -l $(RELEASE)
 

@@ -117,3 +117,43 @@ func TestPlatformsAreChosenByName(t *testing.T) {
 		t.Errorf("the error is %v, want one that names plan9/amd64", err)
 	}
 }
+
+// What nfpm takes from the machine unless the configuration says otherwise.
+func TestPackagesNameNeitherTheHostNorTheTimeOfTheirBuild(t *testing.T) {
+	config, err := os.ReadFile("../../deploy/release/nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"rpm: {buildhost: reproducible}", `mtime: "@TIME@"`} {
+		if !strings.Contains("\n"+string(config), "\n"+line+"\n") {
+			t.Errorf("nfpm.yaml has no line %s: packages depend on who builds them, and when", line)
+		}
+	}
+}
+
+func TestChecksumsAreOfEveryFile(t *testing.T) {
+	out := t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(out, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(out, "linux_amd64"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write("a.tar.gz", "archive")
+	write("b.deb", "package")
+	write("checksums.txt", "of the build before")
+	if err := (&release{out: out}).sums(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(out, "checksums.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%x  a.tar.gz\n%x  b.deb\n", sha256.Sum256([]byte("archive")), sha256.Sum256([]byte("package")))
+	if string(got) != want {
+		t.Errorf("checksums are\n%swant\n%s", got, want)
+	}
+}
