@@ -1,10 +1,10 @@
 package meshlite
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -34,13 +34,13 @@ func ConsulIntentions(service string, opts ...authz.Option) (*authz.Authorizer, 
 
 // enforceIntentions authorizes by the intentions about the service that the identity is of, as
 // a sidecar of Consul's does, unless an option authorizes. The watch begins with Run.
-func (c *serverConfig) enforceIntentions() error {
+func enforceIntentions(c *serverConfig) error {
 	credentials := c.identity()
 	authorizes := func(own interceptors.Concern) bool { return own.Stage() == interceptors.Authorization }
 	if credentials == nil || slices.ContainsFunc(c.own, authorizes) {
 		return nil
 	}
-	source, ok := c.consulIdentity()
+	source, ok := consulIdentity(credentials)
 	if !ok || !credentials.EnforcesIntentions() {
 		c.log.Warn("intentions are not enforced: every service of the mesh may call: leave WithPermissive and WithoutIntentions out, or give WithInterceptors of a ConsulIntentions, or of authz.New",
 			"service", c.registrations[0].Service)
@@ -54,22 +54,11 @@ func (c *serverConfig) enforceIntentions() error {
 	return nil
 }
 
-// consulIdentity returns the certificates that an agent's CA signs, if the server has such.
-func (c *config) consulIdentity() (*consul.Identity, bool) {
-	credentials := c.identity()
+// consulIdentity returns the certificates that an agent's CA signs, if these are such.
+func consulIdentity(credentials *identity.Credentials) (*consul.Identity, bool) {
 	if credentials == nil {
 		return nil, false
 	}
 	source, ok := credentials.Source().(*consul.Identity)
 	return source, ok
-}
-
-// authorized waits a little for the first intentions: without them all calls are denied.
-func (r *run) authorized(ctx context.Context) error {
-	if r.config.intentions == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, startRetry)
-	defer cancel()
-	return r.config.intentions.Wait(ctx)
 }

@@ -319,6 +319,16 @@ func reachable(listener net.Addr, advertised string) string {
 	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
 
+// authorized waits a little for the first intentions: without them all calls are denied.
+func (r *run) authorized(ctx context.Context) error {
+	if r.config.intentions == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startRetry)
+	defer cancel()
+	return r.config.intentions.Wait(ctx)
+}
+
 // unreached names the option that is missing when a server does not reach itself.
 func (r *run) unreached(err error) error {
 	if r.config.advertised == "" {

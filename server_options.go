@@ -292,7 +292,7 @@ func (c *serverConfig) registration(r catalog.Registration, address, metrics str
 	r.Region, r.Zone = c.region, c.zone
 	// A name that is verified needs TLS, which is found out by calling the server.
 	r.CheckTLS = r.CheckTLS || r.CheckServerName != "" || r.CheckSkipVerify
-	if _, signed := c.consulIdentity(); signed {
+	if _, signed := consulIdentity(c.identity()); signed {
 		r.ConnectNative = true
 	}
 	given := r.Metadata

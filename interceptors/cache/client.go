@@ -40,12 +40,14 @@ func (p clientPart) call(ctx context.Context, method string, req, reply any, cc 
 	if e != nil && e.failure == nil && !x.wantsResult {
 		derived = derivedOf(opts)
 	}
-	if derived.find(e, message) {
+	if derived != nil && derived.find(e, message) {
 		result, err = Hit, nil
 		return nil
 	}
 	if e != nil && (e.failure != nil || decoding.Unmarshal(e.body, message) == nil) {
-		derived.serve(e)
+		if derived != nil {
+			derived.entry = e
+		}
 		result, err = Hit, e.failure.Err()
 		e.setMetadata(opts, false)
 		setResult(opts, &x, result)

@@ -58,11 +58,8 @@ func (d *Derived) Keep(value any, size int) {
 	}
 }
 
-// find reports whether the value beside e replaces reply. Nil finds nothing.
+// find reports whether the value beside e replaces reply.
 func (d *Derived) find(e *entry, reply proto.Message) bool {
-	if d == nil {
-		return false
-	}
 	known := e.derived.Load()
 	if known == nil || known.key != d.Key {
 		return false
@@ -70,11 +67,4 @@ func (d *Derived) find(e *entry, reply proto.Message) bool {
 	d.entry, d.value = e, known.value
 	reply.ProtoReflect().SetUnknown(e.body)
 	return true
-}
-
-// serve records that the reply is the answer of e.
-func (d *Derived) serve(e *entry) {
-	if d != nil {
-		d.entry = e
-	}
 }
