@@ -67,7 +67,7 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	if err := c.finish(service); err != nil {
 		return nil, err
 	}
-	if err := enforceIntentions(c); err != nil {
+	if err := enforceIntentions(&c); err != nil {
 		return nil, err
 	}
 	chain, err := c.chain()
