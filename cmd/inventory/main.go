@@ -67,19 +67,14 @@ func run() error {
 	return server.Run(meshlite.SignalContext())
 }
 
-// secured is plaintext, or the identity of the inventory and the intentions about it.
-func secured(mutual bool) (_ meshlite.Options, end func(), _ error) {
+// secured is plaintext, or the identity of the inventory, with which a server obeys the intentions about it.
+func secured(mutual bool) (_ meshlite.Option, end func(), _ error) {
 	if !mutual {
-		return meshlite.Options{meshlite.WithPlaintext()}, func() {}, nil
+		return meshlite.WithPlaintext(), func() {}, nil
 	}
 	mtls, err := meshlite.ConsulIdentity("inventory")
 	if err != nil {
 		return nil, nil, err
 	}
-	authorized, err := meshlite.ConsulIntentions("inventory")
-	if err != nil {
-		mtls.Close()
-		return nil, nil, err
-	}
-	return meshlite.Options{meshlite.WithTransportCredentials(mtls), meshlite.WithInterceptors(authorized)}, func() { authorized.Close(); mtls.Close() }, nil
+	return meshlite.WithTransportCredentials(mtls), mtls.Close, nil
 }

@@ -46,24 +46,24 @@ func run() error {
 		return fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
 	}
 
-	common, end, err := secured(*mutual)
+	security, end, err := secured(*mutual)
 	if err != nil {
 		return err
 	}
 	defer end()
-	catalog, err := meshlite.NewClient(*catalogTarget, common.both, meshlite.WithLocality(*region, *zone))
+	catalog, err := meshlite.NewClient(*catalogTarget, security, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer catalog.Close()
-	inventory, err := meshlite.NewClient(*inventoryTarget, common.both, meshlite.WithLocality(*region, *zone))
+	inventory, err := meshlite.NewClient(*inventoryTarget, security, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer inventory.Close()
 	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
-	server, err := meshlite.NewServer("storefront", common.both, common.server, meshlite.WithLocality(*region, *zone),
+	server, err := meshlite.NewServer("storefront", security, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err
@@ -76,25 +76,14 @@ func run() error {
 	return server.Run(meshlite.SignalContext())
 }
 
-// security is that of servers and channels.
-type security struct {
-	both   meshlite.Option
-	server meshlite.Options // what authorizes
-}
-
-// secured is plaintext, or the identity of the storefront and the intentions about it.
-func secured(mutual bool) (_ security, end func(), _ error) {
+// secured is plaintext, or the identity of the storefront, with which a server obeys the intentions about it.
+func secured(mutual bool) (_ meshlite.Option, end func(), _ error) {
 	if !mutual {
-		return security{both: meshlite.WithPlaintext()}, func() {}, nil
+		return meshlite.WithPlaintext(), func() {}, nil
 	}
 	mtls, err := meshlite.ConsulIdentity("storefront")
 	if err != nil {
-		return security{}, nil, err
+		return nil, nil, err
 	}
-	authorized, err := meshlite.ConsulIntentions("storefront")
-	if err != nil {
-		mtls.Close()
-		return security{}, nil, err
-	}
-	return security{meshlite.WithTransportCredentials(mtls), meshlite.Options{meshlite.WithInterceptors(authorized)}}, func() { authorized.Close(); mtls.Close() }, nil
+	return meshlite.WithTransportCredentials(mtls), mtls.Close, nil
 }
