@@ -20,6 +20,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/benchkit"
 	"github.com/meshlite-go/meshlite/internal/freeport"
 	"github.com/meshlite-go/meshlite/internal/gatewaycmd"
+	"github.com/meshlite-go/meshlite/internal/heapfloor"
 )
 
 // serveGateway is `meshlite gateway` with its defaults, until its input ends.
@@ -30,6 +31,7 @@ func serveGateway(args []string, in io.Reader, _ io.Writer) error {
 		_, _ = io.Copy(io.Discard, in)
 		cancel()
 	}()
+	heapfloor.Set() // as the program does
 	cmd := gatewaycmd.Command()
 	cmd.SetArgs(args)
 	cmd.SetOut(io.Discard)
