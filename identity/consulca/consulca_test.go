@@ -24,28 +24,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// lines is a log.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// sourceAt is a source of catalog that logs to the returned lines.
-func sourceAt(t testing.TB, conn grpc.ClientConnInterface, change ...func(*consulca.Config)) (*consulca.Source, *lines) {
+// sourceAt is a source of catalog that logs to the returned log.
+func sourceAt(t testing.TB, conn grpc.ClientConnInterface, change ...func(*consulca.Config)) (*consulca.Source, *sourcetest.Log) {
 	t.Helper()
-	log := &lines{}
+	log := &sourcetest.Log{}
 	config := consulca.Config{Service: "catalog", Datacenter: "dc1", Logger: slog.New(slog.NewTextHandler(log, nil))}
 	for _, c := range change {
 		c(&config)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,30 +30,12 @@ const (
 	storefront = "spiffe://example.org/shop/storefront"
 )
 
-// lines is a log.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // sourceAt reads from a in memory.
-func sourceAt(t testing.TB, a *agent, config spire.Config) (*spire.Source, *lines) {
+func sourceAt(t testing.TB, a *agent, config spire.Config) (*spire.Source, *sourcetest.Log) {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	stop := a.serve(listener)
-	log := &lines{}
+	log := &sourcetest.Log{}
 	config.Address, config.Logger = "tcp://127.0.0.1:1", slog.New(slog.NewTextHandler(log, nil))
 	s, err := spire.New(config.WithClientOptions(workloadapi.WithDialOptions(grpc.WithContextDialer(
 		func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))))
@@ -148,7 +129,7 @@ func TestAnAgentThatIsStartedAnew(t *testing.T) {
 	}
 	stop := start()
 	t.Setenv(workloadapi.SocketEnv, "unix://"+path)
-	log := &lines{}
+	log := &sourcetest.Log{}
 	s, err := spire.New(spire.Config{Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,28 +54,10 @@ func TestAnIdentityIsASource(t *testing.T) {
 	}
 }
 
-// lines is a log.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// identityAt is an identity of catalog whose directory logs to the returned lines.
-func identityAt(t *testing.T, agent *consultest.Server) (*consul.Identity, *lines) {
+// identityAt is an identity of catalog whose directory logs to the returned log.
+func identityAt(t *testing.T, agent *consultest.Server) (*consul.Identity, *sourcetest.Log) {
 	t.Helper()
-	log := &lines{}
+	log := &sourcetest.Log{}
 	d, err := consul.New(consul.Config{Address: "127.0.0.1:8500", Transport: agent.Transport(), Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
