@@ -213,13 +213,13 @@ func TestCheckOverTLS(t *testing.T) {
 	enlist(t, agent, "doubted", "doubted-1", openHealth(t, healthv1.HealthCheckResponse_SERVING, &tls.Config{Certificates: []tls.Certificate{pair}}), "critical")
 	for args, want := range map[string]result{
 		// Consul may publish what a check says minutes after its state.
-		"doubted --servername catalog --cacert " + cert: {1, "reach the address of the check, and verify its certificate by the name of the check? See its log\n", "1 of 8"},
+		"doubted --servername catalog --cacert " + cert: {1, "reach the address of the check, and verify its certificate by the name of the check? See its log. If the server demands a client's certificate", "1 of 8"},
 		"catalog --cacert " + cert:                      {0, "SERVING in ", ""},
 		"catalog --tls":                                 {1, "presents a certificate of an unknown authority", "1 of 7"},
 		"prices --cacert " + cert:                       {1, "presents a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
 		"prices --servername catalog --cacert " + cert:  {0, "SERVING in ", ""},
 		"catalog --servername prices --cacert " + cert:  {1, "presents a certificate of another name (certificate is valid for catalog, not prices), Consul", "1 of 7"},
-		"mutual --servername catalog --cacert " + cert:  {1, "requires a client certificate, Consul says passing\n      present one by --cert and --key\n", "1 of 7"},
+		"mutual --servername catalog --cacert " + cert:  {1, "requires a client certificate, Consul says passing\n      present one by --cert and --key, or that of a service by --identity\n", "1 of 7"},
 		"mutual --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {0, "SERVING in ", ""},
 		"strict --servername catalog --cacert " + cert + " --cert " + cert + " --key " + key: {1, "", "1 of 7"},
 		"plain --tls":             {1, "speaks plaintext, not TLS", "1 of 7"},
