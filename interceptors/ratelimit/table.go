@@ -16,10 +16,11 @@ const (
 	ways           = 8 // buckets in a set: their pointers fill a cache line
 	preferred      = 3 // so many buckets go to a set before their other one is considered
 	stripes        = 64
+	chunkSets      = 64 // sets that are made together, with the first key of one: 4 KiB
 )
 
-// Table counts calls by key in bounded memory: 8 bytes for each key that it can
-// hold and 48 more for each that it does. It never forgets a key that has used
+// Table counts calls by key in bounded memory: once it is in use all over, 8 bytes for each key
+// that it can hold, and 48 more for each that it does. It never forgets a key that has used
 // up its limit. It is safe for concurrent use; only new keys take a lock.
 //
 // A key has its place in one of two sets, by the halves of its hash, which fills
@@ -28,7 +29,8 @@ const (
 type Table struct {
 	start     time.Time // times count from here, so they are monotonic
 	seeds     seeds
-	sets      []set
+	chunks    []atomic.Pointer[chunk]
+	mask      uint64              // of a hash: the number of its set
 	overflow  set                 // for keys that find no room, by rate
 	locks     [stripes]sync.Mutex // by key, so that a key is added once
 	used      atomic.Int64
@@ -36,8 +38,9 @@ type Table struct {
 }
 
 type (
-	set  [ways]slot
-	slot = atomic.Pointer[bucket]
+	chunk [chunkSets]set
+	set   [ways]slot
+	slot  = atomic.Pointer[bucket]
 )
 
 // NewTable makes a table with places for maxKeys keys, 64 to 268,435,456, rounded
@@ -48,7 +51,7 @@ func NewTable(maxKeys int) (*Table, error) {
 		return nil, fmt.Errorf("ratelimit: a table for %d keys: give %d to %d", maxKeys, minMaxKeys, maxMaxKeys)
 	}
 	sets := 1 << bits.Len(uint((maxKeys-1)/ways))
-	return &Table{start: time.Now(), seeds: newSeeds(), sets: make([]set, sets)}, nil
+	return &Table{start: time.Now(), seeds: newSeeds(), chunks: make([]atomic.Pointer[chunk], max(sets/chunkSets, 1)), mask: uint64(sets - 1)}, nil
 }
 
 // Allow charges cost to key if limit admits it now.
@@ -153,23 +156,36 @@ func (t *Table) level(now int64, k key, gcra *gcra) (int64, *bucket) {
 	return b.rate.convert(b.tat.Load(), now, gcra.rate), b
 }
 
-// setsOf are the two sets where k may be.
-func (t *Table) setsOf(k key) [2]*set {
-	mask := uint64(len(t.sets) - 1)
-	return [2]*set{&t.sets[k.hi&mask], &t.sets[k.lo&mask]}
+// set is that of one half of a hash, nil before its chunk was made.
+func (t *Table) set(half uint64) *set {
+	at := half & t.mask
+	if c := t.chunks[at/chunkSets].Load(); c != nil {
+		return &c[at%chunkSets]
+	}
+	return nil
+}
+
+func (t *Table) makeSet(half uint64) *set {
+	if s := t.set(half); s != nil {
+		return s
+	}
+	t.chunks[(half&t.mask)/chunkSets].CompareAndSwap(nil, &chunk{}) // or another key's was first
+	return t.set(half)
 }
 
 // find is nil for a key that is not there. A set fills from its first slot on and
 // no slot becomes empty again, so an empty one ends the search.
 func (t *Table) find(k key) (*slot, *bucket) {
-	sets := t.setsOf(k)
-	if at, b := sets[0].find(k); b != nil {
+	if at, b := t.set(k.hi).find(k); b != nil {
 		return at, b
 	}
-	return sets[1].find(k)
+	return t.set(k.lo).find(k)
 }
 
 func (s *set) find(k key) (*slot, *bucket) {
+	if s == nil {
+		return nil, nil
+	}
 	for i := range s {
 		b := s[i].Load()
 		if b == nil {
@@ -234,12 +250,13 @@ func (t *Table) put(now int64, at *slot, old, fresh *bucket) bool {
 // room finds an empty slot, or else the bucket that has used least of its limit.
 // It is nil when all have used it up.
 func (t *Table) room(now int64, k key) (at *slot, old *bucket) {
-	sets, least := t.setsOf(k), math.Inf(1)
+	first := t.makeSet(k.hi)
 	for i := range preferred {
-		if at := &sets[0][i]; at.Load() == nil {
+		if at := &first[i]; at.Load() == nil {
 			return at, nil
 		}
 	}
+	sets, least := [2]*set{first, t.makeSet(k.lo)}, math.Inf(1)
 	for i := range ways {
 		for _, s := range sets { // the lowest empty slot is in the emptier set
 			b := s[i].Load()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -304,4 +306,29 @@ func TestAChargeOfTheTableIsRefunded(t *testing.T) {
 		want(t, "left after the refund", table.Standing("a", limit).Remaining, 1)
 		ratelimit.TableCharge{}.Refund()
 	})
+}
+
+// A table of many places takes memory as keys come: each channel and server with a limit has one.
+func TestATableTakesMemoryAsItFills(t *testing.T) {
+	limit := ratelimit.Limit{Calls: 10, Period: time.Second}
+	allocated := func(keys int) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		table, err := ratelimit.NewTable(1 << 17)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range keys {
+			table.Allow(strconv.Itoa(i), limit, 1)
+		}
+		runtime.ReadMemStats(&after)
+		runtime.KeepAlive(table)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	if none, one := allocated(0), allocated(1); none > 32<<10 || one > 64<<10 {
+		t.Errorf("a table takes %d bytes without keys and %d with one, want at most 32 KiB and 64 KiB", none, one)
+	}
+	if full := allocated(100_000); full < 1<<20 {
+		t.Errorf("a table of 100,000 keys has taken %d bytes: this test measures nothing", full)
+	}
 }
