@@ -26,6 +26,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/transcode"
 	"github.com/meshlite-go/meshlite/gateway/transcode/testdata/forms"
+	"github.com/meshlite-go/meshlite/internal/prototest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -129,21 +130,7 @@ func (b *backend) desc() *grpc.ServiceDesc {
 // formsContract is built from bytes, as a gateway gets it.
 func formsContract(t testing.TB) *contract.Contract {
 	t.Helper()
-	set := new(descriptorpb.FileDescriptorSet)
-	seen := map[string]bool{}
-	var add func(protoreflect.FileDescriptor)
-	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
-			return
-		}
-		seen[file.Path()] = true
-		for i := range file.Imports().Len() {
-			add(file.Imports().Get(i).FileDescriptor)
-		}
-		set.File = append(set.File, protodesc.ToFileDescriptorProto(file))
-	}
-	add(forms.File_forms_v1_forms_proto)
-	return contractOf(t, set, "forms.v1.FormsService")
+	return contractOf(t, prototest.SetOf(forms.File_forms_v1_forms_proto), "forms.v1.FormsService")
 }
 
 func contractOf(t testing.TB, set *descriptorpb.FileDescriptorSet, services ...protoreflect.FullName) *contract.Contract {

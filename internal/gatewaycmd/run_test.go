@@ -27,8 +27,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/meshlite-go/meshlite"
@@ -36,6 +34,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/prototest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -191,19 +190,7 @@ func serve(t *testing.T, agent string, s *shop, policy *policyv1.ServicePolicy) 
 // writeContract writes the catalog's contract with another policy, as a descriptor set.
 func writeContract(t *testing.T, policy *policyv1.ServicePolicy) (path string) {
 	t.Helper()
-	set, seen := &descriptorpb.FileDescriptorSet{}, map[string]bool{}
-	var add func(protoreflect.FileDescriptor)
-	add = func(file protoreflect.FileDescriptor) {
-		if seen[file.Path()] {
-			return
-		}
-		seen[file.Path()] = true
-		for i := range file.Imports().Len() {
-			add(file.Imports().Get(i).FileDescriptor)
-		}
-		set.File = append(set.File, protodesc.ToFileDescriptorProto(file))
-	}
-	add(catalogv1.File_sweetshop_catalog_v1_catalog_proto)
+	set := prototest.SetOf(catalogv1.File_sweetshop_catalog_v1_catalog_proto)
 	options := &descriptorpb.ServiceOptions{}
 	proto.SetExtension(options, policyv1.E_Service, policy)
 	set.File[len(set.File)-1].Service[0].Options = options

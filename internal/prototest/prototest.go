@@ -35,6 +35,20 @@ func Set(t testing.TB, path, text string) *descriptorpb.FileDescriptorSet {
 	if err != nil {
 		t.Fatal(err)
 	}
+	set := SetOf(compiled[0])
+	binary, err := proto.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Reset()
+	if err := proto.Unmarshal(binary, set); err != nil { // which reads the options by their types
+		t.Fatal(err)
+	}
+	return set
+}
+
+// SetOf is the file with all that it imports, after what it needs.
+func SetOf(file protoreflect.FileDescriptor) *descriptorpb.FileDescriptorSet {
 	set, seen := &descriptorpb.FileDescriptorSet{}, map[string]bool{}
 	var add func(protoreflect.FileDescriptor)
 	add = func(file protoreflect.FileDescriptor) {
@@ -47,15 +61,7 @@ func Set(t testing.TB, path, text string) *descriptorpb.FileDescriptorSet {
 		}
 		set.File = append(set.File, protoutil.ProtoFromFileDescriptor(file))
 	}
-	add(compiled[0])
-	binary, err := proto.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	set.Reset()
-	if err := proto.Unmarshal(binary, set); err != nil { // which reads the options by their types
-		t.Fatal(err)
-	}
+	add(file)
 	return set
 }
 
