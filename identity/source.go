@@ -103,6 +103,16 @@ func (s *Snapshot) ID() ID { return s.id }
 // Leaf returns the leaf certificate.
 func (s *Snapshot) Leaf() *x509.Certificate { return s.leaf.Leaf }
 
+// overduePart is the part of a leaf's life in which its renewal is overdue: Consul's agent, and
+// sources of this module, renew at 60 % to 90 %.
+const overduePart = 0.08
+
+// IsOverdue reports whether the leaf should have been renewed before now.
+func (s *Snapshot) IsOverdue(now time.Time) bool {
+	leaf := s.Leaf()
+	return float64(leaf.NotAfter.Sub(now)) <= overduePart*float64(leaf.NotAfter.Sub(leaf.NotBefore))
+}
+
 // Roots returns the trusted authorities, which must not be changed.
 func (s *Snapshot) Roots() []*x509.Certificate { return s.roots }
 

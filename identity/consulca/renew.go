@@ -27,8 +27,6 @@ const (
 	rootSpread = 30 * time.Second
 	// unhurried is how much of a leaf must be left for a failed renewal to wait for rootSpread.
 	unhurried = 10 * time.Minute
-	// lastPart is the part of a leaf's life in which its renewal is overdue.
-	lastPart = 0.08
 )
 
 func backoff(failures int) time.Duration {
@@ -146,14 +144,13 @@ func (r *renewal) retryIn() time.Duration {
 
 // warnOverdue logs once for each leaf that should have been renewed.
 func (r *renewal) warnOverdue() {
-	if r.leaf == nil || r.overdue {
+	current, err := r.Current()
+	if err != nil || r.overdue || !current.IsOverdue(time.Now()) {
 		return
 	}
-	leaf := r.leaf.Leaf
-	if life, left := leaf.NotAfter.Sub(leaf.NotBefore), time.Until(leaf.NotAfter); float64(left) <= lastPart*float64(life) {
-		r.overdue = true
-		r.log.Error("Consul does not renew the certificate: see the log of its servers", "valid_until", leaf.NotAfter, "left", left.Round(time.Second).String())
-	}
+	r.overdue = true
+	end := current.Leaf().NotAfter
+	r.log.Error("Consul does not renew the certificate: see the log of its servers", "valid_until", end, "left", time.Until(end).Round(time.Second).String())
 }
 
 // publish makes a snapshot of the latest leaf and roots, if they have changed.

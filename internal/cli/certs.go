@@ -42,9 +42,6 @@ type rootReport struct {
 }
 
 const (
-	// closePart is the part of a certificate's life that is left when it should have been
-	// renewed: Consul's agent renews at 60 % to 90 %.
-	closePart = 0.08
 	// closeRoot is how long before its end a root should be rotated.
 	closeRoot = 30 * 24 * time.Hour
 	day       = 24 * time.Hour
@@ -117,7 +114,7 @@ func (r *certificateReport) describe(s *identity.Snapshot, now time.Time) {
 	leaf := s.Leaf()
 	r.ID, r.NotBefore, r.NotAfter, r.DaysLeft = s.ID().String(), leaf.NotBefore, leaf.NotAfter, daysLeft(leaf, now)
 	r.Result = doctor.Passed
-	if life, left := leaf.NotAfter.Sub(leaf.NotBefore), leaf.NotAfter.Sub(now); float64(left) < closePart*float64(life) {
+	if s.IsOverdue(now) {
 		r.Result, r.Error = doctor.Failed, "it should have been renewed by now: see the log of the agent"
 	}
 	if now.Before(leaf.NotBefore) {

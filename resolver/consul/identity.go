@@ -21,9 +21,6 @@ const (
 	// a leaf is good for longer than unhurried they take leafSpread for it.
 	leafSpread = 30 * time.Second
 	unhurried  = 10 * time.Minute
-	// lastPart is the part of a leaf's life in which its renewal is overdue: Consul's agent
-	// renews at 60 % to 90 %.
-	lastPart = 0.08
 )
 
 // Identity is the identity of one service, signed by Consul's CA: an [identity.Source]. It
@@ -248,20 +245,16 @@ func (i *Identity) retryIn(failures int) time.Duration {
 // isOverdue logs once for each leaf that should have been renewed.
 func (i *Identity) isOverdue() bool {
 	current, err := i.Current()
-	if err != nil {
+	if err != nil || !current.IsOverdue(time.Now()) {
 		return false
 	}
 	leaf := current.Leaf()
-	life, left := leaf.NotAfter.Sub(leaf.NotBefore), time.Until(leaf.NotAfter)
-	if float64(left) > lastPart*float64(life) {
-		return false
-	}
 	i.mu.Lock()
 	logged := i.overdue.Equal(leaf.NotAfter)
 	i.overdue = leaf.NotAfter
 	i.mu.Unlock()
 	if !logged {
-		i.directory.log.Error("Consul does not renew the certificate: see the log of the agent", "service", i.service, "valid_until", leaf.NotAfter, "left", left.Round(time.Second).String())
+		i.directory.log.Error("Consul does not renew the certificate: see the log of the agent", "service", i.service, "valid_until", leaf.NotAfter, "left", time.Until(leaf.NotAfter).Round(time.Second).String())
 	}
 	return true
 }
