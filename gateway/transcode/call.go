@@ -65,10 +65,10 @@ func (m *Mux) serveUnary(w http.ResponseWriter, r *http.Request, rt *route, para
 		m.shows.writeError(w, r, got)
 		return
 	}
-	if derived.Reused() && !isKnown {
+	if size := renderingBytes + len(body); !isKnown && size <= derived.Room() {
 		known = &rendering{bytes.Clone(body), []string{etagOf(body)}}
 		got.etag = known.etag
-		derived.Keep(known, renderingBytes+len(known.body))
+		derived.Keep(known, size)
 	}
 	m.shows.setHeaders(w.Header(), got)
 	writeBody(w, r, got, "application/json", body)

@@ -41,19 +41,24 @@ type derivation struct{ key, value any }
 // nothing was.
 func (d *Derived) Value() any { return d.value }
 
-// Reused reports whether a cached answer has served the call, so that Keep may keep a value.
-func (d *Derived) Reused() bool { return d.entry != nil }
+// Room is how many bytes Keep takes: two times the message and 512, or 0 if no cached answer has
+// served the call, or one that a call without this option has loaded.
+func (d *Derived) Room() int {
+	if d.entry == nil {
+		return 0
+	}
+	return int(d.entry.room)
+}
 
 // Metadata is the header and trailer of the answer of Value, which others use, too, and its age.
 func (d *Derived) Metadata() (header, trailer metadata.MD, age time.Duration) {
 	return d.entry.header, d.entry.trailer, d.entry.age()
 }
 
-// Keep keeps a value that was made of the reply, and that nobody changes any more, if the reply
-// was a cached answer. It takes size bytes; one for which the entry has not reserved enough, two
-// times its message and 512 bytes, is not kept.
+// Keep keeps a value of size bytes that was made of the reply, and that nobody changes any more,
+// if there is [Derived.Room] for it.
 func (d *Derived) Keep(value any, size int) {
-	if d.entry != nil && uint64(size) <= uint64(d.entry.room) {
+	if d.entry != nil && size <= d.Room() {
 		d.entry.derived.Store(&derivation{d.Key, value})
 	}
 }

@@ -47,7 +47,7 @@ func TestDerivedValuesLiveAsTheirAnswers(t *testing.T) {
 			}
 			want(t, what+": value", value, wantValue)
 			want(t, what+": name", name, wantName)
-			want(t, what+": reused", d.Reused(), wantReused)
+			want(t, what+": has room", d.Room() > 0, wantReused)
 			return d
 		}
 		ask("a miss", "a", "", "answer 1", false)
@@ -77,7 +77,7 @@ func TestDerivedValuesDoNotReplaceDirectives(t *testing.T) {
 	catalog := client(t, shop, newCache(t), &policyv1.CacheRule{Ttl: proto.String("1m"), Scope: policyv1.CacheScope_CACHE_SCOPE_PUBLIC})
 	for range 3 {
 		d := &cache.Derived{Key: "a"}
-		if ask(t, t.Context(), catalog, "fudge", d); d.Reused() {
+		if ask(t, t.Context(), catalog, "fudge", d); d.Room() > 0 {
 			d.Keep(&page{"kept"}, 100)
 			break
 		}
@@ -140,13 +140,13 @@ func TestDerivedValuesAreOfTheirAnswersAlone(t *testing.T) {
 		var d *cache.Derived
 		for range 2 {
 			d = &cache.Derived{Key: what}
-			if err := intercept(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "fudge"}, &catalogv1.GetSweetResponse{}, nil, server); err != nil {
+			if err := intercept(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "fudge"}, &catalogv1.GetSweetResponse{}, nil, server, &cache.Derived{}); err != nil {
 				t.Fatal(err)
 			}
 			if err := intercept(t.Context(), getSweet, &catalogv1.GetSweetRequest{Id: "fudge"}, test.reply, nil, server, d); err != nil {
 				t.Fatal(err)
 			}
 		}
-		want(t, what+": reused", d.Reused(), test.reused)
+		want(t, what+": has room", d.Room() > 0, test.reused)
 	}
 }
