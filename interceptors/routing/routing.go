@@ -33,8 +33,8 @@ import (
 // Router chooses. It must be safe for concurrent use.
 type Router interface {
 	// Wait returns when the chain of the channel is known, or that there is none, or when ctx
-	// has ended. connect has an idle channel find out.
-	Wait(ctx context.Context, connect func()) error
+	// has ended. It connects cc, whose resolver runs only then.
+	Wait(ctx context.Context, cc interface{ Connect() }) error
 	// Choose returns where the call of fullMethod with the outgoing metadata of ctx goes, and the
 	// same for its record. Both are zero without a chain. The error is that of the call.
 	Choose(ctx context.Context, fullMethod string) (route.Choice, *attempt.Route, error)
@@ -89,7 +89,7 @@ func (r *Routing) Stage() interceptors.Stage { return interceptors.Routing }
 
 // choose is for one call. ctx has a record afterwards if a chain has routed the call.
 func (r *Routing) choose(ctx context.Context, kind attempt.Kind, cc *grpc.ClientConn, method string) (context.Context, route.Choice, error) {
-	if err := r.router.Wait(ctx, cc.Connect); err != nil {
+	if err := r.router.Wait(ctx, cc); err != nil {
 		return ctx, route.Choice{}, failed(ctx, err)
 	}
 	choice, way, err := r.router.Choose(ctx, method)
