@@ -1,0 +1,4 @@
+package routes
+
+// policy is that of a channel.
+type policy struct{}
