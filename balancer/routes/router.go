@@ -93,7 +93,7 @@ func (r *Router) Count(at *attempt.Route, err error) {
 }
 
 // Connector is a channel, such as a [google.golang.org/grpc.ClientConn].
-type Connector interface{ Connect() }
+type Connector = interface{ Connect() }
 
 // Wait blocks until the resolver has set the first chain, or that there is none. It connects
 // cc, whose resolver runs only then. The error is a status made of that of ctx.
