@@ -15,6 +15,7 @@
 package routing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -38,75 +39,56 @@ type Router interface {
 	// Choose returns where the call of fullMethod with the outgoing metadata of ctx goes, and the
 	// same for its record. Both are zero without a chain. The error is that of the call.
 	Choose(ctx context.Context, fullMethod string) (route.Choice, *attempt.Route, error)
+	// Count counts the end of a call by where its last attempt went.
+	Count(at *attempt.Route, err error)
 }
 
 // Routing is the concern. It is safe for concurrent use.
-type Routing struct {
-	router    Router
-	observer  interceptors.Observer
-	publisher *interceptors.Publisher // of observer
-}
+type Routing struct{ router Router }
 
-// Routed is the event of a call that a chain has routed, at its end. An observer receives a
-// pointer, which is valid until it returns.
-type Routed struct {
-	route.Choice
-	Code codes.Code
-}
-
-// Stage is [interceptors.Routing].
-func (*Routed) Stage() interceptors.Stage { return interceptors.Routing }
-
-// Result is the name of the arm.
-func (r *Routed) Result() string { return r.Arm.Name }
-
-// Option changes what [New] makes.
-type Option func(*Routing)
-
-// WithObserver sets what receives a [*Routed] for each call, such as a counter.
-func WithObserver(observer interceptors.Observer) Option {
-	return func(r *Routing) { r.observer = observer }
-}
-
-// New makes the concern of one channel. A nil router or observer is an error.
-func New(router Router, opts ...Option) (*Routing, error) {
-	r := &Routing{router: router, observer: interceptors.ObserverFunc(nil)}
-	for _, opt := range opts {
-		opt(r)
-	}
-	switch {
-	case router == nil:
+// New makes the concern of one channel. A nil router is an error.
+func New(router Router) (*Routing, error) {
+	if router == nil {
 		return nil, errors.New("routing: New needs the router of the channel")
-	case r.observer == nil:
-		return nil, errors.New("routing: WithObserver(nil): leave the option out for no observer")
 	}
-	r.publisher = interceptors.NewPublisher(r.observer)
-	return r, nil
+	return &Routing{router}, nil
 }
 
 // Stage is [interceptors.Routing].
 func (r *Routing) Stage() interceptors.Stage { return interceptors.Routing }
 
-// choose is for one call. ctx has a record afterwards if a chain has routed the call.
-func (r *Routing) choose(ctx context.Context, kind attempt.Kind, cc *grpc.ClientConn, method string) (context.Context, route.Choice, error) {
+// routed is where one call goes. The zero value is plain discovery.
+type routed struct {
+	route.Choice
+	record *attempt.Record
+}
+
+// choose routes one call. ctx has its record afterwards if a chain does so.
+func (r *Routing) choose(ctx context.Context, kind attempt.Kind, cc *grpc.ClientConn, method string) (context.Context, routed, error) {
 	if err := r.router.Wait(ctx, cc); err != nil {
-		return ctx, route.Choice{}, failed(ctx, err)
+		return ctx, routed{}, failed(ctx, err)
 	}
 	choice, way, err := r.router.Choose(ctx, method)
 	if err != nil {
-		return ctx, choice, failed(ctx, err)
+		return ctx, routed{}, failed(ctx, err)
 	}
 	if way == nil {
-		return ctx, choice, nil
+		return ctx, routed{}, nil
 	}
 	ctx, record := attempt.FromOrNew(ctx, kind)
 	record.SetRoute(way)
-	return withRequestHeaders(ctx, choice.Arm.Request), choice, nil
+	return withRequestHeaders(ctx, choice.Arm.Request), routed{choice, record}, nil
 }
 
-// failed makes the error of a call that was not routed: that of its context, or UNAVAILABLE,
-// as for a channel without addresses.
+// count counts the end of a call.
+func (r *Routing) count(to routed, err error) { r.router.Count(to.record.Latest().Route(), err) }
+
+// failed makes the error of a call that was not routed: a status of the router, that of its
+// context, or UNAVAILABLE, as for a channel without addresses.
 func failed(ctx context.Context, err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
@@ -132,38 +114,29 @@ func apply(all []route.Headers, md metadata.MD) {
 }
 
 // timeout is that of the route, or else of the arm's resolver; 0 is none.
-func timeout(c route.Choice) time.Duration {
-	if c.Route.Timeout > 0 {
-		return c.Route.Timeout
-	}
-	return c.Arm.Timeout
-}
-
-func (r *Routing) publish(ctx context.Context, meta *interceptors.CallMeta, choice route.Choice, err error) {
-	r.publisher.Publish(ctx, meta, &Routed{choice, rpc.Code(err)})
-}
+func (to routed) timeout() time.Duration { return cmp.Or(to.Route.Timeout, to.Arm.Timeout) }
 
 // UnaryClient routes the calls of a method.
-func (r *Routing) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
+func (r *Routing) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx, choice, err := r.choose(ctx, attempt.Unary, cc, method)
+		ctx, to, err := r.choose(ctx, attempt.Unary, cc, method)
 		if err != nil {
 			_, finish := rpc.SplitFinish(opts)
 			finish.Run(err)
 			return err
 		}
-		if choice.Arm == nil {
+		if to.record == nil {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
-		if d := timeout(choice); d > 0 {
+		if d := to.timeout(); d > 0 {
 			bounded, cancel := context.WithTimeout(ctx, d)
 			defer cancel()
 			ctx = bounded
 		}
 		err = rpc.ErrPanic
-		defer func() { r.publish(ctx, meta, choice, err) }()
+		defer func() { r.count(to, err) }()
 		err = invoker(ctx, method, req, reply, cc, opts...)
-		changeHeaders(choice.Arm.Response, opts)
+		changeHeaders(to.Arm.Response, opts)
 		return err
 	}
 }
@@ -188,29 +161,29 @@ func changed(all []route.Headers, md metadata.MD) metadata.MD {
 }
 
 // StreamClient routes the streams of a method.
-func (r *Routing) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
+func (r *Routing) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, choice, err := r.choose(ctx, attempt.Stream, cc, method)
+		ctx, to, err := r.choose(ctx, attempt.Stream, cc, method)
 		if err != nil {
 			_, finish := rpc.SplitFinish(opts)
 			finish.Run(err)
 			return nil, err
 		}
-		if choice.Arm == nil {
+		if to.record == nil {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
 		cancel := func() {}
-		if d := timeout(choice); d > 0 {
+		if d := to.timeout(); d > 0 {
 			ctx, cancel = context.WithTimeout(ctx, d)
 		}
 		stream, err := rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {
-			r.publish(ctx, meta, choice, err)
+			r.count(to, err)
 			cancel()
 		})
-		if err != nil || len(choice.Arm.Response) == 0 {
+		if err != nil || len(to.Arm.Response) == 0 {
 			return stream, err
 		}
-		return &routedStream{ClientStream: stream, response: choice.Arm.Response}, nil
+		return &routedStream{ClientStream: stream, response: to.Arm.Response}, nil
 	}
 }
 
