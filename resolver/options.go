@@ -31,12 +31,12 @@ type settings struct {
 
 func defaults() settings {
 	return settings{
-		startTimeout:  5 * time.Second,
-		grace:         15 * time.Second,
-		maxRemoval:    0.5,
-		panic:         panicSettings{threshold: defaultThreshold},
-		subset:        100,
-		log:           slog.Default(),
+		startTimeout: 5 * time.Second,
+		grace:        15 * time.Second,
+		maxRemoval:   0.5,
+		panic:        panicSettings{threshold: defaultThreshold},
+		subset:       100,
+		log:          slog.Default(),
 	}
 }
 

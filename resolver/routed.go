@@ -96,7 +96,7 @@ func (p *part) take() (state resolver.State, err error, changed bool) {
 // route starts the resolver of a channel with a router.
 func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
 	watcher, ok := directory.(route.Watcher)
-	if !ok {
+	if !ok || opts.DisableServiceConfig { // in which the policy of routes is named
 		b.router.Update(nil, nil)
 		return b.discover(target, directory, cc, opts, bundledServerName(opts))
 	}
