@@ -70,7 +70,11 @@ func (p *policy) UpdateClientConnState(s balancer.ClientConnState) error {
 		a = &attached{}
 	}
 	targets := a.targets
-	if a.chain == nil {
+	if a.chain != nil {
+		if err := a.chain.Check(); err != nil {
+			return err
+		}
+	} else {
 		plain := TargetState{State: s.ResolverState}
 		if len(targets) > 0 {
 			plain = targets[0]

@@ -121,6 +121,9 @@ func (r *Router) Wait(ctx context.Context, cc Connector) error {
 // one while the channel is idle, takes effect at once. A nil chain is plain discovery. An error
 // leaves the last chain valid. Without an earlier chain, calls fail with it.
 func (r *Router) Update(chain *route.Chain, err error) {
+	if chain != nil && err == nil {
+		err = chain.Check()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	first := !r.updated
