@@ -90,6 +90,9 @@ func (p *plan) counts() map[countKey]*counts {
 	return all
 }
 
+// maxOthers bounds where a retry may go besides its target: more attempts make no sense.
+const maxOthers = 16
+
 // linkOthers sets where a retry may go: to the other targets of its arm in their order, then
 // to those of other arms with calls, the arm with most first.
 func (r *plannedRoute) linkOthers() {
@@ -109,7 +112,7 @@ func (r *plannedRoute) linkOthers() {
 
 func (w *way) addOthers(ways []*way) {
 	for _, other := range ways {
-		if other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
+		if len(w.others) < maxOthers && other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
 			w.Others = append(w.Others, other.Target)
 			w.others = append(w.others, other)
 		}
@@ -121,6 +124,7 @@ type draws struct {
 	plan   *plan // nil is plain discovery
 	err    error // calls fail with it
 	routes []drawnRoute
+	health map[string]health // of the targets that they go by
 }
 
 // drawnRoute are the odds of a route.

@@ -47,6 +47,7 @@ type policy struct {
 
 	mu      sync.Mutex
 	closed  bool
+	changed bool // the health of leaves has, since the router has drawn with it
 	paused  bool // states of leaves are not published: more follow
 	router  *Router
 	plan    *plan // nil is plain discovery
@@ -279,14 +280,13 @@ func (p *policy) reexamine() {
 	}
 }
 
-// examine takes the health of all leaves, and which are wanted. It reports whether any has
-// changed. The caller holds p.mu.
-func (p *policy) examine() (changed bool) {
+// examine takes the health of all leaves, and which are wanted. The caller holds p.mu.
+func (p *policy) examine() {
 	now, again := time.Now(), time.Duration(0)
 	for _, l := range p.leaves {
 		before := l.health
 		again = soonest(again, l.examine(now, &p.router.settings))
-		changed = changed || l.health != before
+		p.changed = p.changed || l.health != before
 	}
 	if again > 0 {
 		p.later.Reset(again)
@@ -295,7 +295,6 @@ func (p *policy) examine() (changed bool) {
 	for _, l := range p.leaves {
 		l.wanted.Store(wanted[l])
 	}
-	return changed
 }
 
 // wanted are the leaves that calls go to, or must be able to go to now.
@@ -339,14 +338,15 @@ func (p *policy) update() {
 		p.cc.UpdateState(balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: base.NewErrPicker(p.err)})
 		return
 	}
-	changed := p.examine()
+	p.examine()
 	for _, l := range p.leaves {
 		l.publish()
 		if l.wanted.Load() != (l.current != nil) {
 			p.soon.Reset(0)
 		}
 	}
-	p.router.attach(p, p.plan, p.health, changed)
+	p.router.attach(p, p.plan, p.health, p.changed)
+	p.changed = false
 	p.logChanges()
 	p.cc.UpdateState(balancer.State{ConnectivityState: p.connectivity(), Picker: p.picker})
 }

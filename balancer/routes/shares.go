@@ -37,7 +37,10 @@ func (a *plannedArm) shares(of func(id string) health) []share {
 
 // draw makes the odds of all routes. of is the health of a target of the chain.
 func (p *plan) draw(of func(id string) health) *draws {
-	d := &draws{plan: p, routes: make([]drawnRoute, len(p.routes))}
+	d := &draws{plan: p, routes: make([]drawnRoute, len(p.routes)), health: make(map[string]health, len(p.chain.Targets))}
+	for id := range p.chain.Targets {
+		d.health[id] = of(id)
+	}
 	for i, r := range p.routes {
 		d.routes[i] = r.draw(of, p.chain.Sticky != "")
 	}

@@ -30,12 +30,12 @@ type Channel struct {
 	t    testing.TB
 	name string
 
-	mu    sync.Mutex          // policies also update from goroutines of their own
-	subs  map[string]*subConn // by address
+	mu   sync.Mutex          // policies also update from goroutines of their own
+	subs map[string]*subConn // by address
 
 	opened, closed int // connections
-	state balancer.State
-	asked func(*subConn) // called when the policy requests a connection, if not nil
+	state          balancer.State
+	asked          func(*subConn) // called when the policy requests a connection, if not nil
 }
 
 type subConn struct {
