@@ -37,6 +37,10 @@ func WithLogger(log *slog.Logger) Option {
 	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }
 }
 
+func defaults() settings {
+	return settings{threshold: DefaultFailoverThreshold, failbackDelay: DefaultFailbackDelay, log: slog.Default()}
+}
+
 func (s settings) check() error {
 	switch {
 	case !(s.threshold > 0 && s.threshold <= 1):

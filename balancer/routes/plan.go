@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -109,6 +110,9 @@ func (p *plan) counts() map[countKey]*counts {
 	return all
 }
 
+// maxOthers bounds where a retry may go besides its target: more attempts make no sense.
+const maxOthers = 16
+
 // linkOthers sets where a retry may go: to the other targets of its arm in their order, then
 // to those of other arms with calls, the arm with most first.
 func (r *plannedRoute) linkOthers() {
@@ -128,7 +132,7 @@ func (r *plannedRoute) linkOthers() {
 
 func (w *way) addOthers(ways []*way) {
 	for _, other := range ways {
-		if other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
+		if len(w.others) < maxOthers && other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
 			w.Others = append(w.Others, other.Target)
 			w.others = append(w.others, other)
 		}
@@ -140,6 +144,7 @@ type draws struct {
 	plan   *plan // nil is plain discovery
 	err    error // calls fail with it
 	routes []drawnRoute
+	health map[string]health // of the targets that they go by
 }
 
 // drawnRoute are the odds of a route.
@@ -158,7 +163,7 @@ type odds struct {
 // drawnArm are the odds within an arm.
 type drawnArm struct {
 	weight float64
-	seed   uint64
+	hash   uint64 // of its name
 	ways   []odds
 }
 
@@ -219,31 +224,14 @@ func (d *draws) choose(ctx context.Context, i int) *way {
 // stick chooses the arm of a value by weighted rendezvous hashing: a value changes its arm only
 // when the arm's part of all weight shrinks, or is empty. It is the same in all processes.
 func (r *drawnRoute) stick(value string) *way {
-	hash := hashOf(value)
+	hash := rendezvous.Hash(value)
 	var best *drawnArm
 	var most float64
 	for i := range r.arms {
 		a := &r.arms[i]
-		u := (float64(mix(hash^a.seed)>>11) + 0.5) * 0x1p-53
-		if score := a.weight / -math.Log(u); best == nil || score > most {
+		if score := rendezvous.Score(rendezvous.Draw(hash, a.hash), a.weight); best == nil || score > most {
 			best, most = a, score
 		}
 	}
-	return at(best.ways, mix(hash))
-}
-
-// hashOf is FNV-1a.
-func hashOf(s string) uint64 {
-	h := uint64(0xcbf29ce484222325)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 0x100000001b3
-	}
-	return h
-}
-
-// mix is the finalizer of SplitMix64: similar hashes become independent.
-func mix(x uint64) uint64 {
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
+	return at(best.ways, rendezvous.Mix(hash))
 }

@@ -3,7 +3,6 @@ package routes
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -11,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -19,6 +19,7 @@ import (
 // safe for concurrent use.
 type Router struct {
 	settings
+	limit   *lines.Limit
 	current atomic.Pointer[draws] // nil is plain discovery
 	started chan struct{}         // closed by the first Update
 
@@ -31,14 +32,18 @@ type Router struct {
 
 // NewRouter makes the router of a channel.
 func NewRouter(opts ...Option) (*Router, error) {
-	s := settings{threshold: DefaultFailoverThreshold, failbackDelay: DefaultFailbackDelay, log: slog.Default()}
+	s := defaults()
 	for _, o := range opts {
 		o(&s)
 	}
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	return &Router{settings: s, started: make(chan struct{})}, nil
+	return newRouter(s), nil
+}
+
+func newRouter(s settings) *Router {
+	return &Router{settings: s, limit: lines.New(maxLogRate), started: make(chan struct{})}
 }
 
 // Choose draws the route, arm and target of a call of method ("/package.Service/Method"), by
@@ -64,15 +69,12 @@ func (r *Router) choose(ctx context.Context, method string) (*way, error) {
 		}
 		return nil, d.err
 	}
-	i := match(d.plan.chain, method, ctx)
-	if i < 0 {
-		return nil, errNoRoute
+	if i := match(d.plan.chain, method, ctx); i >= 0 {
+		if w := d.choose(ctx, i); w != nil {
+			return w, nil
+		}
 	}
-	w := d.choose(ctx, i)
-	if w == nil {
-		return nil, errNoRoute
-	}
-	return w, nil
+	return nil, errNoRoute
 }
 
 // Count counts the end of a call that Choose has sent to at. nil counts nothing. Interceptors
@@ -119,6 +121,9 @@ func (r *Router) Wait(ctx context.Context, cc Connector) error {
 // one while the channel is idle, takes effect at once. A nil chain is plain discovery. An error
 // leaves the last chain valid. Without an earlier chain, calls fail with it.
 func (r *Router) Update(chain *route.Chain, err error) {
+	if chain != nil && err == nil {
+		err = chain.Check()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	first := !r.updated
@@ -131,7 +136,7 @@ func (r *Router) Update(chain *route.Chain, err error) {
 		r.current.Store(&draws{err: unavailable(err)})
 	case err != nil:
 	case current == nil || current.err != nil || r.policy == nil:
-		r.set(chain, nil)
+		r.set(chain)
 	}
 	if first {
 		r.updated = true
@@ -156,4 +161,66 @@ func (r *Router) Chain() *route.Chain {
 		return d.plan.chain
 	}
 	return nil
+}
+
+// set has chain decide calls, as nothing is known of its targets. The caller holds r.mu.
+func (r *Router) set(chain *route.Chain) {
+	if chain == nil {
+		r.current.Store(nil)
+		return
+	}
+	r.current.Store(r.plan(chain).draw(func(string) health { return assumed }))
+}
+
+// plan is that of chain: the one of the calls now if it is the same. The caller holds r.mu.
+func (r *Router) plan(chain *route.Chain) *plan {
+	var before *plan
+	if d := r.current.Load(); d != nil {
+		before = d.plan
+	}
+	if before != nil && before.chain == chain {
+		return before
+	}
+	return newPlan(chain, before)
+}
+
+// planFor is the plan of chain; nil is plain discovery.
+func (r *Router) planFor(chain *route.Chain) *plan {
+	if chain == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan(chain)
+}
+
+// attach has plan decide calls, by the health of the targets of p.
+func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.current.Load()
+	known := r.policy == p && !changed
+	r.policy = p
+	switch {
+	case plan == nil:
+		r.current.Store(nil)
+	case !known || d == nil || d.plan != plan:
+		r.current.Store(plan.draw(of))
+	}
+}
+
+// detach has nothing known of the targets of p, whose channel is idle or closed.
+func (r *Router) detach(p *policy) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.policy != p {
+		return
+	}
+	r.policy = nil
+	if d := r.current.Load(); d != nil && d.plan != nil {
+		r.current.Store(d.plan.draw(func(string) health { return assumed }))
+	}
 }

@@ -1,21 +1,6 @@
 package routes
 
-import (
-	"github.com/meshlite-go/meshlite/resolver/route"
-)
-
-// health is what is alive of a target.
-type health struct {
-	listed  int     // endpoints
-	known   int     // instances in the directory, at least as many
-	usable  int     // endpoints that are connected and not ejected, or not connected yet
-	ready   bool    // a call can be sent now
-	present float64 // the part of its calls that it can take: usable/known/threshold, at most 1
-	steady  float64 // the same, as it was at worst in the failback delay
-}
-
-// assumed is the health of targets before anything is known.
-var assumed = health{ready: true, present: 1, steady: 1}
+import "github.com/meshlite-go/meshlite/internal/rendezvous"
 
 // shares spreads the calls of an arm: what a target cannot take goes to the next one. Without
 // a usable target the result is nil.
@@ -52,7 +37,10 @@ func (a *plannedArm) shares(of func(id string) health) []share {
 
 // draw makes the odds of all routes. of is the health of a target of the chain.
 func (p *plan) draw(of func(id string) health) *draws {
-	d := &draws{plan: p, routes: make([]drawnRoute, len(p.routes))}
+	d := &draws{plan: p, routes: make([]drawnRoute, len(p.routes)), health: make(map[string]health, len(p.chain.Targets))}
+	for id := range p.chain.Targets {
+		d.health[id] = of(id)
+	}
 	for i, r := range p.routes {
 		d.routes[i] = r.draw(of, p.chain.Sticky != "")
 	}
@@ -71,7 +59,7 @@ func (r *plannedRoute) draw(of func(id string) health, sticky bool) drawnRoute {
 			all = append(all, share{s.way, a.Weight * s.part / sum})
 		}
 		if sticky && len(shares) > 0 {
-			drawn.arms = append(drawn.arms, drawnArm{a.Weight, hashOf(a.Name), newOdds(shares)})
+			drawn.arms = append(drawn.arms, drawnArm{a.Weight, rendezvous.Hash(a.Name), newOdds(shares)})
 		}
 	}
 	for i := range r.arms {
@@ -88,21 +76,4 @@ func (r *plannedRoute) draw(of func(id string) health, sticky bool) drawnRoute {
 	}
 	drawn.ways = newOdds(all)
 	return drawn
-}
-
-// set has chain decide calls from now on, by the health of targets; nil is that nothing is
-// known. The caller holds r.mu.
-func (r *Router) set(chain *route.Chain, of func(id string) health) {
-	if chain == nil {
-		r.current.Store(nil)
-		return
-	}
-	if of == nil {
-		of = func(string) health { return assumed }
-	}
-	var before *plan
-	if d := r.current.Load(); d != nil {
-		before = d.plan
-	}
-	r.current.Store(newPlan(chain, before).draw(of))
 }

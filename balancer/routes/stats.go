@@ -1,5 +1,7 @@
 package routes
 
+import "slices"
+
 // Stats is what a router does now.
 type Stats struct {
 	Service    string `json:"service"`
@@ -56,7 +58,7 @@ func (r *Router) Stats() Stats {
 	c := d.plan.chain
 	s.Service, s.Datacenter, s.Index, s.Sticky = c.Service, c.Datacenter, c.Index, c.Sticky
 	for i, planned := range d.plan.routes {
-		s.Routes = append(s.Routes, planned.stats(d.routes[i].parts()))
+		s.Routes = append(s.Routes, planned.stats(d.routes[i].parts(), d.health))
 	}
 	return s
 }
@@ -72,18 +74,20 @@ func (r *drawnRoute) parts() map[*way]float64 {
 	return parts
 }
 
-func (r *plannedRoute) stats(parts map[*way]float64) RouteStats {
+func (r *plannedRoute) stats(parts map[*way]float64, alive map[string]health) RouteStats {
 	s := RouteStats{Name: r.Name, Arms: []ArmStats{}}
 	for _, a := range r.arms {
 		arm := ArmStats{Name: a.Name, Weight: a.Weight, Targets: []TargetStats{}}
 		for _, w := range a.ways {
 			t := w.choice.Target
+			h := alive[t.ID]
 			arm.Share += parts[w]
 			arm.Targets = append(arm.Targets, TargetStats{
-				ID: t.ID, Destination: t.Destination(), Name: t.String(), Share: parts[w],
+				ID: t.ID, Destination: t.Destination(), Name: t.String(), Connected: h.built, Usable: h.usable, Known: h.known, Share: parts[w],
 				Picked: w.counts.picked.Load(), Succeeded: w.counts.succeeded.Load(), Failed: w.counts.failed.Load(),
 			})
 		}
+		arm.Empty = a.Weight > 0 && !slices.ContainsFunc(a.ways, func(w *way) bool { return alive[w.Target].present > 0 })
 		s.Arms = append(s.Arms, arm)
 	}
 	return s
