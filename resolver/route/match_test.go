@@ -233,10 +233,9 @@ func BenchmarkMatchAndDraw(b *testing.B) {
 		c := match20(b, m)
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			points := &route.Points{}
-			for b.Loop() {
+			for i := 0; b.Loop(); i++ {
 				r, _ := c.Match("/shop.Catalog/GetProduct", md)
-				if r.Arm(points.Next()) == nil {
+				if r.Arm(float64(i%100)) == nil {
 					b.Fatal("no arm")
 				}
 			}
