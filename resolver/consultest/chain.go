@@ -49,7 +49,7 @@ type chainNode struct {
 func (n *chainNode) key() string { return n.Type + ":" + n.Name }
 
 type chainRoute struct {
-	Definition *serviceRoute
+	Definition serviceRoute
 	NextNode   string
 }
 
@@ -155,7 +155,7 @@ func (c *compiler) start(service string) (*chainNode, error) {
 	if err := c.recordProtocol(service); err != nil {
 		return nil, err
 	}
-	all := &serviceRoute{
+	all := serviceRoute{
 		Match:       &routeMatch{HTTP: &httpMatch{PathPrefix: "/"}},
 		Destination: &routeDestination{Service: service, Namespace: byDefault, Partition: byDefault},
 	}

@@ -19,8 +19,11 @@ import (
 	"time"
 )
 
-// maxConfigEntries bounds the memory of entries of all kinds. Consul has no such bound.
-const maxConfigEntries = 10000
+// Bounds of memory of the entries of all kinds. Consul has none.
+const (
+	maxConfigEntries = 5000
+	maxConfigBytes   = 64 << 20
+)
 
 // entrySet is config entries by kind, then name.
 type entrySet map[string]map[string]configEntry
@@ -77,6 +80,7 @@ func (s entrySet) referrers(service string) []string {
 // configStore is the config entries but for intentions.
 type configStore struct {
 	entries entrySet
+	size    int    // of their JSON
 	index   uint64 // of the last change to any
 
 	virtualIPs map[string]string // of the services with an entry
@@ -109,28 +113,28 @@ func (st *state) putConfig(entry configEntry, cas *uint64) (bool, error) {
 	if err := entry.check(); err != nil {
 		return false, err
 	}
-	old := st.configs.entries[kind][name]
-	*entry.tail() = entryTail{Meta: entry.tail().Meta}
-	entry.tail().Hash = hashOf(entry)
-	if old != nil && old.tail().Hash == entry.tail().Hash {
+	old, of := st.configs.entries[kind][name], entry.tail()
+	of.measure(entry)
+	if old != nil && old.tail().Hash == of.Hash {
 		return true, nil // whatever cas says
 	}
 	if cas != nil && *cas != indexOf(old) {
 		return false, nil
 	}
-	if old == nil && st.configs.entries.count() == maxConfigEntries {
-		return false, httpError{http.StatusInsufficientStorage, fmt.Sprintf("the store of config entries is full: it holds at most %d", maxConfigEntries)}
-	}
 	set := st.configs.entries.with(kind, name, entry)
+	if set.count() > maxConfigEntries || st.configs.size+of.size > maxConfigBytes {
+		return false, httpError{http.StatusInsufficientStorage,
+			fmt.Sprintf("the store of config entries is full: it holds at most %d entries and %d bytes", maxConfigEntries, maxConfigBytes)}
+	}
 	if err := set.checkChains(name); err != nil {
 		return false, err
 	}
-	idx := st.next()
-	entry.tail().CreateIndex, entry.tail().ModifyIndex = idx, idx
+	of.ModifyIndex = st.next()
+	of.CreateIndex = of.ModifyIndex
 	if old != nil {
-		entry.tail().CreateIndex = old.tail().CreateIndex
+		of.CreateIndex = old.tail().CreateIndex
 	}
-	st.setConfigs(set, name, idx)
+	st.setConfigs(set, old, entry)
 	return true, nil
 }
 
@@ -148,13 +152,20 @@ func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
 	if err := set.checkChains(name); err != nil {
 		return false, err
 	}
-	st.setConfigs(set, name, st.next())
+	st.next()
+	st.setConfigs(set, old, nil)
 	return true, nil
 }
 
-func (st *state) setConfigs(set entrySet, name string, idx uint64) {
-	st.configs.entries, st.configs.index = set, idx
-	st.configs.assignIP(name)
+// setConfigs replaces the entries by set, in which entry has come for old. One of them may be nil.
+func (st *state) setConfigs(set entrySet, old, entry configEntry) {
+	st.configs.entries, st.configs.index = set, st.index
+	for sign, of := range map[int]configEntry{-1: old, 1: entry} {
+		if of != nil {
+			st.configs.size += sign * of.tail().size
+			st.configs.assignIP(of.head().Name)
+		}
+	}
 	st.wake()
 }
 
@@ -165,11 +176,13 @@ func indexOf(entry configEntry) uint64 {
 	return entry.tail().ModifyIndex
 }
 
-func hashOf(entry configEntry) uint64 {
+// measure sets the hash and the size, and clears what a writer cannot set.
+func (t *entryTail) measure(entry configEntry) {
+	*t = entryTail{Meta: t.Meta}
 	text, _ := json.Marshal(entry) // entries were read of JSON
 	sum := fnv.New64a()
 	_, _ = sum.Write(text)
-	return sum.Sum64()
+	t.Hash, t.size = sum.Sum64(), len(text)
 }
 
 // newEntry returns an empty one, or nil for an unknown kind.

@@ -102,6 +102,7 @@ var entries = []string{
 
 	// Routers.
 	`{"Kind":"service-router","Name":"web","Routes":null}`,
+	`{"Kind":"service-router","Name":"web","Routes":[null]}`,
 	`{"Kind":"service-router","Name":"web","Routes":[
 		{"Match":{"HTTP":{"PathExact":"/a.B/C","Header":[{"Name":"x-debug","Exact":"1"},{"Name":"x-no","Present":true,"Invert":true}],"Methods":["post"]}},
 			"Destination":{"ServiceSubset":"v2","RequestTimeout":"1.5s","NumRetries":3,"RetryOnConnectFailure":true,"RetryOn":["unavailable","cancelled"],

@@ -37,6 +37,7 @@ type entryTail struct {
 	Hash        uint64            // of the rest; not Consul's
 	CreateIndex uint64
 	ModifyIndex uint64
+	size        int
 }
 
 func (h *entryHead) head() *entryHead { return h }
@@ -64,7 +65,7 @@ type meshGateway struct {
 // unsupportedDefaults are fields that Consul has and serviceDefaults has not.
 var unsupportedDefaults = []string{
 	"BalanceInboundConnections", "Destination", "EnvoyExtensions", "LocalConnectTimeoutMs", "LocalRequestTimeoutMs",
-	"MaxInboundConnections", "Mode", "MutualTLSMode", "RateLimits", "UpstreamConfig",
+	"MaxInboundConnections", "MaxRequestHeadersKB", "Mode", "MutualTLSMode", "RateLimits", "UpstreamConfig",
 }
 
 func (e *serviceDefaults) normalize() { e.Protocol = strings.ToLower(e.Protocol) }
@@ -81,7 +82,7 @@ func (e *serviceDefaults) refers() []string { return nil }
 // serviceRouter is a service-router entry.
 type serviceRouter struct {
 	entryHead
-	Routes []*serviceRoute
+	Routes []serviceRoute
 	entryTail
 }
 
@@ -158,9 +159,6 @@ func (e *serviceRouter) normalize() {
 
 func (e *serviceRouter) check() error {
 	for i, route := range e.Routes {
-		if route == nil {
-			return fmt.Errorf("Route[%d] is null: write {} for one that matches all", i)
-		}
 		var match httpMatch
 		if route.Match != nil && route.Match.HTTP != nil {
 			match = *route.Match.HTTP
