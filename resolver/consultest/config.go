@@ -22,7 +22,7 @@ import (
 // Bounds of memory of the entries of all kinds. Consul has none.
 const (
 	maxConfigEntries = 5000
-	maxConfigBytes   = 64 << 20
+	maxConfigBytes   = 16 << 20
 )
 
 // entrySet is config entries by kind, then name.
@@ -452,14 +452,34 @@ func (st *state) removeEntry(kind, name string, cas *uint64) (bool, error) {
 	return st.removeConfig(kind, name, cas)
 }
 
+// readConfigs is read for what look makes of the config entries: a query keeps blocking while
+// that is what it was at first, whatever else is written.
+func (s configAPI) readConfigs(w http.ResponseWriter, r *http.Request, look func(*state) any) error {
+	var first any
+	var seen uint64 // index
+	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
+		if seen == st.configs.index {
+			return seen, true
+		}
+		now := look(st)
+		if seen == 0 {
+			first = now
+		} else {
+			same = reflect.DeepEqual(first, now)
+		}
+		seen = st.configs.index
+		return seen, same
+	})
+}
+
 func (s configAPI) show(w http.ResponseWriter, r *http.Request, kind, name string) (any, error) {
 	if err := s.require(r, "service:read", name); err != nil {
 		return nil, err
 	}
 	var entry configEntry
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		entry = st.configs.entries[kind][name]
-		return st.configs.index, entry
+		return entry
 	})
 	if err == nil && entry == nil {
 		err = httpError{http.StatusNotFound, fmt.Sprintf("Config entry not found for %q / %q", kind, name)}
@@ -472,9 +492,9 @@ func (s configAPI) list(w http.ResponseWriter, r *http.Request, kind string) (an
 		return nil, err
 	}
 	var entries []configEntry
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		entries = sorted(st.configs.entries[kind])
-		return st.configs.index, entries
+		return entries
 	})
 	if err == nil && s.filter(w, r, len(entries)) {
 		entries = entries[:0]
@@ -498,13 +518,13 @@ func (s configAPI) chain(w http.ResponseWriter, r *http.Request) (any, error) {
 	datacenter := cmp.Or(r.URL.Query().Get("compile-dc"), s.datacenter)
 	var answer struct{ Chain *chain }
 	var failed error
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		compiled, err := st.configs.entries.compile(service, datacenter, s.authority().trustDomain)
 		if failed = err; err == nil {
 			compiled.AutoVirtualIPs, compiled.ManualVirtualIPs = st.configs.ipsOf(service)
 		}
 		answer.Chain = compiled
-		return st.configs.index, compiled
+		return compiled
 	})
 	return answer, cmp.Or(err, failed)
 }

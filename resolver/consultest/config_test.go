@@ -352,10 +352,10 @@ func TestTheStoreOfConfigEntriesIsBounded(t *testing.T) {
 	pad := bytes.Repeat([]byte("x"), 500<<10)
 	var err error
 	n := 0
-	for ; n < 200 && err == nil; n++ {
+	for ; n < 100 && err == nil; n++ {
 		err = s.WriteConfig(fmt.Sprintf(`{"Kind":"service-defaults","Name":"s%d","Meta":{"pad":"%s"}}`, n, pad))
 	}
-	if err == nil || !strings.Contains(err.Error(), "the store of config entries is full") || n < 100 {
+	if err == nil || !strings.Contains(err.Error(), "the store of config entries is full") || n < 30 {
 		t.Errorf("write %d: got %v", n, err)
 	}
 	must(t, s.DeleteConfig("service-defaults", "s0"))

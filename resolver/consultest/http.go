@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -342,20 +341,6 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 		index, found := look(st)
 		same, missed = missed && !found, !found
 		return index, same
-	})
-}
-
-// readChanged is read for things that most changes of their index leave as they are: a query
-// keeps blocking while what look returns is what it returned at first.
-func (s *Server) readChanged(w http.ResponseWriter, r *http.Request, look func(*state) (uint64, any)) error {
-	var first []any
-	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
-		index, thing := look(st)
-		if first == nil {
-			first = []any{thing}
-			return index, false
-		}
-		return index, reflect.DeepEqual(first[0], thing)
 	})
 }
 
