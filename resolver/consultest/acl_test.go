@@ -38,6 +38,8 @@ func TestACL(t *testing.T) {
 			{"GET", "/v1/config/service-defaults", "", 200, 200, "", "[]"},
 			{"GET", "/v1/config/service-defaults/web", "", 200, 403, "service:read", ""},
 			{"GET", "/v1/discovery-chain/web", "", 200, 403, "service:read", ""},
+			{"GET", "/v1/config/proxy-defaults/global", "", 404, 404, "", "Config entry not found"},
+			{"DELETE", "/v1/config/proxy-defaults/global", "", 200, 403, "'mesh:write'", ""},
 			{"DELETE", "/v1/config/service-defaults/none", "", 200, 403, "service:write", ""},
 			{"DELETE", "/v1/config/service-intentions/none", "", 200, 403, "intention:write", ""},
 			{"GET", "/v1/kv/a?recurse", "", 200, 404, "", ""},

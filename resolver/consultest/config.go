@@ -54,14 +54,16 @@ func (s entrySet) count() (n int) {
 	return n
 }
 
-// has reports whether there is an entry of any kind with that name.
-func (s entrySet) has(name string) bool {
-	for _, of := range s {
-		if of[name] != nil {
-			return true
+// services returns the names of those with an entry of their own.
+func (s entrySet) services() []string {
+	names := make(map[string]bool)
+	for kind, of := range s {
+		for name := range of {
+			names[name] = kind != proxyKind || names[name]
 		}
 	}
-	return false
+	maps.DeleteFunc(names, func(_ string, service bool) bool { return !service })
+	return slices.Sorted(maps.Keys(names))
 }
 
 // referrers returns the names of the entries that refer to a service.
@@ -94,7 +96,7 @@ func newConfigStore() configStore {
 // assignIP gives a service with entries an address, as Consul does for its transparent proxies.
 func (c *configStore) assignIP(name string) {
 	switch _, ok := c.virtualIPs[name]; {
-	case !c.entries.has(name):
+	case !slices.Contains(c.entries.services(), name):
 		delete(c.virtualIPs, name)
 	case !ok:
 		c.lastIP = c.lastIP.Next()
@@ -126,7 +128,7 @@ func (st *state) putConfig(entry configEntry, cas *uint64) (bool, error) {
 		return false, httpError{http.StatusInsufficientStorage,
 			fmt.Sprintf("the store of config entries is full: it holds at most %d entries and %d bytes", maxConfigEntries, maxConfigBytes)}
 	}
-	if err := set.checkChains(name); err != nil {
+	if err := set.checkChains(kind, name); err != nil {
 		return false, err
 	}
 	of.ModifyIndex = st.next()
@@ -141,6 +143,11 @@ func (st *state) putConfig(entry configEntry, cas *uint64) (bool, error) {
 // removeConfig removes an entry, if there is one and no chain breaks of it, and reports whether
 // cas let it.
 func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
+	if kind == proxyKind {
+		if err := checkProxyName(name); err != nil {
+			return false, err
+		}
+	}
 	old := st.configs.entries[kind][name]
 	if old == nil {
 		return true, nil
@@ -149,7 +156,7 @@ func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
 		return false, nil
 	}
 	set := st.configs.entries.with(kind, name, nil)
-	if err := set.checkChains(name); err != nil {
+	if err := set.checkChains(kind, name); err != nil {
 		return false, err
 	}
 	st.next()
@@ -186,7 +193,7 @@ func (t *entryTail) measure(entry configEntry) {
 }
 
 // newEntry returns an empty one, or nil for an unknown kind.
-func newEntry(kind string) any {
+func newEntry(kind string) anyEntry {
 	switch kind {
 	case defaultsKind:
 		return new(serviceDefaults)
@@ -196,6 +203,8 @@ func newEntry(kind string) any {
 		return new(serviceSplitter)
 	case resolverKind:
 		return new(serviceResolver)
+	case proxyKind:
+		return new(proxyDefaults)
 	case intentionsKind:
 		return new(intentionEntry)
 	}
@@ -205,15 +214,15 @@ func newEntry(kind string) any {
 // consulKinds are those that Consul has beside.
 var consulKinds = []string{
 	"api-gateway", "bound-api-gateway", "control-plane-request-limit", "exported-services", "file-system-certificate", "http-route",
-	"ingress-gateway", "inline-certificate", "jwt-provider", "mesh", "proxy-defaults", "sameness-group", "tcp-route", "terminating-gateway",
+	"ingress-gateway", "inline-certificate", "jwt-provider", "mesh", "sameness-group", "tcp-route", "terminating-gateway",
 }
 
 // checkKind returns an error with that status if Consul has no such kind.
 func checkKind(kind string, status int) error {
 	switch {
 	case slices.Contains(consulKinds, kind):
-		return badRequest("consultest: config entries of kind %q are not supported: only %s, %s, %s, %s and %s",
-			kind, defaultsKind, routerKind, splitterKind, resolverKind, intentionsKind)
+		return badRequest("consultest: config entries of kind %q are not supported: only %s",
+			kind, strings.Join([]string{defaultsKind, routerKind, splitterKind, resolverKind, proxyKind, intentionsKind}, ", "))
 	case newEntry(kind) == nil:
 		return httpError{status, "invalid config entry kind: " + kind}
 	}
@@ -222,7 +231,7 @@ func checkKind(kind string, status int) error {
 
 // decodeEntry reads an entry as Consul does: the names of fields may be in snake case, and all
 // that are unknown are named.
-func decodeEntry(body []byte) (any, error) {
+func decodeEntry(body []byte) (anyEntry, error) {
 	const failed = "Request decoding failed: "
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
@@ -260,10 +269,10 @@ func decodeEntry(body []byte) (any, error) {
 }
 
 func unknownKeys(kind string, keys []string) string {
-	if kind == defaultsKind {
+	if kind == defaultsKind || kind == proxyKind {
 		for _, key := range keys {
 			if slices.Contains(unsupportedDefaults, key) {
-				return fmt.Sprintf("consultest: %s of a %s entry is not supported: leave it out", key, kind)
+				return fmt.Sprintf("consultest: %s of %s is not supported: leave it out", key, kind)
 			}
 		}
 	}
@@ -360,14 +369,7 @@ func (s configAPI) write(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	permission, name := "service:write", ""
-	switch entry := entry.(type) {
-	case *intentionEntry:
-		permission, name = "intention:write", entry.Name
-	case configEntry:
-		name = entry.head().Name
-	}
-	if err := s.require(r, permission, name); err != nil {
+	if err := s.requireWrite(r, entry.head().Kind, entry.head().Name); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -375,8 +377,28 @@ func (s configAPI) write(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return s.st.putEntry(entry, cas)
 }
 
+// requireWrite rejects a request whose token may not write an entry.
+func (s configAPI) requireWrite(r *http.Request, kind, name string) error {
+	switch kind {
+	case intentionsKind:
+		return s.require(r, "intention:write", name)
+	case proxyKind:
+		return s.requireRight(r, "'mesh:write'")
+	}
+	return s.require(r, "service:write", name)
+}
+
+// requireRead rejects a request whose token may not read an entry. All may read that of proxies.
+func (s configAPI) requireRead(r *http.Request, kind, name string) error {
+	if kind == proxyKind {
+		_, err := s.allowed(r)
+		return err
+	}
+	return s.require(r, "service:read", name)
+}
+
 // putEntry stores an entry of any kind.
-func (st *state) putEntry(entry any, cas *uint64) (bool, error) {
+func (st *state) putEntry(entry anyEntry, cas *uint64) (bool, error) {
 	switch entry := entry.(type) {
 	case *intentionEntry:
 		return true, st.putIntentions(*entry)
@@ -420,11 +442,7 @@ func (s configAPI) remove(r *http.Request, kind, name string, one bool) (any, er
 	if err := checkKind(kind, http.StatusBadRequest); err != nil {
 		return nil, err
 	}
-	permission := "service:write"
-	if kind == intentionsKind {
-		permission = "intention:write"
-	}
-	if err := s.require(r, permission, name); err != nil {
+	if err := s.requireWrite(r, kind, name); err != nil {
 		return nil, err
 	}
 	cas, err := casOf(r)
@@ -473,7 +491,7 @@ func (s configAPI) readConfigs(w http.ResponseWriter, r *http.Request, look func
 }
 
 func (s configAPI) show(w http.ResponseWriter, r *http.Request, kind, name string) (any, error) {
-	if err := s.require(r, "service:read", name); err != nil {
+	if err := s.requireRead(r, kind, name); err != nil {
 		return nil, err
 	}
 	var entry configEntry
@@ -496,7 +514,7 @@ func (s configAPI) list(w http.ResponseWriter, r *http.Request, kind string) (an
 		entries = sorted(st.configs.entries[kind])
 		return entries
 	})
-	if err == nil && s.filter(w, r, len(entries)) {
+	if err == nil && kind != proxyKind && s.filter(w, r, len(entries)) {
 		entries = entries[:0]
 	}
 	return entries, err

@@ -256,8 +256,9 @@ func TestWriteConfigRefuses(t *testing.T) {
 		{`{"Kind":"service-router","Name":"web","Routes":[{"Destination":{"NumRetries":-1}}]}`, "cannot unmarshal number -1"},
 		{`{"Kind":"service-router","Name":"web","Routes":[{"Destination":{"RequestTimeout":"soon"}}]}`, `invalid duration "soon"`},
 		{`{"Kind":"service-router","Name":"web","Routes":5}`, "cannot unmarshal number"},
-		{`{"Kind":"service-defaults","Name":"web","Protocol":"grpc","UpstreamConfig":{}}`, "consultest: UpstreamConfig of a service-defaults entry is not supported: leave it out"},
-		{`{"Kind":"proxy-defaults","Name":"global"}`, `consultest: config entries of kind "proxy-defaults" are not supported: only service-defaults, service-router`},
+		{`{"Kind":"service-defaults","Name":"web","Protocol":"grpc","UpstreamConfig":{}}`, "consultest: UpstreamConfig of service-defaults is not supported: leave it out"},
+		{`{"Kind":"proxy-defaults","Name":"global","FailoverPolicy":{}}`, "consultest: FailoverPolicy of proxy-defaults is not supported: leave it out"},
+		{`{"Kind":"http-route","Name":"web"}`, `consultest: config entries of kind "http-route" are not supported: only service-defaults, service-router`},
 		{`{"Kind":"mystery","Name":"web"}`, "invalid config entry kind: mystery"},
 		{`{"Kind":"service-router","Name":"web","Routes":[` + deep(5000) + `]}`, `invalid config key "Routes[0].Match.Match"`},
 		{map[string]any{"Kind": "service-defaults"}, "Name is required"},
@@ -271,7 +272,7 @@ func TestWriteConfigRefuses(t *testing.T) {
 	if err := s.DeleteConfig("service-defaults", "web"); err == nil || !strings.Contains(err.Error(), "does not permit advanced routing") {
 		t.Errorf("got %v", err)
 	}
-	if err := s.DeleteConfig("proxy-defaults", "global"); err == nil || !strings.Contains(err.Error(), "not supported") {
+	if err := s.DeleteConfig("ingress-gateway", "global"); err == nil || !strings.Contains(err.Error(), "not supported") {
 		t.Errorf("got %v", err)
 	}
 	must(t, s.DeleteConfig("service-splitter", "web"))

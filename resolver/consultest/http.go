@@ -422,17 +422,21 @@ func (s *config) allowed(r *http.Request) (bool, error) {
 	}
 }
 
-// require rejects a request whose token lacks a permission, with Consul's text.
+// require rejects a request whose token lacks a permission on something, with Consul's text.
 func (s *config) require(r *http.Request, permission, on string) error {
+	return s.requireRight(r, fmt.Sprintf("'%s' on %q", permission, on))
+}
+
+// requireRight is require for any right.
+func (s *config) requireRight(r *http.Request, right string) error {
 	allowed, err := s.allowed(r)
 	if allowed || err != nil {
 		return err
 	}
-	text := fmt.Sprintf("Permission denied: anonymous token lacks permission '%s' on %q. "+
-		"The anonymous token is used implicitly when a request does not specify a token.", permission, on)
+	text := fmt.Sprintf("Permission denied: anonymous token lacks permission %s. "+
+		"The anonymous token is used implicitly when a request does not specify a token.", right)
 	if token := tokenOf(r); token != "" {
-		text = fmt.Sprintf("Permission denied: token with AccessorID '%s' lacks permission '%s' on %q",
-			uuidOf("token "+token), permission, on)
+		text = fmt.Sprintf("Permission denied: token with AccessorID '%s' lacks permission %s", uuidOf("token "+token), right)
 	}
 	return httpError{http.StatusForbidden, text}
 }

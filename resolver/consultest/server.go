@@ -216,7 +216,7 @@ func (s *Server) SetIntentions(destination, sources string) error {
 		s.st.removeIntentions(destination)
 		return nil
 	}
-	entry := intentionEntry{Kind: intentionsKind, Name: destination}
+	entry := intentionEntry{entryHead: entryHead{intentionsKind, destination}}
 	if err := json.Unmarshal([]byte(sources), &entry.Sources); err != nil {
 		return badRequest("Request decode failed: %v", err)
 	}
