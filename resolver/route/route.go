@@ -8,6 +8,8 @@ package route
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,6 +27,11 @@ type Chain struct {
 	// Sticky is the metadata key whose value decides the arm of a call, so that one user stays
 	// at one arm while its weight does not shrink; empty is by chance.
 	Sticky string `json:"sticky,omitempty"`
+
+	once          sync.Once
+	err           error // of Check
+	matchers      []matcher
+	readsMetadata bool
 }
 
 // Route is one route of a service-router, or the only one of a chain without a router.
@@ -55,7 +62,8 @@ type Arm struct {
 	// Failover are the IDs of the targets that take over, in this order.
 	Failover []string `json:"failover,omitempty"`
 
-	// Request and Response change metadata: those of the route first, then of each splitter.
+	// Request and Response change metadata, in this order: on the way to the target that of the
+	// route first, then of each splitter, and on the way back the other way round.
 	Request  []Headers `json:"request,omitempty"`
 	Response []Headers `json:"response,omitempty"`
 
@@ -102,8 +110,8 @@ type Retry struct {
 	OnConnectFailure bool `json:"on_connect_failure,omitempty"`
 }
 
-// Headers changes metadata: first Set, then Add, then Remove, as Consul's proxies do. Keys
-// are lower case, none is a pseudo header, and none begins with "grpc-".
+// Headers changes metadata, by [Headers.Apply]. Keys are lower case, none is a pseudo header,
+// and none begins with "grpc-".
 type Headers struct {
 	Add    map[string]string `json:"add,omitempty"`
 	Set    map[string]string `json:"set,omitempty"`
@@ -144,10 +152,12 @@ type Watcher interface {
 type RefusedError struct {
 	Service string
 	Index   uint64   // of the answer
-	Parts   []string // each names the config entry, the field, its value and what to write instead
+	Parts   []string // each names the config entry or route, the field, its value and what to write instead
+	// HTTP is the chain where only gRPC cannot mean those parts, see [Chain.HTTPOnly].
+	HTTP *Chain
 }
 
 // Error names the service and the parts.
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("the discovery chain of %q has parts that gRPC cannot mean: %v", e.Service, e.Parts)
+	return fmt.Sprintf("the discovery chain of %q has parts that are not supported: %s", e.Service, strings.Join(e.Parts, "; "))
 }
