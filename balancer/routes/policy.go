@@ -80,7 +80,8 @@ func (p *policy) UpdateClientConnState(s balancer.ClientConnState) error {
 		if len(targets) > 0 {
 			plain = targets[0]
 		}
-		plain.ID, targets = "", []TargetState{plain}
+		plain.ID = ""
+		targets = []TargetState{plain}
 	}
 	children := make([]child, len(targets))
 	for i, t := range targets {
