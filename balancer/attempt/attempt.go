@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -109,10 +110,21 @@ type Route struct {
 	// Others are the IDs of the targets that a further attempt may go to when Target has no
 	// instance without one, by preference.
 	Others []string
+	// Destination identifies what answers, in all chains and processes.
+	Destination string
+	Retry       *Retry // nil is the method's policy alone
+}
+
+// Retry is what a route adds to the retry rule of a method. Only calls that may run twice are
+// retried.
+type Retry struct {
+	Attempts         int          // at most, with the first; 0 is the policy's
+	Codes            []codes.Code // beside the policy's
+	OnConnectFailure bool         // also when nothing was sent
 }
 
 // SetRoute records where the call goes, for this attempt and those after it. Interceptors call
-// it before the first attempt.
+// it before the first attempt, and pickers when they send one elsewhere.
 func (r *Record) SetRoute(route *Route) { r.route.Store(route) }
 
 // Route is where the call goes; nil is where the channel goes.
@@ -235,6 +247,16 @@ func FromOrNew(ctx context.Context, kind Kind) (context.Context, *Record) {
 	}
 	c := &Context{}
 	return c, c.Init(ctx, kind)
+}
+
+// Again derives from ctx the context of a further call that goes where that of ctx goes, with a
+// record of its own.
+func Again(ctx context.Context) context.Context {
+	record := New()
+	if r := FromContext(ctx); r != nil {
+		record.SetRoute(r.Latest().Route())
+	}
+	return NewContext(ctx, record)
 }
 
 // Avoid excludes instances that refused such calls and returned when to retry.

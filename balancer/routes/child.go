@@ -3,6 +3,7 @@ package routes
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/balancer"
@@ -70,6 +71,21 @@ func parseConfig(text json.RawMessage) (*config, error) {
 		}
 	}
 	return nil, fmt.Errorf(`%s: child %q: no such policy is registered: write [{"meshlite_least_request": {}}]`, Name, names)
+}
+
+// policyOf is what the first arm that reaches a target says of its policy.
+func policyOf(chain *route.Chain, id string) *route.LoadBalancer {
+	if chain == nil {
+		return nil
+	}
+	for _, r := range chain.Routes {
+		for _, a := range r.Arms {
+			if a.Target == id || slices.Contains(a.Failover, id) {
+				return a.LoadBalancer
+			}
+		}
+	}
+	return nil
 }
 
 // ownPrefix begins the names of policies of this module.

@@ -6,8 +6,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync/atomic"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
@@ -55,10 +57,11 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 		for _, arm := range r.Arms {
 			a := plannedArm{Arm: arm}
 			for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
+				target := chain.Targets[id]
 				if slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
 					continue
 				}
-				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id}, choice: route.Choice{Route: r, Arm: arm, Target: chain.Targets[id]}}
+				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: retryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}
 				w.counts = cmp.Or(earlier[w.countKey()], &counts{})
 				p.ways[&w.Route] = w
 				a.ways = append(a.ways, w)
@@ -69,6 +72,24 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 		p.routes = append(p.routes, planned)
 	}
 	return p
+}
+
+// retryOf is what a route says of retries, for records. A chain has names of codes only.
+func retryOf(r *route.Retry) *attempt.Retry {
+	if r == nil {
+		return nil
+	}
+	retry := &attempt.Retry{OnConnectFailure: r.OnConnectFailure}
+	if r.Attempts > 0 {
+		retry.Attempts = int(r.Attempts) + 1
+	}
+	for _, name := range r.Codes {
+		var code codes.Code
+		if err := code.UnmarshalJSON([]byte(strconv.Quote(name))); err == nil {
+			retry.Codes = append(retry.Codes, code)
+		}
+	}
+	return retry
 }
 
 // countKey identifies a way in chains before and after.

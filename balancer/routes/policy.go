@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ func (p *policy) UpdateClientConnState(s balancer.ClientConnState) error {
 	children := make([]child, len(targets))
 	for i, t := range targets {
 		var err error
-		if children[i], err = c.of(t.Policy); err != nil {
+		if children[i], err = c.of(cmp.Or(t.Policy, policyOf(a.chain, t.ID))); err != nil {
 			return fmt.Errorf("%s: target %q: %w", Name, t.ID, err)
 		}
 	}
@@ -346,10 +347,11 @@ func (p *policy) update() {
 			p.soon.Reset(0)
 		}
 	}
-	p.router.attach(p, p.plan, p.health, p.changed)
+	state := p.connectivity()
+	p.router.attach(p, p.plan, p.health, p.changed, state == connectivity.Connecting)
 	p.changed = false
 	p.logChanges()
-	p.cc.UpdateState(balancer.State{ConnectivityState: p.connectivity(), Picker: p.picker})
+	p.cc.UpdateState(balancer.State{ConnectivityState: state, Picker: p.picker})
 }
 
 // health is that of a target of the plan.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
 
@@ -62,6 +63,7 @@ type exchange struct {
 	values      metadataValues
 	directives  cachecontrol.Directives
 	wantsResult bool   // the call carries x-cache
+	destination string // that a chain of routes has chosen, "" without one
 	key         string // without the metadata that only answers vary by
 	found       lookup // the latest
 	origin      origin
@@ -291,10 +293,14 @@ func (l *load) run(ctx context.Context) loaded {
 	}
 	got, err := l.origin.fetch(ctx, etag)
 	if err == nil && etag != "" && len(got.header[notModified]) > 0 {
-		if matches(got.header[notModified], etag) {
+		if matches(got.header[notModified], etag) && !l.isElsewhere(ctx) {
 			return l.revalidated(got.header)
 		}
+		ctx = attempt.Again(ctx)
 		got, err = l.origin.fetch(ctx, "") // the origin confirms an answer that we do not have
+	}
+	if l.isElsewhere(ctx) {
+		return loaded{delivered: true, unshared: true, result: Miss, err: err}
 	}
 	if err != nil {
 		l.keepFailure(ctx, err, got)
@@ -304,6 +310,12 @@ func (l *load) run(ctx context.Context) loaded {
 	e := l.entryOf(l.variantKey(vary), got)
 	l.keep(e, vary)
 	return loaded{entry: e, vary: vary, delivered: true, result: Miss}
+}
+
+// isElsewhere reports whether another destination than that of the key has answered, as after a
+// retry in another arm of a route: what it has answered is not what the key identifies.
+func (l *load) isElsewhere(ctx context.Context) bool {
+	return destinationOf(ctx, l.values.side) != l.destination
 }
 
 // revalidated stores the expired entry anew, and returns it for the caller: what the origin

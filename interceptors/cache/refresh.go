@@ -52,7 +52,7 @@ func (x *exchange) refresh(ctx context.Context) {
 	}
 	// A clone, since the caller may change its request as soon as it has its answer. Without
 	// the directives, which are for the caller's own call.
-	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, key: x.key, found: x.found, optionsKey: x.optionsKey}
+	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, destination: x.destination, key: x.key, found: x.found, optionsKey: x.optionsKey}
 	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
 		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // those that have joined start again, and one leads
