@@ -73,19 +73,22 @@ func parseConfig(text json.RawMessage) (*config, error) {
 	return nil, fmt.Errorf(`%s: child %q: no such policy is registered: write [{"meshlite_least_request": {}}]`, Name, names)
 }
 
-// policyOf is what the first arm that reaches a target says of its policy.
-func policyOf(chain *route.Chain, id string) *route.LoadBalancer {
+// policiesOf are the policies of targets, by ID: those of the first arm that reaches them.
+func policiesOf(chain *route.Chain) map[string]*route.LoadBalancer {
+	policies := map[string]*route.LoadBalancer{}
 	if chain == nil {
-		return nil
+		return policies
 	}
 	for _, r := range chain.Routes {
 		for _, a := range r.Arms {
-			if a.Target == id || slices.Contains(a.Failover, id) {
-				return a.LoadBalancer
+			for _, id := range slices.Concat([]string{a.Target}, a.Failover) {
+				if _, ok := policies[id]; !ok {
+					policies[id] = a.LoadBalancer
+				}
 			}
 		}
 	}
-	return nil
+	return policies
 }
 
 // ownPrefix begins the names of policies of this module.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,10 +76,11 @@ func (b *backend) start(t *testing.T) {
 type real struct {
 	t        *testing.T
 	router   *routes.Router
-	resolver *manual.Resolver
+	cc       resolver.ClientConn
 	conn     *grpc.ClientConn
 	backends map[string][]*backend
 	tables   map[string]*balancer.Table
+	switches bool // to another policy, without a chain
 }
 
 func newReal(t *testing.T, sizes map[string]int) *real {
@@ -88,7 +90,12 @@ func newReal(t *testing.T, sizes map[string]int) *real {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &real{t: t, router: router, resolver: manual.NewBuilderWithScheme("chains"), backends: map[string][]*backend{}, tables: map[string]*balancer.Table{}}
+	r := &real{t: t, router: router, backends: map[string][]*backend{}, tables: map[string]*balancer.Table{}}
+	chains, built := manual.NewBuilderWithScheme("chains"), make(chan struct{})
+	chains.BuildCallback = func(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) {
+		r.cc = cc
+		close(built)
+	}
 	for id, n := range sizes {
 		r.tables[id] = balancer.NewTable().WithLogger(log)
 		for range n {
@@ -116,15 +123,20 @@ func newReal(t *testing.T, sizes map[string]int) *real {
 			record = record.Next()
 		}
 		router.Count(at, err)
+		if to := record.Route(); err == nil && to != nil && !r.switches && !r.has(to.Target, record.Picked().Address) {
+			t.Errorf("a call that was sent to %q by %v went to %s", to.Target, at, record.Picked().Address)
+		}
 		return err
 	}
-	r.conn, err = grpc.NewClient("chains:///catalog", grpc.WithNoProxy(), grpc.WithResolvers(r.resolver), grpc.WithUnaryInterceptor(choose),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableServiceConfig(),
+	r.conn, err = grpc.NewClient("chains:///catalog", grpc.WithNoProxy(), grpc.WithResolvers(chains), grpc.WithUnaryInterceptor(choose),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"meshlite_routes": `+policies+`}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.conn.Close() })
+	r.conn.Connect()
+	<-built
 	return r
 }
 
@@ -143,7 +155,19 @@ func (r *real) set(chain *route.Chain, ids ...string) {
 		}
 		targets = append(targets, t)
 	}
-	r.resolver.UpdateState(routes.WithTargets(resolver.State{}, chain, targets, r.router))
+	if chain == nil && r.switches {
+		state := targets[0].State
+		state.ServiceConfig = r.cc.ParseServiceConfig(`{"loadBalancingConfig": [{"meshlite_round_robin": {}}]}`)
+		_ = r.cc.UpdateState(state)
+		return
+	}
+	state := resolver.State{ServiceConfig: r.cc.ParseServiceConfig(`{"loadBalancingConfig": [{"meshlite_routes": ` + policies + `}]}`)}
+	_ = r.cc.UpdateState(routes.WithTargets(state, chain, targets, r.router))
+}
+
+// has reports whether an instance of a target is at address.
+func (r *real) has(target, address string) bool {
+	return slices.ContainsFunc(r.backends[target], func(b *backend) bool { return b.address == address })
 }
 
 func (r *real) call() error {
@@ -222,12 +246,20 @@ func withService(c *route.Chain) *route.Chain {
 	return c
 }
 
-// Chains that change under load drop no call, and targets that stay keep their connections.
+// Chains that change under load drop no call. Calls go where they were sent, and targets that stay
+// keep their connections, unless the resolver names another policy while there is no chain.
 //
 // Case T5: A changed chain opens and closes no connection of a target that both have.
 // Case T16: Chain deleted: plain discovery again, 0 failed calls.
 func TestChainsChangeUnderLoad(t *testing.T) {
+	for _, switches := range []bool{false, true} {
+		t.Run(fmt.Sprint("switches=", switches), func(t *testing.T) { changeChains(t, switches) })
+	}
+}
+
+func changeChains(t *testing.T, switches bool) {
 	r := newReal(t, map[string]int{"service": 2, "v1": 2, "v2": 2})
+	r.switches = switches
 	r.during(func() {
 		for range 5 {
 			r.set(nil, "service")
@@ -240,7 +272,7 @@ func TestChainsChangeUnderLoad(t *testing.T) {
 			r.until("calls go to v1", r.calledMore(5, "service", "v1"))
 		}
 	})
-	if n := r.accepted("service"); n != 2 {
+	if n := r.accepted("service"); n != 2 && !switches {
 		t.Errorf("2 instances of the target that stays have accepted %d connections", n)
 	}
 	var failed, succeeded uint64

@@ -84,10 +84,10 @@ func (p *policy) UpdateClientConnState(s balancer.ClientConnState) error {
 		plain.ID = ""
 		targets = []TargetState{plain}
 	}
-	children := make([]child, len(targets))
+	policies, children := policiesOf(a.chain), make([]child, len(targets))
 	for i, t := range targets {
 		var err error
-		if children[i], err = c.of(cmp.Or(t.Policy, policyOf(a.chain, t.ID))); err != nil {
+		if children[i], err = c.of(cmp.Or(t.Policy, policies[t.ID])); err != nil {
 			return fmt.Errorf("%s: target %q: %w", Name, t.ID, err)
 		}
 	}
