@@ -3,7 +3,6 @@ package routes
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -157,9 +156,8 @@ func (p *policy) retire(l *leaf) {
 
 // arrange builds the policies of leaves that are wanted, updates those that have changed,
 // publishes the result, and closes what is not needed. The caller holds p.calls, and has set
-// p.paused.
-func (p *policy) arrange(changed []*leaf) error {
-	var errs []error
+// p.paused. The error is the first one of a leaf, as it is: gRPC compares it.
+func (p *policy) arrange(changed []*leaf) (err error) {
 	p.mu.Lock()
 	p.examine()
 	updates := p.builds(changed)
@@ -168,7 +166,9 @@ func (p *policy) arrange(changed []*leaf) error {
 		if u.in.balancer == nil {
 			u.in.balancer = u.in.child.builder.Build(u.in, p.opts)
 		}
-		errs = append(errs, u.in.balancer.UpdateClientConnState(u.state))
+		if wrong := u.in.balancer.UpdateClientConnState(u.state); err == nil {
+			err = wrong
+		}
 	}
 	p.mu.Lock()
 	p.paused = false
@@ -183,7 +183,7 @@ func (p *policy) arrange(changed []*leaf) error {
 	p.retired = nil
 	p.unlock()
 	closeAll(retired)
-	return errors.Join(errs...)
+	return err
 }
 
 func closeAll(retired []*inner) {
