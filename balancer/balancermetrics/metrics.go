@@ -1,10 +1,10 @@
-// Package metrics exports to Prometheus how calls are spread over endpoints: picks, latency to
-// the first response, ejections and their reasons.
+// Package balancermetrics exports to Prometheus how calls are spread over endpoints: picks,
+// latency to the first response, ejections and their reasons.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	builder := resolver.NewBuilder(directory)
-//	registry.MustRegister(metrics.New(builder.Picks))
+//	registry.MustRegister(balancermetrics.New(builder.Picks))
 //
 // A meshlite.Runtime does so by itself.
 //
@@ -17,7 +17,7 @@
 // while all its channels are closed or idle. Both begin anew when they are back, which
 // rate and increase take for a restart. Counters that are put together never fall
 // because a part of them is gone.
-package metrics
+package balancermetrics
 
 import (
 	"sync"
