@@ -133,7 +133,7 @@ func TestCheckReportsWhatIsWrongAndTheFix(t *testing.T) {
 		"dead": {closedPort(t), "passing", 1, []string{"✗ x-1", "refuses connections, Consul says passing\n",
 			"is the process running, and listening there? If it is gone for good: `consul services deregister -id=x-1` on node consultest\n"}},
 		"dead, as Consul knows":      {closedPort(t), "critical", 1, []string{"✗ x-1", "refuses connections, Consul says critical (lease)\n"}},
-		"frozen":                     {silent.Addr().String(), "passing", 1, []string{"accepts connections but does not answer in time", "is the process stalled"}},
+		"stalled":                    {silent.Addr().String(), "passing", 1, []string{"accepts connections but does not answer in time", "is the process stalled"}},
 		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"reports NOT_SERVING, Consul says passing", "clients still call it: make its check in Consul call grpc.health.v1"}},
 		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "reports NOT_SERVING, Consul says critical", "see its log"}},
 		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients do not call it while enough others are healthy: can the agent on node consultest reach"}},

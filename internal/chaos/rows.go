@@ -39,7 +39,7 @@ func rows() []row {
 		aim: aim{heal: twoHeartbeats},
 	}, {
 		// Case R4
-		name: "consul-frozen", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
+		name: "consul-stalled", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
 		does:   "Consul is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeConsul, heal: thawConsul,
 		wanted: "all registered, and Consul says so", healed: allRegistered,
@@ -89,10 +89,10 @@ func rows() []row {
 		aim: aim{heal: 10 * time.Second, inFlight: true},
 	}, {
 		// Case F3
-		name: "instance-frozen", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
+		name: "instance-stalled", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
 		does:   "one instance is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeInstance, heal: thawInstance,
-		wanted: "it is called again", healed: frozenCalled,
+		wanted: "it is called again", healed: stalledCalled,
 		aim: aim{heal: 20 * time.Second, failed: 10},
 	}, {
 		// Case F4
@@ -167,7 +167,7 @@ func restartConsul(ctx context.Context, s *scene) error {
 func startConsul(ctx context.Context, s *scene) error { return s.consul.Start(ctx) }
 
 func freezeConsul(ctx context.Context, s *scene) error {
-	s.say("consul is frozen for %v", s.lasts)
+	s.say("consul is stalled for %v", s.lasts)
 	if err := s.consul.Freeze(); err != nil {
 		return err
 	}
@@ -260,10 +260,10 @@ func killInstance(_ context.Context, s *scene) error {
 }
 
 func freezeInstance(ctx context.Context, s *scene) error {
-	s.frozen = s.living[0]
-	s.touched[s.frozen.Address] = true
-	s.say("%s is frozen for %v", s.frozen.ID, s.lasts)
-	if err := s.frozen.Freeze(); err != nil {
+	s.stalled = s.living[0]
+	s.touched[s.stalled.Address] = true
+	s.say("%s is stalled for %v", s.stalled.ID, s.lasts)
+	if err := s.stalled.Freeze(); err != nil {
 		return err
 	}
 	return pause(ctx, s.lasts)
@@ -271,11 +271,11 @@ func freezeInstance(ctx context.Context, s *scene) error {
 
 func thawInstance(_ context.Context, s *scene) error {
 	s.ended = time.Now()
-	return s.frozen.Thaw()
+	return s.stalled.Thaw()
 }
 
-func frozenCalled(_ context.Context, s *scene) bool {
-	return s.customer.tally.answers(s.frozen.Address, s.ended)
+func stalledCalled(_ context.Context, s *scene) bool {
+	return s.customer.tally.answers(s.stalled.Address, s.ended)
 }
 
 func startFailing(ctx context.Context, s *scene) error {
