@@ -142,7 +142,7 @@ func TestOfManyAFewAreCompared(t *testing.T) {
 	}, weights...)
 }
 
-// What was learned outlives the picker, the connection and the channel.
+// What was measured outlives the picker, the connection and the channel.
 //
 // Case P3
 func TestMemoryOutlivesIdleness(t *testing.T) {

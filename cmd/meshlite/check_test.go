@@ -280,7 +280,7 @@ func TestCheckOfAServerWithTwoNames(t *testing.T) {
 	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
 }
 
-// Built WithWarning or not, clients never call what has no weight.
+// With warning instances or not, clients never call what has no weight.
 func TestCheckOfNoWeight(t *testing.T) {
 	agent := openAgent(t)
 	host, port := splitAddress(t, openHealth(t, healthv1.HealthCheckResponse_SERVING, nil))
@@ -300,7 +300,7 @@ func TestCheckOfNoWeight(t *testing.T) {
 			r := runTool(t, "check")
 			r.want(t, 0, ", Consul says "+status+" with weight 0", "")
 			r.want(t, 0, "\n      clients never call it: register it with a weight above 0 for the state "+status+"\n", "")
-			if strings.Contains(r.out, "WithWarning") {
+			if strings.Contains(r.out, "WithWarningInstances") {
 				t.Errorf("it advises what does not help: %s", r.out)
 			}
 		})

@@ -17,7 +17,7 @@ const (
 	// is still registered.
 	twoHeartbeats = 12 * time.Second
 	// shortWait is what a client may wait for on a connection that has died in
-	// silence: with it, the query on it is given up after 7.1 s.
+	// silence: with it, the query on it is abandoned after 7.1 s.
 	shortWait = 2 * time.Second
 
 	// noticeable bounds the time until Consul's catalog shows a change.
@@ -97,15 +97,15 @@ func rows() []row {
 	}, {
 		// Case F4
 		name: "instance-failing", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
-		does:   "a fourth instance is started, which answers INTERNAL at once, and is mended",
-		inject: startFailing, heal: mendFailing,
-		wanted: "it is called again", healed: mendedCalled,
+		does:   "a fourth instance is started, which answers INTERNAL at once, and is fixed",
+		inject: startFailing, heal: fixFailing,
+		wanted: "it is called again", healed: fixedCalled,
 		aim: aim{heal: 20 * time.Second, failed: 12},
 	}, {
 		name: "instance-refusing", lasts: 20 * time.Second, lastsShort: 5 * time.Second,
-		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
-		inject: startRefusing, heal: mendFailing,
-		wanted: "it is called again", healed: mendedCalled,
+		does:   "a fourth instance is started, which refuses all calls for ten years, and is fixed",
+		inject: startRefusing, heal: fixFailing,
+		wanted: "it is called again", healed: fixedCalled,
 		// One more if calls were in flight to it when it was detected.
 		aim: aim{heal: 35 * time.Second, failed: 5},
 	}, {
@@ -197,7 +197,7 @@ func silenceConsul(ctx context.Context, s *scene) error {
 		return err
 	}
 	if newestCalled(ctx, s) {
-		return fmt.Errorf("the client has heard of %s, and so its connections were not silent", s.newest.ID)
+		return fmt.Errorf("the client has received %s, so its connections were not silent", s.newest.ID)
 	}
 	return nil
 }
@@ -317,13 +317,13 @@ func (s *scene) failerPasses(ctx context.Context) bool {
 	return err == nil && passing[s.failing.address]
 }
 
-func mendFailing(_ context.Context, s *scene) error {
+func fixFailing(_ context.Context, s *scene) error {
 	s.ended = time.Now()
 	s.failing.mend()
 	return nil
 }
 
-func mendedCalled(_ context.Context, s *scene) bool {
+func fixedCalled(_ context.Context, s *scene) bool {
 	return s.customer.tally.answers(s.failing.address, s.ended)
 }
 

@@ -159,7 +159,7 @@ func (s *scene) once(ctx context.Context) (time.Duration, error) {
 	return took, err
 }
 
-// steady begins the load and lets it go on in calm.
+// steady begins the load and lets it go on without a fault.
 func steady(ctx context.Context, s *scene) error {
 	s.customer.begin(ctx)
 	if err := s.whole(ctx); err != nil {
