@@ -62,15 +62,23 @@ type answer struct {
 	header, trailer metadata.MD
 }
 
-// exchange is the state of one call on its way through the cache. A hit needs no more than
-// that; origin and optionsKey are set for all others.
+// exchange is the state of one call on its way through the cache:
+//
+//	fastHit   looks up memory, and has the answer of most hits
+//	find      goes on from that lookup: serves, refreshes in the background, or
+//	coalesce  joins the flight of identical calls, whose leader
+//	lead      runs one load for all of them:
+//	load.run  reads the store, or else calls the origin, and
+//	load.keep stores the answer in memory and store
+//
+// A hit needs no more than the lookup; origin and optionsKey are set for all others.
 type exchange struct {
 	rule        *rule
 	request     proto.Message
 	values      metadataValues
 	directives  cachecontrol.Directives
 	wantsResult bool   // the call carries x-cache
-	key         string // without the metadata that only answers vary by
+	key         string // of the request; an answer that varies by metadata has a longer one
 	found       lookup // the latest
 	origin      origin
 	optionsKey  string // call options by which calls may fail differently
@@ -116,7 +124,7 @@ func (x *exchange) find(ctx context.Context) (*entry, Result, error) {
 	switch {
 	case x.rule.shadow:
 		return x.compare(ctx)
-	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached): // both: neither way is open
+	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached): // both: neither memory nor the origin may answer
 		return nil, Miss, errNotCached
 	case x.directives.Has(cachecontrol.NoCache):
 		return x.load(ctx)
@@ -154,7 +162,7 @@ func (x *exchange) coalesce(ctx context.Context) (*entry, Result, error) {
 		}
 		shared, leader := flights.join(x.flightKey())
 		switch {
-		case shared == nil:
+		case shared == nil: // too many flights
 			return x.load(ctx)
 		case leader:
 			// The flight before this one may have ended between the lookup and the join.
@@ -237,7 +245,7 @@ func (x *exchange) compare(ctx context.Context) (*entry, Result, error) {
 type loaded struct {
 	entry     *entry   // nil if it may not be stored
 	vary      []string // metadata keys of its own that it varies by
-	delivered bool     // the origin has given the caller its answer, beside the entry
+	delivered bool     // the caller has the answer from the origin already: find returns no entry
 	unshared  bool     // others must not use it: each of them loads alone
 	result    Result   // Miss, or Hit if the store had it
 	err       error
@@ -346,8 +354,8 @@ func (l *load) keep(e *entry, vary []string) {
 }
 
 // keepFailure stores a failure that the policy caches, and drops the expired entry if the
-// failure says that it is gone. Nothing changes while that entry may be served in place of
-// the failure, and by a failure after the caller's context has ended, which may be its effect.
+// failure says that it is gone. It changes nothing if that entry may be served in place of the
+// failure, or if the caller's context has ended, which may have caused the failure.
 func (l *load) keepFailure(ctx context.Context, err error, got answer) {
 	old, memory := l.found.entry, l.rule.cache.memory
 	if ctx.Err() != nil || l.staleOnError(old, err) {
@@ -384,7 +392,7 @@ type flights struct {
 type flight struct {
 	done chan struct{} // closed when the outcome is published
 	// loaded is the outcome: an entry or an error for all that wait. If it is unshared, each
-	// of them loads alone. If it has none of that, they start again, and one is the next leader.
+	// of them loads alone. If it is empty, they start again, and one is the next leader.
 	loaded
 }
 
@@ -445,8 +453,9 @@ func (x *exchange) lead(ctx context.Context, shared *flight) loaded {
 	return got
 }
 
-// shareable returns what a leader publishes of the load that it made: nothing if its own
-// context has ended, and that each loads alone if the result may concern the leader alone.
+// shareable returns what a leader publishes of the load that it made. It is empty if the load
+// failed because the leader's own context has ended, so that another one leads, and unshared
+// if the result may concern the leader alone.
 func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 	if got.err != nil && ctx.Err() != nil {
 		return loaded{}
@@ -467,8 +476,8 @@ func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 }
 
 // canUse reports whether an entry that another exchange has loaded answers this one, too: it
-// may vary by metadata or be invalid by now. One that has just come from the origin is as new
-// as can be; one from memory or the store may be too old for this caller's directives.
+// may vary by metadata, or have been invalidated since. One from memory or the store may also
+// be too old for this caller's directives; one from the origin cannot be newer.
 func (x *exchange) canUse(got loaded) bool {
 	if x.variantKey(got.vary) != x.found.key || !x.rule.cache.memory.generations.valid(x.rule, got.entry) {
 		return false
