@@ -81,7 +81,7 @@ func WithShare(share func() float64) Option {
 }
 
 // WithLogger logs once when limits are counted in another way than their policy says, and
-// once a minute that calls are held back. Default: slog.Default().
+// once a minute that calls are held back. Default, and nil: slog.Default().
 func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
 }
