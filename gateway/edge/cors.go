@@ -145,8 +145,8 @@ func compressible(contentType string) bool {
 // minCompressed is the fewest bytes that get shorter by enough.
 const minCompressed = 1 << 10
 
-// newCompression wraps handlers, so that their answers are compressed. HEAD has no body, and a
-// connection that is upgraded is none of ours.
+// newCompression wraps handlers, so that their answers are compressed. HEAD has no body, and an
+// upgraded connection is left alone.
 func newCompression() (func(http.Handler) http.Handler, error) {
 	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(minCompressed), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
 	if err != nil {

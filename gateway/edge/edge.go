@@ -36,7 +36,7 @@ type Config struct {
 
 	// Verifier verifies bearer tokens. Nil leaves the Authorization header alone.
 	Verifier Verifier
-	// RequireSubject answers 401 to requests of nobody, except for CORS preflights.
+	// RequireSubject answers 401 to requests without a subject, except for CORS preflights.
 	RequireSubject bool
 	// Public lists paths that RequireSubject does not apply to, such as "/openapi.json", or
 	// "/docs/" for all below it.
@@ -167,7 +167,7 @@ func validHeader(name, value string) bool {
 }
 
 // Handler stands around next. Its request contexts have the [Caller], and its answers are
-// next's or, where next has no say, problem details (RFC 9457).
+// next's or, for what is refused before next, problem details (RFC 9457).
 //
 // Body limits and timeouts reach next as errors of reading the body: an *http.MaxBytesError
 // is to be answered 413, os.ErrDeadlineExceeded 408.

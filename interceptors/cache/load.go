@@ -57,7 +57,7 @@ type origin interface {
 
 // answer is what an origin has answered.
 type answer struct {
-	message         proto.Message // nil if it is none of protobuf's
+	message         proto.Message // nil if it is not a protobuf message
 	body            []byte        // the marshaled message, nil if not marshaled yet
 	header, trailer metadata.MD
 }
