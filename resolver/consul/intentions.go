@@ -69,7 +69,7 @@ func (w *intentionsWatch) match(ctx context.Context, options *api.QueryOptions) 
 	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
 	defer cancel()
 	var answered map[string]json.RawMessage
-	// consul/api would ignore what it does not support, such as a further condition.
+	// consul/api would ignore what it does not know, such as a further condition.
 	decoded := decoding(bounded, func(body io.Reader) error {
 		if err := json.NewDecoder(body).Decode(&answered); err != nil {
 			return unreadable(err)
