@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -11,6 +12,7 @@ import (
 
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"   // registers itself
 	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // registers itself
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	"github.com/meshlite-go/meshlite/interceptors/logging"
@@ -18,6 +20,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/recovery"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
+	"github.com/meshlite-go/meshlite/interceptors/routing"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -59,6 +62,9 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		if err := c.findDirectory(); err != nil {
 			return nil, err
 		}
+		if err := c.addRouter(); err != nil {
+			return nil, err
+		}
 		site := c.runtime.site(c.directory)
 		scope = site.scope
 		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
@@ -88,6 +94,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	}
 	c.runtime.caches.Add(c.cache, shown)
 	c.runtime.mutual.Add(c.identity())
+	c.runtime.routers.Add(c.router)
 	c.runtime.limits.AddChannel(c.limiter, shown)
 	return conn, nil
 }
@@ -114,7 +121,18 @@ func (c *clientConfig) parseTarget(target string) (parsed resolver.Target, err e
 
 func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
 	ours := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(func(string) string { return serviceConfig }), resolver.WithLocality(c.region, c.zone)}
-	return append(ours, c.resolver...)
+	return append(append(ours, c.resolver...), resolver.WithRoutes(c.router))
+}
+
+// addRouter has the channel go by the discovery chain of its service, unless that is turned off.
+func (c *clientConfig) addRouter() (err error) {
+	if slices.ContainsFunc(c.off, func(k kill) bool { return k.stage == interceptors.Routing }) {
+		return nil
+	}
+	if c.router, err = routes.NewRouter(routes.WithLogger(c.log)); err != nil {
+		return fmt.Errorf("meshlite: %w", err)
+	}
+	return nil
 }
 
 // chain joins the concerns of a client.
@@ -129,7 +147,15 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
 	c.runtime.retries.Add(again)
-	return concerns.chain(interceptors.Client, concerns.limiter, again)
+	own := []interceptors.Concern{concerns.limiter, again}
+	if c.router != nil {
+		routed, err := routing.New(c.router)
+		if err != nil {
+			return nil, fmt.Errorf("meshlite: %w", err)
+		}
+		own = append(own, routed)
+	}
+	return concerns.chain(interceptors.Client, own...)
 }
 
 // concerns are those that both sides have.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/resolver"
 )
@@ -19,6 +20,7 @@ type clientConfig struct {
 	settings      []balancer.Settings // of balancer, one at most
 	serviceConfig string
 	resolver      []resolver.Option
+	router        *routes.Router // of the channel; nil without routes
 	dialOptions   []grpc.DialOption
 }
 

@@ -50,6 +50,7 @@ type kill struct {
 var kills = []kill{
 	{name: interceptors.Tracing.String(), stage: interceptors.Tracing},
 	{name: interceptors.Logging.String(), stage: interceptors.Logging},
+	{name: interceptors.Routing.String(), stage: interceptors.Routing},
 	{name: interceptors.Deadline.String(), stage: interceptors.Deadline},
 	{name: interceptors.Cache.String(), stage: interceptors.Cache},
 	{name: interceptors.Retry.String(), stage: interceptors.Retry},

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/admin"
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
@@ -34,8 +35,9 @@ type Runtime struct {
 	network     Network
 	metrics     *metrics.Metrics
 	caches      *cachepage.Caches
-	limits      *limitspage.Limits       // with what bounds the handlers of all servers
-	retries     weakset.Set[retry.Retry] // of channels
+	limits      *limitspage.Limits         // with what bounds the handlers of all servers
+	retries     weakset.Set[retry.Retry]   // of channels
+	routers     weakset.Set[routes.Router] // of channels
 	off         turnedOff
 	mutual      weakset.Set[identity.Credentials]
 	authorizers weakset.Set[authz.Authorizer] // of servers
@@ -155,6 +157,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithStats("identity", func() any { return r.identities() }),
+		admin.WithStats("routes", func() any { return r.routes() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear))
 	return admin.New(append(options, server...)...)
@@ -225,6 +228,15 @@ func (r *Runtime) identities() []identity.Stats {
 	all := []identity.Stats{}
 	for _, credentials := range r.mutual.All() {
 		all = append(all, credentials.Stats())
+	}
+	return all
+}
+
+// routes are the chains that channels go by, and what of them is alive.
+func (r *Runtime) routes() []routes.Stats {
+	all := []routes.Stats{}
+	for _, router := range r.routers.All() {
+		all = append(all, router.Stats())
 	}
 	return all
 }

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/ringhash"
 
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -54,9 +55,9 @@ func weightOf(endpoint resolver.Endpoint) uint32 {
 // its ID, and no zone.
 func listedEndpoint(endpoint resolver.Endpoint) listed {
 	l := listed{address: addressOf(endpoint), weight: weightOf(endpoint)}
-	l.id = l.address
+	l.id, l.hash = l.address, rendezvous.Hash(l.address)
 	if i := InstanceOf(endpoint); i != nil {
-		l.id, l.zone = i.ID, zone{i.Region, i.Zone}
+		l.id, l.zone, l.hash = i.ID, zone{i.Region, i.Zone}, rendezvous.Hash(i.Node+"/"+i.ID)
 	}
 	return l
 }

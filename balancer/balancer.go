@@ -42,6 +42,9 @@ type Policy[Config any] struct {
 	Parse func(json.RawMessage) (Config, error)
 	// New makes the policy's picker.
 	New func(Config, View) Picker
+	// HashKey is nil, or returns the metadata key by whose value calls go to the same endpoint
+	// while it can be used. New's picker is then for calls without that key.
+	HashKey func(Config) string
 	// Latency has every attempt timed, for policies that use [Endpoint.Latency]. Otherwise it
 	// is one in sixteen.
 	Latency bool
@@ -50,6 +53,7 @@ type Policy[Config any] struct {
 // configured is a policy with its config and settings.
 type configured struct {
 	newPicker func(View) Picker
+	hashKey   string
 	latency   bool
 	settings  Settings
 }
@@ -73,7 +77,11 @@ func (p Policy[Config]) parse(text json.RawMessage) (configured, error) {
 	if err != nil {
 		return configured{}, fmt.Errorf("%s: %w", p.Name, err)
 	}
-	return configured{func(v View) Picker { return p.New(config, v) }, p.Latency, settings}, nil
+	c := configured{newPicker: func(v View) Picker { return p.New(config, v) }, latency: p.Latency, settings: settings}
+	if p.HashKey != nil {
+		c.hashKey = p.HashKey(config)
+	}
+	return c, nil
 }
 
 // ownPrefix begins the names of policies of this module.

@@ -195,6 +195,7 @@ func (b *endpointBalancer) update() {
 		state.Picker = &attemptPicker{
 			rotation: rotation{view: view, policy: b.policy.newPicker(view), timesAll: b.policy.latency},
 			table:    b.table,
+			hashKey:  b.policy.hashKey,
 			children: connections,
 		}
 		state.ConnectivityState = connectivity.Ready

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -76,10 +77,11 @@ type listed struct {
 	id, address string
 	weight      uint32 // at least 1
 	zone        zone
+	hash        uint64 // of what identifies the instance wherever it listens
 }
 
 func listedInstance(i *catalog.Instance) listed {
-	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}}
+	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}, rendezvous.Hash(i.Node + "/" + i.ID)}
 }
 
 // reachability is the state of a channel's connection to an endpoint.
@@ -175,7 +177,7 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 	if record == nil {
 		return r.pick(now)
 	}
-	record.SetCandidates(len(r.view.Candidates) + len(r.view.refusing) + len(r.view.otherZones))
+	record.SetCandidates(r.view.candidates())
 	if avoid := record.Avoid(); avoid != nil {
 		return r.pickAvoiding(record, avoid, now)
 	}

@@ -8,11 +8,13 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -22,6 +24,7 @@ import (
 type attemptPicker struct {
 	rotation
 	table    *Table
+	hashKey  string       // of metadata; empty is no hash
 	children []connection // by Candidate.index
 }
 
@@ -38,7 +41,7 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 	if p.timesAll {
 		now = p.table.now()
 	}
-	c, probe, err := p.choose(record, now)
+	c, probe, err := p.chooseFor(&info, record, now)
 	if err != nil {
 		return balancer.PickResult{}, err
 	}
@@ -65,6 +68,35 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 		result.Done = child.done
 	}
 	return result, nil
+}
+
+// chooseFor chooses by the hash of a value of the call, or without one by the policy.
+func (p *attemptPicker) chooseFor(info *balancer.PickInfo, record *attempt.Record, now time.Duration) (*Candidate, probe, error) {
+	if p.hashKey != "" {
+		if values := metadata.ValueFromOutgoingContext(info.Ctx, p.hashKey); len(values) > 0 {
+			if c, probe := p.chooseByHash(rendezvous.Hash(values[0]), record); c != nil {
+				return c, probe, nil
+			}
+		}
+	}
+	return p.choose(record, now)
+}
+
+// Usable is how many endpoints are connected and not ejected, those of other zones included. A
+// policy above this one, with several of its kind, asserts for it.
+func (p *attemptPicker) Usable() int { return p.view.usable }
+
+// HasUntried reports whether an endpoint that may be picked has no attempt of the call of
+// record.
+func (p *attemptPicker) HasUntried(record *attempt.Record) bool {
+	for _, candidates := range [][]Candidate{p.view.Candidates, p.view.refusing, p.view.otherZones} {
+		for i := range candidates {
+			if !record.Tried(candidates[i].Address) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // trackedAttempt is an attempt with more to do at its end than to count and to record it: it is

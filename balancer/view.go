@@ -18,6 +18,7 @@ type View struct {
 	refusingPart uint64      // of all weight in rotation, in 2^-32
 	otherZones   []Candidate // connected, in zones that get no calls
 	ejected      []Candidate
+	usable       int           // endpoints that are connected and not ejected
 	due          []Candidate   // must get the next calls: probes and first calls of slow starts
 	validFor     time.Duration // when to rebuild; 0 is at the next event
 }
@@ -50,6 +51,7 @@ func newView(t *Table, c channel, children []child, s *Settings, own zone) View 
 			weights = append(weights, v.weight(c, now, s))
 		}
 	}
+	v.usable = len(v.Candidates)
 	if t.compareAnswers(now); t.comparing.Load() {
 		v.rebuildAfter(weightInterval)
 	}
@@ -176,6 +178,9 @@ func (v *View) drawRefusing(random uint32) *Candidate {
 	}
 	return &v.refusing[0]
 }
+
+// candidates is how many endpoints may be picked.
+func (v *View) candidates() int { return len(v.Candidates) + len(v.refusing) + len(v.otherZones) }
 
 // inRotation are the endpoints that get calls.
 func (v *View) inRotation() []Candidate { return slices.Concat(v.Candidates, v.refusing) }

@@ -57,6 +57,7 @@ const (
 	Recovery
 	Authorization
 	User // the user's own interceptors
+	Routing
 	Deadline
 	Cache
 	Retry
@@ -66,13 +67,14 @@ const (
 )
 
 // order lists the places from the caller or the wire inwards; [Chain] sorts by it. The
-// client limits each attempt, so its limit is inside retry. The server refuses before it
+// client limits each attempt, so its limit is inside retry; where a call goes decides its
+// timeout, its kept answer and its retries, so routing is outside of them. The server refuses before it
 // works, so authorization and its limit are outside almost everything, and no cache hit
 // bypasses them. A hit costs no concurrency, so that limit is inside the cache. Metrics
 // attach the trace to what they measure, so tracing is outermost.
 func order(side Side) []Stage {
 	if side == Client {
-		return []Stage{Tracing, Metrics, Logging, Recovery, User, Deadline, Cache, Retry, RateLimit}
+		return []Stage{Tracing, Metrics, Logging, Recovery, User, Routing, Deadline, Cache, Retry, RateLimit}
 	}
 	return []Stage{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, User, Cache, Concurrency, Handler}
 }
@@ -92,6 +94,8 @@ func (p Stage) String() string {
 		return "authorization"
 	case User:
 		return "user"
+	case Routing:
+		return "routing"
 	case Deadline:
 		return "deadline"
 	case Cache:

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/internal/wire"
@@ -44,6 +45,7 @@ type Builder struct {
 	settings
 	directory catalog.Watcher
 	watches   *watchRegistry
+	chains    *chainRegistry
 	tables    *tableRegistry
 }
 
@@ -53,6 +55,7 @@ func NewBuilder(directory catalog.Watcher, opts ...Option) *Builder {
 		directory: directory,
 		settings:  defaults(),
 		watches:   newWatchRegistry(),
+		chains:    &chainRegistry{open: map[chainKey]*chainWatch{}},
 		tables:    &tableRegistry{byTarget: map[string]*targetTable{}},
 	}
 	return b.With(opts...)
@@ -107,10 +110,18 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	if err != nil {
 		return nil, err
 	}
+	if b.router == nil {
+		return b.discover(target, directory, cc, opts, bundledServerName(opts))
+	}
+	return b.route(target, directory, cc, opts)
+}
+
+// discover starts the discovery of one target.
+func (b *Builder) discover(target Target, directory catalog.Watcher, cc resolver.ClientConn, opts resolver.BuildOptions, serverName string) (*consulResolver, error) {
 	r := &consulResolver{
 		builder: b, target: target, cc: cc,
 		directory:   directory.Name(),
-		serverName:  bundledServerName(opts),
+		serverName:  serverName,
 		datacenters: map[string]*attributes.Attributes{},
 		wake:        make(chan struct{}, 1),
 		done:        make(chan struct{}),
@@ -119,11 +130,9 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 		r.datacenters[datacenter] = wire.DatacenterAttributes(datacenter)
 	}
 	if target.Policy != "" {
-		if opts.DisableServiceConfig {
-			return nil, errors.New("target key \"policy\" needs a service config, which grpc.WithDisableServiceConfig turns off: leave out one of the two")
-		}
-		if r.serviceConfig = cc.ParseServiceConfig(b.serviceConfig(target.Policy)); r.serviceConfig.Err != nil {
-			return nil, fmt.Errorf("target key \"policy\": its service config: %w", r.serviceConfig.Err)
+		var err error
+		if r.serviceConfig, err = parsed(b.serviceConfigOf(target.Policy), cc, opts); err != nil {
+			return nil, fmt.Errorf("target key \"policy\": %w", err)
 		}
 	}
 	queries := target.queries(b.warning)
@@ -136,6 +145,18 @@ func (b *Builder) Build(grpcTarget resolver.Target, cc resolver.ClientConn, opts
 	r.cancel = cancel
 	go r.run(ctx)
 	return r, nil
+}
+
+// parsed parses a service config for a channel.
+func parsed(text string, cc resolver.ClientConn, opts resolver.BuildOptions) (*serviceconfig.ParseResult, error) {
+	if opts.DisableServiceConfig {
+		return nil, errors.New("it needs a service config, which grpc.WithDisableServiceConfig turns off: leave out one of the two")
+	}
+	config := cc.ParseServiceConfig(text)
+	if config.Err != nil {
+		return nil, fmt.Errorf("its service config: %w", config.Err)
+	}
+	return config, nil
 }
 
 // directoryOf returns the directory of the agent that target names, else the builder's.

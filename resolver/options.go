@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"reflect"
 	"time"
+
+	"github.com/meshlite-go/meshlite/balancer/routes"
 )
 
 // Option changes a [Builder]. A wrong value is an error of [Builder.Build], and so
@@ -21,20 +23,20 @@ type settings struct {
 	panic         panicSettings
 	subset        int
 	snapshots     Snapshots
-	serviceConfig func(policy string) string
+	serviceConfig func(policy string) string // nil is the policy alone
+	router        *routes.Router             // nil without routes
 	region, zone  string
 	log           *slog.Logger
 }
 
 func defaults() settings {
 	return settings{
-		startTimeout:  5 * time.Second,
-		grace:         15 * time.Second,
-		maxRemoval:    0.5,
-		panic:         panicSettings{threshold: defaultThreshold},
-		subset:        100,
-		serviceConfig: policyAlone,
-		log:           slog.Default(),
+		startTimeout: 5 * time.Second,
+		grace:        15 * time.Second,
+		maxRemoval:   0.5,
+		panic:        panicSettings{threshold: defaultThreshold},
+		subset:       100,
+		log:          slog.Default(),
 	}
 }
 
@@ -113,16 +115,29 @@ func WithSnapshots(snapshots Snapshots) Option { return func(s *settings) { s.sn
 // returns it as JSON, given the name of the policy in service configs. Default, and nil: it
 // has the policy alone. Targets without a policy leave the channel's service config as it is.
 func WithServiceConfig(f func(policy string) (json string)) Option {
-	return func(s *settings) {
-		if s.serviceConfig = f; f == nil {
-			s.serviceConfig = policyAlone
-		}
+	return func(s *settings) { s.serviceConfig = f }
+}
+
+// serviceConfigOf is the service config of a channel with a policy; an empty policy is the
+// channel's own.
+func (s settings) serviceConfigOf(policy string) string {
+	switch {
+	case s.serviceConfig != nil:
+		return s.serviceConfig(policy)
+	case policy == "":
+		return DefaultServiceConfig
+	default:
+		return fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)
 	}
 }
 
-func policyAlone(policy string) string {
-	return fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)
-}
+// WithRoutes has a channel go by the discovery chain of its service, where the directory has
+// one: router, splitter and resolver entries of Consul. The router is of this channel alone; the
+// interceptor of package routing chooses by it, and without that interceptor the picker does.
+// The service config of [WithServiceConfig] is asked for with an empty policy, too, for the
+// channel's own. Without an entry for the service, discovery is plain. Default: chains are not
+// read.
+func WithRoutes(router *routes.Router) Option { return func(s *settings) { s.router = router } }
 
 // WithLocality sets where the channel runs, for policies that prefer the own zone. An
 // empty zone is unknown.

@@ -244,12 +244,7 @@ type subscription struct {
 	close func()
 }
 
-func (s *subscription) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // already awake; it will read the newest view
-	}
-}
+func (s *subscription) signal() { signal(s.wake) }
 
 // watchRegistry holds the watches of a builder. A watch is open while it has subscriptions.
 type watchRegistry struct {

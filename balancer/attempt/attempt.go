@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -38,6 +39,7 @@ type Record struct {
 	picked     atomic.Pointer[Instance]
 	onResponse atomic.Pointer[func()]
 	trailer    atomic.Pointer[metadata.MD]
+	route      atomic.Pointer[Route]
 	// pick holds the number of candidates and the end, which a pick resets: one atomic store
 	// instead of two.
 	pick atomic.Uint64
@@ -56,6 +58,9 @@ func (r *Record) init() *Record {
 func (r *Record) Next() *Record {
 	n := &Record{number: r.number + 1, previous: r, first: r.first}
 	n.kind.Store(r.kind.Load())
+	if route := r.route.Load(); route != nil {
+		n.route.Store(route)
+	}
 	r.first.latest.Store(n)
 	return n
 }
@@ -95,6 +100,35 @@ func (r *Record) SetAvoid(a *Avoid) { r.avoid.Store(a) }
 
 // Avoid is what pickers exclude, or nil.
 func (r *Record) Avoid() *Avoid { return r.avoid.Load() }
+
+// Route is where a call goes when a chain of routes decides it. All calls that go there share
+// it: do not change it.
+type Route struct {
+	Name   string // of the route
+	Arm    string // of its split
+	Target string // the ID of the target in the chain
+	// Others are the IDs of the targets that a further attempt may go to when Target has no
+	// instance without one, by preference.
+	Others []string
+	// Destination identifies what answers, in all chains and processes.
+	Destination string
+	Retry       *Retry // nil is the method's policy alone
+}
+
+// Retry is what a route adds to the retry rule of a method. Only calls that may run twice are
+// retried.
+type Retry struct {
+	Attempts         int          // at most, with the first; 0 is the policy's
+	Codes            []codes.Code // beside the policy's
+	OnConnectFailure bool         // also when nothing was sent
+}
+
+// SetRoute records where the call goes, for this attempt and those after it. Interceptors call
+// it before the first attempt, and pickers when they send one elsewhere.
+func (r *Record) SetRoute(route *Route) { r.route.Store(route) }
+
+// Route is where the call goes; nil is where the channel goes.
+func (r *Record) Route() *Route { return r.route.Load() }
 
 // endBits is the size of an [End] in Record.pick.
 const endBits = 8
@@ -213,6 +247,16 @@ func FromOrNew(ctx context.Context, kind Kind) (context.Context, *Record) {
 	}
 	c := &Context{}
 	return c, c.Init(ctx, kind)
+}
+
+// Again derives from ctx the context of a further call that goes where that of ctx goes, with a
+// record of its own.
+func Again(ctx context.Context) context.Context {
+	record := New()
+	if r := FromContext(ctx); r != nil {
+		record.SetRoute(r.Latest().Route())
+	}
+	return NewContext(ctx, record)
 }
 
 // Avoid excludes instances that refused such calls and returned when to retry.

@@ -108,7 +108,7 @@ func (c *clientCall) detached(ctx context.Context, request proto.Message) (conte
 	if md, _ := metadata.FromOutgoingContext(ctx); deleteDirectives(md) {
 		ctx = metadata.NewOutgoingContext(ctx, md)
 	}
-	return attempt.NewContext(ctx, attempt.New()), &own
+	return attempt.Again(ctx), &own
 }
 
 // deleteDirectives deletes from md what the caller asks of caches, and reports whether

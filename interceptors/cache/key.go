@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 )
@@ -48,7 +49,8 @@ func newExchange(ctx context.Context, r *rule, target string, req any) (exchange
 	if x.directives.Has(cachecontrol.NoStore) {
 		return x, false
 	}
-	x.key, ok = keyOf(r, target, message, x.values)
+	x.destination = destinationOf(ctx, r.meta.Side)
+	x.key, ok = keyOf(r, target, x.destination, message, x.values)
 	return x, ok
 }
 
@@ -76,11 +78,11 @@ func identityOf(r *rule, values metadataValues) (string, bool) {
 	return identity, identity != "" && err == nil
 }
 
-// keyOf identifies the answer to a call: scope, target, method, caller (unless the answer
-// is public), the metadata that the rule varies by, and the request or its key fields. It
+// keyOf identifies the answer to a call: scope, target, destination, method, caller (unless the
+// answer is public), the metadata that the rule varies by, and the request or its key fields. It
 // returns false for a caller without an identity. Entries are found by the whole key and
 // not by its hash, so two calls share an answer only if all of these are equal.
-func keyOf(r *rule, target string, message proto.Message, values metadataValues) (string, bool) {
+func keyOf(r *rule, target, destination string, message proto.Message, values metadataValues) (string, bool) {
 	identity, ok := "", r.public
 	if !r.public {
 		identity, ok = identityOf(r, values)
@@ -96,6 +98,7 @@ func keyOf(r *rule, target string, message proto.Message, values metadataValues)
 	b := append((*buffer)[:0], byte(r.meta.Side))
 	b = appendString(b, r.scope)
 	b = appendString(b, target)
+	b = appendString(b, destination)
 	b = appendString(b, r.meta.FullMethod)
 	if r.public {
 		b = append(b, 'a') // anyone
@@ -110,6 +113,19 @@ func keyOf(r *rule, target string, message proto.Message, values metadataValues)
 		r.cache.keyBuffers.Put(buffer)
 	}
 	return key, err == nil
+}
+
+// destinationOf is what answers the call of ctx, as a chain of routes has chosen; "" without one.
+func destinationOf(ctx context.Context, side interceptors.Side) string {
+	if side == interceptors.Server {
+		return "" // a handler's context has the record of no call to it
+	}
+	if record := attempt.FromContext(ctx); record != nil {
+		if route := record.Latest().Route(); route != nil {
+			return route.Destination
+		}
+	}
+	return ""
 }
 
 // variantKey is the key of an answer that varies by metadata, as its own header says. No

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
 	"github.com/meshlite-go/meshlite/internal/guard"
@@ -78,6 +79,7 @@ type exchange struct {
 	values      metadataValues
 	directives  cachecontrol.Directives
 	wantsResult bool   // the call carries x-cache
+	destination string // that a chain of routes has chosen, "" without one
 	key         string // of the request; an answer that varies by metadata has a longer one
 	found       lookup // the latest
 	origin      origin
@@ -307,10 +309,14 @@ func (l *load) run(ctx context.Context) loaded {
 	}
 	got, err := l.origin.fetch(ctx, etag)
 	if err == nil && etag != "" && len(got.header[notModified]) > 0 {
-		if matches(got.header[notModified], etag) {
+		if matches(got.header[notModified], etag) && !l.isElsewhere(ctx) {
 			return l.revalidated(got.header)
 		}
+		ctx = attempt.Again(ctx)
 		got, err = l.origin.fetch(ctx, "") // the origin confirms an answer that we do not have
+	}
+	if l.isElsewhere(ctx) {
+		return loaded{delivered: true, unshared: true, result: Miss, err: err}
 	}
 	if err != nil {
 		l.keepFailure(ctx, err, got)
@@ -320,6 +326,12 @@ func (l *load) run(ctx context.Context) loaded {
 	e := l.entryOf(l.variantKey(vary), got)
 	l.keep(e, vary)
 	return loaded{entry: e, vary: vary, delivered: true, result: Miss}
+}
+
+// isElsewhere reports whether another destination than that of the key has answered, as after a
+// retry in another arm of a route. The key does not identify such an answer.
+func (l *load) isElsewhere(ctx context.Context) bool {
+	return destinationOf(ctx, l.values.side) != l.destination
 }
 
 // revalidated stores the expired entry anew, and returns it for the caller: what the origin
@@ -518,7 +530,7 @@ func (x *exchange) refresh(ctx context.Context) {
 	}
 	// A clone, since the caller may change its request as soon as it has its answer. Without
 	// the directives, which are for the caller's own call.
-	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, key: x.key, found: x.found, optionsKey: x.optionsKey}
+	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, destination: x.destination, key: x.key, found: x.found, optionsKey: x.optionsKey}
 	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
 	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
 		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // those that have joined start again, and one leads

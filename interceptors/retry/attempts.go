@@ -65,6 +65,29 @@ type method struct {
 	budget    *budget
 	publisher *interceptors.Publisher
 	recorded  atomic.Bool // the picker records how attempts end
+
+	merged atomic.Pointer[merged] // with the latest route that adds something
+}
+
+// merged is a method with what a route adds to its rule.
+type merged struct {
+	route *attempt.Retry
+	*method
+}
+
+// on is m for a call that a route leads to an arm: the route may add to the rule if the call may
+// run twice.
+func (m *method) on(route *attempt.Route) *method {
+	if route == nil || route.Retry == nil || !m.meta.Retryable() {
+		return m
+	}
+	if latest := m.merged.Load(); latest != nil && latest.route == route.Retry {
+		return latest.method
+	}
+	made := &method{meta: m.meta, rule: m.rule.with(route.Retry), ruled: true, budget: m.budget, publisher: m.publisher}
+	made.recorded.Store(m.recorded.Load())
+	m.merged.Store(&merged{route.Retry, made})
+	return made
 }
 
 // attemptsWithoutRule is how many attempts a call without a rule has when no handler has run
@@ -83,9 +106,10 @@ func (r *Retry) withoutRule(meta *interceptors.CallMeta) *method {
 
 // unary makes attempts until one is not followed by another, and returns the error of the last.
 func (m *method) unary(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	m.budget.earn()
 	options := newCallOptions(opts)
 	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
+	m = m.on(record.Route())
+	m.budget.earn()
 	for {
 		result := m.attempt(ctx, record, options, func(ctx context.Context, opts []grpc.CallOption) error {
 			return invoker(ctx, name, req, reply, cc, opts...)
@@ -188,7 +212,7 @@ func (m *method) judge(ctx context.Context, record *attempt.Record, r result) (V
 		return Answered, 0
 	}
 	s := status.Convert(r.err)
-	byRule := m.ruled && (m.rule.codes[s.Code()] || r.timedOut)
+	byRule := m.ruled && (m.rule.codes[s.Code()] || r.timedOut || m.rule.onConnectFailure && unsent(record.End(), s.Code()))
 	var advice advice
 	if m.ruled {
 		advice = adviceOf(s, r.trailer)
@@ -286,6 +310,11 @@ func unhandled(end attempt.End, err error) bool {
 	return slices.ContainsFunc(notGRPC, func(status string) bool {
 		return strings.HasPrefix(s.Message(), unexpectedHTTP+status)
 	})
+}
+
+// unsent reports whether an attempt has failed without a connection.
+func unsent(end attempt.End, code codes.Code) bool {
+	return code == codes.Unavailable && end&(attempt.Sent|attempt.Received) == 0
 }
 
 // unprocessed are gRPC's messages for streams that a server has not processed: refused, or

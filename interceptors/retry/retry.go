@@ -21,6 +21,9 @@
 // max_attempts: 1 disables them. Streams are not retried for other reasons, and not after the
 // first message.
 //
+// A route of the call's chain may add attempts and codes to the rule, for methods that may run
+// twice, and unless the policy has max_attempts: 1.
+//
 // The retries of grpc-go have no timeout of an attempt and do not read RetryInfo. Those of
 // go-grpc-middleware have no budget, no pushback and no policy. With neither does a picker see
 // which instances were tried.
@@ -29,6 +32,7 @@ package retry
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -37,6 +41,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -129,6 +134,19 @@ type rule struct {
 	codes          map[codes.Code]bool
 	attemptTimeout time.Duration // 0 is none
 	budget         float64
+
+	onConnectFailure bool // whatever codes are
+}
+
+// with is r with what a route adds.
+func (r rule) with(route *attempt.Retry) rule {
+	r.attempts = cmp.Or(route.Attempts, r.attempts)
+	r.codes = maps.Clone(r.codes)
+	for _, code := range route.Codes {
+		r.codes[code] = true
+	}
+	r.onConnectFailure = route.OnConnectFailure
+	return r
 }
 
 // newRule reads a rule, which policies have checked.

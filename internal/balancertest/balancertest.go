@@ -30,10 +30,12 @@ type Channel struct {
 	t    testing.TB
 	name string
 
-	mu    sync.Mutex          // policies also update from goroutines of their own
-	subs  map[string]*subConn // by address
-	state balancer.State
-	asked func(*subConn) // called when the policy requests a connection, if not nil
+	mu   sync.Mutex          // policies also update from goroutines of their own
+	subs map[string]*subConn // by address
+
+	opened, closed int // connections
+	state          balancer.State
+	asked          func(*subConn) // called when the policy requests a connection, if not nil
 }
 
 type subConn struct {
@@ -59,7 +61,18 @@ func (s *subConn) Connect() {
 }
 
 // Shutdown is how the policy gives it up.
-func (s *subConn) Shutdown() {}
+func (s *subConn) Shutdown() {
+	s.channel.mu.Lock()
+	defer s.channel.mu.Unlock()
+	s.channel.closed++
+}
+
+// Connections counts those that the policy has made and given up.
+func (c *Channel) Connections() (opened, closed int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opened, c.closed
+}
 
 // RegisterHealthListener is how pick_first asks for the health of a connection.
 func (s *subConn) RegisterHealthListener(listener func(balancer.SubConnState)) { s.health = listener }
@@ -97,6 +110,7 @@ func (c *Channel) NewSubConn(addresses []resolver.Address, opts balancer.NewSubC
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.subs[s.address] = s
+	c.opened++
 	return s, nil
 }
 
@@ -147,6 +161,20 @@ func (c *Channel) Update(config string, weights ...uint32) error {
 // UpdateInstances gives the policy instances.
 func (c *Channel) UpdateInstances(config string, instances ...*catalog.Instance) error {
 	c.t.Helper()
+	return c.UpdateResolver(config, meshbalancer.WithZone(meshbalancer.WithTable(StateOf(instances...), c.Table), c.Region, c.Zone))
+}
+
+// StateOf is what a resolver says of instances.
+func StateOf(instances ...*catalog.Instance) (state resolver.State) {
+	for _, i := range instances {
+		state.Endpoints = append(state.Endpoints, meshbalancer.NewEndpoint(i, ""))
+	}
+	return state
+}
+
+// UpdateResolver gives the policy what a resolver says.
+func (c *Channel) UpdateResolver(config string, state resolver.State) error {
+	c.t.Helper()
 	var parsed serviceconfig.LoadBalancingConfig
 	if parser, ok := balancer.Get(c.name).(balancer.ConfigParser); ok {
 		var err error
@@ -154,11 +182,6 @@ func (c *Channel) UpdateInstances(config string, instances ...*catalog.Instance)
 			return err
 		}
 	}
-	var state resolver.State
-	for _, i := range instances {
-		state.Endpoints = append(state.Endpoints, meshbalancer.NewEndpoint(i, ""))
-	}
-	state = meshbalancer.WithZone(meshbalancer.WithTable(state, c.Table), c.Region, c.Zone)
 	return c.Policy.UpdateClientConnState(balancer.ClientConnState{ResolverState: state, BalancerConfig: parsed})
 }
 

@@ -179,12 +179,11 @@ func (d *Directory) Intentions(ctx context.Context, destination string) (intenti
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	w := newIntentionsWatch(d, destination)
-	list, _, err := w.match(ctx, &api.QueryOptions{})
+	list, _, err := d.matchIntentions(ctx, destination, &api.QueryOptions{})
 	if err != nil {
 		return intention.Set{}, err
 	}
-	return w.complete(ctx, list)
+	return d.completeIntentions(ctx, intention.Set{Intentions: list})
 }
 
 // Register registers r with a check of its gRPC health or, if r has a TTL, one that the

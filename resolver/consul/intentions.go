@@ -3,114 +3,66 @@ package consul
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/meshlite-go/meshlite/identity/intention"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
-// intentionsWatch is a loop of blocking queries for intentions, paced as those for instances.
-type intentionsWatch struct {
-	*watch
-	had bool // the last answer had intentions
+func newIntentionsWatch(d *Directory, destination string) *entryWatch[intention.Set] {
+	w := newEntryWatch[intention.Set](d, destination)
+	w.read = func(ctx context.Context, options *api.QueryOptions) (intention.Set, bool, uint64, error) {
+		list, index, err := d.matchIntentions(ctx, destination, options)
+		return intention.Set{Intentions: list}, len(list) == 0, index, err
+	}
+	w.complete = d.completeIntentions
+	return w
 }
 
-func newIntentionsWatch(d *Directory, destination string) *intentionsWatch {
-	return &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination})}
-}
-
-func (w *intentionsWatch) run(ctx context.Context, report func(intention.Set, error)) {
-	for w.limiter.Wait(ctx) == nil {
-		set, a, err := w.next(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, errTakeTurns):
-			continue
-		}
-		report(set, err)
-		pause(ctx, w.pace(a, err))
-	}
-}
-
-// next waits for a connection of the pool, and for an answer.
-func (w *intentionsWatch) next(ctx context.Context) (intention.Set, answer, error) {
-	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.directory.wait)
-	if err != nil {
-		return intention.Set{}, answer{}, err
-	}
-	defer release()
-	sentAt := time.Now()
-	list, index, err := w.match(bounded, &api.QueryOptions{WaitIndex: w.index, WaitTime: wait})
-	if err != nil {
-		return intention.Set{}, answer{}, err
-	}
-	a := answer{Snapshot: catalog.Snapshot{Index: index}, early: time.Since(sentAt) < wait, regressed: max(index, 1) < w.index}
-	if a.regressed || w.had && len(list) == 0 {
-		w.limiter.Reserve()
-		if list, a.Index, err = w.match(ctx, &api.QueryOptions{RequireConsistent: true}); err != nil {
-			return intention.Set{}, answer{}, err
-		}
-		a.confirmed, a.early = true, true
-	}
-	w.had = len(list) > 0
-	set, err := w.complete(ctx, list)
-	return set, a, err
-}
-
-// match sends one query.
-func (w *intentionsWatch) match(ctx context.Context, options *api.QueryOptions) ([]intention.Intention, uint64, error) {
-	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
-	defer cancel()
+// matchIntentions sends one query.
+func (c *client) matchIntentions(ctx context.Context, destination string, options *api.QueryOptions) ([]intention.Intention, uint64, error) {
 	var answered map[string]json.RawMessage
 	// consul/api would ignore what it does not know, such as a further condition.
-	decoded := decoding(bounded, func(body io.Reader) error {
+	decoded := decoding(ctx, func(body io.Reader) error {
 		if err := json.NewDecoder(body).Decode(&answered); err != nil {
 			return unreadable(err)
 		}
 		return nil
 	})
-	_, meta, err := w.directory.api.Connect().IntentionMatch(
-		&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{w.query.Service}}, options.WithContext(decoded))
-	switch {
-	case err != nil && errors.Is(context.Cause(ctx), errTakeTurns):
-		return nil, 0, errTakeTurns
-	case err != nil:
-		return nil, 0, w.directory.explain(err, fmt.Sprintf("intentions:read on %q", w.query.Service))
+	_, meta, err := c.api.Connect().IntentionMatch(
+		&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{destination}}, options.WithContext(decoded))
+	if err != nil {
+		return nil, 0, c.explain(err, fmt.Sprintf("intentions:read on %q", destination))
 	}
-	list, ok := answered[w.query.Service]
+	list, ok := answered[destination]
 	if !ok {
-		return nil, 0, fmt.Errorf("%s answered without the intentions of %q: is that a Consul agent? set CONSUL_HTTP_ADDR", w.directory.Name(), w.query.Service)
+		return nil, 0, fmt.Errorf("%s answered without the intentions of %q: is that a Consul agent? set CONSUL_HTTP_ADDR", c.name(), destination)
 	}
 	read, err := intention.Parse(list)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%s: %w", w.directory.Name(), err)
+		return nil, 0, fmt.Errorf("%s: %w", c.name(), err)
 	}
 	return read, meta.LastIndex, nil
 }
 
-// complete adds what is not in the list of intentions. Both change with a restart of the
-// agent, which ends the blocking query.
-func (w *intentionsWatch) complete(ctx context.Context, list []intention.Intention) (intention.Set, error) {
+// completeIntentions adds what is not in the list of intentions. Both change with a restart
+// of the agent, which ends the blocking query.
+func (c *client) completeIntentions(ctx context.Context, set intention.Set) (intention.Set, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	set := intention.Set{Intentions: list}
 	var err error
-	if set.Default, set.DefaultReason, err = w.directory.defaultIntention(ctx); err != nil {
+	if set.Default, set.DefaultReason, err = c.defaultIntention(ctx); err != nil {
 		return intention.Set{}, err
 	}
 	var roots struct{ TrustDomain string }
-	if err := w.directory.get(ctx, "/v1/connect/ca/roots", &roots); err != nil {
-		return intention.Set{}, w.directory.explain(err, "no permission at all, so check what is between")
+	if err := c.get(ctx, "/v1/connect/ca/roots", &roots); err != nil {
+		return intention.Set{}, c.explain(err, "no permission at all, so check what is between")
 	}
 	if roots.TrustDomain == "" {
-		return intention.Set{}, fmt.Errorf("%s has no trust domain: turn Connect on, by connect { enabled = true }", w.directory.Name())
+		return intention.Set{}, fmt.Errorf("%s has no trust domain: turn Connect on, by connect { enabled = true }", c.name())
 	}
 	set.TrustDomain = roots.TrustDomain
 	return set, nil

@@ -127,7 +127,7 @@ func TestRefusals(t *testing.T) {
 		{[3]string{"GET", "/v1/health/service/web?wait=10"}, 400, `Invalid wait time`},
 		{[3]string{"GET", "/v1/health/service/web?stale&consistent"}, 400, `Cannot specify ?stale with ?consistent, conflicting semantics.`},
 		{[3]string{"GET", "/v1/health/service/web?dc=elsewhere"}, 500, `No path to datacenter`},
-		{[3]string{"GET", "/v1/health/service/web?filter=Service.Port==1"}, 400, `consultest has no filter expressions, such as "Service.Port==1": leave out ?filter`},
+		{[3]string{"GET", "/v1/catalog/service/web?filter=Service.Port==1"}, 400, `consultest has no filter expressions here, such as "Service.Port==1", but in /v1/health/service: leave out ?filter`},
 		{[3]string{"PUT", "/v1/health/service/web"}, 405, `method PUT not allowed`},
 		{[3]string{"GET", "/v1/nope"}, 404, "Invalid URL path: not a recognized HTTP API endpoint\n"},
 		{[3]string{"GET", "/nope"}, 404, "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"},

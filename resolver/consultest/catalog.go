@@ -135,15 +135,16 @@ func (s catalogAPI) aclTokenSelf(w http.ResponseWriter, r *http.Request) (any, e
 	return shown, nil
 }
 
-// noFilter rejects filter expressions: ignoring them would return too much.
+// noFilter rejects filter expressions where they are not evaluated: ignoring them would return
+// too much.
 func noFilter(r *http.Request) error {
 	if filter := r.URL.Query().Get("filter"); filter != "" {
-		return badRequest("consultest has no filter expressions, such as %q: leave out ?filter", filter)
+		return badRequest("consultest has no filter expressions here, such as %q, but in /v1/health/service: leave out ?filter", filter)
 	}
 	return nil
 }
 
-// readable rejects what no endpoint of catalog and health supports.
+// readable rejects what no endpoint of catalog and health but healthService supports.
 func (s catalogAPI) readable(r *http.Request) error {
 	if _, err := s.allowed(r); err != nil {
 		return err
@@ -164,12 +165,17 @@ func (s catalogAPI) healthService(w http.ResponseWriter, r *http.Request) (any, 
 			return nil, badRequest("Invalid value for ?passing")
 		}
 	}
-	if err := s.readable(r); err != nil {
+	if _, err := s.allowed(r); err != nil {
+		return nil, err
+	}
+	wanted, err := filterOf(r)
+	if err != nil {
 		return nil, err
 	}
 	entries := []healthEntryJSON{}
-	err := s.readFound(w, r, func(st *state) (uint64, bool) {
+	err = s.readFound(w, r, func(st *state) (uint64, bool) {
 		entries = s.healthEntries(st, name, q["tag"], passing)
+		entries = slices.DeleteFunc(entries, func(e healthEntryJSON) bool { return !wanted.matches(&e) })
 		return st.indexOf(name, true), st.exists(name)
 	})
 	if err == nil && s.filter(w, r, len(entries)) {

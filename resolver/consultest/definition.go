@@ -12,8 +12,11 @@ import (
 	"time"
 )
 
-// duration reads "10s" or a number of nanoseconds.
+// duration reads "10s" or a number of nanoseconds, and is shown as the former.
 type duration time.Duration
+
+// MarshalJSON implements json.Marshaler.
+func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (d *duration) UnmarshalJSON(data []byte) error {

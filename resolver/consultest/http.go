@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -86,8 +87,11 @@ func (s *Server) routes() *http.ServeMux {
 	intentions := intentionsAPI{s}
 	handle("GET", "/v1/connect/intentions/match", intentions.match)
 	handle("GET", "/v1/connect/ca/roots", agent.caRoots)
-	handle("PUT", "/v1/config", intentions.writeConfig)
-	handle("DELETE", intentionsByName, intentions.deleteConfig)
+
+	configs := configAPI{s}
+	handle("PUT", "/v1/config", configs.write)
+	mux.Handle("/v1/config/", s.wrap(configs.named, "GET", "DELETE"))
+	mux.Handle("/v1/discovery-chain/", s.wrap(configs.chain, "GET", "POST"))
 
 	mux.Handle("/v1/kv/", s.wrap(kvAPI{s}.serve, "GET", "PUT", "DELETE"))
 	mux.HandleFunc("/", unknownPath)
@@ -194,12 +198,22 @@ func (s *Server) writeMeta(w http.ResponseWriter, r *http.Request, index uint64,
 	h.Set("X-Consul-KnownLeader", "true")
 	h.Set("X-Consul-LastContact", "0")
 	h.Set("X-Consul-Query-Backend", "blocking-query")
-	if !strings.HasPrefix(r.URL.Path, "/v1/kv/") && !strings.HasPrefix(r.URL.Path, "/v1/acl/") {
+	if !strings.HasPrefix(r.URL.Path, "/v1/kv/") && !strings.HasPrefix(r.URL.Path, "/v1/acl/") && !strings.HasPrefix(r.URL.Path, "/v1/config/") {
 		h.Set("X-Consul-Effective-Consistency", opts.consistency)
 	}
-	if opts.cached && strings.HasPrefix(r.URL.Path, "/v1/health/service/") {
+	if opts.cached && (strings.HasPrefix(r.URL.Path, "/v1/health/service/") || strings.HasPrefix(r.URL.Path, "/v1/discovery-chain/")) {
 		h.Set("X-Cache", "MISS")
 	}
+}
+
+// readBody reads a body as far as it may be long.
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, tooLargeError()
+	}
+	return body, err
 }
 
 // decode reads a JSON body as strictly as Consul: an unknown field is an error.
@@ -323,6 +337,31 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, look func(*state) 
 // readFound is read for things that may not exist: a query keeps blocking while its thing
 // does not exist, whatever else changes.
 func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*state) (uint64, bool)) error {
+	missed := false
+	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
+		index, found := look(st)
+		same, missed = missed && !found, !found
+		return index, same
+	})
+}
+
+// readChanged is read for things that most changes of their index leave as they are: a query
+// keeps blocking while what look returns is what it returned at first.
+func (s *Server) readChanged(w http.ResponseWriter, r *http.Request, look func(*state) (uint64, any)) error {
+	var first []any
+	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
+		index, thing := look(st)
+		if first == nil {
+			first = []any{thing}
+			return index, false
+		}
+		return index, reflect.DeepEqual(first[0], thing)
+	})
+}
+
+// readNew is read with a look that reports, too, whether the answer is the same as when it
+// looked before, so that its index ends no query.
+func (s *Server) readNew(w http.ResponseWriter, r *http.Request, look func(*state) (index uint64, same bool)) error {
 	opts, err := parseQuery(r)
 	if err != nil {
 		return err
@@ -335,16 +374,14 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 		timeout = opts.timeout()
 	}
 	var index uint64
-	var missed bool
 	after, v := opts.index, s.exchangeOf(r.Context())
 	err = s.block(r.Context(), timeout, func(st *state) bool {
-		var found bool
-		index, found = look(st)
+		var same bool
+		index, same = look(st)
 		index = v.index(index)
-		if !found && missed {
+		if same {
 			after = index
 		}
-		missed = !found
 		return v.isNew(index, after)
 	})
 	if err != nil {

@@ -12,13 +12,12 @@ import (
 )
 
 const (
-	wildcard         = "*"
-	intentionsKind   = "service-intentions"
-	maxIntentionsOf  = 10000 // sources of one destination
-	maxDestinations  = 10000
-	actionAllow      = "allow"
-	actionDeny       = "deny"
-	intentionsByName = "/v1/config/" + intentionsKind + "/"
+	wildcard        = "*"
+	intentionsKind  = "service-intentions"
+	maxIntentionsOf = 10000 // sources of one destination
+	maxDestinations = 10000
+	actionAllow     = "allow"
+	actionDeny      = "deny"
 )
 
 // intentionEntry is a service-intentions config entry.
@@ -135,7 +134,7 @@ func precedence(source, destination string) int {
 	return n
 }
 
-// intentionsAPI answers /v1/connect/intentions/, and /v1/config for what it needs.
+// intentionsAPI answers /v1/connect/intentions/.
 // https://developer.hashicorp.com/consul/api-docs/connect/intentions
 type intentionsAPI struct{ *Server }
 
@@ -168,34 +167,4 @@ func (s intentionsAPI) match(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	return matches, nil
-}
-
-func (s intentionsAPI) writeConfig(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var entry intentionEntry
-	if err := decode(r, &entry); err != nil {
-		return nil, err
-	}
-	if entry.Kind != intentionsKind {
-		return nil, badRequest("consultest: config entries of kind %q are not supported: only %s", entry.Kind, intentionsKind)
-	}
-	if err := s.require(r, "intention:write", entry.Name); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.st.putIntentions(entry); err != nil {
-		return nil, err
-	}
-	return true, nil
-}
-
-func (s intentionsAPI) deleteConfig(_ http.ResponseWriter, r *http.Request) (any, error) {
-	name := after(r, intentionsByName)
-	if err := s.require(r, "intention:write", name); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.st.removeIntentions(name)
-	return map[string]any{}, nil
 }

@@ -3,7 +3,6 @@ package consultest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -207,11 +206,7 @@ func kvBody(r *http.Request) ([]byte, error) {
 			"Request body(%d bytes) too large, max size: %d bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#kv_max_value_size.",
 			r.ContentLength, maxBody)}
 	}
-	value, err := io.ReadAll(r.Body)
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return nil, tooLargeError()
-	}
+	value, err := readBody(r)
 	if len(value) == 0 {
 		value = nil // Consul shows an empty value as null
 	}

@@ -223,6 +223,54 @@ func (s *Server) SetIntentions(destination, sources string) error {
 	return s.st.putIntentions(entry)
 }
 
+// WriteConfig writes a config entry of kind service-defaults, service-router, service-splitter,
+// service-resolver or service-intentions, as `consul config write` does. entry is its JSON, as a
+// string or []byte, or a value that [encoding/json] makes that of, such as Consul's
+// api.ServiceRouterConfigEntry:
+//
+//	err := agent.WriteConfig(`{"Kind": "service-splitter", "Name": "catalog", "Splits": [
+//		{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}]}`)
+//
+// It shows in /v1/discovery-chain/. The error is the agent's answer, such as that of a subset
+// that no service-resolver has, or of a router before a service-defaults entry says that the
+// service speaks grpc, http2 or http.
+func (s *Server) WriteConfig(entry any) error {
+	text, err := jsonOf(entry)
+	if err != nil {
+		return err
+	}
+	decoded, err := decodeEntry(text)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err = s.st.putEntry(decoded, nil)
+	return err
+}
+
+func jsonOf(entry any) ([]byte, error) {
+	switch entry := entry.(type) {
+	case string:
+		return []byte(entry), nil
+	case []byte:
+		return entry, nil
+	}
+	return json.Marshal(entry)
+}
+
+// DeleteConfig deletes a config entry, as `consul config delete` does. One that does not exist
+// is no error; one that others need is.
+func (s *Server) DeleteConfig(kind, name string) error {
+	if err := checkKind(kind, http.StatusBadRequest); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.st.removeEntry(kind, name, nil)
+	return err
+}
+
 // TrustDomain is that of the agent's CA, until [Server.ReplaceCA].
 func (s *Server) TrustDomain() string {
 	s.mu.Lock()

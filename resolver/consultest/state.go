@@ -45,7 +45,8 @@ type state struct {
 	intentions      map[string]*intentionEntry // by destination
 	intentionsIndex uint64                     // of the last change to any
 
-	kv kvStore
+	configs configStore
+	kv      kvStore
 }
 
 type instance struct {
@@ -61,7 +62,7 @@ func newState(cfg *config) *state {
 		instances: make(map[string]*instance), byName: make(map[string]map[string]*instance),
 		checks: make(map[string]*check), serviceIndex: make(map[string]uint64),
 		nodesIndex: bootIndex, servicesIndex: bootNode, checksIndex: bootNode,
-		kv: newKVStore(), intentions: make(map[string]*intentionEntry),
+		kv: newKVStore(), intentions: make(map[string]*intentionEntry), configs: newConfigStore(),
 	}
 	st.checks["serfHealth"] = &check{
 		id: "serfHealth", catalogOnly: true, status: HealthPassing, create: bootNode, modify: bootNode,
@@ -94,7 +95,7 @@ func (st *state) raiseIndex(name string) {
 		}
 		st.extinction = idx
 	}
-	st.nodesIndex, st.servicesIndex, st.checksIndex = idx, idx, idx
+	st.nodesIndex, st.servicesIndex, st.checksIndex, st.configs.index = idx, idx, idx, idx
 	st.wake()
 }
 

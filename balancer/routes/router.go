@@ -1,0 +1,226 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/lines"
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
+
+// Router draws the routes of the calls of one channel. It connects the channel's resolver,
+// which gives it chains, its policy, which gives it what is alive, and its interceptors. It is
+// safe for concurrent use.
+type Router struct {
+	settings
+	limit   *lines.Limit
+	current atomic.Pointer[draws] // nil is plain discovery
+	started chan struct{}         // closed by the first Update
+
+	mu      sync.Mutex
+	updated bool         // started is closed
+	chain   *route.Chain // of the last Update without an error
+	err     error        // of the last Update
+	policy  *policy      // of the channel now; nil while it is idle
+}
+
+// NewRouter makes the router of a channel.
+func NewRouter(opts ...Option) (*Router, error) {
+	s := defaults()
+	for _, o := range opts {
+		o(&s)
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return newRouter(s), nil
+}
+
+func newRouter(s settings) *Router {
+	return &Router{settings: s, limit: lines.New(maxLogRate), started: make(chan struct{})}
+}
+
+// Choose draws the route, arm and target of a call of method ("/package.Service/Method"), by
+// the outgoing metadata of ctx. Interceptors call it once for a call and put the result in its
+// record, which retries inherit. Without a chain all results are nil or zero, at the cost of
+// one atomic load. The error is a status: UNAVAILABLE with the reason when the first chain was
+// refused. It does not allocate unless the chain needs metadata that the call has.
+func (r *Router) Choose(ctx context.Context, method string) (route.Choice, *attempt.Route, error) {
+	w, err := r.choose(ctx, method)
+	if w == nil {
+		return route.Choice{}, nil, err
+	}
+	return w.choice, &w.Route, nil
+}
+
+var errNoRoute = status.Error(codes.Unavailable, "the discovery chain has no route for this method")
+
+func (r *Router) choose(ctx context.Context, method string) (*way, error) {
+	d := r.current.Load()
+	if d == nil || d.err != nil {
+		if d == nil {
+			return nil, nil
+		}
+		return nil, d.err
+	}
+	if i := match(d.plan.chain, method, ctx); i >= 0 {
+		if w := d.choose(ctx, i); w != nil {
+			return w, nil
+		}
+	}
+	return nil, errNoRoute
+}
+
+// Count counts the end of a call that Choose has sent to at. nil counts nothing. Interceptors
+// call it for [Router.Stats].
+func (r *Router) Count(at *attempt.Route, err error) {
+	d := r.current.Load()
+	if at == nil || d == nil || d.plan == nil {
+		return
+	}
+	w := d.plan.ways[at]
+	switch {
+	case w == nil: // of an earlier chain
+	case err == nil:
+		w.counts.succeeded.Add(1)
+	default:
+		w.counts.failed.Add(1)
+	}
+}
+
+// Connector is a channel, such as a [google.golang.org/grpc.ClientConn].
+type Connector = interface{ Connect() }
+
+// Wait blocks until the resolver has set the first chain, or that there is none. It connects
+// cc, whose resolver runs only then. The error is a status made of that of ctx.
+func (r *Router) Wait(ctx context.Context, cc Connector) error {
+	select {
+	case <-r.started:
+		return nil
+	default:
+	}
+	cc.Connect()
+	select {
+	case <-r.started:
+		return nil
+	case <-ctx.Done():
+		s := status.FromContextError(ctx.Err())
+		return status.Errorf(s.Code(), "waiting for the discovery chain: %v", ctx.Err())
+	}
+}
+
+// Update sets what the directory says. Resolvers call it, before the state that goes with it.
+//
+// A chain takes effect with the next state that [WithTargets] attaches it to; the first one, and
+// one while the channel is idle, takes effect at once. A nil chain is plain discovery. An error
+// leaves the last chain valid. Without an earlier chain, calls fail with it.
+func (r *Router) Update(chain *route.Chain, err error) {
+	if chain != nil && err == nil {
+		err = chain.Check()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := !r.updated
+	failing := r.err != nil && r.chain == nil
+	if r.err = err; err == nil {
+		r.chain = chain
+	}
+	switch current := r.current.Load(); {
+	case err != nil && (first || failing):
+		r.current.Store(&draws{err: unavailable(err)})
+	case err != nil:
+	case current == nil || current.err != nil || r.policy == nil:
+		r.set(chain)
+	}
+	if first {
+		r.updated = true
+		close(r.started)
+	}
+}
+
+func unavailable(err error) error {
+	if s, ok := status.FromError(err); ok {
+		return s.Err()
+	}
+	var refused *route.RefusedError
+	if errors.As(err, &refused) {
+		return status.Error(codes.Unavailable, refused.Error())
+	}
+	return status.Error(codes.Unavailable, "discovery chain: "+err.Error())
+}
+
+// Chain is the chain that decides calls now; nil is plain discovery.
+func (r *Router) Chain() *route.Chain {
+	if d := r.current.Load(); d != nil && d.plan != nil {
+		return d.plan.chain
+	}
+	return nil
+}
+
+// set has chain decide calls, as nothing is known of its targets. The caller holds r.mu.
+func (r *Router) set(chain *route.Chain) {
+	if chain == nil {
+		r.current.Store(nil)
+		return
+	}
+	r.current.Store(r.plan(chain).draw(func(string) health { return assumed }))
+}
+
+// plan is that of chain: the one of the calls now if it is the same. The caller holds r.mu.
+func (r *Router) plan(chain *route.Chain) *plan {
+	var before *plan
+	if d := r.current.Load(); d != nil {
+		before = d.plan
+	}
+	if before != nil && before.chain == chain {
+		return before
+	}
+	return newPlan(chain, before)
+}
+
+// planFor is the plan of chain; nil is plain discovery.
+func (r *Router) planFor(chain *route.Chain) *plan {
+	if chain == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan(chain)
+}
+
+// attach has plan decide calls, by the health of the targets of p.
+func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.current.Load()
+	known := r.policy == p && !changed
+	r.policy = p
+	switch {
+	case plan == nil:
+		r.current.Store(nil)
+	case !known || d == nil || d.plan != plan:
+		r.current.Store(plan.draw(of))
+	}
+}
+
+// detach has nothing known of the targets of p, whose channel is idle or closed.
+func (r *Router) detach(p *policy) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.policy != p {
+		return
+	}
+	r.policy = nil
+	if d := r.current.Load(); d != nil && d.plan != nil {
+		r.current.Store(d.plan.draw(func(string) health { return assumed }))
+	}
+}

@@ -1,0 +1,79 @@
+package routes
+
+import "github.com/meshlite-go/meshlite/internal/rendezvous"
+
+// shares spreads the calls of an arm: what a target cannot take goes to the next one. Without
+// a usable target the result is nil.
+func (a *plannedArm) shares(of func(id string) health) []share {
+	for _, part := range []func(h health) float64{
+		func(h health) float64 {
+			if !h.ready {
+				return 0
+			}
+			return h.steady
+		},
+		func(h health) float64 {
+			if !h.ready {
+				return 0
+			}
+			return h.present
+		},
+		func(h health) float64 { return h.present }, // calls wait for a connection
+	} {
+		var all []share
+		left := 1.0
+		for _, w := range a.ways {
+			if part := left * part(of(w.Target)); part > 0 {
+				all = append(all, share{w, part})
+				left -= part
+			}
+		}
+		if len(all) > 0 {
+			return all
+		}
+	}
+	return nil
+}
+
+// draw makes the odds of all routes. of is the health of a target of the chain.
+func (p *plan) draw(of func(id string) health) *draws {
+	d := &draws{plan: p, routes: make([]drawnRoute, len(p.routes)), health: make(map[string]health, len(p.chain.Targets))}
+	for id := range p.chain.Targets {
+		d.health[id] = of(id)
+	}
+	for i, r := range p.routes {
+		d.routes[i] = r.draw(of, p.chain.Sticky != "")
+	}
+	return d
+}
+
+func (r *plannedRoute) draw(of func(id string) health, sticky bool) drawnRoute {
+	var drawn drawnRoute
+	var all []share
+	add := func(a *plannedArm, shares []share) {
+		var sum float64
+		for _, s := range shares {
+			sum += s.part
+		}
+		for _, s := range shares {
+			all = append(all, share{s.way, a.Weight * s.part / sum})
+		}
+		if sticky && len(shares) > 0 {
+			drawn.arms = append(drawn.arms, drawnArm{a.Weight, rendezvous.Hash(a.Name), newOdds(shares)})
+		}
+	}
+	for i := range r.arms {
+		if a := &r.arms[i]; a.Weight > 0 {
+			add(a, a.shares(of))
+		}
+	}
+	if len(all) == 0 { // nothing is alive: calls fail with the reason of their own target
+		for i := range r.arms {
+			if a := &r.arms[i]; a.Weight > 0 && len(a.ways) > 0 {
+				add(a, []share{{a.ways[0], 1}})
+			}
+		}
+	}
+	drawn.ways = newOdds(all)
+	return drawn
+}

@@ -1,0 +1,256 @@
+package routes_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
+
+// Case T2: Shares within 0.1 % of weights over 100,000 calls, also for 99.9/0.1 and nested splitters.
+func TestSharesAreTheWeights(t *testing.T) {
+	for _, weights := range [][3]float64{{90, 10, 0}, {99.9, 0.1, 0}, {45.05, 45.05, 9.9}, {33.33, 33.33, 33.33}} {
+		t.Run(fmt.Sprint(weights), func(t *testing.T) {
+			f := newFleet(t)
+			var sum float64
+			for _, w := range weights {
+				sum += w
+			}
+			f.set(chainOf(arm("v1", weights[0]), arm("v2", weights[1]), arm("other", weights[2])), v1, v2, other)
+			f.ready(v1, v2)
+			if weights[2] > 0 {
+				f.ready(other)
+			}
+			f.wantShares(100_000, 0.001, map[int]float64{0: weights[0] / sum, 100: weights[1] / sum, 200: weights[2] / sum})
+			// Each thousand has the shares, too.
+			f.wantShares(1000, 0.005, map[int]float64{0: weights[0] / sum, 100: weights[1] / sum, 200: weights[2] / sum})
+		})
+	}
+}
+
+// The picker draws for calls without an interceptor.
+func TestCallsWithoutAnInterceptorAreRouted(t *testing.T) {
+	f := newFleet(t)
+	f.set(chainOf(arm("v1", 75), arm("v2", 25)), v1, v2)
+	f.ready(v1, v2)
+	counts := map[int]int{}
+	for range 1000 {
+		result, err := f.Picker().Pick(pickInfo(context.Background()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[indexOf(result)/100]++
+	}
+	if counts[1] < 245 || counts[1] > 255 {
+		t.Errorf("%d of 1000 calls take the arm with a quarter", counts[1])
+	}
+}
+
+// Case T3: An arm without a healthy instance gets 0 calls; its share goes to the others in proportion; when it is back, so is its share.
+func TestAnEmptyArmGetsNoCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		f.set(chainOf(arm("v1", 60), arm("v2", 10), arm("other", 30)), v1, v2, other)
+		f.ready(v1, v2, other)
+		f.wantShares(10_000, 0.001, map[int]float64{0: 0.6, 100: 0.1, 200: 0.3})
+
+		without := map[int]float64{0: 6.0 / 7, 100: 1.0 / 7}
+		f.down(200, 201, 202, 203)
+		settle()
+		f.wantShares(10_000, 0.001, without)
+		f.back(201)
+		f.wantShares(10_000, 0.001, map[int]float64{0: 0.6, 100: 0.1, 200: 0.3})
+
+		// As the directory says it: none is healthy.
+		f.set(f.router.Chain(), v1, v2, other.of(0))
+		settle()
+		f.wantShares(10_000, 0.001, without)
+		stats := f.router.Stats().Routes[0].Arms[2]
+		if !stats.Empty || stats.Share != 0 || stats.Targets[0].Known != 4 {
+			t.Errorf("stats of the empty arm are %+v", stats)
+		}
+		f.up = map[int]bool{}
+		f.set(f.router.Chain(), v1, v2, other)
+		for i := 200; i < 204; i++ {
+			f.Connect(i, connectivity.Ready)
+		}
+		f.wantShares(10_000, 0.001, map[int]float64{0: 0.6, 100: 0.1, 200: 0.3})
+	})
+}
+
+// Without any usable instance calls fail with the reason of their target.
+func TestCallsFailWithTheReasonOfTheirTarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		f.set(chainOf(arm("v1", 50), arm("v2", 50)), v1.of(0), v2.of(0))
+		settle()
+		reasons := map[string]int{}
+		for range 100 {
+			_, _, err := f.call(context.Background())
+			reasons[fmt.Sprint(err)]++
+		}
+		if one, two := reasons["v1 has no healthy instance"], reasons["v2 has no healthy instance"]; one+two != 100 || one < 45 || two < 45 {
+			t.Errorf("calls fail with %v", reasons)
+		}
+	})
+}
+
+// One customer stays at an arm while its weight does not shrink, and when it is empty only its
+// own customers move.
+func TestStickyArms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		const customers = 2000
+		places := func() (at [customers]int) {
+			for i := range at {
+				first, _, err := f.call(with("x-customer", fmt.Sprint("customer-", i)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				at[i] = first / 100
+			}
+			return at
+		}
+		chain := func(canary float64) *route.Chain {
+			c := chainOf(arm("v1", 100-canary), arm("v2", canary))
+			c.Sticky = "x-customer"
+			return c
+		}
+		f.set(chain(10), v1, v2)
+		f.ready(v1, v2)
+		before := places()
+		if before != places() {
+			t.Error("customers change their arm without a cause")
+		}
+		var canary int
+		for _, at := range before {
+			canary += at
+		}
+		if canary < 150 || canary > 250 {
+			t.Errorf("%d of %d customers have the arm of 10 %%", canary, customers)
+		}
+		f.set(chain(30), v1, v2)
+		for i, at := range places() {
+			if before[i] == 1 && at != 1 {
+				t.Fatalf("customer %d leaves the arm that has grown", i)
+			}
+		}
+		f.down(100, 101, 102, 103)
+		settle()
+		for i, at := range places() {
+			if at != 0 {
+				t.Fatalf("customer %d is at the empty arm", i)
+			}
+		}
+		if got := f.shares(1000); got[100] != 0 {
+			t.Errorf("calls without the key go to the empty arm: %v", got)
+		}
+	})
+}
+
+// Case T4: none before the threshold; calls fail over in proportion, and in order.
+func TestFailoverIsInProportion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		ten, standby, last := group{id: "v1", first: 0, listed: 10}, group{id: "v2", first: 100, listed: 2}, other
+		f.set(chainOf(arm("v1", 100, "v2", "other")), ten, standby, last)
+		f.ready(ten)
+		for i := range 5 {
+			f.down(i)
+			settle()
+			f.wantShares(1000, 0.002, map[int]float64{0: 1})
+		}
+		if opened, _ := f.Connections(); opened != 10 {
+			t.Errorf("%d connections without a need for failover, want 10", opened)
+		}
+		f.down(5) // 4 of 10, half are needed
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{0: 1}) // the standby is not connected yet
+		f.ready(standby)
+		f.wantShares(1000, 0.002, map[int]float64{0: 0.8, 100: 0.2})
+		f.down(6, 7)
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{0: 0.4, 100: 0.6})
+		f.down(8, 9)
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{100: 1})
+		f.down(100, 101)
+		settle()
+		record, queued := f.queue()
+		if !queued {
+			t.Error("the first call after both are lost does not wait for the last one")
+		}
+		f.ready(last)
+		if i, err := f.try(context.Background(), record); err != nil || i < 200 {
+			t.Errorf("the first call goes to %d: %v", i, err)
+		}
+		f.wantShares(1000, 0.002, map[int]float64{200: 1})
+
+		f.back(0, 1, 2, 3, 4, 5)
+		f.wantShares(1000, 0.002, map[int]float64{200: 1})
+		time.Sleep(routes.DefaultFailbackDelay - time.Second)
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{200: 1})
+		time.Sleep(2 * routes.DefaultFailbackDelay)
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{0: 1})
+		if _, closed := f.Connections(); closed != 2+4 {
+			t.Errorf("%d connections are closed, want those of both failover targets", closed)
+		}
+	})
+}
+
+// Case T4: fail back with hysteresis: no flapping with one instance coming and going every second.
+func TestAnInstanceThatComesAndGoesMovesCallsOnce(t *testing.T) {
+	for _, threshold := range []float64{0.3, 0.5, 0.7, 1} {
+		t.Run(fmt.Sprint(threshold), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, routes.WithFailoverThreshold(threshold))
+				ten := group{id: "v1", first: 0, listed: 10}
+				f.set(chainOf(arm("v1", 100, "other")), ten, other)
+				f.ready(ten)
+				needed := int(threshold * 10)
+				for i := range 10 - needed {
+					f.down(i)
+				}
+				settle()
+				f.wantShares(1000, 0.002, map[int]float64{0: 1})
+				moves, last := 0, 1.0
+				connected := false
+				for range 60 {
+					f.down(9)
+					settle()
+					if !connected {
+						f.ready(other)
+						connected = true
+					}
+					for range 2 {
+						if got := f.shares(1000)[0]; got < last-0.01 || got > last+0.01 {
+							moves++
+							last = got
+						}
+						if !f.up[9] {
+							time.Sleep(time.Second)
+							f.back(9)
+							settle()
+						}
+					}
+					time.Sleep(time.Second)
+				}
+				want := float64(needed-1) / float64(needed)
+				if moves != 1 || last < want-0.01 || last > want+0.01 {
+					t.Errorf("calls moved %d times, at last to %.2f, want once, to %.2f", moves, last, want)
+				}
+				time.Sleep(routes.DefaultFailbackDelay)
+				settle()
+				f.wantShares(1000, 0.002, map[int]float64{0: 1})
+			})
+		})
+	}
+}

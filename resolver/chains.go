@@ -1,0 +1,134 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
+
+// chainKey identifies the chain of a service.
+type chainKey struct{ directory, service, datacenter string }
+
+// chainWatch follows one chain for all its readers.
+type chainWatch struct {
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex
+	readers map[chan<- struct{}]struct{}
+	latest  chainView
+}
+
+// chainView is what a chainWatch believes at one time.
+type chainView struct {
+	answered bool // by the directory: chain or refused holds
+	// chain is the latest that could be used; nil is plain discovery.
+	chain *route.Chain
+	// refused is why the latest answer is not chain; nil if it is.
+	refused error
+	err     error // of the last query
+}
+
+func (w *chainWatch) view() chainView {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.latest
+}
+
+// report is called by the directory. A chain that it refuses leaves the last one in use.
+func (w *chainWatch) report(chain *route.Chain, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var refused *route.RefusedError
+	switch last := w.latest; {
+	case errors.As(err, &refused):
+		w.latest = chainView{answered: true, chain: last.chain, refused: err}
+		if last.refused == nil || last.refused.Error() != err.Error() {
+			w.log.Error("the discovery chain is refused", "in_use", last.chain != nil || last.answered && last.refused == nil, "error", err)
+		}
+	case err != nil:
+		w.latest.err = err
+		if last.err == nil {
+			w.log.Warn("the discovery chain cannot be read: calls go on by the last one", "known", last.answered, "error", err)
+		}
+	default:
+		w.latest = chainView{answered: true, chain: chain}
+		if last.refused != nil || last.err != nil {
+			w.log.Info("the discovery chain is read again")
+		}
+	}
+	for wake := range w.readers {
+		signal(wake)
+	}
+}
+
+// signal fills wake without waiting.
+func signal(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // already awake; it will read the newest view
+	}
+}
+
+// stop ends the watch and waits, but not for a directory that ignores its context.
+func (w *chainWatch) stop() {
+	w.cancel()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-w.done:
+	case <-timer.C:
+		w.log.Error("the directory does not end its watch of a chain: its goroutine is left running", "timeout", stopTimeout)
+	}
+}
+
+// chainRegistry holds the chain watches of a builder. A watch is open while it has readers.
+type chainRegistry struct {
+	mu   sync.Mutex
+	open map[chainKey]*chainWatch
+}
+
+// follow returns the watch of a chain. wake is filled when there is something new, until close.
+func (r *chainRegistry) follow(watcher route.Watcher, key chainKey, log *slog.Logger, wake chan<- struct{}) (w *chainWatch, closeWatch func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w = r.open[key]
+	if w == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		w = &chainWatch{
+			log:    log.With("service", key.service, "directory", key.directory),
+			cancel: cancel, done: make(chan struct{}), readers: map[chan<- struct{}]struct{}{},
+		}
+		r.open[key] = w
+		go func() {
+			defer close(w.done)
+			watcher.WatchChain(ctx, key.service, key.datacenter, w.report)
+		}()
+	}
+	w.mu.Lock()
+	w.readers[wake] = struct{}{}
+	w.mu.Unlock()
+	signal(wake) // there may be an answer already
+	return w, func() { r.leave(key, w, wake) }
+}
+
+// leave ends the watch with its last reader, and waits for it.
+func (r *chainRegistry) leave(key chainKey, w *chainWatch, wake chan<- struct{}) {
+	r.mu.Lock()
+	w.mu.Lock()
+	delete(w.readers, wake)
+	last := len(w.readers) == 0
+	w.mu.Unlock()
+	if last {
+		delete(r.open, key)
+	}
+	r.mu.Unlock()
+	if last {
+		w.stop()
+	}
+}

@@ -1,0 +1,126 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
+
+var _ route.Watcher = (*Directory)(nil)
+
+// WatchChain implements [route.Watcher]: it reports the discovery chain of service that Consul
+// compiles for datacenter, empty for the agent's own, until ctx ends: every answer, even if
+// nothing has changed, and the error of each attempt that fails. It needs a token with
+// service:read on service.
+//
+// The chain is nil where no config entry says more than the names of the instances do. It is
+// also nil, which is logged once, where the agent has no chains or the token may not read
+// this one, until there has been a chain: then that is an error. A chain that is gone all at
+// once, or of an older index, is read again, consistently, before it is reported. The watch
+// shares the connections of [Directory.Watch].
+func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
+	if err := checkName("service", service); err != nil {
+		report(nil, err)
+		<-ctx.Done()
+		return
+	}
+	d.pool.join()
+	defer func() {
+		if d.pool.leave() {
+			d.Close()
+		}
+	}()
+	w := newEntryWatch[compiled](d, service)
+	logged := false
+	w.read = func(ctx context.Context, options *api.QueryOptions) (compiled, bool, uint64, error) {
+		read, err := d.readChain(ctx, service, datacenter, options)
+		if none := withoutChains(err); none != "" && !w.had {
+			if !logged {
+				d.log.Warn("calls go to all instances of the service: its discovery chain cannot be read", "service", service, "reason", none, "error", d.explainChain(err, service))
+			}
+			logged = true
+			return compiled{}, true, 0, nil
+		}
+		if err != nil {
+			return compiled{}, false, 0, d.explainChain(err, service)
+		}
+		return read, read.plain(), read.index, nil
+	}
+	w.run(ctx, func(read compiled, err error) {
+		if err == nil {
+			err = read.refused
+		}
+		report(read.chain, err)
+	})
+}
+
+// Chain reads the discovery chain of service once, as [Directory.WatchChain] reports it,
+// except that it is an error if the agent has no chains or denies this one.
+func (d *Directory) Chain(ctx context.Context, service, datacenter string) (*route.Chain, error) {
+	if err := checkName("service", service); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	read, err := d.readChain(ctx, service, datacenter, &api.QueryOptions{})
+	if err != nil {
+		return nil, d.explainChain(err, service)
+	}
+	return read.chain, read.refused
+}
+
+// compiled is an answer: a chain, or why it is refused, or plain discovery.
+type compiled struct {
+	chain   *route.Chain
+	refused error
+	index   uint64
+}
+
+func (c compiled) plain() bool { return c.chain == nil && c.refused == nil }
+
+// readChain sends one query.
+func (c *client) readChain(ctx context.Context, service, datacenter string, options *api.QueryOptions) (compiled, error) {
+	var body json.RawMessage
+	// consul/api drops what it does not know, such as the headers that a split sets.
+	decoded := decoding(ctx, func(from io.Reader) error {
+		if err := json.NewDecoder(from).Decode(&body); err != nil {
+			return unreadable(err)
+		}
+		return nil
+	})
+	compile := &api.DiscoveryChainOptions{EvaluateInDatacenter: datacenter}
+	_, meta, err := c.api.DiscoveryChain().Get(service, compile, options.WithContext(decoded))
+	if err != nil {
+		return compiled{}, err
+	}
+	read := compiled{index: meta.LastIndex}
+	read.chain, read.refused, err = decodeChain(body, read.index)
+	return read, err
+}
+
+// withoutChains is why the agent has no chain to show, "" for another error.
+func withoutChains(err error) string {
+	switch status := statusOf(err); {
+	case status == http.StatusForbidden || status == http.StatusUnauthorized:
+		return "the token may not read it"
+	case status == http.StatusNotFound:
+		return "the agent has no discovery chains"
+	case status != 0 && strings.Contains(err.Error(), "Connect must be enabled"):
+		return "Connect is not enabled"
+	}
+	return ""
+}
+
+func (c *client) explainChain(err error, service string) error {
+	if withoutChains(err) == "Connect is not enabled" {
+		return fmt.Errorf("%s has no discovery chains: turn Connect on, by connect { enabled = true }", c.name())
+	}
+	return c.explain(err, fmt.Sprintf("service:read on %q", service))
+}

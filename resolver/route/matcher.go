@@ -1,0 +1,300 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+)
+
+// methodOfGRPC is the HTTP method of every call of gRPC.
+const methodOfGRPC = "POST"
+
+// request is what routes match.
+type request struct {
+	path, method string
+	md           Metadata
+	query        Metadata // of HTTP
+}
+
+// values returns the values of a header, pseudo headers included.
+func (r *request) values(key string) []string {
+	if r.md == nil {
+		return nil
+	}
+	return r.md.Get(key)
+}
+
+// matcher is a compiled [Match]. Its conditions are in the order of their cost.
+type matcher struct {
+	path    text
+	methods []string
+	fields  []field
+}
+
+func (m *matcher) matches(r *request) bool {
+	if !m.path.matches(r.path) || !m.takes(r.method) {
+		return false
+	}
+	for i := range m.fields {
+		if !m.fields[i].holds(r) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *matcher) takes(method string) bool {
+	return len(m.methods) == 0 || slices.Contains(m.methods, method)
+}
+
+// mismatch is the first condition that does not hold, "" for none.
+func (m *matcher) mismatch(r *request) string {
+	if !m.path.matches(r.path) {
+		return fmt.Sprintf("the path %v", m.path.opposite())
+	}
+	if !m.takes(r.method) {
+		return fmt.Sprintf("the HTTP method is %s, not %s", r.method, strings.Join(m.methods, " or "))
+	}
+	for i := range m.fields {
+		if f := &m.fields[i]; !f.holds(r) {
+			return f.mismatch(r)
+		}
+	}
+	return ""
+}
+
+// source is where a field is found.
+type source uint8
+
+const (
+	metadata source = iota
+	path
+	method
+	query
+)
+
+// field is a condition on a header or a parameter of a query.
+type field struct {
+	from   source
+	key    string
+	text   text // of the kind anything: presence
+	invert bool
+}
+
+// value returns the value of the field; known is false if it is absent or too long.
+func (f *field) value(r *request) (value string, present, known bool) {
+	var values []string
+	switch f.from {
+	case path:
+		value, present = r.path, true
+	case method:
+		value, present = r.method, true
+	case query:
+		if values = r.query.Get(f.key); len(values) > 1 {
+			values = values[:1]
+		}
+	default:
+		values = r.values(f.key)
+	}
+	switch {
+	case present:
+	case len(values) == 1:
+		value, present = values[0], true
+	case len(values) > 1:
+		size := len(values) - 1
+		for _, one := range values {
+			size += len(one)
+		}
+		if size > maxValue || f.text.kind == anything {
+			return "", true, false
+		}
+		value, present = strings.Join(values, ","), true
+	}
+	return value, present, present && len(value) <= maxValue
+}
+
+func (f *field) holds(r *request) bool {
+	value, present, known := f.value(r)
+	if f.text.kind == anything {
+		return present != f.invert
+	}
+	return known && f.text.matches(value) != f.invert
+}
+
+// mismatch says why f does not hold.
+func (f *field) mismatch(r *request) string {
+	name := f.key
+	if f.from == query {
+		name = "the parameter " + name
+	}
+	_, present, known := f.value(r)
+	switch {
+	case !present:
+		return name + " is absent"
+	case f.text.kind == anything:
+		return name + " is present"
+	case !known:
+		return fmt.Sprintf("%s has more than %d bytes", name, maxValue)
+	case f.invert:
+		return name + " " + f.text.String()
+	default:
+		return name + " " + f.text.opposite()
+	}
+}
+
+// kind is how a text matches.
+type kind uint8
+
+const (
+	anything kind = iota
+	exact
+	prefix
+	suffix
+	contains
+	expression
+)
+
+// text is a condition on a text.
+type text struct {
+	kind       kind
+	want       string
+	ignoreCase bool // of ASCII
+	re         *regexp.Regexp
+}
+
+func (t *text) matches(s string) bool {
+	n := len(t.want)
+	switch t.kind {
+	case anything:
+		return true
+	case expression:
+		return len(s) <= maxValue && t.re.MatchString(s)
+	case exact:
+		return len(s) == n && t.equal(s)
+	case prefix:
+		return len(s) >= n && t.equal(s[:n])
+	case suffix:
+		return len(s) >= n && t.equal(s[len(s)-n:])
+	default:
+		if !t.ignoreCase {
+			return strings.Contains(s, t.want)
+		}
+		for i := 0; i+n <= len(s); i++ {
+			if t.equal(s[i : i+n]) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// equal compares s with a text of the same length.
+func (t *text) equal(s string) bool {
+	if !t.ignoreCase {
+		return s == t.want
+	}
+	for i := range len(s) {
+		if lower(s[i]) != lower(t.want[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+var (
+	holds    = [...]string{anything: "is anything", exact: "is %q", prefix: "begins with %q", suffix: "ends with %q", contains: "contains %q", expression: "matches %q"}
+	opposite = [...]string{anything: "is nothing", exact: "is not %q", prefix: "does not begin with %q", suffix: "does not end with %q", contains: "does not contain %q", expression: "does not match %q"}
+)
+
+// String is the condition in words, and opposite is what holds where it does not.
+func (t *text) String() string   { return t.say(holds[t.kind]) }
+func (t *text) opposite() string { return t.say(opposite[t.kind]) }
+
+func (t *text) say(format string) string {
+	if t.kind == anything {
+		return format
+	}
+	said := fmt.Sprintf(format, t.want)
+	if t.ignoreCase {
+		said += " in any case"
+	}
+	return said
+}
+
+// conditions are texts by kind, of which at most one is given.
+type conditions [expression + 1]string
+
+func (c conditions) compile(ignoreCase bool) (text, error) {
+	var t text
+	for k := exact; k <= expression; k++ {
+		switch {
+		case c[k] == "":
+			continue
+		case t.kind != anything:
+			return text{}, fmt.Errorf("has %q and %q: write one condition", t.want, c[k])
+		case len(c[k]) > maxValue:
+			return text{}, fmt.Errorf("has a condition of %d bytes: write %d at most", len(c[k]), maxValue)
+		}
+		t = text{kind: k, want: c[k], ignoreCase: ignoreCase && k != expression}
+	}
+	if t.kind == expression {
+		var err error
+		if t.re, err = whole(t.want); err != nil {
+			return text{}, err
+		}
+	}
+	return t, nil
+}
+
+// whole compiles an expression that matches whole texts, as RE2's FullMatch does. Matching
+// takes time that is linear in the text and in the size of the expression, whose repetitions
+// count.
+func whole(expression string) (*regexp.Regexp, error) {
+	if len(expression) > maxRegex {
+		return nil, fmt.Errorf("has an expression of %d bytes: write %d at most", len(expression), maxRegex)
+	}
+	// Before it is wrapped: ")(" would be valid within.
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return nil, fmt.Errorf("has %q, which is no expression of RE2: %w", expression, errorOf(err))
+	}
+	if n := size(parsed); n > maxSize {
+		return nil, fmt.Errorf("has %q, which is an expression of %d steps with its repetitions: write %d at most", expression, n, maxSize)
+	}
+	return regexp.Compile(`^(?s:` + expression + `)$`)
+}
+
+// errorOf is err without the expression, which is quoted beside it.
+func errorOf(err error) error {
+	var bad *syntax.Error
+	if errors.As(err, &bad) {
+		return errors.New(bad.Code.String())
+	}
+	return err
+}
+
+// size is about the number of instructions of an expression. The parser bounds nested
+// repetitions by 1,000, so it does not overflow.
+func size(re *syntax.Regexp) int {
+	n := 1 + len(re.Rune)
+	if re.Op == syntax.OpCharClass {
+		n = 1
+	}
+	for _, sub := range re.Sub {
+		n += size(sub)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Max, re.Min+1)
+	}
+	return n
+}

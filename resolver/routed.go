@@ -1,0 +1,379 @@
+package resolver
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
+
+	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
+
+// routedResolver is the resolver of a channel that goes by a chain. Each target of the chain is
+// discovered as the target of a channel is, with the same guard, grace, subset and snapshots; one
+// goroutine, run, publishes them together. Without a chain it publishes what plain discovery does.
+type routedResolver struct {
+	builder   *Builder
+	target    Target
+	directory catalog.Watcher
+	cc        resolver.ClientConn
+	opts      resolver.BuildOptions
+
+	plainConfig, routedConfig *serviceconfig.ParseResult
+
+	chain      *chainWatch
+	closeChain func()
+	wake       chan struct{}
+	cancel     context.CancelFunc
+	done       chan struct{}
+
+	parts   map[string]*part // of current and next, by their keys
+	current *plan            // published; nil before the first
+	next    *plan            // becomes current once its parts have answers
+}
+
+// plan is a chain with the discovery of its targets.
+type plan struct {
+	chain *route.Chain     // nil is plain discovery
+	parts map[string]*part // by the ID of the target; that of plain discovery is at ""
+	since time.Time
+}
+
+// part is the discovery of one target: it receives what a resolver publishes.
+type part struct {
+	resolver.ClientConn // of the channel, for the service config
+	key                 string
+	wake                chan<- struct{}
+	resolver            *consulResolver
+
+	mu      sync.Mutex
+	state   resolver.State
+	err     error // why there is no state, or no newer one
+	ready   bool  // there is a state or an error
+	changed bool  // since the last time it was published
+}
+
+// UpdateState is called by the part's resolver.
+func (p *part) UpdateState(state resolver.State) error {
+	p.set(func() { p.state, p.err = state, nil })
+	return nil
+}
+
+// ReportError is called by the part's resolver. The last state stays valid.
+func (p *part) ReportError(err error) { p.set(func() { p.err = err }) }
+
+func (p *part) set(change func()) {
+	p.mu.Lock()
+	change()
+	p.ready, p.changed = true, true
+	p.mu.Unlock()
+	signal(p.wake)
+}
+
+func (p *part) isReady() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ready
+}
+
+// take returns what is to be published, and whether it has changed since it was last taken.
+func (p *part) take() (state resolver.State, err error, changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed, p.changed = p.changed, false
+	return p.state, p.err, changed
+}
+
+// route starts the resolver of a channel with a router.
+func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
+	watcher, ok := directory.(route.Watcher)
+	if !ok || opts.DisableServiceConfig { // in which the policy of routes is named
+		b.router.Update(nil, nil)
+		return b.discover(target, directory, cc, opts, bundledServerName(opts))
+	}
+	r := &routedResolver{
+		builder: b, target: target, directory: directory, cc: cc, opts: opts,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), parts: map[string]*part{},
+	}
+	text := b.serviceConfigOf(target.Policy)
+	routed, err := routedServiceConfig(text)
+	if err != nil {
+		return nil, err
+	}
+	if r.plainConfig, err = parsed(text, cc, opts); err != nil {
+		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
+	}
+	if r.routedConfig, err = parsed(routed, cc, opts); err != nil {
+		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
+	}
+	r.target.Policy = "" // it is in both configs
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	r.chain, r.closeChain = b.chains.follow(watcher, r.chainKey(), b.log, r.wake)
+	go r.run(ctx)
+	return r, nil
+}
+
+// routedServiceConfig is a service config whose policy is that of a target, under the policy of
+// routes.
+func routedServiceConfig(text string) (string, error) {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal([]byte(text), &fields); err != nil {
+		return "", fmt.Errorf("resolver: WithServiceConfig: %w: write a JSON object as in gRPC's service_config.md", err)
+	}
+	child := fields["loadBalancingConfig"]
+	if old := fields["loadBalancingPolicy"]; child == nil && old != nil {
+		child = json.RawMessage(fmt.Sprintf(`[{%s: {}}]`, old))
+	}
+	delete(fields, "loadBalancingPolicy")
+	config, err := json.Marshal([]any{map[string]any{routes.Name: map[string]any{"child": child}}})
+	if err != nil {
+		return "", fmt.Errorf("resolver: WithServiceConfig: %w", err)
+	}
+	fields["loadBalancingConfig"] = config
+	all, err := json.Marshal(fields)
+	return string(all), err
+}
+
+func (r *routedResolver) chainKey() chainKey {
+	key := chainKey{directory: r.directory.Name(), service: r.target.Service}
+	if len(r.target.Datacenters) > 0 {
+		key.datacenter = r.target.Datacenters[0]
+	}
+	return key
+}
+
+// ResolveNow does nothing, as that of plain discovery.
+func (r *routedResolver) ResolveNow(resolver.ResolveNowOptions) {}
+
+// Close ends the watches that no other channel shares, and waits.
+func (r *routedResolver) Close() {
+	r.cancel()
+	<-r.done
+	r.closeChain()
+	var parts sync.WaitGroup
+	for _, p := range r.parts {
+		parts.Go(p.resolver.Close)
+	}
+	parts.Wait()
+}
+
+func (r *routedResolver) run(ctx context.Context) {
+	defer close(r.done)
+	started := time.Now()
+	timer := time.NewTimer(r.builder.startTimeout)
+	defer timer.Stop()
+	r.begin(nil) // at the same time as the chain is asked for
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+		}
+		if again := r.update(r.builder.startTimeout - time.Since(started)); again > 0 {
+			timer.Reset(again)
+		}
+	}
+}
+
+// update follows the chain and publishes what has changed; starting is what is left of the start
+// timeout. It returns when to update again without being woken; 0 is never.
+func (r *routedResolver) update(starting time.Duration) time.Duration {
+	v := r.chain.view()
+	switch {
+	case v.answered && v.chain == nil && v.refused != nil:
+		r.builder.router.Update(nil, v.refused)
+		r.cc.ReportError(v.refused)
+		return 0
+	case v.answered:
+		r.builder.router.Update(v.chain, v.refused)
+		r.begin(v.chain)
+	case r.current != nil:
+	case r.builder.router.Chain() != nil: // of this channel, before it was idle
+		r.begin(r.builder.router.Chain())
+	case starting > 0 && !(v.err != nil && r.next.parts[""].isReady()):
+		return starting
+	default:
+		r.builder.router.Update(nil, nil)
+	}
+	again := r.advance()
+	r.publish()
+	return again
+}
+
+// begin makes the plan of a chain the next one, unless it is or was.
+func (r *routedResolver) begin(chain *route.Chain) {
+	latest := cmp.Or(r.next, r.current)
+	if latest != nil && latest.chain == chain {
+		return
+	}
+	p := &plan{chain: chain, parts: map[string]*part{}, since: time.Now()}
+	if chain == nil {
+		p.parts[""] = r.part(r.target, r.builder)
+	} else {
+		failover := withFailover(chain)
+		for id, target := range chain.Targets {
+			builder := *r.builder
+			builder.warning = builder.warning && !target.OnlyPassing
+			if failover[id] {
+				builder.panic.threshold = 0 // others take over before unhealthy instances are called
+			}
+			p.parts[id] = r.part(r.targetOf(chain, target), &builder)
+		}
+	}
+	r.next = p
+	r.drop()
+}
+
+// withFailover are the IDs of the targets that others take over for.
+func withFailover(chain *route.Chain) map[string]bool {
+	ids := map[string]bool{}
+	for _, route := range chain.Routes {
+		for _, arm := range route.Arms {
+			ids[arm.Target] = ids[arm.Target] || len(arm.Failover) > 0
+		}
+	}
+	return ids
+}
+
+// targetOf is how the instances of a chain's target are found: as those of the channel's target,
+// in the target's datacenter and by its filter.
+func (r *routedResolver) targetOf(chain *route.Chain, of *route.Target) Target {
+	t := r.target
+	if of.Service != t.Service {
+		t.Service, t.Tags = of.Service, nil // tags are of the service that the channel names
+	}
+	if of.Datacenter != chain.Datacenter {
+		t.Datacenters = []string{of.Datacenter}
+	}
+	switch {
+	case of.Filter != "" && t.Filter != "":
+		t.Filter = fmt.Sprintf("(%s) and (%s)", t.Filter, of.Filter)
+	case of.Filter != "":
+		t.Filter = of.Filter
+	}
+	return t
+}
+
+// part returns the discovery of target, which plans share.
+func (r *routedResolver) part(target Target, builder *Builder) *part {
+	key := fmt.Sprint(tableKey("", target.queries(builder.warning)), builder.panic)
+	if p := r.parts[key]; p != nil {
+		return p
+	}
+	serverName := bundledServerName(r.opts)
+	if serverName == "" && target.Service != r.target.Service && r.opts.Authority == url.PathEscape(r.target.Service) {
+		serverName = url.PathEscape(target.Service) // unless a name is pinned, each proves its own
+	}
+	p := &part{ClientConn: r.cc, key: key, wake: r.wake}
+	p.resolver, _ = builder.discover(target, r.directory, p, r.opts, serverName) // it has no policy, and so no error
+	r.parts[key] = p
+	return p
+}
+
+// drop closes the parts that no plan has.
+func (r *routedResolver) drop() {
+	used := map[*part]bool{}
+	for _, p := range []*plan{r.current, r.next} {
+		if p == nil {
+			continue
+		}
+		for _, one := range p.parts {
+			used[one] = true
+		}
+	}
+	for key, p := range r.parts {
+		if !used[p] {
+			delete(r.parts, key)
+			p.resolver.Close()
+		}
+	}
+}
+
+// advance makes the next plan current once each of its targets has been answered for, or the
+// start timeout is over. It returns when to try again.
+func (r *routedResolver) advance() (again time.Duration) {
+	if r.next == nil {
+		return 0
+	}
+	left := r.builder.startTimeout - time.Since(r.next.since)
+	for _, p := range r.next.parts {
+		if left > 0 && !p.isReady() {
+			return left
+		}
+	}
+	for _, p := range r.next.parts {
+		p.mu.Lock()
+		p.changed = true
+		p.mu.Unlock()
+	}
+	r.current, r.next = r.next, nil
+	r.drop()
+	return 0
+}
+
+// publish updates gRPC's state if something of the current plan has changed.
+func (r *routedResolver) publish() {
+	if r.current == nil {
+		return
+	}
+	if r.current.chain == nil {
+		state, err, changed := r.current.parts[""].take()
+		switch {
+		case !changed:
+		case err != nil:
+			r.cc.ReportError(err)
+		default:
+			state.ServiceConfig = r.plainConfig // gRPC keeps the last one where there is none
+			_ = r.cc.UpdateState(state)
+		}
+		return
+	}
+	r.publishTargets()
+}
+
+func (r *routedResolver) publishTargets() {
+	var targets []routes.TargetState
+	anyChanged := false
+	for id, target := range r.current.chain.Targets {
+		p := r.current.parts[id]
+		ready := p.isReady()
+		found, err, changed := p.take()
+		anyChanged = anyChanged || changed
+		if !ready {
+			err = fmt.Errorf("%s has not answered within %v: is it reachable?", r.directory.Name(), r.builder.startTimeout)
+		}
+		if err != nil && len(found.Endpoints) == 0 {
+			found = balancer.WithReason(found, err)
+		}
+		targets = append(targets, routes.TargetState{ID: id, Target: target, State: found, Known: p.resolver.known(len(found.Endpoints))})
+	}
+	if anyChanged {
+		state := resolver.State{ServiceConfig: r.routedConfig}
+		_ = r.cc.UpdateState(routes.WithTargets(state, r.current.chain, targets, r.builder.router))
+	}
+}
+
+// known is how many instances the directory lists for a target of which published are in use,
+// unhealthy ones included: for a subset, in proportion.
+func (r *consulResolver) known(published int) int {
+	for _, s := range r.sources {
+		if v := s.view(); len(v.list) > 0 {
+			s.mu.Lock()
+			unhealthy := len(s.unhealthy)
+			s.mu.Unlock()
+			return published + unhealthy*published/len(v.list)
+		}
+	}
+	return published
+}
