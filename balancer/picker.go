@@ -129,7 +129,7 @@ func newTracked() *trackedAttempt {
 // track starts the timer of an attempt. A stream is timed to its first response, which only a
 // record reports. Attempts of unknown kind have no latency.
 func track(c *Candidate, fullMethod string, record *attempt.Record, probe probe, now time.Duration, inner func(balancer.DoneInfo)) func(balancer.DoneInfo) {
-	method := c.table.method(fullMethod, kindOf)
+	method := c.table.methods.of(fullMethod, kindOf)
 	if method.kind == attempt.Unknown && record != nil {
 		method.kind = record.Kind()
 	}
