@@ -82,9 +82,11 @@ func (p *attemptPicker) chooseFor(info *balancer.PickInfo, record *attempt.Recor
 	return p.choose(record, now)
 }
 
-// Usable is how many endpoints are connected and not ejected, those of other zones included. A
-// policy above this one, with several of its kind, asserts for it.
-func (p *attemptPicker) Usable() int { return p.view.usable }
+// Endpoints counts those that may be picked, and those that are ejected. A policy that is above
+// several of this kind asserts for it.
+func (p *attemptPicker) Endpoints() (usable, ejected int) {
+	return p.view.candidates(), p.view.ejections
+}
 
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of
 // record.
