@@ -25,6 +25,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -184,6 +185,22 @@ func (d *Directory) Intentions(ctx context.Context, destination string) (intenti
 		return intention.Set{}, err
 	}
 	return d.completeIntentions(ctx, intention.Set{Intentions: list})
+}
+
+// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
+// token needs service:write on the service.
+func (d *Directory) Identity(service string) (*Identity, error) {
+	if err := identity.CheckService(service); err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &Identity{directory: d, service: service, cancel: cancel}
+	for range 2 {
+		d.pool.join()
+	}
+	i.done.Go(func() { i.followRoots(ctx) })
+	i.done.Go(func() { i.followLeaf(ctx) })
+	return i, nil
 }
 
 // Register registers r with a check of its gRPC health or, if r has a TTL, one that the

@@ -40,22 +40,6 @@ type Identity struct {
 	overdue time.Time // the end of the leaf whose overdue renewal was logged
 }
 
-// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
-// token needs service:write on the service.
-func (d *Directory) Identity(service string) (*Identity, error) {
-	if err := identity.CheckService(service); err != nil {
-		return nil, fmt.Errorf("consul: %w", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	i := &Identity{directory: d, service: service, cancel: cancel}
-	for range 2 {
-		d.pool.join()
-	}
-	i.done.Go(func() { i.followRoots(ctx) })
-	i.done.Go(func() { i.followLeaf(ctx) })
-	return i, nil
-}
-
 // Service returns which service the identity is of.
 func (i *Identity) Service() string { return i.service }
 
