@@ -15,11 +15,13 @@ const (
 	maxFields  = 64     // headers and parameters that a route matches
 	maxChanges = 64     // of headers, in one modifier
 	maxRegex   = 1 << 10
-	maxSize    = 2 << 10 // of an expression
 	maxValue   = 8 << 10 // bytes of a header that is matched
 	maxKey     = 256
 	maxChange  = 4 << 10 // bytes of a header that is set
 	maxRetries = 100
+
+	maxExpression = 2 << 10 // steps
+	maxSteps      = 1 << 20 // of an expression, for each byte of a value: some milliseconds
 
 	maxChoiceCount = 100
 	maxRing        = 8 << 20 // Envoy's

@@ -112,12 +112,12 @@ func (f *field) value(r *request) (value string, present, known bool) {
 		for _, one := range values {
 			size += len(one)
 		}
-		if size > maxValue || f.text.kind == anything {
+		if size > f.text.most || f.text.kind == anything {
 			return "", true, false
 		}
 		value, present = strings.Join(values, ","), true
 	}
-	return value, present, present && len(value) <= maxValue
+	return value, present, present && len(value) <= f.text.most
 }
 
 func (f *field) holds(r *request) bool {
@@ -125,7 +125,7 @@ func (f *field) holds(r *request) bool {
 		switch values := r.values(f.key); {
 		case len(values) == 0:
 			return false
-		case len(values) == 1 && len(values[0]) <= maxValue: // as nearly always
+		case len(values) == 1 && len(values[0]) <= f.text.most: // as nearly always
 			return f.text.matches(values[0]) != f.invert
 		}
 	}
@@ -149,7 +149,7 @@ func (f *field) mismatch(r *request) string {
 	case f.text.kind == anything:
 		return name + " is present"
 	case !known:
-		return fmt.Sprintf("%s has more than %d bytes", name, maxValue)
+		return fmt.Sprintf("%s has more than %d bytes", name, f.text.most)
 	case f.invert:
 		return name + " " + f.text.String()
 	default:
@@ -176,6 +176,7 @@ type text struct {
 	ignoreCase bool // of ASCII
 	literal    bool // exact or prefix, and not ignoreCase
 	re         *regexp.Regexp
+	most       int // bytes of what is matched
 }
 
 func (t *text) matches(s string) bool {
@@ -188,7 +189,7 @@ func (t *text) matches(s string) bool {
 	case prefix:
 		return len(s) >= n && t.equal(s[:n])
 	case expression:
-		return len(s) <= maxValue && t.re.MatchString(s)
+		return len(s) <= t.most && t.re.MatchString(s)
 	case suffix:
 		return len(s) >= n && t.equal(s[len(s)-n:])
 	default:
@@ -255,7 +256,7 @@ func (t *text) say(format string) string {
 type conditions [expression + 1]string
 
 func (c conditions) compile(ignoreCase bool) (text, error) {
-	var t text
+	t := text{most: maxValue}
 	for k := exact; k <= expression; k++ {
 		switch {
 		case c[k] == "":
@@ -265,34 +266,36 @@ func (c conditions) compile(ignoreCase bool) (text, error) {
 		case len(c[k]) > maxValue:
 			return text{}, fmt.Errorf("has a condition of %d bytes: write %d at most", len(c[k]), maxValue)
 		}
-		t = text{kind: k, want: c[k], ignoreCase: ignoreCase && k != expression}
+		t.kind, t.want = k, c[k]
+		t.ignoreCase = ignoreCase && k != expression
 		t.literal = k <= prefix && !ignoreCase
 	}
 	if t.kind == expression {
-		var err error
-		if t.re, err = whole(t.want); err != nil {
+		re, steps, err := whole(t.want)
+		if err != nil {
 			return text{}, err
 		}
+		t.re, t.most = re, min(maxValue, maxSteps/steps)
 	}
 	return t, nil
 }
 
 // whole compiles an expression that matches whole texts, as RE2's FullMatch does. Matching
-// takes time that is linear in the text and in the size of the expression, whose repetitions
-// count.
-func whole(expression string) (*regexp.Regexp, error) {
+// takes time that is linear in the text and in the steps of the expression.
+func whole(expression string) (_ *regexp.Regexp, steps int, _ error) {
 	if len(expression) > maxRegex {
-		return nil, fmt.Errorf("has an expression of %d bytes: write %d at most", len(expression), maxRegex)
+		return nil, 0, fmt.Errorf("has an expression of %d bytes: write %d at most", len(expression), maxRegex)
 	}
 	// Before it is wrapped: ")(" would be valid within.
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("has %q, which is no expression of RE2: %w", expression, errorOf(err))
+		return nil, 0, fmt.Errorf("has %q, which is no expression of RE2: %w", expression, errorOf(err))
 	}
-	if n := size(parsed); n > maxSize {
-		return nil, fmt.Errorf("has %q, which is an expression of %d steps with its repetitions: write %d at most", expression, n, maxSize)
+	if steps = stepsOf(parsed); steps > maxExpression {
+		return nil, 0, fmt.Errorf("has %q, which is an expression of %d steps with its repetitions: write %d at most", expression, steps, maxExpression)
 	}
-	return regexp.Compile(`^(?s:` + expression + `)$`)
+	re, err := regexp.Compile(`^(?s:` + expression + `)$`)
+	return re, steps, err
 }
 
 // errorOf is err without the expression, which is quoted beside it.
@@ -304,15 +307,15 @@ func errorOf(err error) error {
 	return err
 }
 
-// size is about the number of instructions of an expression. The parser bounds nested
+// stepsOf is about the number of instructions of an expression. The parser bounds nested
 // repetitions by 1,000, so it does not overflow.
-func size(re *syntax.Regexp) int {
+func stepsOf(re *syntax.Regexp) int {
 	n := 1 + len(re.Rune)
 	if re.Op == syntax.OpCharClass {
 		n = 1
 	}
 	for _, sub := range re.Sub {
-		n += size(sub)
+		n += stepsOf(sub)
 	}
 	if re.Op == syntax.OpRepeat {
 		n *= max(re.Max, re.Min+1)
