@@ -1,12 +1,12 @@
 package route
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strings"
+
+	"github.com/meshlite-go/meshlite/internal/expression"
 )
 
 // methodOfGRPC is the HTTP method of every call of gRPC.
@@ -166,7 +166,7 @@ const (
 	prefix
 	suffix
 	contains
-	expression
+	regex
 )
 
 // text is a condition on a text.
@@ -188,7 +188,7 @@ func (t *text) matches(s string) bool {
 		return len(s) == n && t.equal(s)
 	case prefix:
 		return len(s) >= n && t.equal(s[:n])
-	case expression:
+	case regex:
 		return len(s) <= t.most && t.re.MatchString(s)
 	case suffix:
 		return len(s) >= n && t.equal(s[len(s)-n:])
@@ -233,8 +233,8 @@ func lower(c byte) byte {
 }
 
 var (
-	holds    = [...]string{anything: "is anything", exact: "is %q", prefix: "begins with %q", suffix: "ends with %q", contains: "contains %q", expression: "matches %q"}
-	opposite = [...]string{anything: "is nothing", exact: "is not %q", prefix: "does not begin with %q", suffix: "does not end with %q", contains: "does not contain %q", expression: "does not match %q"}
+	holds    = [...]string{anything: "is anything", exact: "is %q", prefix: "begins with %q", suffix: "ends with %q", contains: "contains %q", regex: "matches %q"}
+	opposite = [...]string{anything: "is nothing", exact: "is not %q", prefix: "does not begin with %q", suffix: "does not end with %q", contains: "does not contain %q", regex: "does not match %q"}
 )
 
 // String is the condition in words, and opposite is what holds where it does not.
@@ -253,11 +253,11 @@ func (t *text) say(format string) string {
 }
 
 // conditions are texts by kind, of which at most one is given.
-type conditions [expression + 1]string
+type conditions [regex + 1]string
 
 func (c conditions) compile(ignoreCase bool) (text, error) {
 	t := text{most: maxValue}
-	for k := exact; k <= expression; k++ {
+	for k := exact; k <= regex; k++ {
 		switch {
 		case c[k] == "":
 			continue
@@ -267,58 +267,15 @@ func (c conditions) compile(ignoreCase bool) (text, error) {
 			return text{}, fmt.Errorf("has a condition of %d bytes: write %d at most", len(c[k]), maxValue)
 		}
 		t.kind, t.want = k, c[k]
-		t.ignoreCase = ignoreCase && k != expression
+		t.ignoreCase = ignoreCase && k != regex
 		t.literal = k <= prefix && !ignoreCase
 	}
-	if t.kind == expression {
-		re, steps, err := whole(t.want)
+	if t.kind == regex {
+		re, steps, err := expression.Whole(t.want)
 		if err != nil {
-			return text{}, err
+			return text{}, fmt.Errorf("has %w", err)
 		}
 		t.re, t.most = re, min(maxValue, maxSteps/steps)
 	}
 	return t, nil
-}
-
-// whole compiles an expression that matches whole texts, as RE2's FullMatch does. Matching
-// takes time that is linear in the text and in the steps of the expression.
-func whole(expression string) (_ *regexp.Regexp, steps int, _ error) {
-	if len(expression) > maxRegex {
-		return nil, 0, fmt.Errorf("has an expression of %d bytes: write %d at most", len(expression), maxRegex)
-	}
-	// Before it is wrapped: ")(" would be valid within.
-	parsed, err := syntax.Parse(expression, syntax.Perl)
-	if err != nil {
-		return nil, 0, fmt.Errorf("has %q, which is no expression of RE2: %w", expression, errorOf(err))
-	}
-	if steps = stepsOf(parsed); steps > maxExpression {
-		return nil, 0, fmt.Errorf("has %q, which is an expression of %d steps with its repetitions: write %d at most", expression, steps, maxExpression)
-	}
-	re, err := regexp.Compile(`^(?s:` + expression + `)$`)
-	return re, steps, err
-}
-
-// errorOf is err without the expression, which is quoted beside it.
-func errorOf(err error) error {
-	var bad *syntax.Error
-	if errors.As(err, &bad) {
-		return errors.New(bad.Code.String())
-	}
-	return err
-}
-
-// stepsOf is about the number of instructions of an expression. The parser bounds nested
-// repetitions by 1,000, so it does not overflow.
-func stepsOf(re *syntax.Regexp) int {
-	n := 1 + len(re.Rune)
-	if re.Op == syntax.OpCharClass {
-		n = 1
-	}
-	for _, sub := range re.Sub {
-		n += stepsOf(sub)
-	}
-	if re.Op == syntax.OpRepeat {
-		n *= max(re.Max, re.Min+1)
-	}
-	return n
 }
