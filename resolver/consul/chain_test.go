@@ -27,7 +27,6 @@ import (
 type chainReports struct {
 	mu    sync.Mutex
 	lines []string
-	last  *route.Chain
 }
 
 func (r *chainReports) report(c *route.Chain, err error) {
@@ -44,9 +43,6 @@ func (r *chainReports) report(c *route.Chain, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c != nil {
-		r.last = c
-	}
 	if n := len(r.lines); n == 0 || r.lines[n-1] != line {
 		r.lines = append(r.lines, line)
 	}
@@ -56,12 +52,6 @@ func (r *chainReports) all() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.lines)
-}
-
-func (r *chainReports) chain() *route.Chain {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
 }
 
 // want compares the reports by how each begins.
