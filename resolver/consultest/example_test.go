@@ -205,3 +205,50 @@ func ExampleServer_Join() {
 	// 200 OK
 	// 500 Internal Server Error
 }
+
+// Where do calls of debuggers go, and how many others does the canary get? The entries are those
+// that `consul config write` takes in production, and Consul's mistakes are found here, too.
+func ExampleServer_WriteConfig() {
+	agent := consultest.New()
+	defer agent.Close()
+	for _, entry := range []any{
+		`{"Kind": "service-defaults", "Name": "catalog", "Protocol": "grpc"}`,
+		`{"Kind": "service-resolver", "Name": "catalog", "DefaultSubset": "v1", "Subsets": {
+			"v1": {"Filter": "Service.Meta.version == 1"}, "v2": {"Filter": "Service.Meta.version == 2"}}}`,
+		`{"Kind": "service-splitter", "Name": "catalog", "Splits": [
+			{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}]}`,
+		&api.ServiceRouterConfigEntry{Kind: api.ServiceRouter, Name: "catalog", Routes: []api.ServiceRoute{{
+			Match:       &api.ServiceRouteMatch{HTTP: &api.ServiceRouteHTTPMatch{Header: []api.ServiceRouteHTTPMatchHeader{{Name: "x-debug", Present: true}}}},
+			Destination: &api.ServiceRouteDestination{ServiceSubset: "v2"},
+		}}},
+	} {
+		if err := agent.WriteConfig(entry); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(agent.WriteConfig(`{"Kind": "service-splitter", "Name": "catalog", "Splits": [{"Weight": 100, "ServiceSubset": "v3"}]}`))
+
+	client, err := api.NewClient(&api.Config{HttpClient: &http.Client{Transport: agent.Transport()}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	answer, _, err := client.DiscoveryChain().Get("catalog", nil, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	nodes := answer.Chain.Nodes
+	for _, route := range nodes[answer.Chain.StartNode].Routes {
+		fmt.Println(route.NextNode)
+		for _, split := range nodes[route.NextNode].Splits {
+			fmt.Printf("  %v%% to %s\n", split.Weight, split.NextNode)
+		}
+	}
+	// Output:
+	// service "catalog" does not have a subset named "v3"
+	// resolver:v2.catalog.default.default.dc1
+	// splitter:catalog.default.default
+	//   90% to resolver:v1.catalog.default.default.dc1
+	//   10% to resolver:v2.catalog.default.default.dc1
+}
