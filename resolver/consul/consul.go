@@ -1,6 +1,6 @@
-// Package consul implements [catalog.Watcher] and [catalog.Registrar] for Consul's HTTP
-// API: it watches services by blocking queries, and keeps registrations that survive a
-// restart of the agent.
+// Package consul implements [catalog.Watcher], [catalog.Registrar] and [route.Watcher] for
+// Consul's HTTP API: it watches services and their discovery chains by blocking queries, and
+// keeps registrations that survive a restart of the agent.
 //
 // A Directory is configured by the CONSUL_* environment, as Consul's own command line is,
 // and by the fields of Config, which take precedence:
@@ -28,6 +28,7 @@ import (
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // Config says how to reach an agent. The zero value uses the CONSUL_* environment.
@@ -67,8 +68,8 @@ const (
 	requestTimeout   = 5 * time.Second // for requests that do not block
 )
 
-// Directory is a Consul agent. It implements [catalog.Watcher] and [catalog.Registrar], and
-// is safe for concurrent use.
+// Directory is a Consul agent. It implements [catalog.Watcher], [catalog.Registrar] and
+// [route.Watcher], and is safe for concurrent use.
 type Directory struct {
 	*client
 	pool      *watchPool
@@ -80,6 +81,7 @@ type Directory struct {
 var (
 	_ catalog.Watcher   = (*Directory)(nil)
 	_ catalog.Registrar = (*Directory)(nil)
+	_ route.Watcher     = (*Directory)(nil)
 )
 
 // New checks the configuration. It sends nothing to the agent.
@@ -201,6 +203,51 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 	i.done.Go(func() { i.followRoots(ctx) })
 	i.done.Go(func() { i.followLeaf(ctx) })
 	return i, nil
+}
+
+// WatchChain implements [route.Watcher]: it reports the discovery chain of service that Consul
+// compiles for datacenter, empty for the agent's own, until ctx ends: every answer, even if
+// nothing has changed, and the error of each attempt that fails. It needs a token with
+// service:read on service.
+//
+// The chain is nil where no config entry says more than the names of the instances do. It is
+// also nil, which is logged once, where the agent has no chains or the token may not read
+// this one, until there has been a chain: then that is an error. A chain that is gone all at
+// once, or of an older index, is read again, consistently, before it is reported. The watch
+// shares the connections of [Directory.Watch].
+func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
+	if err := checkName("service", service); err != nil {
+		report(nil, err)
+		<-ctx.Done()
+		return
+	}
+	d.pool.join()
+	defer func() {
+		if d.pool.leave() {
+			d.Close()
+		}
+	}()
+	newChainWatch(d, service, datacenter).run(ctx, func(read compiled, err error) {
+		if err == nil {
+			err = read.refused
+		}
+		report(read.chain, err)
+	})
+}
+
+// Chain reads the discovery chain of service once, as [Directory.WatchChain] reports it,
+// except that it is an error if the agent has no chains or denies this one.
+func (d *Directory) Chain(ctx context.Context, service, datacenter string) (*route.Chain, error) {
+	if err := checkName("service", service); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	read, err := d.readChain(ctx, service, datacenter, &api.QueryOptions{})
+	if err != nil {
+		return nil, d.explainChain(err, service)
+	}
+	return read.chain, read.refused
 }
 
 // Register registers r with a check of its gRPC health or, if r has a TTL, one that the

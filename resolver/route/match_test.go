@@ -93,6 +93,9 @@ func TestRoutesMatchAsEnvoyDocuments(t *testing.T) {
 		{"a longer value", header(route.HeaderMatch{Suffix: "a"}), method, key(long + "a"), false, "x-key has more than 8192 bytes"},
 		{"a longer value, inverted", header(route.HeaderMatch{Suffix: "b", Invert: true}), method, key(long + "a"), false, "x-key has more than 8192 bytes"},
 		{"several values that are longer together", header(route.HeaderMatch{Regex: "a.*"}), method, key(long, "a"), false, "x-key has more than 8192 bytes"},
+		{"a large expression", header(route.HeaderMatch{Regex: "(?:a|[^b]*){300}"}), method, key(long[:580]), true, ""},
+		{"a large expression and a longer value", header(route.HeaderMatch{Regex: "(?:a|[^b]*){300}"}), method, key(long), false, "x-key has more than 580 bytes"},
+		{"a large expression and a longer value, inverted", header(route.HeaderMatch{Regex: "(?:a|[^b]*){300}", Invert: true}), method, key(long), false, "x-key has more than 580 bytes"},
 		{"a longer value is present", header(route.HeaderMatch{}), method, key(long+"a", "b"), true, ""},
 		{"a longer path", route.Match{PathRegex: ".*"}, "/" + long, nil, false, `the path does not match ".*"`},
 
@@ -238,6 +241,24 @@ func BenchmarkMatchAndDraw(b *testing.B) {
 				if r.Arm(float64(i%100)) == nil {
 					b.Fatal("no arm")
 				}
+			}
+		})
+	}
+}
+
+// What the worst expressions cost, with the longest values that they may match.
+func BenchmarkLargestExpressions(b *testing.B) {
+	for _, regex := range []string{`(?:a*){450}b`, `(?:.*a){300}b`, `.*(?:a?){500}c`} {
+		c := chainOf(b, route.Match{Headers: []route.HeaderMatch{{Name: "x", Regex: regex}}})
+		length := 8 << 10
+		for long := true; long; length-- {
+			v := c.Explain("/a", metadata{"x": {strings.Repeat("a", length)}})
+			long = strings.Contains(v[0].Reason, "bytes")
+		}
+		md := metadata{"x": {strings.Repeat("a", length)}}
+		b.Run(regex, func(b *testing.B) {
+			for b.Loop() {
+				c.Match("/a", md)
 			}
 		})
 	}
