@@ -120,9 +120,9 @@ func TestConfigCheckAndSet(t *testing.T) {
 	if !cas("http2", 7) || index() != now {
 		t.Error("an entry that is there already was written")
 	}
-	for given, want := range map[uint64]bool{first: false, now: true} {
-		if done, _, err := configs.DeleteCAS(api.ServiceDefaults, "web", given, nil); err != nil || given == first && done != want {
-			t.Errorf("index %d: got %v, %v", given, done, err)
+	for _, given := range []uint64{first, now} {
+		if done, _, err := configs.DeleteCAS(api.ServiceDefaults, "web", given, nil); err != nil || done != (given == now) {
+			t.Errorf("index %d of %d: got %v, %v", given, now, done, err)
 		}
 	}
 	if _, _, err := configs.Get(api.ServiceDefaults, "web", nil); err == nil {
