@@ -51,7 +51,7 @@ func WithListenAddress(address string) ServerOption {
 // the address of the agent's node. The host is also listened on unless
 // WithListenAddress says where. A network instead of a host, such as "10.1.0.0/16" or
 // "fd00:1::/64", is the one address that this machine has in it: for containers, whose
-// addresses nobody knows before they start.
+// addresses are not known before they start.
 func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }

@@ -84,7 +84,7 @@ func listedInstance(i *catalog.Instance) listed {
 	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}, rendezvous.Hash(i.Node + "/" + i.ID)}
 }
 
-// reachability is what a channel knows of its way to an endpoint.
+// reachability is the state of a channel's connection to an endpoint.
 type reachability uint8
 
 const (

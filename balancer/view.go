@@ -18,7 +18,7 @@ type View struct {
 	refusingPart uint64      // of all weight in rotation, in 2^-32
 	otherZones   []Candidate // connected, in zones that get no calls
 	ejected      []Candidate
-	usable       int           // endpoints that are connected and not ejected
+	ejections    int           // connected endpoints that are ejected, also in a panic
 	due          []Candidate   // must get the next calls: probes and first calls of slow starts
 	validFor     time.Duration // when to rebuild; 0 is at the next event
 }
@@ -51,7 +51,7 @@ func newView(t *Table, c channel, children []child, s *Settings, own zone) View 
 			weights = append(weights, v.weight(c, now, s))
 		}
 	}
-	v.usable = len(v.Candidates)
+	v.ejections = len(v.ejected)
 	if t.compareAnswers(now); t.comparing.Load() {
 		v.rebuildAfter(weightInterval)
 	}

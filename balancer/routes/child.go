@@ -3,6 +3,7 @@ package routes
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/balancer"
@@ -70,6 +71,24 @@ func parseConfig(text json.RawMessage) (*config, error) {
 		}
 	}
 	return nil, fmt.Errorf(`%s: child %q: no such policy is registered: write [{"meshlite_least_request": {}}]`, Name, names)
+}
+
+// policiesOf are the policies of targets, by ID: those of the first arm that reaches them.
+func policiesOf(chain *route.Chain) map[string]*route.LoadBalancer {
+	policies := map[string]*route.LoadBalancer{}
+	if chain == nil {
+		return policies
+	}
+	for _, r := range chain.Routes {
+		for _, a := range r.Arms {
+			for _, id := range slices.Concat([]string{a.Target}, a.Failover) {
+				if _, ok := policies[id]; !ok {
+					policies[id] = a.LoadBalancer
+				}
+			}
+		}
+	}
+	return policies
 }
 
 // ownPrefix begins the names of policies of this module.

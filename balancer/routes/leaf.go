@@ -63,7 +63,7 @@ type live struct {
 
 // ownPicker is what pickers of this module have beside gRPC's.
 type ownPicker interface {
-	Usable() int
+	Endpoints() (usable, ejected int)
 	HasUntried(*attempt.Record) bool
 }
 
@@ -125,7 +125,8 @@ func (l *leaf) examine(now time.Time, s *settings) (again time.Duration) {
 	if in := l.current; in != nil {
 		h.usable -= in.failing
 		if own, ok := in.state.Picker.(ownPicker); ok {
-			h.usable -= max(0, in.ready-own.Usable()) // ejected
+			_, ejected := own.Endpoints()
+			h.usable -= ejected
 		}
 		h.usable = max(h.usable, 0)
 		h.ready = in.state.ConnectivityState == connectivity.Ready || in.state.ConnectivityState == connectivity.Idle
@@ -156,7 +157,8 @@ func (l *leaf) publish() {
 	}
 	v := &live{picker: l.current.state.Picker, ready: l.health.ready, dead: l.health.usable == 0, usable: l.current.ready}
 	if own, ok := v.picker.(ownPicker); ok {
-		v.own, v.usable = own, own.Usable()
+		v.own = own
+		v.usable, _ = own.Endpoints()
 	}
 	l.live.Store(v)
 }

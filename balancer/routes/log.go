@@ -21,7 +21,7 @@ type line struct {
 // The states of a target that are logged.
 const (
 	failingOver = "calls of a target fail over: too few of its instances are usable"
-	empty       = "a target has no usable instance: the other arms of its routes get its calls"
+	empty       = "no instance of a target or its failover is usable: the other arms of its routes get its calls"
 	recovered   = "a target has all its calls again"
 )
 

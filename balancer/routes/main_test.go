@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
@@ -71,7 +72,7 @@ func newFleet(t testing.TB, opts ...routes.Option) *fleet {
 func (f *fleet) set(chain *route.Chain, groups ...group) {
 	f.t.Helper()
 	f.router.Update(chain, nil)
-	if err := f.UpdateResolver(f.config, f.state(chain, groups...)); err != nil {
+	if err := f.UpdateResolver(f.config, f.state(chain, groups...)); err != nil && err != grpcbalancer.ErrBadResolverState {
 		f.t.Fatal(err)
 	}
 }
@@ -155,13 +156,16 @@ func (f *fleet) try(ctx context.Context, record *attempt.Record) (int, error) {
 // shares are the parts of calls that groups of a hundred endpoints get, by their first index.
 func (f *fleet) shares(calls int) map[int]float64 {
 	f.t.Helper()
-	parts := map[int]float64{}
+	counts, parts := map[int]int{}, map[int]float64{}
 	for range calls {
 		i, _, err := f.call(context.Background())
 		if err != nil {
 			f.t.Fatalf("a call fails: %v", err)
 		}
-		parts[i/100*100] += 1 / float64(calls)
+		counts[i/100*100]++
+	}
+	for first, n := range counts {
+		parts[first] = float64(n) / float64(calls)
 	}
 	return parts
 }
@@ -213,8 +217,4 @@ func with(key, value string) context.Context {
 	return metadata.AppendToOutgoingContext(context.Background(), key, value)
 }
 
-var ended = grpcbalancer.DoneInfo{Err: errUnavailable{}, BytesSent: true}
-
-type errUnavailable struct{}
-
-func (errUnavailable) Error() string { return codes.Unavailable.String() }
+var ended = grpcbalancer.DoneInfo{Err: status.Error(codes.Unavailable, "ended"), BytesSent: true}

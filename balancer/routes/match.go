@@ -18,15 +18,25 @@ func match(chain *route.Chain, method string, ctx context.Context) int {
 	md := outgoings.Get().(*outgoing)
 	md.ctx = ctx
 	_, i := chain.Match(method, md)
-	md.ctx = nil
+	*md = outgoing{}
 	outgoings.Put(md)
 	return i
 }
 
-// outgoing is the metadata that a call sends.
-type outgoing struct{ ctx context.Context }
+// outgoing is the metadata that a call sends. It keeps the last value: routes often match
+// values of one key.
+type outgoing struct {
+	ctx    context.Context
+	key    string
+	values []string
+}
 
 var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
 // Get returns the values of key.
-func (o *outgoing) Get(key string) []string { return metadata.ValueFromOutgoingContext(o.ctx, key) }
+func (o *outgoing) Get(key string) []string {
+	if key != o.key {
+		o.key, o.values = key, metadata.ValueFromOutgoingContext(o.ctx, key)
+	}
+	return o.values
+}

@@ -46,8 +46,8 @@ type way struct {
 // counts outlive chains.
 type counts struct{ picked, succeeded, failed atomic.Uint64 }
 
-// newPlan prepares chain. Counts of ways that the plan before has, too, go on. A target that
-// the chain does not have is left out.
+// newPlan prepares chain, which has passed its Check. Counts of ways that the plan before has,
+// too, go on.
 func newPlan(chain *route.Chain, before *plan) *plan {
 	p := &plan{chain: chain, ways: map[*attempt.Route]*way{}}
 	earlier := before.counts()
@@ -58,7 +58,7 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 			a := plannedArm{Arm: arm}
 			for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
 				target := chain.Targets[id]
-				if target == nil || slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
+				if slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
 					continue
 				}
 				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: retryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}

@@ -1,8 +1,8 @@
 package routes
 
 import (
+	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -80,12 +80,13 @@ func (p *policy) UpdateClientConnState(s balancer.ClientConnState) error {
 		if len(targets) > 0 {
 			plain = targets[0]
 		}
-		plain.ID, targets = "", []TargetState{plain}
+		plain.ID = ""
+		targets = []TargetState{plain}
 	}
-	children := make([]child, len(targets))
+	policies, children := policiesOf(a.chain), make([]child, len(targets))
 	for i, t := range targets {
 		var err error
-		if children[i], err = c.of(t.Policy); err != nil {
+		if children[i], err = c.of(cmp.Or(t.Policy, policies[t.ID])); err != nil {
 			return fmt.Errorf("%s: target %q: %w", Name, t.ID, err)
 		}
 	}
@@ -155,9 +156,8 @@ func (p *policy) retire(l *leaf) {
 
 // arrange builds the policies of leaves that are wanted, updates those that have changed,
 // publishes the result, and closes what is not needed. The caller holds p.calls, and has set
-// p.paused.
-func (p *policy) arrange(changed []*leaf) error {
-	var errs []error
+// p.paused. The error is the first one of a leaf, as it is: gRPC compares it.
+func (p *policy) arrange(changed []*leaf) (err error) {
 	p.mu.Lock()
 	p.examine()
 	updates := p.builds(changed)
@@ -166,7 +166,9 @@ func (p *policy) arrange(changed []*leaf) error {
 		if u.in.balancer == nil {
 			u.in.balancer = u.in.child.builder.Build(u.in, p.opts)
 		}
-		errs = append(errs, u.in.balancer.UpdateClientConnState(u.state))
+		if wrong := u.in.balancer.UpdateClientConnState(u.state); err == nil {
+			err = wrong
+		}
 	}
 	p.mu.Lock()
 	p.paused = false
@@ -181,7 +183,7 @@ func (p *policy) arrange(changed []*leaf) error {
 	p.retired = nil
 	p.unlock()
 	closeAll(retired)
-	return errors.Join(errs...)
+	return err
 }
 
 func closeAll(retired []*inner) {
@@ -345,10 +347,11 @@ func (p *policy) update() {
 			p.soon.Reset(0)
 		}
 	}
-	p.router.attach(p, p.plan, p.health, p.changed)
+	state := p.connectivity()
+	p.router.attach(p, p.plan, p.health, p.changed, state == connectivity.Connecting)
 	p.changed = false
 	p.logChanges()
-	p.cc.UpdateState(balancer.State{ConnectivityState: p.connectivity(), Picker: p.picker})
+	p.cc.UpdateState(balancer.State{ConnectivityState: state, Picker: p.picker})
 }
 
 // health is that of a target of the plan.

@@ -117,25 +117,25 @@ func (r *Router) Wait(ctx context.Context, cc Connector) error {
 
 // Update sets what the directory says. Resolvers call it, before the state that goes with it.
 //
-// A chain takes effect with the next state that [WithTargets] attaches it to; the first one, and
-// one while the channel is idle, takes effect at once. A nil chain is plain discovery. An error
-// leaves the last chain valid. Without an earlier chain, calls fail with it.
+// The first one takes effect at once. Later ones do with the policy that gets them from
+// [WithTargets], or that is closed because the service has no chain any more: a call goes where
+// it was sent. A nil chain is plain discovery. An error leaves the last chain valid; calls fail
+// with it if there was none, and no plain discovery either.
 func (r *Router) Update(chain *route.Chain, err error) {
 	if chain != nil && err == nil {
 		err = chain.Check()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	first := !r.updated
-	failing := r.err != nil && r.chain == nil
+	first, current := !r.updated, r.current.Load()
+	failing := first || current != nil && current.err != nil
 	if r.err = err; err == nil {
 		r.chain = chain
 	}
-	switch current := r.current.Load(); {
-	case err != nil && (first || failing):
+	switch idle := r.policy == nil && current != nil; {
+	case err != nil && failing:
 		r.current.Store(&draws{err: unavailable(err)})
-	case err != nil:
-	case current == nil || current.err != nil || r.policy == nil:
+	case err == nil && (failing || idle):
 		r.set(chain)
 	}
 	if first {
@@ -194,11 +194,15 @@ func (r *Router) planFor(chain *route.Chain) *plan {
 	return r.plan(chain)
 }
 
-// attach has plan decide calls, by the health of the targets of p.
-func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed bool) {
+// attach has plan decide calls, by the health of the targets of p. After plain discovery it waits
+// until p is connected: the policy before it picks until then.
+func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed, connecting bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.current.Load()
+	if connecting && d == nil && plan != nil {
+		return
+	}
 	known := r.policy == p && !changed
 	r.policy = p
 	switch {
@@ -209,7 +213,8 @@ func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed b
 	}
 }
 
-// detach has nothing known of the targets of p, whose channel is idle or closed.
+// detach ends what p has attached: its channel is idle or closed, or has another policy. The
+// newest chain decides, and nothing is known of its targets.
 func (r *Router) detach(p *policy) {
 	if r == nil {
 		return
@@ -220,7 +225,5 @@ func (r *Router) detach(p *policy) {
 		return
 	}
 	r.policy = nil
-	if d := r.current.Load(); d != nil && d.plan != nil {
-		r.current.Store(d.plan.draw(func(string) health { return assumed }))
-	}
+	r.set(r.chain)
 }

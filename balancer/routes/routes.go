@@ -43,7 +43,7 @@ type TargetState struct {
 	State resolver.State
 	// Known is how many instances the directory lists, the unhealthy included.
 	Known int
-	// Policy is that of the target; nil is the child of the service config.
+	// Policy is that of the target; nil is that of its arm, else the child of the service config.
 	Policy *route.LoadBalancer
 }
 

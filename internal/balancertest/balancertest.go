@@ -4,8 +4,12 @@ package balancertest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc/balancer"
@@ -47,6 +51,8 @@ type subConn struct {
 	health   func(balancer.SubConnState)
 	asked    chan struct{} // holds one while the policy wants a connection
 	ready    bool
+	failing  bool        // an attempt has failed, and its backoff goes on; see Serve
+	shut     atomic.Bool // the policy has given it up
 }
 
 // Connect is how the policy asks for a connection.
@@ -65,6 +71,45 @@ func (s *subConn) Shutdown() {
 	s.channel.mu.Lock()
 	defer s.channel.mu.Unlock()
 	s.channel.closed++
+	s.shut.Store(true)
+}
+
+// Serve gives the policy the connections that it requests to endpoints that are up, and fails and
+// ends those to others, until nothing changes. wait returns when goroutines have nothing to do.
+func (c *Channel) Serve(up func(i int) bool, wait func()) {
+	for changed := true; changed; {
+		wait()
+		changed = false
+		c.mu.Lock()
+		subs := slices.Collect(maps.Values(c.subs))
+		c.mu.Unlock()
+		slices.SortFunc(subs, func(a, b *subConn) int { return a.index - b.index })
+		for _, s := range subs {
+			if !s.shut.Load() && s.serve(up(s.index)) {
+				changed = true
+			}
+		}
+	}
+}
+
+func (s *subConn) serve(up bool) (changed bool) {
+	if s.ready != up && (s.ready || s.failing) { // it is lost, or the backoff is over
+		s.failing = false
+		s.connect(connectivity.Idle)
+		return true
+	}
+	if s.ready || len(s.asked) == 0 {
+		return false
+	}
+	if up {
+		s.connect(connectivity.Ready)
+		return true
+	}
+	<-s.asked
+	s.connect(connectivity.Connecting)
+	s.connect(connectivity.TransientFailure)
+	s.failing = true
+	return true
 }
 
 // Connections counts those that the policy has made and given up.
@@ -211,13 +256,19 @@ func (c *Channel) sub(address string) *subConn {
 	return c.subs[address]
 }
 
+var errRefused = errors.New("connection refused")
+
 func (s *subConn) connect(state connectivity.State) {
 	s.ready = state == connectivity.Ready
 	if state == connectivity.Ready {
 		<-s.asked
 		s.listener(balancer.SubConnState{ConnectivityState: connectivity.Connecting})
 	}
-	s.listener(balancer.SubConnState{ConnectivityState: state})
+	next := balancer.SubConnState{ConnectivityState: state}
+	if state == connectivity.TransientFailure {
+		next.ConnectionError = errRefused
+	}
+	s.listener(next)
 	if state == connectivity.Ready && s.health != nil {
 		s.health(balancer.SubConnState{ConnectivityState: state})
 	}

@@ -181,6 +181,7 @@ func (r *chainReader) match(from *chainMatch, where string) route.Match {
 }
 
 func (r *chainReader) destination(to *route.Route, from *chainDestination, where string) {
+	r.home(from.Namespace, from.Partition, where)
 	to.PrefixRewrite = from.PrefixRewrite
 	to.Timeout = max(time.Duration(from.RequestTimeout), 0)
 	if from.IdleTimeout != 0 {
@@ -244,6 +245,7 @@ func (r *chainReader) follow(id string, on way) ([]*route.Arm, error) {
 		next.weight = on.weight * split.Weight / 100
 		if d := split.Definition; d != nil {
 			where := fmt.Sprintf("%s, the split to %q", r.entry("splitter", n.Name), strings.TrimSpace(d.Service+" "+d.ServiceSubset))
+			r.home(d.Namespace, d.Partition, where)
 			next.service, next.subset = d.Service, d.ServiceSubset
 			next.request = slices.Concat(on.request, r.headers(d.RequestHeaders, where))
 			next.response = slices.Concat(r.headers(d.ResponseHeaders, where), on.response)
@@ -325,17 +327,11 @@ func (r *chainReader) target(id string) (*route.Target, error) {
 	}
 	r.chain.Targets[id] = t
 	where := fmt.Sprintf("the target %q", id)
-	home := func(name string) bool { return name == "" || name == "default" }
 	if from.Peer != "" {
 		r.refuse("%s: Peer %q: peers are not supported: write a Datacenter", where, from.Peer)
 		t.Datacenter = cmp.Or(t.Datacenter, r.chain.Datacenter) // which is refused, too
 	}
-	if !home(from.Namespace) {
-		r.refuse("%s: Namespace %q: only the default one is supported", where, from.Namespace)
-	}
-	if !home(from.Partition) {
-		r.refuse("%s: Partition %q: only the default one is supported", where, from.Partition)
-	}
+	r.home(from.Namespace, from.Partition, where)
 	if from.External {
 		r.refuse("%s: ExternalSNI of its service-defaults: services outside of the mesh are not supported: leave it out", where)
 	}
@@ -348,7 +344,18 @@ func (r *chainReader) target(id string) (*route.Target, error) {
 	return t, nil
 }
 
-// headers reads one modifier, nil for none.
+// home refuses other namespaces and partitions than the default ones. Consul without them
+// ignores what routes and splits say of them.
+func (r *chainReader) home(namespace, partition, where string) {
+	if namespace != "" && namespace != "default" {
+		r.refuse("%s: Namespace %q: only the default one is supported: leave it out", where, namespace)
+	}
+	if partition != "" && partition != "default" {
+		r.refuse("%s: Partition %q: only the default one is supported: leave it out", where, partition)
+	}
+}
+
+// headers reads one modifier, nil for none and for one that is refused.
 func (r *chainReader) headers(from *chainHeaders, where string) []route.Headers {
 	if from == nil || len(from.Add)+len(from.Set)+len(from.Remove) == 0 {
 		return nil
@@ -356,6 +363,10 @@ func (r *chainReader) headers(from *chainHeaders, where string) []route.Headers 
 	read := route.Headers{Add: r.values(from.Add, where), Set: r.values(from.Set, where)}
 	for _, key := range from.Remove {
 		read.Remove = append(read.Remove, strings.ToLower(key))
+	}
+	if err := read.Check(); err != nil {
+		r.refuse("%s: %v", where, err)
+		return nil
 	}
 	return []route.Headers{read}
 }
@@ -412,6 +423,10 @@ func (r *chainReader) loadBalancer(from *chainLoadBalancer, where string) *route
 		default:
 			read.HashKey = strings.ToLower(p.FieldValue)
 		}
+	}
+	if err := read.Check(); err != nil {
+		r.refuse("%s: %v", where, err)
+		return nil
 	}
 	return read
 }

@@ -64,8 +64,10 @@ type chainDestination struct {
 
 	RequestHeaders, ResponseHeaders *chainHeaders
 
+	Namespace, Partition string
+
 	// The next node says where they lead.
-	Service, ServiceSubset, Namespace, Partition anything
+	Service, ServiceSubset anything
 }
 
 type chainHeaders struct {
@@ -76,10 +78,10 @@ type chainHeaders struct {
 type chainSplit struct {
 	Definition *struct {
 		Service, ServiceSubset          string
+		Namespace, Partition            string
 		RequestHeaders, ResponseHeaders *chainHeaders
-		// The next node says where they lead, and the weight beside the definition is that
-		// of the flattened splitters.
-		Weight, Namespace, Partition anything
+		// That beside the definition is of the flattened splitters.
+		Weight anything
 	}
 	Weight   float64
 	NextNode string

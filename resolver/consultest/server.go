@@ -327,7 +327,7 @@ func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Ti
 //
 // A blocking query that waits and matches a fault is answered with it now. When a fault that
 // alters answers is lifted, waiting queries that match it are answered too, without it; those
-// that it delays or hangs go on to the agent.
+// that it delays or stalls go on to the agent.
 func (s *Server) Inject(faults ...Fault) (lift func()) {
 	var rules []*rule
 	for _, f := range faults {

@@ -201,13 +201,13 @@ func (c *Chain) checkArm(r *Route, a *Arm, all *problems) {
 	}
 	for _, headers := range [][]Headers{a.Request, a.Response} {
 		for i := range headers {
-			if err := headers[i].check(); err != nil {
+			if err := headers[i].Check(); err != nil {
 				all.addf("%s: %v", where, err)
 			}
 		}
 	}
 	if a.LoadBalancer != nil {
-		if err := a.LoadBalancer.check(); err != nil {
+		if err := a.LoadBalancer.Check(); err != nil {
 			all.addf("%s: %v", where, err)
 		}
 	}
@@ -245,7 +245,8 @@ func (r *Retry) check() error {
 // The policies of a service-resolver.
 var policies = []string{"least_request", "maglev", "random", "ring_hash", "round_robin"}
 
-func (l *LoadBalancer) check() error {
+// Check reports the first field that is not supported, with what to write instead.
+func (l *LoadBalancer) Check() error {
 	if !slices.Contains(policies, l.Policy) {
 		return fmt.Errorf("the load balancer policy %q: write one of %s", l.Policy, strings.Join(policies, ", "))
 	}

@@ -25,7 +25,8 @@ func (h *Headers) Apply(md map[string][]string) {
 	}
 }
 
-func (h *Headers) check() error {
+// Check reports the first change that a chain may not make, with what to write instead.
+func (h *Headers) Check() error {
 	if n := len(h.Add) + len(h.Set) + len(h.Remove); n > maxChanges {
 		return fmt.Errorf("%d changes of headers: write %d at most", n, maxChanges)
 	}

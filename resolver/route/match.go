@@ -62,7 +62,7 @@ func (c *Chain) match(r *request) (*Route, int) {
 		return nil, -1
 	}
 	for i := range c.matchers {
-		if c.matchers[i].matches(r) {
+		if m := &c.matchers[i]; !m.path.excludes(r.path) && m.matches(r) {
 			return c.Routes[i], i
 		}
 	}

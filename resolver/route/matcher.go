@@ -17,14 +17,18 @@ type request struct {
 	path, method string
 	md           Metadata
 	query        Metadata // of HTTP
+
+	// What was last found in md: routes often match the same key one after the other.
+	key   string
+	found []string
 }
 
-// values returns the values of a header, pseudo headers included.
+// values returns the values of a metadata key.
 func (r *request) values(key string) []string {
-	if r.md == nil {
-		return nil
+	if r.md != nil && r.key != key {
+		r.key, r.found = key, r.md.Get(key)
 	}
-	return r.md.Get(key)
+	return r.found
 }
 
 // matcher is a compiled [Match]. Its conditions are in the order of their cost.
@@ -117,6 +121,14 @@ func (f *field) value(r *request) (value string, present, known bool) {
 }
 
 func (f *field) holds(r *request) bool {
+	if f.from == metadata && f.text.kind != anything {
+		switch values := r.values(f.key); {
+		case len(values) == 0:
+			return false
+		case len(values) == 1 && len(values[0]) <= maxValue: // as nearly always
+			return f.text.matches(values[0]) != f.invert
+		}
+	}
 	value, present, known := f.value(r)
 	if f.text.kind == anything {
 		return present != f.invert
@@ -162,6 +174,7 @@ type text struct {
 	kind       kind
 	want       string
 	ignoreCase bool // of ASCII
+	literal    bool // exact or prefix, and not ignoreCase
 	re         *regexp.Regexp
 }
 
@@ -170,12 +183,12 @@ func (t *text) matches(s string) bool {
 	switch t.kind {
 	case anything:
 		return true
-	case expression:
-		return len(s) <= maxValue && t.re.MatchString(s)
 	case exact:
 		return len(s) == n && t.equal(s)
 	case prefix:
 		return len(s) >= n && t.equal(s[:n])
+	case expression:
+		return len(s) <= maxValue && t.re.MatchString(s)
 	case suffix:
 		return len(s) >= n && t.equal(s[len(s)-n:])
 	default:
@@ -191,13 +204,20 @@ func (t *text) matches(s string) bool {
 	}
 }
 
+// excludes is a quick test that most texts fail: that of the last letter that must be equal.
+func (t *text) excludes(s string) bool {
+	n := len(t.want)
+	return t.literal && (len(s) < n || s[n-1] != t.want[n-1])
+}
+
 // equal compares s with a text of the same length.
 func (t *text) equal(s string) bool {
-	if !t.ignoreCase {
-		return s == t.want
-	}
-	for i := range len(s) {
-		if lower(s[i]) != lower(t.want[i]) {
+	return s == t.want || t.ignoreCase && equalInAnyCase(s, t.want)
+}
+
+func equalInAnyCase(a, b string) bool {
+	for i := range len(a) {
+		if lower(a[i]) != lower(b[i]) {
 			return false
 		}
 	}
@@ -246,6 +266,7 @@ func (c conditions) compile(ignoreCase bool) (text, error) {
 			return text{}, fmt.Errorf("has a condition of %d bytes: write %d at most", len(c[k]), maxValue)
 		}
 		t = text{kind: k, want: c[k], ignoreCase: ignoreCase && k != expression}
+		t.literal = k <= prefix && !ignoreCase
 	}
 	if t.kind == expression {
 		var err error

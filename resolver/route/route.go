@@ -85,7 +85,7 @@ type Target struct {
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 }
 
-// String names t for people: "catalog", "catalog v2", "catalog v2 in dc2".
+// String names t for people: "catalog in dc1", "catalog v2 in dc2".
 func (t *Target) String() string {
 	name := t.Service
 	if t.Subset != "" {
