@@ -106,6 +106,7 @@ var packagesOfPieces = map[string]string{
 	"grpc": "google.golang.org/grpc", "insecure": "google.golang.org/grpc/credentials/insecure",
 	"reflection": "google.golang.org/grpc/reflection", "service": "google.golang.org/grpc/channelz/service",
 	"netip": "net/netip", "context": "context", "time": "time", "policyv1": module + "/proto/meshlite/policy/v1", "proto": "google.golang.org/protobuf/proto", "synctest": "testing/synctest", "testing": "testing",
+	"os": "os", "metadata": "google.golang.org/grpc/metadata",
 	"meshtest": module + "/meshtest", "codes": "google.golang.org/grpc/codes", "catalogv1": module + "/proto/sweetshop/catalog/v1",
 }
 
