@@ -222,8 +222,8 @@ func TestADeletedChainIsPlainDiscovery(t *testing.T) {
 
 		plain()
 		f.wantShares(100, 0, map[int]float64{0: 1})
-		if i, err := f.try(context.Background(), late); err != nil || i >= 100 {
-			t.Errorf("the call from before the deletion goes to %d: %v", i, err)
+		if i, err := f.try(context.Background(), late); err != nil || i >= 100 || late.Route() != nil {
+			t.Errorf("the call from before the deletion goes to %d, with the route %v: %v", i, late.Route(), err)
 		}
 		f.wantConnections(8, 4) // the target that is the service keeps its own
 	})
