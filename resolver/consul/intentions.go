@@ -19,10 +19,17 @@ import (
 type intentionsWatch struct {
 	*watch
 	had bool // the last answer had intentions
+
+	fallback   intention.Action // the agent's default, as last read; "" is never
+	unreadable episode          // of the default
 }
 
 func newIntentionsWatch(d *Directory, destination string) *intentionsWatch {
-	return &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination})}
+	return &intentionsWatch{watch: newWatch(d, catalog.Query{Service: destination}), unreadable: episode{
+		log:    d.log.With("service", destination),
+		begins: "the token may not read the agent's default of intentions: it stays as last read, or is deny",
+		ends:   "the agent's default of intentions is read again",
+	}}
 }
 
 func (w *intentionsWatch) run(ctx context.Context, report func(intention.Set, error)) {
@@ -102,9 +109,19 @@ func (w *intentionsWatch) complete(ctx context.Context, list []intention.Intenti
 	defer cancel()
 	set := intention.Set{Intentions: list}
 	var err error
-	if set.Default, set.DefaultReason, err = w.directory.defaultIntention(ctx); err != nil {
+	switch set.Default, err = w.directory.defaultIntention(ctx); {
+	case errors.Is(err, errDefaultUnreadable):
+		set.Default, set.DefaultReason = intention.Deny, err.Error()
+		if w.fallback != "" {
+			set.Default = w.fallback
+			set.DefaultReason += ": as last read"
+		}
+	case err != nil:
 		return intention.Set{}, err
+	default:
+		w.fallback = set.Default
 	}
+	w.unreadable.set(err)
 	var roots struct{ TrustDomain string }
 	if err := w.directory.get(ctx, "/v1/connect/ca/roots", &roots); err != nil {
 		return intention.Set{}, w.directory.explain(err, "no permission at all, so check what is between")
@@ -116,9 +133,11 @@ func (w *intentionsWatch) complete(ctx context.Context, list []intention.Intenti
 	return set, nil
 }
 
+var errDefaultUnreadable = errors.New("the token may not read the agent's default: it needs agent:read")
+
 // defaultIntention is what decides where no intention does, as the agent has it for its
 // proxies: default_intention_policy, or else the default policy of ACLs.
-func (c *client) defaultIntention(ctx context.Context) (_ intention.Action, reason string, _ error) {
+func (c *client) defaultIntention(ctx context.Context) (intention.Action, error) {
 	var self struct {
 		DebugConfig struct {
 			DefaultIntentionPolicy string
@@ -128,16 +147,16 @@ func (c *client) defaultIntention(ctx context.Context) (_ intention.Action, reas
 	err := c.get(ctx, "/v1/agent/self", &self)
 	switch status := statusOf(err); {
 	case status == http.StatusForbidden || status == http.StatusUnauthorized:
-		return intention.Deny, "the token may not read the agent's default: it needs agent:read", nil
+		return "", errDefaultUnreadable
 	case err != nil:
-		return "", "", c.explain(err, "agent:read")
+		return "", c.explain(err, "agent:read")
 	}
 	policy := self.DebugConfig.DefaultIntentionPolicy
 	if policy == "" {
 		policy = self.DebugConfig.ACLResolverSettings.ACLDefaultPolicy
 	}
 	if policy == "allow" {
-		return intention.Allow, "", nil
+		return intention.Allow, nil
 	}
-	return intention.Deny, "", nil
+	return intention.Deny, nil
 }
