@@ -153,10 +153,12 @@ func TestFlagsOfAdminPages(t *testing.T) {
 		"limits --send-token-to web-9":                                      `--send-token-to "web-9": write a network`,
 		"limits --send-token-to fe80::1%eth0":                               `--send-token-to "fe80::1%eth0": write a network`,
 		"top --send-token-to 10.0.0.1 --client a:1":                         "--send-token-to together with --client",
-		"cache stats --cacert x":                                            "--cacert, --cert, --key or --servername without a --client https://host:port",
-		"cache clear --all --cert x --key y --client a:1":                   "--cacert, --cert, --key or --servername without a --client https://host:port",
+		"cache stats --cacert x":                                            "--identity, --cacert, --cert, --key or --servername without a --client https://host:port",
+		"cache clear --all --cert x --key y --client a:1":                   "--identity, --cacert, --cert, --key or --servername without a --client https://host:port",
 		"cache stats --client https://a":                                    `--client "https://a": write host:port, such as 127.0.0.1:9090, or https://host:port`,
 		"cache stats --client https://a:1/x":                                `--client "https://a:1/x": write host:port`,
+		"limits --client https://a:1 --identity ops":                        `--identity "ops": an address names no service: say which one must listen there by --servername`,
+		"limits --client https://a:1 --identity ops --servername a --key x": `--identity "ops" together with --plaintext, --cacert, --cert or --key`,
 		"limits --client https://a:1 --cert x":                              `--cert "x", --key "": one needs the other`,
 		"endpoints catalog --picks --client https://a:1 --cacert /nowhere/": "--cacert: open /nowhere/",
 		"endpoints catalog --send-token-to 10.0.0.1":                        "--send-token-to without --picks: write both",
@@ -207,4 +209,28 @@ func TestAdminPagesOverMutualTLS(t *testing.T) {
 	clear("--cacert", roots).want(t, 1, "", "present a client certificate")
 	t.Setenv("MESHLITE_ADMIN_TOKEN", strings.Repeat("x", 32))
 	clear().want(t, 1, "", "certificate signed by unknown authority")
+}
+
+// A page that a program serves as a service of the mesh is read as another, by Consul's CA.
+//
+// Case I13
+func TestAdminPagesAsAService(t *testing.T) {
+	agent := openAgent(t)
+	operator := "spiffe://" + agent.TrustDomain() + "/ns/default/dc/dc1/svc/ops"
+	handler, err := newRuntime(t).AdminHandler(admin.WithIdentities(operator))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := httptest.NewUnstartedServer(handler)
+	page.TLS = asService(t, "storefront").ServerTLS()
+	page.StartTLS()
+	t.Cleanup(page.Close)
+	clear := func(identity, servername string) result {
+		return runTool(t, "cache", "clear", "--all", "--client", page.URL, "--identity", identity, "--servername", servername)
+	}
+	clear("ops", "storefront").want(t, 0, page.URL+", cache runtime: cleared", "")
+	clear("web", "storefront").want(t, 1, "", "the identity of the certificate is not one of admin.WithIdentities")
+	clear("ops", "catalog").want(t, 1, "", "wrong_service")
+	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "storefront").want(t, 0, "1 process", "")
+	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "catalog").want(t, 1, "", "wrong_service")
 }

@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"context"
 	"crypto/tls"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/meshlite-go/meshlite/identity"
 )
 
 // PageAccess is what opens admin pages that are not open to everybody, and to which of them
@@ -28,7 +31,9 @@ func (o PageAccess) check(clients []string) error {
 	}
 	switch {
 	case !secured && o.Security != Security{}:
-		return Usagef("--cacert, --cert, --key or --servername without a --client https://host:port: pages in Consul are read in plaintext")
+		return Usagef("--identity, --cacert, --cert, --key or --servername without a --client https://host:port: pages in Consul are read in plaintext")
+	case o.Security.Identity != "" && o.Security.ServerName == "":
+		return Usagef("--identity %q: an address names no service: say which one must listen there by --servername", o.Security.Identity)
 	case len(clients) > 0 && len(o.SendTokenTo) > 0:
 		return Usagef("--send-token-to together with --client: pages that are named receive the token without it, leave one out")
 	}
@@ -51,17 +56,35 @@ func (o PageAccess) networks() (list []netip.Prefix, err error) {
 	return list, nil
 }
 
-// asker is what reads the pages.
-func (o PageAccess) asker() (asker, error) {
-	var settings *tls.Config
+// asker is what reads the pages, until it is ended.
+func (o PageAccess) asker(ctx context.Context) (_ asker, end func(), _ error) {
 	networks, err := o.networks()
-	if err == nil {
-		settings, err = o.Security.settings()
-	}
 	if err != nil {
-		return asker{}, err
+		return asker{}, nil, err
 	}
-	return newAsker(settings, tokenTo{adminToken(), networks, ownAddresses()}), nil
+	settings, end, err := o.tls(ctx)
+	if err != nil {
+		return asker{}, nil, err
+	}
+	return newAsker(settings, tokenTo{adminToken(), networks, ownAddresses()}), end, nil
+}
+
+// tls are the settings for pages by https, where files prove names of hosts, and an identity
+// that of a service.
+func (o PageAccess) tls(ctx context.Context) (_ *tls.Config, end func(), _ error) {
+	if o.Security.Identity == "" {
+		settings, err := o.Security.settings()
+		return settings, func() {}, err
+	}
+	creds, end, err := o.Security.ofAgent()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := awaitCertificate(ctx, creds); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return creds.(*identity.Credentials).ClientTLS(o.Security.ServerName), end, nil
 }
 
 // tokenTo is the token for admin pages, and which pages of Consul receive it.

@@ -42,10 +42,11 @@ func (o *EndpointsOptions) checkPicks() error {
 
 // picks shows how the clients of a service pick its instances.
 func picks(ctx context.Context, o EndpointsOptions, queries []catalog.Query, streams Streams) error {
-	asking, err := o.Pages.asker()
+	asking, end, err := o.Pages.asker(ctx)
 	if err != nil {
 		return err
 	}
+	defer end()
 	processes, from, err := o.processes(ctx, queries, streams.Err)
 	if err != nil {
 		return err

@@ -44,10 +44,11 @@ type replies[T any] struct {
 // askProcesses asks all selected processes and reports on stderr which could not be asked.
 // It fails if none could.
 func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all replies[T], err error) {
-	asking, err := o.Pages.asker()
+	asking, end, err := o.Pages.asker(ctx)
 	if err != nil {
 		return all, err
 	}
+	defer end()
 	if all.processes, all.unread, err = o.processes(ctx, stderr); err != nil {
 		return all, err
 	}

@@ -51,10 +51,11 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	asking, err := o.Pages.asker()
+	asking, end, err := o.Pages.asker(ctx)
 	if err != nil {
 		return err
 	}
+	defer end()
 	t := &top{o: o, asking: asking, streams: streams, before: map[string]*scrape.Sample{}}
 	if len(o.Clients) == 0 {
 		directory, err := dialAgent(o.Agent)
