@@ -100,6 +100,7 @@ var packagesOfPieces = map[string]string{
 	"meshlite": module, "cache": module + "/interceptors/cache", "ratelimit": module + "/interceptors/ratelimit",
 	"redis": module + "/interceptors/cache/redis", "tracing": module + "/interceptors/tracing", "env": module + "/interceptors/tracing/env",
 	"identity": module + "/identity", "consulca": module + "/identity/consulca", "spire": module + "/identity/spire", "credentials": "google.golang.org/grpc/credentials", "tls": "crypto/tls",
+	"admin": module + "/admin", "http": "net/http",
 	"authz": module + "/interceptors/authz", "intention": module + "/identity/intention",
 	"interceptors": module + "/interceptors", "resolver": module + "/resolver", "consul": module + "/resolver/consul",
 	"consultest": module + "/resolver/consultest", "caller": module + "/caller", "catalog": module + "/resolver/catalog",

@@ -156,7 +156,7 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 // WatchIntentions reports the intentions about calls to destination, with the default of the
 // agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
 // changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default is taken to be deny.
+// destination and agent:read; without the latter the default stays as last read, and is deny until it was.
 //
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
@@ -186,7 +186,7 @@ func (d *Directory) Intentions(ctx context.Context, destination string) (intenti
 	if err != nil {
 		return intention.Set{}, err
 	}
-	return d.completeIntentions(ctx, intention.Set{Intentions: list})
+	return newDefaults(d, destination).complete(ctx, intention.Set{Intentions: list})
 }
 
 // Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
