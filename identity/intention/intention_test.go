@@ -64,9 +64,9 @@ func TestAnIntentionWithPermissionsNeverAllowsBySourceAlone(t *testing.T) {
 func TestWhatIsNotUnderstoodDenies(t *testing.T) {
 	const names = `"SourceName":"web","DestinationName":"catalog"`
 	for text, reason := range map[string]string{
-		`{` + names + `,"Action":"ALLOW"}`: `Action "ALLOW": want allow or deny`,
-		`{` + names + `,"Action":""}`:      `Action "": want allow or deny`,
-		`{` + names + `,"Action":"allow","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}`:                                                                   "with Permissions",
+		`{` + names + `,"Action":"ALLOW"}`: `Action: "ALLOW": want allow or deny`,
+		`{` + names + `,"Action":""}`:      `Action: "": want allow or deny`,
+		`{` + names + `,"Action":"allow","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}`:                                                                   "beside permissions",
 		`{` + names + `,"Action":"allow","Conditions":{"Time":"day"}}`:                                                                                                    `unknown field "Conditions"`,
 		`{` + names + `,"Action":"allow","JWT":{}}`:                                                                                                                       "JWT",
 		`{` + names + `,"Action":"allow","SourceSamenessGroup":"all"}`:                                                                                                    "sameness groups",
@@ -83,11 +83,11 @@ func TestWhatIsNotUnderstoodDenies(t *testing.T) {
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Glob":"x"}]}}]}`:                                                 `unknown field "Glob"`,
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a"}]}}]}`:                                                            "want one of",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[null]}}]}`:                                                                    "null",
-		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Present":true}]}}]}`:                                                        "no Name",
+		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Present":true}]}}]}`:                                                        "no name",
 		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"grpc-timeout","Present":true}]}}]}`:                                   "gRPC keeps it",
 		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":":scheme","Exact":"http"}]}}]}`:                                        ":authority, :path and :method",
-		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"key-bin","Exact":"AA=="}]}}]}`:                                        "Present only",
-		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"x","IgnoreCase":true}]}}]}`:                               "IgnoreCase",
+		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"key-bin","Exact":"AA=="}]}}]}`:                                        "present only",
+		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"x","IgnoreCase":true}]}}]}`:                               "can ignore case",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}},{"Action":"allow","HTTP":{"PathPrefix":"/"},"JWT":{"Providers":[{"Name":"okta"}]}}]}`: "Permissions[1].JWT",
 	} {
 		parsed, err := intention.Parse([]byte("[" + text + `,{"SourceName":"*","DestinationName":"*","Action":"allow"}]`))

@@ -20,12 +20,13 @@ type Stats struct {
 	Revoked uint64 `json:"revoked"`
 	// Streams are open now.
 	Streams int `json:"streams"`
-	// Intentions is the number of those in force.
+	// Intentions is the number of those in force; with WithPolicy, of the services that were
+	// called.
 	Intentions int `json:"intentions"`
 	// Refused are those in force that are not understood, with the reasons.
 	Refused []string `json:"refused"`
-	// ReadAt is when intentions were read last; zero is never. Those of WithIntentions are
-	// read all the time.
+	// ReadAt is when intentions were read last; zero is never. Those of WithIntentions
+	// and WithPolicy are read all the time.
 	ReadAt time.Time `json:"read_at"`
 	// Failing reports that the last attempt to read them failed.
 	Failing bool `json:"failing"`
@@ -52,8 +53,11 @@ func (a *Authorizer) Stats() Stats {
 		Revoked: a.counts.revoked.Load(), Streams: a.streams.len(),
 		ReadAt: now.readAt, Failing: now.failing,
 	}
-	if a.fixed != nil {
+	if a.watcher == nil {
 		s.ReadAt = time.Now()
+	}
+	if a.policy {
+		s.Intentions, s.Refused = a.services.inForce()
 	}
 	if now.Rules != nil {
 		s.Intentions, s.Refused = now.Len(), now.Refused()
