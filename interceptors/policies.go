@@ -165,13 +165,18 @@ func (p *Policies) contract(above *layers, fullMethod string) contract {
 		return known
 	}
 	service, _ := rpc.SplitMethod(fullMethod)
-	late := map[string]contract{}
 	if found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service)); err == nil {
 		if descriptor, ok := found.(protoreflect.ServiceDescriptor); ok {
-			if err := readService(late, descriptor); err != nil {
-				return contract{service: onlyIntentions(descriptor)}
-			}
+			return lateContract(descriptor, fullMethod)
 		}
+	}
+	return contract{}
+}
+
+func lateContract(service protoreflect.ServiceDescriptor, fullMethod string) contract {
+	late := map[string]contract{}
+	if err := readService(late, service); err != nil {
+		return contract{service: onlyIntentions(service)}
 	}
 	return late[fullMethod]
 }
