@@ -25,11 +25,12 @@ import (
 // until intentions were read. It follows Consul until it is closed. For the agent of another
 // directory, give that to [authz.New] by authz.WithWatcher. See package authz.
 func ConsulIntentions(service string, opts ...authz.Option) (*authz.Authorizer, error) {
-	directory, err := DefaultRuntime().consul()
+	runtime := DefaultRuntime()
+	directory, err := runtime.consul()
 	if err != nil {
 		return nil, err
 	}
-	authorized, err := authz.New(service, append([]authz.Option{authz.WithWatcher(directory)}, opts...)...)
+	authorized, err := authz.New(service, append([]authz.Option{authz.WithWatcher(directory), authz.WithCallers(runtime.callers)}, opts...)...)
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
@@ -57,7 +58,7 @@ func enforceIntentions(c *serverConfig) error {
 		return nil
 	}
 	var err error
-	if c.intentions, err = authz.NewUnstarted(source.Service(), authz.WithWatcher(source), authz.WithLogger(c.log)); err != nil {
+	if c.intentions, err = authz.NewUnstarted(source.Service(), authz.WithWatcher(source), authz.WithCallers(c.runtime.callers), authz.WithLogger(c.log)); err != nil {
 		return fmt.Errorf("meshlite: %w", err)
 	}
 	c.own = append(c.own, c.intentions)
@@ -80,7 +81,7 @@ func authorizers(concerns []interceptors.Concern) (n int) {
 type policyIntentions struct{ *authz.Authorizer }
 
 func (c *serverConfig) policyIntentions() (policyIntentions, error) {
-	authorizer, err := authz.New(c.registrations[0].Service, authz.WithPolicy(), authz.WithLogger(c.log))
+	authorizer, err := authz.New(c.registrations[0].Service, authz.WithPolicy(), authz.WithCallers(c.runtime.callers), authz.WithLogger(c.log))
 	if err != nil {
 		return policyIntentions{}, fmt.Errorf("meshlite: %w", err)
 	}

@@ -33,6 +33,7 @@ type options struct {
 	fixed       *intention.Set
 	policy      bool
 	trustDomain string
+	callers     *caller.Callers
 	log         *slog.Logger
 	observer    interceptors.Observer
 }
@@ -50,6 +51,11 @@ func WithPolicy() Option { return func(o *options) { o.policy = true } }
 // WithTrustDomain wants callers of another trust domain than that of the directory's own CA,
 // such as that of a SPIRE server.
 func WithTrustDomain(domain string) Option { return func(o *options) { o.trustDomain = domain } }
+
+// WithCallers sets which peers may speak for others: permissions see the subject that these
+// forward, in metadata [caller.SubjectKey]. From other peers, and by default from all, that key
+// is missing to permissions. The caller itself stays the service that its certificate proves.
+func WithCallers(callers *caller.Callers) Option { return func(o *options) { o.callers = callers } }
 
 // WithLogger logs denials, and intentions that cannot be read or are not understood, to log.
 // Default, and nil: slog.Default().

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -141,7 +142,12 @@ func (m *method) decide(ctx context.Context, fullMethod string) (principal strin
 	if !verdict.Conditional() {
 		return principal, verdict.Decide(nil)
 	}
-	return principal, verdict.Decide(func(key string) []string { return metadata.ValueFromIncomingContext(ctx, key) })
+	return principal, verdict.Decide(func(key string) []string {
+		if key == caller.SubjectKey && !m.callers.Trusted(ctx) {
+			return nil
+		}
+		return metadata.ValueFromIncomingContext(ctx, key)
+	})
 }
 
 func (m *method) wantDomain(rules *intention.Rules) string {
