@@ -130,7 +130,7 @@ func (m *method) decide(ctx context.Context, fullMethod string) (principal strin
 	method := m.under(rules, fullMethod)
 	verdict := method.FromID(principal)
 	if verdict == nil {
-		domain, service, ok := serviceOf(principal)
+		domain, service, ok := caller.ServiceOf(principal)
 		switch want := m.wantDomain(rules); {
 		case !ok:
 			return principal, noService
@@ -155,33 +155,6 @@ func (m *method) wantDomain(rules *intention.Rules) string {
 		return m.trustDomain
 	}
 	return rules.TrustDomain()
-}
-
-// serviceOf splits a SPIFFE id of Consul's, exactly in its form:
-// spiffe://DOMAIN/ns/default/dc/DATACENTER/svc/SERVICE. It is as strict as identity.ParseID,
-// which allocates.
-func serviceOf(id string) (domain, service string, ok bool) {
-	rest, ok := strings.CutPrefix(id, "spiffe://")
-	if !ok {
-		return "", "", false
-	}
-	domain, rest, _ = strings.Cut(rest, "/")
-	rest, ok = strings.CutPrefix(rest, "ns/default/dc/")
-	datacenter, rest, more := strings.Cut(rest, "/")
-	service, svc := strings.CutPrefix(rest, "svc/")
-	return domain, service, ok && more && svc && segment(domain) && segment(datacenter) && segment(service)
-}
-
-// segment reports whether text may be a part of an id, and no more than one: letters, digits
-// and ._- alone.
-func segment(text string) bool {
-	for i := range len(text) {
-		c := text[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
-			return false
-		}
-	}
-	return text != "" && text != "." && text != ".."
 }
 
 // admit decides about a call, and returns nil or the error for the caller.

@@ -138,6 +138,7 @@ type calls struct {
 	receivedBytes, sentBytes         *prometheus.HistogramVec
 	seconds                          *prometheus.HistogramVec
 	handler                          *prometheus.HistogramVec // of a server
+	callers                          *callers                 // of a server
 }
 
 type methodKey struct {
@@ -153,7 +154,8 @@ type method struct {
 	inFlight       prometheus.Gauge
 	received, sent messages
 	seconds        timing
-	handler        timing // of the handler alone
+	handler        timing   // of the handler alone
+	callers        *callers // nil on a client
 
 	codes  *prometheus.CounterVec
 	labels []string
@@ -187,6 +189,7 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 		sent:     messages{c.sent.WithLabelValues(labels...), c.sentBytes.WithLabelValues(labels...)},
 		seconds:  timing{vec: c.seconds, labels: labels},
 		handler:  timing{vec: c.handler, labels: labels},
+		callers:  c.callers,
 		codes:    c.handled,
 		labels:   labels,
 	}
@@ -214,6 +217,9 @@ func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code c
 	class := classOf(ctx, code, m.served)
 	trace.observe(ctx, m.seconds.of(class), time.Since(start).Seconds())
 	m.handledWith(code, class).Inc()
+	if m.callers != nil {
+		m.callers.count(ctx, class)
+	}
 	m.inFlight.Dec()
 }
 
