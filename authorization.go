@@ -80,7 +80,7 @@ func authorizers(concerns []interceptors.Concern) (n int) {
 // nobody who watches them.
 type policyIntentions struct{ *authz.Authorizer }
 
-func (c *serverConfig) policyIntentions() (policyIntentions, error) {
+func newPolicyIntentions(c *serverConfig) (policyIntentions, error) {
 	authorizer, err := authz.New(c.registrations[0].Service, authz.WithPolicy(), authz.WithCallers(c.runtime.callers), authz.WithLogger(c.log))
 	if err != nil {
 		return policyIntentions{}, fmt.Errorf("meshlite: %w", err)
@@ -98,7 +98,7 @@ func (p policyIntentions) StreamServer(meta *interceptors.CallMeta) grpc.StreamS
 
 // warnOfIntentions logs which of services nobody may call, since their policies want callers
 // with an identity and this server lets in callers without one.
-func (c *serverConfig) warnOfIntentions(services map[string]grpc.ServiceInfo) {
+func warnOfIntentions(c *serverConfig, services map[string]grpc.ServiceInfo) {
 	mutual := c.identity()
 	if !isPlaintext(c.creds) && (mutual == nil || !mutual.IsPermissive()) {
 		return

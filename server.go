@@ -119,7 +119,7 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 		return nil, err
 	}
 	c.limiter, c.policies, c.share = concerns.limiter, concerns.policies, newShare()
-	written, err := c.policyIntentions()
+	written, err := newPolicyIntentions(c)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (s *Server) serve() {
 		names[name] = true
 	}
 	s.config.runtime.metrics.Serves(services)
-	s.config.warnOfIntentions(services)
+	warnOfIntentions(&s.config, services)
 	maps.Copy(names, s.serving)
 	for name, serving := range names {
 		s.setServing(name, serving)

@@ -32,7 +32,8 @@ understood: they deny whom they match, or match nobody, for the reason given.
 
 With --proto or --descriptor-set they are those that the contract's policy has about the
 service of METHOD, and Consul is not asked. What a server's own policy or its operator
-changes is not seen. SRC may be a whole SPIFFE id there.
+changes is not seen. SRC may be a whole SPIFFE id. Metadata x-meshlite-subject is taken
+for that of a gateway which the server trusts.
 
 METHOD is package.Service/Method. It is needed where an intention has permissions, which
 may also depend on metadata: -H "key: value", as often as needed.

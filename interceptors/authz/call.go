@@ -33,6 +33,13 @@ const (
 // maxDenialLines is how many denials of a second are logged.
 const maxDenialLines = 10
 
+func (a *Authorizer) policyName() string {
+	if a.policy {
+		return OwnPolicyName
+	}
+	return PolicyName
+}
+
 // Event is the decision about one call, with the fields of gRFC A59. It is reused after the
 // observer returns.
 type Event struct {
@@ -80,7 +87,7 @@ func (a *Authorizer) methodOf(meta *interceptors.CallMeta) *method {
 	}
 	m := &method{Authorizer: a, meta: meta}
 	if a.policy {
-		m.own = a.rulesOf(meta)
+		m.own = a.services.rulesOf(a, meta)
 	}
 	return m
 }
@@ -176,12 +183,8 @@ func (m *method) publish(ctx context.Context, fullMethod, principal string, deci
 	if m.observer == nil {
 		return
 	}
-	name := PolicyName
-	if m.policy {
-		name = OwnPolicyName
-	}
 	e := events.Get().(*Event)
-	*e = Event{fullMethod, principal, name, decision.Rule, decision.Allowed}
+	*e = Event{fullMethod, principal, m.policyName(), decision.Rule, decision.Allowed}
 	m.publisher.Publish(ctx, m.meta, e)
 	events.Put(e)
 }

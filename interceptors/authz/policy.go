@@ -24,8 +24,7 @@ type serviceRules struct {
 }
 
 // rulesOf compiles the intentions of a service once for all of its methods; nil is none.
-func (a *Authorizer) rulesOf(meta *interceptors.CallMeta) *intention.Rules {
-	s := &a.services
+func (s *services) rulesOf(a *Authorizer, meta *interceptors.CallMeta) *intention.Rules {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if meta.Intentions == nil {

@@ -91,7 +91,7 @@ func TestThePolicyDecidesWithoutConsul(t *testing.T) {
 	}
 	// What the contract has is compiled once for all of its methods.
 	s := a.Stats()
-	if s.Allowed != 5 || s.Denied != (authz.Denials{Rule: 4, Default: 1, Identity: 4}) || s.Intentions != 2*6 || s.ReadAt.IsZero() || s.Failing {
+	if s.Policy != authz.OwnPolicyName || s.Allowed != 5 || s.Denied != (authz.Denials{Rule: 4, Default: 1, Identity: 4}) || s.Intentions != 2*6 || s.ReadAt.IsZero() || s.Failing {
 		t.Errorf("stats are %+v", s)
 	}
 	for _, want := range []string{`rule="ops => catalog permission 1"`, "no verified certificate", "caller=" + workload + "s"} {
@@ -104,7 +104,7 @@ func TestThePolicyDecidesWithoutConsul(t *testing.T) {
 	}
 }
 
-// Case I12: In permissive mode a plaintext caller has no identity, whatever its metadata says.
+// Case I12
 func TestWithoutIdentityThePolicyDeniesWhateverItSays(t *testing.T) {
 	everybody := intentions(source("*", allowed))
 	everybody.Intentions.Default = allowed.Enum()
@@ -130,8 +130,7 @@ func TestWithoutIdentityThePolicyDeniesWhateverItSays(t *testing.T) {
 	}
 }
 
-// Case I7: A change from allow to deny acts on an open connection and an open stream within
-// 1 s.
+// Case I7
 func TestAChangeOfThePolicyEndsOpenStreams(t *testing.T) {
 	for name, first := range map[string]*policyv1.ServicePolicy{
 		"after a rule":              intentions(source("web", allowed)),

@@ -12,6 +12,8 @@ type atomicCount = atomic.Uint64
 type Stats struct {
 	// Service is the destination.
 	Service string `json:"service"`
+	// Policy is [PolicyName] or [OwnPolicyName].
+	Policy string `json:"policy"`
 	// Allowed counts calls and streams that were allowed when they began.
 	Allowed uint64 `json:"allowed"`
 	// Denied counts those that were denied, by why.
@@ -44,7 +46,7 @@ type Denials struct {
 func (a *Authorizer) Stats() Stats {
 	now := a.current.Load()
 	s := Stats{
-		Service: a.destination,
+		Service: a.destination, Policy: a.policyName(),
 		Allowed: a.counts.allowed.Load(),
 		Denied: Denials{
 			Rule: a.counts.byRule.Load(), Default: a.counts.byDefault.Load(),

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
@@ -217,10 +218,16 @@ func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code c
 	class := classOf(ctx, code, m.served)
 	trace.observe(ctx, m.seconds.of(class), time.Since(start).Seconds())
 	m.handledWith(code, class).Inc()
-	if m.callers != nil {
+	if m.callers != nil && overTLS(ctx) {
 		m.callers.count(ctx, class)
 	}
 	m.inFlight.Dec()
+}
+
+// overTLS reports whether the caller may have a certificate.
+func overTLS(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	return ok && p.AuthInfo != nil && p.AuthInfo.AuthType() == "tls"
 }
 
 func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {
