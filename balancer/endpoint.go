@@ -16,15 +16,16 @@ type Endpoint struct {
 	attempt.Instance
 	table *Table
 
-	// What every pick touches, on a cache line of its own.
-	_           [64]byte
+	// What every pick touches, on a cache line of its own; a test holds it to that.
+	_           [16]byte
 	picked      atomic.Uint64 // attempts sent here
 	ended       atomic.Uint64 // of them, those that ended
 	failureRate failureRate
 	latency     latency
+	timing      timing
 	stalled     atomic.Bool // calls are in flight and none ends
 	suspect     atomic.Bool // there were failures, so successes are recorded too
-	_           [64]byte
+	_           [2]byte
 
 	ignored   atomic.Uint64 // ended attempts with the outcome ignored
 	streams   atomic.Int64  // attempts in flight that have responded, or are streams
@@ -48,6 +49,7 @@ type Endpoint struct {
 	stall    stall
 	refusing refusing
 	ejection ejectionState
+	_        [48]byte // to a multiple of a cache line, by which the allocator then aligns it
 }
 
 // Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
@@ -106,6 +108,14 @@ func (e *Endpoint) Picks() uint64 { return e.picked.Load() }
 // so a series of them is detected soon. A stalled endpoint has more load than all others.
 func (e *Endpoint) Load() int64 {
 	n := e.InFlight()
+	if e.failureRate.word.Load() != 0 || e.stalled.Load() {
+		return e.impairedLoad(n)
+	}
+	return n
+}
+
+// impairedLoad is apart so that Load is inlined.
+func (e *Endpoint) impairedLoad(n int64) int64 {
 	if e.failureRate.word.Load() != 0 {
 		successRate := 1 - e.failureRate.read(e.table.now())
 		n = int64(math.Round(float64(n+1)/successRate - 1))
@@ -164,8 +174,13 @@ func (o Outcome) healthy() bool { return o == Succeeded || o == Refused }
 type rotation struct {
 	view       View
 	policy     Picker
-	timesAll   bool         // the policy needs the latency of every attempt
+	timesAll   bool         // the policy needs latencies
+	plain      bool         // a call without a record goes where the policy picks
 	firstCalls atomic.Int32 // how many of view.due were taken
+}
+
+func newRotation(v View, policy configured) rotation {
+	return rotation{view: v, policy: policy.newPicker(v), timesAll: policy.latency, plain: len(v.due) == 0 && v.refusingPart == 0}
 }
 
 // choose does not allocate, and takes no lock except for a call that an endpoint must get: a

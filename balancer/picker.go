@@ -38,9 +38,15 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 	if p.timesAll {
 		now = p.table.now()
 	}
-	c, probe, err := p.choose(record, now)
-	if err != nil {
-		return balancer.PickResult{}, err
+	var c *Candidate
+	var probe probe
+	if record == nil && p.plain {
+		c = p.policy.Pick(now)
+	} else {
+		var err error
+		if c, probe, err = p.choose(record, now); err != nil {
+			return balancer.PickResult{}, err
+		}
 	}
 	child := &p.children[c.index]
 	result, err := child.picker.Pick(info)
@@ -54,10 +60,11 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 		stream = record.Kind() == attempt.Stream
 	}
 	switch {
-	case n%timedInterval == 1 || p.timesAll || stream || c.table.comparing.Load() || probe != 0 || result.Done != nil:
+	case c.timing.due(n, p.timesAll) || stream || probe != 0 || result.Done != nil || p.table.comparing.Load():
 		if !p.timesAll {
 			now = p.table.now()
 		}
+		c.timing.timed(n, now)
 		result.Done = track(c, info.FullMethodName, record, probe, now, result.Done)
 	case record != nil:
 		result.Done = report(c, record)
@@ -156,6 +163,12 @@ func (a *trackedAttempt) end(info balancer.DoneInfo) {
 		a.member, a.record, a.inner = nil, nil, nil
 		unaryAttempts.Put(a)
 	}
+}
+
+// isPlainSuccess reports whether info is of a call that succeeded with nothing else to say. Then
+// resultOf need not look further.
+func isPlainSuccess(info *balancer.DoneInfo) bool {
+	return info.Err == nil && info.BytesReceived && len(info.Trailer) == 0
 }
 
 // resultOf classifies info. Errors that the caller causes, such as NOT_FOUND, do not count
