@@ -183,17 +183,17 @@ func (s *stall) check(e *Endpoint, now time.Duration) {
 	progress := ended + e.responded.Load()
 	inFlight := int64(e.picked.Load()-ended) - e.streams.Load()
 	s.excused = min(s.excused, max(inFlight, 0))
-	stalled := e.stalled.Load()
+	isStalled := e.is(stalled)
 	switch {
-	case stalled && (progress != s.progress || now-s.progressAt > maxStall):
-		s.excused, s.progressAt, stalled = max(inFlight, 0), now, false
+	case isStalled && (progress != s.progress || now-s.progressAt > maxStall):
+		s.excused, s.progressAt, isStalled = max(inFlight, 0), now, false
 	case progress != s.progress || inFlight <= s.excused:
-		s.progressAt, stalled = now, false
+		s.progressAt, isStalled = now, false
 	default:
 		seconds, _ := e.latency.read(now)
 		limit := max(minStall, time.Duration(seconds*float64(time.Second)))
-		stalled = seconds > 0 && now-s.progressAt > limit
+		isStalled = seconds > 0 && now-s.progressAt > limit
 	}
 	s.progress = progress
-	e.stalled.Store(stalled)
+	e.impair(stalled, isStalled)
 }

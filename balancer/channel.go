@@ -140,7 +140,7 @@ func (b *endpointBalancer) list(endpoints []resolver.Endpoint) {
 	for address, m := range b.table.update(b, all, &b.policy.settings.Ejection) {
 		e := m.Endpoint
 		b.members[address] = connectable{m, func(info balancer.DoneInfo) {
-			if isPlainSuccess(&info) && !e.suspect.Load() {
+			if isPlainSuccess(&info) && !e.is(suspect) {
 				e.ended.Add(1)
 				return
 			}

@@ -23,9 +23,7 @@ type Endpoint struct {
 	failureRate failureRate
 	latency     latency
 	timing      timing
-	stalled     atomic.Bool // calls are in flight and none ends
-	suspect     atomic.Bool // there were failures, so successes are recorded too
-	_           [2]byte
+	impaired    atomic.Uint32 // impairments. Table.mu guards its changes
 
 	ignored   atomic.Uint64 // ended attempts with the outcome ignored
 	streams   atomic.Int64  // attempts in flight that have responded, or are streams
@@ -49,7 +47,7 @@ type Endpoint struct {
 	stall    stall
 	refusing refusing
 	ejection ejectionState
-	_        [48]byte // to a multiple of a cache line, by which the allocator then aligns it
+	_        [56]byte // to a multiple of a cache line, by which the allocator then aligns it
 }
 
 // Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
@@ -93,6 +91,25 @@ const (
 	unreachable // a connection attempt failed
 )
 
+// impairment is a flag of what calls for a second look at an endpoint.
+type impairment = uint32
+
+const (
+	stalled impairment = 1 << iota // calls are in flight and none ends
+	suspect                        // there were failures, so successes are recorded too
+)
+
+func (e *Endpoint) is(i impairment) bool { return e.impaired.Load()&i != 0 }
+
+// impair sets i or resets it. The caller holds Table.mu.
+func (e *Endpoint) impair(i impairment, on bool) {
+	all := e.impaired.Load() &^ i
+	if on {
+		all |= i
+	}
+	e.impaired.Store(all)
+}
+
 // InFlight counts the attempts that were sent here and have not ended.
 func (e *Endpoint) InFlight() int64 {
 	ended := e.ended.Load() // first: what ends in between must not count twice
@@ -108,23 +125,19 @@ func (e *Endpoint) Picks() uint64 { return e.picked.Load() }
 // so a series of them is detected soon. A stalled endpoint has more load than all others.
 func (e *Endpoint) Load() int64 {
 	n := e.InFlight()
-	if e.failureRate.word.Load() != 0 || e.stalled.Load() {
-		return e.impairedLoad(n)
-	}
-	return n
-}
-
-// impairedLoad is apart so that Load is inlined.
-func (e *Endpoint) impairedLoad(n int64) int64 {
 	if e.failureRate.word.Load() != 0 {
 		successRate := 1 - e.failureRate.read(e.table.now())
 		n = int64(math.Round(float64(n+1)/successRate - 1))
 	}
-	if n > 0 && e.stalled.Load() {
+	if n > 0 && e.is(stalled) {
 		n += stallLoad
 	}
 	return n
 }
+
+// Impaired reports whether [Endpoint.Load] may differ from [Endpoint.InFlight], which takes less
+// time: policies that compare many endpoints look at it first.
+func (e *Endpoint) Impaired() bool { return e.impaired.Load() != 0 }
 
 // lighter reports whether c has less load for its weight than other.
 func (c *Candidate) lighter(other *Candidate) bool {
@@ -148,7 +161,7 @@ func (e *Endpoint) end(o Outcome, s *Ejection) {
 	if o != Succeeded && !e.table.comparing.Load() {
 		e.table.startComparing()
 	}
-	if !o.healthy() || e.suspect.Load() {
+	if !o.healthy() || e.is(suspect) {
 		e.table.recordOutcome(e, o, s)
 	}
 	e.ended.Add(1)

@@ -10,7 +10,7 @@ import (
 func TestAPickTouchesOneLineOfAnEndpoint(t *testing.T) {
 	const line = 64
 	var e Endpoint
-	first, last := unsafe.Offsetof(e.picked), unsafe.Offsetof(e.suspect)
+	first, last := unsafe.Offsetof(e.picked), unsafe.Offsetof(e.impaired)
 	if first%line != 0 || last >= first+line || unsafe.Offsetof(e.ignored) < first+line {
 		t.Errorf("the line begins at %d and ends at %d, what follows at %d: want one of %d", first, last, unsafe.Offsetof(e.ignored), line)
 	}
