@@ -258,15 +258,17 @@ func BenchmarkPick(b *testing.B) {
 	for _, busy := range []int{0, 4} {
 		for _, policy := range append([]string{"round_robin", "least_request_experimental"}, policies...) {
 			for _, n := range []int{3, 10, 1000, 10_000} {
-				c := balancertest.New(b, policy)
-				c.ReadyMany("{}", n)
-				picker := c.Picker()
-				for range busy * n {
-					if _, err := picker.Pick(call); err != nil {
-						b.Fatal(err)
+				b.Run(fmt.Sprintf("busy=%d/%s/%d", busy, policy, n), func(b *testing.B) {
+					c := balancertest.New(b, policy)
+					c.ReadyMany("{}", n)
+					picker := c.Picker()
+					for range busy * n {
+						if _, err := picker.Pick(call); err != nil {
+							b.Fatal(err)
+						}
 					}
-				}
-				b.Run(fmt.Sprintf("busy=%d/%s/%d", busy, policy, n), func(b *testing.B) { pickAndDone(b, picker, call) })
+					pickAndDone(b, picker, call)
+				})
 			}
 		}
 	}

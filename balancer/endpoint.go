@@ -377,6 +377,14 @@ func (s Schedule) At(n uint32) int {
 	return int(s.order[n%uint32(len(s.order))])
 }
 
+// at is At of a turn at random, without a division.
+func (s Schedule) at(random uint64) int {
+	if s.order == nil {
+		return int(random >> 32 * uint64(s.candidates) >> 32)
+	}
+	return int(s.order[random>>32*uint64(len(s.order))>>32])
+}
+
 // maxDraws bounds the random draws for an index not drawn before, since one weight above all
 // others could make them many.
 const maxDraws = 16
@@ -384,12 +392,12 @@ const maxDraws = 16
 // Draw is the index of a candidate at random, by weight, that is not in taken. There must be
 // one.
 func (s Schedule) Draw(taken []int, random func() uint64) int {
-	i := s.At(uint32(random()))
+	i := s.at(random())
 	for range maxDraws {
 		if !slices.Contains(taken, i) {
 			return i
 		}
-		i = s.At(uint32(random()))
+		i = s.at(random())
 	}
 	for slices.Contains(taken, i) {
 		i = (i + 1) % int(s.candidates)
