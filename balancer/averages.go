@@ -7,8 +7,13 @@ import (
 )
 
 // LatencyDecay is the time constant of latencies, as in Finagle's peak EWMA: after it a sample
-// of a busy endpoint counts 1/e, and one of an idle endpoint nothing.
+// of a busy endpoint counts 1/e at most, and one of an idle endpoint nothing.
 const LatencyDecay = 10 * time.Second
+
+// latencyStep is the part of the way to a lower sample that a latency falls with it. By time
+// alone it would hold the highest peak of seconds, and on a busy machine, where every endpoint
+// has peaks, a slow one would not differ from the others.
+const latencyStep = 1.0 / 16
 
 // Decay is the part of a latency that remains when age has passed without a sample. Over many
 // short intervals it multiplies to e^(-their sum / LatencyDecay).
@@ -16,8 +21,8 @@ func Decay(age time.Duration) float64 {
 	return max(0, 1-float64(age)*(1/float64(LatencyDecay)))
 }
 
-// latency is a moving average that follows a rise at once and a fall over LatencyDecay
-// (Finagle's peak EWMA), packed into one word; see [pack]. 0 is no sample.
+// latency is a moving average that follows a rise at once (Finagle's peak EWMA), and a fall over
+// LatencyDecay or as many lower samples as it takes, packed into one word; see [pack]. 0 is no sample.
 type latency struct{ word atomic.Uint64 }
 
 // add counts a sample that ended at now.
@@ -26,7 +31,7 @@ func (l *latency) add(sample, now time.Duration) {
 		word := l.word.Load()
 		average := sample.Seconds()
 		if old, age := unpack(word, now); old > average {
-			average += (old - average) * Decay(age)
+			average += (old - average) * Decay(age) * (1 - latencyStep)
 		}
 		// Most samples of an even load change nothing within a millisecond.
 		next := pack(average, now)
@@ -98,46 +103,6 @@ func pack(value float64, now time.Duration) uint64 {
 func unpack(word uint64, now time.Duration) (value float64, age time.Duration) {
 	ms := int32(uint32(now/time.Millisecond) - uint32(word))
 	return float64(math.Float32frombits(uint32(word >> 32))), time.Duration(max(ms, 0)) * time.Millisecond
-}
-
-const (
-	// One in timedInterval attempts is timed, the first of an endpoint included, or each one for
-	// a policy that needs latencies. Reading the clock costs more than the rest of a pick: where
-	// timed ones follow each other within minTimedGap, the next ones are fewer, by half each
-	// time, down to one in maxTimedInterval, or in eight.
-	timedInterval    = 16
-	maxTimedInterval = 8 * timedInterval
-	minTimedGap      = 250 * time.Microsecond
-)
-
-// timing chooses which attempts of an endpoint are timed. Concurrent picks may time a few more.
-type timing struct {
-	last     atomic.Uint64 // number of the last timed attempt
-	lastAt   atomic.Int64  // when it was picked
-	interval atomic.Uint32 // between them; 0 before the first
-}
-
-// due reports whether the n-th attempt is timed. all is for policies that need latencies.
-func (t *timing) due(n uint64, all bool) bool {
-	interval := uint64(t.interval.Load())
-	if all {
-		interval /= timedInterval
-	}
-	return n-t.last.Load() >= interval
-}
-
-// timed records that the n-th attempt is timed, from now on.
-func (t *timing) timed(n uint64, now time.Duration) {
-	interval := t.interval.Load()
-	switch gap := now - time.Duration(t.lastAt.Load()); {
-	case interval == 0 || gap > 4*minTimedGap:
-		interval = timedInterval
-	case gap < minTimedGap:
-		interval = min(2*interval, maxTimedInterval)
-	}
-	t.interval.Store(interval)
-	t.lastAt.Store(int64(now))
-	t.last.Store(n)
 }
 
 const (

@@ -145,7 +145,8 @@ func (c *Candidate) lighter(other *Candidate) bool {
 }
 
 // Latency is the moving average of the time to the first response, in seconds, and its age at
-// now. 0 is unknown. It follows a rise at once and a fall over [LatencyDecay]. now is
+// now. 0 is unknown. It follows a rise at once, and a fall over [LatencyDecay] or some lower
+// samples. now is
 // that of [Picker.Pick].
 func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duration) {
 	return e.latency.read(now)

@@ -1,6 +1,6 @@
 // Package peakewma is the policy meshlite_peak_ewma: the endpoint with the lowest expected
 // latency. The cost of an endpoint is its latency to the first response, a moving average that
-// follows a rise at once and a fall slowly (Finagle's peak EWMA), times the square root of its
+// follows a rise at once (Finagle's peak EWMA) and a fall over some 16 lower samples, times the square root of its
 // attempts in flight for its weight.
 //
 // Use it for services whose instances differ or have slow phases: a slow instance gets only as
