@@ -189,6 +189,9 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 	return r.pick(now)
 }
 
+// candidates is how many endpoints may be picked.
+func (v *View) candidates() int { return len(v.Candidates) + len(v.refusing) + len(v.otherZones) }
+
 // pick takes an endpoint that must get a call, or the policy's pick.
 func (r *rotation) pick(now time.Duration) (*Candidate, probe, error) {
 	if len(r.view.due) > 0 {

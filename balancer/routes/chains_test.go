@@ -140,6 +140,58 @@ func TestAChangedChainSwapsInWithoutADroppedCall(t *testing.T) {
 	})
 }
 
+// A call that was sent to an arm before it lost its weight goes to another.
+func TestACallOutlivesTheWeightOfItsArm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		f.set(chainOf(arm("v1", 0), arm("v2", 100)), v1, v2)
+		f.ready(v2)
+		_, at, err := f.router.Choose(context.Background(), method)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.set(chainOf(arm("v1", 100), arm("v2", 0)), v1, v2)
+		f.ready(v1)
+		late := attempt.New()
+		late.SetRoute(at)
+		if i, err := f.try(context.Background(), late); err != nil || i/100 != 0 || late.Route().Arm != "v1" {
+			t.Errorf("the call goes to %d by arm %q: %v", i, late.Route().Arm, err)
+		}
+	})
+}
+
+// A resolver may name another policy while there is no chain. Then the first chain decides calls
+// once its policy has a connection: the other one picks until then. When the policy is closed for
+// another one, plain discovery is back.
+func TestAFirstChainWaitsForItsPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		want := func(when, arm string) {
+			t.Helper()
+			choice, at, err := f.router.Choose(context.Background(), method)
+			if err != nil || (at == nil) != (arm == "") || at != nil && choice.Arm.Name != arm {
+				t.Errorf("%s the choice is %+v: %v", when, at, err)
+			}
+		}
+		f.router.Update(nil, nil)
+		want("without a chain", "")
+		chain := chainOf(arm("v1", 100))
+		f.router.Update(chain, nil)
+		want("before its policy is there", "")
+		f.set(chain, v1)
+		want("before its policy is connected", "")
+		f.ready(v1)
+		want("with its policy", "v1")
+		f.router.Update(nil, nil)
+		want("before another policy is there", "v1")
+		f.Policy.Close()
+		want("with another policy", "")
+		f.router.Update(nil, &route.RefusedError{Service: "catalog"})
+		f.router.Update(nil, &route.RefusedError{Service: "catalog"})
+		want("after a refused chain", "")
+	})
+}
+
 // Case T16: Chain deleted: plain discovery again, 0 failed calls.
 func TestADeletedChainIsPlainDiscovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -170,8 +222,8 @@ func TestADeletedChainIsPlainDiscovery(t *testing.T) {
 
 		plain()
 		f.wantShares(100, 0, map[int]float64{0: 1})
-		if i, err := f.try(context.Background(), late); err != nil || i >= 100 {
-			t.Errorf("the call from before the deletion goes to %d: %v", i, err)
+		if i, err := f.try(context.Background(), late); err != nil || i >= 100 || late.Route() != nil {
+			t.Errorf("the call from before the deletion goes to %d, with the route %v: %v", i, late.Route(), err)
 		}
 		f.wantConnections(8, 4) // the target that is the service keeps its own
 	})

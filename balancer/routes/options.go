@@ -24,7 +24,8 @@ const (
 
 // WithFailoverThreshold sets the part of the instances a target is known to have that must be
 // usable: above 0 and up to 1. With fewer a part of its calls fails over, in proportion: at half
-// of the threshold every second one. Default: 0.5.
+// of the threshold every second one. So no instance gets more than 1/part times its calls when
+// others are lost: give at least the part of their capacity that instances use. Default: 0.5.
 func WithFailoverThreshold(part float64) Option { return func(s *settings) { s.threshold = part } }
 
 // WithFailbackDelay sets how long a target must have been better without a break before the

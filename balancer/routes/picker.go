@@ -53,6 +53,9 @@ func newPicker(p *policy, before *plan) *picker {
 func (k *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	record := attempt.FromContext(info.Ctx)
 	if k.plain != nil {
+		if record != nil && record.Route() != nil {
+			record.SetRoute(nil) // of the chain before
+		}
 		return k.plain.pick(info)
 	}
 	to, err := k.place(record, info)

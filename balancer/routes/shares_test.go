@@ -206,6 +206,43 @@ func TestFailoverIsInProportion(t *testing.T) {
 	})
 }
 
+// The threshold bounds what failing instances cost the others: while instances are lost, no other
+// one gets more than 1/threshold times its calls before, and none below the threshold is kept from
+// what it can take. A service that runs at 60 % of its capacity needs at least 0.6.
+func TestTheThresholdBoundsTheLoadOfTheRest(t *testing.T) {
+	const calls = 2000
+	for _, threshold := range []float64{0.3, 0.5, 0.7} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet(t, routes.WithFailoverThreshold(threshold))
+			ten := group{id: "v1", first: 0, listed: 10}
+			f.set(chainOf(arm("v1", 100, "other")), ten, other)
+			f.ready(ten)
+			connected := false
+			for lost := 1; lost < 10; lost++ {
+				f.down(lost - 1)
+				settle()
+				if opened, _ := f.Connections(); opened > 10 && !connected {
+					connected = true
+					f.ready(other)
+				}
+				usable := float64(10-lost) / 10
+				if connected != (usable < threshold-1e-9) {
+					t.Fatalf("threshold %v, %d of 10 lost: failover is %v", threshold, lost, connected)
+				}
+				local := f.shares(calls)[0]
+				load := local / usable // 1 is that of an instance before
+				t.Logf("threshold %.0f %%, %d of 10 lost: %3.0f %% of the calls stay, an instance has %.2f times its calls", threshold*100, lost, local*100, load)
+				if load > 1/threshold*1.02 {
+					t.Errorf("threshold %v, %d of 10 lost: an instance has %.2f times its calls, want %.2f at most", threshold, lost, load, 1/threshold)
+				}
+				if want := min(1, usable/threshold); local < want-0.01 {
+					t.Errorf("threshold %v, %d of 10 lost: %.2f of the calls stay, want %.2f", threshold, lost, local, want)
+				}
+			}
+		})
+	}
+}
+
 // Case T4: fail back with hysteresis: no flapping with one instance coming and going every second.
 func TestAnInstanceThatComesAndGoesMovesCallsOnce(t *testing.T) {
 	for _, threshold := range []float64{0.3, 0.5, 0.7, 1} {

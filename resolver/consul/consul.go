@@ -25,6 +25,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/route"
@@ -155,7 +156,7 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 // WatchIntentions reports the intentions about calls to destination, with the default of the
 // agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
 // changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default is taken to be deny.
+// destination and agent:read; without the latter the default stays as last read, and is deny until it was.
 //
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
@@ -185,7 +186,23 @@ func (d *Directory) Intentions(ctx context.Context, destination string) (intenti
 	if err != nil {
 		return intention.Set{}, err
 	}
-	return d.completeIntentions(ctx, intention.Set{Intentions: list})
+	return newDefaults(d, destination).complete(ctx, intention.Set{Intentions: list})
+}
+
+// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
+// token needs service:write on the service.
+func (d *Directory) Identity(service string) (*Identity, error) {
+	if err := identity.CheckService(service); err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &Identity{directory: d, service: service, cancel: cancel}
+	for range 2 {
+		d.pool.join()
+	}
+	i.done.Go(func() { i.followRoots(ctx) })
+	i.done.Go(func() { i.followLeaf(ctx) })
+	return i, nil
 }
 
 // WatchChain implements [route.Watcher]: it reports the discovery chain of service that Consul

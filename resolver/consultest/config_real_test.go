@@ -145,8 +145,7 @@ var entries = []string{
 	`{"Kind":"service-resolver","Name":"alone","Failover":{"*":{"Datacenters":["dc2"]}}}`,
 }
 
-// Case T11: config entries are taken or refused, shown and compiled to chains as the real Consul
-// does it.
+// Config entries are taken or refused, shown and compiled to chains as the real Consul does it.
 func TestConfigEntriesAsTheRealConsulHasThem(t *testing.T) {
 	standIn, real := clients(t)
 	chains := func() {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -120,9 +122,9 @@ func TestConfigCheckAndSet(t *testing.T) {
 	if !cas("http2", 7) || index() != now {
 		t.Error("an entry that is there already was written")
 	}
-	for given, want := range map[uint64]bool{first: false, now: true} {
-		if done, _, err := configs.DeleteCAS(api.ServiceDefaults, "web", given, nil); err != nil || given == first && done != want {
-			t.Errorf("index %d: got %v, %v", given, done, err)
+	for _, given := range []uint64{first, now} {
+		if done, _, err := configs.DeleteCAS(api.ServiceDefaults, "web", given, nil); err != nil || done != (given == now) {
+			t.Errorf("index %d of %d: got %v, %v", given, now, done, err)
 		}
 	}
 	if _, _, err := configs.Get(api.ServiceDefaults, "web", nil); err == nil {
@@ -361,4 +363,37 @@ func TestTheStoreOfConfigEntriesIsBounded(t *testing.T) {
 	}
 	must(t, s.DeleteConfig("service-defaults", "s0"))
 	must(t, s.WriteConfig(fmt.Sprintf(`{"Kind":"service-defaults","Name":"s0","Meta":{"pad":"%s"}}`, pad)))
+}
+
+// The documents that a real Consul has compiled, which resolver/consul reads, too: so the
+// simulation is compared where no Consul is.
+func TestChainsAsConsulHasCompiledThem(t *testing.T) {
+	paths, err := filepath.Glob("../consul/testdata/chains/*.json")
+	if err != nil || len(paths) < 50 {
+		t.Fatal(len(paths), err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		must(t, err)
+		var document struct {
+			Service, Datacenter string
+			Entries             []json.RawMessage
+			Answer              json.RawMessage
+		}
+		must(t, json.Unmarshal(text, &document))
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".json"), func(t *testing.T) {
+			s, _ := newAgent(t)
+			for _, entry := range document.Entries {
+				if err := s.WriteConfig([]byte(entry)); err != nil && bytes.Contains(entry, []byte("EnvoyExtensions")) {
+					return // refused by name
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := do(t, &http.Client{Transport: s.Transport()}, "GET", "/v1/discovery-chain/"+document.Service+"?compile-dc="+document.Datacenter, "")
+			if shape(got.body) != shape(string(document.Answer)) {
+				t.Errorf("got  %s\nwant %s", shape(got.body), shape(string(document.Answer)))
+			}
+		})
+	}
 }

@@ -111,7 +111,7 @@ func filtering(filter string) message {
 	return message{"GET", "/v1/health/service/f?filter=" + url.QueryEscape(filter), ""}
 }
 
-// Case T11: filters of health find what Consul's find.
+// Case T11
 func TestFilter(t *testing.T) {
 	eachWay(t, func(t *testing.T, s *consultest.Server, c *http.Client) {
 		for _, service := range filteredServices {
@@ -135,6 +135,7 @@ func TestFilter(t *testing.T) {
 	}, consultest.WithNode("meshlite", "127.0.0.1"))
 }
 
+// Case T11: Subset filters are Consul's: what /v1/health/service?filter= says.
 func TestFilterAsTheRealConsulDoes(t *testing.T) {
 	standIn, real := clients(t)
 	for _, service := range filteredServices {
