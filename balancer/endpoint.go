@@ -177,7 +177,7 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 	if record == nil {
 		return r.pick(now)
 	}
-	record.SetCandidates(r.view.candidates())
+	record.SetCandidates(r.candidates())
 	if avoid := record.Avoid(); avoid != nil {
 		return r.pickAvoiding(record, avoid, now)
 	}
@@ -187,6 +187,11 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 		}
 	}
 	return r.pick(now)
+}
+
+// candidates is how many endpoints may be picked.
+func (r *rotation) candidates() int {
+	return len(r.view.Candidates) + len(r.view.refusing) + len(r.view.otherZones)
 }
 
 // pick takes an endpoint that must get a call, or the policy's pick.

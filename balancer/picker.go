@@ -85,7 +85,7 @@ func (p *attemptPicker) chooseFor(info *balancer.PickInfo, record *attempt.Recor
 // Endpoints counts those that may be picked, and those that are ejected. A policy that is above
 // several of this kind asserts for it.
 func (p *attemptPicker) Endpoints() (usable, ejected int) {
-	return p.view.candidates(), p.view.ejections
+	return p.candidates(), p.view.ejections
 }
 
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of

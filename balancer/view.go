@@ -179,9 +179,6 @@ func (v *View) drawRefusing(random uint32) *Candidate {
 	return &v.refusing[0]
 }
 
-// candidates is how many endpoints may be picked.
-func (v *View) candidates() int { return len(v.Candidates) + len(v.refusing) + len(v.otherZones) }
-
 // inRotation are the endpoints that get calls.
 func (v *View) inRotation() []Candidate { return slices.Concat(v.Candidates, v.refusing) }
 
