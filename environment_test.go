@@ -226,7 +226,7 @@ func TestOnlyWhatIsSafeCanBeTurnedOff(t *testing.T) {
 	}
 	for _, value := range []string{"cahce", "cache,authz", "authorization", "Cache", "balancer", "all", "*"} {
 		err := build(value)
-		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of tracing, logging, deadline, cache, retry, ratelimit, concurrency, balancer.ejection") {
+		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of tracing, logging, routing, deadline, cache, retry, ratelimit, concurrency, balancer.ejection") {
 			t.Errorf("%q: %v, want an error with the variable, the value and the names", value, err)
 		}
 	}

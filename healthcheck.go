@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 const (
@@ -42,6 +43,7 @@ type healthCheck struct {
 	tls        bool          // whether it speaks TLS there
 	serverName string        // that it verifies; empty is nothing
 	unproven   bool          // whether only the agent may trust the authority
+	certified  bool          // whether the agent presents its certificate, which the server demands
 	ttl        time.Duration // in which the server reports instead; 0 is not
 	why        string        // it is this one, where no option sets it
 }
@@ -49,15 +51,21 @@ type healthCheck struct {
 // String explains it to an operator.
 func (h healthCheck) String() string {
 	how := "gRPC in plaintext at " + h.address
+	if h.tls {
+		how = "gRPC over TLS at " + h.address
+	}
+	if h.certified {
+		how += " with the agent's certificate"
+	}
 	switch {
 	case h.ttl > 0:
 		how = fmt.Sprintf("the server reports it, three times in %v", h.ttl)
 	case h.unproven:
-		how = fmt.Sprintf("gRPC over TLS at %s, verified for %q by the agent's authorities", h.address, h.serverName)
+		how += fmt.Sprintf(", verified for %q by the agent's authorities", h.serverName)
 	case h.serverName != "":
-		how = fmt.Sprintf("gRPC over TLS at %s, verified for %q", h.address, h.serverName)
+		how += fmt.Sprintf(", verified for %q", h.serverName)
 	case h.tls:
-		how = fmt.Sprintf("gRPC over TLS at %s, the certificate is not verified", h.address)
+		how += ", the certificate is not verified"
 	}
 	if h.why != "" {
 		how += ": " + h.why
@@ -75,8 +83,9 @@ func (h healthCheck) apply(r *catalog.Registration) {
 	}
 }
 
-// healthChecks are those that Consul may carry out, the one to prefer first.
-func (r *run) healthChecks(given catalog.Registration, address string) []healthCheck {
+// healthChecks are those that Consul may carry out, the one to prefer first. An agent that
+// checks with TLS of its own trusts its own authorities, whatever the system's prove here.
+func (r *run) healthChecks(given catalog.Registration, address string, agentTLS bool) []healthCheck {
 	at := cmp.Or(given.CheckAddress, address)
 	if r.healthOnly != nil {
 		return []healthCheck{{address: cmp.Or(given.CheckAddress, reachable(r.healthAddress, address))}}
@@ -85,14 +94,21 @@ func (r *run) healthChecks(given catalog.Registration, address string) []healthC
 	plain, unverified := healthCheck{address: at}, healthCheck{address: at, tls: true}
 	switch {
 	case given.CheckServerName != "":
-		name := given.CheckServerName
-		return []healthCheck{{address: at, tls: true, serverName: name}, {address: at, tls: true, serverName: name, unproven: true}}
+		proven, unproven := unverified, unverified
+		proven.serverName, unproven.serverName, unproven.unproven = given.CheckServerName, given.CheckServerName, true
+		if agentTLS {
+			return []healthCheck{unproven}
+		}
+		return []healthCheck{proven, unproven}
 	case given.CheckSkipVerify:
 		return []healthCheck{unverified}
 	case isPlaintext(r.config.creds) && !given.CheckTLS:
 		return []healthCheck{plain}
 	}
 	checks := []healthCheck{{address: at, tls: true, serverName: given.Service}, {address: at, tls: true, serverName: host}, unverified}
+	if agentTLS {
+		checks = []healthCheck{unverified}
+	}
 	if given.CheckTLS {
 		return checks
 	}
@@ -105,7 +121,11 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 	if credentials := r.config.identity(); credentials != nil && r.healthOnly == nil {
 		return r.identified(ctx, credentials, given, address)
 	}
-	checks := r.healthChecks(given, address)
+	agentTLS, err := r.agentTLS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	checks := r.healthChecks(given, address, agentTLS)
 	if err := r.reach(ctx, given.SelfCheck, address, checks[0].address); err != nil {
 		return nil, err
 	}
@@ -125,6 +145,9 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 			check.ttl = given.TTL
 			check.why = strings.Join(failures[:min(len(failures), 1)], "")
 			return &check, nil
+		case errors.Is(err, errClientCertificate) && agentTLS && namesTLS(given):
+			check.certified = true // whether the server accepts it, Consul finds out
+			return &check, nil
 		case errors.Is(err, errClientCertificate):
 			return reported(given, err)
 		case !errors.As(err, &handshake):
@@ -138,8 +161,8 @@ func (r *run) findCheck(ctx context.Context, given catalog.Registration, address
 	return reported(given, errors.New(strings.Join(failures, "; ")))
 }
 
-// identified is the health check of a server that demands certificates: Consul's agent has
-// none, so the server reports its health, once it has a certificate of its own.
+// identified is the health check of a server that demands certificates of services: Consul's
+// agent has none, so the server reports its health, once it has a certificate of its own.
 func (r *run) identified(ctx context.Context, credentials *identity.Credentials, given catalog.Registration, address string) (*healthCheck, error) {
 	if err := r.reach(ctx, given.SelfCheck, address, ""); err != nil {
 		return nil, err
@@ -147,7 +170,28 @@ func (r *run) identified(ctx context.Context, credentials *identity.Credentials,
 	if err := credentials.Ready(); err != nil {
 		return nil, err
 	}
-	return reported(given, errClientCertificate)
+	return reported(given, errMeshCertificate)
+}
+
+// agentTLS reports whether the agent checks with its certificate and authorities
+// (enable_agent_tls_for_checks). One that does not let the server read that does not.
+func (r *run) agentTLS(ctx context.Context) (bool, error) {
+	directory, ok := r.config.directory.(interface {
+		Agent(context.Context) (consul.Agent, error)
+	})
+	if !ok || r.healthOnly != nil || isPlaintext(r.config.creds) {
+		return false, nil
+	}
+	agent, err := inTime(ctx, r, "Agent of the directory", directory.Agent, func(consul.Agent) {})
+	if err != nil && !agent.Reached {
+		return false, err
+	}
+	return agent.TLSForChecks, nil
+}
+
+// namesTLS reports whether a check over TLS is asked for, and what it verifies.
+func namesTLS(given catalog.Registration) bool {
+	return given.CheckServerName != "" || given.CheckSkipVerify
 }
 
 // listens is where the server reaches its own health service, whatever is advertised.
@@ -171,12 +215,14 @@ func fixOf(err error) string {
 // reported is for a server that Consul cannot call, and that reports its health itself: if
 // it is to, or if all that Consul lacks is a client's certificate.
 func reported(given catalog.Registration, err error) (*healthCheck, error) {
-	asGiven := given.CheckAddress != "" || given.CheckServerName != "" || given.CheckSkipVerify
+	asGiven := given.CheckAddress != "" || namesTLS(given)
 	switch {
 	case given.TTL > 0:
 		return &healthCheck{ttl: given.TTL}, nil
 	case errors.Is(err, errClientCertificate) && !asGiven:
 		return &healthCheck{ttl: fallbackTTL, why: err.Error()}, nil
+	case errors.Is(err, errClientCertificate) && !errors.Is(err, errMeshCertificate) && namesTLS(given):
+		return nil, refusedError{fmt.Errorf("no health check of Consul's would succeed: %w: set enable_agent_tls_for_checks of the agent, which the token must be able to read (agent:read), WithHealthListener, or the TTL of WithRegistration", err)}
 	default:
 		return nil, refusedError{fmt.Errorf("no health check of Consul's would succeed: %w: set WithHealthListener, or the TTL of WithRegistration", err)}
 	}
@@ -219,7 +265,7 @@ func (r *run) selfCheck(ctx context.Context, check *healthCheck, given func(cont
 	if err := r.healthy(); err != nil {
 		return err
 	}
-	if err := r.reach(ctx, given, address, check.address); err != nil || check.address == "" {
+	if err := r.reach(ctx, given, address, check.address); err != nil || check.address == "" || check.certified {
 		return err
 	}
 	answer, err := r.ask(ctx, check)
@@ -229,8 +275,11 @@ func (r *run) selfCheck(ctx context.Context, check *healthCheck, given func(cont
 	return err
 }
 
-// errClientCertificate is what Consul's agent cannot give.
-var errClientCertificate = errors.New("the server demands a client's certificate, which Consul's agent has not")
+// errMeshCertificate is errClientCertificate of a server whose callers are services.
+var errMeshCertificate = fmt.Errorf("%w: it accepts those of services of the mesh alone", errClientCertificate)
+
+// errClientCertificate is what Consul's agent cannot give, unless it checks with TLS of its own.
+var errClientCertificate = errors.New("the server demands a client's certificate, which Consul's agent does not present")
 
 // handshakeError is why no secured connection, or none in plaintext, came to be.
 type handshakeError struct {

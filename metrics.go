@@ -12,7 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 
-	endpoints "github.com/meshlite-go/meshlite/balancer/metrics"
+	"github.com/meshlite-go/meshlite/balancer/balancermetrics"
 	"github.com/meshlite-go/meshlite/identity/identitymetrics"
 	"github.com/meshlite-go/meshlite/interceptors/authz/authzmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
@@ -20,7 +20,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/interceptors/retry/retrymetrics"
-	discovery "github.com/meshlite-go/meshlite/resolver/metrics"
+	"github.com/meshlite-go/meshlite/resolver/resolvermetrics"
 )
 
 const module = "github.com/meshlite-go/meshlite"
@@ -31,8 +31,8 @@ func (r *Runtime) register() error {
 	r.registry.MustRegister(
 		buildInfo(),
 		&r.off,
-		discovery.New(r.watches, r.agents),
-		endpoints.New(r.picks),
+		resolvermetrics.New(r.watches, r.agents),
+		balancermetrics.New(r.picks),
 		authzmetrics.New(r.authorized),
 		identitymetrics.New(r.identities),
 		cachemetrics.New(r.caches.Stats),

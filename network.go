@@ -23,7 +23,7 @@ type tcp struct {
 }
 
 // dialer makes channels connect by the network of the runtime, if it was given one. gRPC's
-// own dialer knows proxies and Unix sockets.
+// own dialer supports proxies and Unix sockets.
 func (r *Runtime) dialer() []grpc.DialOption {
 	if _, ok := r.network.(*tcp); ok {
 		return nil

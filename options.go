@@ -207,8 +207,8 @@ func (c *config) finish() error {
 	return c.environment()
 }
 
-// isPlaintext reports whether creds are gRPC's own of no security. Others may say the same
-// of themselves, and send something first.
+// isPlaintext reports whether creds are gRPC's own insecure ones. Others may have the same
+// name, and send something first.
 func isPlaintext(creds credentials.TransportCredentials) bool {
 	return reflect.TypeOf(creds) == reflect.TypeOf(insecure.NewCredentials())
 }

@@ -128,9 +128,10 @@ func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too. A
 // [Server] serves it by itself; a program that is only a client calls this. The debug page is
-// for loopback, and for requests with the token of MESHLITE_ADMIN_TOKEN or a line of
-// MESHLITE_ADMIN_TOKEN_FILE: package admin has the rule. Requests over TCP call the host by an IP address, by localhost or by one of hosts, but for /metrics,
-// /healthz and /readyz.
+// for requests with the token of MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE,
+// or for loopback if neither is set: package admin has the rule. Requests over TCP call the
+// host by an IP address, by localhost or by one of hosts, but for /metrics, /healthz and
+// /readyz.
 func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
 	return r.handler(admin.WithHosts(hosts...))
 }

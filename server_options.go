@@ -51,7 +51,7 @@ func WithListenAddress(address string) ServerOption {
 // the address of the agent's node. The host is also listened on unless
 // WithListenAddress says where. A network instead of a host, such as "10.1.0.0/16" or
 // "fd00:1::/64", is the one address that this machine has in it: for containers, whose
-// addresses nobody knows before they start.
+// addresses are not known before they start.
 func WithAdvertisedAddress(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.advertised = address })
 }
@@ -71,8 +71,10 @@ func WithAdvertisedAddress(address string) ServerOption {
 //     otherwise, such as one of a private authority: the check carries no secret, and
 //     clients verify for themselves. With a CheckServerName it verifies that name by the
 //     authorities of its agent: those of the system or, with enable_agent_tls_for_checks,
-//     the agent's own. Consul has no client certificate: a server that demands one reports
-//     its health itself, as with a TTL of 15 s. The log line "serving" names the check.
+//     the agent's own. A server that demands a client's certificate reports its health
+//     itself, as with a TTL of 15 s, unless CheckServerName or CheckSkipVerify is set and the
+//     agent has enable_agent_tls_for_checks: then it presents its own, whose authority the
+//     server must trust. The log line "serving" names the check.
 //   - SelfCheck: the server connects to the advertised address before it registers. A
 //     function given here replaces that, for networks where the server cannot reach itself
 //     there, such as a port mapping without hairpin NAT; [catalog.NoSelfCheck] leaves it to
@@ -86,15 +88,15 @@ func WithRegistration(registration catalog.Registration) ServerOption {
 
 // WithHealthListener answers the checks of grpc.health.v1, and nothing else, in
 // plaintext at address, "host:port", where Consul then checks the health: for a server
-// that demands what Consul's agent has not, such as a client's certificate. The agent
+// that demands what Consul's agent has not, such as the certificate of a service. The agent
 // must reach it: "" is a free port of 127.0.0.1, for an agent on the same machine.
 func WithHealthListener(address string) ServerOption {
 	return serverOption(func(c *serverConfig) { c.healthListener = &address })
 }
 
 // WithMetricsAddress is where /metrics, /healthz, /readyz, /debug/meshlite and /debug/pprof
-// are served. The debug pages, which clear caches too, are for loopback, and for requests
-// with the token of MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE. /healthz is
+// are served. The debug pages, which clear caches too, are for requests with the token of
+// MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE, or for loopback if neither is set. /healthz is
 // 200 as long as the process answers, and /readyz while the server can be called: "" is
 // serving and registered. Default: MESHLITE_METRICS_ADDRESS, else a free port of 127.0.0.1.
 // "" does not serve them.

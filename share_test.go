@@ -128,13 +128,13 @@ func TestNobodyIsFollowedWithoutNeed(t *testing.T) {
 	}
 }
 
-// mute is a directory that takes registrations and lists none.
-type mute struct {
+// unlisting is a directory that takes registrations and lists none.
+type unlisting struct {
 	curious
 	registered chan string
 }
 
-func (d *mute) Register(_ context.Context, r catalog.Registration) (catalog.Lease, error) {
+func (d *unlisting) Register(_ context.Context, r catalog.Registration) (catalog.Lease, error) {
 	d.registered <- r.Instance.Address
 	return noLease{}, nil
 }
@@ -148,7 +148,7 @@ func (noLease) Deregister(context.Context) error { return nil }
 // Case replicas
 func TestAReplicaThatKnowsNobodyYet(t *testing.T) {
 	m := newMesh(t)
-	directory := &mute{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}
+	directory := &unlisting{curious{make(chan catalog.Query, 1)}, make(chan string, 1)}
 	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
 		meshlite.WithRuntime(newRuntime(t)), meshlite.WithDrain(0, time.Second), byShare(100, policyv1.RateLimitStore_RATE_LIMIT_STORE_PER_REPLICA))
 	if err != nil {

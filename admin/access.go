@@ -20,14 +20,18 @@ const (
 	maxTokenFile = 4 << 10
 )
 
-// access decides who may see more than metrics and health from elsewhere than loopback.
+// access decides who may see more than metrics and health. As long as nothing is set that is
+// loopback. A proxy on this machine may look so without a mark, so what is set is demanded of
+// loopback, too.
 type access struct {
 	token, tokenFile *string // at most one is not nil
 	identities       map[string]bool
+	openLoopback     bool
 }
 
 // WithToken lets requests in that have token, of at least 32 bytes, as a bearer token, from
-// any address. It replaces [WithTokenFile].
+// any address, and no others, unless [WithIdentities] or [WithOpenLoopback] does. It replaces
+// [WithTokenFile].
 func WithToken(token string) Option {
 	return func(c *config) { c.access.token, c.access.tokenFile = &token, nil }
 }
@@ -47,6 +51,18 @@ func WithIdentities(ids ...string) Option {
 			c.access.identities[id] = true
 		}
 	}
+}
+
+// WithOpenLoopback lets requests of this machine itself in, whatever else is demanded by
+// [WithToken], [WithTokenFile] or [WithIdentities]: a proxy on it that leaves no mark, such as
+// NGINX without X-Forwarded-For, then opens the pages to its callers.
+func WithOpenLoopback() Option {
+	return func(c *config) { c.access.openLoopback = true }
+}
+
+// isRestricted reports whether something is demanded.
+func (a *access) isRestricted() bool {
+	return a.token != nil || a.tokenFile != nil || len(a.identities) > 0
 }
 
 func (a *access) check() error {
@@ -121,7 +137,7 @@ func checkToken(token string) error {
 
 // refuse returns the status and the reason for a request that may not see a page.
 func (a *access) refuse(r *http.Request) (code int, reason string) {
-	if local(r) {
+	if (a.openLoopback || !a.isRestricted()) && local(r) {
 		return 0, ""
 	}
 	identity, verified := caller.VerifiedTLS(r.TLS)
@@ -130,7 +146,7 @@ func (a *access) refuse(r *http.Request) (code int, reason string) {
 	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	switch closed := a.token == nil && a.tokenFile == nil; {
-	case closed && len(a.identities) == 0:
+	case !a.isRestricted():
 		return http.StatusForbidden, "only loopback sees this page, and not through a proxy: for others set MESHLITE_ADMIN_TOKEN or MESHLITE_ADMIN_TOKEN_FILE where the program runs, or admin.WithToken, admin.WithTokenFile or admin.WithIdentities"
 	case closed && verified:
 		return http.StatusForbidden, "the identity of the certificate is not one of admin.WithIdentities"

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -113,6 +114,40 @@ func TestOthersThanLoopbackNeedATokenOrAnIdentity(t *testing.T) {
 		if answer := visit(closed, path, nil); answer.Code != 200 {
 			t.Errorf("%s: %d, want it open", path, answer.Code)
 		}
+	}
+}
+
+// A proxy on this machine that leaves no mark looks like loopback, as NGINX does that is set
+// up by proxy_pass alone: with a token or identities, loopback needs them as well.
+//
+// Case I13
+func TestASilentProxyOpensNothingBesideAToken(t *testing.T) {
+	for name, handler := range map[string]http.Handler{
+		"a token": everything(t, admin.WithToken(secret)), "identities": everything(t, admin.WithIdentities(operator)),
+		"both, opened": everything(t, admin.WithToken(secret), admin.WithIdentities(operator), admin.WithOpenLoopback()),
+	} {
+		page := httptest.NewServer(handler)
+		t.Cleanup(page.Close)
+		to, err := url.Parse(page.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Header.Del("X-Forwarded-For") }})
+		t.Cleanup(proxy.Close)
+		want := map[string]int{"a token": 401, "identities": 401, "both, opened": 200}[name]
+		for _, path := range []string{"/", "/debug/meshlite", "/debug/pprof/cmdline", "/metrics"} {
+			for where, address := range map[string]string{"through the proxy": proxy.URL, "from loopback": page.URL} {
+				answer, err := http.Get(address + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = answer.Body.Close()
+				if want := map[bool]int{true: 200, false: want}[path == "/metrics"]; answer.StatusCode != want {
+					t.Errorf("with %s, %s %s is %d, want %d", name, path, where, answer.StatusCode, want)
+				}
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
 	}
 }
 

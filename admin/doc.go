@@ -23,15 +23,17 @@
 // /healthz is a liveness probe: restart the process if it fails. /readyz is a readiness
 // probe: 503 while the process warms up or stops.
 //
-// From loopback all pages are open. From elsewhere, and through a proxy as far as a request
-// shows one, all but /metrics, /healthz and /readyz want a bearer token ([WithToken],
+// All pages but /metrics, /healthz and /readyz want a bearer token ([WithToken],
 // [WithTokenFile]) or the verified certificate of one of [WithIdentities]: 401 is a request
-// without, 403 one with another; without these options all are 403. A request is from
-// loopback if both ends of its connection are, its Host is, and no header or version is that
-// of a proxy; one over a Unix socket is, too. A handler that is called with no connection
-// refuses. A proxy that hides itself makes callers local: set up one that adds
-// X-Forwarded-For, which NGINX does not do by itself. A token is sent as it is, so use TLS
-// or a network that you trust.
+// without, 403 one with another. Without these options they are for loopback alone, and 403
+// to others. A request is from loopback if both ends of its connection are, its Host is, and
+// no header or version is that of a proxy; one over a Unix socket is, too. A handler that is
+// called with no connection refuses.
+//
+// A proxy that hides itself makes callers local: before such pages set a token, which
+// loopback needs, too, or set up the proxy to add X-Forwarded-For, which NGINX does not do by
+// itself. [WithOpenLoopback] leaves loopback open beside a token. A token is sent as it is,
+// so use TLS or a network that you trust.
 //
 // Actions are served with the pages, so that an operator can run them on other hosts: an
 // action must cost no more than a restart and reveal no more than the pages.

@@ -113,7 +113,7 @@ const (
 )
 
 // stallCheck finds stalled endpoints. One of the timed attempts runs it every 20 ms and does
-// not wait for the lock. Otherwise a frozen process would be detected only at the deadline of
+// not wait for the lock. Otherwise a stalled process would be detected only at the deadline of
 // its first call.
 type stallCheck struct{ lastAt atomic.Int64 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // timedInterval: one in so many attempts is timed where the policy does not need all, the
@@ -135,14 +136,20 @@ type methodInfo struct {
 	slot uint8 // where its answers are counted
 }
 
-// method looks each method up once, its kind by kindOf.
-func (t *Table) method(name string, kindOf func(string) attempt.Kind) methodInfo {
-	if m, ok := t.methods.Get(name); ok {
+// methodTable is what a table remembers of methods.
+type methodTable struct {
+	rpc.Table[string, methodInfo]
+	slots atomic.Uint32 // given to methods so far
+}
+
+// of looks each method up once, its kind by kindOf.
+func (t *methodTable) of(name string, kindOf func(string) attempt.Kind) methodInfo {
+	if m, ok := t.Get(name); ok {
 		return m
 	}
-	if t.methods.Full() || len(name) > maxMethodLength {
+	if t.Full() || len(name) > maxMethodLength {
 		return methodInfo{attempt.Unknown, comparedMethods - 1}
 	}
 	slot := uint8(min(t.slots.Add(1)-1, comparedMethods-1))
-	return t.methods.Add(name, methodInfo{kindOf(name), slot})
+	return t.Add(name, methodInfo{kindOf(name), slot})
 }

@@ -99,8 +99,8 @@ func TestOneRealCallProbesAnEjectedEndpoint(t *testing.T) {
 	})
 }
 
-// A probe whose caller gives up tells nothing: the next call is one again. One that
-// never ends is given up.
+// A probe whose caller cancels is ignored: the next call is one again. One that never
+// ends is abandoned.
 //
 // Case P6
 func TestAProbeThatTellsNothingIsRepeated(t *testing.T) {
@@ -116,7 +116,7 @@ func TestAProbeThatTellsNothingIsRepeated(t *testing.T) {
 		if s := stats(t, c, 1); s.State != balancer.SlowStarted {
 			t.Errorf("after a probe that succeeds: %+v", s)
 		}
-		stuck(ended(codes.Unavailable)) // late, and of no matter
+		stuck(ended(codes.Unavailable)) // late, and ignored
 		settle()
 		if s := stats(t, c, 1); s.State != balancer.SlowStarted || s.InFlight != 0 {
 			t.Errorf("after the end of a probe that was given up: %+v", s)

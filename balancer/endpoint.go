@@ -84,7 +84,7 @@ func listedInstance(i *catalog.Instance) listed {
 	return listed{i.ID, i.Address, max(i.Weight, 1), zone{i.Region, i.Zone}, rendezvous.Hash(i.Node + "/" + i.ID)}
 }
 
-// reachability is what a channel knows of its way to an endpoint.
+// reachability is the state of a channel's connection to an endpoint.
 type reachability uint8
 
 const (
@@ -177,7 +177,7 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 	if record == nil {
 		return r.pick(now)
 	}
-	record.SetCandidates(r.candidates())
+	record.SetCandidates(r.view.candidates())
 	if avoid := record.Avoid(); avoid != nil {
 		return r.pickAvoiding(record, avoid, now)
 	}
@@ -190,9 +190,7 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 }
 
 // candidates is how many endpoints may be picked.
-func (r *rotation) candidates() int {
-	return len(r.view.Candidates) + len(r.view.refusing) + len(r.view.otherZones)
-}
+func (v *View) candidates() int { return len(v.Candidates) + len(v.refusing) + len(v.otherZones) }
 
 // pick takes an endpoint that must get a call, or the policy's pick.
 func (r *rotation) pick(now time.Duration) (*Candidate, probe, error) {

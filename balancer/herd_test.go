@@ -94,17 +94,17 @@ func TestFiftyClientsDoNotHerd(t *testing.T) {
 	}
 }
 
-// F3, simulated: One of three frozen for 4 s at 1,000 calls a second with a deadline of
+// F3, simulated: One of three stalled for 4 s at 1,000 calls a second with a deadline of
 // 1 s: <= 10 failed calls. Stock: round_robin 1,012, least_request 325-356.
 //
 // Case F3
-func TestAFrozenBackendIsFoundOut(t *testing.T) {
+func TestAStalledBackendIsFoundOut(t *testing.T) {
 	for _, policy := range []string{leastrequest.Name, peakewma.Name} {
 		for seed := range uint64(5) {
 			t.Run(fmt.Sprintf("%s/%d", policy, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					handler := steady(5 * time.Millisecond)
-					frozen := func(now time.Duration, r *rand.Rand) time.Duration {
+					stalled := func(now time.Duration, r *rand.Rand) time.Duration {
 						if thaw := 6 * time.Second; now >= 2*time.Second && now < thaw {
 							return thaw - now + handler(now, r)
 						}
@@ -112,7 +112,7 @@ func TestAFrozenBackendIsFoundOut(t *testing.T) {
 					}
 					s := simulation.Scene{
 						Policy: policy, Seed: seed, Deadline: time.Second,
-						Backends: []simulation.Backend{{Latency: frozen}, {Latency: handler}, {Latency: handler}},
+						Backends: []simulation.Backend{{Latency: stalled}, {Latency: handler}, {Latency: handler}},
 					}
 					failed := 0
 					for _, c := range s.Open(t, 1000, 8*time.Second) {

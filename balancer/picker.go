@@ -85,7 +85,7 @@ func (p *attemptPicker) chooseFor(info *balancer.PickInfo, record *attempt.Recor
 // Endpoints counts those that may be picked, and those that are ejected. A policy that is above
 // several of this kind asserts for it.
 func (p *attemptPicker) Endpoints() (usable, ejected int) {
-	return p.candidates(), p.view.ejections
+	return p.view.candidates(), p.view.ejections
 }
 
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of
@@ -129,7 +129,7 @@ func newTracked() *trackedAttempt {
 // track starts the timer of an attempt. A stream is timed to its first response, which only a
 // record reports. Attempts of unknown kind have no latency.
 func track(c *Candidate, fullMethod string, record *attempt.Record, probe probe, now time.Duration, inner func(balancer.DoneInfo)) func(balancer.DoneInfo) {
-	method := c.table.method(fullMethod, kindOf)
+	method := c.table.methods.of(fullMethod, kindOf)
 	if method.kind == attempt.Unknown && record != nil {
 		method.kind = record.Kind()
 	}

@@ -13,7 +13,7 @@ import (
 func (r *rotation) chooseByHash(hash uint64, record *attempt.Record) (*Candidate, probe) {
 	var avoid *attempt.Avoid
 	if record != nil {
-		record.SetCandidates(r.candidates())
+		record.SetCandidates(r.view.candidates())
 		avoid = record.Avoid()
 	}
 	allowed := func(c *Candidate) bool {

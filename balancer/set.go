@@ -162,7 +162,7 @@ func (s *Set) Choose(record *attempt.Record, method string) (*Choice, error) {
 		record.SetPicked(&c.Endpoint.Instance)
 	}
 	x := new(Choice)
-	x.begin(c, s.table.method(method, unary), record, probe, now)
+	x.begin(c, s.table.methods.of(method, unary), record, probe, now)
 	return x, nil
 }
 

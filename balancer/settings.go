@@ -20,7 +20,7 @@ type Settings struct {
 }
 
 // SlowStart gives an endpoint that is new, or back after it was away or ejected,
-// its share by and by: of its weight max(minWeightPercent, 100 * (time/window) ^
+// its share gradually: of its weight max(minWeightPercent, 100 * (time/window) ^
 // (1/aggression)) percent, as Envoy does. The endpoints that a channel begins with
 // are not new.
 type SlowStart struct {

@@ -111,7 +111,7 @@ func TestWhatWasNotSentIsNoFailure(t *testing.T) {
 	})
 }
 
-// What a probe brings after it was given up is of no matter.
+// The result of a probe that was abandoned is ignored.
 //
 // Case P9
 func TestAProbeThatWasGivenUpDecidesNothing(t *testing.T) {

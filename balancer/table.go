@@ -25,8 +25,7 @@ const unusedExpiry = time.Hour
 type Table struct {
 	createdAt time.Time // all other times are since then
 	random    func() uint64
-	methods   rpc.Table[string, methodInfo]
-	slots     atomic.Uint32 // given to methods so far
+	methods   methodTable
 
 	stallCheck    stallCheck
 	comparing     atomic.Bool  // answers are counted by method, since some were not OK
@@ -74,7 +73,7 @@ func (t *Table) WithLogger(log *slog.Logger) *Table {
 // repeated. random must be safe for concurrent use if the table is used concurrently.
 func NewSeededTable(random func() uint64) *Table {
 	return &Table{
-		createdAt: time.Now(), random: random, methods: rpc.Table[string, methodInfo]{Max: maxMethods},
+		createdAt: time.Now(), random: random, methods: methodTable{Table: rpc.Table[string, methodInfo]{Max: maxMethods}},
 		endpoints: map[string]*Endpoint{}, channels: map[channel]*channelUse{}, ejections: map[Reason]uint64{},
 		subsets: subsets{wakes: map[chan<- struct{}]int{}},
 		limit:   lines.New(maxLogRate),

@@ -31,8 +31,8 @@
 // has the route, and the other one is left out until the conflict is gone.
 //
 // Until the contract of a service was read, requests to the paths of what it offers by name,
-// /package.Service/Method, are answered 503 with Retry-After. Paths that nobody has are 404
-// at any time.
+// /package.Service/Method, are answered 503 with Retry-After. Paths without a
+// method or site are 404 at any time.
 //
 // # Metrics
 //

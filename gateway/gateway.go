@@ -31,7 +31,7 @@ type Gateway struct {
 	watchers []*contract.Watcher
 }
 
-// service is what the gateway knows of one of Config.Services.
+// service is one of Config.Services as it runs.
 type service struct {
 	Service
 	contract *contract.Contract // the last one that was taken; nil is none

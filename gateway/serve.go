@@ -35,7 +35,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	case site != nil && site.prefix != "/":
 		site.serve(w, r)
 	case site == nil && len(current.unread) == 0 && !isPage, current.mux.Matches(r):
-		current.mux.ServeHTTP(w, r) // which answers paths that nobody has, too
+		current.mux.ServeHTTP(w, r) // which answers unknown paths, too
 	case isPage:
 		servePage(w, r)
 	case current.isUnread(r.URL.Path):

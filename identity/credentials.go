@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -228,7 +229,7 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	if err != nil {
 		return nil, nil, err
 	}
-	want, name, err := c.wanted(ctx, authority, s)
+	want, name, err := c.serverIDs.wanted(ctx, cmp.Or(c.serverName, authority), s)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,7 +22,7 @@ type pemFiles struct {
 	log    *logged
 }
 
-func newPEMFiles(t *testing.T) *pemFiles {
+func newPEMFiles(t testing.TB) *pemFiles {
 	dir := t.TempDir()
 	p := &pemFiles{dir: dir, log: &logged{}}
 	p.config = identity.FilesConfig{
@@ -31,7 +31,7 @@ func newPEMFiles(t *testing.T) *pemFiles {
 	return p
 }
 
-func keyPEM(t *testing.T, leaf tls.Certificate) []byte {
+func keyPEM(t testing.TB, leaf tls.Certificate) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
 	if err != nil {
@@ -40,18 +40,18 @@ func keyPEM(t *testing.T, leaf tls.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-func (p *pemFiles) write(t *testing.T, path string, text []byte) {
+func (p *pemFiles) write(t testing.TB, path string, text []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (p *pemFiles) certificate(t *testing.T, leaf tls.Certificate) {
+func (p *pemFiles) certificate(t testing.TB, leaf tls.Certificate) {
 	p.write(t, p.config.Certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}))
 }
 
-func (p *pemFiles) put(t *testing.T, authority *certtest.Authority, leaf tls.Certificate) {
+func (p *pemFiles) put(t testing.TB, authority *certtest.Authority, leaf tls.Certificate) {
 	t.Helper()
 	p.certificate(t, leaf)
 	p.write(t, p.config.Key, keyPEM(t, leaf))

@@ -60,11 +60,8 @@ func (s serverIDs) of(service string) (ID, bool) {
 
 // wanted is the id that the server must have, and the service of the target: what a user has set,
 // or else in the datacenter of the target, if that names one, else in one's own.
-func (c *Credentials) wanted(ctx context.Context, authority string, own *Snapshot) (ID, string, error) {
+func (s serverIDs) wanted(ctx context.Context, authority string, own *Snapshot) (ID, string, error) {
 	name := authority
-	if c.serverName != "" {
-		name = c.serverName
-	}
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
 	}
@@ -74,7 +71,7 @@ func (c *Credentials) wanted(ctx context.Context, authority string, own *Snapsho
 	if !segment(name) || net.ParseIP(name) != nil {
 		return ID{}, "", refuse(UnknownService, "", "%.80q names no service: call consul:///SERVICE, or set grpc.WithAuthority to the service", authority)
 	}
-	if set, ok := c.serverIDs.of(name); ok {
+	if set, ok := s.of(name); ok {
 		return set, name, nil
 	}
 	id := own.id

@@ -3,16 +3,19 @@ package meshtest_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/meshtest"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	resolvercatalog "github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // A call through the mesh, with the options that the program itself has.
@@ -55,6 +58,32 @@ func ExampleInstance_Slow() {
 			_, err := catalog.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: "fudge"})
 			fmt.Println(status.Code(err)) // DeadlineExceeded
 		})
+	}
+	_ = test
+}
+
+// Config entries of Consul decide where calls go: the test reads the files that are deployed.
+func Example_routes() {
+	var t *testing.T // that of the test
+	test := func() {
+		mesh := meshtest.New(t)
+		version := func(version string) meshlite.ServerOption {
+			return meshlite.WithRegistration(resolvercatalog.Registration{Instance: resolvercatalog.Instance{Metadata: map[string]string{"version": version}}})
+		}
+		old, canary := mesh.Serve("catalog", register, version("1")), mesh.Serve("catalog", register, version("2"))
+		for _, file := range []string{"service-defaults.json", "service-resolver.json", "service-router.json"} {
+			entry, err := os.ReadFile("deploy/" + file)
+			if err == nil {
+				err = mesh.Agent.WriteConfig(entry)
+			}
+			if err != nil {
+				t.Fatal(err) // what `consul config write` would answer
+			}
+		}
+		catalog := catalogv1.NewCatalogServiceClient(mesh.Client("catalog"))
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-canary", "yes")
+		_, err := catalog.GetSweet(ctx, &catalogv1.GetSweetRequest{Id: "fudge"})
+		fmt.Println(err, old.Calls() == 0, canary.Calls() == 1)
 	}
 	_ = test
 }

@@ -12,7 +12,7 @@
 // The policy is least request if its package is imported, and gRPC's round robin
 // otherwise. Channels of one [Builder] that send the same query share one watch.
 //
-// # What is believed of an answer
+// # Which answers are believed
 //
 // A directory can be wrong. An agent that has restarted is empty until the services
 // register again, servers may lag behind or disagree, and one broken check marks

@@ -14,7 +14,7 @@ type guard struct {
 	grace      time.Duration
 	maxRemoval float64 // share of the list that may vanish at once
 
-	list    []catalog.Instance // believed: those of the last answer and the held ones; never changed in place
+	list    []catalog.Instance // what is published: those of the last answer and the held ones; never changed in place
 	missing map[string]absence // the held ones, by address: in list, but not in the last answer
 	outage  bool               // the directory has failed since its last answer
 	peak    int                // most instances in one answer within the grace time, without the latest
@@ -34,7 +34,8 @@ const maxGraceRestarts = 3
 // lacks are removed at once or, beyond what removable allows, held until expire.
 func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 	present := addresses(answer)
-	var vanished, held []catalog.Instance // missing for the first time; missing already in the last answer
+	var vanished []catalog.Instance // in the last answer, and not in this one
+	var held []catalog.Instance     // in neither, and in the list all the same
 	missing := map[string]absence{}
 	for _, i := range g.list {
 		absent, wasMissing := g.missing[i.Address]
@@ -43,7 +44,7 @@ func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 		case !wasMissing:
 			vanished = append(vanished, i)
 		default:
-			if g.outage && absent.restarts < maxGraceRestarts {
+			if g.outage && absent.restarts < maxGraceRestarts { // it could not come back meanwhile
 				absent = absence{since: now, restarts: absent.restarts + 1}
 			}
 			missing[i.Address] = absent
@@ -54,7 +55,8 @@ func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 	if now.Sub(g.peakAt) > g.grace || last >= g.peak {
 		g.peak, g.peakAt = last, now
 	}
-	for _, i := range vanished[g.removable(len(vanished), last, len(answer), len(held)):] {
+	removed := g.removable(len(vanished), last, len(answer), len(held)) // whichever: none is in the answer
+	for _, i := range vanished[removed:] {
 		missing[i.Address] = absence{since: now}
 		held = append(held, i)
 	}
@@ -62,10 +64,11 @@ func (g *guard) accept(answer []catalog.Instance, now time.Time) {
 	g.list = merge(answer, held)
 }
 
-// removable returns how many of the vanished instances may be removed at once, when the last
-// answer had last instances and this one has answered, beside the held ones. Two limits
-// apply: a share of the last answer and, so that several small removals do not add up to a
-// large one, the same share of the peak. After an outage, and for an empty answer, it is none.
+// removable returns how many of the vanished instances may be removed at once. last and
+// answered are the sizes of the last answer and of this one, held is how many are held
+// already. Two limits apply: a share of the last answer and, so that several small removals do
+// not add up to a large one, the same share of the peak. After an outage, and for an empty
+// answer, it is none.
 func (g *guard) removable(vanished, last, answered, held int) int {
 	if answered == 0 || g.outage {
 		return 0
@@ -78,8 +81,8 @@ func (g *guard) removable(vanished, last, answered, held int) int {
 // fail records that the directory could not be reached: nothing expires until it answers.
 func (g *guard) fail() { g.outage = true }
 
-// expire removes instances that have been missing for the grace time. It returns when to
-// call it again, 0 for never.
+// expire removes instances that have been missing for the grace time. It returns after how
+// long to call it again, 0 for not before the next answer.
 func (g *guard) expire(now time.Time) (again time.Duration) {
 	if g.outage || len(g.missing) == 0 {
 		return 0
@@ -103,8 +106,8 @@ func (g *guard) expire(now time.Time) (again time.Duration) {
 // held returns how many instances of the list are missing from the last answer.
 func (g *guard) held() int { return len(g.missing) }
 
-// merge adds others to list. A list that is sorted by address stays so; one by
-// distance keeps its order and has the others, whose distance is unknown, at its end.
+// merge adds others to list. A list that is sorted by address stays sorted; one by distance
+// keeps its order, and the others, whose distance is unknown, are at its end.
 func merge(list, others []catalog.Instance) []catalog.Instance {
 	if len(others) == 0 {
 		return list

@@ -145,8 +145,8 @@ func WithLocality(region, zone string) Option {
 	return func(s *settings) { s.region, s.zone = region, zone }
 }
 
-// WithLogger sets where outages of the directory are logged and, where a policy of this
-// module is used, ejections: of channels that share endpoints by the logger of the first. Default, and nil:
+// WithLogger logs outages of the directory and, where a policy of this module is used,
+// ejections: of channels that share endpoints by the logger of the first. Default, and nil:
 // slog.Default().
 func WithLogger(log *slog.Logger) Option {
 	return func(s *settings) { s.log = cmp.Or(log, slog.Default()) }

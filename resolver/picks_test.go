@@ -58,7 +58,7 @@ func TestPicksShowTheTargetsInUse(t *testing.T) {
 			t.Errorf("%d picks, %v of all, %v of all weight, want 20, 1 and 1", picks, share, part)
 		}
 
-		// One that is closed is gone, and the other keeps what both have learned.
+		// One that is closed is gone, and the other keeps what both have measured.
 		one.Close()
 		synctest.Wait()
 		if got = b.Picks(); len(got) != 1 || got[0].Channels != 1 || got[0].Endpoints[0].Picks+got[0].Endpoints[1].Picks != 20 {

@@ -28,7 +28,7 @@ import (
 )
 
 // A service config or a policy change at run time swaps policies without dropping a
-// call, and what was learned stays.
+// call, and what was measured stays.
 //
 // Case swap: Another policy or config at run time drops no call.
 func TestAPolicySwapDropsNoCall(t *testing.T) {

@@ -28,7 +28,9 @@ type routedResolver struct {
 	cc        resolver.ClientConn
 	opts      resolver.BuildOptions
 
-	plainConfig, routedConfig *serviceconfig.ParseResult
+	// plainConfig is nil, for that of the channel, until there is another: gRPC keeps the last
+	// one where there is none.
+	plainConfig, ownConfig, routedConfig *serviceconfig.ParseResult
 
 	chain      *chainWatch
 	closeChain func()
@@ -109,8 +111,11 @@ func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.Cl
 	if err != nil {
 		return nil, err
 	}
-	if r.plainConfig, err = parsed(text, cc, opts); err != nil {
+	if r.ownConfig, err = parsed(text, cc, opts); err != nil {
 		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
+	}
+	if target.Policy != "" {
+		r.plainConfig = r.ownConfig
 	}
 	if r.routedConfig, err = parsed(routed, cc, opts); err != nil {
 		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
@@ -334,7 +339,7 @@ func (r *routedResolver) publish() {
 		case err != nil:
 			r.cc.ReportError(err)
 		default:
-			state.ServiceConfig = r.plainConfig // gRPC keeps the last one where there is none
+			state.ServiceConfig = r.plainConfig
 			_ = r.cc.UpdateState(state)
 		}
 		return
@@ -359,6 +364,7 @@ func (r *routedResolver) publishTargets() {
 		targets = append(targets, routes.TargetState{ID: id, Target: target, State: found, Known: p.resolver.known(len(found.Endpoints))})
 	}
 	if anyChanged {
+		r.plainConfig = r.ownConfig
 		state := resolver.State{ServiceConfig: r.routedConfig}
 		_ = r.cc.UpdateState(routes.WithTargets(state, r.current.chain, targets, r.builder.router))
 	}

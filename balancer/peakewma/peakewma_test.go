@@ -62,7 +62,7 @@ func calls(t *testing.T, c *balancertest.Channel, n int, takes ...time.Duration)
 
 const ms = time.Millisecond
 
-// Case P7: Who is not used is tried again; who is frozen loses traffic at once.
+// Case P7: Who is not used is tried again; who is stalled loses traffic at once.
 func TestTheSlowOneGetsACallNowAndThen(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		calls(t, c, 100, ms, ms, 100*ms)
@@ -80,24 +80,24 @@ func TestTheSlowOneGetsACallNowAndThen(t *testing.T) {
 	}, 1, 1, 1)
 }
 
-// P7: A frozen backend with calls in flight loses traffic before its first reply.
+// P7: A stalled backend with calls in flight loses traffic before its first reply.
 //
 // Case P7
-func TestAFrozenOneLosesTrafficBeforeItReplies(t *testing.T) {
+func TestAStalledOneLosesTrafficBeforeItReplies(t *testing.T) {
 	inTime(t, func(t *testing.T, c *balancertest.Channel) {
 		calls(t, c, 300, ms, ms, ms)
-		frozen := 0
+		stalled := 0
 		for range 1000 { // a second, in which 333 would be its share
 			i, done := pick(t, c)
 			time.Sleep(ms)
 			if i == 2 {
-				frozen++ // and never done
+				stalled++ // and never done
 			} else {
 				done(success)
 			}
 		}
-		if frozen > 5 {
-			t.Errorf("%d calls went to the frozen endpoint", frozen)
+		if stalled > 5 {
+			t.Errorf("%d calls went to the stalled endpoint", stalled)
 		}
 	}, 1, 1, 1)
 }
@@ -142,7 +142,7 @@ func TestOfManyAFewAreCompared(t *testing.T) {
 	}, weights...)
 }
 
-// What was learned outlives the picker, the connection and the channel.
+// What was measured outlives the picker, the connection and the channel.
 //
 // Case P3
 func TestMemoryOutlivesIdleness(t *testing.T) {

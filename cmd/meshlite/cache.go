@@ -105,10 +105,22 @@ a call yet), error (why the invalidation was not published).`,
 // addProcesses adds the flags that select processes.
 func addProcesses(cmd *cobra.Command, o *cli.ProcessesOptions) {
 	addAgent(cmd, &o.Agent)
+	cmd.Flags().StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
+	noCompletion(cmd, "dc")
+	addPages(cmd, &o.Clients, &o.Pages)
+}
+
+// addPages adds the flags that name admin pages and open them.
+func addPages(cmd *cobra.Command, clients *[]string, o *cli.PageAccess) {
 	f := cmd.Flags()
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of an admin page, host:port, instead of those in Consul; repeats")
-	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
-	noCompletion(cmd, "client", "dc")
+	f.StringArrayVar(clients, "client", nil, "`address` of an admin page, host:port or https://host:port, instead of those in Consul; repeats")
+	f.StringArrayVar(&o.SendTokenTo, "send-token-to", nil, "`network` or address, such as 10.0.0.0/8, whose pages in Consul receive MESHLITE_ADMIN_TOKEN, too, unencrypted; repeats")
+	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's; with --client https://")
+	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show; with --client https://")
+	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Security.Identity, "identity", "", "call pages as this `service`, with its certificate of Consul's CA; --servername is the service that must listen there; with --client https://")
+	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the pages must prove, instead of the address's; with --client https://")
+	noCompletion(cmd, "client", "send-token-to", "identity", "servername")
 }
 
 // noCompletion turns off the completion of file names.

@@ -15,7 +15,7 @@ func consulClient(t *testing.T) *api.Client {
 	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client, err := api.NewClient(&api.Config{Address: os.Getenv("CONSUL_HTTP_ADDR"), HttpClient: &http.Client{Transport: transport}})
+	client, err := api.NewClient(&api.Config{Address: os.Getenv("CONSUL_HTTP_ADDR"), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}

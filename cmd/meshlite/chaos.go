@@ -33,7 +33,7 @@ The table goes to stdout, the progress to stderr. With -o json, one object takes
 place of the table. Consul is the one on PATH, else the one that ` + "`make consul`" + ` has built.`,
 		Example: `  meshlite chaos
   meshlite chaos --short
-  meshlite chaos --only consul-frozen,health-flaps
+  meshlite chaos --only consul-stalled,health-flaps
   meshlite chaos -o json 2>/dev/null | jq '.faults[] | {name, failed}'`,
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -133,7 +133,7 @@ func TestCheckReportsWhatIsWrongAndTheFix(t *testing.T) {
 		"dead": {closedPort(t), "passing", 1, []string{"✗ x-1", "refuses connections, Consul says passing\n",
 			"is the process running, and listening there? If it is gone for good: `consul services deregister -id=x-1` on node consultest\n"}},
 		"dead, as Consul knows":      {closedPort(t), "critical", 1, []string{"✗ x-1", "refuses connections, Consul says critical (lease)\n"}},
-		"frozen":                     {silent.Addr().String(), "passing", 1, []string{"accepts connections but does not answer in time", "is the process stalled"}},
+		"stalled":                    {silent.Addr().String(), "passing", 1, []string{"accepts connections but does not answer in time", "is the process stalled"}},
 		"not serving":                {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "passing", 1, []string{"reports NOT_SERVING, Consul says passing", "clients still call it: make its check in Consul call grpc.health.v1"}},
 		"not serving, as it knows":   {openHealth(t, healthv1.HealthCheckResponse_NOT_SERVING, nil), "critical", 1, []string{"✗ x-1", "reports NOT_SERVING, Consul says critical", "see its log"}},
 		"well, and Consul doubts it": {well, "critical", 1, []string{"SERVING in ", ", Consul says critical (lease)\n", "clients do not call it while enough others are healthy: can the agent on node consultest reach"}},
@@ -280,7 +280,7 @@ func TestCheckOfAServerWithTwoNames(t *testing.T) {
 	runTool(t, "check").want(t, 0, "8 passed, 0 warnings, 0 failed", "")
 }
 
-// Built WithWarning or not, clients never call what has no weight.
+// With warning instances or not, clients never call what has no weight.
 func TestCheckOfNoWeight(t *testing.T) {
 	agent := openAgent(t)
 	host, port := splitAddress(t, openHealth(t, healthv1.HealthCheckResponse_SERVING, nil))
@@ -300,7 +300,7 @@ func TestCheckOfNoWeight(t *testing.T) {
 			r := runTool(t, "check")
 			r.want(t, 0, ", Consul says "+status+" with weight 0", "")
 			r.want(t, 0, "\n      clients never call it: register it with a weight above 0 for the state "+status+"\n", "")
-			if strings.Contains(r.out, "WithWarning") {
+			if strings.Contains(r.out, "WithWarningInstances") {
 				t.Errorf("it advises what does not help: %s", r.out)
 			}
 		})

@@ -62,7 +62,6 @@ without one), state (in_rotation, slow_start, other_zone, ejected, no_connection
 	f := cmd.Flags()
 	f.BoolVarP(&o.Watch, "watch", "w", false, "follow what changes, until ctrl-C")
 	f.BoolVar(&o.Picks, "picks", false, "show how clients pick, instead of Consul's list")
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of a client's admin page, host:port, instead of those in Consul; with --picks; repeats")
 	f.StringArrayVar(&o.Tags, "tag", nil, "only instances that carry this `tag`; repeats")
 	f.StringArrayVar(&o.Datacenters, "dc", nil, "`datacenter` to ask about, instead of the agent's own; repeats")
 	f.StringVar(&o.Near, "near", "", "sort by round trip from this `node`; _agent is the agent's")
@@ -73,8 +72,6 @@ without one), state (in_rotation, slow_start, other_zone, ejected, no_connection
 	if err := cmd.RegisterFlagCompletionFunc("consistency", modes); err != nil {
 		panic(err) // the flag was added above
 	}
-	if err := cmd.RegisterFlagCompletionFunc("client", cobra.NoFileCompletions); err != nil {
-		panic(err) // the flag was added above
-	}
+	addPages(cmd, &o.Clients, &o.Pages)
 	return cmd
 }

@@ -38,7 +38,7 @@ Exit codes:
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newCacheCommand(), newCallCommand(), newCertsCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newGatewayCommand(),
-		newIntentionsCommand(), newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
+		newIntentionsCommand(), newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newRoutesCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root
 }

@@ -78,16 +78,16 @@ func readSet(path string, left *int64) (*descriptorpb.FileDescriptorSet, error) 
 	return set, nil
 }
 
-// stamp changes when a file does.
-func (paths files) stamp() string {
-	var stamps strings.Builder
+// version changes when a file does.
+func (paths files) version() string {
+	var version strings.Builder
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
-			fmt.Fprintf(&stamps, "%v;", err)
+			fmt.Fprintf(&version, "%v;", err)
 			continue
 		}
-		fmt.Fprintf(&stamps, "%d %d;", info.ModTime().UnixNano(), info.Size())
+		fmt.Fprintf(&version, "%d %d;", info.ModTime().UnixNano(), info.Size())
 	}
-	return stamps.String()
+	return version.String()
 }

@@ -116,7 +116,7 @@ func (w *Watcher) run(ctx context.Context) {
 	defer close(w.done)
 	next := time.NewTimer(0)
 	defer next.Stop()
-	polls, stamp := w.polls()
+	polls, version := w.polls()
 	defer polls.Stop()
 	changed, settled := w.config.Changed, time.Time{}
 	for {
@@ -131,11 +131,11 @@ func (w *Watcher) run(ctx context.Context) {
 			}
 			settled, w.failures = time.Now().Add(settleTime), 0
 		case <-polls.C:
-			now := w.stamp()
-			if now == stamp {
+			now := w.version()
+			if now == version {
 				continue
 			}
-			stamp, w.failures = now, 0
+			version, w.failures = now, 0
 		}
 		err := w.load(ctx)
 		if ctx.Err() != nil {
@@ -155,18 +155,18 @@ func (w *Watcher) run(ctx context.Context) {
 	}
 }
 
-// polls is a ticker that only ticks for files, and their stamp before the first load.
+// polls is a ticker that only ticks for files, and their version before the first load.
 func (w *Watcher) polls() (*time.Ticker, string) {
 	ticker := time.NewTicker(pollInterval)
 	if !w.isFiles() {
 		ticker.Stop()
 	}
-	return ticker, w.stamp()
+	return ticker, w.version()
 }
 
-func (w *Watcher) stamp() string {
+func (w *Watcher) version() string {
 	if paths, ok := w.config.Source.(files); ok {
-		return paths.stamp()
+		return paths.version()
 	}
 	return ""
 }

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"net/http"
-	"strings"
 
 	"github.com/meshlite-go/meshlite/gateway/problem"
 	"github.com/meshlite-go/meshlite/internal/httpform"
@@ -25,10 +24,10 @@ var reasons = []string{refusedForm, refusedOrigin, refusedURL, refusedBody, refu
 // admit passes a request on to next, or answers it.
 func (e *Edge) admit(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	rec := recordOf(r.Context())
-	rec.peer = e.peerOf(r)
-	rec.caller.Address = e.address(rec.peer, r)
+	rec.peer = e.proxies.peerOf(r)
+	rec.caller.Address = e.proxies.address(rec.peer, r)
 	// Addresses are counted before tokens are verified, which costs more than to refuse.
-	if !e.check(rec, w, r) || !e.charge(false, rec, w, r) || !e.authenticate(rec, w, r) || !e.charge(true, rec, w, r) {
+	if !e.check(rec, w, r) || !e.limits.charge(false, rec, w, r) || !e.authentication.authenticate(rec, w, r) || !e.limits.charge(true, rec, w, r) {
 		return
 	}
 	if e.config.Fields {
@@ -70,14 +69,14 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	case form != nil:
 		rec.refused = refusedForm
 		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Code: "INVALID_ARGUMENT", Detail: form.Error()})
-	case e.forwardedBytes(r.Header) > maxForwarded:
+	case e.passedOn.size(r.Header) > maxForwarded:
 		rec.refused = refusedForm
 		problem.Write(w, problem.Problem{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "INVALID_ARGUMENT", Detail: "the headers that are passed on have more than " + formatUint(maxForwarded) + " bytes"})
 	case e.config.MaxBody > 0 && r.ContentLength > e.config.MaxBody:
 		rec.refused = refusedBody
 		w.Header().Set("Connection", "close") // rather than to read it
 		problem.Write(w, problem.Problem{Status: http.StatusRequestEntityTooLarge, Code: "INVALID_ARGUMENT", Detail: "the body has more than " + formatUint(uint64(e.config.MaxBody)) + " bytes"})
-	case !e.allows(r) && e.isOfAnotherSite(r):
+	case e.origins.refuses(r):
 		rec.refused = refusedOrigin
 		problem.Write(w, problem.Problem{Status: http.StatusForbidden, Code: "PERMISSION_DENIED", Detail: "a page of another site sent this: only origins that CORS names may"})
 	default:
@@ -85,15 +84,6 @@ func (e *Edge) check(rec *record, w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	return false
-}
-
-// isOfAnotherSite reports whether a page of another site sent r, which may change something. By a
-// WebSocket it may, although that is a GET; browsers say the origin of all.
-func (e *Edge) isOfAnotherSite(r *http.Request) bool {
-	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		r = &http.Request{Method: http.MethodPost, Host: r.Host, URL: r.URL, Header: http.Header{"Origin": r.Header["Origin"]}}
-	}
-	return e.sameOrigin.Check(r) != nil
 }
 
 // originForm rewrites a request in absolute form, whose host net/http has taken for r.Host, so

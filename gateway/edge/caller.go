@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,25 +57,49 @@ type peerAddress struct {
 	trusted bool
 }
 
-func (e *Edge) peerOf(r *http.Request) peerAddress {
+// proxies are those in front that are trusted to write for whom they call.
+type proxies struct {
+	trusted     []netip.Prefix
+	forwardedBy string // the header in which they write it
+	callers     *caller.Callers
+}
+
+func newProxies(c *Config) (*proxies, error) {
+	p := &proxies{trusted: c.TrustedProxies}
+	switch http.CanonicalHeaderKey(c.ForwardedBy) {
+	case "", forwardedFor:
+		p.forwardedBy = forwardedFor
+	case forwarded:
+		p.forwardedBy = forwarded
+	default:
+		return nil, wrong("ForwardedBy", "%q: write X-Forwarded-For or Forwarded", c.ForwardedBy)
+	}
+	var err error
+	if p.callers, err = caller.New(caller.WithTrustedPrefixes(c.TrustedProxies...)); err != nil {
+		return nil, wrong("TrustedProxies", "%w", err)
+	}
+	return p, nil
+}
+
+func (p *proxies) peerOf(r *http.Request) peerAddress {
 	addr, err := caller.ParseAddress(r.RemoteAddr)
 	if err != nil {
 		return peerAddress{}
 	}
-	return peerAddress{addr, trusts(e.config.TrustedProxies, addr)}
+	return peerAddress{addr, trusts(p.trusted, addr)}
 }
 
 // address is that of the caller.
-func (e *Edge) address(peer peerAddress, r *http.Request) netip.Addr {
+func (p *proxies) address(peer peerAddress, r *http.Request) netip.Addr {
 	if !peer.trusted {
 		return peer.Addr
 	}
-	return e.callers.AddressBehind(peer.Addr, e.hops(r))
+	return p.callers.AddressBehind(peer.Addr, p.hops(r))
 }
 
 // hops are the lines of X-Forwarded-For, or what Forwarded says of the same.
-func (e *Edge) hops(r *http.Request) []string {
-	if e.config.ForwardedBy == forwardedFor {
+func (p *proxies) hops(r *http.Request) []string {
+	if p.forwardedBy == forwardedFor {
 		return r.Header[forwardedFor]
 	}
 	var hops []string
@@ -90,8 +115,8 @@ func (e *Edge) hops(r *http.Request) []string {
 
 // protoOf is the scheme by which the caller came to the trusted proxy that sends r, "" if it
 // does not say so in the header that it writes.
-func (e *Edge) protoOf(r *http.Request) string {
-	if e.config.ForwardedBy == forwardedFor {
+func (p *proxies) protoOf(r *http.Request) string {
+	if p.forwardedBy == forwardedFor {
 		if values := r.Header["X-Forwarded-Proto"]; len(values) == 1 {
 			return values[0]
 		}
@@ -99,6 +124,26 @@ func (e *Edge) protoOf(r *http.Request) string {
 	}
 	all := strings.Join(r.Header[forwarded], ",")
 	return parameterOf(all[strings.LastIndexByte(all, ',')+1:], "proto")
+}
+
+// forwarded returns what X-Forwarded-For and -Proto are for a backend that r is passed on to:
+// its peer is the last hop, and what comes before it is what a trusted proxy says.
+func (p *proxies) forwarded(r *http.Request) (hops []string, proto string) {
+	proto = "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	peer := p.peerOf(r)
+	if peer.trusted {
+		hops = p.hops(r)
+		if said := p.protoOf(r); said == "http" || said == "https" {
+			proto = said
+		}
+	}
+	if peer.IsValid() {
+		hops = append(slices.Clone(hops), peer.String())
+	}
+	return hops, proto
 }
 
 // parameterOf is the value of a parameter in an element of Forwarded (RFC 7239), or "" if it has
@@ -124,17 +169,33 @@ func parameterOf(element, wanted string) (found string) {
 	return found
 }
 
+// authentication finds out on whose behalf a request is made.
+type authentication struct {
+	verifier Verifier // nil leaves tokens alone
+	required bool
+	public   []string // paths that need no subject all the same
+}
+
+func newAuthentication(c *Config) (*authentication, error) {
+	for _, path := range c.Public {
+		if !strings.HasPrefix(path, "/") {
+			return nil, wrong("Public", "%q: write a path that begins with /", path)
+		}
+	}
+	return &authentication{c.Verifier, c.RequireSubject, c.Public}, nil
+}
+
 // authenticate finds the subject. It answers, and returns false, if the token is not valid or
 // a subject is required.
-func (e *Edge) authenticate(rec *record, w http.ResponseWriter, r *http.Request) bool {
+func (a *authentication) authenticate(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	// The certificate of a proxy is not that of its callers.
 	if identity, ok := caller.VerifiedTLS(r.TLS); ok && !rec.peer.trusted {
 		rec.caller.Subject, rec.certificate = identity, identity
 	}
-	if e.config.Verifier != nil && !e.verify(rec, w, r) {
+	if a.verifier != nil && !a.verify(rec, w, r) {
 		return false
 	}
-	if rec.caller.Subject == "" && e.config.RequireSubject && !matches(e.config.Public, r.URL.Path) {
+	if rec.caller.Subject == "" && a.required && !matches(a.public, r.URL.Path) {
 		rec.refused = refusedSubject
 		unauthenticated(w, "", "this needs a caller with an identity: send a bearer token")
 		return false
@@ -142,7 +203,7 @@ func (e *Edge) authenticate(rec *record, w http.ResponseWriter, r *http.Request)
 	return true
 }
 
-func (e *Edge) verify(rec *record, w http.ResponseWriter, r *http.Request) bool {
+func (a *authentication) verify(rec *record, w http.ResponseWriter, r *http.Request) bool {
 	values := r.Header["Authorization"]
 	if len(values) > 1 {
 		rec.refused = refusedToken
@@ -155,7 +216,7 @@ func (e *Edge) verify(rec *record, w http.ResponseWriter, r *http.Request) bool 
 	}
 	subject, err := "", errors.New("the token is longer than 8 KiB")
 	if len(token) <= maxToken {
-		subject, err = e.config.Verifier.Verify(r.Context(), token)
+		subject, err = a.verifier.Verify(r.Context(), token)
 	}
 	switch temporary := (interface{ Temporary() bool })(nil); {
 	case err != nil && errors.As(err, &temporary) && temporary.Temporary():

@@ -38,24 +38,34 @@ type CORS struct {
 	MaxAge time.Duration
 }
 
-func (e *Edge) setCORS() error {
-	c := e.config.CORS
-	e.sameOrigin = http.NewCrossOriginProtection()
-	e.allows = func(*http.Request) bool { return false }
+// origins decides what scripts and pages of other sites may do.
+type origins struct {
+	cors    func(http.Handler) http.Handler
+	allowed func(*http.Request) bool // whether CORS names the origin
+	// sameOrigin keeps pages of other sites from changing anything with the client certificate
+	// or the cookies of their visitors: a POST without a Content-Type needs no preflight.
+	sameOrigin  *http.CrossOriginProtection
+	credentials bool // those that CORS names may use them
+	proxies     *proxies
+}
+
+func newOrigins(c CORS, p *proxies) (*origins, error) {
+	o := &origins{sameOrigin: http.NewCrossOriginProtection(), credentials: c.Credentials, proxies: p}
 	if len(c.Origins) == 0 {
 		if c.Credentials || len(c.Methods)+len(c.Headers)+len(c.Exposed) > 0 {
-			return wrong("CORS", "it is off without Origins: name those that are allowed")
+			return nil, wrong("CORS", "it is off without Origins: name those that are allowed")
 		}
-		e.cors = func(next http.Handler) http.Handler { return next }
-		return nil
+		o.cors = func(next http.Handler) http.Handler { return next }
+		o.allowed = func(*http.Request) bool { return false }
+		return o, nil
 	}
 	for _, origin := range c.Origins {
 		if err := checkOrigin(origin, c.Credentials); err != nil {
-			return wrong("CORS.Origins", "%w", err)
+			return nil, wrong("CORS.Origins", "%w", err)
 		}
 	}
 	if c.MaxAge < 0 {
-		return wrong("CORS.MaxAge", "%v: write a duration from 0 on", c.MaxAge)
+		return nil, wrong("CORS.MaxAge", "%v: write a duration from 0 on", c.MaxAge)
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = 2 * time.Hour
@@ -68,18 +78,28 @@ func (e *Edge) setCORS() error {
 		AllowCredentials: c.Credentials,
 		MaxAge:           int(c.MaxAge / time.Second),
 	})
-	e.cors = allowed.Handler
-	e.allows = func(r *http.Request) bool {
-		return allowed.OriginAllowed(r) && (c.Credentials || !e.hasCredentials(r))
+	o.cors, o.allowed = allowed.Handler, allowed.OriginAllowed
+	return o, nil
+}
+
+// refuses reports whether a page of another site sent r, which may change something and whose
+// origin is not allowed that. By a WebSocket it may, although that is a GET; browsers say the
+// origin of all.
+func (o *origins) refuses(r *http.Request) bool {
+	if o.allowed(r) && (o.credentials || !o.hasCredentials(r)) {
+		return false
 	}
-	return nil
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		r = &http.Request{Method: http.MethodPost, Host: r.Host, URL: r.URL, Header: http.Header{"Origin": r.Header["Origin"]}}
+	}
+	return o.sameOrigin.Check(r) != nil
 }
 
 // hasCredentials reports whether r has what a browser adds to requests of any page. What CORS
 // allows without Credentials has none of it; a form has.
-func (e *Edge) hasCredentials(r *http.Request) bool {
+func (o *origins) hasCredentials(r *http.Request) bool {
 	_, certified := caller.VerifiedTLS(r.TLS)
-	return len(r.Header["Cookie"]) > 0 || certified && !e.peerOf(r).trusted
+	return len(r.Header["Cookie"]) > 0 || certified && !o.proxies.peerOf(r).trusted
 }
 
 func or(given []string, otherwise ...string) []string {
@@ -125,29 +145,26 @@ func compressible(contentType string) bool {
 // minCompressed is the fewest bytes that get shorter by enough.
 const minCompressed = 1 << 10
 
-func (e *Edge) setCompression() error {
-	if e.config.NoCompression {
-		return nil
-	}
+// newCompression wraps handlers, so that their answers are compressed. HEAD has no body, and an
+// upgraded connection is left alone.
+func newCompression() (func(http.Handler) http.Handler, error) {
 	pack, err := gzhttp.NewWrapper(gzhttp.MinSize(minCompressed), gzhttp.ContentTypeFilter(compressible), gzhttp.SetContentType(false))
-	e.pack = pack
-	return err
-}
-
-// compressed stands around next. HEAD has no body, and a connection that is upgraded is none
-// of ours.
-func (e *Edge) compressed(next http.Handler) http.Handler {
-	packed := e.pack(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		plain := innerResponse(w)
-		next.ServeHTTP(&choosing{ResponseWriter: w, packed: w, plain: plain}, r)
-	}))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodHead || r.Header.Get("Upgrade") != "" {
-			next.ServeHTTP(w, r)
-			return
-		}
-		packed(&weakened{w}, r)
-	})
+	if err != nil {
+		return nil, err
+	}
+	return func(next http.Handler) http.Handler {
+		packed := pack(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			plain := innerResponse(w)
+			next.ServeHTTP(&choosing{ResponseWriter: w, packed: w, plain: plain}, r)
+		}))
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead || r.Header.Get("Upgrade") != "" {
+				next.ServeHTTP(w, r)
+				return
+			}
+			packed(&weakened{w}, r)
+		})
+	}, nil
 }
 
 // innerResponse is what a writer of gzhttp wraps.

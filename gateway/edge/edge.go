@@ -10,8 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/metadata"
+
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 const (
@@ -32,7 +36,7 @@ type Config struct {
 
 	// Verifier verifies bearer tokens. Nil leaves the Authorization header alone.
 	Verifier Verifier
-	// RequireSubject answers 401 to requests of nobody, except for CORS preflights.
+	// RequireSubject answers 401 to requests without a subject, except for CORS preflights.
 	RequireSubject bool
 	// Public lists paths that RequireSubject does not apply to, such as "/openapi.json", or
 	// "/docs/" for all below it.
@@ -81,20 +85,16 @@ type Config struct {
 // Edge wraps handlers. It is safe for concurrent use, has no goroutines and owns nothing that
 // needs closing. It is a prometheus.Collector.
 type Edge struct {
-	config  Config
-	callers *caller.Callers
-	limits  []*limit
-	table   *ratelimit.Table
-	headers []string    // of requests, in lower case
-	set     []setHeader // on answers that lack them
-	cors    func(http.Handler) http.Handler
-	allows  func(*http.Request) bool // its origin, by CORS
-	// sameOrigin keeps pages of other sites from changing anything with the client certificate
-	// or the cookies of their visitors: a POST without a Content-Type needs no preflight.
-	sameOrigin *http.CrossOriginProtection
-	pack       func(http.Handler) http.HandlerFunc // nil without compression
-	log        *accessLog
-	metrics    *metrics
+	config         Config
+	proxies        *proxies
+	authentication *authentication
+	limits         *limits
+	passedOn       passedOn
+	origins        *origins
+	compressed     func(http.Handler) http.Handler // nil without compression
+	set            []setHeader                     // on answers that lack them
+	log            *accessLog
+	metrics        *metrics
 }
 
 // setHeader is a header of answers. Nobody changes the values.
@@ -106,42 +106,22 @@ type setHeader struct {
 // New checks config. Its errors name the field.
 func New(config Config) (*Edge, error) {
 	e := &Edge{config: config}
-	err := errors.Join(
-		e.setCallers(),
-		e.setLimits(),
-		e.setHeaders(),
-		e.setCORS(),
-		e.setBounds(),
-		e.setCompression(),
-	)
-	if err != nil {
+	var errs [7]error
+	e.proxies, errs[0] = newProxies(&config)
+	e.authentication, errs[1] = newAuthentication(&config)
+	e.limits, errs[2] = newLimits(&config)
+	e.passedOn, errs[3] = newPassedOn(config.Headers)
+	e.origins, errs[4] = newOrigins(config.CORS, e.proxies)
+	errs[5] = e.setBounds()
+	if !config.NoCompression {
+		e.compressed, errs[6] = newCompression()
+	}
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("edge: %w", err)
 	}
 	e.log = newAccessLog(&e.config)
-	e.metrics = newMetrics(e.limits)
+	e.metrics = newMetrics(e.limits.all)
 	return e, nil
-}
-
-func (e *Edge) setCallers() error {
-	c := &e.config
-	switch http.CanonicalHeaderKey(c.ForwardedBy) {
-	case "", forwardedFor:
-		c.ForwardedBy = forwardedFor
-	case forwarded:
-		c.ForwardedBy = forwarded
-	default:
-		return wrong("ForwardedBy", "%q: write X-Forwarded-For or Forwarded", c.ForwardedBy)
-	}
-	var err error
-	if e.callers, err = caller.New(caller.WithTrustedPrefixes(c.TrustedProxies...)); err != nil {
-		return wrong("TrustedProxies", "%w", err)
-	}
-	for _, path := range c.Public {
-		if !strings.HasPrefix(path, "/") {
-			return wrong("Public", "%q: write a path that begins with /", path)
-		}
-	}
-	return nil
 }
 
 func (e *Edge) setBounds() error {
@@ -187,16 +167,98 @@ func validHeader(name, value string) bool {
 }
 
 // Handler stands around next. Its request contexts have the [Caller], and its answers are
-// next's or, where next has no say, problem details (RFC 9457).
+// next's or, for what is refused before next, problem details (RFC 9457).
 //
 // Body limits and timeouts reach next as errors of reading the body: an *http.MaxBytesError
 // is to be answered 413, os.ErrDeadlineExceeded 408.
 func (e *Edge) Handler(next http.Handler) http.Handler {
-	if e.pack != nil {
+	if e.compressed != nil {
 		next = e.compressed(next)
 	}
-	chain := e.cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.admit(next, w, r) }))
+	chain := e.origins.cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.admit(next, w, r) }))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(chain, w, r) })
+}
+
+// Metadata is what a gRPC backend gets of r, a request below [Edge.Handler]: the subject
+// ([caller.SubjectKey]) and the address (x-forwarded-for) of its caller, its trace
+// (traceparent, tracestate, baggage) and the headers in [Config.Headers]. Nothing else of what
+// comes from outside is in it.
+//
+// x-forwarded-for has the one address that was found behind trusted proxies, so that backends
+// need to trust the gateway only. Bytes of a subject that metadata cannot carry, and %, are
+// percent-encoded.
+func (e *Edge) Metadata(r *http.Request) metadata.MD {
+	md := metadata.MD{}
+	who := CallerOf(r.Context())
+	if who.Subject != "" {
+		md[caller.SubjectKey] = []string{metadataText(who.Subject)}
+	}
+	if who.Address.IsValid() {
+		md["x-forwarded-for"] = []string{who.Address.String()}
+	}
+	setTrace(md, r.Header, maxForwarded-e.passedOn.size(r.Header))
+	e.passedOn.copy(md, r.Header)
+	return md
+}
+
+// Forward rewrites the headers of out, which are on their way to a plain HTTP backend on
+// behalf of in, a request below [Edge.Handler]: X-Forwarded-For, -Proto and -Host are set, and
+// X-Meshlite-Subject if the caller has one. What comes from outside under these names, and
+// others of their kind, is removed, unless in comes from a trusted proxy: then the gateway
+// appends itself to X-Forwarded-For, and -Proto is what the proxy says. -Host is always the Host
+// of in: proxies pass it on, and an X-Forwarded-Host that they do not write is the caller's.
+// [httputil.ReverseProxy] calls it in Rewrite.
+func (e *Edge) Forward(in *http.Request, out http.Header) {
+	for name := range out {
+		if httpform.IsClaim(name) {
+			delete(out, name)
+		}
+	}
+	hops, proto := e.proxies.forwarded(in)
+	if len(hops) > 0 {
+		out.Set(forwardedFor, strings.Join(hops, ", "))
+	}
+	out.Set("X-Forwarded-Proto", proto)
+	out.Set("X-Forwarded-Host", in.Host)
+	if subject := CallerOf(in.Context()).Subject; subject != "" {
+		out.Set(caller.SubjectKey, metadataText(subject))
+	}
+}
+
+// Standing returns what the key value, such as an address or a subject, has left of the limit
+// called name, and charges nothing. "" is that of all requests without the key, where they
+// count together. A function in Rate is not asked.
+func (e *Edge) Standing(name, value string) (ratelimit.Standing, error) {
+	l, key, err := e.limits.keyOf(name, value)
+	if err != nil {
+		return ratelimit.Standing{}, err
+	}
+	s := e.limits.table.Standing(key, l.rate)
+	s.Name = l.Name
+	return s, nil
+}
+
+// Reset gives the key value its whole burst of the limit called name again.
+func (e *Edge) Reset(name, value string) error {
+	_, key, err := e.limits.keyOf(name, value)
+	if err == nil {
+		e.limits.table.Reset(key)
+	}
+	return err
+}
+
+// Describe is for Prometheus.
+func (e *Edge) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range e.metrics.collectors() {
+		c.Describe(ch)
+	}
+}
+
+// Collect is for Prometheus.
+func (e *Edge) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range e.metrics.collectors() {
+		c.Collect(ch)
+	}
 }
 
 // matches reports whether path is one of paths, or below one that ends in a slash.

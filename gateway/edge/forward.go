@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/caller"
-	"github.com/meshlite-go/meshlite/internal/httpform"
 )
 
 // hopByHop are headers of one connection (RFC 9110, 7.6.1, and what was used before).
@@ -30,50 +29,47 @@ const (
 	perField     = 32
 )
 
-func (e *Edge) setHeaders() error {
-	for _, name := range e.config.Headers {
+// passedOn are the names of request headers, in lower case, that gRPC backends get as metadata.
+type passedOn []string
+
+func newPassedOn(names []string) (keys passedOn, err error) {
+	for _, name := range names {
 		key := strings.ToLower(name)
 		switch {
 		case !caller.ValidKey(key):
-			return wrong("Headers", "%q is no metadata key: write letters, digits and _-. only", name)
+			return nil, wrong("Headers", "%q is no metadata key: write letters, digits and _-. only", name)
 		case slices.Contains(hopByHop, key):
-			return wrong("Headers", "%q is a header of one connection and is never passed on", name)
+			return nil, wrong("Headers", "%q is a header of one connection and is never passed on", name)
 		case slices.Contains(ours, key):
-			return wrong("Headers", "%q is set by the gateway: leave it out", name)
-		case !slices.Contains(e.headers, key):
-			e.headers = append(e.headers, key)
+			return nil, wrong("Headers", "%q is set by the gateway: leave it out", name)
+		case !slices.Contains(keys, key):
+			keys = append(keys, key)
 		}
 	}
-	return nil
+	return keys, nil
 }
 
-// Metadata is what a gRPC backend gets of r, a request below [Edge.Handler]: the subject
-// ([caller.SubjectKey]) and the address (x-forwarded-for) of its caller, its trace
-// (traceparent, tracestate, baggage) and the headers in [Config.Headers]. Nothing else of what
-// comes from outside is in it.
-//
-// x-forwarded-for has the one address that was found behind trusted proxies, so that backends
-// need to trust the gateway only. Bytes of a subject that metadata cannot carry, and %, are
-// percent-encoded.
-func (e *Edge) Metadata(r *http.Request) metadata.MD {
-	md := metadata.MD{}
-	who := CallerOf(r.Context())
-	if who.Subject != "" {
-		md[caller.SubjectKey] = []string{metadataText(who.Subject)}
+// size is that of the headers that are passed on, in bytes.
+func (keys passedOn) size(header http.Header) (n int) {
+	for _, key := range keys {
+		for _, value := range header[http.CanonicalHeaderKey(key)] {
+			n += len(key) + len(value) + perField
+		}
 	}
-	if who.Address.IsValid() {
-		md["x-forwarded-for"] = []string{who.Address.String()}
+	return n
+}
+
+// copy adds the headers to md. What metadata cannot carry is left out.
+func (keys passedOn) copy(md metadata.MD, header http.Header) {
+	if len(keys) == 0 {
+		return
 	}
-	setTrace(md, r.Header, maxForwarded-e.forwardedBytes(r.Header))
-	if len(e.headers) == 0 {
-		return md
-	}
-	hop := connectionHeaders(r.Header)
-	for _, key := range e.headers {
+	hop := connectionHeaders(header)
+	for _, key := range keys {
 		if slices.Contains(hop, key) {
 			continue
 		}
-		for _, value := range r.Header[http.CanonicalHeaderKey(key)] {
+		for _, value := range header[http.CanonicalHeaderKey(key)] {
 			if strings.HasSuffix(key, "-bin") {
 				decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 				if err != nil {
@@ -86,17 +82,6 @@ func (e *Edge) Metadata(r *http.Request) metadata.MD {
 			md.Append(key, value)
 		}
 	}
-	return md
-}
-
-// forwardedBytes is the size of the headers that are passed on by name.
-func (e *Edge) forwardedBytes(header http.Header) (n int) {
-	for _, key := range e.headers {
-		for _, value := range header[http.CanonicalHeaderKey(key)] {
-			n += len(key) + len(value) + perField
-		}
-	}
-	return n
 }
 
 // connectionHeaders are those that a request's Connection header names, in lower case.
@@ -166,42 +151,4 @@ func metadataText(subject string) string {
 		}
 	}
 	return b.String()
-}
-
-// Forward rewrites the headers of out, which are on their way to a plain HTTP backend on
-// behalf of in, a request below [Edge.Handler]: X-Forwarded-For, -Proto and -Host are set, and
-// X-Meshlite-Subject if the caller has one. What comes from outside under these names, and
-// others of their kind, is removed, unless in comes from a trusted proxy: then the gateway
-// appends itself to X-Forwarded-For, and -Proto is what the proxy says. -Host is always the Host
-// of in: proxies pass it on, and an X-Forwarded-Host that they do not write is the caller's.
-// [httputil.ReverseProxy] calls it in Rewrite.
-func (e *Edge) Forward(in *http.Request, out http.Header) {
-	for name := range out {
-		if httpform.IsClaim(name) {
-			delete(out, name)
-		}
-	}
-	peer := e.peerOf(in)
-	var hops []string
-	proto := "http"
-	if in.TLS != nil {
-		proto = "https"
-	}
-	if peer.trusted {
-		hops = e.hops(in)
-		if said := e.protoOf(in); said == "http" || said == "https" {
-			proto = said
-		}
-	}
-	if peer.IsValid() {
-		hops = append(slices.Clone(hops), peer.String())
-	}
-	if len(hops) > 0 {
-		out.Set(forwardedFor, strings.Join(hops, ", "))
-	}
-	out.Set("X-Forwarded-Proto", proto)
-	out.Set("X-Forwarded-Host", in.Host)
-	if subject := CallerOf(in.Context()).Subject; subject != "" {
-		out.Set(caller.SubjectKey, metadataText(subject))
-	}
 }

@@ -110,10 +110,17 @@ type limit struct {
 	results [ratelimit.Shadowed + 1]prometheus.Counter
 }
 
-func (e *Edge) setLimits() error {
+// limits are those of one edge.
+type limits struct {
+	all   []*limit
+	table *ratelimit.Table
+}
+
+func newLimits(c *Config) (*limits, error) {
 	var errs []error
+	set := &limits{}
 	named := map[string]bool{}
-	for i, given := range e.config.Limits {
+	for i, given := range c.Limits {
 		l, err := newLimit(given)
 		switch {
 		case given.Name == "":
@@ -126,16 +133,13 @@ func (e *Edge) setLimits() error {
 			continue
 		}
 		named[given.Name] = true
-		e.limits = append(e.limits, l)
-	}
-	if e.config.MaxKeys == 0 {
-		e.config.MaxKeys = defaultMaxKeys
+		set.all = append(set.all, l)
 	}
 	var err error
-	if e.table, err = ratelimit.NewTable(e.config.MaxKeys); err != nil {
+	if set.table, err = ratelimit.NewTable(cmp.Or(c.MaxKeys, defaultMaxKeys)); err != nil {
 		errs = append(errs, wrong("MaxKeys", "%w", err))
 	}
-	return errors.Join(errs...)
+	return set, errors.Join(errs...)
 }
 
 func newLimit(given Limit) (*limit, error) {
@@ -258,12 +262,12 @@ func (l *limit) addressKey(addr netip.Addr) string {
 
 // charge charges the limits of r that can be counted before (late is false) or only after its
 // subject is known. It answers, and returns false, if one refuses.
-func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Request) bool {
+func (set *limits) charge(late bool, rec *record, w http.ResponseWriter, r *http.Request) bool {
 	if rec.checks == nil {
 		rec.checks = rec.space[:0]
 	}
 	from := len(rec.checks)
-	for _, l := range e.limits {
+	for _, l := range set.all {
 		if l.late != late || !l.applies(r) {
 			continue
 		}
@@ -277,7 +281,7 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 			})
 			return false
 		}
-		c := check{limit: l, table: e.table, key: key, rate: l.rate, cost: 1}
+		c := check{limit: l, table: set.table, key: key, rate: l.rate, cost: 1}
 		if l.Rate != nil {
 			c.rate = l.Rate(r, l.rate)
 		}
@@ -292,13 +296,13 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 		if len(checks) == 1 {
 			break // there are no others
 		}
-		if decision := e.table.Peek(c.key, c.rate, c.cost); !decision.Admitted && !c.limit.Shadow {
-			return e.refuse(c, decision, rec, w, r)
+		if decision := set.table.Peek(c.key, c.rate, c.cost); !decision.Admitted && !c.limit.Shadow {
+			return c.refuse(decision, rec, w, r)
 		}
 	}
 	for i := range checks {
 		c := &checks[i]
-		decision, charge := e.table.Take(c.key, c.rate, c.cost)
+		decision, charge := set.table.Take(c.key, c.rate, c.cost)
 		switch {
 		case decision.Admitted:
 			c.charge, c.charged = charge, true
@@ -307,7 +311,7 @@ func (e *Edge) charge(late bool, rec *record, w http.ResponseWriter, r *http.Req
 			rec.decide(c.limit, ratelimit.Shadowed)
 			c.limit.results[ratelimit.Shadowed].Inc()
 		default: // another request has taken the last place
-			return e.refuse(c, decision, rec, w, r)
+			return c.refuse(decision, rec, w, r)
 		}
 	}
 	return true
@@ -334,8 +338,8 @@ func (rec *record) refund(status int) {
 	}
 }
 
-// refuse answers for the limit of c.
-func (e *Edge) refuse(c *check, decision ratelimit.Decision, rec *record, w http.ResponseWriter, r *http.Request) bool {
+// refuse answers for the limit of c. It returns false.
+func (c *check) refuse(decision ratelimit.Decision, rec *record, w http.ResponseWriter, r *http.Request) bool {
 	l := c.limit
 	rec.refund(0)
 	rec.refused = refusedLimit
@@ -395,12 +399,12 @@ func setFields(header http.Header, checks []check) {
 }
 
 // keyOf is the key of a limit for a value that somebody has written down.
-func (e *Edge) keyOf(name, value string) (*limit, string, error) {
-	i := slices.IndexFunc(e.limits, func(l *limit) bool { return l.Name == name })
+func (set *limits) keyOf(name, value string) (*limit, string, error) {
+	i := slices.IndexFunc(set.all, func(l *limit) bool { return l.Name == name })
 	if i < 0 {
 		return nil, "", fmt.Errorf("edge: no limit is called %q", name)
 	}
-	l := e.limits[i]
+	l := set.all[i]
 	switch {
 	case value == "":
 		return l, l.Name + "\x00", nil
@@ -412,28 +416,6 @@ func (e *Edge) keyOf(name, value string) (*limit, string, error) {
 		return nil, "", fmt.Errorf("edge: limit %q counts by address, and %q is none", name, value)
 	}
 	return l, l.addressKey(addr), nil
-}
-
-// Standing returns what the key value, such as an address or a subject, has left of the limit
-// called name, and charges nothing. "" is that of all requests without the key, where they
-// count together. A function in Rate is not asked.
-func (e *Edge) Standing(name, value string) (ratelimit.Standing, error) {
-	l, key, err := e.keyOf(name, value)
-	if err != nil {
-		return ratelimit.Standing{}, err
-	}
-	s := e.table.Standing(key, l.rate)
-	s.Name = l.Name
-	return s, nil
-}
-
-// Reset gives the key value its whole burst of the limit called name again.
-func (e *Edge) Reset(name, value string) error {
-	_, key, err := e.keyOf(name, value)
-	if err == nil {
-		e.table.Reset(key)
-	}
-	return err
 }
 
 func ceilSeconds(d time.Duration) uint64 {

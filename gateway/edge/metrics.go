@@ -133,17 +133,3 @@ func codeName(status int) string {
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.requests, m.duration, m.inFlight, m.refused, m.limits, m.panics}
 }
-
-// Describe is for Prometheus.
-func (e *Edge) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range e.metrics.collectors() {
-		c.Describe(ch)
-	}
-}
-
-// Collect is for Prometheus.
-func (e *Edge) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range e.metrics.collectors() {
-		c.Collect(ch)
-	}
-}

@@ -70,7 +70,7 @@ type Config struct {
 	// SetHeaders replace those of answers that can be stored, for clients only: they do not
 	// change what the cache does.
 	SetHeaders http.Header
-	// IdentityHeaders are those by which the site knows who asks. An answer to a request with one
+	// IdentityHeaders are those by which the site identifies callers. An answer to a request with one
 	// is stored only if it is public, must-revalidate or has s-maxage (section 3.5). Default:
 	// Authorization, Proxy-Authorization, Cookie and X-Meshlite-Subject.
 	IdentityHeaders []string

@@ -16,8 +16,8 @@ import (
 )
 
 type transport struct {
-	*Cache
-	next http.RoundTripper
+	cache *Cache
+	next  http.RoundTripper
 }
 
 // RoundTrip answers r from the cache, or sends it on.
@@ -26,7 +26,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		return t.other(r)
 	case t.passes(r):
-		t.counts.passed.Add(1)
+		t.cache.counts.passed.Add(1)
 		return t.pass(r, "fwd=bypass")
 	default:
 		return t.newQuery(r).do()
@@ -41,7 +41,7 @@ func (t *transport) passes(r *http.Request) bool {
 			return true
 		}
 	}
-	return r.Body != nil && r.Body != http.NoBody || t.config.Skip != nil && t.config.Skip(r)
+	return r.Body != nil && r.Body != http.NoBody || t.cache.config.Skip != nil && t.cache.config.Skip(r)
 }
 
 func (t *transport) pass(r *http.Request, status string) (*http.Response, error) {
@@ -54,7 +54,7 @@ func (t *transport) pass(r *http.Request, status string) (*http.Response, error)
 
 // mark adds what the cache did (RFC 9211).
 func (t *transport) mark(h http.Header, status string) {
-	h.Add("Cache-Status", t.config.Name+"; "+status)
+	h.Add("Cache-Status", t.cache.config.Name+"; "+status)
 }
 
 // other sends a request with another method. One that may change something invalidates its URL,
@@ -64,14 +64,14 @@ func (t *transport) other(r *http.Request) (*http.Response, error) {
 	if err != nil || r.Method == http.MethodOptions || r.Method == http.MethodTrace || response.StatusCode >= http.StatusBadRequest {
 		return response, err
 	}
-	t.InvalidateURL(hostOf(r), r.URL.RequestURI())
+	t.cache.InvalidateURL(hostOf(r), r.URL.RequestURI())
 	for _, name := range []string{"Location", "Content-Location"} {
 		text := response.Header.Get(name)
 		if text == "" {
 			continue
 		}
 		if u, err := r.URL.Parse(text); err == nil && (u.Host == r.URL.Host || strings.EqualFold(u.Host, hostOf(r))) {
-			t.InvalidateURL(hostOf(r), u.RequestURI())
+			t.cache.InvalidateURL(hostOf(r), u.RequestURI())
 		}
 	}
 	return response, nil
@@ -79,18 +79,19 @@ func (t *transport) other(r *http.Request) (*http.Response, error) {
 
 // query is a request that the cache may answer.
 type query struct {
-	*transport
-	request  *http.Request
-	said     cachecontrol.Directives
-	base     string
-	personal bool // the answer may depend on who asks, and no other request waits for it
-	trusted  bool
+	cache     *Cache
+	transport *transport
+	request   *http.Request
+	said      cachecontrol.Directives
+	base      string
+	personal  bool // the answer may depend on who asks, and no other request waits for it
+	trusted   bool
 }
 
 func (t *transport) newQuery(r *http.Request) *query {
-	q := &query{transport: t, request: r, base: t.baseKey(r), said: cachecontrol.Parse(r.Header.Values("Cache-Control"))}
-	q.personal = t.identified(r)
-	q.trusted = t.config.Trusted != nil && t.config.Trusted(r)
+	q := &query{cache: t.cache, transport: t, request: r, base: t.cache.baseKey(r), said: cachecontrol.Parse(r.Header.Values("Cache-Control"))}
+	q.personal = t.cache.identified(r)
+	q.trusted = t.cache.config.Trusted != nil && t.cache.config.Trusted(r)
 	return q
 }
 
@@ -101,28 +102,28 @@ func (q *query) do() (*http.Response, error) {
 		key, e, passing := q.find()
 		switch age := q.judge(e); {
 		case age == fresh:
-			count := &q.counts.hits
+			count := &q.cache.counts.hits
 			if waited {
-				count = &q.counts.coalesced
+				count = &q.cache.counts.coalesced
 			}
 			count.Add(1)
 			return q.answer(e, true, "hit"), nil
 		case age == usable:
-			q.counts.stale.Add(1)
+			q.cache.counts.stale.Add(1)
 			q.refreshLater(key, e)
 			return q.answer(e, true, "hit; detail=stale"), nil
 		case age == excused:
-			q.counts.stale.Add(1)
+			q.cache.counts.stale.Add(1)
 			return q.answer(e, true, "hit; detail=error"), nil
 		case q.said.Has(cachecontrol.OnlyIfCached):
 			return q.nothing(), nil
 		case q.request.Method == http.MethodHead, passing && !q.trusted:
-			q.counts.passed.Add(1)
-			return q.pass(q.request, "fwd=uri-miss")
+			q.cache.counts.passed.Add(1)
+			return q.transport.pass(q.request, "fwd=uri-miss")
 		case waited || q.personal || q.said.Has(cachecontrol.NoStore):
 			return q.fetch(q.request, e)
 		}
-		f, leads := q.join(key)
+		f, leads := q.cache.join(key)
 		if leads {
 			return q.lead(key, f, e)
 		}
@@ -141,7 +142,7 @@ func (q *query) do() (*http.Response, error) {
 // lead fetches for those that wait, too.
 func (q *query) lead(key string, f *flight, e *entry) (response *http.Response, err error) {
 	f.abandoned = true // in a panic
-	defer q.finish(key, f)
+	defer q.cache.finish(key, f)
 	response, err = q.fetch(q.request, e)
 	if f.abandoned = q.request.Context().Err() != nil; !f.abandoned {
 		f.err = err
@@ -152,13 +153,13 @@ func (q *query) lead(key string, f *flight, e *entry) (response *http.Response, 
 // find returns the stored answer that the request selects, or nil, and its key. passing is that
 // the URL had an answer lately that was not stored.
 func (q *query) find() (key string, e *entry, passing bool) {
-	names, ok := q.entries.GetIfPresent(q.base)
-	if !ok || !q.valid(names) {
+	names, ok := q.cache.entries.GetIfPresent(q.base)
+	if !ok || !q.cache.valid(names) {
 		return q.base, nil, false
 	}
 	key = selectKey(q.base, names.vary, q.request)
-	e, ok = q.entries.GetIfPresent(key)
-	if !ok || !q.valid(e) || e.implicit && q.personal {
+	e, ok = q.cache.entries.GetIfPresent(key)
+	if !ok || !q.cache.valid(e) || e.implicit && q.personal {
 		return key, nil, time.Now().Before(names.pass)
 	}
 	return key, e, false
@@ -229,7 +230,7 @@ func (c *Cache) finish(key string, f *flight) {
 // refreshLater validates e in the background, once at a time. Too many at once are left to later
 // requests.
 func (q *query) refreshLater(key string, e *entry) {
-	c := q.Cache
+	c := q.cache
 	select {
 	case c.refresh <- struct{}{}:
 	default:
@@ -284,16 +285,16 @@ func (q *query) fetch(r *http.Request, e *entry) (*http.Response, error) {
 		e.conditional(out.Header)
 	}
 	x := &exchange{
-		request: r, sentAt: time.Now(), marks: q.marksOf(urlKey(hostOf(r), r.URL.RequestURI())), all: q.all.Load(), groups: q.groups.Load(),
+		request: r, sentAt: time.Now(), marks: q.cache.marksOf(urlKey(hostOf(r), r.URL.RequestURI())), all: q.cache.all.Load(), groups: q.cache.groups.Load(),
 		noStore: q.said.Has(cachecontrol.NoStore),
 	}
-	response, err := q.next.RoundTrip(out)
+	response, err := q.transport.next.RoundTrip(out)
 	x.response, x.receivedAt = response, time.Now()
 	if failed := err != nil || isError(response.StatusCode); failed && q.excuses(e, r, err) {
 		if err == nil {
 			_ = response.Body.Close()
 		}
-		q.counts.stale.Add(1)
+		q.cache.counts.stale.Add(1)
 		e.failedUntil.Store(time.Now().Add(failureRest).UnixNano())
 		return q.answer(e, true, "hit; fwd=stale; detail=error"), nil
 	}
@@ -302,15 +303,15 @@ func (q *query) fetch(r *http.Request, e *entry) (*http.Response, error) {
 	}
 	if response.StatusCode == http.StatusNotModified && validates {
 		_ = response.Body.Close()
-		updated := q.freshened(e, x)
+		updated := q.cache.freshened(e, x)
 		if updated == nil {
 			return q.fetch(r, nil) // it is about another answer
 		}
-		q.counts.validated.Add(1)
+		q.cache.counts.validated.Add(1)
 		q.store(updated)
 		return q.answer(updated, true, "hit; fwd=stale; fwd-status=304"), nil
 	}
-	q.counts.misses.Add(1)
+	q.cache.counts.misses.Add(1)
 	return q.keep(x), nil
 }
 
@@ -322,13 +323,13 @@ func isError(status int) bool {
 
 // excuses reports whether e is used instead of an error of the site.
 func (q *query) excuses(e *entry, r *http.Request, err error) bool {
-	return e != nil && !e.validate && !errors.Is(err, context.Canceled) && r.Context().Err() == nil && q.valid(e) && e.age(time.Now()) < e.freshFor+e.errorFor
+	return e != nil && !e.validate && !errors.Is(err, context.Canceled) && r.Context().Err() == nil && q.cache.valid(e) && e.age(time.Now()) < e.freshFor+e.errorFor
 }
 
 // keep reads the answer of x and stores it if it may. Otherwise it passes as it comes.
 func (q *query) keep(x *exchange) *http.Response {
 	response := x.response
-	e := q.entryOf(x)
+	e := q.cache.entryOf(x)
 	if e != nil {
 		body, rest := q.read(response.Body)
 		if rest == nil {
@@ -347,15 +348,15 @@ func (q *query) keep(x *exchange) *http.Response {
 	if !q.personal && !x.noStore && !isError(response.StatusCode) {
 		q.rememberPass(x)
 	}
-	q.mark(response.Header, "fwd=uri-miss")
+	q.transport.mark(response.Header, "fwd=uri-miss")
 	return response
 }
 
 // read reads a body to its end. rest is not nil if it is too large or breaks off: it is the whole
 // body then.
 func (q *query) read(from io.ReadCloser) (body []byte, rest io.ReadCloser) {
-	body, err := io.ReadAll(io.LimitReader(from, q.config.MaxBody+1))
-	if err == nil && int64(len(body)) <= q.config.MaxBody {
+	body, err := io.ReadAll(io.LimitReader(from, q.cache.config.MaxBody+1))
+	if err == nil && int64(len(body)) <= q.cache.config.MaxBody {
 		_ = from.Close()
 		return body, nil
 	}
@@ -376,15 +377,15 @@ func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
 // store puts e where its request finds it, unless it was invalidated meanwhile.
 func (q *query) store(e *entry) bool {
-	if !q.valid(e) || q.ctx.Err() != nil {
+	if !q.cache.valid(e) || q.cache.ctx.Err() != nil {
 		return false
 	}
 	vary, _ := varyOf(e.header)
-	if names, ok := q.entries.GetIfPresent(q.base); !ok || !q.valid(names) || !slices.Equal(names.vary, vary) || !names.pass.IsZero() {
-		q.entries.Set(q.base, &entry{vary: vary, host: e.host, uri: e.uri, marks: e.marks[:1], all: e.all})
+	if names, ok := q.cache.entries.GetIfPresent(q.base); !ok || !q.cache.valid(names) || !slices.Equal(names.vary, vary) || !names.pass.IsZero() {
+		q.cache.entries.Set(q.base, &entry{vary: vary, host: e.host, uri: e.uri, marks: e.marks[:1], all: e.all})
 	}
-	q.entries.Set(selectKey(q.base, vary, q.request), e)
-	q.counts.stored.Add(1)
+	q.cache.entries.Set(selectKey(q.base, vary, q.request), e)
+	q.cache.counts.stored.Add(1)
 	return true
 }
 
@@ -392,11 +393,11 @@ func (q *query) store(e *entry) bool {
 // nothing. The stored answer that x replaces is dropped.
 func (q *query) rememberPass(x *exchange) {
 	names := &entry{host: hostOf(q.request), uri: q.request.URL.RequestURI(), marks: x.marks, all: x.all, pass: x.receivedAt.Add(passTime)}
-	if known, ok := q.entries.GetIfPresent(q.base); ok && q.valid(known) {
+	if known, ok := q.cache.entries.GetIfPresent(q.base); ok && q.cache.valid(known) {
 		names.vary = known.vary
-		q.entries.Invalidate(selectKey(q.base, names.vary, q.request))
+		q.cache.entries.Invalidate(selectKey(q.base, names.vary, q.request))
 	}
-	q.entries.Set(q.base, names)
+	q.cache.entries.Set(q.base, names)
 }
 
 // answer makes a response of e: 304 if the request's condition holds. stored is that it was
@@ -408,10 +409,10 @@ func (q *query) answer(e *entry, stored bool, status string) *http.Response {
 	if stored || age >= time.Second {
 		header.Set("Age", strconv.FormatInt(int64(age/time.Second), 10))
 	}
-	for name, values := range q.config.SetHeaders {
+	for name, values := range q.cache.config.SetHeaders {
 		header[http.CanonicalHeaderKey(name)] = values
 	}
-	q.mark(header, fmt.Sprintf("%s; ttl=%d", status, int64((e.freshFor-age).Round(time.Second)/time.Second)))
+	q.transport.mark(header, fmt.Sprintf("%s; ttl=%d", status, int64((e.freshFor-age).Round(time.Second)/time.Second)))
 	response := &http.Response{
 		Status: strconv.Itoa(e.status) + " " + http.StatusText(e.status), StatusCode: e.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, ContentLength: int64(len(e.body)), Body: io.NopCloser(bytes.NewReader(e.body)), Request: q.request,
@@ -433,7 +434,7 @@ func (q *query) answer(e *entry, stored bool, status string) *http.Response {
 func (q *query) nothing() *http.Response {
 	const body = `{"title":"Gateway Timeout","status":504,"detail":"the request is only-if-cached, and no usable answer is stored"}`
 	header := http.Header{"Content-Type": {"application/problem+json"}, "Cache-Control": {"no-store"}}
-	q.mark(header, "fwd=request; detail=only-if-cached")
+	q.transport.mark(header, "fwd=request; detail=only-if-cached")
 	return &http.Response{
 		Status: "504 Gateway Timeout", StatusCode: http.StatusGatewayTimeout, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body)), Request: q.request,

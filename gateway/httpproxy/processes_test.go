@@ -143,7 +143,7 @@ func TestASlowProcessGetsLittle(t *testing.T) {
 }
 
 // An instance that answers no more is left out long before its requests time out.
-func TestAFrozenProcessGetsLittle(t *testing.T) {
+func TestAStalledProcessGetsLittle(t *testing.T) {
 	proxy, servers, _ := four(t, httpproxy.Config{Policy: "least_request", HeaderTimeout: 2 * time.Second}, 5*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond)
 	var failed atomic.Int64
 	load(16, 4000, func(n int) {
@@ -157,6 +157,6 @@ func TestAFrozenProcessGetsLittle(t *testing.T) {
 		}
 	})
 	if waited := proxy.Stats().Retries; failed.Load() != 0 || waited == 0 || waited > 100 {
-		t.Errorf("%d GETs failed, %d waited for the frozen instance", failed.Load(), waited)
+		t.Errorf("%d GETs failed, %d waited for the stalled instance", failed.Load(), waited)
 	}
 }

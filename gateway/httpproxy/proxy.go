@@ -156,7 +156,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 // Stats returns the counters of the site and the state of its instances.
 func (p *Proxy) Stats() Stats { return p.transport.stats() }
 
-// Picks are the instances of the site as those of a gRPC target, for package balancer/metrics.
+// Picks are the instances of the site as those of a gRPC target, for package balancermetrics.
 func (p *Proxy) Picks() resolver.Picks {
 	picks := resolver.Picks{Directory: "list", Service: p.config.Name, Channels: 1, TableStats: p.transport.set.Table().Stats()}
 	if len(p.config.URLs) == 0 {

@@ -653,7 +653,7 @@ func TestConfigIsChecked(t *testing.T) {
 		`"ftp://x": write it as http://`:  func(c *httpproxy.Config) { c.URLs = []string{"ftp://x"} },
 		`http://u:xxxxx@x`:                func(c *httpproxy.Config) { c.URLs = []string{"http://u:secret@x"} },
 		"is listed twice":                 func(c *httpproxy.Config) { c.URLs = []string{"http://x", "http://x:80/b"} },
-		`policy "random" does not exist`:  func(c *httpproxy.Config) { c.Policy = "random" },
+		`policy "fastest" does not exist`: func(c *httpproxy.Config) { c.Policy = "fastest" },
 		"ejection.interval 1ns":           func(c *httpproxy.Config) { c.PolicyConfig = json.RawMessage(`{"ejection": {"interval": "1ns"}}`) },
 		`httpproxy: site "web": Attempts`: func(c *httpproxy.Config) { c.Attempts = -1 },
 	} {

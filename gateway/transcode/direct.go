@@ -19,7 +19,7 @@ type ruleMux struct {
 // directTemplate is the template of a route.
 type directTemplate struct {
 	route    *route
-	segments []directSegment // nil if only the runtime knows what it matches
+	segments []directSegment // nil if only the runtime can match it
 }
 
 // directSegment is a literal or, if that is empty, a variable.

@@ -17,8 +17,8 @@ import (
 const maxNumber = 400
 
 // scanJSON checks what protojson does not bound: that text is one value, no deeper than
-// MaxDepth, of no more than MaxValues, with no endless number. Whether it is JSON at all is
-// left to protojson.
+// MaxDepth, of no more than MaxValues, with no endless number. protojson checks
+// that it is JSON.
 func (c *Config) scanJSON(text []byte) (offset int, err error) {
 	depth, values := 0, 1
 	for i := 0; i < len(text); i++ {

@@ -53,7 +53,7 @@ type Config struct {
 	// the request's headers is sent; nil is nothing.
 	Metadata func(*http.Request) metadata.MD
 	// SetRoute is called with the path template of each request that has one, by which logs and
-	// metrics may name it. Nil is nobody.
+	// metrics may name it. Nil is not called.
 	SetRoute func(ctx context.Context, template string)
 	// Headers are the keys of response metadata that become headers of the answer.
 	Headers []string

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/internal/renewal"
 )
 
 // Config says whose certificate is asked for.
@@ -83,26 +84,7 @@ func (s *Source) authorized(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "x-consul-token", s.config.Token())
 }
 
-// outage logs the first failure in a row, and the end of them.
-type outage struct {
-	log      *slog.Logger
-	failures int
-}
-
-func (o *outage) record(s *Source, err error) {
-	switch {
-	case err == nil && o.failures > 0:
-		o.log.Info("the identity is read from Consul's servers again")
-		o.failures = 0
-	case err != nil:
-		s.Fail(err)
-		if o.failures++; o.failures > 1 {
-			return
-		}
-		if current, none := s.Current(); none == nil {
-			o.log.Warn("the identity cannot be read from Consul's servers: the last certificate stays", "error", err, "valid_until", current.Leaf().NotAfter)
-		} else {
-			o.log.Warn("the identity cannot be read from Consul's servers: no connection can be secured yet", "error", err)
-		}
-	}
+// attempts are those of one loop.
+func (s *Source) attempts(of string) *renewal.Attempts {
+	return renewal.New(&s.Feed, "Consul", s.log.With("of", of))
 }

@@ -60,7 +60,7 @@ func TestASourceOfConsulsServers(t *testing.T) {
 				s, _ := sourceAt(t, server.serve())
 				check(t, sourcetest.Source{
 					Source: s, ID: "spiffe://one.consul/ns/default/dc/dc1/svc/catalog", Target: "catalog",
-					AddRoot: server.addRoot, DropOldRoots: server.dropOldRoots, SetReachable: server.setReachable,
+					AddRoot: server.addRoot, DropOldRoots: server.dropOldRoots, SetReachable: server.setReachable, SetAllowed: server.setAllowed,
 				})
 			})
 		})
@@ -118,7 +118,7 @@ func TestTheLastLeafStaysWhileNoServerAnswers(t *testing.T) {
 		server.setReachable(true)
 		next(t, s, first)
 		synctest.Wait()
-		if !strings.Contains(log.String(), "from Consul's servers again") {
+		if !strings.Contains(log.String(), "from Consul again") {
 			t.Errorf("the log does not say that it is over: %s", log)
 		}
 	})

@@ -33,6 +33,7 @@ type consulServer struct {
 	trustDomain string
 	roots       []*certtest.Authority // the last one signs
 	down        bool
+	denied      bool
 	changed     chan struct{}
 	signed      []time.Time
 	keys        []any // public ones
@@ -61,6 +62,8 @@ func (s *consulServer) dropOldRoots() { s.change(func() { s.roots = s.roots[len(
 
 func (s *consulServer) setReachable(is bool) { s.change(func() { s.down = !is }) }
 
+func (s *consulServer) setAllowed(is bool) { s.change(func() { s.denied = !is }) }
+
 func (s *consulServer) signedAt() []time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,17 +72,20 @@ func (s *consulServer) signedAt() []time.Time {
 
 func (s *consulServer) authorize(ctx context.Context) error {
 	sent, _ := metadata.FromIncomingContext(ctx)
-	if values := sent.Get("x-consul-token"); s.token != "" && (len(values) != 1 || values[0] != s.token) {
+	s.mu.Lock()
+	denied := s.denied
+	s.mu.Unlock()
+	if values := sent.Get("x-consul-token"); denied || s.token != "" && (len(values) != 1 || values[0] != s.token) {
 		return status.Error(codes.PermissionDenied, "Permission denied: token lacks permission 'service:write' on \"catalog\"")
 	}
 	return nil
 }
 
 func (s *consulServer) WatchRoots(_ *pbconnectca.WatchRootsRequest, stream grpc.ServerStreamingServer[pbconnectca.WatchRootsResponse]) error {
-	if err := s.authorize(stream.Context()); err != nil {
-		return err
-	}
 	for {
+		if err := s.authorize(stream.Context()); err != nil {
+			return err
+		}
 		s.mu.Lock()
 		down, changed := s.down, s.changed
 		answer := &pbconnectca.WatchRootsResponse{TrustDomain: s.trustDomain}

@@ -17,22 +17,10 @@ import (
 	"github.com/hashicorp/consul/proto-public/pbconnectca"
 
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/internal/renewal"
 )
 
-const (
-	requestTimeout = 10 * time.Second
-	minBackoff     = 500 * time.Millisecond
-	maxBackoff     = 15 * time.Second
-	// rootSpread is the time over which processes renew when another root signs, or after an outage.
-	rootSpread = 30 * time.Second
-	// unhurried is how much of a leaf must be left for a failed renewal to wait for rootSpread.
-	unhurried = 10 * time.Minute
-)
-
-func backoff(failures int) time.Duration {
-	longest := min(minBackoff<<min(failures, 10), maxBackoff)
-	return minBackoff + random.N(longest)
-}
+const requestTimeout = 10 * time.Second
 
 func pause(ctx context.Context, d time.Duration) {
 	select {
@@ -41,21 +29,20 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// renewal is the state of renew's goroutine.
-type renewal struct {
+// renewing is the state of renew's goroutine.
+type renewing struct {
 	*Source
-	outage  outage
-	roots   *authority
-	leaf    *tls.Certificate
-	overdue bool // it was logged for this leaf
-	timer   *time.Timer
-	at      time.Time // when timer fires
+	*renewal.Attempts
+	roots *authority
+	leaf  *tls.Certificate
+	timer *time.Timer
+	at    time.Time // when timer fires
 }
 
 // renew asks for a leaf when the first roots are there, before its end, and when another root
 // has become the active one.
 func (s *Source) renew(ctx context.Context) {
-	r := &renewal{Source: s, outage: outage{log: s.log.With("of", "leaf")}, timer: time.NewTimer(0)}
+	r := &renewing{Source: s, Attempts: s.attempts("leaf"), timer: time.NewTimer(0)}
 	r.timer.Stop()
 	for {
 		select {
@@ -72,14 +59,14 @@ func (s *Source) renew(ctx context.Context) {
 }
 
 // within renews in d, or earlier if it was to be.
-func (r *renewal) within(d time.Duration) {
+func (r *renewing) within(d time.Duration) {
 	if at := time.Now().Add(d); r.at.IsZero() || at.Before(r.at) {
 		r.at = at
 		r.timer.Reset(d)
 	}
 }
 
-func (r *renewal) adopt(roots *authority) {
+func (r *renewing) adopt(roots *authority) {
 	last := r.roots
 	r.roots = roots
 	switch {
@@ -88,20 +75,20 @@ func (r *renewal) adopt(roots *authority) {
 	case last.trustDomain != roots.trustDomain:
 		r.log.Error("Consul has another CA: processes with a certificate of the old one are refused until they have read theirs",
 			"trust_domain", roots.trustDomain, "before", last.trustDomain)
-		r.within(random.N(rootSpread / 2))
+		r.within(random.N(renewal.Spread / 2))
 		return // the leaf is of the old CA
 	case last.active != roots.active:
-		r.within(random.N(rootSpread))
+		r.within(random.N(renewal.Spread))
 	}
 	if err := r.publish(); errors.As(err, new(identity.NotOfTheRootsError)) {
-		r.within(random.N(rootSpread / 2))
+		r.within(random.N(renewal.Spread / 2))
 	} else if err != nil {
-		r.outage.record(r.Source, err)
+		r.Record(err)
 	}
 }
 
 // replaceLeaf asks once, and plans the next time.
-func (r *renewal) replaceLeaf(ctx context.Context) {
+func (r *renewing) replaceLeaf(ctx context.Context) {
 	leaf, err := r.sign(ctx, r.id(r.roots))
 	if err == nil {
 		before := r.leaf
@@ -116,45 +103,25 @@ func (r *renewal) replaceLeaf(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	r.outage.record(r.Source, err)
+	r.Record(err)
 	if err != nil {
-		r.warnOverdue()
-		r.within(r.retryIn())
+		r.Overdue()
+		r.within(r.LeafPause())
 		return
 	}
-	r.overdue = false
 	left := time.Until(leaf.Leaf.NotAfter)
-	r.within(max(time.Duration(float64(left)*(0.6+0.3*random.Float64())), minBackoff))
+	r.within(max(time.Duration(float64(left)*(0.6+0.3*random.Float64())), time.Second))
 }
 
-func (r *renewal) readRootsAgain() {
+func (r *renewing) readRootsAgain() {
 	select {
 	case r.reread <- struct{}{}:
 	default:
 	}
 }
 
-// retryIn is when to ask again after failures.
-func (r *renewal) retryIn() time.Duration {
-	if r.leaf != nil && time.Until(r.leaf.Leaf.NotAfter) > unhurried {
-		return minBackoff + random.N(rootSpread)
-	}
-	return backoff(r.outage.failures)
-}
-
-// warnOverdue logs once for each leaf that should have been renewed.
-func (r *renewal) warnOverdue() {
-	current, err := r.Current()
-	if err != nil || r.overdue || !current.IsOverdue(time.Now()) {
-		return
-	}
-	r.overdue = true
-	end := current.Leaf().NotAfter
-	r.log.Error("Consul does not renew the certificate: see the log of its servers", "valid_until", end, "left", time.Until(end).Round(time.Second).String())
-}
-
 // publish makes a snapshot of the latest leaf and roots, if they have changed.
-func (r *renewal) publish() error {
+func (r *renewing) publish() error {
 	if r.leaf == nil {
 		return nil
 	}

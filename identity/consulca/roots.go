@@ -29,8 +29,8 @@ var (
 
 // followRoots keeps a stream open.
 func (s *Source) followRoots(ctx context.Context) {
-	for o := (outage{log: s.log.With("of", "roots")}); ctx.Err() == nil; {
-		err := s.readRoots(ctx, func(err error) { o.record(s, err) })
+	for attempts := s.attempts("roots"); ctx.Err() == nil; {
+		err := s.readRoots(ctx, attempts.Record)
 		if ctx.Err() != nil {
 			return
 		}
@@ -40,8 +40,8 @@ func (s *Source) followRoots(ctx context.Context) {
 		if errors.Is(err, errReread) {
 			continue
 		}
-		o.record(s, err)
-		pause(ctx, backoff(o.failures))
+		attempts.Record(err)
+		pause(ctx, attempts.Pause())
 	}
 }
 

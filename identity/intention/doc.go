@@ -35,7 +35,7 @@ const (
 // Wildcard is the source or destination that stands for every service.
 const Wildcard = "*"
 
-// Set is what there is to know about the callers of a service.
+// Set holds the rules about the callers of a service.
 type Set struct {
 	// Intentions in any order. Those of other destinations are ignored.
 	Intentions []Intention

@@ -80,6 +80,8 @@ func TestWhatIsNotUnderstoodDenies(t *testing.T) {
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathExact":"/a","PathPrefix":"/"}}]}`:                                                                   "more than one of",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":")("}}]}`:                                                                                    "PathRegex",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":"` + strings.Repeat("a", 2000) + `"}}]}`:                                                     "2000 bytes",
+		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":"(?:abcdefgh){1000}"}}]}`:                                                                    "PathRegex has \"(?:abcdefgh){1000}\", which is an expression of",
+		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"(?:abcdefgh){1000}"}]}}]}`:                                "with its repetitions: write 2048 at most",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Glob":"x"}]}}]}`:                                                 `unknown field "Glob"`,
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a"}]}}]}`:                                                            "want one of",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[null]}}]}`:                                                                    "null",

@@ -5,16 +5,16 @@ package intention
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/meshlite-go/meshlite/internal/expression"
 )
 
 // Bounds of what one permission may cost.
 const (
-	maxRegex       = 1024 // bytes
-	maxPermissions = 256  // of an intention
-	maxHeaders     = 64   // of a permission
+	maxPermissions = 256 // of an intention
+	maxHeaders     = 64  // of a permission
 )
 
 // httpMethod is that of every gRPC call.
@@ -66,26 +66,14 @@ func compilePath(p *Permission) (func(string) bool, error) {
 	case p.PathPrefix != "":
 		return func(path string) bool { return strings.HasPrefix(path, p.PathPrefix) }, nil
 	case p.PathRegex != "":
-		re, err := whole(p.PathRegex)
+		re, _, err := expression.Whole(p.PathRegex)
 		if err != nil {
-			return nil, fmt.Errorf("PathRegex %w", err)
+			return nil, fmt.Errorf("PathRegex has %w", err)
 		}
 		return re.MatchString, nil
 	default:
 		return func(string) bool { return true }, nil
 	}
-}
-
-// whole compiles an expression that matches whole texts. Go's take time that is linear in
-// the text, as RE2's do.
-func whole(expression string) (*regexp.Regexp, error) {
-	if len(expression) > maxRegex {
-		return nil, fmt.Errorf("has %d bytes: write %d at most", len(expression), maxRegex)
-	}
-	if _, err := regexp.Compile(expression); err != nil {
-		return nil, err // before it is wrapped: ")(" would be valid within
-	}
-	return regexp.Compile(`^(?s:` + expression + `)$`)
 }
 
 func given01(all ...bool) (n int) {
@@ -134,9 +122,9 @@ func compileHeader(h *Header) (header, error) {
 		want := folded(h.Contains)
 		c.matches = func(value string) bool { return strings.Contains(folded(value), want) }
 	case h.Regex != "":
-		re, err := whole(h.Regex)
+		re, _, err := expression.Whole(h.Regex)
 		if err != nil {
-			return c, fmt.Errorf("%q: Regex %w", h.Name, err)
+			return c, fmt.Errorf("%q: Regex has %w", h.Name, err)
 		}
 		c.matches = re.MatchString
 	}

@@ -69,11 +69,16 @@ func (a *agent) addRoot() {
 
 func (a *agent) dropOldRoots() { a.change(func() { a.roots = a.roots[len(a.roots)-1:] }) }
 
-func (a *agent) setReachable(is bool) {
+func (a *agent) setReachable(is bool) { a.fail(is, status.Error(codes.Unavailable, "down")) }
+
+func (a *agent) setAllowed(is bool) {
+	a.fail(is, status.Error(codes.PermissionDenied, "no identity issued"))
+}
+
+func (a *agent) fail(well bool, failure error) {
 	a.change(func() {
-		a.failure = nil
-		if !is {
-			a.failure = status.Error(codes.Unavailable, "down")
+		if a.failure = failure; well {
+			a.failure = nil
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/internal/renewal"
 )
 
 const retryPeriod = 5 * time.Second
@@ -87,7 +88,7 @@ func (s *Source) Close() {
 }
 
 func (s *Source) follow(ctx context.Context) {
-	for w := (&watcher{Source: s, ctx: ctx}); ctx.Err() == nil; {
+	for w := (&watcher{s, renewal.New(&s.Feed, "SPIRE", s.log), ctx}); ctx.Err() == nil; {
 		// It retries but gives up where the agent calls the request itself wrong, which another
 		// agent may not.
 		_ = s.client.WatchX509Context(ctx, w)
@@ -101,8 +102,8 @@ func (s *Source) follow(ctx context.Context) {
 // watcher is called by one goroutine.
 type watcher struct {
 	*Source
-	ctx     context.Context
-	failing bool
+	*renewal.Attempts
+	ctx context.Context
 }
 
 // OnX509ContextUpdate implements workloadapi.X509ContextWatcher.
@@ -112,29 +113,16 @@ func (w *watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 		w.OnX509ContextWatchError(err)
 		return
 	}
-	if w.failing {
-		w.failing = false
-		w.log.Info("the identity is read from SPIRE again", "id", next.ID().String())
-	}
+	w.Record(nil)
 	if last, err := w.Current(); err != nil || !last.Equal(next) {
 		w.Publish(next)
 	}
 }
 
-// OnX509ContextWatchError implements workloadapi.X509ContextWatcher. It logs the first failure in a row.
+// OnX509ContextWatchError implements workloadapi.X509ContextWatcher.
 func (w *watcher) OnX509ContextWatchError(err error) {
-	if w.ctx.Err() != nil {
-		return
-	}
-	w.Fail(fmt.Errorf("spire: %s: %w", w.config.Address, err))
-	if w.failing {
-		return
-	}
-	w.failing = true
-	if current, none := w.Current(); none == nil {
-		w.log.Warn("the identity cannot be read from SPIRE: the last certificate stays", "error", err, "valid_until", current.Leaf().NotAfter)
-	} else {
-		w.log.Warn("the identity cannot be read from SPIRE: no connection can be secured yet", "error", err)
+	if w.ctx.Err() == nil {
+		w.Record(fmt.Errorf("spire: %s: %w", w.config.Address, err))
 	}
 }
 

@@ -67,7 +67,7 @@ func TestASourceOfTheWorkloadAPI(t *testing.T) {
 				check(t, sourcetest.Source{
 					Source: s, ID: catalog, Target: "catalog",
 					Options: []identity.Option{identity.WithServerIDs(map[string]string{"catalog": catalog})},
-					Renew:   a.renew, AddRoot: a.addRoot, DropOldRoots: a.dropOldRoots, SetReachable: a.setReachable,
+					Renew:   a.renew, AddRoot: a.addRoot, DropOldRoots: a.dropOldRoots, SetReachable: a.setReachable, SetAllowed: a.setAllowed,
 				})
 			})
 		})

@@ -74,8 +74,8 @@ func WithSkip(skip func(context.Context, *interceptors.CallMeta) bool) Option {
 // owner of the store closes it, after the cache.
 func WithStore(store Store) Option { return func(o *options) { o.store = store } }
 
-// WithLogger logs to log instead of slog.Default(): background refreshes that panic, and
-// invalidations that did not reach other processes.
+// WithLogger logs background refreshes that panic, and invalidations that did not reach other
+// processes. Default, and nil: slog.Default().
 func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = cmp.Or(log, slog.Default()) }
 }

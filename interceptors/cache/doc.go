@@ -94,9 +94,9 @@
 //	rpc GetSweet:    cache: {ttl: "5 minutes", tags: "sweet:{id}"}
 //	rpc ChangeSweet: invalidates: {tags: "sweet:{sweet.id}"}
 //
-// An invalidation wins over each load that began before it, whoever waits for that. It
-// needs no search: each subject has a generation, and a lookup compares those of the entry
-// with the generation in which its load began.
+// An invalidation applies to what is stored, and to each load that began before it. It needs
+// no search: each subject has a generation, and a lookup compares those of the entry with
+// the generation in which its load began.
 //
 // # Several processes
 //

@@ -3,6 +3,11 @@ package cache
 import (
 	"bytes"
 	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -12,7 +17,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/internal/guard"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // The metadata keys of caches and origins, beside those of RFC 9111.
@@ -50,13 +58,21 @@ type origin interface {
 
 // answer is what an origin has answered.
 type answer struct {
-	message         proto.Message // nil if it is none of protobuf's
+	message         proto.Message // nil if it is not a protobuf message
 	body            []byte        // the marshaled message, nil if not marshaled yet
 	header, trailer metadata.MD
 }
 
-// exchange is the state of one call on its way through the cache. A hit needs no more than
-// that; origin and optionsKey are set for all others.
+// exchange is the state of one call on its way through the cache:
+//
+//	fastHit   looks up memory, and has the answer of most hits
+//	find      goes on from that lookup: serves, refreshes in the background, or
+//	coalesce  joins the flight of identical calls, whose leader
+//	lead      runs one load for all of them:
+//	load.run  reads the store, or else calls the origin, and
+//	load.keep stores the answer in memory and store
+//
+// A hit needs no more than the lookup; origin and optionsKey are set for all others.
 type exchange struct {
 	rule        *rule
 	request     proto.Message
@@ -64,7 +80,7 @@ type exchange struct {
 	directives  cachecontrol.Directives
 	wantsResult bool   // the call carries x-cache
 	destination string // that a chain of routes has chosen, "" without one
-	key         string // without the metadata that only answers vary by
+	key         string // of the request; an answer that varies by metadata has a longer one
 	found       lookup // the latest
 	origin      origin
 	optionsKey  string // call options by which calls may fail differently
@@ -110,7 +126,7 @@ func (x *exchange) find(ctx context.Context) (*entry, Result, error) {
 	switch {
 	case x.rule.shadow:
 		return x.compare(ctx)
-	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached): // both: neither way is open
+	case x.directives.Has(cachecontrol.NoCache | cachecontrol.OnlyIfCached): // both: neither memory nor the origin may answer
 		return nil, Miss, errNotCached
 	case x.directives.Has(cachecontrol.NoCache):
 		return x.load(ctx)
@@ -148,7 +164,7 @@ func (x *exchange) coalesce(ctx context.Context) (*entry, Result, error) {
 		}
 		shared, leader := flights.join(x.flightKey())
 		switch {
-		case shared == nil:
+		case shared == nil: // too many flights
 			return x.load(ctx)
 		case leader:
 			// The flight before this one may have ended between the lookup and the join.
@@ -231,7 +247,7 @@ func (x *exchange) compare(ctx context.Context) (*entry, Result, error) {
 type loaded struct {
 	entry     *entry   // nil if it may not be stored
 	vary      []string // metadata keys of its own that it varies by
-	delivered bool     // the origin has given the caller its answer, beside the entry
+	delivered bool     // the caller has the answer from the origin already: find returns no entry
 	unshared  bool     // others must not use it: each of them loads alone
 	result    Result   // Miss, or Hit if the store had it
 	err       error
@@ -313,7 +329,7 @@ func (l *load) run(ctx context.Context) loaded {
 }
 
 // isElsewhere reports whether another destination than that of the key has answered, as after a
-// retry in another arm of a route: what it has answered is not what the key identifies.
+// retry in another arm of a route. The key does not identify such an answer.
 func (l *load) isElsewhere(ctx context.Context) bool {
 	return destinationOf(ctx, l.values.side) != l.destination
 }
@@ -350,8 +366,8 @@ func (l *load) keep(e *entry, vary []string) {
 }
 
 // keepFailure stores a failure that the policy caches, and drops the expired entry if the
-// failure says that it is gone. Nothing changes while that entry may be served in place of
-// the failure, and by a failure after the caller's context has ended, which may be its effect.
+// failure says that it is gone. It changes nothing if that entry may be served in place of the
+// failure, or if the caller's context has ended, which may have caused the failure.
 func (l *load) keepFailure(ctx context.Context, err error, got answer) {
 	old, memory := l.found.entry, l.rule.cache.memory
 	if ctx.Err() != nil || l.staleOnError(old, err) {
@@ -388,7 +404,7 @@ type flights struct {
 type flight struct {
 	done chan struct{} // closed when the outcome is published
 	// loaded is the outcome: an entry or an error for all that wait. If it is unshared, each
-	// of them loads alone. If it has none of that, they start again, and one is the next leader.
+	// of them loads alone. If it is empty, they start again, and one is the next leader.
 	loaded
 }
 
@@ -449,8 +465,9 @@ func (x *exchange) lead(ctx context.Context, shared *flight) loaded {
 	return got
 }
 
-// shareable returns what a leader publishes of the load that it made: nothing if its own
-// context has ended, and that each loads alone if the result may concern the leader alone.
+// shareable returns what a leader publishes of the load that it made. It is empty if the load
+// failed because the leader's own context has ended, so that another one leads, and unshared
+// if the result may concern the leader alone.
 func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 	if got.err != nil && ctx.Err() != nil {
 		return loaded{}
@@ -471,11 +488,158 @@ func (x *exchange) shareable(ctx context.Context, got loaded) loaded {
 }
 
 // canUse reports whether an entry that another exchange has loaded answers this one, too: it
-// may vary by metadata or be invalid by now. One that has just come from the origin is as new
-// as can be; one from memory or the store may be too old for this caller's directives.
+// may vary by metadata, or have been invalidated since. One from memory or the store may also
+// be too old for this caller's directives; one from the origin cannot be newer.
 func (x *exchange) canUse(got loaded) bool {
 	if x.variantKey(got.vary) != x.found.key || !x.rule.cache.memory.generations.valid(x.rule, got.entry) {
 		return false
 	}
 	return got.result == Miss || x.freshness(got.entry) == fresh
+}
+
+const (
+	// defaultRefreshTimeout bounds a refresh where the policy has no timeout.
+	defaultRefreshTimeout = 10 * time.Second
+	// refreshPause is how long a method is not refreshed after an outage, so that refreshes
+	// do not follow each other as fast as they fail.
+	refreshPause = time.Second
+)
+
+// refreshesEarly draws whether a fresh answer is refreshed now: the more likely the nearer
+// its expiry, and the longer its load took. So of many callers, on many machines, one
+// refreshes before all must (XFetch; Vattani, Chierichetti, Lowenstein: Optimal
+// Probabilistic Cache Stampede Prevention, VLDB 2015).
+func (r *rule) refreshesEarly(e *entry, now time.Time) bool {
+	if r.earlyRefreshBeta == 0 || e.failure != nil {
+		return false
+	}
+	left := r.ttlOf(e) - now.Sub(e.bornAt)
+	return float64(e.loadTime)*r.earlyRefreshBeta*-math.Log(1-rand.Float64()) >= float64(left)
+}
+
+// refresh loads the answer anew in the background, as the leader of its flight. It does
+// nothing while there is such a flight, during a pause, or while too many refreshes run.
+func (x *exchange) refresh(ctx context.Context) {
+	r := x.rule
+	if time.Now().UnixNano() < r.method.pausedUntil.Load() {
+		return
+	}
+	shared, leader := r.cache.flights.join(x.flightKey())
+	if !leader || shared == nil {
+		return
+	}
+	// A clone, since the caller may change its request as soon as it has its answer. Without
+	// the directives, which are for the caller's own call.
+	own := &exchange{rule: r, request: proto.Clone(x.request), values: x.values, destination: x.destination, key: x.key, found: x.found, optionsKey: x.optionsKey}
+	ctx, own.origin = x.origin.detached(interceptors.WithoutOutcome(ctx), own.request)
+	if !r.cache.refreshes.start(ctx, r.meta.FullMethod, func(ctx context.Context) { own.refreshNow(ctx, shared) }) {
+		r.cache.flights.finish(x.flightKey(), shared, loaded{}) // those that have joined start again, and one leads
+	}
+}
+
+func (x *exchange) refreshNow(ctx context.Context, shared *flight) {
+	ctx, cancel := context.WithTimeout(ctx, x.rule.refreshTimeout)
+	defer cancel()
+	err := rpc.ErrPanic
+	defer func() {
+		method := x.rule.method
+		method.results.refreshed(err != nil)
+		if code := status.Code(err); isOutage(code) || code == codes.ResourceExhausted {
+			method.pausedUntil.Store(time.Now().Add(refreshPause).UnixNano())
+		}
+	}()
+	err = x.lead(ctx, shared).err
+}
+
+// maxTasks caps the background tasks of one kind at once.
+const maxTasks = 64
+
+// closeTimeout is how long [Cache.Close] waits for tasks that ignore their context.
+const closeTimeout = 5 * time.Second
+
+// tasks are the background tasks of one kind: refreshes, or saves to the store. Closing
+// ends them.
+type tasks struct {
+	what   string
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	running map[*task]struct{}
+	closed  bool
+	done    sync.WaitGroup
+}
+
+// task is one that runs.
+type task struct {
+	method string
+	start  time.Time
+}
+
+func newTasks(what string, log *slog.Logger) *tasks {
+	t := &tasks{what: what, log: log, running: map[*task]struct{}{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+// start runs a task for a method, and returns false if there are too many. The context of
+// the task has the values of ctx and ends with close.
+func (t *tasks) start(ctx context.Context, method string, run func(context.Context)) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || len(t.running) >= maxTasks {
+		return false
+	}
+	one := &task{method, time.Now()}
+	t.running[one] = struct{}{}
+	t.done.Go(func() {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(t.ctx, cancel)()
+		defer t.end(ctx, one)
+		run(ctx)
+	})
+	return true
+}
+
+// end also recovers a panic: no recovery interceptor runs in a task.
+func (t *tasks) end(ctx context.Context, one *task) {
+	if p := recover(); p != nil {
+		t.log.ErrorContext(ctx, t.what+" has panicked", "method", one.method, "panic", p, "stack", string(debug.Stack()))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.running, one)
+}
+
+// close cancels all tasks and waits for them, for closeTimeout at most. What is left
+// running is logged.
+func (t *tasks) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel()
+	if guard.Within(closeTimeout, t.done.Wait, func(error) {}) == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for one := range t.running {
+		t.log.Error(t.what+" does not end: it is left running", "method", one.method, "since", one.start)
+	}
+}
+
+// closeSubscription ends the store's subscription, in the same time.
+func (t *tasks) closeSubscription(unsubscribe func()) {
+	logPanic := func(err error) {
+		if p, ok := err.(*guard.Panic); ok {
+			t.log.Error(t.what+" has panicked", "panic", p.Value, "stack", p.Stack)
+		}
+	}
+	err := guard.Within(closeTimeout, unsubscribe, logPanic)
+	logPanic(err)
+	if errors.Is(err, guard.ErrLeft) {
+		t.log.Error(t.what + " does not end its subscription: it is left running")
+	}
 }

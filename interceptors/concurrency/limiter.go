@@ -70,8 +70,8 @@ func (l *Limiter) StreamServerInterceptor(policies *interceptors.Policies) grpc.
 // Option changes what [New] makes.
 type Option func(*Limiter)
 
-// WithCallers says whose priorities count: those of callers who are trusted. Default:
-// nobody's.
+// WithCallers sets which callers are trusted to choose the priority of their calls. Default:
+// none.
 func WithCallers(callers *caller.Callers) Option {
 	return func(l *Limiter) { l.callers = callers }
 }

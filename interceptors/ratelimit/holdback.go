@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,64 +43,6 @@ type refusedLimit struct {
 
 // refusedLimits are those of one method: mostly none.
 type refusedLimits = atomic.Pointer[[]refusedLimit]
-
-// avoidance is a call like some that instances, or all, have refused.
-type avoidance struct {
-	method *methodLimits
-	limits []refusedLimit
-	keys   [maxRefusedLimits]key // of the call, by limit
-	broken [maxRefusedLimits]bool
-	target string
-
-	attempt.Avoid
-
-	mu         sync.Mutex    // gRPC may pick in another goroutine than the caller's
-	retryAfter time.Duration // when the service may be called again, if no instance may be now
-	by         *refusedLimit // why not
-	probing    *cooldown     // that this call probes
-}
-
-// avoid has the attempt of record avoid the instances that have refused calls like this
-// one. It waits or fails where the whole service has. It returns nil for a call that none
-// has refused of late.
-func (m *methodLimits) avoid(ctx context.Context, req any, cc *grpc.ClientConn, record *attempt.Record) (*avoidance, error) {
-	for {
-		a := m.newAvoidance(ctx, req, cc)
-		if a == nil {
-			return nil, nil
-		}
-		left := a.left(nil)
-		if left <= 0 {
-			if record != nil {
-				record.SetAvoid(&a.Avoid)
-			}
-			return a, nil
-		}
-		if err := a.wait(ctx, a.allRefuse(left)); err != nil {
-			return nil, err
-		}
-	}
-}
-
-func (m *methodLimits) newAvoidance(ctx context.Context, req any, cc *grpc.ClientConn) *avoidance {
-	limits := m.refusedBy.Load()
-	if limits == nil {
-		return nil
-	}
-	now := m.limiter.table.now()
-	if !slices.ContainsFunc(*limits, func(l refusedLimit) bool { return l.until.Load() > now }) {
-		return nil
-	}
-	target := targetOf(cc)
-	a := &avoidance{method: m, limits: *limits, target: target}
-	at := m.limiter.table.seeds.hash(target)
-	for i := range a.limits {
-		found, _, err := a.limits[i].keyer.key(ctx, req)
-		a.keys[i], a.broken[i] = found.combine(at), err != nil
-	}
-	a.For, a.Err = a.left, a.allRefuse
-	return a
-}
 
 // left is for how long calls like this one are held back from an instance, or from the
 // service where it is nil.
@@ -156,16 +97,6 @@ func (a *avoidance) allRefuse(shortest time.Duration) error {
 	return r.err()
 }
 
-// unpicked reports whether no instance could be picked, as all refuse. It is false for nil.
-func (a *avoidance) unpicked() bool {
-	if a == nil {
-		return false
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.retryAfter > 0
-}
-
 // wait is for a call that no instance may get and that fails with err. Where the policy
 // lets calls wait, and there is time, it waits and returns nil.
 func (a *avoidance) wait(ctx context.Context, err error) error {
@@ -206,45 +137,6 @@ func (a *avoidance) probed(picked *attempt.Instance, code codes.Code) {
 	default:
 		a.method.limiter.cooldowns.drop(c.key)
 	}
-}
-
-// attemptEnded begins a cooldown if an instance or a service refuses such calls for a time,
-// and ends the one that the attempt has probed.
-func (m *methodLimits) attemptEnded(ctx context.Context, req any, cc *grpc.ClientConn, record *attempt.Record, a *avoidance, err error, opts []grpc.CallOption) {
-	var picked *attempt.Instance
-	if record != nil {
-		picked = record.Picked()
-	}
-	if a != nil {
-		a.probed(picked, status.Code(err))
-	}
-	if status.Code(err) != codes.ResourceExhausted || a.unpicked() {
-		return
-	}
-	pushback := parsePushback(m.meta.Service, status.Convert(err), record, opts)
-	m.limiter.tracksPicks.Store(true)
-	if pushback.after <= 0 || picked == nil && !pushback.service {
-		return // it is not known who has refused
-	}
-	limit, ok := m.refusedLimitOf(pushback)
-	if !ok {
-		return
-	}
-	found, _, failed := limit.keyer.key(ctx, req)
-	if failed != nil {
-		return
-	}
-	instance := picked
-	if pushback.service {
-		instance = nil
-	} else {
-		picked.CountRefusal()
-	}
-	seeds, lasts := &m.limiter.table.seeds, min(pushback.after, m.limiter.options.holdBack)
-	until := m.limiter.table.now() + int64(lasts)
-	m.limiter.cooldowns.put(&cooldown{key: found.combine(seeds.hash(targetOf(cc))).combine(seeds.hashInstance(instance)), until: until})
-	limit.extend(until + int64(probeTime))
-	m.limiter.warnHeldBack(m.meta.FullMethod, targetOf(cc), instance, pushback, lasts)
 }
 
 // extend never shortens the time for which calls are compared with the limit.

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -130,6 +131,38 @@ func (r refusal) err() error {
 		}
 	}
 	return status.ErrorProto(s)
+}
+
+// FromContext returns the standing of the caller at each limit of the method right after
+// its call was admitted, in the order of the policy: what the RateLimit field shows (see
+// [WithFields]). It reports false where no limiter of a server is in the chain, or the
+// method has no limit.
+func FromContext(ctx context.Context) ([]Standing, bool) {
+	c, ok := ctx.Value(contextKey{}).(*callContext)
+	if !ok {
+		return nil, false
+	}
+	return c.checks.standings(c.table, c.now), true
+}
+
+type contextKey struct{}
+
+// callContext is the context of an admitted call, in one allocation where a method has no
+// more than two limits.
+type callContext struct {
+	context.Context
+	table  *Table
+	now    int64
+	checks checks
+	space  [2]check
+}
+
+// Value finds the context itself.
+func (c *callContext) Value(name any) any {
+	if name == (contextKey{}) {
+		return c
+	}
+	return c.Context.Value(name)
 }
 
 // The fields of draft-ietf-httpapi-ratelimit-headers, as trailers: lists of

@@ -12,7 +12,7 @@ import (
 )
 
 // Whatever a server writes into the trailer, a call is tried again only when it
-// is a plain number, and never in vain.
+// is a plain number, and never beyond its deadline.
 func FuzzPushback(f *testing.F) {
 	for _, value := range []string{"0", "1", "-1", "", "soon", "+5", "1e3", " 1", "4294967296", "2147483648"} {
 		f.Add(value)

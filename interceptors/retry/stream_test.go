@@ -104,7 +104,7 @@ func open(t *testing.T, all []*instance, opts ...grpc.CallOption) (grpc.ClientSt
 }
 
 // What was sent before an instance has said that no handler ran is sent to the next, in
-// order, and the end of sending with it. OnFinish hears of the last attempt alone.
+// order, and the end of sending with it. OnFinish runs for the last attempt alone.
 func TestAStreamBeginsAnewWhereNoHandlerRan(t *testing.T) {
 	for _, closes := range []bool{true, false} {
 		all := unhandling(3)

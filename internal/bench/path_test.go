@@ -42,7 +42,7 @@ type path struct {
 }
 
 // dial opens channels of its own for each measurement, so that none profits from what
-// another has learned. Callers spread over them.
+// another has measured. Callers spread over them.
 type dial func(testing.TB) benchkit.Clients
 
 func paths() []path {

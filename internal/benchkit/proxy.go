@@ -46,7 +46,7 @@ func Absent(t testing.TB, program string) (why string) {
 }
 
 // StartNGINX runs it in front of backends as a reader of its manual would for many small calls: as many
-// workers as there are cores, which share what they know of the backends, and
+// workers as there are cores, which share the state of the backends, and
 // connections that are kept.
 func StartNGINX(t testing.TB, backends []string) Proxy {
 	const config = `

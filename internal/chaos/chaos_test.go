@@ -38,7 +38,7 @@ func TestWhichFaultsAreMade(t *testing.T) {
 	if len(all) != len(rows()) || len(short) == 0 || len(short) >= len(all) {
 		t.Errorf("%d of %d faults are made, and %d in short", len(all), len(rows()), len(short))
 	}
-	named, err := choose(true, []string{"rolling-restart", "consul-frozen"})
+	named, err := choose(true, []string{"rolling-restart", "consul-stalled"})
 	if err != nil || len(named) != 2 || named[0].name != "rolling-restart" {
 		t.Errorf("got %v, %v, want the two in their order", named, err)
 	}
@@ -197,5 +197,5 @@ func ExampleFaults() {
 	}
 	// Output:
 	// consul-restarted: Consul is killed and started empty, twice
-	// consul-frozen: Consul is stopped in its tracks by SIGSTOP, and goes on
+	// consul-stalled: Consul is stopped in its tracks by SIGSTOP, and goes on
 }

@@ -17,7 +17,7 @@ const (
 	// is still registered.
 	twoHeartbeats = 12 * time.Second
 	// shortWait is what a client may wait for on a connection that has died in
-	// silence: with it, the query on it is given up after 7.1 s.
+	// silence: with it, the query on it is abandoned after 7.1 s.
 	shortWait = 2 * time.Second
 
 	// noticeable bounds the time until Consul's catalog shows a change.
@@ -39,7 +39,7 @@ func rows() []row {
 		aim: aim{heal: twoHeartbeats},
 	}, {
 		// Case R4
-		name: "consul-frozen", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
+		name: "consul-stalled", short: true, lasts: 10 * time.Second, lastsShort: 3 * time.Second,
 		does:   "Consul is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeConsul, heal: thawConsul,
 		wanted: "all registered, and Consul says so", healed: allRegistered,
@@ -89,23 +89,23 @@ func rows() []row {
 		aim: aim{heal: 10 * time.Second, inFlight: true},
 	}, {
 		// Case F3
-		name: "instance-frozen", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
+		name: "instance-stalled", short: true, lasts: 4 * time.Second, lastsShort: 4 * time.Second,
 		does:   "one instance is stopped in its tracks by SIGSTOP, and goes on",
 		inject: freezeInstance, heal: thawInstance,
-		wanted: "it is called again", healed: frozenCalled,
+		wanted: "it is called again", healed: stalledCalled,
 		aim: aim{heal: 20 * time.Second, failed: 10},
 	}, {
 		// Case F4
 		name: "instance-failing", short: true, lasts: 20 * time.Second, lastsShort: 5 * time.Second,
-		does:   "a fourth instance is started, which answers INTERNAL at once, and is mended",
-		inject: startFailing, heal: mendFailing,
-		wanted: "it is called again", healed: mendedCalled,
+		does:   "a fourth instance is started, which answers INTERNAL at once, and is fixed",
+		inject: startFailing, heal: fixFailing,
+		wanted: "it is called again", healed: fixedCalled,
 		aim: aim{heal: 20 * time.Second, failed: 12},
 	}, {
 		name: "instance-refusing", lasts: 20 * time.Second, lastsShort: 5 * time.Second,
-		does:   "a fourth instance is started, which refuses all calls for ten years, and is mended",
-		inject: startRefusing, heal: mendFailing,
-		wanted: "it is called again", healed: mendedCalled,
+		does:   "a fourth instance is started, which refuses all calls for ten years, and is fixed",
+		inject: startRefusing, heal: fixFailing,
+		wanted: "it is called again", healed: fixedCalled,
 		// One more if calls were in flight to it when it was detected.
 		aim: aim{heal: 35 * time.Second, failed: 5},
 	}, {
@@ -167,7 +167,7 @@ func restartConsul(ctx context.Context, s *scene) error {
 func startConsul(ctx context.Context, s *scene) error { return s.consul.Start(ctx) }
 
 func freezeConsul(ctx context.Context, s *scene) error {
-	s.say("consul is frozen for %v", s.lasts)
+	s.say("consul is stalled for %v", s.lasts)
 	if err := s.consul.Freeze(); err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func silenceConsul(ctx context.Context, s *scene) error {
 		return err
 	}
 	if newestCalled(ctx, s) {
-		return fmt.Errorf("the client has heard of %s, and so its connections were not silent", s.newest.ID)
+		return fmt.Errorf("the client has received %s, so its connections were not silent", s.newest.ID)
 	}
 	return nil
 }
@@ -260,10 +260,10 @@ func killInstance(_ context.Context, s *scene) error {
 }
 
 func freezeInstance(ctx context.Context, s *scene) error {
-	s.frozen = s.living[0]
-	s.touched[s.frozen.Address] = true
-	s.say("%s is frozen for %v", s.frozen.ID, s.lasts)
-	if err := s.frozen.Freeze(); err != nil {
+	s.stalled = s.living[0]
+	s.touched[s.stalled.Address] = true
+	s.say("%s is stalled for %v", s.stalled.ID, s.lasts)
+	if err := s.stalled.Freeze(); err != nil {
 		return err
 	}
 	return pause(ctx, s.lasts)
@@ -271,11 +271,11 @@ func freezeInstance(ctx context.Context, s *scene) error {
 
 func thawInstance(_ context.Context, s *scene) error {
 	s.ended = time.Now()
-	return s.frozen.Thaw()
+	return s.stalled.Thaw()
 }
 
-func frozenCalled(_ context.Context, s *scene) bool {
-	return s.customer.tally.answers(s.frozen.Address, s.ended)
+func stalledCalled(_ context.Context, s *scene) bool {
+	return s.customer.tally.answers(s.stalled.Address, s.ended)
 }
 
 func startFailing(ctx context.Context, s *scene) error {
@@ -317,13 +317,13 @@ func (s *scene) failerPasses(ctx context.Context) bool {
 	return err == nil && passing[s.failing.address]
 }
 
-func mendFailing(_ context.Context, s *scene) error {
+func fixFailing(_ context.Context, s *scene) error {
 	s.ended = time.Now()
 	s.failing.mend()
 	return nil
 }
 
-func mendedCalled(_ context.Context, s *scene) bool {
+func fixedCalled(_ context.Context, s *scene) bool {
 	return s.customer.tally.answers(s.failing.address, s.ended)
 }
 

@@ -31,7 +31,7 @@ type scene struct {
 	touched map[string]bool // addresses of instances that the fault concerns
 	newest  *shop.Instance  // started during the fault
 	killed  *shop.Instance
-	frozen  *shop.Instance
+	stalled *shop.Instance
 	failing *failer
 	silent  net.Listener // of registrations that never answer
 	dead    []string     // ids of registrations without an instance
@@ -101,8 +101,8 @@ func (s *scene) dismiss() {
 
 func (s *scene) leave() {
 	s.dismiss()
-	if s.frozen != nil {
-		_ = s.frozen.Thaw() // the fault may have been interrupted
+	if s.stalled != nil {
+		_ = s.stalled.Thaw() // the fault may have been interrupted
 	}
 	if s.failing != nil {
 		s.failing.stop()
@@ -159,7 +159,7 @@ func (s *scene) once(ctx context.Context) (time.Duration, error) {
 	return took, err
 }
 
-// steady begins the load and lets it go on in calm.
+// steady begins the load and lets it go on without a fault.
 func steady(ctx context.Context, s *scene) error {
 	s.customer.begin(ctx)
 	if err := s.whole(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -48,7 +48,7 @@ func dialable(address string) bool {
 }
 
 // askAll asks at most maxClients processes, and records in each why it could not be asked.
-func askAll(ctx context.Context, processes []process, ask func(a asker, i int) error) {
+func askAll(ctx context.Context, asking asker, processes []process, ask func(a asker, i int) error) {
 	left := maxClients
 	for i := range processes {
 		if p := &processes[i]; p.Error == "" {
@@ -57,43 +57,39 @@ func askAll(ctx context.Context, processes []process, ask func(a asker, i int) e
 			}
 		}
 	}
-	asking := newAsker()
 	each(len(processes), maxAsks, func(i int) {
 		p := &processes[i]
 		if p.Error != "" || ctx.Err() != nil {
 			return
 		}
-		if err := ask(asking, i); err != nil {
+		if err := ask(asking.of(*p), i); err != nil {
 			p.Error = oneLine(err.Error())
 		}
 	})
 }
 
 // asker reads admin pages. Anyone who can register in Consul chooses their addresses, so
-// it uses no proxy, follows no redirect and bounds what it reads. The one credential that it
-// sends is the operator's token for admin pages, to pages that demand one.
+// it uses no proxy, follows no redirect and bounds what it reads. The credentials that it
+// shows are the operator's: a certificate, to pages over TLS alone, and the token for admin
+// pages, to those that demand one and may have it.
 type asker struct {
-	http  *http.Client
-	token string // "" is none
+	http     *http.Client
+	token    tokenTo
+	withheld bool // whether the process may not have the token
 }
 
-func newAsker() asker {
-	return asker{&http.Client{
+func newAsker(settings *tls.Config, token tokenTo) asker {
+	return asker{http: &http.Client{
 		Timeout:       askTimeout,
-		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10},
+		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10, TLSClientConfig: settings},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, adminToken()}
+	}, token: token}
 }
 
-// adminToken is MESHLITE_ADMIN_TOKEN, or the first token of MESHLITE_ADMIN_TOKEN_FILE. A file
-// that cannot be read is no token: pages that demand one then say so.
-func adminToken() string {
-	token := os.Getenv("MESHLITE_ADMIN_TOKEN")
-	if path := os.Getenv("MESHLITE_ADMIN_TOKEN_FILE"); token == "" && path != "" {
-		text, _ := os.ReadFile(path)
-		token, _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
-	}
-	return strings.TrimSpace(token)
+// of is the asker for one process.
+func (a asker) of(p process) asker {
+	a.withheld = !a.token.maySend(p)
+	return a
 }
 
 // picks reads the picks of the program from the admin page at address.
@@ -147,6 +143,9 @@ func (a asker) act(ctx context.Context, address, action string, values url.Value
 
 func ask(ctx context.Context, method, address, path string, body io.Reader) (*http.Request, error) {
 	page := url.URL{Scheme: "http", Host: address, Path: path}
+	if host, secured := strings.CutPrefix(address, https); secured {
+		page.Scheme, page.Host = "https", host
+	}
 	return http.NewRequestWithContext(ctx, method, page.String(), body)
 }
 
@@ -183,20 +182,27 @@ func (a asker) fetch(request *http.Request) ([]byte, error) {
 	}
 }
 
+// errWithheld does not name the page, so that those of many processes are one line.
+var errWithheld = errors.New("it demands the token, which is sent unencrypted only to this host and to what is named: " +
+	"name pages by --client, or a network that is trusted by --send-token-to, such as 10.0.0.0/8")
+
 // send sends the request, and again with the token if that is what the page demands.
 func (a asker) send(request *http.Request) (*http.Response, error) {
 	response, err := a.http.Do(request)
-	if err != nil || response.StatusCode != http.StatusUnauthorized || a.token == "" || !strings.HasPrefix(response.Header.Get("WWW-Authenticate"), "Bearer") {
+	if err != nil || response.StatusCode != http.StatusUnauthorized || a.token.secret == "" || !strings.HasPrefix(response.Header.Get("WWW-Authenticate"), "Bearer") {
 		return response, err
 	}
 	_ = response.Body.Close()
+	if a.withheld {
+		return nil, errWithheld
+	}
 	again := request.Clone(request.Context())
 	if request.GetBody != nil {
 		if again.Body, err = request.GetBody(); err != nil {
 			return nil, err
 		}
 	}
-	again.Header.Set("Authorization", "Bearer "+a.token)
+	again.Header.Set("Authorization", "Bearer "+a.token.secret)
 	return a.http.Do(again)
 }
 

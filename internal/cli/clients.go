@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -30,6 +31,7 @@ type process struct {
 	Error   string `json:"error,omitempty"` // why it could not be asked
 
 	service string // of its instance, empty when it was named
+	named   bool   // by --client
 }
 
 // name is the process for people.
@@ -46,8 +48,8 @@ func checkClients(clients []string, agent string, datacenters []string) error {
 		return Usagef("--client together with --http-addr or --dc: clients that are named are not looked for in Consul")
 	}
 	for _, address := range clients {
-		if !dialable(address) {
-			return Usagef("--client %q: write host:port, such as 127.0.0.1:9090", address)
+		if !dialable(strings.TrimPrefix(address, https)) {
+			return Usagef("--client %q: write host:port, such as 127.0.0.1:9090, or https://host:port", address)
 		}
 	}
 	return nil
@@ -56,7 +58,7 @@ func checkClients(clients []string, agent string, datacenters []string) error {
 // named are those of --client, each once.
 func named(addresses []string) (list []process) {
 	for _, address := range slices.Compact(slices.Sorted(slices.Values(addresses))) {
-		list = append(list, process{Address: address})
+		list = append(list, process{Address: address, named: true})
 	}
 	return list
 }
@@ -168,7 +170,7 @@ func (o own) here(host string) bool {
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		return host == "localhost"
+		return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
 	}
 	ip = ip.Unmap()
 	return ip.IsLoopback() || ip.IsUnspecified()

@@ -28,7 +28,8 @@ type EndpointsOptions struct {
 	Warning     bool // clients call instances in warning state
 	Watch       bool
 	Picks       bool     // show how clients pick, instead of Consul's list
-	Clients     []string // host:port of their admin pages; empty is those in Consul
+	Clients     []string // host:port of their admin pages, or https://host:port; empty is those in Consul
+	Pages       PageAccess
 	Format      Format
 }
 

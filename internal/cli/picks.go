@@ -31,17 +31,28 @@ func (o *EndpointsOptions) checkPicks() error {
 	case o.Picks && (len(o.Tags) > 0 || o.Near+o.Filter != "" || o.Warning):
 		return Usagef("--picks together with --tag, --near, --filter or --warning: clients have asked already, and are shown with what they ask for")
 	}
+	if !o.Picks && len(o.Pages.SendTokenTo) > 0 {
+		return Usagef("--send-token-to without --picks: write both")
+	}
+	if err := o.Pages.check(o.Clients); err != nil {
+		return err
+	}
 	return checkClients(o.Clients, o.Agent, o.Datacenters)
 }
 
 // picks shows how the clients of a service pick its instances.
 func picks(ctx context.Context, o EndpointsOptions, queries []catalog.Query, streams Streams) error {
+	asking, end, err := o.Pages.asker(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	processes, from, err := o.processes(ctx, queries, streams.Err)
 	if err != nil {
 		return err
 	}
 	clients := make([]client, len(processes))
-	askAll(ctx, processes, func(a asker, i int) error {
+	askAll(ctx, asking, processes, func(a asker, i int) error {
 		all, err := a.picks(ctx, processes[i].Address)
 		clients[i].take(all, queries[0].Service)
 		return err

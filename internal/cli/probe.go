@@ -135,16 +135,8 @@ func (o *ProbeOptions) security() (settings *tls.Config, creds credentials.Trans
 	case o.Security.ServerName == "":
 		return nil, nil, nil, Usagef("--identity %q: an address names no service: say which one must listen there by --servername", o.Security.Identity)
 	}
-	directory, err := dialAgent("")
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	creds, closeCreds, err := o.Security.Credentials(directory, slog.New(slog.DiscardHandler))
-	if err != nil {
-		directory.Close()
-		return nil, nil, nil, err
-	}
-	return nil, creds, func() { closeCreds(); directory.Close() }, nil
+	creds, end, err = o.Security.ofAgent()
+	return nil, creds, end, err
 }
 
 // ask asks once.

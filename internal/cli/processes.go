@@ -16,7 +16,8 @@ type ProcessesOptions struct {
 	Service     string // whose processes; empty is all in Consul
 	Agent       string // host:port; empty is the one that the environment names
 	Datacenters []string
-	Clients     []string // host:port of admin pages, instead of those in Consul
+	Clients     []string // host:port of admin pages, or https://host:port, instead of those in Consul
+	Pages       PageAccess
 	Format      Format
 }
 
@@ -26,6 +27,9 @@ func (o ProcessesOptions) check() error {
 		return Usagef("service %q: write the name of a service", o.Service)
 	case o.Service != "" && len(o.Clients) > 0:
 		return Usagef("service %q together with --client: leave one out", o.Service)
+	}
+	if err := o.Pages.check(o.Clients); err != nil {
+		return err
 	}
 	return checkClients(o.Clients, o.Agent, o.Datacenters)
 }
@@ -40,11 +44,16 @@ type replies[T any] struct {
 // askProcesses asks all selected processes and reports on stderr which could not be asked.
 // It fails if none could.
 func askProcesses[T any](ctx context.Context, o ProcessesOptions, stderr io.Writer, ask func(a asker, address string) (T, error)) (all replies[T], err error) {
+	asking, end, err := o.Pages.asker(ctx)
+	if err != nil {
+		return all, err
+	}
+	defer end()
 	if all.processes, all.unread, err = o.processes(ctx, stderr); err != nil {
 		return all, err
 	}
 	all.answers = make([]T, len(all.processes))
-	askAll(ctx, all.processes, func(a asker, i int) (err error) {
+	askAll(ctx, asking, all.processes, func(a asker, i int) (err error) {
 		all.answers[i], err = ask(a, all.processes[i].Address)
 		return err
 	})

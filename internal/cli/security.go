@@ -58,6 +58,20 @@ func (s Security) Credentials(directory *consul.Directory, log *slog.Logger) (_ 
 	}
 }
 
+// ofAgent are Credentials by the agent that the environment names.
+func (s Security) ofAgent() (_ credentials.TransportCredentials, end func(), _ error) {
+	directory, err := dialAgent("")
+	if err != nil {
+		return nil, nil, err
+	}
+	creds, closeCreds, err := s.Credentials(directory, slog.New(slog.DiscardHandler))
+	if err != nil {
+		directory.Close()
+		return nil, nil, err
+	}
+	return creds, func() { closeCreds(); directory.Close() }, nil
+}
+
 // source is that of a service's certificates, nil for other security.
 func (s Security) source(directory *consul.Directory, log *slog.Logger) (identity.Source, error) {
 	if s.Identity != "" {

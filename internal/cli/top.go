@@ -51,7 +51,12 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	t := &top{o: o, streams: streams, before: map[string]*scrape.Sample{}}
+	asking, end, err := o.Pages.asker(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	t := &top{o: o, asking: asking, streams: streams, before: map[string]*scrape.Sample{}}
 	if len(o.Clients) == 0 {
 		directory, err := dialAgent(o.Agent)
 		if err != nil {
@@ -74,7 +79,7 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 			ctx = quit
 		}
 	}
-	err := t.run(ctx)
+	err = t.run(ctx)
 	if ctx.Err() != nil && !o.Once {
 		return nil
 	}
@@ -84,6 +89,7 @@ func Top(ctx context.Context, o TopOptions, streams Streams) error {
 // top reads the metrics of processes every interval. One goroutine uses it.
 type top struct {
 	o         TopOptions
+	asking    asker
 	streams   Streams
 	directory *consul.Directory // nil when processes are named
 	screen    *screen.Screen    // nil where it writes one table below the other
@@ -135,7 +141,7 @@ func (t *top) measure(ctx context.Context) (measured, error) {
 	}
 	processes, samples := slices.Clone(t.processes), make([]*scrape.Sample, len(t.processes))
 	now := time.Now()
-	askAll(ctx, processes, func(a asker, i int) (err error) {
+	askAll(ctx, t.asking, processes, func(a asker, i int) (err error) {
 		samples[i], err = a.scrape(ctx, processes[i].Address)
 		return err
 	})

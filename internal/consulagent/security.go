@@ -14,6 +14,7 @@ type Security struct {
 	CAFile, CertFile, KeyFile string // PEM; the certificate is of 127.0.0.1, localhost and server.dc1.consul
 	GossipKey                 string // 32 bytes in base64
 	Management                string // the token with all rights, a UUID
+	ForChecks                 bool   // the certificate is presented to services that are checked, too
 }
 
 // flags are those of the ports, and of all that is secured. Without security they are those
@@ -25,6 +26,7 @@ func (s *Security) flags(http, grpc int) []string {
 	return []string{
 		"-http-port=-1", "-https-port=" + strconv.Itoa(http), "-grpc-port=-1", "-grpc-tls-port=" + strconv.Itoa(grpc),
 		"-encrypt=" + s.GossipKey,
+		"-hcl", fmt.Sprintf("enable_agent_tls_for_checks = %t", s.ForChecks),
 		"-hcl", fmt.Sprintf(`tls { defaults { ca_file = %q cert_file = %q key_file = %q verify_outgoing = true } }`, s.CAFile, s.CertFile, s.KeyFile),
 		"-hcl", fmt.Sprintf(`acl { enabled = true default_policy = "deny" tokens { initial_management = %q agent = %[1]q } }`, s.Management),
 	}

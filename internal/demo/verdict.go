@@ -43,7 +43,7 @@ func (r *Result) Broken() []string {
 		}
 	}
 	if len(broken) > 0 && r.late*busyPart > r.Calls {
-		broken = append(broken, fmt.Sprintf("and this machine was too busy: %d of %d calls could not be sent when they were due: try again when it is calm", r.late, r.Calls))
+		broken = append(broken, fmt.Sprintf("and this machine was too busy: %d of %d calls could not be sent when they were due: try again when it is idle", r.late, r.Calls))
 	}
 	return broken
 }

@@ -19,7 +19,7 @@ func isHTTP(scheme string) bool { return scheme == "http" || scheme == "https" }
 const maxReason = 200
 
 // probeHTTP asks an HTTP service whether it is ready. One that answers something else than
-// success or 503 has no /readyz, and is well as far as can be seen.
+// success or 503 has no /readyz, and counts as ready.
 func probeHTTP(ctx context.Context, scheme, address string) probeResult {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+address+"/readyz", nil)
 	if err != nil {

@@ -219,10 +219,14 @@ func checkFix(e consul.Entry, overTLS bool) string {
 		}
 	}
 	if overTLS {
-		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log. If the server demands a client's certificate, the agent has none: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration", orNone(e.Node))
+		return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check, and verify its certificate by the name of the check? See its log. If the server demands a client's certificate: %s", orNone(e.Node), certificateFix)
 	}
 	return fmt.Sprintf("clients do not call it while enough others are healthy: can the agent on node %s reach the address of the check?", orNone(e.Node))
 }
+
+// certificateFix is for servers that demand what agents do not present, or not the right one.
+const certificateFix = "an agent presents its own only with enable_agent_tls_for_checks, and the server must trust its authority, which servers with meshlite.ConsulIdentity never do: " +
+	"serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
 
 // tlsFix goes by the text of the agent's gRPC and crypto/tls, which have no codes for it.
 func tlsFix(output string, overTLS bool) string {
@@ -232,11 +236,11 @@ func tlsFix(output string, overTLS bool) string {
 		return fmt.Sprintf("its check verifies the name %s, which its certificate does not have: issue one with that name, or set a name that it has, by CheckServerName of meshlite.WithRegistration",
 			cmp.Or(wantedName(output), "of its address"))
 	case has("signed by unknown authority"):
-		return "its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or let the check accept any certificate, by CheckSkipVerify of meshlite.WithRegistration"
+		return "its check does not trust the authority of its certificate: add it to the roots of the agent's machine, or to ca_file of an agent with enable_agent_tls_for_checks, or let the check accept any certificate, by CheckSkipVerify of meshlite.WithRegistration"
 	case has("certificate has expired"):
 		return "its certificate is not valid now: renew it, and look at the agent's clock"
 	case has("certificate required"), has("bad certificate"):
-		return "it requires a client certificate, which the agent does not have: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
+		return "it requires a client certificate of an authority that it trusts: " + certificateFix
 	case overTLS && has("error reading server preface"):
 		return "its check speaks plaintext, and it demands TLS: serve checks separately by meshlite.WithHealthListener, or set the TTL of meshlite.WithRegistration"
 	case has("first record does not look like a TLS handshake"):

@@ -286,12 +286,12 @@ func worst(calls []call) (longest time.Duration) {
 	return longest
 }
 
-// F3: One of three frozen (SIGSTOP) for 4 s: <= 10 failed calls, at 1,000 calls a second
+// F3: One of three stalled (SIGSTOP) for 4 s: <= 10 failed calls, at 1,000 calls a second
 // with a deadline of 1 s. Stock: round_robin 1,012, least_request 325-356. Handlers take
 // 5 ms.
 //
-// Case F3: A frozen instance fails ten calls at most.
-func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
+// Case F3: A stalled instance fails ten calls at most.
+func TestAStalledInstanceFailsAFewCalls(t *testing.T) {
 	for try := range tries {
 		instances, client := trio(t, 5*time.Millisecond, nil)
 		victim := instances[1]
@@ -300,7 +300,7 @@ func TestAFrozenInstanceFailsAFewCalls(t *testing.T) {
 		time.AfterFunc(5*time.Second, func() { faults <- victim.Thaw() })
 		calls := load(client, 1000, 7*time.Second)
 		if err := errors.Join(<-faults, <-faults); err != nil {
-			t.Fatalf("the instance was not frozen: %v", err)
+			t.Fatalf("the instance was not stalled: %v", err)
 		}
 		failed := failures(calls)
 		elsewhere := slices.ContainsFunc(failed, func(c call) bool { return c.instance != victim.Address })

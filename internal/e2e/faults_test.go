@@ -13,7 +13,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 )
 
-// R4: A Consul outage fails no call and closes no connection: frozen, and with
+// R4: A Consul outage fails no call and closes no connection: stalled, and with
 // connections that were dropped without a word.
 //
 // F7: Health flapping every 100 ms: 0 failed, no reconnect of unchanged endpoints.
@@ -24,7 +24,7 @@ import (
 // G4: A crash without deregistration: out of rotation at once by connection state,
 // out of Consul's passing instances after the check's time.
 //
-// F3, F4: One frozen, or answering errors at once: a few calls find it out.
+// F3, F4: One stalled, or answering errors at once: a few calls find it out.
 //
 // Each is a row of `make chaos`, in its short form.
 //
@@ -37,7 +37,7 @@ import (
 func TestRealFaults(t *testing.T) {
 	dir := build(t)
 	agenttest.Path(t)
-	for _, name := range []string{"consul-frozen", "consul-silent", "health-flaps", "consul-restarted", "instance-killed", "instance-frozen", "instance-failing", "wrong-program"} {
+	for _, name := range []string{"consul-stalled", "consul-silent", "health-flaps", "consul-restarted", "instance-killed", "instance-stalled", "instance-failing", "wrong-program"} {
 		t.Run(name, func(t *testing.T) {
 			result := makeFault(t, dir, name)
 			// A machine that stalls fails calls by their own deadline.
@@ -67,11 +67,11 @@ func makeFault(t *testing.T, dir, name string) *chaos.Result {
 	return result
 }
 
-// stopChaos stops while Consul is frozen, which leaves no process behind.
+// stopChaos stops while Consul is stalled, which leaves no process behind.
 func stopChaos(t *testing.T, dir string) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	_, err := chaos.Run(ctx, chaos.Options{Only: []string{"consul-frozen"}, Programs: dir, Progress: logger{t, "is frozen", stop}})
+	_, err := chaos.Run(ctx, chaos.Options{Only: []string{"consul-stalled"}, Programs: dir, Progress: logger{t, "is stalled", stop}})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was stopped", err)
 	}

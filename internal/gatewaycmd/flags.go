@@ -27,11 +27,11 @@ is called by its google.api.http rule or, without one, by POST /pkg.Service/Meth
 --http balances a plain HTTP/1.1 service: web=/web/ is the service web in Consul, and
 web=/web/,http://127.0.0.1:8000,http://127.0.0.1:8001 a fixed list. The prefix is stripped.
 
-Callers are known by their address. Behind NGINX, HAProxy or another proxy, --trusted-proxies
+Callers are identified by their address. Behind NGINX, HAProxy or another proxy, --trusted-proxies
 names whom to believe in X-Forwarded-For. With --jwt-jwks, bearer tokens are verified; with
 --client-ca, certificates of clients.
 
-With --identity gateway, the gateway calls gRPC services by mutual TLS as itself. They know its
+With --identity gateway, the gateway calls gRPC services by mutual TLS as itself. They identify its
 users by the subject that it forwards, if their caller.WithTrustedIdentities names it.
 
 --limit KEY=COUNT/PERIOD[@PATH] refuses what is more with 429: address=100/1m for each

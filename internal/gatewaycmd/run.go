@@ -218,7 +218,7 @@ func (r *run) site(s site) (made gateway.Site, err error) {
 	return made, nil
 }
 
-// forwarded are the headers by which a plain HTTP service knows who calls.
+// forwarded are the headers in which a plain HTTP service reads who calls.
 func (r *run) forwarded(request *http.Request) http.Header {
 	header := http.Header{}
 	r.edge.Forward(request, header)

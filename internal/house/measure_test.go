@@ -3,7 +3,6 @@ package house
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -117,76 +116,6 @@ func functionsAt(t *testing.T, file string, lines []int) []string {
 		}
 	}
 	return names
-}
-
-// scatteredYet are the types whose methods still lie in more than three files.
-var scatteredYet = []string{"balancer.Table", "gateway/edge.Edge", "gateway/transcode.Mux", "gateway/transcode.method"}
-
-// Figures of the code as a reader meets it: go test -v -run Figures ./internal/house
-func TestFiguresOfTheCode(t *testing.T) {
-	var lengths []int
-	exports, documented, comments, personal, options := 0, 0, 0, 0, 0
-	methods := map[string]map[string]int{} // by type, by file
-	tell := regexp.MustCompile(`(?i)\b(tell|tells|told|telling)\b`)
-	for _, p := range packages(t) {
-		for _, name := range p.GoFiles {
-			if strings.HasSuffix(name, ".pb.go") {
-				continue
-			}
-			set := token.NewFileSet()
-			tree, err := parser.ParseFile(set, filepath.Join(p.Dir, name), nil, parser.ParseComments)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, group := range tree.Comments {
-				for _, c := range group.List {
-					comments += strings.Count(c.Text, "\n") + 1
-					personal += len(tell.FindAllString(c.Text, -1))
-				}
-			}
-			for _, d := range tree.Decls {
-				missing := undocumented(d)
-				documented -= len(missing)
-				f, ok := d.(*ast.FuncDecl)
-				if !ok || f.Body == nil {
-					continue
-				}
-				lengths = append(lengths, set.Position(f.End()).Line-set.Position(f.Pos()).Line+1)
-				if f.Name.IsExported() {
-					exports++
-				}
-				if p.room() == "" && f.Recv == nil && strings.HasPrefix(f.Name.Name, "With") {
-					options++
-				}
-				if f.Recv != nil {
-					kind := p.room() + "." + receiver(f.Recv)
-					if methods[kind] == nil {
-						methods[kind] = map[string]int{}
-					}
-					methods[kind][name]++
-				}
-			}
-		}
-	}
-	slices.Sort(lengths)
-	t.Logf("functions: %d; lines: median %d, p90 %d, longest %d", len(lengths), lengths[len(lengths)/2], lengths[len(lengths)*9/10], lengths[len(lengths)-1])
-	t.Logf("exported functions: %d, %d exports without a comment", exports, -documented)
-	t.Logf("comment lines: %d, tell/told in them: %d", comments, personal)
-	t.Logf("options of the root: %d", options)
-	var scattered []string
-	for kind, files := range methods {
-		if len(files) > 3 && !slices.Contains(scatteredYet, kind) {
-			n := 0
-			for _, m := range files {
-				n += m
-			}
-			scattered = append(scattered, fmt.Sprintf("%s: %d methods in %d files", kind, n, len(files)))
-		}
-	}
-	slices.Sort(scattered)
-	if len(scattered) > 0 {
-		t.Errorf("types whose methods lie in more than three files: %d\n%s", len(scattered), strings.Join(scattered, "\n"))
-	}
 }
 
 func receiver(recv *ast.FieldList) string {

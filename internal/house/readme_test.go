@@ -100,12 +100,14 @@ var packagesOfPieces = map[string]string{
 	"meshlite": module, "cache": module + "/interceptors/cache", "ratelimit": module + "/interceptors/ratelimit",
 	"redis": module + "/interceptors/cache/redis", "tracing": module + "/interceptors/tracing", "env": module + "/interceptors/tracing/env",
 	"identity": module + "/identity", "consulca": module + "/identity/consulca", "spire": module + "/identity/spire", "credentials": "google.golang.org/grpc/credentials", "tls": "crypto/tls",
+	"admin": module + "/admin", "http": "net/http",
 	"authz": module + "/interceptors/authz", "intention": module + "/identity/intention",
 	"interceptors": module + "/interceptors", "resolver": module + "/resolver", "consul": module + "/resolver/consul",
 	"consultest": module + "/resolver/consultest", "caller": module + "/caller", "catalog": module + "/resolver/catalog",
 	"grpc": "google.golang.org/grpc", "insecure": "google.golang.org/grpc/credentials/insecure",
 	"reflection": "google.golang.org/grpc/reflection", "service": "google.golang.org/grpc/channelz/service",
 	"netip": "net/netip", "context": "context", "time": "time", "policyv1": module + "/proto/meshlite/policy/v1", "proto": "google.golang.org/protobuf/proto", "synctest": "testing/synctest", "testing": "testing",
+	"os": "os", "metadata": "google.golang.org/grpc/metadata",
 	"meshtest": module + "/meshtest", "codes": "google.golang.org/grpc/codes", "catalogv1": module + "/proto/sweetshop/catalog/v1",
 }
 

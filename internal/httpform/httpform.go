@@ -1,4 +1,4 @@
-// Package httpform is what the handlers of the gateway know of the form of HTTP requests:
+// Package httpform has what the handlers of the gateway check in HTTP requests:
 // which ones two servers could read differently, and which headers a proxy sets.
 package httpform
 

@@ -18,7 +18,7 @@ import (
 //go:embed *.proto
 var sources embed.FS
 
-// Everything is a contract with all that the mapping to HTTP knows.
+// Everything is a contract with all that the mapping to HTTP supports.
 func Everything(t testing.TB) *protoregistry.Files {
 	text, err := sources.ReadFile("everything.proto")
 	if err != nil {

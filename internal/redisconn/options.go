@@ -78,7 +78,7 @@ func checkOption(o *rueidis.ClientOption) error {
 	case strings.Contains(strings.Join(o.InitAddress, ""), "@"):
 		return errors.New("WithClientOption: InitAddress has user information (it is not shown): write host:port, and set Username and Password")
 	case o.ReplicaOnly || o.SendToReplicas != nil || len(o.Standalone.ReplicaAddress) > 0:
-		return errors.New("WithClientOption: ReplicaOnly, SendToReplicas and Standalone.ReplicaAddress read what replicas do not know yet: leave them out")
+		return errors.New("WithClientOption: ReplicaOnly, SendToReplicas and Standalone.ReplicaAddress read what replicas do not have yet: leave them out")
 	case o.PipelineMultiplex > rueidis.MaxPipelineMultiplex:
 		return fmt.Errorf("WithClientOption: PipelineMultiplex %d is above %d: leave it out", o.PipelineMultiplex, rueidis.MaxPipelineMultiplex)
 	default:

@@ -1,5 +1,5 @@
 // Package redistest runs Redis for the tests of the rooms that speak to it: the
-// redis-server of the machine, killed, frozen and started again on order, and a
+// redis-server of the machine, killed, stalled and started again on order, and a
 // cluster of several.
 //
 //	s := redistest.Start(t)

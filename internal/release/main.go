@@ -98,7 +98,7 @@ func choose(only string) ([]platform, error) {
 }
 
 // commitTime is SOURCE_DATE_EPOCH, else the time of the commit, else the start of 1980, before
-// which a zip archive knows no time.
+// which a zip archive cannot have a time.
 func commitTime() time.Time {
 	for _, text := range []string{os.Getenv("SOURCE_DATE_EPOCH"), git("log", "-1", "--format=%ct")} {
 		if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {

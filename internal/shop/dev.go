@@ -62,7 +62,7 @@ func dev(ctx context.Context, o DevOptions) error {
 	var customers sync.WaitGroup
 	customers.Go(func() { o.invite(ctx, s) })
 	watchEnds(ctx, o.Progress, instances)
-	customers.Wait() // they have heard of ctx, too
+	customers.Wait() // they end with ctx, too
 	fmt.Fprintln(o.Progress, "closing the shop")
 	return nil
 }

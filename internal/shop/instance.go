@@ -47,7 +47,7 @@ func (i *Instance) Kill() error {
 // answers on them. Thaw lets it go on.
 func (i *Instance) Freeze() error { return i.process.signal(child.Freeze) }
 
-// Thaw lets a frozen process go on.
+// Thaw lets a stalled process go on.
 func (i *Instance) Thaw() error { return i.process.signal(child.Thaw) }
 
 // Stop ends the process in order and waits; it is killed when that takes longer

@@ -25,6 +25,7 @@ type Source struct {
 	AddRoot      func() // makes another root the active one: both are trusted
 	DropOldRoots func()
 	SetReachable func(bool) // ends or restores the way to the authority
+	SetAllowed   func(bool) // takes or gives the right to certificates. Nil: there are none
 }
 
 // Checks are by name. Each takes a source of its own.
@@ -32,7 +33,8 @@ var Checks = map[string]func(testing.TB, Source){
 	"issues":             issues,
 	"renews":             renews,
 	"rotates roots":      rotatesRoots,
-	"outlives an outage": outlivesAnOutage,
+	"outlives an outage": func(t testing.TB, s Source) { outlives(t, s, s.SetReachable) },
+	"loses its right":    losesItsRight,
 	"is used by many":    isUsedByMany,
 }
 
@@ -115,18 +117,25 @@ func rotatesRoots(t testing.TB, s Source) {
 	connect(t, s)
 }
 
-func outlivesAnOutage(t testing.TB, s Source) {
+// outlives takes away what a source lives by for a while.
+func outlives(t testing.TB, s Source, set func(bool)) {
 	last := next(t, s, nil)
-	s.SetReachable(false)
+	set(false)
 	s.renew()
 	if now, err := s.Current(); err != nil || now != last {
-		t.Errorf("in the outage: %v, %v", now, err)
+		t.Errorf("meanwhile: %v, %v", now, err)
 	}
 	connect(t, s)
-	s.SetReachable(true)
+	set(true)
 	s.renew()
 	until(t, s, last, func(n *identity.Snapshot) bool { return !n.Leaf().Equal(last.Leaf()) })
 	connect(t, s)
+}
+
+func losesItsRight(t testing.TB, s Source) {
+	if s.SetAllowed != nil {
+		outlives(t, s, s.SetAllowed)
+	}
 }
 
 func isUsedByMany(t testing.TB, s Source) {

@@ -13,30 +13,8 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-var _ route.Watcher = (*Directory)(nil)
-
-// WatchChain implements [route.Watcher]: it reports the discovery chain of service that Consul
-// compiles for datacenter, empty for the agent's own, until ctx ends: every answer, even if
-// nothing has changed, and the error of each attempt that fails. It needs a token with
-// service:read on service.
-//
-// The chain is nil where no config entry says more than the names of the instances do. It is
-// also nil, which is logged once, where the agent has no chains or the token may not read
-// this one, until there has been a chain: then that is an error. A chain that is gone all at
-// once, or of an older index, is read again, consistently, before it is reported. The watch
-// shares the connections of [Directory.Watch].
-func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
-	if err := checkName("service", service); err != nil {
-		report(nil, err)
-		<-ctx.Done()
-		return
-	}
-	d.pool.join()
-	defer func() {
-		if d.pool.leave() {
-			d.Close()
-		}
-	}()
+// newChainWatch is a watch of the chain of service that is compiled for datacenter.
+func newChainWatch(d *Directory, service, datacenter string) *entryWatch[compiled] {
 	w := newEntryWatch[compiled](d, service)
 	logged := false
 	w.read = func(ctx context.Context, options *api.QueryOptions) (compiled, bool, uint64, error) {
@@ -53,27 +31,7 @@ func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, 
 		}
 		return read, read.plain(), read.index, nil
 	}
-	w.run(ctx, func(read compiled, err error) {
-		if err == nil {
-			err = read.refused
-		}
-		report(read.chain, err)
-	})
-}
-
-// Chain reads the discovery chain of service once, as [Directory.WatchChain] reports it,
-// except that it is an error if the agent has no chains or denies this one.
-func (d *Directory) Chain(ctx context.Context, service, datacenter string) (*route.Chain, error) {
-	if err := checkName("service", service); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	read, err := d.readChain(ctx, service, datacenter, &api.QueryOptions{})
-	if err != nil {
-		return nil, d.explainChain(err, service)
-	}
-	return read.chain, read.refused
+	return w
 }
 
 // compiled is an answer: a chain, or why it is refused, or plain discovery.

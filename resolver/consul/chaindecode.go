@@ -26,12 +26,13 @@ const maxArms = 10_000
 // refused is a [*route.RefusedError] about parts that are not supported; err is about an
 // answer that is no chain.
 func decodeChain(body []byte, index uint64) (_ *route.Chain, refused, err error) {
-	var answer struct{ Chain json.RawMessage }
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return nil, nil, unreadable(err)
-	}
+	answer := struct{ Chain json.RawMessage }{json.RawMessage("null")}
 	var doc chainDocument
-	if err := json.Unmarshal(answer.Chain, &doc); err != nil {
+	err = json.Unmarshal(body, &answer)
+	if err == nil {
+		err = json.Unmarshal(answer.Chain, &doc)
+	}
+	if err != nil {
 		return nil, nil, unreadable(err)
 	}
 	if doc.ServiceName == "" || doc.Datacenter == "" {
@@ -229,7 +230,10 @@ func (r *chainReader) follow(id string, on way) ([]*route.Arm, error) {
 		return nil, err
 	case n.Type == "resolver" && n.Resolver != nil:
 		a, err := r.arm(n, on)
-		return []*route.Arm{a}, err
+		if err != nil {
+			return nil, err
+		}
+		return []*route.Arm{a}, nil
 	case n.Type != "splitter":
 		return nil, fmt.Errorf("its discovery chain has the node %q of type %q: want a splitter or a resolver", id, n.Type)
 	case on.depth == maxDepth:

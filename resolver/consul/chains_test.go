@@ -17,6 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -167,4 +168,82 @@ func sameJSON(t *testing.T, a, b json.RawMessage) bool {
 		}
 	}
 	return reflect.DeepEqual(values[0], values[1])
+}
+
+// The agent that tests use compiles as Consul does.
+func TestConsultestCompilesTheChains(t *testing.T) {
+	compiled := 0
+	for name, s := range shapes(t) {
+		agent := consultest.New()
+		if !slices.ContainsFunc(s.Entries, func(entry json.RawMessage) bool { return agent.WriteConfig([]byte(entry)) != nil }) {
+			d := newDirectory(t, agent, consul.Config{})
+			chain, err := d.Chain(t.Context(), s.Service, s.Datacenter)
+			var refused *route.RefusedError
+			switch {
+			case errors.As(err, &refused):
+				if !slices.Equal(refused.Parts, s.Refused) {
+					t.Errorf("%s: refused %q", name, refused.Parts)
+				}
+			case err != nil:
+				t.Errorf("%s: %v", name, err)
+			default:
+				if chain != nil {
+					chain.Index = 7
+				}
+				if read := document(t, chain); !sameJSON(t, read, s.Chain) {
+					t.Errorf("%s: read %s", name, read)
+				}
+			}
+			d.Close()
+			compiled++
+		} else {
+			t.Logf("%s has an entry that consultest refuses", name)
+		}
+		agent.Close()
+	}
+	if compiled < 45 {
+		t.Errorf("%d chains are compiled", compiled)
+	}
+}
+
+// Any answer is refused, or an error, or a chain that takes calls.
+//
+// Case T7
+func FuzzChain(f *testing.F) {
+	paths, err := filepath.Glob("testdata/chains/*.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		var s shape
+		if err := json.Unmarshal(text, &s); err != nil {
+			f.Fatal(err)
+		}
+		var answer bytes.Buffer
+		if err := json.Compact(&answer, s.Answer); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(answer.String())
+	}
+	f.Fuzz(func(t *testing.T, answer string) {
+		if len(answer) > 64<<10 {
+			return
+		}
+		chain, err := answering(t, consul.Config{}, http.StatusOK, always(answer)).Chain(t.Context(), "catalog", "")
+		var refused *route.RefusedError
+		switch {
+		case errors.As(err, &refused):
+			if chain != nil || len(refused.Parts) == 0 || refused.HTTP != nil && refused.HTTP.Check() != nil {
+				t.Errorf("%+v", refused)
+			}
+		case err == nil && chain != nil:
+			if r, _ := chain.Match("/a.B/C", nil); r == nil || r.Arm(50) == nil || len(chain.HTTPOnly()) > 0 {
+				t.Errorf("%+v, %v", chain, chain.Check())
+			}
+		}
+	})
 }

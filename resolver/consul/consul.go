@@ -1,6 +1,6 @@
-// Package consul implements [catalog.Watcher] and [catalog.Registrar] for Consul's HTTP
-// API: it watches services by blocking queries, and keeps registrations that survive a
-// restart of the agent.
+// Package consul implements [catalog.Watcher], [catalog.Registrar] and [route.Watcher] for
+// Consul's HTTP API: it watches services and their discovery chains by blocking queries, and
+// keeps registrations that survive a restart of the agent.
 //
 // A Directory is configured by the CONSUL_* environment, as Consul's own command line is,
 // and by the fields of Config, which take precedence:
@@ -25,8 +25,10 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // Config says how to reach an agent. The zero value uses the CONSUL_* environment.
@@ -66,8 +68,8 @@ const (
 	requestTimeout   = 5 * time.Second // for requests that do not block
 )
 
-// Directory is a Consul agent. It implements [catalog.Watcher] and [catalog.Registrar], and
-// is safe for concurrent use.
+// Directory is a Consul agent. It implements [catalog.Watcher], [catalog.Registrar] and
+// [route.Watcher], and is safe for concurrent use.
 type Directory struct {
 	*client
 	pool      *watchPool
@@ -79,6 +81,7 @@ type Directory struct {
 var (
 	_ catalog.Watcher   = (*Directory)(nil)
 	_ catalog.Registrar = (*Directory)(nil)
+	_ route.Watcher     = (*Directory)(nil)
 )
 
 // New checks the configuration. It sends nothing to the agent.
@@ -153,7 +156,7 @@ func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(cata
 // WatchIntentions reports the intentions about calls to destination, with the default of the
 // agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
 // changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default is taken to be deny.
+// destination and agent:read; without the latter the default stays as last read, and is deny until it was.
 //
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
@@ -183,7 +186,68 @@ func (d *Directory) Intentions(ctx context.Context, destination string) (intenti
 	if err != nil {
 		return intention.Set{}, err
 	}
-	return d.completeIntentions(ctx, intention.Set{Intentions: list})
+	return newDefaults(d, destination).complete(ctx, intention.Set{Intentions: list})
+}
+
+// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
+// token needs service:write on the service.
+func (d *Directory) Identity(service string) (*Identity, error) {
+	if err := identity.CheckService(service); err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &Identity{directory: d, service: service, cancel: cancel}
+	for range 2 {
+		d.pool.join()
+	}
+	i.done.Go(func() { i.followRoots(ctx) })
+	i.done.Go(func() { i.followLeaf(ctx) })
+	return i, nil
+}
+
+// WatchChain implements [route.Watcher]: it reports the discovery chain of service that Consul
+// compiles for datacenter, empty for the agent's own, until ctx ends: every answer, even if
+// nothing has changed, and the error of each attempt that fails. It needs a token with
+// service:read on service.
+//
+// The chain is nil where no config entry says more than the names of the instances do. It is
+// also nil, which is logged once, where the agent has no chains or the token may not read
+// this one, until there has been a chain: then that is an error. A chain that is gone all at
+// once, or of an older index, is read again, consistently, before it is reported. The watch
+// shares the connections of [Directory.Watch].
+func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
+	if err := checkName("service", service); err != nil {
+		report(nil, err)
+		<-ctx.Done()
+		return
+	}
+	d.pool.join()
+	defer func() {
+		if d.pool.leave() {
+			d.Close()
+		}
+	}()
+	newChainWatch(d, service, datacenter).run(ctx, func(read compiled, err error) {
+		if err == nil {
+			err = read.refused
+		}
+		report(read.chain, err)
+	})
+}
+
+// Chain reads the discovery chain of service once, as [Directory.WatchChain] reports it,
+// except that it is an error if the agent has no chains or denies this one.
+func (d *Directory) Chain(ctx context.Context, service, datacenter string) (*route.Chain, error) {
+	if err := checkName("service", service); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	read, err := d.readChain(ctx, service, datacenter, &api.QueryOptions{})
+	if err != nil {
+		return nil, d.explainChain(err, service)
+	}
+	return read.chain, read.refused
 }
 
 // Register registers r with a check of its gRPC health or, if r has a TTL, one that the

@@ -74,6 +74,10 @@ var readers = map[string]func(context.Context, *consul.Directory) error{
 		_, err := d.NodeAddress(ctx)
 		return err
 	},
+	"Chain": func(ctx context.Context, d *consul.Directory) error {
+		_, err := d.Chain(ctx, "catalog", "")
+		return err
+	},
 	"CheckToken": func(ctx context.Context, d *consul.Directory) error { return d.CheckToken(ctx) },
 	"Register": func(ctx context.Context, d *consul.Directory) error {
 		lease, err := d.Register(ctx, instance("catalog-1", "10.0.0.1:80"))
@@ -94,6 +98,10 @@ var nulls = []string{
 	`[{"Service":{"ID":7}}]`, `[{"Service":[]}]`, `[{"Checks":{}}]`, `[{"Service":{"Port":"80"}}]`, `[{"Service":{"Tags":"a"}}]`,
 	`{"AggregatedStatus":null,"Service":null,"Checks":[null]}`,
 	`{"Service":{"ID":"catalog-1","Weights":null,"Locality":null,"Tags":[null],"Meta":null},"Checks":[null,{"CheckID":"service:catalog-1","Definition":null}]}`,
+	`{"Chain":null}`, `{"Chain":[]}`, `{"Chain":{"ServiceName":"catalog","Datacenter":"dc1","Nodes":null,"Targets":null,"StartNode":"a"}}`,
+	`{"Chain":{"ServiceName":"catalog","Datacenter":"dc1","StartNode":"a","Nodes":{"a":{"Type":"router","Routes":[null,{"Definition":{"Match":{"HTTP":{"Header":[null],"QueryParam":[null]}},"Destination":null}}]}}}}`,
+	`{"Chain":{"ServiceName":"catalog","Datacenter":"dc1","StartNode":"a","Nodes":{"a":{"Type":"splitter","Splits":[null,{"Definition":null,"Weight":1e300,"NextNode":"a"}]}},"Targets":{"a":null}}}`,
+	`{"Chain":{"ServiceName":"catalog","Datacenter":"dc1","StartNode":"a","Nodes":{"a":{"Type":"resolver","Resolver":{"Target":"t","RequestTimeout":-9223372036854775808,"Failover":{"Targets":["t","u"]}},"LoadBalancer":{"HashPolicies":[null]}}},"Targets":{"t":{"ID":"u"},"u":null}}}`,
 	`{"Config":null,"DebugConfig":null,"Member":null}`, `{"Member":{"Addr":7}}`,
 }
 

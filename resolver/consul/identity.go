@@ -7,20 +7,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 	"golang.org/x/time/rate"
 
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/identity/intention"
-)
-
-const (
-	// After an outage all processes ask for a leaf again, and Consul signs 50 a second: while
-	// a leaf is good for longer than unhurried they take leafSpread for it.
-	leafSpread = 30 * time.Second
-	unhurried  = 10 * time.Minute
+	"github.com/meshlite-go/meshlite/internal/renewal"
 )
 
 // Identity is the identity of one service, signed by Consul's CA: an [identity.Source]. It
@@ -33,27 +26,10 @@ type Identity struct {
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
 
-	mu      sync.Mutex
-	renew   context.CancelCauseFunc // ends what the leaf's loop waits for
-	leaf    *api.LeafCert
-	roots   string    // PEM
-	overdue time.Time // the end of the leaf whose overdue renewal was logged
-}
-
-// Identity follows the certificate of a service, and the roots of Consul's CA, until Close. A
-// token needs service:write on the service.
-func (d *Directory) Identity(service string) (*Identity, error) {
-	if err := identity.CheckService(service); err != nil {
-		return nil, fmt.Errorf("consul: %w", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	i := &Identity{directory: d, service: service, cancel: cancel}
-	for range 2 {
-		d.pool.join()
-	}
-	i.done.Go(func() { i.followRoots(ctx) })
-	i.done.Go(func() { i.followLeaf(ctx) })
-	return i, nil
+	mu    sync.Mutex
+	renew context.CancelCauseFunc // ends what the leaf's loop waits for
+	leaf  *api.LeafCert
+	roots string // PEM
 }
 
 // Service returns which service the identity is of.
@@ -77,14 +53,13 @@ func (i *Identity) Close() {
 
 // follower is one loop of blocking queries.
 type follower struct {
-	what     string
-	index    uint64
-	failures int
-	limiter  *rate.Limiter
+	*renewal.Attempts
+	index   uint64
+	limiter *rate.Limiter
 }
 
-func newFollower(what string) *follower {
-	return &follower{what: what, limiter: rate.NewLimiter(queryRate, queryBurst)}
+func (i *Identity) newFollower(what string) *follower {
+	return &follower{renewal.New(&i.Feed, "Consul", i.directory.log.With("service", i.service, "of", what)), 0, rate.NewLimiter(queryRate, queryBurst)}
 }
 
 // ask sends one query through the pool. It moves the index.
@@ -114,29 +89,8 @@ func (i *Identity) ask(ctx context.Context, f *follower, read func(*api.QueryOpt
 	return nil
 }
 
-// outcome logs the first failure in a row, and the end of them.
-func (i *Identity) outcome(f *follower, err error) {
-	log := i.directory.log.With("service", i.service, "of", f.what)
-	current, _ := i.Current()
-	switch {
-	case err == nil && f.failures > 0:
-		log.Info("the identity is read from Consul again")
-		f.failures = 0
-	case err != nil:
-		i.Fail(err)
-		if f.failures++; f.failures > 1 {
-			return
-		}
-		if current != nil {
-			log.Warn("the identity cannot be read from Consul: the last certificate stays", "error", err, "valid_until", current.Leaf().NotAfter)
-		} else {
-			log.Warn("the identity cannot be read from Consul: no connection can be secured yet", "error", err)
-		}
-	}
-}
-
 func (i *Identity) followRoots(ctx context.Context) {
-	for f := newFollower("roots"); ctx.Err() == nil; {
+	for f := i.newFollower("roots"); ctx.Err() == nil; {
 		err := i.ask(ctx, f, func(options *api.QueryOptions) (*api.QueryMeta, error) { return i.readRoots(options) })
 		if ctx.Err() != nil {
 			return
@@ -144,9 +98,9 @@ func (i *Identity) followRoots(ctx context.Context) {
 		if errors.Is(err, errTakeTurns) {
 			continue
 		}
-		i.outcome(f, err)
+		f.Record(err)
 		if err != nil {
-			pause(ctx, backoff(f.failures))
+			pause(ctx, f.Pause())
 		} else if err := i.publish(); errors.Is(err, errNotOfTheRoots) {
 			i.askAnew()
 		}
@@ -170,14 +124,14 @@ func (i *Identity) readRoots(options *api.QueryOptions) (*api.QueryMeta, error) 
 }
 
 func (i *Identity) followLeaf(ctx context.Context) {
-	for f := newFollower("leaf"); ctx.Err() == nil; {
+	for f := i.newFollower("leaf"); ctx.Err() == nil; {
 		waiting, done := i.waiting(ctx)
 		i.nextLeaf(waiting, f)
 		replaced := errors.Is(context.Cause(waiting), errNotOfTheRoots)
 		done()
 		if replaced {
 			f.index = 0
-			pause(ctx, rand.N(leafSpread/2))
+			pause(ctx, rand.N(renewal.Spread/2))
 		}
 	}
 }
@@ -213,13 +167,13 @@ func (i *Identity) nextLeaf(ctx context.Context, f *follower) {
 	if ctx.Err() != nil {
 		return
 	}
-	i.outcome(f, err)
+	f.Record(err)
 	if err != nil {
 		f.index = 0
-		pause(ctx, i.retryIn(f.failures))
-	} else if i.isOverdue() {
+		pause(ctx, f.LeafPause())
+	} else if f.Overdue() {
 		f.index = 0 // a query that does not block makes the agent look again
-		pause(ctx, leafSpread/2+rand.N(leafSpread/2))
+		pause(ctx, renewal.Spread/2+rand.N(renewal.Spread/2))
 	}
 }
 
@@ -232,31 +186,6 @@ func (i *Identity) readLeaf(options *api.QueryOptions) (*api.QueryMeta, error) {
 	defer i.mu.Unlock()
 	i.leaf = leaf
 	return meta, nil
-}
-
-// retryIn is when to ask for a leaf again after failures.
-func (i *Identity) retryIn(failures int) time.Duration {
-	if current, err := i.Current(); err == nil && time.Until(current.Leaf().NotAfter) > unhurried {
-		return minBackoff + rand.N(leafSpread)
-	}
-	return backoff(failures)
-}
-
-// isOverdue logs once for each leaf that should have been renewed.
-func (i *Identity) isOverdue() bool {
-	current, err := i.Current()
-	if err != nil || !current.IsOverdue(time.Now()) {
-		return false
-	}
-	leaf := current.Leaf()
-	i.mu.Lock()
-	logged := i.overdue.Equal(leaf.NotAfter)
-	i.overdue = leaf.NotAfter
-	i.mu.Unlock()
-	if !logged {
-		i.directory.log.Error("Consul does not renew the certificate: see the log of the agent", "service", i.service, "valid_until", leaf.NotAfter, "left", time.Until(leaf.NotAfter).Round(time.Second).String())
-	}
-	return true
 }
 
 var errNotOfTheRoots = errors.New("the leaf is not of the roots")

@@ -45,7 +45,13 @@ func TestAnIdentityIsASource(t *testing.T) {
 				agent := consultest.New(consultest.WithLeafTTL(time.Hour))
 				defer agent.Close()
 				i, _ := identityAt(t, agent)
+				lift := func() {}
 				check(t, sourcetest.Source{
+					SetAllowed: func(is bool) {
+						if lift(); !is {
+							lift = agent.Inject(consultest.Forbidden().On("/v1/agent/connect/"))
+						}
+					},
 					Source: i, ID: next(t, i, nil).ID().String(), Target: "catalog",
 					AddRoot: agent.RotateCA, DropOldRoots: agent.DropOldRoots, SetReachable: agent.SetReachable,
 				})

@@ -20,15 +20,18 @@ import (
 
 // Agent is what an agent reports of itself.
 type Agent struct {
-	Reached     bool          `json:"reached"` // it answered
-	Version     string        `json:"version"`
-	Simulated   bool          `json:"simulated"` // it is not Consul but package consultest, which claims that version
-	Node        string        `json:"node"`
-	NodeAddress string        `json:"node_address"`
-	Datacenter  string        `json:"datacenter"`
-	ACLs        bool          `json:"acls"`         // it enforces access control
-	Leader      string        `json:"leader"`       // its address; empty: there is none, so nothing can be written
-	ClockOffset time.Duration `json:"clock_offset"` // how far its clock is ahead of ours, to about a second
+	Reached     bool   `json:"reached"` // it answered
+	Version     string `json:"version"`
+	Simulated   bool   `json:"simulated"` // it is not Consul but package consultest, which claims that version
+	Node        string `json:"node"`
+	NodeAddress string `json:"node_address"`
+	Datacenter  string `json:"datacenter"`
+	ACLs        bool   `json:"acls"` // it enforces access control
+	// TLSForChecks is enable_agent_tls_for_checks: checks over TLS present the certificate of
+	// the agent, and trust its authorities.
+	TLSForChecks bool          `json:"tls_for_checks"`
+	Leader       string        `json:"leader"`       // its address; empty: there is none, so nothing can be written
+	ClockOffset  time.Duration `json:"clock_offset"` // how far its clock is ahead of ours, to about a second
 }
 
 // Agent returns what the agent reports of itself. Reached, Leader and ClockOffset, which need no
@@ -44,7 +47,7 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 	agent.Reached = true
 	var self struct {
 		Config      struct{ Version, Revision, NodeName, Datacenter string }
-		DebugConfig struct{ ACLsEnabled bool }
+		DebugConfig struct{ ACLsEnabled, EnableAgentTLSForChecks bool }
 		Member      struct{ Addr string }
 	}
 	err = d.get(ctx, "/v1/agent/self", &self)
@@ -54,7 +57,7 @@ func (d *Directory) Agent(ctx context.Context) (Agent, error) {
 	}
 	agent.Version, agent.Node, agent.Datacenter = self.Config.Version, self.Config.NodeName, self.Config.Datacenter
 	agent.Simulated = self.Config.Revision == "consultest"
-	agent.NodeAddress, agent.ACLs = self.Member.Addr, self.DebugConfig.ACLsEnabled
+	agent.NodeAddress, agent.ACLs, agent.TLSForChecks = self.Member.Addr, self.DebugConfig.ACLsEnabled, self.DebugConfig.EnableAgentTLSForChecks
 	return agent, nil
 }
 

@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,8 +19,23 @@ func newIntentionsWatch(d *Directory, destination string) *entryWatch[intention.
 		list, index, err := d.matchIntentions(ctx, destination, options)
 		return intention.Set{Intentions: list}, len(list) == 0, index, err
 	}
-	w.complete = d.completeIntentions
+	w.complete = newDefaults(d, destination).complete
 	return w
+}
+
+// defaults adds to intentions what is not in their list.
+type defaults struct {
+	*client
+	last       intention.Action // the agent's default, as last read; "" is never
+	unreadable episode          // of the default
+}
+
+func newDefaults(d *Directory, destination string) *defaults {
+	return &defaults{client: d.client, unreadable: episode{
+		log:    d.log.With("service", destination),
+		begins: "the token may not read the agent's default of intentions: it stays as last read, or is deny",
+		ends:   "the agent's default of intentions is read again",
+	}}
 }
 
 // matchIntentions sends one query.
@@ -48,15 +64,25 @@ func (c *client) matchIntentions(ctx context.Context, destination string, option
 	return read, meta.LastIndex, nil
 }
 
-// completeIntentions adds what is not in the list of intentions. Both change with a restart
-// of the agent, which ends the blocking query.
-func (c *client) completeIntentions(ctx context.Context, set intention.Set) (intention.Set, error) {
+// complete adds the default and the trust domain. Both change with a restart of the agent, which
+// ends the blocking query.
+func (c *defaults) complete(ctx context.Context, set intention.Set) (intention.Set, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var err error
-	if set.Default, set.DefaultReason, err = c.defaultIntention(ctx); err != nil {
+	switch set.Default, err = c.defaultIntention(ctx); {
+	case errors.Is(err, errDefaultUnreadable):
+		set.Default, set.DefaultReason = intention.Deny, err.Error()
+		if c.last != "" {
+			set.Default = c.last
+			set.DefaultReason += ": as last read"
+		}
+	case err != nil:
 		return intention.Set{}, err
+	default:
+		c.last = set.Default
 	}
+	c.unreadable.set(err)
 	var roots struct{ TrustDomain string }
 	if err := c.get(ctx, "/v1/connect/ca/roots", &roots); err != nil {
 		return intention.Set{}, c.explain(err, "no permission at all, so check what is between")
@@ -68,9 +94,11 @@ func (c *client) completeIntentions(ctx context.Context, set intention.Set) (int
 	return set, nil
 }
 
+var errDefaultUnreadable = errors.New("the token may not read the agent's default: it needs agent:read")
+
 // defaultIntention is what decides where no intention does, as the agent has it for its
 // proxies: default_intention_policy, or else the default policy of ACLs.
-func (c *client) defaultIntention(ctx context.Context) (_ intention.Action, reason string, _ error) {
+func (c *client) defaultIntention(ctx context.Context) (intention.Action, error) {
 	var self struct {
 		DebugConfig struct {
 			DefaultIntentionPolicy string
@@ -80,16 +108,16 @@ func (c *client) defaultIntention(ctx context.Context) (_ intention.Action, reas
 	err := c.get(ctx, "/v1/agent/self", &self)
 	switch status := statusOf(err); {
 	case status == http.StatusForbidden || status == http.StatusUnauthorized:
-		return intention.Deny, "the token may not read the agent's default: it needs agent:read", nil
+		return "", errDefaultUnreadable
 	case err != nil:
-		return "", "", c.explain(err, "agent:read")
+		return "", c.explain(err, "agent:read")
 	}
 	policy := self.DebugConfig.DefaultIntentionPolicy
 	if policy == "" {
 		policy = self.DebugConfig.ACLResolverSettings.ACLDefaultPolicy
 	}
 	if policy == "allow" {
-		return intention.Allow, "", nil
+		return intention.Allow, nil
 	}
-	return intention.Deny, "", nil
+	return intention.Deny, nil
 }

@@ -200,10 +200,10 @@ func TestWatchOutlivesARestart(t *testing.T) {
 	})
 }
 
-// An agent that is frozen accepts connections and answers nothing.
+// An agent that is stalled accepts connections and answers nothing.
 //
 // Case R4
-func TestWatchOutlivesAFrozenAgent(t *testing.T) {
+func TestWatchOutlivesAStalledAgent(t *testing.T) {
 	real := agenttest.Start(t)
 	d := dial(t, agent{address: real.Address}, consul.Config{Wait: time.Second})
 	r := watch(d, catalog.Query{Service: "catalog"})

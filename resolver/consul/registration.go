@@ -176,7 +176,7 @@ func warningWeight(r catalog.Registration) uint32 {
 
 func checkWeights(r catalog.Registration) error {
 	if w := max(r.Weight, warningWeight(r)); w > maxWeight {
-		return fmt.Errorf("consul: Weight %d: Consul knows weights up to %d: write less", w, maxWeight)
+		return fmt.Errorf("consul: Weight %d: Consul takes weights up to %d: write less", w, maxWeight)
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ type chainNode struct {
 func (n *chainNode) key() string { return n.Type + ":" + n.Name }
 
 type chainRoute struct {
-	Definition *serviceRoute
+	Definition serviceRoute
 	NextNode   string
 }
 
@@ -102,9 +102,13 @@ func httpLike(protocol string) bool {
 	return protocol == "http" || protocol == "http2" || protocol == "grpc"
 }
 
-// checkChains compiles the chains that an entry with that name is part of.
-func (s entrySet) checkChains(name string) error {
-	for _, service := range append([]string{name}, s.referrers(name)...) {
+// checkChains compiles the chains that an entry is part of.
+func (s entrySet) checkChains(kind, name string) error {
+	services := append([]string{name}, s.referrers(name)...)
+	if kind == proxyKind {
+		services = s.services()
+	}
+	for _, service := range services {
 		if _, err := s.compile(service, newConfig(nil).datacenter, "consul"); err != nil {
 			return err
 		}
@@ -155,7 +159,7 @@ func (c *compiler) start(service string) (*chainNode, error) {
 	if err := c.recordProtocol(service); err != nil {
 		return nil, err
 	}
-	all := &serviceRoute{
+	all := serviceRoute{
 		Match:       &routeMatch{HTTP: &httpMatch{PathPrefix: "/"}},
 		Destination: &routeDestination{Service: service, Namespace: byDefault, Partition: byDefault},
 	}
@@ -186,15 +190,21 @@ func (c *compiler) destination(to chainTarget) (*chainNode, error) {
 
 // recordProtocol reports an error if a service does not speak what the others of the chain do.
 func (c *compiler) recordProtocol(service string) error {
-	protocol := "tcp"
+	protocol := c.proxy().protocol()
 	if defaults := entryOf[*serviceDefaults](c.entries, defaultsKind, service); defaults != nil {
-		protocol = cmp.Or(defaults.Protocol, protocol)
+		protocol = defaults.Protocol // none, too
 	}
+	protocol = cmp.Or(protocol, "tcp")
 	if c.chain.Protocol = cmp.Or(c.chain.Protocol, protocol); c.chain.Protocol != protocol {
 		return fmt.Errorf("discovery chain %q uses inconsistent protocols; service %q has %q which is not %q",
 			c.chain.ServiceName, service, protocol, c.chain.Protocol)
 	}
 	return nil
+}
+
+// proxy returns the entry for all services, an empty one without any.
+func (c *compiler) proxy() *proxyDefaults {
+	return cmp.Or(entryOf[*proxyDefaults](c.entries, proxyKind, proxyName), &proxyDefaults{})
 }
 
 // target returns the one that is like t.
@@ -376,12 +386,10 @@ func (c *compiler) keep(t *chainTarget, entry *serviceResolver) error {
 	t.ConnectTimeout = cmp.Or(entry.ConnectTimeout, duration(defaultConnectTimeout))
 	t.Subset = entry.Subsets[t.ServiceSubset]
 	c.chain.Targets[t.ID] = t
-	defaults := entryOf[*serviceDefaults](c.entries, defaultsKind, t.Service)
-	if defaults == nil {
-		return nil
-	}
+	defaults, proxy := cmp.Or(entryOf[*serviceDefaults](c.entries, defaultsKind, t.Service), &serviceDefaults{}), c.proxy()
 	if defaults.ExternalSNI == "" {
-		t.MeshGateway, t.TransparentProxy = defaults.MeshGateway, defaults.TransparentProxy
+		t.MeshGateway.Mode = cmp.Or(defaults.MeshGateway.Mode, proxy.MeshGateway.Mode)
+		t.TransparentProxy.DialedDirectly = defaults.TransparentProxy.DialedDirectly || proxy.TransparentProxy.DialedDirectly
 		return nil
 	}
 	t.SNI, t.External = defaults.ExternalSNI, true

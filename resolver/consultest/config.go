@@ -3,24 +3,24 @@
 package consultest
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"iter"
 	"maps"
 	"net/http"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 )
 
-// maxConfigEntries bounds the memory of entries of all kinds. Consul has no such bound.
-const maxConfigEntries = 10000
+// Bounds of memory of the entries of all kinds. Consul has none.
+const (
+	maxConfigEntries = 5000
+	maxConfigBytes   = 16 << 20
+)
 
 // entrySet is config entries by kind, then name.
 type entrySet map[string]map[string]configEntry
@@ -51,14 +51,16 @@ func (s entrySet) count() (n int) {
 	return n
 }
 
-// has reports whether there is an entry of any kind with that name.
-func (s entrySet) has(name string) bool {
-	for _, of := range s {
-		if of[name] != nil {
-			return true
+// services returns the names of those with an entry of their own.
+func (s entrySet) services() []string {
+	names := make(map[string]bool)
+	for kind, of := range s {
+		for name := range of {
+			names[name] = kind != proxyKind || names[name]
 		}
 	}
-	return false
+	maps.DeleteFunc(names, func(_ string, service bool) bool { return !service })
+	return slices.Sorted(maps.Keys(names))
 }
 
 // referrers returns the names of the entries that refer to a service.
@@ -77,6 +79,7 @@ func (s entrySet) referrers(service string) []string {
 // configStore is the config entries but for intentions.
 type configStore struct {
 	entries entrySet
+	size    int    // of their JSON
 	index   uint64 // of the last change to any
 
 	virtualIPs map[string]string // of the services with an entry
@@ -90,7 +93,7 @@ func newConfigStore() configStore {
 // assignIP gives a service with entries an address, as Consul does for its transparent proxies.
 func (c *configStore) assignIP(name string) {
 	switch _, ok := c.virtualIPs[name]; {
-	case !c.entries.has(name):
+	case !slices.Contains(c.entries.services(), name):
 		delete(c.virtualIPs, name)
 	case !ok:
 		c.lastIP = c.lastIP.Next()
@@ -109,34 +112,39 @@ func (st *state) putConfig(entry configEntry, cas *uint64) (bool, error) {
 	if err := entry.check(); err != nil {
 		return false, err
 	}
-	old := st.configs.entries[kind][name]
-	*entry.tail() = entryTail{Meta: entry.tail().Meta}
-	entry.tail().Hash = hashOf(entry)
-	if old != nil && old.tail().Hash == entry.tail().Hash {
+	old, of := st.configs.entries[kind][name], entry.tail()
+	of.measure(entry)
+	if old != nil && old.tail().Hash == of.Hash {
 		return true, nil // whatever cas says
 	}
 	if cas != nil && *cas != indexOf(old) {
 		return false, nil
 	}
-	if old == nil && st.configs.entries.count() == maxConfigEntries {
-		return false, httpError{http.StatusInsufficientStorage, fmt.Sprintf("the store of config entries is full: it holds at most %d", maxConfigEntries)}
-	}
 	set := st.configs.entries.with(kind, name, entry)
-	if err := set.checkChains(name); err != nil {
+	if set.count() > maxConfigEntries || st.configs.size+of.size > maxConfigBytes {
+		return false, httpError{http.StatusInsufficientStorage,
+			fmt.Sprintf("the store of config entries is full: it holds at most %d entries and %d bytes", maxConfigEntries, maxConfigBytes)}
+	}
+	if err := set.checkChains(kind, name); err != nil {
 		return false, err
 	}
-	idx := st.next()
-	entry.tail().CreateIndex, entry.tail().ModifyIndex = idx, idx
+	of.ModifyIndex = st.next()
+	of.CreateIndex = of.ModifyIndex
 	if old != nil {
-		entry.tail().CreateIndex = old.tail().CreateIndex
+		of.CreateIndex = old.tail().CreateIndex
 	}
-	st.setConfigs(set, name, idx)
+	st.setConfigs(set, old, entry)
 	return true, nil
 }
 
 // removeConfig removes an entry, if there is one and no chain breaks of it, and reports whether
 // cas let it.
 func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
+	if kind == proxyKind {
+		if err := checkProxyName(name); err != nil {
+			return false, err
+		}
+	}
 	old := st.configs.entries[kind][name]
 	if old == nil {
 		return true, nil
@@ -145,16 +153,23 @@ func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
 		return false, nil
 	}
 	set := st.configs.entries.with(kind, name, nil)
-	if err := set.checkChains(name); err != nil {
+	if err := set.checkChains(kind, name); err != nil {
 		return false, err
 	}
-	st.setConfigs(set, name, st.next())
+	st.next()
+	st.setConfigs(set, old, nil)
 	return true, nil
 }
 
-func (st *state) setConfigs(set entrySet, name string, idx uint64) {
-	st.configs.entries, st.configs.index = set, idx
-	st.configs.assignIP(name)
+// setConfigs replaces the entries by set, in which entry has come for old. One of them may be nil.
+func (st *state) setConfigs(set entrySet, old, entry configEntry) {
+	st.configs.entries, st.configs.index = set, st.index
+	for sign, of := range map[int]configEntry{-1: old, 1: entry} {
+		if of != nil {
+			st.configs.size += sign * of.tail().size
+			st.configs.assignIP(of.head().Name)
+		}
+	}
 	st.wake()
 }
 
@@ -165,168 +180,13 @@ func indexOf(entry configEntry) uint64 {
 	return entry.tail().ModifyIndex
 }
 
-func hashOf(entry configEntry) uint64 {
+// measure sets the hash and the size, and clears what a writer cannot set.
+func (t *entryTail) measure(entry configEntry) {
+	*t = entryTail{Meta: t.Meta}
 	text, _ := json.Marshal(entry) // entries were read of JSON
 	sum := fnv.New64a()
 	_, _ = sum.Write(text)
-	return sum.Sum64()
-}
-
-// newEntry returns an empty one, or nil for an unknown kind.
-func newEntry(kind string) any {
-	switch kind {
-	case defaultsKind:
-		return new(serviceDefaults)
-	case routerKind:
-		return new(serviceRouter)
-	case splitterKind:
-		return new(serviceSplitter)
-	case resolverKind:
-		return new(serviceResolver)
-	case intentionsKind:
-		return new(intentionEntry)
-	}
-	return nil
-}
-
-// consulKinds are those that Consul has beside.
-var consulKinds = []string{
-	"api-gateway", "bound-api-gateway", "control-plane-request-limit", "exported-services", "file-system-certificate", "http-route",
-	"ingress-gateway", "inline-certificate", "jwt-provider", "mesh", "proxy-defaults", "sameness-group", "tcp-route", "terminating-gateway",
-}
-
-// checkKind returns an error with that status if Consul has no such kind.
-func checkKind(kind string, status int) error {
-	switch {
-	case slices.Contains(consulKinds, kind):
-		return badRequest("consultest: config entries of kind %q are not supported: only %s, %s, %s, %s and %s",
-			kind, defaultsKind, routerKind, splitterKind, resolverKind, intentionsKind)
-	case newEntry(kind) == nil:
-		return httpError{status, "invalid config entry kind: " + kind}
-	}
-	return nil
-}
-
-// decodeEntry reads an entry as Consul does: the names of fields may be in snake case, and all
-// that are unknown are named.
-func decodeEntry(body []byte) (any, error) {
-	const failed = "Request decoding failed: "
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	var raw any
-	if err := d.Decode(&raw); err != nil {
-		return nil, badRequest(failed+"%v", err)
-	}
-	fields, ok := raw.(map[string]any)
-	if !ok {
-		return nil, badRequest(failed+"expected an object, got %T", raw)
-	}
-	written := cmp.Or(fields["Kind"], fields["kind"])
-	kind, ok := written.(string)
-	switch {
-	case written == nil:
-		return nil, badRequest(failed + "Payload does not contain a kind/Kind key at the top level")
-	case !ok:
-		return nil, badRequest(failed + "Kind value in payload is not a string")
-	}
-	if err := checkKind(kind, http.StatusBadRequest); err != nil {
-		return nil, badRequest(failed+"%v", err)
-	}
-	entry := newEntry(kind)
-	if unknown := adapt(fields, reflect.TypeOf(entry), ""); len(unknown) > 0 {
-		return nil, badRequest(failed+"%s", unknownKeys(kind, unknown))
-	}
-	text, err := json.Marshal(fields)
-	if err == nil {
-		err = json.Unmarshal(text, entry)
-	}
-	if err != nil {
-		return nil, badRequest(failed+"%v", err)
-	}
-	return entry, nil
-}
-
-func unknownKeys(kind string, keys []string) string {
-	if kind == defaultsKind {
-		for _, key := range keys {
-			if slices.Contains(unsupportedDefaults, key) {
-				return fmt.Sprintf("consultest: %s of a %s entry is not supported: leave it out", key, kind)
-			}
-		}
-	}
-	errs := "errors"
-	if len(keys) == 1 {
-		errs = "error"
-	}
-	text := fmt.Sprintf("%d %s occurred:\n", len(keys), errs)
-	for _, key := range slices.Sorted(slices.Values(keys)) {
-		text += fmt.Sprintf("\t* invalid config key %q", key)
-		if key == "Namespace" {
-			text += ", namespaces are a consul enterprise feature"
-		}
-		text += "\n"
-	}
-	return text + "\n"
-}
-
-// adapt renames the keys of what was decoded of JSON to the fields of t, and returns the paths
-// of those that t has not.
-func adapt(value any, t reflect.Type, path string) (unknown []string) {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch value := value.(type) {
-	case []any:
-		for i, item := range value {
-			if t.Kind() == reflect.Slice {
-				unknown = append(unknown, adapt(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i))...)
-			}
-		}
-	case map[string]any:
-		switch t.Kind() {
-		case reflect.Map:
-			for key, item := range value {
-				unknown = append(unknown, adapt(item, t.Elem(), fmt.Sprintf("%s[%s]", path, key))...)
-			}
-		case reflect.Struct:
-			unknown = adaptFields(value, t, path)
-		}
-	}
-	return unknown
-}
-
-func adaptFields(fields map[string]any, t reflect.Type, path string) (unknown []string) {
-	if path != "" {
-		path += "."
-	}
-	for key, item := range maps.Clone(fields) {
-		field, ok := t.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, strings.ReplaceAll(key, "_", "")) })
-		if !ok || !field.IsExported() {
-			unknown = append(unknown, path+key)
-			continue
-		}
-		delete(fields, key)
-		fields[field.Name] = item
-		unknown = append(unknown, adapt(item, field.Type, path+key)...)
-	}
-	return unknown
-}
-
-// nanoseconds is a duration that is shown as a number.
-type nanoseconds time.Duration
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (n *nanoseconds) UnmarshalJSON(text []byte) error { return (*duration)(n).UnmarshalJSON(text) }
-
-// sortedPairs iterates over m in the order of its keys.
-func sortedPairs[V any](m map[string]V) iter.Seq2[string, V] {
-	return func(yield func(string, V) bool) {
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			if !yield(key, m[key]) {
-				return
-			}
-		}
-	}
+	t.Hash, t.size = sum.Sum64(), len(text)
 }
 
 // configAPI answers /v1/config and /v1/discovery-chain/.
@@ -347,14 +207,7 @@ func (s configAPI) write(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	permission, name := "service:write", ""
-	switch entry := entry.(type) {
-	case *intentionEntry:
-		permission, name = "intention:write", entry.Name
-	case configEntry:
-		name = entry.head().Name
-	}
-	if err := s.require(r, permission, name); err != nil {
+	if err := s.requireWrite(r, entry.head().Kind, entry.head().Name); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -362,8 +215,28 @@ func (s configAPI) write(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return s.st.putEntry(entry, cas)
 }
 
+// requireWrite rejects a request whose token may not write an entry.
+func (s configAPI) requireWrite(r *http.Request, kind, name string) error {
+	switch kind {
+	case intentionsKind:
+		return s.require(r, "intention:write", name)
+	case proxyKind:
+		return s.requireRight(r, "'mesh:write'")
+	}
+	return s.require(r, "service:write", name)
+}
+
+// requireRead rejects a request whose token may not read an entry. All may read that of proxies.
+func (s configAPI) requireRead(r *http.Request, kind, name string) error {
+	if kind == proxyKind {
+		_, err := s.allowed(r)
+		return err
+	}
+	return s.require(r, "service:read", name)
+}
+
 // putEntry stores an entry of any kind.
-func (st *state) putEntry(entry any, cas *uint64) (bool, error) {
+func (st *state) putEntry(entry anyEntry, cas *uint64) (bool, error) {
 	switch entry := entry.(type) {
 	case *intentionEntry:
 		return true, st.putIntentions(*entry)
@@ -407,11 +280,7 @@ func (s configAPI) remove(r *http.Request, kind, name string, one bool) (any, er
 	if err := checkKind(kind, http.StatusBadRequest); err != nil {
 		return nil, err
 	}
-	permission := "service:write"
-	if kind == intentionsKind {
-		permission = "intention:write"
-	}
-	if err := s.require(r, permission, name); err != nil {
+	if err := s.requireWrite(r, kind, name); err != nil {
 		return nil, err
 	}
 	cas, err := casOf(r)
@@ -439,14 +308,34 @@ func (st *state) removeEntry(kind, name string, cas *uint64) (bool, error) {
 	return st.removeConfig(kind, name, cas)
 }
 
+// readConfigs is read for what look makes of the config entries: a query keeps blocking while
+// that is what it was at first, whatever else is written.
+func (s configAPI) readConfigs(w http.ResponseWriter, r *http.Request, look func(*state) any) error {
+	var first any
+	var seen uint64 // index
+	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
+		if seen == st.configs.index {
+			return seen, true
+		}
+		now := look(st)
+		if seen == 0 {
+			first = now
+		} else {
+			same = reflect.DeepEqual(first, now)
+		}
+		seen = st.configs.index
+		return seen, same
+	})
+}
+
 func (s configAPI) show(w http.ResponseWriter, r *http.Request, kind, name string) (any, error) {
-	if err := s.require(r, "service:read", name); err != nil {
+	if err := s.requireRead(r, kind, name); err != nil {
 		return nil, err
 	}
 	var entry configEntry
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		entry = st.configs.entries[kind][name]
-		return st.configs.index, entry
+		return entry
 	})
 	if err == nil && entry == nil {
 		err = httpError{http.StatusNotFound, fmt.Sprintf("Config entry not found for %q / %q", kind, name)}
@@ -459,11 +348,11 @@ func (s configAPI) list(w http.ResponseWriter, r *http.Request, kind string) (an
 		return nil, err
 	}
 	var entries []configEntry
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		entries = sorted(st.configs.entries[kind])
-		return st.configs.index, entries
+		return entries
 	})
-	if err == nil && s.filter(w, r, len(entries)) {
+	if err == nil && kind != proxyKind && s.filter(w, r, len(entries)) {
 		entries = entries[:0]
 	}
 	return entries, err
@@ -485,13 +374,13 @@ func (s configAPI) chain(w http.ResponseWriter, r *http.Request) (any, error) {
 	datacenter := cmp.Or(r.URL.Query().Get("compile-dc"), s.datacenter)
 	var answer struct{ Chain *chain }
 	var failed error
-	err := s.readChanged(w, r, func(st *state) (uint64, any) {
+	err := s.readConfigs(w, r, func(st *state) any {
 		compiled, err := st.configs.entries.compile(service, datacenter, s.authority().trustDomain)
 		if failed = err; err == nil {
 			compiled.AutoVirtualIPs, compiled.ManualVirtualIPs = st.configs.ipsOf(service)
 		}
 		answer.Chain = compiled
-		return st.configs.index, compiled
+		return compiled
 	})
 	return answer, cmp.Or(err, failed)
 }

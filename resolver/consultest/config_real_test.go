@@ -102,6 +102,7 @@ var entries = []string{
 
 	// Routers.
 	`{"Kind":"service-router","Name":"web","Routes":null}`,
+	`{"Kind":"service-router","Name":"web","Routes":[null]}`,
 	`{"Kind":"service-router","Name":"web","Routes":[
 		{"Match":{"HTTP":{"PathExact":"/a.B/C","Header":[{"Name":"x-debug","Exact":"1"},{"Name":"x-no","Present":true,"Invert":true}],"Methods":["post"]}},
 			"Destination":{"ServiceSubset":"v2","RequestTimeout":"1.5s","NumRetries":3,"RetryOnConnectFailure":true,"RetryOn":["unavailable","cancelled"],
@@ -125,6 +126,16 @@ var entries = []string{
 	`{"Kind":"service-router","Name":"web","Routes":[{"Destination":{"ServiceSubset":"v9"}}]}`,
 	`{"Kind":"service-router","Name":"web","Routes":[{"Destination":{"Service":"plain"}}]}`,
 
+	// What holds for all services.
+	`{"Kind":"proxy-defaults","Name":"web"}`,
+	`{"Kind":"proxy-defaults","Name":"global"}`,
+	`{"Kind":"proxy-defaults","Name":"global","Config":{"protocol":"GRPC","other":{"a_b":[{"c_d":1}]}},"MeshGateway":{"Mode":"local"}}`,
+	`{"Kind":"service-splitter","Name":"everywhere","Splits":[{"Weight":100}]}`,
+	`{"Kind":"proxy-defaults","Name":"global","Config":{"protocol":"tcp"}}`,
+	`{"Kind":"service-defaults","Name":"everywhere"}`,
+	`{"Kind":"service-defaults","Name":"everywhere","Protocol":"http"}`,
+	`{"Kind":"proxy-defaults","Name":"global","TransparentProxy":{"DialedDirectly":true}}`,
+
 	// Protocols that no longer fit, and what says more of instances.
 	`{"Kind":"service-defaults","Name":"web","Protocol":"tcp"}`,
 	`{"Kind":"service-defaults","Name":"alone","Protocol":"http2","MeshGateway":{"Mode":"local"},"TransparentProxy":{"DialedDirectly":true}}`,
@@ -134,12 +145,11 @@ var entries = []string{
 	`{"Kind":"service-resolver","Name":"alone","Failover":{"*":{"Datacenters":["dc2"]}}}`,
 }
 
-// Case T11: config entries are taken or refused, shown and compiled to chains as the real Consul
-// does it.
+// Config entries are taken or refused, shown and compiled to chains as the real Consul does it.
 func TestConfigEntriesAsTheRealConsulHasThem(t *testing.T) {
 	standIn, real := clients(t)
 	chains := func() {
-		for _, path := range []string{"web", "b", "c", "alone", "plain", "web?compile-dc=dc2"} {
+		for _, path := range []string{"web", "b", "c", "alone", "plain", "everywhere", "web?compile-dc=dc2"} {
 			compare(t, message{"GET", "/v1/discovery-chain/" + path, ""}, standIn, real)
 		}
 	}
@@ -155,13 +165,13 @@ func TestConfigEntriesAsTheRealConsulHasThem(t *testing.T) {
 		compare(t, message{"GET", "/v1/config/" + of.Kind + "/" + of.Name, ""}, standIn, real)
 		chains()
 	}
-	for _, path := range []string{"service-defaults", "service-router", "service-splitter", "service-resolver", "nothing", "service-router/", "service-router/none", "service-router/a/b"} {
+	for _, path := range []string{"service-defaults", "service-router", "service-splitter", "service-resolver", "proxy-defaults", "proxy-defaults/web", "nothing", "service-router/", "service-router/none", "service-router/a/b"} {
 		compare(t, message{"GET", "/v1/config/" + path, ""}, standIn, real)
 	}
 	for _, path := range []string{
 		"service-resolver/web", "service-defaults/web", "service-router/web?cas=1", "service-router/web?cas=x", "service-router/none?cas=1", "service-router", "service-router/", "nothing/web",
 		"service-router/web", "service-splitter/web", "service-router/c", "service-splitter/c", "service-splitter/b", "service-resolver/b", "service-resolver/c", "service-resolver/web",
-		"service-defaults/b", "service-defaults/c", "service-defaults/web", "service-defaults/web", "service-defaults/alone",
+		"service-defaults/b", "service-defaults/c", "service-defaults/web", "service-defaults/web", "service-defaults/alone", "proxy-defaults/web", "proxy-defaults/global",
 	} {
 		if !compare(t, message{"DELETE", "/v1/config/" + path, ""}, standIn, real) {
 			chains()

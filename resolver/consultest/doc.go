@@ -3,8 +3,8 @@
 // enough for Consul's own Go client and curl.
 //
 // A [Server] is one agent and the one-server datacenter behind it: the agent's
-// services and checks, the catalog, health with blocking queries, intentions, and
-// the KV store. Reach it through [Server.Transport], which opens no socket and so works
+// services and checks, the catalog, health with blocking queries and filters, intentions,
+// the config entries that route calls and the discovery chains of them, and the KV store. Reach it through [Server.Transport], which opens no socket and so works
 // under virtual time in a [testing/synctest] bubble; through [Server.Listen],
 // which serves on a TCP address; or as the [net/http.Handler] it is.
 //
@@ -15,10 +15,19 @@
 //	directory, err := consul.New(consul.Config{Transport: agent.Transport()}) // the mesh's own
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
-// [Server.Flap], [Server.SetIntentions], [Server.SetReachable] and [Server.Restart], connect it
+// [Server.Flap], [Server.SetIntentions], [Server.WriteConfig], [Server.SetReachable] and [Server.Restart], connect it
 // to agents of other datacenters with [Server.Join], rotate its CA with [Server.RotateCA], inspect requests with
 // [Server.Queries] and [Server.Connections], and answer in its place with
 // [Server.Intercept].
+//
+// # Routes
+//
+// [Server.WriteConfig] takes what `consul config write` does: service-defaults, service-router,
+// service-splitter, service-resolver and proxy-defaults. It refuses with Consul's texts what
+// Consul refuses, by itself or because a chain would break, and [Server.DeleteConfig] does so,
+// too. The chain of a service is at /v1/discovery-chain/, and /v1/health/service/ finds
+// the instances of its subsets by ?filter. With [Server.Join] each agent has its own entries:
+// nothing replicates them.
 //
 // # When Consul misbehaves
 //
@@ -35,6 +44,7 @@
 //
 //	consultest.Forbidden().On(consultest.Registrations).Times(2)
 //	consultest.Empty().And(consultest.IndexBackwards()).Service("catalog")
+//	consultest.NoLeader().On(consultest.ChainReads)
 //
 // The faults, with what a client sees and where it comes from:
 //
@@ -78,7 +88,8 @@
 // # What it is not
 //
 // It is not Consul: it has one node, keeps everything in memory, and has no
-// sessions, Connect proxies, config entries but for intentions, filter expressions, scripts or gossip.
+// sessions, Connect proxies, config entries but for routes and intentions, filters but of the health
+// of a service, scripts or gossip.
 // It rejects what it does not support, by name. In a bubble, create the Server
 // inside the bubble and give it [WithProbe] if services register checks that
 // would open sockets.

@@ -18,11 +18,16 @@ const (
 	routerKind   = "service-router"
 	splitterKind = "service-splitter"
 	resolverKind = "service-resolver"
+	proxyKind    = "proxy-defaults" // one, with the name global
+	proxyName    = "global"
 )
+
+// anyEntry is an entry of these kinds, or intentions.
+type anyEntry interface{ head() *entryHead }
 
 // configEntry is an entry of one of these kinds. Once it is stored it does not change.
 type configEntry interface {
-	head() *entryHead
+	anyEntry
 	tail() *entryTail
 	normalize()
 	check() error     // as far as that needs no other entry
@@ -37,6 +42,7 @@ type entryTail struct {
 	Hash        uint64            // of the rest; not Consul's
 	CreateIndex uint64
 	ModifyIndex uint64
+	size        int
 }
 
 func (h *entryHead) head() *entryHead { return h }
@@ -61,10 +67,10 @@ type meshGateway struct {
 	Mode string `json:",omitempty"`
 }
 
-// unsupportedDefaults are fields that Consul has and serviceDefaults has not.
+// unsupportedDefaults are fields that Consul has and serviceDefaults and proxyDefaults have not.
 var unsupportedDefaults = []string{
-	"BalanceInboundConnections", "Destination", "EnvoyExtensions", "LocalConnectTimeoutMs", "LocalRequestTimeoutMs",
-	"MaxInboundConnections", "Mode", "MutualTLSMode", "RateLimits", "UpstreamConfig",
+	"BalanceInboundConnections", "Destination", "EnvoyExtensions", "FailoverPolicy", "LocalConnectTimeoutMs", "LocalRequestTimeoutMs",
+	"MaxInboundConnections", "MaxRequestHeadersKB", "Mode", "MutualTLSMode", "PrioritizeByLocality", "RateLimits", "UpstreamConfig",
 }
 
 func (e *serviceDefaults) normalize() { e.Protocol = strings.ToLower(e.Protocol) }
@@ -78,10 +84,42 @@ func (e *serviceDefaults) check() error {
 
 func (e *serviceDefaults) refers() []string { return nil }
 
+// proxyDefaults is a proxy-defaults entry, whose Config.protocol is that of services without one
+// of their own.
+type proxyDefaults struct {
+	entryHead
+	Config           map[string]any
+	TransparentProxy transparentProxy
+	MeshGateway      meshGateway
+	Expose           struct{}
+	AccessLogs       struct{}
+	entryTail
+}
+
+func (e *proxyDefaults) normalize() {}
+
+func (e *proxyDefaults) check() error { return checkProxyName(e.Name) }
+
+func checkProxyName(name string) error {
+	if name != proxyName {
+		return fmt.Errorf("invalid name (%q), only %q is supported", name, proxyName)
+	}
+	return nil
+}
+
+func (e *proxyDefaults) refers() []string { return nil }
+
+func (e *proxyDefaults) protocol() string {
+	if protocol, ok := e.Config["protocol"]; ok {
+		return strings.ToLower(fmt.Sprint(protocol))
+	}
+	return ""
+}
+
 // serviceRouter is a service-router entry.
 type serviceRouter struct {
 	entryHead
-	Routes []*serviceRoute
+	Routes []serviceRoute
 	entryTail
 }
 
@@ -158,9 +196,6 @@ func (e *serviceRouter) normalize() {
 
 func (e *serviceRouter) check() error {
 	for i, route := range e.Routes {
-		if route == nil {
-			return fmt.Errorf("Route[%d] is null: write {} for one that matches all", i)
-		}
 		var match httpMatch
 		if route.Match != nil && route.Match.HTTP != nil {
 			match = *route.Match.HTTP

@@ -3,6 +3,7 @@
 package consultest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -28,6 +29,7 @@ type filter struct {
 
 	selector []string
 	value    string
+	negated  bool           // != and the like
 	pattern  *regexp.Regexp // of opMatches
 }
 
@@ -44,8 +46,16 @@ const (
 	opEmpty
 )
 
-// names are how Consul calls the comparisons, and their negations by a Not before.
-var opNames = map[filterOp]string{opEqual: "Equal", opContains: "In", opMatches: "Matches", opEmpty: "Is Empty"}
+// opName is how Consul calls a comparison.
+func (f *filter) opName() string {
+	names := map[filterOp][2]string{
+		opEqual: {"Equal", "Not Equal"}, opContains: {"In", "Not In"}, opMatches: {"Matches", "Not Matches"}, opEmpty: {"Is Empty", "Is Not Empty"},
+	}
+	if f.negated {
+		return names[f.op][1]
+	}
+	return names[f.op][0]
+}
 
 // parseFilter reads a filter. An empty text is one that matches everything.
 func parseFilter(text string) (*filter, error) {
@@ -134,7 +144,7 @@ func (p *filterParser) not() (*filter, error) {
 	defer func() { p.depth-- }()
 	if p.word("not") {
 		f, err := p.not()
-		return negated(f, true), err
+		return &filter{op: opNot, operands: []*filter{f}}, err
 	}
 	if !p.symbol("(") {
 		return p.comparison()
@@ -146,13 +156,6 @@ func (p *filterParser) not() (*filter, error) {
 	return f, err
 }
 
-func negated(f *filter, not bool) *filter {
-	if !not || f == nil {
-		return f
-	}
-	return &filter{op: opNot, operands: []*filter{f}}
-}
-
 // comparison reads one of a selector and a value, in the order that its operator wants.
 func (p *filterParser) comparison() (*filter, error) {
 	start := p.skip()
@@ -160,37 +163,38 @@ func (p *filterParser) comparison() (*filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	not := false
+	f := &filter{selector: selector}
 	switch {
 	case p.symbol("=="):
-		return p.compare(opEqual, selector, start)
+		f.op = opEqual
 	case p.symbol("!="):
-		f, err := p.compare(opEqual, selector, start)
-		return negated(f, true), err
+		f.op, f.negated = opEqual, true
 	case p.word("is"):
-		not = p.word("not")
+		f.op, f.negated = opEmpty, p.word("not")
 		if !p.word("empty") {
 			return nil, p.expected(`"empty"`)
 		}
-		return negated(&filter{op: opEmpty, selector: selector}, not), p.wantSelector(selector, start)
-	}
-	not = p.word("not")
-	switch {
-	case p.word("contains"):
-		f, err := p.compare(opContains, selector, start)
-		return negated(f, not), err
-	case p.word("matches"):
-		f, err := p.compare(opMatches, selector, start)
-		return negated(f, not), err
-	case p.word("in"):
-		at := p.skip()
-		_, selector, err := p.operand()
-		if err != nil {
-			return nil, err
+		return f, p.wantSelector(selector, start)
+	default:
+		f.negated = p.word("not")
+		switch {
+		case p.word("contains"):
+			f.op = opContains
+		case p.word("matches"):
+			f.op = opMatches
+		case p.word("in"):
+			f.op, f.value, start = opContains, left, p.skip()
+			_, f.selector, err = p.operand()
+			return f, cmp.Or(err, p.wantSelector(f.selector, start))
+		default:
+			return nil, p.expected(`"!=", "==", "contains", "in", "is", "matches", "not"`)
 		}
-		return negated(&filter{op: opContains, selector: selector, value: left}, not), p.wantSelector(selector, at)
 	}
-	return nil, p.expected(`"!=", "==", "contains", "in", "is", "matches", "not"`)
+	if err := p.wantSelector(selector, start); err != nil {
+		return nil, err
+	}
+	f.value, _, err = p.operand()
+	return f, err
 }
 
 func (p *filterParser) wantSelector(selector []string, at int) error {
@@ -198,15 +202,6 @@ func (p *filterParser) wantSelector(selector []string, at int) error {
 		return fmt.Errorf("1:%d (%d): rule \"match\": Invalid selector", at+1, at)
 	}
 	return nil
-}
-
-// compare reads the value that follows an operator.
-func (p *filterParser) compare(op filterOp, selector []string, start int) (*filter, error) {
-	if err := p.wantSelector(selector, start); err != nil {
-		return nil, err
-	}
-	value, _, err := p.operand()
-	return &filter{op: op, selector: selector, value: value}, err
 }
 
 // operand reads a value, which is quoted, a number or a name, and its parts if it may be a selector.
@@ -293,7 +288,7 @@ func (f *filter) bind() error {
 	}
 	selector := strings.Join(f.selector, ".")
 	if !slices.Contains(opsOf(t), f.op) {
-		return fmt.Errorf("Invalid match operator %q for selector %q", opNames[f.op], selector)
+		return fmt.Errorf("Invalid match operator %q for selector %q", f.opName(), selector)
 	}
 	if f.op == opMatches {
 		if f.pattern, err = regexp.Compile(f.value); err != nil {
@@ -318,7 +313,7 @@ func (f *filter) selected() (reflect.Type, error) {
 		return nil, errors.New("consultest: filters by Checks are not supported: by Service and Node only")
 	}
 	t := reflect.TypeFor[healthEntryJSON]()
-	for _, name := range f.selector {
+	for i, name := range f.selector {
 		var field reflect.StructField
 		ok := false
 		switch t.Kind() {
@@ -329,7 +324,7 @@ func (f *filter) selected() (reflect.Type, error) {
 			ok = ok && !slices.Contains([]string{"Locality", "CreateIndex", "ModifyIndex"}, name)
 		}
 		if !ok {
-			return nil, fmt.Errorf("Selector %q is not valid", strings.Join(f.selector, "."))
+			return nil, fmt.Errorf("Selector %q is not valid", strings.Join(f.selector[:i+1], "."))
 		}
 		t = field.Type
 	}
@@ -367,10 +362,10 @@ func (f *filter) matches(entry *healthEntryJSON) bool {
 		if v.Kind() == reflect.Struct {
 			v = v.FieldByName(name)
 		} else if v = v.MapIndex(reflect.ValueOf(name)); !v.IsValid() {
-			return false // a key that is not there equals nothing
+			return f.negated || f.op == opMatches // so does Consul
 		}
 	}
-	return f.matchesValue(v)
+	return f.matchesValue(v) != f.negated
 }
 
 func (f *filter) matchesValue(v reflect.Value) bool {

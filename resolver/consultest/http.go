@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -345,20 +344,6 @@ func (s *Server) readFound(w http.ResponseWriter, r *http.Request, look func(*st
 	})
 }
 
-// readChanged is read for things that most changes of their index leave as they are: a query
-// keeps blocking while what look returns is what it returned at first.
-func (s *Server) readChanged(w http.ResponseWriter, r *http.Request, look func(*state) (uint64, any)) error {
-	var first []any
-	return s.readNew(w, r, func(st *state) (index uint64, same bool) {
-		index, thing := look(st)
-		if first == nil {
-			first = []any{thing}
-			return index, false
-		}
-		return index, reflect.DeepEqual(first[0], thing)
-	})
-}
-
 // readNew is read with a look that reports, too, whether the answer is the same as when it
 // looked before, so that its index ends no query.
 func (s *Server) readNew(w http.ResponseWriter, r *http.Request, look func(*state) (index uint64, same bool)) error {
@@ -437,17 +422,21 @@ func (s *config) allowed(r *http.Request) (bool, error) {
 	}
 }
 
-// require rejects a request whose token lacks a permission, with Consul's text.
+// require rejects a request whose token lacks a permission on something, with Consul's text.
 func (s *config) require(r *http.Request, permission, on string) error {
+	return s.requireRight(r, fmt.Sprintf("'%s' on %q", permission, on))
+}
+
+// requireRight is require for any right.
+func (s *config) requireRight(r *http.Request, right string) error {
 	allowed, err := s.allowed(r)
 	if allowed || err != nil {
 		return err
 	}
-	text := fmt.Sprintf("Permission denied: anonymous token lacks permission '%s' on %q. "+
-		"The anonymous token is used implicitly when a request does not specify a token.", permission, on)
+	text := fmt.Sprintf("Permission denied: anonymous token lacks permission %s. "+
+		"The anonymous token is used implicitly when a request does not specify a token.", right)
 	if token := tokenOf(r); token != "" {
-		text = fmt.Sprintf("Permission denied: token with AccessorID '%s' lacks permission '%s' on %q",
-			uuidOf("token "+token), permission, on)
+		text = fmt.Sprintf("Permission denied: token with AccessorID '%s' lacks permission %s", uuidOf("token "+token), right)
 	}
 	return httpError{http.StatusForbidden, text}
 }

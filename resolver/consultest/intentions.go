@@ -22,7 +22,7 @@ const (
 
 // intentionEntry is a service-intentions config entry.
 type intentionEntry struct {
-	Kind, Name     string
+	entryHead
 	Sources        []intentionSource
 	JWT            json.RawMessage `json:",omitempty"`
 	create, modify uint64

@@ -127,3 +127,5 @@ func show(entries []*api.ServiceEntry) string {
 	}
 	return strings.Join(of, " ")
 }
+
+func withFilter(filter string) *api.QueryOptions { return &api.QueryOptions{Filter: filter} }

@@ -216,7 +216,7 @@ func (s *Server) SetIntentions(destination, sources string) error {
 		s.st.removeIntentions(destination)
 		return nil
 	}
-	entry := intentionEntry{Kind: intentionsKind, Name: destination}
+	entry := intentionEntry{entryHead: entryHead{intentionsKind, destination}}
 	if err := json.Unmarshal([]byte(sources), &entry.Sources); err != nil {
 		return badRequest("Request decode failed: %v", err)
 	}
@@ -224,7 +224,7 @@ func (s *Server) SetIntentions(destination, sources string) error {
 }
 
 // WriteConfig writes a config entry of kind service-defaults, service-router, service-splitter,
-// service-resolver or service-intentions, as `consul config write` does. entry is its JSON, as a
+// service-resolver, proxy-defaults or service-intentions, as `consul config write` does. entry is its JSON, as a
 // string or []byte, or a value that [encoding/json] makes that of, such as Consul's
 // api.ServiceRouterConfigEntry:
 //
@@ -327,7 +327,7 @@ func (s *Server) flap(ctx context.Context, serviceID string, tick <-chan time.Ti
 //
 // A blocking query that waits and matches a fault is answered with it now. When a fault that
 // alters answers is lifted, waiting queries that match it are answered too, without it; those
-// that it delays or hangs go on to the agent.
+// that it delays or stalls go on to the agent.
 func (s *Server) Inject(faults ...Fault) (lift func()) {
 	var rules []*rule
 	for _, f := range faults {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"reflect"
@@ -266,6 +267,17 @@ func sorted[V any](m map[string]V) []V {
 		values = append(values, m[k])
 	}
 	return values
+}
+
+// sortedPairs iterates over m in the order of its keys.
+func sortedPairs[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if !yield(key, m[key]) {
+				return
+			}
+		}
+	}
 }
 
 // Bounds of memory of the KV store.

@@ -9,17 +9,17 @@ import (
 
 // Bounds of what a chain may cost.
 const (
-	maxRoutes  = 1000   // matched one after the other
-	maxTargets = 1000   // each is watched
-	maxArms    = 10_000 // of all routes
-	maxFields  = 64     // headers and parameters that a route matches
-	maxChanges = 64     // of headers, in one modifier
-	maxRegex   = 1 << 10
-	maxSize    = 2 << 10 // of an expression
+	maxRoutes  = 1000    // matched one after the other
+	maxTargets = 1000    // each is watched
+	maxArms    = 10_000  // of all routes
+	maxFields  = 64      // headers and parameters that a route matches
+	maxChanges = 64      // of headers, in one modifier
 	maxValue   = 8 << 10 // bytes of a header that is matched
 	maxKey     = 256
 	maxChange  = 4 << 10 // bytes of a header that is set
 	maxRetries = 100
+
+	maxSteps = 1 << 20 // of an expression, for each byte of a value: some milliseconds
 
 	maxChoiceCount = 100
 	maxRing        = 8 << 20 // Envoy's
@@ -97,7 +97,7 @@ func (m *matcher) all() bool {
 }
 
 func compile(m *Match) (c matcher, err error) {
-	given := conditions{exact: m.PathExact, prefix: m.PathPrefix, expression: m.PathRegex}
+	given := conditions{exact: m.PathExact, prefix: m.PathPrefix, regex: m.PathRegex}
 	if given[prefix] == "/" { // as every path does
 		given[prefix] = ""
 	}
@@ -116,7 +116,7 @@ func compile(m *Match) (c matcher, err error) {
 		c.fields = append(c.fields, f)
 	}
 	for _, q := range m.Query {
-		t, err := conditions{exact: q.Exact, expression: q.Regex}.compile(false)
+		t, err := conditions{exact: q.Exact, regex: q.Regex}.compile(false)
 		if q.Name == "" {
 			return c, fmt.Errorf("a parameter of the query has no name")
 		}
@@ -131,7 +131,7 @@ func compile(m *Match) (c matcher, err error) {
 func compileHeader(h *HeaderMatch) (field, error) {
 	f := field{key: h.Name, invert: h.Invert}
 	var err error
-	given := conditions{exact: h.Exact, prefix: h.Prefix, suffix: h.Suffix, contains: h.Contains, expression: h.Regex}
+	given := conditions{exact: h.Exact, prefix: h.Prefix, suffix: h.Suffix, contains: h.Contains, regex: h.Regex}
 	if f.text, err = given.compile(h.IgnoreCase); err != nil {
 		return f, fmt.Errorf("the header %q %w", h.Name, err)
 	}

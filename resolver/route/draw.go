@@ -1,8 +1,8 @@
 package route
 
 // Arm returns the arm of r at a point of [0, 100): arms follow each other, each as long as its
-// weight. So a uniformly distributed point makes shares that are the weights. Weights that do
-// not sum to 100, because nested splits are rounded, are scaled. It is nil if all arms have
+// weight. So evenly distributed points make shares that are the weights. Weights that do not
+// sum to 100, because nested splits are rounded, are scaled. It is nil if all arms have
 // weight 0.
 func (r *Route) Arm(point float64) *Arm {
 	total := 0.0

@@ -20,7 +20,8 @@ type Match struct {
 // HeaderMatch matches the values of one metadata key; several are joined by commas, as HTTP
 // does. At most one of Exact to Regex is set; none matches a key that is present. As in
 // Envoy, a key that is absent fulfils no condition but an inverted one of presence. The same
-// holds for values of more than 8 KiB, which are not searched.
+// holds for values of more than 8 KiB, or of 512 bytes for the largest expressions: they are
+// not searched.
 type HeaderMatch struct {
 	// Name is in lower case. ":path" and ":method" are those of the call.
 	Name     string `json:"name"`
@@ -62,7 +63,7 @@ func (c *Chain) match(r *request) (*Route, int) {
 		return nil, -1
 	}
 	for i := range c.matchers {
-		if c.matchers[i].matches(r) {
+		if m := &c.matchers[i]; !m.path.excludes(r.path) && m.matches(r) {
 			return c.Routes[i], i
 		}
 	}

@@ -1,12 +1,12 @@
 package route
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strings"
+
+	"github.com/meshlite-go/meshlite/internal/expression"
 )
 
 // methodOfGRPC is the HTTP method of every call of gRPC.
@@ -17,14 +17,18 @@ type request struct {
 	path, method string
 	md           Metadata
 	query        Metadata // of HTTP
+
+	// What was last found in md: routes often match the same key one after the other.
+	key   string
+	found []string
 }
 
-// values returns the values of a header, pseudo headers included.
+// values returns the values of a metadata key.
 func (r *request) values(key string) []string {
-	if r.md == nil {
-		return nil
+	if r.md != nil && r.key != key {
+		r.key, r.found = key, r.md.Get(key)
 	}
-	return r.md.Get(key)
+	return r.found
 }
 
 // matcher is a compiled [Match]. Its conditions are in the order of their cost.
@@ -108,15 +112,23 @@ func (f *field) value(r *request) (value string, present, known bool) {
 		for _, one := range values {
 			size += len(one)
 		}
-		if size > maxValue || f.text.kind == anything {
+		if size > f.text.most || f.text.kind == anything {
 			return "", true, false
 		}
 		value, present = strings.Join(values, ","), true
 	}
-	return value, present, present && len(value) <= maxValue
+	return value, present, present && len(value) <= f.text.most
 }
 
 func (f *field) holds(r *request) bool {
+	if f.from == metadata && f.text.kind != anything {
+		switch values := r.values(f.key); {
+		case len(values) == 0:
+			return false
+		case len(values) == 1 && len(values[0]) <= f.text.most: // as nearly always
+			return f.text.matches(values[0]) != f.invert
+		}
+	}
 	value, present, known := f.value(r)
 	if f.text.kind == anything {
 		return present != f.invert
@@ -137,7 +149,7 @@ func (f *field) mismatch(r *request) string {
 	case f.text.kind == anything:
 		return name + " is present"
 	case !known:
-		return fmt.Sprintf("%s has more than %d bytes", name, maxValue)
+		return fmt.Sprintf("%s has more than %d bytes", name, f.text.most)
 	case f.invert:
 		return name + " " + f.text.String()
 	default:
@@ -154,7 +166,7 @@ const (
 	prefix
 	suffix
 	contains
-	expression
+	regex
 )
 
 // text is a condition on a text.
@@ -162,7 +174,9 @@ type text struct {
 	kind       kind
 	want       string
 	ignoreCase bool // of ASCII
+	literal    bool // exact or prefix, and not ignoreCase
 	re         *regexp.Regexp
+	most       int // bytes of what is matched
 }
 
 func (t *text) matches(s string) bool {
@@ -170,12 +184,12 @@ func (t *text) matches(s string) bool {
 	switch t.kind {
 	case anything:
 		return true
-	case expression:
-		return len(s) <= maxValue && t.re.MatchString(s)
 	case exact:
 		return len(s) == n && t.equal(s)
 	case prefix:
 		return len(s) >= n && t.equal(s[:n])
+	case regex:
+		return len(s) <= t.most && t.re.MatchString(s)
 	case suffix:
 		return len(s) >= n && t.equal(s[len(s)-n:])
 	default:
@@ -191,13 +205,20 @@ func (t *text) matches(s string) bool {
 	}
 }
 
+// excludes is a quick test that most texts fail: that of the last letter that must be equal.
+func (t *text) excludes(s string) bool {
+	n := len(t.want)
+	return t.literal && (len(s) < n || s[n-1] != t.want[n-1])
+}
+
 // equal compares s with a text of the same length.
 func (t *text) equal(s string) bool {
-	if !t.ignoreCase {
-		return s == t.want
-	}
-	for i := range len(s) {
-		if lower(s[i]) != lower(t.want[i]) {
+	return s == t.want || t.ignoreCase && equalInAnyCase(s, t.want)
+}
+
+func equalInAnyCase(a, b string) bool {
+	for i := range len(a) {
+		if lower(a[i]) != lower(b[i]) {
 			return false
 		}
 	}
@@ -212,8 +233,8 @@ func lower(c byte) byte {
 }
 
 var (
-	holds    = [...]string{anything: "is anything", exact: "is %q", prefix: "begins with %q", suffix: "ends with %q", contains: "contains %q", expression: "matches %q"}
-	opposite = [...]string{anything: "is nothing", exact: "is not %q", prefix: "does not begin with %q", suffix: "does not end with %q", contains: "does not contain %q", expression: "does not match %q"}
+	holds    = [...]string{anything: "is anything", exact: "is %q", prefix: "begins with %q", suffix: "ends with %q", contains: "contains %q", regex: "matches %q"}
+	opposite = [...]string{anything: "is nothing", exact: "is not %q", prefix: "does not begin with %q", suffix: "does not end with %q", contains: "does not contain %q", regex: "does not match %q"}
 )
 
 // String is the condition in words, and opposite is what holds where it does not.
@@ -232,11 +253,11 @@ func (t *text) say(format string) string {
 }
 
 // conditions are texts by kind, of which at most one is given.
-type conditions [expression + 1]string
+type conditions [regex + 1]string
 
 func (c conditions) compile(ignoreCase bool) (text, error) {
-	var t text
-	for k := exact; k <= expression; k++ {
+	t := text{most: maxValue}
+	for k := exact; k <= regex; k++ {
 		switch {
 		case c[k] == "":
 			continue
@@ -245,56 +266,16 @@ func (c conditions) compile(ignoreCase bool) (text, error) {
 		case len(c[k]) > maxValue:
 			return text{}, fmt.Errorf("has a condition of %d bytes: write %d at most", len(c[k]), maxValue)
 		}
-		t = text{kind: k, want: c[k], ignoreCase: ignoreCase && k != expression}
+		t.kind, t.want = k, c[k]
+		t.ignoreCase = ignoreCase && k != regex
+		t.literal = k <= prefix && !ignoreCase
 	}
-	if t.kind == expression {
-		var err error
-		if t.re, err = whole(t.want); err != nil {
-			return text{}, err
+	if t.kind == regex {
+		re, steps, err := expression.Whole(t.want)
+		if err != nil {
+			return text{}, fmt.Errorf("has %w", err)
 		}
+		t.re, t.most = re, min(maxValue, maxSteps/steps)
 	}
 	return t, nil
-}
-
-// whole compiles an expression that matches whole texts, as RE2's FullMatch does. Matching
-// takes time that is linear in the text and in the size of the expression, whose repetitions
-// count.
-func whole(expression string) (*regexp.Regexp, error) {
-	if len(expression) > maxRegex {
-		return nil, fmt.Errorf("has an expression of %d bytes: write %d at most", len(expression), maxRegex)
-	}
-	// Before it is wrapped: ")(" would be valid within.
-	parsed, err := syntax.Parse(expression, syntax.Perl)
-	if err != nil {
-		return nil, fmt.Errorf("has %q, which is no expression of RE2: %w", expression, errorOf(err))
-	}
-	if n := size(parsed); n > maxSize {
-		return nil, fmt.Errorf("has %q, which is an expression of %d steps with its repetitions: write %d at most", expression, n, maxSize)
-	}
-	return regexp.Compile(`^(?s:` + expression + `)$`)
-}
-
-// errorOf is err without the expression, which is quoted beside it.
-func errorOf(err error) error {
-	var bad *syntax.Error
-	if errors.As(err, &bad) {
-		return errors.New(bad.Code.String())
-	}
-	return err
-}
-
-// size is about the number of instructions of an expression. The parser bounds nested
-// repetitions by 1,000, so it does not overflow.
-func size(re *syntax.Regexp) int {
-	n := 1 + len(re.Rune)
-	if re.Op == syntax.OpCharClass {
-		n = 1
-	}
-	for _, sub := range re.Sub {
-		n += size(sub)
-	}
-	if re.Op == syntax.OpRepeat {
-		n *= max(re.Max, re.Min+1)
-	}
-	return n
 }

@@ -104,7 +104,7 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 // C17: a server that takes connections and does not answer.
 //
 // Case C17
-func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
+func TestAStalledRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	r := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
 	s.Signal(child.Freeze)
@@ -144,7 +144,7 @@ func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
 	want(t, "errors", r.Stats().Errors, uint64(late.Load()))
 }
 
-func TestAFrozenRedisComesBack(t *testing.T) {
+func TestAStalledRedisComesBack(t *testing.T) {
 	s := redistest.Start(t)
 	one, other := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond)), connected(t, s.URL())
 	h := subscribe(t, other)
@@ -156,7 +156,7 @@ func TestAFrozenRedisComesBack(t *testing.T) {
 	err := one.Invalidate(t.Context(), []string{sweet[3]})
 	s.Signal(child.Thaw)
 	if err == nil {
-		t.Fatal("a frozen server accepted an invalidation")
+		t.Fatal("a stalled server accepted an invalidation")
 	}
 	redistest.Await(t, "connection", func() bool { return one.Stats().Connected && one.Stats().Pending == 0 })
 	value, _ := load(t, other, "key", sweet...)
@@ -307,7 +307,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	for range 2 * redis.MaxRunning {
 		wg.Go(func() {
 			if _, _, _, err := r.Load(t.Context(), "key", sweet); err == nil {
-				t.Error("loaded from a frozen server")
+				t.Error("loaded from a stalled server")
 			}
 		})
 	}

@@ -90,13 +90,13 @@ func want[T comparable](t testing.TB, what string, got, want T) {
 	}
 }
 
-// heard are the messages that a subscriber got; "nil" is everything.
-type heard struct {
+// received are the messages that a subscriber got; "nil" is everything.
+type received struct {
 	mu  sync.Mutex
 	all []string
 }
 
-func (h *heard) invalidated(subjects []string) {
+func (h *received) invalidated(subjects []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if subjects == nil {
@@ -106,13 +106,13 @@ func (h *heard) invalidated(subjects []string) {
 	h.all = append(h.all, strings.Join(subjects, ","))
 }
 
-func (h *heard) list() []string {
+func (h *received) list() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.all)
 }
 
-func (h *heard) count(message string) (n int) {
+func (h *received) count(message string) (n int) {
 	for _, m := range h.list() {
 		if m == message {
 			n++
@@ -122,9 +122,9 @@ func (h *heard) count(message string) (n int) {
 }
 
 // subscribe waits until r has its subscription and forgets what came of that.
-func subscribe(t testing.TB, r *redis.Redis) *heard {
+func subscribe(t testing.TB, r *redis.Redis) *received {
 	t.Helper()
-	h := &heard{}
+	h := &received{}
 	t.Cleanup(r.Subscribe(h.invalidated))
 	redistest.Await(t, "subscription", func() bool { return r.Stats().Subscribed && h.count("nil") > 0 })
 	h.mu.Lock()

@@ -57,8 +57,8 @@ func WithPrefix(prefix string) Option { return func(o *options) { o.Prefix = pre
 // At most 256 operations run at once, so it also bounds the memory that they take.
 func WithMaxValueBytes(bytes int) Option { return func(o *options) { o.maxValue = bytes } }
 
-// WithLogger logs once when Redis becomes unreachable and once when it is back. By default
-// it is slog.Default().
+// WithLogger logs once when Redis becomes unreachable and once when it is back.
+// Default, and nil: slog.Default().
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.Log = log } }
 
 func (o *options) check() error {

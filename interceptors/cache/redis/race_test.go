@@ -66,7 +66,7 @@ func TestNothingOlderThanAnInvalidationIsFound(t *testing.T) {
 	})
 }
 
-// A message is heard as it was said, or as everything.
+// A message is received as it was sent, or as everything.
 func FuzzMessage(f *testing.F) {
 	for _, text := range []string{"", "all\x00tag sweet:fudge", "\xff", "tag <&>\u2028é", `["x"]`, "null"} {
 		f.Add(text)
@@ -75,7 +75,7 @@ func FuzzMessage(f *testing.F) {
 		redis.Decode(text)
 		said := strings.Split(text, "\x00")
 		if got := redis.Decode(redis.Encode(said)); got != nil && !slices.Equal(got, said) {
-			t.Errorf("%q was heard as %q", said, got)
+			t.Errorf("%q was received as %q", said, got)
 		}
 	})
 }

@@ -18,7 +18,7 @@ func TestSubscribersReceiveInvalidationsOfOthers(t *testing.T) {
 		h, own := subscribe(t, one), subscribe(t, other)
 		invalidate(t, other, sweet[2], "tag with , and \" and é")
 		invalidate(t, other, "tag not \xff UTF-8")
-		for _, h := range []*heard{h, own} {
+		for _, h := range []*received{h, own} {
 			redistest.Await(t, "message", func() bool { return h.count(sweet[2]+",tag with , and \" and é") == 1 && h.count("nil") == 1 })
 		}
 	})
@@ -52,7 +52,7 @@ func TestALostSubscriptionIsEverything(t *testing.T) {
 func TestALaterSubscriberDropsEverything(t *testing.T) {
 	r := connected(t, "redis://"+miniredis.RunT(t).Addr())
 	subscribe(t, r)
-	h := &heard{}
+	h := &received{}
 	cancel := r.Subscribe(h.invalidated)
 	want(t, "calls with nil", h.count("nil"), 1)
 	cancel()
@@ -125,7 +125,7 @@ func TestADeniedSubscriptionIsLoggedOnce(t *testing.T) {
 	s.Do("ACL", "SETUSER", "deaf", "on", ">hush-hush", "~*", "+@all", "resetchannels")
 	log := &logged{}
 	r := connected(t, "redis://deaf:hush-hush@"+s.Addr, redis.WithLogger(log.logger()))
-	h := &heard{}
+	h := &received{}
 	defer r.Subscribe(h.invalidated)()
 	redistest.Await(t, "line", func() bool { return strings.Contains(log.String(), "do not arrive") })
 	keep(t, r, "key", "fudge", sweet...)

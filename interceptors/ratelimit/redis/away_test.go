@@ -111,7 +111,7 @@ func TestAProgramStartsWithoutRedis(t *testing.T) {
 // the timeout, and those after them nothing.
 //
 // Case L7
-func TestAFrozenRedisCostsTheTimeout(t *testing.T) {
+func TestAStalledRedisCostsTheTimeout(t *testing.T) {
 	s := redistest.Start(t)
 	store := connected(t, s.URL(), redis.WithTimeout(20*time.Millisecond), hour)
 	r := newReplica(t, store, []*policyv1.RateLimitRule{shared(20, "1000h", policyv1.StoreFailure_STORE_FAILURE_PER_REPLICA)}, ratelimit.WithShare(share))
@@ -179,7 +179,7 @@ func TestHastyCallersOpenNoCircuit(t *testing.T) {
 	for range 4 * redis.MaxFailures {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if _, err := store.Take(ctx, []ratelimit.Charge{charge(1, 1, 100)}); err == nil {
-			t.Error("a frozen server has answered")
+			t.Error("a stalled server has answered")
 		}
 		cancel()
 	}

@@ -46,8 +46,8 @@ func WithTimeout(timeout time.Duration) Option { return func(o *options) { o.Tim
 // count together; by default it is "meshlite:limit:".
 func WithPrefix(prefix string) Option { return func(o *options) { o.Prefix = prefix } }
 
-// WithLogger logs once when Redis becomes unavailable and once when it is back. Default:
-// slog.Default().
+// WithLogger logs once when Redis becomes unavailable and once when it is back. Default, and
+// nil: slog.Default().
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.Log = log } }
 
 func (o *options) check() error { return errors.Join(o.Check(defaultPrefix)...) }

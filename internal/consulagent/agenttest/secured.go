@@ -23,12 +23,13 @@ const Management = "11111111-2222-3333-4444-555555555555"
 // deny by default.
 type Secured struct {
 	*consulagent.Agent
-	t testing.TB
+	Authority *certtest.Authority // of its certificate
+	t         testing.TB
 }
 
 // StartSecured runs a secured agent until the test ends. Until then the environment has its
 // authority, so the test must not be parallel.
-func StartSecured(t *testing.T) *Secured {
+func StartSecured(t *testing.T, changes ...func(*consulagent.Security)) *Secured {
 	t.Helper()
 	path := Path(t)
 	authority, dir := certtest.New(t), t.TempDir()
@@ -51,6 +52,9 @@ func StartSecured(t *testing.T) *Secured {
 		GossipKey:  base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32))),
 		Management: Management,
 	}
+	for _, change := range changes {
+		change(&security)
+	}
 	t.Setenv("CONSUL_HTTP_SSL", "true")
 	t.Setenv("CONSUL_CACERT", security.CAFile)
 	agent, err := consulagent.StartSecured(t.Context(), path, security)
@@ -58,7 +62,7 @@ func StartSecured(t *testing.T) *Secured {
 		t.Fatal(err)
 	}
 	t.Cleanup(agent.Kill)
-	return &Secured{agent, t}
+	return &Secured{agent, authority, t}
 }
 
 // Send is that of the agent. out, if not nil, is what the answer is decoded into.

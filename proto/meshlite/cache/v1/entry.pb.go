@@ -27,8 +27,8 @@ const (
 // Entry is one answer, or one failure.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How old it was when it was stored. No clock is compared with another machine's: how
-	// long it has lain there, the store knows.
+	// How old it was when it was stored. The store counts the time since then: no clock is
+	// compared with another machine's.
 	Age *durationpb.Duration `protobuf:"bytes,1,opt,name=age,proto3" json:"age,omitempty"`
 	// How long the origin took.
 	Took *durationpb.Duration `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`

@@ -1,23 +1,23 @@
-// Package metrics exports to Prometheus how calls are spread over endpoints: picks, latency to
-// the first response, ejections and their reasons.
+// Package balancermetrics exports to Prometheus how calls are spread over endpoints: picks,
+// latency to the first response, ejections and their reasons.
 //
 // The numbers are read when they are collected; no call counts anything for it:
 //
 //	builder := resolver.NewBuilder(directory)
-//	registry.MustRegister(metrics.New(builder.Picks))
+//	registry.MustRegister(balancermetrics.New(builder.Picks))
 //
 // A meshlite.Runtime does so by itself.
 //
 // The label of an endpoint is "address", as Prometheus has a use of its own for
-// "instance". At most 1,000 addresses are exported, shared fairly among services; the rest
-// of a service is one more, "other", with the sum of what can be added and the worst
-// of what cannot, as has an endpoint of several targets of one service.
+// "instance". At most 1,000 addresses are exported, shared fairly among services; the
+// others of a service are one more, "other", with their sum or, of what cannot be added, the
+// worst value. So is an endpoint that several targets of one service have.
 //
 // The series of an endpoint ends when no channel has it, and those of a service end
 // while all its channels are closed or idle. Both begin anew when they are back, which
 // rate and increase take for a restart. Counters that are put together never fall
 // because a part of them is gone.
-package metrics
+package balancermetrics
 
 import (
 	"sync"

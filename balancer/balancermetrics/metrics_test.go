@@ -1,4 +1,4 @@
-package metrics_test
+package balancermetrics_test
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/balancer/metrics"
+	"github.com/meshlite-go/meshlite/balancer/balancermetrics"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -33,7 +33,7 @@ func Example() {
 	defer directory.Close()
 	builder := resolver.NewBuilder(directory) // for grpc.WithResolvers
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.New(builder.Picks))
+	registry.MustRegister(balancermetrics.New(builder.Picks))
 	n, err := testutil.GatherAndCount(registry, "meshlite_endpoint_picks_total")
 	fmt.Println(n, err) // there is no channel yet
 	// Output: 0 <nil>
@@ -87,7 +87,7 @@ func TestEachEndpointIsTold(t *testing.T) {
 	two.Part, two.Failing, two.Warm, two.State, two.Reason = 0.25, 0.5, 0.4, balancer.Ejected, balancer.SuccessRate
 	all := &tables{}
 	all.set(table("catalog", "", one, two))
-	compare(t, metrics.New(all.read), `
+	compare(t, balancermetrics.New(all.read), `
 # HELP meshlite_endpoint_ejected 1 while an endpoint is ejected because it fails. Of "other", how many are.
 # TYPE meshlite_endpoint_ejected gauge
 meshlite_endpoint_ejected{address="10.0.0.1:80",service="catalog"} 0
@@ -143,7 +143,7 @@ meshlite_ejections_total{reason="success_rate",service="catalog"} 0
 # TYPE meshlite_endpoints_panic gauge
 meshlite_endpoints_panic{service="catalog"} 0
 `)
-	if n := testutil.CollectAndCount(metrics.New(nil)); n != 0 {
+	if n := testutil.CollectAndCount(balancermetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
 }
@@ -160,7 +160,7 @@ func TestTargetsOfOneServiceAreToldAsOne(t *testing.T) {
 	tagged.Ejections, tagged.Panic = map[balancer.Reason]uint64{balancer.Probe: 3}, true
 	all := &tables{}
 	all.set(plain, tagged, table("catalog", "")) // which another directory of that name was asked for
-	compare(t, metrics.New(all.read), `
+	compare(t, balancermetrics.New(all.read), `
 # HELP meshlite_ejections_total Ejections of endpoints.
 # TYPE meshlite_ejections_total counter
 meshlite_ejections_total{reason="consecutive_failures",service="catalog"} 0
@@ -228,7 +228,7 @@ func labelsOf(m *dto.Metric) string {
 func register(t *testing.T, all *tables) *prometheus.Registry {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(metrics.New(all.read)); err != nil {
+	if err := registry.Register(balancermetrics.New(all.read)); err != nil {
 		t.Fatal(err)
 	}
 	return registry
@@ -392,7 +392,7 @@ func TestMetricsAreWellNamed(t *testing.T) {
 	e.Latency = 1
 	all := &tables{}
 	all.set(table("catalog", "", e))
-	problems, err := testutil.CollectAndLint(metrics.New(all.read))
+	problems, err := testutil.CollectAndLint(balancermetrics.New(all.read))
 	if err != nil || len(problems) > 0 {
 		t.Errorf("the linter of Prometheus says %v %v", problems, err)
 	}

@@ -1,4 +1,4 @@
-package metrics
+package balancermetrics
 
 import (
 	"cmp"

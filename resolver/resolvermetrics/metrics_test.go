@@ -1,4 +1,4 @@
-package metrics_test
+package resolvermetrics_test
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
-	"github.com/meshlite-go/meshlite/resolver/metrics"
+	"github.com/meshlite-go/meshlite/resolver/resolvermetrics"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,7 +32,7 @@ func Example() {
 	defer directory.Close()
 	builder := resolver.NewBuilder(directory)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
+	registry.MustRegister(resolvermetrics.New(builder.Stats, directory.Stats))
 	if _, err := directory.NodeAddress(context.Background()); err != nil {
 		fmt.Println(err)
 	}
@@ -83,14 +83,14 @@ meshlite_discovery_instances{directory="consul at a",query="tag=fast",service="c
 meshlite_discovery_panicking{directory="consul at a",query="",service="catalog"} 1
 meshlite_discovery_panicking{directory="consul at a",query="tag=fast",service="catalog"} 0
 `
-	err := testutil.CollectAndCompare(metrics.New(watches, nil), strings.NewReader(want),
+	err := testutil.CollectAndCompare(resolvermetrics.New(watches, nil), strings.NewReader(want),
 		"meshlite_discovery_answers_total", "meshlite_discovery_failing", "meshlite_discovery_failures_total",
 		"meshlite_discovery_held_instances", "meshlite_discovery_instances", "meshlite_discovery_panicking")
 	if err != nil {
 		t.Error(err)
 	}
 	// Never answered is no age.
-	if n := testutil.CollectAndCount(metrics.New(watches, nil), "meshlite_discovery_data_age_seconds"); n != 1 {
+	if n := testutil.CollectAndCount(resolvermetrics.New(watches, nil), "meshlite_discovery_data_age_seconds"); n != 1 {
 		t.Errorf("%d ages of two watches of which one was answered, want 1", n)
 	}
 }
@@ -101,7 +101,7 @@ func TestNamesThatAreNoTextAreMeasuredAsWell(t *testing.T) {
 		return []resolver.Stats{{Directory: "consul at \xff", Query: catalog.Query{Service: "cat\xff"}}}
 	}
 	agents := func() []consul.Stats { return []consul.Stats{{Agent: "\xff:8500"}} }
-	if err := testutil.CollectAndCompare(metrics.New(watches, agents), strings.NewReader(`
+	if err := testutil.CollectAndCompare(resolvermetrics.New(watches, agents), strings.NewReader(`
 # HELP meshlite_discovery_answers_total Answers of the directory.
 # TYPE meshlite_discovery_answers_total counter
 meshlite_discovery_answers_total{directory="consul at ?",query="",service="cat?"} 0
@@ -131,7 +131,7 @@ meshlite_consul_requests_total{agent="127.0.0.1:8500"} 7
 # TYPE meshlite_consul_reregistrations_total counter
 meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
 `
-	if err := testutil.CollectAndCompare(metrics.New(nil, agents), strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(resolvermetrics.New(nil, agents), strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
 }
@@ -139,7 +139,7 @@ meshlite_consul_reregistrations_total{agent="127.0.0.1:8500"} 1
 func TestMetricsAreWellNamed(t *testing.T) {
 	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", AnsweredAt: time.Now()}} }
 	agents := func() []consul.Stats { return []consul.Stats{{Agent: net.JoinHostPort("127.0.0.1", "8500")}} }
-	problems, err := testutil.CollectAndLint(metrics.New(watches, agents))
+	problems, err := testutil.CollectAndLint(resolvermetrics.New(watches, agents))
 	if err != nil || len(problems) > 0 {
 		t.Errorf("the linter of Prometheus says %v %v", problems, err)
 	}
@@ -170,7 +170,7 @@ meshlite_registration_attempts_total{agent="a",service="new"} 1
 meshlite_registration_failures_total{agent="a",service="catalog"} 3
 meshlite_registration_failures_total{agent="a",service="new"} 1
 `
-	c := metrics.New(nil, agents)
+	c := resolvermetrics.New(nil, agents)
 	err := testutil.CollectAndCompare(c, strings.NewReader(want),
 		"meshlite_registered", "meshlite_registration_attempts_total", "meshlite_registration_failures_total")
 	if err != nil {

@@ -1,17 +1,17 @@
-// Package metrics exports discovery to Prometheus: the age of the data, the instances by
+// Package resolvermetrics exports discovery to Prometheus: the age of the data, the instances by
 // state, those that the guard holds, the requests to the agents, and whether these have the
 // services that this process registers.
 //
 // Collecting reads the statistics of builder and directory; there are no other counters:
 //
 //	builder := resolver.NewBuilder(directory)
-//	registry.MustRegister(metrics.New(builder.Stats, directory.Stats))
+//	registry.MustRegister(resolvermetrics.New(builder.Stats, directory.Stats))
 //
 // A meshlite.Runtime does so by itself.
 //
 // A program that has started without an answer and without a snapshot has no
 // meshlite_discovery_data_age_seconds: an alert needs meshlite_discovery_failing as well.
-package metrics
+package resolvermetrics
 
 import (
 	"cmp"
