@@ -3,6 +3,7 @@ package balancer
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,9 @@ func NewSet(table *Table, policy string, config json.RawMessage) (*Set, error) {
 	parsed, err := policies[name](config)
 	if err != nil {
 		return nil, err
+	}
+	if parsed.hashKey != "" {
+		return nil, fmt.Errorf("policy %q needs metadata, which is gRPC's: write another one", policy)
 	}
 	s := &Set{policy: parsed, table: table, down: map[string]bool{}}
 	s.rebuilds.init(s.rebuild)

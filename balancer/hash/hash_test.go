@@ -265,6 +265,13 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
+// A transport without metadata cannot have the policy.
+func TestASetHasNoMetadata(t *testing.T) {
+	if _, err := balancer.NewSet(balancer.NewTable(), "hash", []byte(config)); err == nil || !strings.Contains(err.Error(), "metadata") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 func BenchmarkPick(b *testing.B) {
 	for _, n := range []int{3, 100} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -157,6 +157,13 @@ func TestACallOutlivesTheWeightOfItsArm(t *testing.T) {
 		if i, err := f.try(context.Background(), late); err != nil || i/100 != 0 || late.Route().Arm != "v1" {
 			t.Errorf("the call goes to %d by arm %q: %v", i, late.Route().Arm, err)
 		}
+		f.set(chainOf(arm("v1", 50), arm("other", 50)), v1, other)
+		f.ready(other)
+		f.down(0, 1, 2, 3) // the target of the chain before is still there, and dead
+		settle()
+		if i, err := f.try(context.Background(), late.Next()); err != nil || i/100 != 2 || late.Latest().Route().Arm != "other" {
+			t.Errorf("the retry goes to %d by arm %q: %v", i, late.Latest().Route().Arm, err)
+		}
 	})
 }
 

@@ -192,20 +192,25 @@ func (in *inner) UpdateState(state balancer.State) { in.leaf.policy.childState(i
 
 // NewSubConn has the states of the connection counted.
 func (in *inner) NewSubConn(addresses []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
-	if len(addresses) != 1 || opts.StateListener == nil {
-		return in.ClientConn.NewSubConn(addresses, opts)
+	if len(addresses) == 1 && opts.StateListener != nil {
+		opts.StateListener = in.listen(addresses[0].Addr, opts.StateListener)
 	}
-	c, address, listener := &connection{}, addresses[0].Addr, opts.StateListener
-	in.leaf.policy.mu.Lock()
+	//lint:ignore SA1019 gRPC marks it for its addresses only, of which there is one
+	return in.ClientConn.NewSubConn(addresses, opts)
+}
+
+// listen counts the states of a new connection before listener receives them.
+func (in *inner) listen(address string, listener func(balancer.SubConnState)) func(balancer.SubConnState) {
+	c, mu := &connection{}, &in.leaf.policy.mu
+	mu.Lock()
 	in.replace(address, c)
-	in.leaf.policy.mu.Unlock()
-	opts.StateListener = func(s balancer.SubConnState) {
-		in.leaf.policy.mu.Lock()
+	mu.Unlock()
+	return func(s balancer.SubConnState) {
+		mu.Lock()
 		in.observe(address, c, s.ConnectivityState)
-		in.leaf.policy.mu.Unlock()
+		mu.Unlock()
 		listener(s)
 	}
-	return in.ClientConn.NewSubConn(addresses, opts)
 }
 
 // replace sets the connection of address; nil is none.

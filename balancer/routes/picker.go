@@ -21,6 +21,16 @@ type place struct {
 	*way
 	leaf   *leaf // nil is a target that the resolver does not have
 	others []*place
+	past   bool // it is of the chain before
+}
+
+// gone reports whether calls that were sent here must be sent elsewhere by the chain of now.
+func (to *place) gone() bool {
+	if to.leaf == nil {
+		return false
+	}
+	l := to.leaf.live.Load()
+	return l == nil && !to.leaf.wanted.Load() || to.past && (l == nil || l.dead)
 }
 
 // newPicker makes the picker of the plan and the targets of p. Calls that were sent somewhere
@@ -42,7 +52,7 @@ func newPicker(p *policy, before *plan) *picker {
 	if before != nil && before != p.plan {
 		for at, w := range before.ways {
 			if l := p.leaves[destinationOf(before.chain, w.choice.Target)]; l != nil {
-				k.places[at] = &place{way: w, leaf: l}
+				k.places[at] = &place{way: w, leaf: l, past: true}
 			}
 		}
 	}
@@ -87,7 +97,7 @@ func (k *picker) place(record *attempt.Record, info balancer.PickInfo) (*place, 
 	if record != nil {
 		to = k.places[record.Route()]
 	}
-	if to == nil || to.leaf != nil && to.leaf.live.Load() == nil && !to.leaf.wanted.Load() {
+	if to == nil || to.gone() {
 		w, err := k.router.choose(info.Ctx, info.FullMethodName)
 		if err != nil {
 			return nil, err

@@ -47,7 +47,7 @@ type policy struct {
 
 	mu      sync.Mutex
 	closed  bool
-	changed bool // the health of leaves has, since the router has drawn with it
+	changed bool // the plan, or the health of leaves, since the router has drawn with them
 	paused  bool // states of leaves are not published: more follow
 	router  *Router
 	plan    *plan // nil is plain discovery
@@ -139,7 +139,7 @@ func (p *policy) list(a *attached, targets []TargetState, children []child) (cha
 		}
 	}
 	earlier := p.plan
-	p.plan = p.router.planFor(a.chain)
+	p.plan, p.changed = p.router.planFor(a.chain), true
 	p.picker = newPicker(p, earlier)
 	return changed
 }
@@ -349,8 +349,10 @@ func (p *policy) update() {
 	}
 	state := p.connectivity()
 	p.router.attach(p, p.plan, p.health, p.changed, state == connectivity.Connecting)
-	p.changed = false
-	p.logChanges()
+	if p.changed {
+		p.changed = false
+		p.logChanges()
+	}
 	p.cc.UpdateState(balancer.State{ConnectivityState: state, Picker: p.picker})
 }
 

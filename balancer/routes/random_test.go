@@ -154,7 +154,7 @@ func (w *world) check() error {
 // Whatever happens to chains, lists and connections: a call is sent where something is alive, and
 // fails when nothing is.
 func TestRandomChanges(t *testing.T) {
-	seeds := 150
+	seeds := 60
 	if testing.Short() {
 		seeds = 30
 	}

@@ -203,12 +203,12 @@ func (r *Router) attach(p *policy, plan *plan, of func(string) health, changed, 
 	if connecting && d == nil && plan != nil {
 		return
 	}
-	known := r.policy == p && !changed
+	changed = changed || r.policy != p
 	r.policy = p
 	switch {
 	case plan == nil:
 		r.current.Store(nil)
-	case !known || d == nil || d.plan != plan:
+	case changed:
 		r.current.Store(plan.draw(of))
 	}
 }

@@ -55,7 +55,7 @@ func TestCommandLine(t *testing.T) {
 		{"call a:b " + m, 2, "", `target port "b" is not in 1 to 65535`},
 		{"call http://a:1 " + m, 2, "", `target scheme "http" is not known: write consul:///service`},
 		{"call consul://a:1 " + m, 2, "", `target names no service`},
-		{"call consul:///catalog?policy=junk " + m, 2, "", `policy "junk" does not exist: write least_request, peak_ewma, round_robin`},
+		{"call consul:///catalog?policy=junk " + m, 2, "", `policy "junk" does not exist: write hash, least_request, peak_ewma, random, round_robin`},
 		{"call consul:///catalog?tog=a " + m, 2, "", `target key "tog" is not known: write tag, dc, near, filter, consistency or policy`},
 		{"call consul://secret@a:1/catalog " + m, 2, "", "a token does not belong in a target: set CONSUL_HTTP_TOKEN"},
 		{"call a:1 a..b/GetSweet", 2, "", `method "a..b/GetSweet": write package.Service/Method, or package.Service to list its methods`},
