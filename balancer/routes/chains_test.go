@@ -72,7 +72,7 @@ func TestAChangedChainKeepsConnections(t *testing.T) {
 	})
 }
 
-// Case T5: An update of one target touches no connection of another.
+// Case T5
 func TestAnUpdateOfOneTargetTouchesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)
@@ -199,7 +199,7 @@ func TestAFirstChainWaitsForItsPolicy(t *testing.T) {
 	})
 }
 
-// Case T16: Chain deleted: plain discovery again, 0 failed calls.
+// Case T16
 func TestADeletedChainIsPlainDiscovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)

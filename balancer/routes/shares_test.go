@@ -13,7 +13,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-// Case T2: Shares within 0.1 % of weights over 100,000 calls, also for 99.9/0.1 and nested splitters.
+// Case T2
 func TestSharesAreTheWeights(t *testing.T) {
 	for _, weights := range [][3]float64{{90, 10, 0}, {99.9, 0.1, 0}, {45.05, 45.05, 9.9}} {
 		t.Run(fmt.Sprint(weights), func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestStickyArms(t *testing.T) {
 	})
 }
 
-// Case T4: none before the threshold; calls fail over in proportion, and in order.
+// Case T4
 func TestFailoverIsInProportion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)
@@ -243,7 +243,7 @@ func TestTheThresholdBoundsTheLoadOfTheRest(t *testing.T) {
 	}
 }
 
-// Case T4: fail back with hysteresis: no flapping with one instance coming and going every second.
+// Case T4
 func TestAnInstanceThatComesAndGoesMovesCallsOnce(t *testing.T) {
 	for _, threshold := range []float64{0.3, 0.5, 0.7, 1} {
 		t.Run(fmt.Sprint(threshold), func(t *testing.T) {

@@ -115,7 +115,7 @@ func readRoutes(ctx context.Context, directory *consul.Directory, o RoutesOption
 // ask adds what clients report. Without any the chain is shown alone.
 func (r *routesReport) ask(ctx context.Context, o RoutesOptions, stderr io.Writer) {
 	all, err := askProcesses(ctx, ProcessesOptions{Agent: o.Agent, Clients: o.Clients}, stderr, func(a asker, address string) ([]routes.Stats, error) {
-		return a.routes(ctx, address)
+		return routesOf(ctx, a, address)
 	})
 	if err != nil {
 		fmt.Fprintln(stderr, "without clients:", oneLine(err.Error()))
@@ -135,8 +135,8 @@ func (r *routesReport) ask(ctx context.Context, o RoutesOptions, stderr io.Write
 	}
 }
 
-// routes reads the routes from the admin page at address.
-func (a asker) routes(ctx context.Context, address string) ([]routes.Stats, error) {
+// routesOf reads the routes from the admin page at address.
+func routesOf(ctx context.Context, a asker, address string) ([]routes.Stats, error) {
 	var page struct{ Routes []routes.Stats }
 	if err := a.read(ctx, address, &page); err != nil {
 		return nil, err

@@ -168,8 +168,7 @@ func TestChainsAreWatched(t *testing.T) {
 	})
 }
 
-// Case T7: A part that is not understood: refused by name, last good chain kept. The watch
-// goes on as with any other chain.
+// Case T7
 func TestRefusedChainsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent, d, _ := newWatched(t)

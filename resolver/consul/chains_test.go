@@ -85,7 +85,7 @@ func document(t *testing.T, v any) json.RawMessage {
 	return text
 }
 
-// Case T7: A part that is not understood is refused by name.
+// Case T7
 func TestChainsAreReadAsConsulCompilesThem(t *testing.T) {
 	for name, s := range shapes(t) {
 		t.Run(name, func(t *testing.T) {

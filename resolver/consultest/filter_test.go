@@ -135,7 +135,7 @@ func TestFilter(t *testing.T) {
 	}, consultest.WithNode("meshlite", "127.0.0.1"))
 }
 
-// Case T11: Subset filters are Consul's: what /v1/health/service?filter= says.
+// Case T11
 func TestFilterAsTheRealConsulDoes(t *testing.T) {
 	standIn, real := clients(t)
 	for _, service := range filteredServices {

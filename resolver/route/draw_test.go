@@ -55,8 +55,7 @@ func shares(t *testing.T, weights []float64, calls int, point func() float64) (g
 	return got, want
 }
 
-// Case T2: Shares within 0.1 % of weights over 100,000 calls, also for 99.9/0.1 and nested
-// splitters.
+// Case T2
 func TestSharesAreTheWeights(t *testing.T) {
 	const calls = 100_000
 	for name, weights := range splits {
@@ -74,7 +73,7 @@ func TestSharesAreTheWeights(t *testing.T) {
 	}
 }
 
-// Case T2: random points fit the weights as well, by a chi-square test.
+// Case T2
 func TestSharesOfRandomPointsFit(t *testing.T) {
 	random := rand.New(rand.NewPCG(19, 2))
 	for name, weights := range splits {

@@ -126,7 +126,7 @@ func TestRoutesMatchAsEnvoyDocuments(t *testing.T) {
 	}
 }
 
-// Case T1: First matching route wins.
+// Case T1
 func TestTheFirstOfSeveralRoutesWins(t *testing.T) {
 	c := chainOf(t,
 		route.Match{PathExact: "/a/B", Headers: []route.HeaderMatch{{Name: "x-debug", Exact: "1"}}},
