@@ -139,17 +139,17 @@ $(OLDEST)/consul: deploy/consul/oldest/go.mod deploy/consul/oldest/go.sum
 	cd deploy/consul/oldest && $(GO) build -o $@ github.com/hashicorp/consul
 	@touch $@
 
-# The packages take the units of deploy/systemd if they are there. The SBOM is that of a
-# plain clone, since cyclonedx-gomod finds no commit in a worktree.
+# From a clone of the last commit: what is not committed has no place in a release, and the Go
+# tool and cyclonedx-gomod find no commit in a worktree.
 RELEASE := $(BIN)/release
-release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of a release into .bin/release
-	@rm -rf $(RELEASE) && mkdir -p $(RELEASE)
-	$(GO) run ./internal/release -out $(RELEASE)
-	@deploy/release/packages $(RELEASE) $(BIN)
-	@rm -rf $(BIN)/tree && git clone -q --local . $(BIN)/tree
+release: $(BIN)/.releasetools ## build the archives, packages, SBOM and checksums of the last commit into .bin/release
+	@rm -rf $(RELEASE) $(BIN)/tree && mkdir -p $(RELEASE)
+	@git clone -q --local . $(BIN)/tree
+	cd $(BIN)/tree && $(GO) run ./internal/release -out $(RELEASE)
+	cd $(BIN)/tree && deploy/release/packages $(RELEASE) $(BIN)
 	cd $(BIN)/tree && $(BIN)/cyclonedx-gomod mod -json -licenses -noserial -notimestamp -output $(RELEASE)/sbom.cdx.json .
+	cd $(BIN)/tree && $(GO) run ./internal/release -out $(RELEASE) -sums
 	@rm -rf $(BIN)/tree
-	$(GO) run ./internal/release -out $(RELEASE) -sums
 	@ls -l $(RELEASE)
 
 $(BIN)/.releasetools: deploy/release/go.mod deploy/release/go.sum
@@ -158,10 +158,12 @@ $(BIN)/.releasetools: deploy/release/go.mod deploy/release/go.sum
 	cd deploy/release && $(GO) build -o $(BIN)/ tool
 	@touch $@
 
-cross: ## compile programs and tests for macOS and Windows: minutes the first time
-	for os in darwin windows; do for arch in amd64 arm64; do \
-		echo "$$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./... || exit 1; \
-	done; done
+# Without paths, as a release is built: what was compiled for the one serves the other.
+CROSS := linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+cross: ## compile programs and tests for Linux on arm64, macOS and Windows: minutes the first time
+	for platform in $(CROSS); do \
+		echo "$$platform"; CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) vet -trimpath ./... || exit 1; \
+	done
 
 # Where vuln.go.dev is out of reach: make vulnerabilities VULNDB=file:///where/a/copy/is
 VULNDB ?= https://vuln.go.dev

@@ -126,6 +126,12 @@ func (m *mesh) serve(s *shop, opts ...meshlite.ServerOption) *instance {
 // serveSecured is serve with an option that says how the connections are secured.
 func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 	m.t.Helper()
+	return &instance{s, m.serveCatalog(s, opts...)}
+}
+
+// serveCatalog is serveSecured of any implementation. It returns what stops the server.
+func (m *mesh) serveCatalog(s catalogv1.CatalogServiceServer, opts ...meshlite.ServerOption) (stop func() error) {
+	m.t.Helper()
 	before := len(m.instances("catalog"))
 	opts = append([]meshlite.ServerOption{
 		meshlite.WithDirectory(m.directory), meshlite.WithLogger(silent),
@@ -139,7 +145,7 @@ func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	stop := sync.OnceValue(func() error { cancel(); return <-ended })
+	stop = sync.OnceValue(func() error { cancel(); return <-ended })
 	m.t.Cleanup(func() { _ = stop() })
 	for len(m.instances("catalog")) == before {
 		select {
@@ -148,7 +154,7 @@ func (m *mesh) serveSecured(s *shop, opts ...meshlite.ServerOption) *instance {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return &instance{s, stop}
+	return stop
 }
 
 // instances are the addresses of name that the agent calls passing.

@@ -317,6 +317,9 @@ func useEverything(t *testing.T, m *mesh) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unused.Close(); mtls.Close() })
+	secured := newMesh(t)
+	secured.serveSecured(&shop{name: "b"}, secured.identified("catalog", identity.WithLogger(silent)), meshlite.WithRuntime(m.runtime))
+	get(t, tlsClient(t, secured, "consul:///catalog", []meshlite.ClientOption{uncached(), secured.identified("web")}), "x")
 	client, conn := m.client("consul:///catalog", policy)
 	get(t, client, "x")
 	get(t, client, "x")

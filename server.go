@@ -119,7 +119,14 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 		return nil, err
 	}
 	c.limiter, c.policies, c.share = concerns.limiter, concerns.policies, newShare()
-	return concerns.chain(interceptors.Server, concerns.limiter.Replica(c.share.of),
+	written, err := newPolicyIntentions(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.policies.HaveIntentions() {
+		c.runtime.authorizers.Add(written.Authorizer)
+	}
+	return concerns.chain(interceptors.Server, concerns.limiter.Replica(c.share.of), written,
 		cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers())
 }
 
@@ -194,6 +201,7 @@ func (s *Server) serve() {
 		names[name] = true
 	}
 	s.config.runtime.metrics.Serves(services)
+	warnOfIntentions(&s.config, services)
 	maps.Copy(names, s.serving)
 	for name, serving := range names {
 		s.setServing(name, serving)

@@ -7,17 +7,22 @@ import (
 )
 
 // LatencyDecay is the time constant of latencies, as in Finagle's peak EWMA: after it a sample
-// of a busy endpoint counts 1/e, and one of an idle endpoint nothing.
+// of a busy endpoint counts 1/e at most, and one of an idle endpoint nothing.
 const LatencyDecay = 10 * time.Second
+
+// latencyStep is the part of the way to a lower sample that a latency falls with it. By time
+// alone it would hold the highest peak of seconds, and on a busy machine, where every endpoint
+// has peaks, a slow one would not differ from the others.
+const latencyStep = 1.0 / 16
 
 // Decay is the part of a latency that remains when age has passed without a sample. Over many
 // short intervals it multiplies to e^(-their sum / LatencyDecay).
 func Decay(age time.Duration) float64 {
-	return max(0, 1-float64(age)/float64(LatencyDecay))
+	return max(0, 1-float64(age)*(1/float64(LatencyDecay)))
 }
 
-// latency is a moving average that follows a rise at once and a fall over LatencyDecay
-// (Finagle's peak EWMA), packed into one word; see [pack]. 0 is no sample.
+// latency is a moving average that follows a rise at once (Finagle's peak EWMA), and a fall over
+// LatencyDecay or as many lower samples as it takes, packed into one word; see [pack]. 0 is no sample.
 type latency struct{ word atomic.Uint64 }
 
 // add counts a sample that ended at now.
@@ -26,7 +31,7 @@ func (l *latency) add(sample, now time.Duration) {
 		word := l.word.Load()
 		average := sample.Seconds()
 		if old, age := unpack(word, now); old > average {
-			average += (old - average) * Decay(age)
+			average += (old - average) * Decay(age) * (1 - latencyStep)
 		}
 		// Most samples of an even load change nothing within a millisecond.
 		next := pack(average, now)
@@ -143,17 +148,17 @@ func (s *stall) check(e *Endpoint, now time.Duration) {
 	progress := ended + e.responded.Load()
 	inFlight := int64(e.picked.Load()-ended) - e.streams.Load()
 	s.excused = min(s.excused, max(inFlight, 0))
-	stalled := e.stalled.Load()
+	isStalled := e.is(stalled)
 	switch {
-	case stalled && (progress != s.progress || now-s.progressAt > maxStall):
-		s.excused, s.progressAt, stalled = max(inFlight, 0), now, false
+	case isStalled && (progress != s.progress || now-s.progressAt > maxStall):
+		s.excused, s.progressAt, isStalled = max(inFlight, 0), now, false
 	case progress != s.progress || inFlight <= s.excused:
-		s.progressAt, stalled = now, false
+		s.progressAt, isStalled = now, false
 	default:
 		seconds, _ := e.latency.read(now)
 		limit := max(minStall, time.Duration(seconds*float64(time.Second)))
-		stalled = seconds > 0 && now-s.progressAt > limit
+		isStalled = seconds > 0 && now-s.progressAt > limit
 	}
 	s.progress = progress
-	e.stalled.Store(stalled)
+	e.impair(stalled, isStalled)
 }

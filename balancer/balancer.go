@@ -46,7 +46,8 @@ type Policy[Config any] struct {
 	// while it can be used. New's picker is then for calls without that key.
 	HashKey func(Config) string
 	// Latency has every attempt timed, for policies that use [Endpoint.Latency]. Otherwise it
-	// is one in sixteen.
+	// is one in sixteen. Where attempts on an endpoint follow each other within a quarter of a
+	// millisecond it is up to one in eight, otherwise one in 128.
 	Latency bool
 }
 

@@ -252,25 +252,37 @@ func pick(t *testing.T, c *balancertest.Channel) grpcbalancer.PickResult {
 	return result
 }
 
-// BenchmarkPick compares pick and done with gRPC's own policies in one run.
+// BenchmarkPick compares pick and done with gRPC's own policies in one run: with nothing else
+// in flight, and with calls in flight on every endpoint.
 func BenchmarkPick(b *testing.B) {
-	for _, policy := range append([]string{"round_robin", "least_request_experimental"}, policies...) {
-		for _, n := range []int{3, 10, 1000} {
-			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
-				c := balancertest.New(b, policy)
-				c.Ready("{}", balancertest.Equal(n)...)
-				picker := c.Picker()
-				b.ReportAllocs()
-				for b.Loop() {
-					result, err := picker.Pick(call)
-					if err != nil {
-						b.Fatal(err)
+	for _, busy := range []int{0, 4} {
+		for _, policy := range append([]string{"round_robin", "least_request_experimental"}, policies...) {
+			for _, n := range []int{3, 10, 1000, 10_000} {
+				b.Run(fmt.Sprintf("busy=%d/%s/%d", busy, policy, n), func(b *testing.B) {
+					c := balancertest.New(b, policy)
+					c.ReadyMany("{}", n)
+					picker := c.Picker()
+					for range busy * n {
+						if _, err := picker.Pick(call); err != nil {
+							b.Fatal(err)
+						}
 					}
-					if result.Done != nil {
-						result.Done(success)
-					}
-				}
-			})
+					pickAndDone(b, picker, call)
+				})
+			}
+		}
+	}
+}
+
+func pickAndDone(b *testing.B, picker grpcbalancer.Picker, call grpcbalancer.PickInfo) {
+	b.ReportAllocs()
+	for b.Loop() {
+		result, err := picker.Pick(call)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if result.Done != nil {
+			result.Done(success)
 		}
 	}
 }
@@ -282,17 +294,9 @@ func BenchmarkPickWithRecord(b *testing.B) {
 		b.Run(policy, func(b *testing.B) {
 			c := balancertest.New(b, policy)
 			c.Ready("{}", balancertest.Equal(10)...)
-			picker := c.Picker()
 			call := call
 			call.Ctx = attempt.NewContext(context.Background(), attempt.New())
-			b.ReportAllocs()
-			for b.Loop() {
-				result, err := picker.Pick(call)
-				if err != nil {
-					b.Fatal(err)
-				}
-				result.Done(success)
-			}
+			pickAndDone(b, c.Picker(), call)
 		})
 	}
 }

@@ -138,8 +138,13 @@ func (b *endpointBalancer) list(endpoints []resolver.Endpoint) {
 	}
 	b.members = make(map[string]connectable, len(endpoints))
 	for address, m := range b.table.update(b, all, &b.policy.settings.Ejection) {
+		e := m.Endpoint
 		b.members[address] = connectable{m, func(info balancer.DoneInfo) {
-			m.Endpoint.end(resultOf(&info).Outcome, &m.ejectionSettings)
+			if isPlainSuccess(&info) && !e.is(suspect) {
+				e.ended.Add(1)
+				return
+			}
+			e.end(resultOf(&info).Outcome, &m.ejectionSettings)
 		}}
 	}
 }
@@ -193,7 +198,7 @@ func (b *endpointBalancer) update() {
 	switch {
 	case len(view.Candidates) > 0:
 		state.Picker = &attemptPicker{
-			rotation: rotation{view: view, policy: b.policy.newPicker(view), timesAll: b.policy.latency},
+			rotation: newRotation(view, b.policy),
 			table:    b.table,
 			hashKey:  b.policy.hashKey,
 			children: connections,

@@ -8,10 +8,6 @@ import (
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
-// timedInterval: one in so many attempts is timed where the policy does not need all, the
-// first of an endpoint included. Reading the clock twice costs more than the pick.
-const timedInterval = 16
-
 // Choice is the endpoint of one attempt, which is in flight until Done.
 type Choice struct {
 	member  *member

@@ -57,7 +57,7 @@ func (t *Table) recordOutcome(e *Endpoint, o Outcome, s *Ejection) {
 		t.wake()
 	}
 	if e.ejection.ejected {
-		e.suspect.Store(e.failureRate.word.Load() != 0)
+		e.impair(suspect, e.failureRate.word.Load() != 0)
 		return
 	}
 	switch o {
@@ -69,7 +69,7 @@ func (t *Table) recordOutcome(e *Endpoint, o Outcome, s *Ejection) {
 			t.eject(e, ConsecutiveFailures, now, s)
 		}
 	}
-	e.suspect.Store(e.ejection.consecutive > 0 || e.failureRate.word.Load() != 0)
+	e.impair(suspect, e.ejection.consecutive > 0 || e.failureRate.word.Load() != 0)
 }
 
 // eject takes e out of rotation, or extends its ejection, unless too many are ejected. The
@@ -111,7 +111,7 @@ func (t *Table) admit(e *Endpoint, reason string, now time.Duration) {
 	e.failureRate.word.Store(0)
 	e.answers.Store(nil)
 	e.refusing = refusing{}
-	e.suspect.Store(false)
+	e.impair(suspect, false)
 	e.startsSlowly = true
 	t.wake()
 }

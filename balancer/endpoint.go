@@ -17,15 +17,14 @@ type Endpoint struct {
 	attempt.Instance
 	table *Table
 
-	// What every pick touches, on a cache line of its own.
-	_           [64]byte
+	// What every pick touches, on a cache line of its own; a test holds it to that.
+	_           [16]byte
 	picked      atomic.Uint64 // attempts sent here
 	ended       atomic.Uint64 // of them, those that ended
 	failureRate failureRate
 	latency     latency
-	stalled     atomic.Bool // calls are in flight and none ends
-	suspect     atomic.Bool // there were failures, so successes are recorded too
-	_           [64]byte
+	timing      timing
+	impaired    atomic.Uint32 // impairments. Table.mu guards its changes
 
 	ignored   atomic.Uint64 // ended attempts with the outcome ignored
 	streams   atomic.Int64  // attempts in flight that have responded, or are streams
@@ -49,6 +48,7 @@ type Endpoint struct {
 	stall    stall
 	refusing refusing
 	ejection ejectionState
+	_        [56]byte // to a multiple of a cache line, by which the allocator then aligns it
 }
 
 // Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
@@ -93,6 +93,25 @@ const (
 	unreachable // a connection attempt failed
 )
 
+// impairment is a flag of what calls for a second look at an endpoint.
+type impairment = uint32
+
+const (
+	stalled impairment = 1 << iota // calls are in flight and none ends
+	suspect                        // there were failures, so successes are recorded too
+)
+
+func (e *Endpoint) is(i impairment) bool { return e.impaired.Load()&i != 0 }
+
+// impair sets i or resets it. The caller holds Table.mu.
+func (e *Endpoint) impair(i impairment, on bool) {
+	all := e.impaired.Load() &^ i
+	if on {
+		all |= i
+	}
+	e.impaired.Store(all)
+}
+
 // InFlight counts the attempts that were sent here and have not ended.
 func (e *Endpoint) InFlight() int64 {
 	ended := e.ended.Load() // first: what ends in between must not count twice
@@ -112,11 +131,15 @@ func (e *Endpoint) Load() int64 {
 		successRate := 1 - e.failureRate.read(e.table.now())
 		n = int64(math.Round(float64(n+1)/successRate - 1))
 	}
-	if n > 0 && e.stalled.Load() {
+	if n > 0 && e.is(stalled) {
 		n += stallLoad
 	}
 	return n
 }
+
+// Impaired reports whether [Endpoint.Load] may differ from [Endpoint.InFlight], which takes less
+// time: policies that compare many endpoints look at it first.
+func (e *Endpoint) Impaired() bool { return e.impaired.Load() != 0 }
 
 // lighter reports whether c has less load for its weight than other.
 func (c *Candidate) lighter(other *Candidate) bool {
@@ -124,7 +147,8 @@ func (c *Candidate) lighter(other *Candidate) bool {
 }
 
 // Latency is the moving average of the time to the first response, in seconds, and its age at
-// now. 0 is unknown. It follows a rise at once and a fall over [LatencyDecay]. now is
+// now. 0 is unknown. It follows a rise at once, and a fall over [LatencyDecay] or some lower
+// samples. now is
 // that of [Picker.Pick].
 func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duration) {
 	return e.latency.read(now)
@@ -140,7 +164,7 @@ func (e *Endpoint) end(o Outcome, s *Ejection) {
 	if o != Succeeded && !e.table.comparing.Load() {
 		e.table.startComparing()
 	}
-	if !o.healthy() || e.suspect.Load() {
+	if !o.healthy() || e.is(suspect) {
 		e.table.recordOutcome(e, o, s)
 	}
 	e.ended.Add(1)
@@ -166,8 +190,13 @@ func (o Outcome) healthy() bool { return o == Succeeded || o == Refused }
 type rotation struct {
 	view       View
 	policy     Picker
-	timesAll   bool         // the policy needs the latency of every attempt
+	timesAll   bool         // the policy needs latencies
+	plain      bool         // a call without a record goes where the policy picks
 	firstCalls atomic.Int32 // how many of view.due were taken
+}
+
+func newRotation(v View, policy configured) rotation {
+	return rotation{view: v, policy: policy.newPicker(v), timesAll: policy.latency, plain: len(v.due) == 0 && v.refusingPart == 0}
 }
 
 // choose does not allocate, and takes no lock except for a call that an endpoint must get: a
@@ -354,6 +383,14 @@ func (s Schedule) At(n uint32) int {
 	return int(s.order[n%uint32(len(s.order))])
 }
 
+// at is At of a turn at random, without a division.
+func (s Schedule) at(random uint64) int {
+	if s.order == nil {
+		return int(random >> 32 * uint64(s.candidates) >> 32)
+	}
+	return int(s.order[random>>32*uint64(len(s.order))>>32])
+}
+
 // maxDraws bounds the random draws for an index not drawn before, since one weight above all
 // others could make them many.
 const maxDraws = 16
@@ -361,12 +398,12 @@ const maxDraws = 16
 // Draw is the index of a candidate at random, by weight, that is not in taken. There must be
 // one.
 func (s Schedule) Draw(taken []int, random func() uint64) int {
-	i := s.At(uint32(random()))
+	i := s.at(random())
 	for range maxDraws {
 		if !slices.Contains(taken, i) {
 			return i
 		}
-		i = s.At(uint32(random()))
+		i = s.at(random())
 	}
 	for slices.Contains(taken, i) {
 		i = (i + 1) % int(s.candidates)

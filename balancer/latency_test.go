@@ -91,7 +91,8 @@ func TestSamplesAreAnswers(t *testing.T) {
 	}
 }
 
-// The average follows a rise at once, and a fall over the decay time.
+// The average follows a rise at once, and a fall by a sixteenth with each lower sample and over
+// the decay time.
 func TestLatencyRisesAtOnceAndFallsSlowly(t *testing.T) {
 	single(t, func(t *testing.T, c *balancertest.Channel) {
 		call := func(takes time.Duration) float64 {
@@ -107,12 +108,24 @@ func TestLatencyRisesAtOnceAndFallsSlowly(t *testing.T) {
 			t.Errorf("after one slow call it is %v ms, want 500", got)
 		}
 		var got float64
-		for range 1000 { // ten seconds
+		for range 16 {
 			got = call(10 * time.Millisecond)
 		}
-		if want := 10 + 490/2.718; got < want-10 || got > want+10 {
-			t.Errorf("ten seconds later it is %.0f ms, want %.0f", got, want)
+		if want := 10 + 490/2.8; got < want-10 || got > want+10 {
+			t.Errorf("16 lower samples later it is %.0f ms, want %.0f", got, want)
 		}
+		for range 64 {
+			got = call(10 * time.Millisecond)
+		}
+		if got > 15 {
+			t.Errorf("80 lower samples later it is %.0f ms, want 10 nearly", got)
+		}
+		call(500 * time.Millisecond)
+		time.Sleep(5 * time.Second)
+		if got, want := call(10*time.Millisecond), 10+490/2*15/16.0; got < want-10 || got > want+10 {
+			t.Errorf("one lower sample five seconds later it is %.0f ms, want %.0f", got, want)
+		}
+		call(500 * time.Millisecond)
 		time.Sleep(10 * time.Second)
 		if got := call(10 * time.Millisecond); got > 11 {
 			t.Errorf("after ten seconds without a call it is %.0f ms", got)

@@ -3,6 +3,7 @@ package balancer
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -41,9 +42,15 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 	if p.timesAll {
 		now = p.table.now()
 	}
-	c, probe, err := p.chooseFor(&info, record, now)
-	if err != nil {
-		return balancer.PickResult{}, err
+	var c *Candidate
+	var probe probe
+	if record == nil && p.plain && p.hashKey == "" {
+		c = p.policy.Pick(now)
+	} else {
+		var err error
+		if c, probe, err = p.chooseFor(&info, record, now); err != nil {
+			return balancer.PickResult{}, err
+		}
 	}
 	child := &p.children[c.index]
 	result, err := child.picker.Pick(info)
@@ -57,10 +64,11 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 		stream = record.Kind() == attempt.Stream
 	}
 	switch {
-	case n%timedInterval == 1 || p.timesAll || stream || c.table.comparing.Load() || probe != 0 || result.Done != nil:
+	case c.timing.due(n, p.timesAll) || stream || probe != 0 || result.Done != nil || p.table.comparing.Load():
 		if !p.timesAll {
 			now = p.table.now()
 		}
+		c.timing.timed(n, now)
 		result.Done = track(c, info.FullMethodName, record, probe, now, result.Done)
 	case record != nil:
 		result.Done = report(c, record)
@@ -99,6 +107,46 @@ func (p *attemptPicker) HasUntried(record *attempt.Record) bool {
 		}
 	}
 	return false
+}
+
+const (
+	// One in timedInterval attempts is timed, the first of an endpoint included, or each one for
+	// a policy that needs latencies. Reading the clock costs more than the rest of a pick: where
+	// timed ones follow each other within minTimedGap, the next ones are fewer, by half each
+	// time, down to one in maxTimedInterval, or in eight.
+	timedInterval    = 16
+	maxTimedInterval = 8 * timedInterval
+	minTimedGap      = 250 * time.Microsecond
+)
+
+// timing chooses which attempts of an endpoint are timed. Concurrent picks may time a few more.
+type timing struct {
+	last     atomic.Uint64 // number of the last timed attempt
+	lastAt   atomic.Int64  // when it was picked
+	interval atomic.Uint32 // between them; 0 before the first
+}
+
+// due reports whether the n-th attempt is timed. all is for policies that need latencies.
+func (t *timing) due(n uint64, all bool) bool {
+	interval := uint64(t.interval.Load())
+	if all {
+		interval /= timedInterval
+	}
+	return n-t.last.Load() >= interval
+}
+
+// timed records that the n-th attempt is timed, from now on.
+func (t *timing) timed(n uint64, now time.Duration) {
+	interval := t.interval.Load()
+	switch gap := now - time.Duration(t.lastAt.Load()); {
+	case interval == 0 || gap > 4*minTimedGap:
+		interval = timedInterval
+	case gap < minTimedGap:
+		interval = min(2*interval, maxTimedInterval)
+	}
+	t.interval.Store(interval)
+	t.lastAt.Store(int64(now))
+	t.last.Store(n)
 }
 
 // trackedAttempt is an attempt with more to do at its end than to count and to record it: it is
@@ -190,6 +238,12 @@ func (a *trackedAttempt) end(info balancer.DoneInfo) {
 		a.member, a.record, a.inner = nil, nil, nil
 		unaryAttempts.Put(a)
 	}
+}
+
+// isPlainSuccess reports whether info is of a call that succeeded with nothing else to say. Then
+// resultOf need not look further.
+func isPlainSuccess(info *balancer.DoneInfo) bool {
+	return info.Err == nil && info.BytesReceived && len(info.Trailer) == 0
 }
 
 // resultOf classifies info. Errors that the caller causes, such as NOT_FOUND, do not count

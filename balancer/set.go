@@ -137,7 +137,8 @@ func (s *Set) update() {
 	view := newView(s.table, s, children, &s.policy.settings, s.zone)
 	var next *rotation
 	if len(view.Candidates) > 0 {
-		next = &rotation{view: view, policy: s.policy.newPicker(view)}
+		rotation := newRotation(view, s.policy)
+		next = &rotation
 	}
 	s.current.Store(next)
 	s.rebuilds.done(start, view.validFor)

@@ -159,6 +159,9 @@ func (c *Credentials) Source() Source { return c.source }
 // and intentions deny them.
 func (c *Credentials) EnforcesIntentions() bool { return !c.open && !c.permissive }
 
+// IsPermissive reports whether a server lets in callers in plaintext: [WithPermissive].
+func (c *Credentials) IsPermissive() bool { return c.permissive }
+
 // MaxConnectionAge is that of [WithMaxConnectionAge].
 func (c *Credentials) MaxConnectionAge() time.Duration { return c.age }
 

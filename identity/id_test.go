@@ -79,9 +79,16 @@ func FuzzParseID(f *testing.F) {
 		f.Add(uri)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
+		of, notSPIFFE := identity.ParseSPIFFE(text)
+		if notSPIFFE == nil && (of.String() != text || of.TrustDomain == "" || strings.ContainsAny(of.TrustDomain, "/%?#@: ")) {
+			t.Errorf("%q is read as %q of %q", text, of, of.TrustDomain)
+		}
 		id, err := identity.ParseID(text)
 		if err != nil {
 			return
+		}
+		if notSPIFFE != nil || of != id {
+			t.Errorf("%q is %v of Consul's form, and %v, %v of any", text, id, of, notSPIFFE)
 		}
 		if id.String() != text {
 			t.Errorf("%q is read as %q", text, id)

@@ -1,10 +1,13 @@
 package identity
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Stats describes the identity of a process and what it has refused.
 type Stats struct {
-	Service    string      `json:"service"`              // of this process; "" before the first certificate, unless the source names it
+	Service    string      `json:"service"`              // of this process, the whole id in other forms than Consul's; "" before the first certificate, unless the source names it
 	ID         string      `json:"id"`                   // "" before the first certificate
 	ValidFrom  time.Time   `json:"valid_from,omitzero"`  // the begin of the leaf
 	ValidUntil time.Time   `json:"valid_until,omitzero"` // the end of the leaf
@@ -46,7 +49,8 @@ func (c *Credentials) Stats() Stats {
 		stats.Error = err.Error()
 	}
 	if s, err := c.source.Current(); err == nil {
-		stats.Service, stats.ID, stats.Roots = s.id.Service, s.id.String(), len(s.roots)
+		stats.ID, stats.Roots = s.id.String(), len(s.roots)
+		stats.Service = cmp.Or(s.id.Service, stats.ID)
 		stats.ValidFrom, stats.ValidUntil = s.Leaf().NotBefore, s.Leaf().NotAfter
 	} else if named, ok := c.source.(interface{ Service() string }); ok {
 		stats.Service = named.Service()

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/internal/guard"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -61,6 +62,12 @@ type CallMeta struct {
 	Descriptor protoreflect.MethodDescriptor
 	// Policy is what contract, Go options and operator agree on. Never nil.
 	Policy *policyv1.MethodPolicy
+	// Intentions are those of the policy, on a server: who may call. Nil is that there are none.
+	// Their destination is the service that authorizes.
+	Intentions *intention.Set
+
+	policies *Policies // nil if none made it
+	above    *layers
 }
 
 // Cacheable reports whether a response may be served again: the contract marks the

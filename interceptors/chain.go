@@ -54,8 +54,8 @@ type parts struct {
 }
 
 // Chain joins concerns for one side, sorted by their places whatever the order of the
-// arguments. Several may stand at [User], in the order given. Another place that is taken
-// twice, and one that this side does not have, are errors.
+// arguments. Several may stand at [User] and at [Authorization], in the order given. Another
+// place that is taken twice, and one that this side does not have, are errors.
 func Chain(side Side, policies *Policies, concerns ...Concern) (*Chained, error) {
 	if policies == nil {
 		return nil, errors.New("interceptors: Chain needs policies: NewPolicies(nil) has those of the contracts")
@@ -83,7 +83,7 @@ func inOrder(side Side, concerns []Concern) ([]Concern, error) {
 		switch {
 		case !slices.Contains(places, place):
 			return nil, fmt.Errorf("interceptors: %v has no part on the %v side", place, side)
-		case len(at[place]) > 0 && place != User:
+		case len(at[place]) > 0 && place != User && place != Authorization:
 			return nil, fmt.Errorf("interceptors: %v is given twice: leave one of them out", place)
 		}
 		at[place] = append(at[place], c)

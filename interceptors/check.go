@@ -21,7 +21,9 @@ func checkServicePolicy(policy *policyv1.ServicePolicy) error {
 	for _, name := range slices.Sorted(maps.Keys(policy.GetMethods())) {
 		errs = append(errs, checkMethodPolicy(fmt.Sprintf("methods[%q]", name), policy.GetMethods()[name]))
 	}
-	return join(errs)
+	c := &checker{}
+	c.intentions("intentions", policy.GetIntentions())
+	return join(append(errs, c.errs...))
 }
 
 // checkMethodPolicy refuses invalid values. Each error begins with the path of the field

@@ -49,7 +49,7 @@ type StreamAttempt interface {
 // Stage is where in the chain a concern stands.
 type Stage uint8
 
-// The places, each taken by one concern at most, but for User.
+// The places, each taken by one concern at most, but for User and Authorization.
 const (
 	Tracing Stage = iota + 1
 	Metrics

@@ -87,7 +87,7 @@ func (c *Contracts) Set(files *protoregistry.Files) error {
 	}
 	c.current = next
 	for i, p := range followers {
-		p.current.Store(changed[i])
+		p.put(changed[i])
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type Policies struct {
 type layers struct {
 	live              *live
 	builder, operator *policyv1.ServicePolicy
+	replaced          chan struct{} // closed when others are in force
 }
 
 // contract is what a contract says of a method.
@@ -92,8 +93,16 @@ func (p *Policies) set(next *layers, changed *policyv1.ServicePolicy) error {
 	if err := p.checkAll(next, slices.Sorted(maps.Keys(all))); err != nil {
 		return err
 	}
-	p.current.Store(next)
+	p.put(next)
 	return nil
+}
+
+// put makes next the layers in force. The caller holds p.mu.
+func (p *Policies) put(next *layers) {
+	next.replaced = make(chan struct{})
+	if last := p.current.Swap(next); last != nil {
+		close(last.replaced)
+	}
 }
 
 // all are the contracts of every method.
@@ -118,6 +127,10 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 		Side: side, FullMethod: fullMethod, Service: service, Method: method,
 		Descriptor: known.method,
 		Policy:     &policyv1.MethodPolicy{},
+		policies:   p, above: above,
+	}
+	if side == Server {
+		meta.Intentions = above.intentions(known.service)
 	}
 	mergeDefault(meta.Policy, known.service.GetDefault())
 	merge(meta.Policy, known.service.GetMethods()[method])
@@ -143,7 +156,7 @@ func (p *Policies) names(fullMethod string) bool {
 
 // contract returns the contract of a method: that which was read, or the linked one. One
 // that was registered after the policies were made, such as by a plugin, is read at the
-// first call; invalid rules in it are left out.
+// first call; invalid rules in it are left out, but for intentions, which deny then.
 func (p *Policies) contract(above *layers, fullMethod string) contract {
 	if known, ok := above.live.contract(fullMethod); ok {
 		return known
@@ -152,13 +165,30 @@ func (p *Policies) contract(above *layers, fullMethod string) contract {
 		return known
 	}
 	service, _ := rpc.SplitMethod(fullMethod)
-	late := map[string]contract{}
 	if found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service)); err == nil {
 		if descriptor, ok := found.(protoreflect.ServiceDescriptor); ok {
-			_ = readService(late, descriptor)
+			return lateContract(descriptor, fullMethod)
 		}
 	}
+	return contract{}
+}
+
+func lateContract(service protoreflect.ServiceDescriptor, fullMethod string) contract {
+	late := map[string]contract{}
+	if err := readService(late, service); err != nil {
+		return contract{service: onlyIntentions(service)}
+	}
 	return late[fullMethod]
+}
+
+// onlyIntentions are those of a contract with other rules that are invalid.
+func onlyIntentions(service protoreflect.ServiceDescriptor) *policyv1.ServicePolicy {
+	list := extensionOf[*policyv1.ServicePolicy](service.Options(), policyv1.E_Service).GetIntentions()
+	c := &checker{}
+	if c.intentions("intentions", list); len(c.errs) > 0 {
+		list = &policyv1.Intentions{} // denies all
+	}
+	return &policyv1.ServicePolicy{Intentions: list}
 }
 
 // check refuses a policy that is wrong in itself or names a method that no contract has.

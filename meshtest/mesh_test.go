@@ -52,6 +52,24 @@ func TestACallThroughTheMesh(t *testing.T) {
 	}
 }
 
+// Nothing waits between New and the first answer, by virtual time, which only waits let pass: in
+// real time there is left what the processor needs.
+//
+// Case T kit
+func TestTheFirstCallWaitsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		mesh := meshtest.New(t)
+		mesh.Serve("catalog", register)
+		if err := get(t, client(mesh), "fudge"); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(begun); waited > 50*time.Millisecond {
+			t.Errorf("the first call has its answer after %v of waiting, want at most 50 ms", waited)
+		}
+	})
+}
+
 // Case T kit
 func TestFaultsOfAnInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

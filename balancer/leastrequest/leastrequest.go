@@ -12,6 +12,8 @@ package leastrequest
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"math/bits"
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
@@ -56,16 +58,21 @@ func parseConfig(text json.RawMessage) (Config, error) {
 
 func newPicker(config Config, view balancer.View) balancer.Picker {
 	schedule := balancer.NewSchedule(view.Candidates)
-	if len(view.Candidates) <= max(config.FullScan, config.ChoiceCount) {
-		return &scan{view, schedule}
+	if len(view.Candidates) > max(config.FullScan, config.ChoiceCount) {
+		return &sample{view, schedule, config.ChoiceCount}
 	}
-	return &sample{view, schedule, config.ChoiceCount}
+	weightless := len(view.Candidates) <= maxTies
+	for i := range view.Candidates {
+		weightless = weightless && view.Candidates[i].Weight == view.Candidates[0].Weight
+	}
+	return &scan{view, schedule, weightless}
 }
 
 // scan compares all endpoints.
 type scan struct {
 	balancer.View
-	schedule balancer.Schedule
+	schedule   balancer.Schedule
+	weightless bool // they are few, and have one weight
 }
 
 // Pick returns the least loaded endpoint; of equal ones each as often as its weight says. An
@@ -75,7 +82,38 @@ func (s *scan) Pick(time.Duration) *balancer.Candidate {
 	if drawn := &s.Candidates[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
 		return drawn
 	}
+	if s.weightless {
+		return s.lightestOfEqual(uint32(random >> 32))
+	}
 	return s.lightest(random)
+}
+
+// maxTies is how many endpoints with the least load a word holds.
+const maxTies = 64
+
+// lightestOfEqual compares all, and draws one of those with the least load. Which are equal is
+// kept without a branch, since it cannot be predicted.
+func (s *scan) lightestOfEqual(random uint32) *balancer.Candidate {
+	least, ties := int64(math.MaxInt64), uint64(0)
+	for i := range s.Candidates {
+		c := &s.Candidates[i]
+		n := c.InFlight()
+		if c.Impaired() {
+			n = c.Load()
+		}
+		bit := uint64(1) << (i % maxTies)
+		if n == least {
+			ties |= bit
+		}
+		if n < least {
+			ties = bit
+		}
+		least = min(least, n)
+	}
+	for skip := uint64(random) * uint64(bits.OnesCount64(ties)) >> 32; skip > 0; skip-- {
+		ties &= ties - 1
+	}
+	return &s.Candidates[bits.TrailingZeros64(ties)]
 }
 
 // lightest compares all. The k-th of equally loaded ones replaces those before with the

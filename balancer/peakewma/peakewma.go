@@ -1,6 +1,6 @@
 // Package peakewma is the policy meshlite_peak_ewma: the endpoint with the lowest expected
 // latency. The cost of an endpoint is its latency to the first response, a moving average that
-// follows a rise at once and a fall slowly (Finagle's peak EWMA), times the square root of its
+// follows a rise at once (Finagle's peak EWMA) and a fall over some 16 lower samples, times the square root of its
 // attempts in flight for its weight.
 //
 // Use it for services whose instances differ or have slow phases: a slow instance gets only as
@@ -83,51 +83,51 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 // take the cheapest would send all calls of all clients to one that is barely ahead; so equals
 // share, and twice the cost has 1/256 of the probability.
 func (p *picker) Pick(now time.Duration) *balancer.Candidate {
-	var list [fullScan]contender
-	contenders := list[:p.contenders]
-	p.draw(contenders, now)
-	sum := 0.0
-	for k := range contenders {
-		contenders[k].probability = p.probability(&contenders[k])
-		sum += contenders[k].probability
-	}
-	left := float64(p.Random()>>11) / (1 << 53) * sum
-	for k := range contenders {
-		if left -= contenders[k].probability; left < 0 {
-			return &p.Candidates[contenders[k].index]
+	var indexes [fullScan]int
+	var numbers [fullScan]float64 // latencies in seconds, then sums of probabilities
+	drawn, values := indexes[:p.contenders], numbers[:p.contenders]
+	p.draw(drawn)
+	p.latencies(drawn, values, now)
+	sum := p.sums(drawn, values)
+	at, before := float64(p.Random()>>11)/(1<<53)*sum, 0
+	for _, sum := range values[:len(values)-1] {
+		if sum <= at {
+			before++
 		}
 	}
-	return &p.Candidates[contenders[0].index]
+	return &p.Candidates[drawn[before]]
 }
 
-// contender is a candidate that is compared.
-type contender struct {
-	index       int
-	latency     float64 // in seconds
-	probability float64 // relative to the other contenders
-}
-
-// draw takes all candidates, or some by weight, and reads their latency. One without a latency
-// gets the mean of the others: if it is slow from the start, its attempts in flight show it.
-func (p *picker) draw(contenders []contender, now time.Duration) {
-	var taken [maxChoiceCount]int
-	sum, samples := 0.0, 0
-	for k := range contenders {
-		index := k
+// draw takes all candidates, or some by weight.
+func (p *picker) draw(drawn []int) {
+	for k := range drawn {
+		drawn[k] = k
 		if len(p.Candidates) > fullScan {
-			index = p.schedule.Draw(taken[:k], p.Random)
-			taken[k] = index
-		}
-		latency := latencyOf(&p.Candidates[index], now)
-		contenders[k] = contender{index: index, latency: latency}
-		if latency > 0 {
-			sum += latency
-			samples++
+			drawn[k] = p.schedule.Draw(drawn[:k], p.Random)
 		}
 	}
-	for k := range contenders {
-		if contenders[k].latency == 0 {
-			contenders[k].latency = max(sum/float64(max(samples, 1)), minLatency)
+}
+
+// latencies reads the latencies. A candidate without one gets the mean of the others: if it is
+// slow from the start, its attempts in flight show it.
+func (p *picker) latencies(drawn []int, latencies []float64, now time.Duration) {
+	unknown := 0
+	for k, i := range drawn {
+		if latencies[k] = latencyOf(&p.Candidates[i], now); latencies[k] == 0 {
+			unknown++
+		}
+	}
+	if unknown == 0 {
+		return
+	}
+	sum := 0.0
+	for _, latency := range latencies {
+		sum += latency
+	}
+	mean := max(sum/float64(max(len(drawn)-unknown, 1)), minLatency)
+	for k := range latencies {
+		if latencies[k] == 0 {
+			latencies[k] = mean
 		}
 	}
 }
@@ -136,28 +136,36 @@ func (p *picker) draw(contenders []contender, now time.Duration) {
 // in flight, so that a call samples it again.
 func latencyOf(c *balancer.Candidate, now time.Duration) float64 {
 	seconds, age := c.Latency(now)
-	switch {
-	case seconds == 0:
-		return 0
-	case c.InFlight() == 0:
+	if seconds > minLatency && c.InFlight() == 0 {
 		seconds *= balancer.Decay(age)
 	}
-	return max(seconds, minLatency)
+	if seconds > 0 && seconds < minLatency {
+		return minLatency
+	}
+	return seconds
 }
 
-// probability is one over the eighth power of the cost: the latency, times the square root of
-// the attempts in flight with the next one, for an endpoint of the mean weight. It is the root,
-// since the latency was measured under that load and includes it partly. Idle endpoints share
-// by weight, as the drawn ones do already.
-func (p *picker) probability(x *contender) float64 {
-	weight := p.weights[x.index]
-	load := float64(p.Candidates[x.index].Load())
-	// The inverse square of the cost, by one division, and so on to the eighth.
-	probability := minLatency * minLatency * weight / (x.latency * x.latency * (load + weight))
-	probability *= probability
-	probability *= probability
-	if len(p.Candidates) <= fullScan {
-		probability *= weight
+// sums replaces each latency by the sum of the probabilities until it, and returns the last. A
+// probability is one over the eighth power of the cost: the latency, times the square root of the attempts in flight
+// with the next one, for an endpoint of the mean weight. It is the root, since the latency was
+// measured under that load and includes it partly. Idle endpoints share by weight, as the drawn
+// ones do already.
+func (p *picker) sums(drawn []int, values []float64) (sum float64) {
+	for k, i := range drawn {
+		c, weight, latency := &p.Candidates[i], p.weights[i], values[k]
+		load := c.InFlight()
+		if c.Impaired() {
+			load = c.Load()
+		}
+		// The inverse square of the cost, by one division, and so on to the eighth.
+		probability := minLatency * minLatency * weight / (latency * latency * (float64(load) + weight))
+		probability *= probability
+		probability *= probability
+		if len(p.Candidates) <= fullScan {
+			probability *= weight
+		}
+		sum += probability
+		values[k] = sum
 	}
-	return probability
+	return sum
 }

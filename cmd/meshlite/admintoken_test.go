@@ -208,7 +208,7 @@ func TestAdminPagesOverMutualTLS(t *testing.T) {
 	clear(files("spiffe://a.consul/ns/default/dc/dc1/svc/web")...).want(t, 1, "", "the identity of the certificate is not one of admin.WithIdentities")
 	clear("--cacert", roots).want(t, 1, "", "present a client certificate")
 	t.Setenv("MESHLITE_ADMIN_TOKEN", strings.Repeat("x", 32))
-	clear().want(t, 1, "", "certificate signed by unknown authority")
+	clear().want(t, 1, "", "certificate signed by unknown authority: name the file of its authority by --cacert")
 }
 
 // A page that a program serves as a service of the mesh is read as another, by Consul's CA.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshlite-go/meshlite/internal/cli"
+	"github.com/meshlite-go/meshlite/internal/reflectcall"
 )
 
 func newCallCommand() *cobra.Command {
@@ -65,20 +66,13 @@ is given.`,
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long a call may take; a stream only when it is given")
 	f.IntVarP(&o.Repeat, "repeat", "n", 1, "call `N` times, and count by instance")
 	f.IntVarP(&o.Callers, "concurrency", "c", 1, "let so many `callers` call at once; with -n")
-	f.StringArrayVar(&o.Contracts.Protos, "proto", nil, ".proto `file` with the contract, for a server without reflection; repeats")
-	f.StringArrayVarP(&o.Contracts.ImportPaths, "proto-path", "I", nil, "`folder` where --proto files and their imports begin; repeats; without it, the folder above the package")
-	f.StringArrayVar(&o.Contracts.DescriptorSets, "descriptor-set", nil, "`file` with a descriptor set, as buf build -o writes it; repeats")
+	addContracts(cmd, &o.Contracts, ", for a server without reflection")
 	f.BoolVar(&o.Security.Plaintext, "plaintext", false, "no TLS")
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
 	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the target's")
-	completeFiles(cmd, "proto", "proto")
-	completeFiles(cmd, "descriptor-set", "binpb", "pb", "bin", "protoset", "desc")
-	if err := cmd.MarkFlagDirname("proto-path"); err != nil {
-		panic(err) // the flag was added above
-	}
 	noCompletion(cmd, "data", "metadata", "timeout", "repeat", "concurrency", "identity", "servername")
 	return cmd
 }
@@ -100,4 +94,17 @@ func completeTarget(_ *cobra.Command, args []string, _ string) ([]cobra.Completi
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return []cobra.Completion{"consul:///"}, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+// addContracts adds the flags that name files with contracts.
+func addContracts(cmd *cobra.Command, o *reflectcall.FileOptions, what string) {
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Protos, "proto", nil, ".proto `file` with the contract"+what+"; repeats")
+	f.StringArrayVarP(&o.ImportPaths, "proto-path", "I", nil, "`folder` where --proto files and their imports begin; repeats; without it, the folder above the package")
+	f.StringArrayVar(&o.DescriptorSets, "descriptor-set", nil, "`file` with a descriptor set, as buf build -o writes it; repeats")
+	completeFiles(cmd, "proto", "proto")
+	completeFiles(cmd, "descriptor-set", "binpb", "pb", "bin", "protoset", "desc")
+	if err := cmd.MarkFlagDirname("proto-path"); err != nil {
+		panic(err) // the flag was added above
+	}
 }

@@ -75,12 +75,14 @@ func TestCheckOfServersThatDemandTheAgentsCertificate(t *testing.T) {
 			healthv1.RegisterHealthServer(server, health.NewServer())
 			host, port := splitAddress(t, serveGRPC(t, server))
 			check := &api.AgentServiceCheck{GRPC: net.JoinHostPort(host, strconv.Itoa(port)), GRPCUseTLS: true, TLSServerName: "catalog", TLSSkipVerify: true, Interval: "200ms", Timeout: "2s", Status: "warning"}
-			if err := consulClient(t).Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "catalog-1", Name: "catalog", Address: host, Port: port, Check: check}); err != nil {
+			client := consulClient(t)
+			if err := client.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "catalog-1", Name: "catalog", Address: host, Port: port, Check: check}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, func() bool {
-				checks, _, err := consulClient(t).Health().Checks("catalog", nil)
-				return err == nil && len(checks) == 1 && checks[0].Status != "warning" && checks[0].Output != ""
+			want := map[bool]string{true: "passing", false: "critical"}[presents]
+			eventually(t, func() bool { // the output of a check may come later than its state
+				checks, _, err := client.Health().Checks("catalog", nil)
+				return err == nil && len(checks) == 1 && checks[0].Status == want
 			})
 			pair := agent.Authority.Issue(t, "operator")
 			key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)

@@ -30,6 +30,11 @@ the default are read from Consul, and evaluated as servers evaluate them that ha
 an authorizer (package interceptors/authz). Lines with ! are intentions that are not
 understood: they deny whom they match, or match nobody, for the reason given.
 
+With --proto or --descriptor-set they are those that the contract's policy has about the
+service of METHOD, and Consul is not asked. What a server's own policy or its operator
+changes is not seen. SRC may be a whole SPIFFE id. Metadata x-meshlite-subject is taken
+for that of a gateway which the server trusts.
+
 METHOD is package.Service/Method. It is needed where an intention has permissions, which
 may also depend on metadata: -H "key: value", as often as needed.
 
@@ -38,7 +43,8 @@ destination, method, allowed, rule, reason, without (allowed and rule; null wher
 default decides), default, default_reason, refused (a list of texts), trust_domain.`,
 		Example: `  meshlite intentions check storefront catalog
   meshlite intentions check storefront catalog sweetshop.catalog.v1.CatalogService/GetSweet -H 'tenant: a'
-  meshlite intentions check storefront catalog -o json | jq .allowed`,
+  meshlite intentions check storefront catalog -o json | jq .allowed
+  meshlite intentions check storefront catalog sweetshop.catalog.v1.CatalogService/GetSweet --descriptor-set shop.binpb`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 || len(args) > 3 {
 				return cli.Usagef("intentions check takes SRC DST [METHOD], not %d arguments: `meshlite services` lists services", len(args))
@@ -55,6 +61,7 @@ default decides), default, default_reason, refused (a list of texts), trust_doma
 	}
 	cmd.ValidArgsFunction = completeService(&o.Agent, 2)
 	addAgent(cmd, &o.Agent)
+	addContracts(cmd, &o.Contracts, "")
 	cmd.Flags().StringArrayVarP(&o.Metadata, "metadata", "H", nil, "`key:value` of the call's metadata; repeat it for more")
 	return cmd
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -53,4 +55,46 @@ func TestIntentionsCheck(t *testing.T) {
 	runTool(t, "intentions", "check", "web", "*").want(t, 2, "", "write the name of a service")
 	runTool(t, "intentions", "check", "web", "catalog", "a/b", "-H", "x").want(t, 2, "", "write key:value")
 	runTool(t, "intentions", "check", "web", "catalog", "--http-addr", closedPort(t)).want(t, 1, "", "refused the connection")
+}
+
+// The intentions of a contract are read without an agent.
+func TestIntentionsCheckOfAContract(t *testing.T) {
+	dir := t.TempDir()
+	written := func(name, list string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		text := `syntax = "proto3"; package pies.v1;
+import "meshlite/policy/v1/policy.proto";
+message M {}
+service PieService {
+  option (meshlite.policy.v1.service) = {intentions: {` + list + `}};
+  rpc Get(M) returns (M);
+}
+service CakeService { rpc Get(M) returns (M); }`
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	pies := written("pies.proto", `sources: [
+		{name: "*", action: INTENTION_ACTION_DENY},
+		{name: "till", permissions: {action: INTENTION_ACTION_ALLOW, headers: {name: "tenant", exact: "a"}}},
+		{name: "spiffe://example.org/shop/web", action: INTENTION_ACTION_ALLOW}]`)
+	check := func(contract string, args ...string) result {
+		t.Helper()
+		return runTool(t, append([]string{"intentions", "check", "--proto", contract, "--http-addr", closedPort(t)}, args...)...)
+	}
+	const get = "pies.v1.PieService/Get"
+	check(pies, "till", "pies", get, "-H", "tenant: a").want(t, 0, "✓ till => pies "+get+": allowed by till => pies permission 1\n    without that intention: denied by * => pies\n    default: deny\n", "")
+	check(pies, "till", "pies", get).want(t, 0, "✗ till => pies "+get+": denied by default\n    no permission of till => pies matches\n", "")
+	check(pies, "ops", "pies", "/"+get).want(t, 0, "✗ ops => pies /"+get+": denied by * => pies\n", "")
+	check(pies, "spiffe://example.org/shop/web", "pies", get).want(t, 0, "allowed by spiffe://example.org/shop/web => pies\n    without that intention: denied by its identity\n", "")
+	check(pies, "spiffe://example.org/shop/ops", "pies", get).want(t, 0, "denied by its identity\n    no source is this id", "")
+	check(pies, "spiffe://example.org/ns/default/dc/dc1/svc/till", "pies", get, "-H", "tenant: a").want(t, 0, "allowed by till => pies permission 1\n", "")
+	check(pies, "ops", "pies", "pies.v1.CakeService/Get").want(t, 0, "allowed by default\n    the contract has no intentions about pies.v1.CakeService\n    default: allow\n", "")
+
+	check(pies, "ops", "pies").want(t, 2, "", "write METHOD, as package.Service/Method")
+	check(pies, "ops", "pies", "pies.v1.PieService/Eat").want(t, 2, "", `no method "pies.v1.PieService/Eat"`)
+	check(written("wrong.proto", `sources: {name: "till"}`), "till", "pies", get).want(t, 1, "", "intentions.sources[0].action: INTENTION_ACTION_UNSPECIFIED is no action: write INTENTION_ACTION_ALLOW")
+	runTool(t, "intentions", "check", "till", "pies", get, "-I", dir).want(t, 2, "", "--proto-path without --proto")
 }

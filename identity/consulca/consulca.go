@@ -70,6 +70,9 @@ func New(servers grpc.ClientConnInterface, config Config) (*Source, error) {
 	return s, nil
 }
 
+// Service is the one that the certificates are of, also before there is one: metrics name it.
+func (s *Source) Service() string { return s.config.Service }
+
 // Close ends the requests. The last certificates stay.
 func (s *Source) Close() {
 	s.cancel()

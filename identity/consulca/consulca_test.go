@@ -70,6 +70,30 @@ func TestASourceOfConsulsServers(t *testing.T) {
 // Every leaf has a key of its own, and is renewed at 60 % to 90 % of its life.
 //
 // Case I2
+// What a runtime exports is that of an agent's source: which service, until when, and what was
+// received and has failed, from the start on.
+func TestASourceReportsWhatAnAgentsDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers := newServer(t)
+		servers.setReachable(false)
+		s, _ := sourceAt(t, servers.serve())
+		mtls, err := identity.New(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mtls.Close()
+		time.Sleep(time.Minute)
+		if stats := mtls.Stats(); stats.Service != "catalog" || stats.Source.Failed == 0 || stats.Source.Published != 0 || stats.Error == "" {
+			t.Errorf("before the first certificate: %+v", stats)
+		}
+		servers.setReachable(true)
+		first := next(t, s, nil)
+		if stats := mtls.Stats(); stats.Service != "catalog" || stats.ID != first.ID().String() || stats.Source.Published != 1 || !stats.ValidUntil.Equal(first.Leaf().NotAfter) {
+			t.Errorf("with one: %+v", stats)
+		}
+	})
+}
+
 func TestEachLeafHasItsOwnKeyAndIsRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newServer(t)

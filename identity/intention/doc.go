@@ -14,6 +14,10 @@
 // intention. That is what Consul's /v1/connect/intentions/check does, and for permissions what
 // its proxies do for HTTP services. (Its proxies let "web => *" decide before "* => catalog".)
 //
+// A source that is a whole SPIFFE id ("spiffe://example.org/shop/web") comes before the name of
+// a service. [Wildcard] stands for services alone: an id in another form than Consul's must be
+// written out.
+//
 // # What is not understood
 //
 // Consul has intentions that need what this package has not: verified JWTs, sameness groups,
@@ -51,7 +55,7 @@ type Set struct {
 
 // Intention is one rule, in the shape of Consul's. Have it from [Parse], or write it.
 type Intention struct {
-	Source      string // name of a service, or [Wildcard]
+	Source      string // name of a service, or [Wildcard]; or a whole SPIFFE id, in any form
 	Destination string // name of a service, or [Wildcard]
 	// Action is "" if there are permissions.
 	Action Action

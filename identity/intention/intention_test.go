@@ -64,9 +64,9 @@ func TestAnIntentionWithPermissionsNeverAllowsBySourceAlone(t *testing.T) {
 func TestWhatIsNotUnderstoodDenies(t *testing.T) {
 	const names = `"SourceName":"web","DestinationName":"catalog"`
 	for text, reason := range map[string]string{
-		`{` + names + `,"Action":"ALLOW"}`: `Action "ALLOW": want allow or deny`,
-		`{` + names + `,"Action":""}`:      `Action "": want allow or deny`,
-		`{` + names + `,"Action":"allow","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}`:                                                                   "with Permissions",
+		`{` + names + `,"Action":"ALLOW"}`: `Action: "ALLOW": want allow or deny`,
+		`{` + names + `,"Action":""}`:      `Action: "": want allow or deny`,
+		`{` + names + `,"Action":"allow","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}`:                                                                   "beside permissions",
 		`{` + names + `,"Action":"allow","Conditions":{"Time":"day"}}`:                                                                                                    `unknown field "Conditions"`,
 		`{` + names + `,"Action":"allow","JWT":{}}`:                                                                                                                       "JWT",
 		`{` + names + `,"Action":"allow","SourceSamenessGroup":"all"}`:                                                                                                    "sameness groups",
@@ -80,16 +80,16 @@ func TestWhatIsNotUnderstoodDenies(t *testing.T) {
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathExact":"/a","PathPrefix":"/"}}]}`:                                                                   "more than one of",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":")("}}]}`:                                                                                    "PathRegex",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":"` + strings.Repeat("a", 2000) + `"}}]}`:                                                     "2000 bytes",
-		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":"(?:abcdefgh){1000}"}}]}`:                                                                    "PathRegex has \"(?:abcdefgh){1000}\", which is an expression of",
+		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathRegex":"(?:abcdefgh){1000}"}}]}`:                                                                    "PathRegex: \"(?:abcdefgh){1000}\", which is an expression of",
 		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"(?:abcdefgh){1000}"}]}}]}`:                                "with its repetitions: write 2048 at most",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Glob":"x"}]}}]}`:                                                 `unknown field "Glob"`,
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Name":"a"}]}}]}`:                                                            "want one of",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[null]}}]}`:                                                                    "null",
-		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Present":true}]}}]}`:                                                        "no Name",
+		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/","Header":[{"Present":true}]}}]}`:                                                        "no name",
 		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"grpc-timeout","Present":true}]}}]}`:                                   "gRPC keeps it",
 		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":":scheme","Exact":"http"}]}}]}`:                                        ":authority, :path and :method",
-		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"key-bin","Exact":"AA=="}]}}]}`:                                        "Present only",
-		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"x","IgnoreCase":true}]}}]}`:                               "IgnoreCase",
+		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"key-bin","Exact":"AA=="}]}}]}`:                                        "present only",
+		`{` + names + `,"Permissions":[{"Action":"deny","HTTP":{"PathPrefix":"/","Header":[{"Name":"a","Regex":"x","IgnoreCase":true}]}}]}`:                               "can ignore case",
 		`{` + names + `,"Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}},{"Action":"allow","HTTP":{"PathPrefix":"/"},"JWT":{"Providers":[{"Name":"okta"}]}}]}`: "Permissions[1].JWT",
 	} {
 		parsed, err := intention.Parse([]byte("[" + text + `,{"SourceName":"*","DestinationName":"*","Action":"allow"}]`))

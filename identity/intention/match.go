@@ -1,5 +1,3 @@
-//lint:file-ignore ST1005 The texts begin with the names of fields.
-
 package intention
 
 import (
@@ -28,37 +26,37 @@ type permission struct {
 	headers  []header
 }
 
-func compilePermission(p *Permission) (*permission, error) {
+func compilePermission(p *Permission) (*permission, *FieldError) {
 	c := &permission{post: len(p.Methods) == 0 || slices.Contains(p.Methods, httpMethod)}
 	switch p.Action {
 	case Allow, Deny:
 		c.decision.Allowed = p.Action == Allow
 	default:
-		return nil, fmt.Errorf("Action %q: want allow or deny", p.Action)
+		return nil, wrong("Action", "%q: want allow or deny", p.Action)
 	}
-	var err error
+	var err *FieldError
 	if c.path, err = compilePath(p); err != nil {
 		return nil, err
 	}
 	if len(p.Headers) > maxHeaders {
-		return nil, fmt.Errorf("%d headers: write %d at most", len(p.Headers), maxHeaders)
+		return nil, wrong("Headers", "%d of them: write %d at most", len(p.Headers), maxHeaders)
 	}
 	for i := range p.Headers {
 		h, err := compileHeader(&p.Headers[i])
 		if err != nil {
-			return nil, fmt.Errorf("Header[%d]: %w", i, err)
+			return nil, wrong(fmt.Sprintf("Headers[%d]", i), "%v", err)
 		}
 		c.headers = append(c.headers, h)
 	}
 	if p.PathExact == "" && p.PathPrefix == "" && p.PathRegex == "" && len(p.Methods) == 0 && len(p.Headers) == 0 {
-		return nil, errors.New("no condition: write an Action on the intention instead")
+		return nil, wrong("", "no condition: write an action on the intention instead")
 	}
 	return c, nil
 }
 
-func compilePath(p *Permission) (func(string) bool, error) {
+func compilePath(p *Permission) (func(string) bool, *FieldError) {
 	if given := given01(p.PathExact != "", p.PathPrefix != "", p.PathRegex != ""); given > 1 {
-		return nil, errors.New("more than one of PathExact, PathPrefix and PathRegex")
+		return nil, wrong("", "more than one of PathExact, PathPrefix and PathRegex")
 	}
 	switch {
 	case p.PathExact != "":
@@ -68,7 +66,7 @@ func compilePath(p *Permission) (func(string) bool, error) {
 	case p.PathRegex != "":
 		re, _, err := expression.Whole(p.PathRegex)
 		if err != nil {
-			return nil, fmt.Errorf("PathRegex has %w", err)
+			return nil, wrong("PathRegex", "%v", err)
 		}
 		return re.MatchString, nil
 	default:
@@ -96,10 +94,10 @@ type header struct {
 func compileHeader(h *Header) (header, error) {
 	c := header{key: strings.ToLower(h.Name), present: h.Present, invert: h.Invert}
 	if n := given01(h.Present, h.Exact != "", h.Prefix != "", h.Suffix != "", h.Contains != "", h.Regex != ""); n != 1 {
-		return c, fmt.Errorf("%q: want one of Present, Exact, Prefix, Suffix, Contains and Regex, not %d", h.Name, n)
+		return c, fmt.Errorf("%q: want one of present, exact, prefix, suffix, contains and regex, not %d", h.Name, n)
 	}
 	if h.IgnoreCase && (h.Present || h.Regex != "") {
-		return c, fmt.Errorf("%q: IgnoreCase is of Exact, Prefix, Suffix and Contains", h.Name)
+		return c, fmt.Errorf("%q: only exact, prefix, suffix and contains can ignore case", h.Name)
 	}
 	if err := c.place(h.Present); err != nil {
 		return c, err
@@ -124,7 +122,7 @@ func compileHeader(h *Header) (header, error) {
 	case h.Regex != "":
 		re, _, err := expression.Whole(h.Regex)
 		if err != nil {
-			return c, fmt.Errorf("%q: Regex has %w", h.Name, err)
+			return c, fmt.Errorf("%q: regex: %w", h.Name, err)
 		}
 		c.matches = re.MatchString
 	}
@@ -135,7 +133,7 @@ func compileHeader(h *Header) (header, error) {
 func (c *header) place(present bool) error {
 	switch c.key {
 	case "":
-		return errors.New("it has no Name")
+		return errors.New("it has no name")
 	case "host":
 		c.key = ":authority"
 	case ":authority":
@@ -148,7 +146,7 @@ func (c *header) place(present bool) error {
 			return fmt.Errorf("%q: a call has :authority, :path and :method", c.key)
 		}
 		if strings.HasSuffix(c.key, "-bin") && !present {
-			return fmt.Errorf("%q: binary metadata can be Present only", c.key)
+			return fmt.Errorf("%q: binary metadata can be present only", c.key)
 		}
 	}
 	return nil

@@ -1,10 +1,7 @@
-//lint:file-ignore ST1005 The texts begin with the names of fields.
-
 package intention
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -28,7 +25,7 @@ type Rules struct {
 	trustDomain string
 	ordered     []*rule
 	fallback    *Decision
-	bySource    map[string]*rule // the first that matches, for each source that one names
+	bySource    map[string]*rule // the first that matches, for each source that one names; also by whole SPIFFE ids
 	others      *rule            // the first that matches any other source, or nil
 }
 
@@ -65,12 +62,10 @@ func Compile(destination string, set Set) (*Rules, error) {
 
 func compile(i Intention) *rule {
 	c := &rule{Intention: &i}
-	var err error
 	if i.Refused == "" {
-		err = c.compile()
-	}
-	if err != nil {
-		i.Refused = err.Error()
+		if err := c.compile(); err != nil {
+			i.Refused = err.Error()
+		}
 	}
 	c.decision.Rule = i.String()
 	if i.Refused != "" {
@@ -82,22 +77,22 @@ func compile(i Intention) *rule {
 
 // compile evaluates what is the same for every call. An intention without an action must
 // not become one that allows because its permissions are gone (CVE-2021-36213).
-func (c *rule) compile() error {
+func (c *rule) compile() *FieldError {
 	switch {
 	case c.Source == "":
-		return errors.New("Source is empty")
+		return wrong("Source", "it is empty: write the name of a service, or *")
 	case len(c.Permissions) > 0 && c.Action != "":
-		return fmt.Errorf("Action %q with Permissions: write one of them", c.Action)
+		return wrong("Action", "%q beside permissions: write one of them", c.Action)
 	case len(c.Permissions) == 0 && c.Action != Allow && c.Action != Deny:
-		return fmt.Errorf("Action %q: want allow or deny", c.Action)
+		return wrong("Action", "%q: want allow or deny", c.Action)
 	case len(c.Permissions) > maxPermissions:
-		return fmt.Errorf("%d permissions: write %d at most", len(c.Permissions), maxPermissions)
+		return wrong("Permissions", "%d of them: write %d at most", len(c.Permissions), maxPermissions)
 	}
 	c.decision.Allowed = c.Action == Allow
 	for i := range c.Permissions {
 		p, err := compilePermission(&c.Permissions[i])
 		if err != nil {
-			return fmt.Errorf("Permissions[%d]: %w", i, err)
+			return err.in(fmt.Sprintf("Permissions[%d]", i))
 		}
 		p.decision.Rule = fmt.Sprintf("%v permission %d", c.Intention, i+1)
 		c.permissions = append(c.permissions, p)
@@ -115,8 +110,9 @@ func (r *Rules) first(source string) *rule {
 	return nil
 }
 
+// matches does not take a SPIFFE id for a service.
 func (c *rule) matches(source string) bool {
-	return c.Elsewhere == "" && (c.Source == Wildcard || c.Source == source)
+	return c.Elsewhere == "" && (c.Source == Wildcard && !isID(source) || c.Source == source)
 }
 
 // TrustDomain is the one that callers must be of, "" for any.
@@ -140,7 +136,8 @@ func (r *Rules) Refused() []string {
 // Method are the rules for the calls of one method. They are immutable and safe for
 // concurrent use.
 type Method struct {
-	bySource map[string]*Verdict
+	bySource map[string]*Verdict // of services
+	byID     map[string]*Verdict // of whole SPIFFE ids, nil for none
 	others   *Verdict
 }
 
@@ -148,10 +145,20 @@ type Method struct {
 func (r *Rules) Method(fullMethod string) *Method {
 	m := &Method{bySource: make(map[string]*Verdict, len(r.bySource)), others: r.verdict(r.others, fullMethod)}
 	for source, one := range r.bySource {
-		m.bySource[source] = r.verdict(one, fullMethod)
+		switch verdict := r.verdict(one, fullMethod); {
+		case !isID(source):
+			m.bySource[source] = verdict
+		case m.byID == nil:
+			m.byID = map[string]*Verdict{source: verdict}
+		default:
+			m.byID[source] = verdict
+		}
 	}
 	return m
 }
+
+// FromID returns what an intention decides whose source is all of a SPIFFE id, nil if none is.
+func (m *Method) FromID(id string) *Verdict { return m.byID[id] }
 
 // From returns what is decided about the calls of source, the name of a service.
 func (m *Method) From(source string) *Verdict {

@@ -80,6 +80,15 @@ func New(config Config) (*Source, error) {
 	return s, nil
 }
 
+// Service is the one that Config.ID names in the form of Consul's ids, or else all of it; "" if
+// the agent chooses. Metrics name it before there is a certificate.
+func (s *Source) Service() string {
+	if id, err := identity.ParseID(s.config.ID); err == nil {
+		return id.Service
+	}
+	return s.config.ID
+}
+
 // Close ends the stream. The last certificates stay.
 func (s *Source) Close() {
 	s.cancel()

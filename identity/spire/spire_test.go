@@ -1,6 +1,7 @@
 package spire_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -99,6 +100,34 @@ func TestAnAgentThatFailsIsAskedAgain(t *testing.T) {
 }
 
 // A process with several ids takes the one that is set, or says which there are.
+// What a runtime exports is that of an agent's source: who it is, until when, and what was
+// received and has failed. An id in another form than Consul's is the name.
+func TestASourceReportsWhatConsulsDoes(t *testing.T) {
+	for id, before := range map[string]string{"": "", catalog: catalog, "spiffe://example.org/ns/default/dc/dc1/svc/till": "till"} {
+		t.Run(id, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAgent(t, catalog, "spiffe://example.org/ns/default/dc/dc1/svc/till")
+				a.setReachable(false)
+				s, _ := sourceAt(t, a, spire.Config{ID: id})
+				mtls, err := identity.New(s, identity.WithServerIDs(map[string]string{"catalog": catalog}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer mtls.Close()
+				time.Sleep(time.Minute)
+				if stats := mtls.Stats(); stats.Service != before || stats.Source.Failed == 0 || stats.Source.Published != 0 {
+					t.Errorf("before the first certificate: %+v", stats)
+				}
+				a.setReachable(true)
+				first := next(t, s, nil)
+				if stats := mtls.Stats(); stats.Service != cmp.Or(before, catalog) || stats.ID != first.ID().String() || stats.Source.Published != 1 || stats.ValidUntil.IsZero() {
+					t.Errorf("with one: %+v", stats)
+				}
+			})
+		})
+	}
+}
+
 func TestAnIDIsChosen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAgent(t, catalog, storefront)

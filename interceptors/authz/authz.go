@@ -31,7 +31,9 @@ type Option func(*options)
 type options struct {
 	watcher     Watcher
 	fixed       *intention.Set
+	policy      bool
 	trustDomain string
+	callers     *caller.Callers
 	log         *slog.Logger
 	observer    interceptors.Observer
 }
@@ -42,9 +44,18 @@ func WithWatcher(watcher Watcher) Option { return func(o *options) { o.watcher =
 // WithIntentions decides by set, without a directory.
 func WithIntentions(set intention.Set) Option { return func(o *options) { o.fixed = &set } }
 
+// WithPolicy decides by the intentions in the policies of the services that are called: those of
+// contracts, Go options and operators. A service without any is open to everybody.
+func WithPolicy() Option { return func(o *options) { o.policy = true } }
+
 // WithTrustDomain wants callers of another trust domain than that of the directory's own CA,
 // such as that of a SPIRE server.
 func WithTrustDomain(domain string) Option { return func(o *options) { o.trustDomain = domain } }
+
+// WithCallers sets which peers may speak for others: permissions see the subject that these
+// forward, in metadata [caller.SubjectKey]. From other peers, and by default from all, that key
+// is missing to permissions. The caller itself stays the service that its certificate proves.
+func WithCallers(callers *caller.Callers) Option { return func(o *options) { o.callers = callers } }
 
 // WithLogger logs denials, and intentions that cannot be read or are not understood, to log.
 // Default, and nil: slog.Default().
@@ -64,9 +75,10 @@ type Authorizer struct {
 	publisher *interceptors.Publisher
 	denials   *lines.Limit
 
-	current atomic.Pointer[rules]
-	counts  counts
-	streams streams
+	current  atomic.Pointer[rules]
+	services services // with WithPolicy
+	counts   counts
+	streams  streams
 
 	first   chan struct{} // closed when intentions were read for the first time
 	read    sync.Once     // closes first
@@ -103,8 +115,8 @@ func NewUnstarted(destination string, opts ...Option) (*Authorizer, error) {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if (o.watcher == nil) == (o.fixed == nil) {
-		return nil, errors.New("authz: want either WithWatcher or WithIntentions")
+	if given(o.watcher != nil, o.fixed != nil, o.policy) != 1 {
+		return nil, errors.New("authz: want one of WithWatcher, WithIntentions and WithPolicy")
 	}
 	if o.log == nil {
 		o.log = slog.Default()
@@ -122,6 +134,9 @@ func NewUnstarted(destination string, opts ...Option) (*Authorizer, error) {
 		return nil, fmt.Errorf("authz: %w", err)
 	}
 	a.current.Store(&rules{})
+	if o.policy {
+		close(a.first)
+	}
 	if o.fixed != nil {
 		compiled, err := intention.Compile(destination, *o.fixed)
 		if err != nil {
@@ -134,6 +149,15 @@ func NewUnstarted(destination string, opts ...Option) (*Authorizer, error) {
 		close(a.first)
 	}
 	return a, nil
+}
+
+func given(all ...bool) (n int) {
+	for _, one := range all {
+		if one {
+			n++
+		}
+	}
+	return n
 }
 
 // Start begins to watch. Only the first call has an effect, and none after [Authorizer.Close].

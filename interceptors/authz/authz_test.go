@@ -266,10 +266,10 @@ func TestTrustDomainsOfOtherAuthorities(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, opts := range map[string][]authz.Option{
-		"want either":                           nil,
-		"either WithWatcher or WithIntentions":  {authz.WithIntentions(allow()), authz.WithWatcher(newReports())},
-		`Action "ALLOW": want allow or deny`:    {authz.WithIntentions(intention.Set{Intentions: []intention.Intention{{Source: "web", Destination: "catalog", Action: "ALLOW"}}})},
-		`web => catalog: Permissions[0]: PathR`: {authz.WithIntentions(intention.Set{Intentions: []intention.Intention{{Source: "web", Destination: "catalog", Permissions: []intention.Permission{{Action: "deny", PathRegex: "("}}}}})},
+		"want one of": nil,
+		"WithWatcher, WithIntentions and WithPolicy": {authz.WithIntentions(allow()), authz.WithWatcher(newReports())},
+		`Action: "ALLOW": want allow or deny`:        {authz.WithIntentions(intention.Set{Intentions: []intention.Intention{{Source: "web", Destination: "catalog", Action: "ALLOW"}}})},
+		`web => catalog: Permissions[0].PathRe`:      {authz.WithIntentions(intention.Set{Intentions: []intention.Intention{{Source: "web", Destination: "catalog", Permissions: []intention.Permission{{Action: "deny", PathRegex: "("}}}}})},
 	} {
 		if _, err := authz.New("catalog", opts...); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v, want %q", err, name)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
 )
@@ -23,18 +24,28 @@ var errDenied = status.Error(codes.PermissionDenied, "permission denied")
 // healthService is that of gRPC, which agents check without an identity.
 const healthService = "grpc.health.v1.Health"
 
-// PolicyName is the name of this policy in an [Event].
-const PolicyName = "consul_intentions"
+// The names of policies in an [Event].
+const (
+	PolicyName    = "consul_intentions" // of a watcher, and of WithIntentions
+	OwnPolicyName = "policy_intentions" // of WithPolicy
+)
 
 // maxDenialLines is how many denials of a second are logged.
 const maxDenialLines = 10
+
+func (a *Authorizer) policyName() string {
+	if a.policy {
+		return OwnPolicyName
+	}
+	return PolicyName
+}
 
 // Event is the decision about one call, with the fields of gRFC A59. It is reused after the
 // observer returns.
 type Event struct {
 	FullMethodName string // "/package.Service/Method"
 	Principal      string // what the certificate of the caller proves, "" without one
-	PolicyName     string // [PolicyName]
+	PolicyName     string // [PolicyName] or [OwnPolicyName]
 	MatchedRule    string // "web => catalog permission 2", "default"; "" if no rule was reached
 	Authorized     bool
 }
@@ -54,6 +65,7 @@ var events = sync.Pool{New: func() any { return new(Event) }}
 
 // Decisions that no rule makes.
 var (
+	unwritten     = &intention.Decision{Allowed: true}
 	neverRead     = &intention.Decision{Reason: "intentions were never read"}
 	anonymous     = &intention.Decision{Reason: "the caller has no verified certificate"}
 	noService     = &intention.Decision{Reason: "the certificate of the caller names no service of Consul's default namespace and partition"}
@@ -64,7 +76,30 @@ var (
 type method struct {
 	*Authorizer
 	meta      *interceptors.CallMeta
+	own       *intention.Rules // with WithPolicy: those of the service, nil if it has none
 	evaluated atomic.Pointer[evaluated]
+}
+
+// methodOf is nil for the health service.
+func (a *Authorizer) methodOf(meta *interceptors.CallMeta) *method {
+	if meta.Service == healthService {
+		return nil
+	}
+	m := &method{Authorizer: a, meta: meta}
+	if a.policy {
+		m.own = a.services.rulesOf(a, meta)
+	}
+	return m
+}
+
+// open reports whether the policy has no intentions.
+func (m *method) open() bool { return m.policy && m.own == nil }
+
+func (m *method) rules() *intention.Rules {
+	if m.policy {
+		return m.own
+	}
+	return m.current.Load().Rules
 }
 
 // evaluated are rules for the method.
@@ -90,25 +125,36 @@ func (m *method) under(rules *intention.Rules, fullMethod string) *intention.Met
 // decide decides about the call of fullMethod that is served with ctx.
 func (m *method) decide(ctx context.Context, fullMethod string) (principal string, _ *intention.Decision) {
 	principal, _ = m.verified.Incoming(ctx) // without options it has no error
-	rules := m.current.Load().Rules
-	if rules == nil {
+	rules := m.rules()
+	switch {
+	case m.open():
+		return principal, unwritten
+	case rules == nil:
 		return principal, neverRead
-	}
-	if principal == "" {
+	case principal == "":
 		return "", anonymous
 	}
-	domain, service, ok := serviceOf(principal)
-	switch want := m.wantDomain(rules); {
-	case !ok:
-		return principal, noService
-	case want != "" && domain != want:
-		return principal, foreignDomain
+	method := m.under(rules, fullMethod)
+	verdict := method.FromID(principal)
+	if verdict == nil {
+		domain, service, ok := caller.ServiceOf(principal)
+		switch want := m.wantDomain(rules); {
+		case !ok:
+			return principal, noService
+		case want != "" && domain != want:
+			return principal, foreignDomain
+		}
+		verdict = method.From(service)
 	}
-	verdict := m.under(rules, fullMethod).From(service)
 	if !verdict.Conditional() {
 		return principal, verdict.Decide(nil)
 	}
-	return principal, verdict.Decide(func(key string) []string { return metadata.ValueFromIncomingContext(ctx, key) })
+	return principal, verdict.Decide(func(key string) []string {
+		if key == caller.SubjectKey && !m.callers.Trusted(ctx) {
+			return nil
+		}
+		return metadata.ValueFromIncomingContext(ctx, key)
+	})
 }
 
 func (m *method) wantDomain(rules *intention.Rules) string {
@@ -118,35 +164,11 @@ func (m *method) wantDomain(rules *intention.Rules) string {
 	return rules.TrustDomain()
 }
 
-// serviceOf splits a SPIFFE id of Consul's, exactly in its form:
-// spiffe://DOMAIN/ns/default/dc/DATACENTER/svc/SERVICE. It is as strict as identity.ParseID,
-// which allocates.
-func serviceOf(id string) (domain, service string, ok bool) {
-	rest, ok := strings.CutPrefix(id, "spiffe://")
-	if !ok {
-		return "", "", false
-	}
-	domain, rest, _ = strings.Cut(rest, "/")
-	rest, ok = strings.CutPrefix(rest, "ns/default/dc/")
-	datacenter, rest, more := strings.Cut(rest, "/")
-	service, svc := strings.CutPrefix(rest, "svc/")
-	return domain, service, ok && more && svc && segment(domain) && segment(datacenter) && segment(service)
-}
-
-// segment reports whether text may be a part of an id, and no more than one: letters, digits
-// and ._- alone.
-func segment(text string) bool {
-	for i := range len(text) {
-		c := text[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
-			return false
-		}
-	}
-	return text != "" && text != "." && text != ".."
-}
-
 // admit decides about a call, and returns nil or the error for the caller.
 func (m *method) admit(ctx context.Context, fullMethod string) error {
+	if m.open() {
+		return nil
+	}
 	principal, decision := m.decide(ctx, fullMethod)
 	m.publish(ctx, fullMethod, principal, decision)
 	if decision.Allowed {
@@ -162,7 +184,7 @@ func (m *method) publish(ctx context.Context, fullMethod, principal string, deci
 		return
 	}
 	e := events.Get().(*Event)
-	*e = Event{fullMethod, principal, PolicyName, decision.Rule, decision.Allowed}
+	*e = Event{fullMethod, principal, m.policyName(), decision.Rule, decision.Allowed}
 	m.publisher.Publish(ctx, m.meta, e)
 	events.Put(e)
 }
@@ -194,10 +216,10 @@ func cut(text string) string {
 
 // UnaryServer decides about the calls of one method.
 func (a *Authorizer) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if meta.Service == healthService {
+	m := a.methodOf(meta)
+	if m == nil || m.open() {
 		return nil
 	}
-	m := &method{Authorizer: a, meta: meta}
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		if err := m.admit(ctx, info.FullMethod); err != nil {
 			return nil, err
@@ -208,10 +230,10 @@ func (a *Authorizer) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerIn
 
 // StreamServer decides about the streams of one method, again whenever intentions change.
 func (a *Authorizer) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if meta.Service == healthService {
+	m := a.methodOf(meta)
+	if m == nil {
 		return nil
 	}
-	m := &method{Authorizer: a, meta: meta}
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		return m.stream(srv, stream, info.FullMethod, handler)
 	}

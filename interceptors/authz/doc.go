@@ -5,8 +5,14 @@
 //	defer authorized.Close()
 //	server, err := meshlite.NewServer("catalog", meshlite.WithInterceptors(authorized), meshlite.WithTLS(settings))
 //
+// [WithPolicy] decides by the intentions of policies instead, for servers without Consul:
+// those of contracts, Go options and operators. Servers of package meshlite do so by themselves.
+// Several authorizers in one chain must all allow a call.
+//
 // A caller is the service that its verified certificate names, by a SPIFFE id as Consul's CA
-// issues it; metadata is never asked. One without such a certificate is denied. How intentions
+// issues it; metadata is never asked. One without such a certificate is denied. An intention
+// whose source is a whole SPIFFE id allows one in another form. Permissions see a subject that
+// is forwarded only from peers that [WithCallers] trusts. How intentions
 // are ordered, and what becomes of those that are not understood, is in package intention.
 //
 // Until intentions were read, all calls are denied. While the directory cannot be reached,

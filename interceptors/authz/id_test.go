@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity"
-	"github.com/meshlite-go/meshlite/interceptors/authz"
 )
 
 // Case I11
@@ -15,7 +15,7 @@ func FuzzServiceOf(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		domain, service, ok := authz.ServiceOf(text)
+		domain, service, ok := caller.ServiceOf(text)
 		if len(text) > 2000 || strings.ToLower(domain) != domain {
 			return // identity refuses the certificate
 		}

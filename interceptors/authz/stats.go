@@ -12,6 +12,8 @@ type atomicCount = atomic.Uint64
 type Stats struct {
 	// Service is the destination.
 	Service string `json:"service"`
+	// Policy is [PolicyName] or [OwnPolicyName].
+	Policy string `json:"policy"`
 	// Allowed counts calls and streams that were allowed when they began.
 	Allowed uint64 `json:"allowed"`
 	// Denied counts those that were denied, by why.
@@ -20,12 +22,13 @@ type Stats struct {
 	Revoked uint64 `json:"revoked"`
 	// Streams are open now.
 	Streams int `json:"streams"`
-	// Intentions is the number of those in force.
+	// Intentions is the number of those in force; with WithPolicy, of the services that were
+	// called.
 	Intentions int `json:"intentions"`
 	// Refused are those in force that are not understood, with the reasons.
 	Refused []string `json:"refused"`
-	// ReadAt is when intentions were read last; zero is never. Those of WithIntentions are
-	// read all the time.
+	// ReadAt is when intentions were read last; zero is never. Those of WithIntentions
+	// and WithPolicy are read all the time.
 	ReadAt time.Time `json:"read_at"`
 	// Failing reports that the last attempt to read them failed.
 	Failing bool `json:"failing"`
@@ -43,7 +46,7 @@ type Denials struct {
 func (a *Authorizer) Stats() Stats {
 	now := a.current.Load()
 	s := Stats{
-		Service: a.destination,
+		Service: a.destination, Policy: a.policyName(),
 		Allowed: a.counts.allowed.Load(),
 		Denied: Denials{
 			Rule: a.counts.byRule.Load(), Default: a.counts.byDefault.Load(),
@@ -52,8 +55,11 @@ func (a *Authorizer) Stats() Stats {
 		Revoked: a.counts.revoked.Load(), Streams: a.streams.len(),
 		ReadAt: now.readAt, Failing: now.failing,
 	}
-	if a.fixed != nil {
+	if a.watcher == nil {
 		s.ReadAt = time.Now()
+	}
+	if a.policy {
+		s.Intentions, s.Refused = a.services.inForce()
 	}
 	if now.Rules != nil {
 		s.Intentions, s.Refused = now.Len(), now.Refused()

@@ -105,7 +105,19 @@ func (s *openStream) revoke() {
 	})
 }
 
+// changed is closed when the policy of the method may have changed. Watchers recheck by
+// themselves.
+func (s *openStream) changed() <-chan struct{} {
+	if s.method.policy {
+		return s.method.meta.Changed()
+	}
+	return nil
+}
+
 func (s *openStream) recheck() {
+	if s.method.open() {
+		return
+	}
 	principal, decision := s.method.decide(s.ctx, s.fullMethod)
 	if decision.Allowed || s.isRevoked() {
 		return
@@ -129,10 +141,15 @@ func (m *method) stream(srv any, stream grpc.ServerStream, fullMethod string, ha
 	defer m.streams.remove(s)
 	s.recheck() // intentions may have changed before it was among the open ones
 	running := run(func() error { return handler(srv, s) })
-	select {
-	case <-running.ended:
-		return running.result()
-	case <-s.revoked:
+	for !s.isRevoked() {
+		select {
+		case <-running.ended:
+			return running.result()
+		case <-s.revoked:
+		case <-s.changed():
+			s.method = m.methodOf(s.method.meta.Latest())
+			s.recheck()
+		}
 	}
 	timer := time.NewTimer(revokeGrace)
 	defer timer.Stop()

@@ -48,10 +48,11 @@ func feed(handler grpc.StreamHandler) *grpc.ServiceDesc {
 // served runs a server that a service calls over one connection.
 func served(t testing.TB, by string, handler grpc.StreamHandler, concerns ...interceptors.Concern) *grpc.ClientConn {
 	t.Helper()
-	policies, err := interceptors.NewPolicies(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return servedUnder(t, policiesOf(t, nil), by, handler, concerns...)
+}
+
+func servedUnder(t testing.TB, policies *interceptors.Policies, by string, handler grpc.StreamHandler, concerns ...interceptors.Concern) *grpc.ClientConn {
+	t.Helper()
 	chain, err := interceptors.Chain(interceptors.Server, policies, concerns...)
 	if err != nil {
 		t.Fatal(err)

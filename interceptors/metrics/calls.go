@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
@@ -138,6 +139,7 @@ type calls struct {
 	receivedBytes, sentBytes         *prometheus.HistogramVec
 	seconds                          *prometheus.HistogramVec
 	handler                          *prometheus.HistogramVec // of a server
+	callers                          *callers                 // of a server
 }
 
 type methodKey struct {
@@ -153,7 +155,8 @@ type method struct {
 	inFlight       prometheus.Gauge
 	received, sent messages
 	seconds        timing
-	handler        timing // of the handler alone
+	handler        timing   // of the handler alone
+	callers        *callers // nil on a client
 
 	codes  *prometheus.CounterVec
 	labels []string
@@ -187,6 +190,7 @@ func (c *calls) newMethod(k kind, meta *interceptors.CallMeta, served bool) *met
 		sent:     messages{c.sent.WithLabelValues(labels...), c.sentBytes.WithLabelValues(labels...)},
 		seconds:  timing{vec: c.seconds, labels: labels},
 		handler:  timing{vec: c.handler, labels: labels},
+		callers:  c.callers,
 		codes:    c.handled,
 		labels:   labels,
 	}
@@ -214,7 +218,16 @@ func (m *method) end(ctx context.Context, trace traceOf, start time.Time, code c
 	class := classOf(ctx, code, m.served)
 	trace.observe(ctx, m.seconds.of(class), time.Since(start).Seconds())
 	m.handledWith(code, class).Inc()
+	if m.callers != nil && overTLS(ctx) {
+		m.callers.count(ctx, class)
+	}
 	m.inFlight.Dec()
+}
+
+// overTLS reports whether the caller may have a certificate.
+func overTLS(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	return ok && p.AuthInfo != nil && p.AuthInfo.AuthType() == "tls"
 }
 
 func (m *method) handledWith(code codes.Code, class class) prometheus.Counter {

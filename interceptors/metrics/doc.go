@@ -19,7 +19,9 @@
 // Methods of contracts that the program is linked with are counted by name. So are the
 // first 256 others that it serves or calls. The rest is "other", and so are methods that
 // only a grpc.UnknownServiceHandler receives, which a peer can make up: without such a
-// handler no interceptor sees them. No label has a peer.
+// handler no interceptor sees them. No label has a peer, except for callers whose certificates
+// are verified: meshlite_caller_requests_total counts the first 100 services that call by
+// name, and the rest as "other".
 //
 // The counters of a method exist from [Metrics.Serves] on, or from its first call, with
 // every code: rate() sees the first failure.

@@ -45,6 +45,7 @@ func newCalls(r *registration, c *config, side interceptors.Side, seen *names) *
 	if side == interceptors.Server {
 		made.handler = histogram("meshlite_handler_seconds",
 			"Time that handlers took, without what the cache answered and limits refused.", c.buckets, byClass)
+		made.callers = newCallers(r)
 	}
 	return made
 }

@@ -12,7 +12,7 @@ import (
 // backends, also while one of them is slow.
 func TestEveryPathAnswers(t *testing.T) {
 	b := startBackends(t)
-	for _, p := range slices.Concat(paths(), gatewayPaths()) {
+	for _, p := range slices.Concat(paths(), fivePaths(), gatewayPaths()) {
 		t.Run(p.name, func(t *testing.T) {
 			if why := benchkit.Absent(t, p.program); why != "" {
 				t.Skip("SKIPPED, it is not compared with: " + why)

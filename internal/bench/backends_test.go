@@ -43,14 +43,15 @@ type addresses struct {
 	Bare    []string // servers of grpc-go, without interceptors
 	Tuned   []string // the same with the workers that servers of this module have
 	Secured []string // the same as Bare by mutual TLS, with certificates of Consul's CA
+	Five    []string // the same as Tuned, of five
 	Consul  string   // where servers of this module are registered, and the bare ones as "echo"
 }
 
 // serveBackends is all that the process of the backends does: it writes its addresses,
 // and from then on reads how long the first backend of each kind takes.
 func serveBackends(in io.Reader, out io.Writer) error {
-	delays := make([]atomic.Int64, benchkit.BackendCount)
-	at, err := serveAll(consultest.New(), delays)
+	delays, five := make([]atomic.Int64, benchkit.BackendCount), make([]atomic.Int64, fiveBackends)
+	at, err := serveAll(consultest.New(), delays, five)
 	if err != nil {
 		return err
 	}
@@ -64,6 +65,7 @@ func serveBackends(in io.Reader, out io.Writer) error {
 			return err
 		}
 		delays[0].Store(int64(d))
+		five[0].Store(int64(d))
 		if err := reports.Encode(d.String()); err != nil {
 			return err
 		}
@@ -71,7 +73,7 @@ func serveBackends(in io.Reader, out io.Writer) error {
 	return nil // whoever started us has gone, and all that we serve goes with us
 }
 
-func serveAll(agent *consultest.Server, delays []atomic.Int64) (at addresses, err error) {
+func serveAll(agent *consultest.Server, delays, five []atomic.Int64) (at addresses, err error) {
 	if at.Bare, err = serveBare(delays); err != nil {
 		return at, err
 	}
@@ -79,6 +81,9 @@ func serveAll(agent *consultest.Server, delays []atomic.Int64) (at addresses, er
 		return at, err
 	}
 	if at.Tuned, err = serveBare(delays, grpc.NumStreamWorkers(64)); err != nil {
+		return at, err
+	}
+	if at.Five, err = serveBare(five, grpc.NumStreamWorkers(64)); err != nil {
 		return at, err
 	}
 	client := &http.Client{Transport: agent.Transport()}
@@ -93,6 +98,9 @@ func serveAll(agent *consultest.Server, delays []atomic.Int64) (at addresses, er
 		return at, err
 	}
 	if err := benchkit.ServeMesh(agent, securedService, benchkit.MutualTLS(securedService), delays); err != nil {
+		return at, err
+	}
+	if err := benchkit.ServeMesh(agent, fiveService, benchkit.Plaintext, five); err != nil {
 		return at, err
 	}
 	at.Consul, err = agent.Listen("127.0.0.1:0")

@@ -44,7 +44,7 @@ func cachedPaths() []path {
 func TestGatewayFigures(t *testing.T) {
 	onlyForFigures(t)
 	all := slices.Concat([]path{{name: haproxyLeastConn, program: "haproxy", start: behind(benchkit.StartHAProxy)}}, gatewayPaths(), cachedPaths())
-	measured, missing := measurePaths(t, all, false)
+	measured, missing := measurePaths(t, all, benchkit.Load{Warm: warmUp, Window: *window}, 0)
 	show(t, gatewayTable(all, measured, missing), gatewayAims(measured))
 }
 

@@ -23,6 +23,7 @@ const (
 const (
 	grpcRoundRobin   = "grpc-go round_robin"
 	grpcTuned        = "grpc-go round_robin, 64 stream workers"
+	grpcDeadline     = "grpc-go round_robin, 64 stream workers, a deadline as ours"
 	grpcLeastRequest = "grpc-go least_request_experimental"
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
@@ -49,6 +50,7 @@ func paths() []path {
 	return []path{
 		{name: grpcRoundRobin, start: bare("round_robin", untuned)},
 		{name: grpcTuned, start: bare("round_robin", tuned)},
+		{name: grpcDeadline, start: bare("round_robin", tuned, benchkit.WithDeadline())},
 		{name: grpcLeastRequest, start: bare("least_request_experimental", untuned)},
 		{name: meshPick, start: bare(leastrequest.Name, untuned)},
 		{name: meshLeastRequest, start: meshed("least_request", service, benchkit.Plaintext)},
@@ -63,9 +65,9 @@ func paths() []path {
 func untuned(b *backends) []string { return b.Bare }
 func tuned(b *backends) []string   { return b.Tuned }
 
-// bare is a channel of grpc-go with a policy, and nothing else.
-func bare(policy string, servers func(*backends) []string) func(testing.TB, *backends) dial {
-	return func(_ testing.TB, b *backends) dial { return bareDial(servers(b), policy) }
+// bare is a channel of grpc-go with a policy, and nothing else but options.
+func bare(policy string, servers func(*backends) []string, options ...grpc.DialOption) func(testing.TB, *backends) dial {
+	return func(_ testing.TB, b *backends) dial { return bareDial(servers(b), policy, options...) }
 }
 
 // bareSecured has certificates of Consul's CA.

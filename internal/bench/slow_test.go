@@ -36,13 +36,13 @@ func middle(all []benchkit.Measure, figure func(benchkit.Measure) float64) float
 
 func TestSlowBackendFigures(t *testing.T) {
 	onlyForFigures(t)
-	measured, missing := measurePaths(t, paths(), true)
+	measured, missing := measurePaths(t, paths(), benchkit.Load{Warm: warmUp, Window: *window}, slowness)
 	show(t, callTable(measured, missing), callAims(measured))
 }
 
-// measurePaths takes them in turn, each with healthy backends and, if that is asked for, at
-// once with a slow one: the speed of a machine drifts, and so it does for all.
-func measurePaths(t *testing.T, all []path, slow bool) (measured map[string]*tally, missing []string) {
+// measurePaths takes them in turn, each with healthy backends and, if slow is above 0, at once
+// with one that takes that long: the speed of a machine drifts, and so it does for all.
+func measurePaths(t *testing.T, all []path, load benchkit.Load, slow time.Duration) (measured map[string]*tally, missing []string) {
 	b := startBackends(t)
 	measured = map[string]*tally{}
 	dials := map[string]dial{}
@@ -59,22 +59,22 @@ func measurePaths(t *testing.T, all []path, slow bool) (measured map[string]*tal
 			if d == nil {
 				continue
 			}
-			m.healthy = append(m.healthy, measureOnce(t, b, d, 0))
-			if slow {
-				m.slow = append(m.slow, measureOnce(t, b, d, slowness))
+			m.healthy = append(m.healthy, measureOnce(t, b, d, load, 0))
+			if slow > 0 {
+				m.slow = append(m.slow, measureOnce(t, b, d, load, slow))
 			}
 		}
 	}
 	return measured, missing
 }
 
-func measureOnce(t *testing.T, b *backends, d dial, delay time.Duration) benchkit.Measure {
+func measureOnce(t *testing.T, b *backends, d dial, load benchkit.Load, delay time.Duration) benchkit.Measure {
 	t.Helper()
 	b.slow(t, delay)
 	c := d(t)
 	defer c.Close()
 	runtime.GC() // of what others have left
-	m, err := benchkit.Load{Warm: warmUp, Window: *window}.Run(c)
+	m, err := load.Run(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,6 +89,18 @@ func (c *Channels) Call(i int) func() (string, error) {
 	}
 }
 
+// contractTimeout is the timeout that the contract gives calls over meshlite.
+const contractTimeout = 2 * time.Second
+
+// WithDeadline gives each call of a bare channel the timeout of the contract, as meshlite does.
+func WithDeadline() grpc.DialOption {
+	return grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		ctx, cancel := context.WithTimeout(ctx, contractTimeout)
+		defer cancel()
+		return invoker(ctx, method, request, reply, cc, opts...)
+	})
+}
+
 // Bare is a channel of grpc-go to fixed addresses with a policy, and options of its own.
 func Bare(addresses []string, policy string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	var state resolver.State

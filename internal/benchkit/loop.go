@@ -1,6 +1,7 @@
 package benchkit
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -18,19 +19,20 @@ const Callers = 32
 type Load struct {
 	Calls        int
 	Warm, Window time.Duration
+	Callers      int // 0 is [Callers]
 	Servers      int // process group of the backends, for their CPU time; 0 is not counted
 }
 
 // Measure is what they have seen.
 type Measure struct {
-	Rate     float64 // calls a second
-	P50, P99 time.Duration
-	CPU      time.Duration // of this process, for one call
-	Between  time.Duration // of the processes between callers and backends, for one call
-	Servers  time.Duration // CPU time of the processes of Load.Servers, for one call
-	Calls    int
-	Slow     float64 // the part of the calls that the first backend has answered
-	Answers  [BackendCount]int
+	Rate           float64 // calls a second
+	P50, P99, P999 time.Duration
+	CPU            time.Duration // of this process, for one call
+	Between        time.Duration // of the processes between callers and backends, for one call
+	Servers        time.Duration // CPU time of the processes of Load.Servers, for one call
+	Calls          int
+	Slow           float64 // the part of the calls that the first backend has answered
+	Answers        [BackendCount]int
 }
 
 // caller is one of them.
@@ -53,7 +55,7 @@ var Text = strings.Repeat("x", 100)
 
 // Run plays the load over c, whose window begins after the warm time.
 func (l Load) Run(c Clients) (Measure, error) {
-	all := make([]caller, Callers)
+	all := make([]caller, cmp.Or(l.Callers, Callers))
 	begin := time.Now().Add(l.Warm)
 	var work sync.WaitGroup
 	for i := range all {
@@ -132,7 +134,7 @@ func sum(all []caller, window time.Duration) (Measure, error) {
 		return m, fmt.Errorf("no call has ended in %v: make -window longer", window)
 	}
 	slices.Sort(took)
-	m.P50, m.P99 = Quantile(took, 0.5), Quantile(took, 0.99)
+	m.P50, m.P99, m.P999 = Quantile(took, 0.5), Quantile(took, 0.99), Quantile(took, 0.999)
 	m.Calls = len(took)
 	m.Slow = float64(m.Answers[0]) / float64(len(took))
 	if window > 0 {

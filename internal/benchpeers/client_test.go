@@ -28,7 +28,10 @@ type reach struct {
 // clients dial, each with channels of its own for each measurement, so that none profits
 // from what an earlier one has measured.
 var clients = map[string]func(reach) (*benchkit.Channels, error){
-	"grpc-go":                func(r reach) (*benchkit.Channels, error) { return one(benchkit.Bare(r.Servers, "round_robin")) },
+	"grpc-go": func(r reach) (*benchkit.Channels, error) { return one(benchkit.Bare(r.Servers, "round_robin")) },
+	"grpc-go, a deadline": func(r reach) (*benchkit.Channels, error) {
+		return one(benchkit.Bare(r.Servers, "round_robin", benchkit.WithDeadline()))
+	},
 	"kratos wrr":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, wrr.NewBuilder()) },
 	"kratos p2c":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, p2c.NewBuilder()) },
 	"go-zero":                dialGoZero,

@@ -29,6 +29,7 @@ func paths() []path {
 	return []path{
 		{name: "grpc-go round_robin", servers: "grpc-go", client: "grpc-go"},
 		{name: fmt.Sprintf("grpc-go round_robin, %d stream workers", streamWorkers), servers: "tuned", client: "grpc-go"},
+		{name: fmt.Sprintf("grpc-go round_robin, %d stream workers, a deadline as meshlite's", streamWorkers), servers: "tuned", client: "grpc-go, a deadline"},
 		{name: "meshlite least_request", servers: "meshlite", client: "meshlite least_request"},
 		{name: "meshlite peak_ewma", servers: "meshlite", client: "meshlite peak_ewma"},
 		{name: "kratos wrr", servers: "kratos", client: "kratos wrr"},

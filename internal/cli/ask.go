@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/meshlite-go/meshlite/internal/scrape"
 	"github.com/meshlite-go/meshlite/resolver"
 )
@@ -229,6 +231,7 @@ func noAnswer(err error) error {
 	}
 	var dns *net.DNSError
 	var timeout net.Error
+	var unverified *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return errors.New("connection refused: has it ended?")
@@ -236,6 +239,8 @@ func noAnswer(err error) error {
 		return errors.New("its host is not known here")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("no answer within %v", askTimeout)
+	case errors.As(err, &unverified):
+		return fmt.Errorf("%w: %s", err, cmp.Or(Security{}.fix(codes.Unavailable, err.Error(), askTimeout), "is it the page that you mean?"))
 	default:
 		return err
 	}

@@ -65,10 +65,7 @@ func (o *CallOptions) check() error {
 	if o.Callers > 1 && o.Repeat == 1 {
 		return Usagef("-c %d without -n: say how many calls they make in all, such as -n %d", o.Callers, 100*o.Callers)
 	}
-	if len(o.Contracts.ImportPaths) > 0 && len(o.Contracts.Protos) == 0 {
-		return Usagef("--proto-path without --proto: name a .proto file, too")
-	}
-	return nil
+	return checkContracts(o.Contracts)
 }
 
 // single is the flag that makes sense with a method only, if one was given.
@@ -302,4 +299,11 @@ func (c *preparedCall) words(s *status.Status) string {
 		}
 	}
 	return text
+}
+
+func checkContracts(o reflectcall.FileOptions) error {
+	if len(o.ImportPaths) > 0 && len(o.Protos) == 0 {
+		return Usagef("--proto-path without --proto: name a .proto file, too")
+	}
+	return nil
 }

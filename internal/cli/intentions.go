@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,7 +9,10 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/reflectcall"
 )
 
 // IntentionsOptions are those of [CheckIntentions].
@@ -17,7 +21,9 @@ type IntentionsOptions struct {
 	Source, Destination string
 	Method              string // package.Service/Method; empty is a decision by the source alone
 	Metadata            []string
-	Format              Format
+	// Contracts have the intentions, in their policies. Without any, Consul has them.
+	Contracts reflectcall.FileOptions
+	Format    Format
 }
 
 // intentionsReport is what the command writes as JSON.
@@ -47,12 +53,7 @@ func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) 
 	if err != nil {
 		return err
 	}
-	directory, err := dialAgent(o.Agent)
-	if err != nil {
-		return err
-	}
-	defer directory.Close()
-	set, err := directory.Intentions(ctx, o.Destination)
+	set, err := readIntentions(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -67,6 +68,53 @@ func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) 
 	return nil
 }
 
+func readIntentions(ctx context.Context, o IntentionsOptions) (intention.Set, error) {
+	if err := checkContracts(o.Contracts); err != nil {
+		return intention.Set{}, err
+	}
+	files, err := reflectcall.ReadFiles(ctx, o.Contracts)
+	switch {
+	case err != nil:
+		return intention.Set{}, err
+	case files != nil:
+		return intentionsOfContract(files, o)
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return intention.Set{}, err
+	}
+	defer directory.Close()
+	return directory.Intentions(ctx, o.Destination)
+}
+
+// intentionsOfContract are those of the service that has the method.
+func intentionsOfContract(files *reflectcall.Files, o IntentionsOptions) (intention.Set, error) {
+	if o.Method == "" {
+		return intention.Set{}, Usagef("each service of a contract has intentions of its own: write METHOD, as package.Service/Method")
+	}
+	contracts := &interceptors.Contracts{}
+	if err := contracts.Set(files.Registry()); err != nil {
+		return intention.Set{}, err
+	}
+	policies, err := interceptors.NewPolicies(nil, interceptors.WithContracts(contracts))
+	if err != nil {
+		return intention.Set{}, err
+	}
+	meta := policies.Call(interceptors.Server, "/"+strings.TrimPrefix(o.Method, "/"))
+	switch {
+	case meta.Descriptor == nil:
+		return intention.Set{}, Usagef("the contract has no method %q: write package.Service/Method", o.Method)
+	case meta.Intentions == nil:
+		return intention.Set{Default: intention.Allow, DefaultReason: "the contract has no intentions about " + meta.Service}, nil
+	}
+	set := *meta.Intentions
+	set.Default = cmp.Or(set.Default, intention.Deny)
+	for i := range set.Intentions {
+		set.Intentions[i].Destination = o.Destination
+	}
+	return set, nil
+}
+
 func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (*intentionsReport, error) {
 	rules, err := intention.Compile(o.Destination, set)
 	if err != nil {
@@ -76,7 +124,7 @@ func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (
 	if o.Method == "" && rules.ByPermissions(o.Source) {
 		return nil, Usagef("permissions decide about %s => %s: write METHOD, as package.Service/Method", o.Source, o.Destination)
 	}
-	explained := rules.Explain(o.Source, "/"+strings.TrimPrefix(o.Method, "/"), headers)
+	explained := explain(rules, o.Source, "/"+strings.TrimPrefix(o.Method, "/"), headers)
 	r := &intentionsReport{
 		Source: o.Source, Destination: o.Destination, Method: o.Method,
 		Allowed: explained.Allowed, Rule: explained.Rule, Reason: explained.Reason,
@@ -86,6 +134,24 @@ func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (
 		r.Without = &withoutRule{without.Allowed, without.Rule}
 	}
 	return r, nil
+}
+
+// explain takes the name of a service, or a SPIFFE id as a certificate has it.
+func explain(rules *intention.Rules, source, fullMethod string, headers intention.Headers) intention.Explanation {
+	if !strings.HasPrefix(source, "spiffe://") {
+		return rules.Explain(source, fullMethod, headers)
+	}
+	byName := intention.Explanation{Decision: intention.Decision{
+		Rule: "its identity", Reason: "no source is this id, and it is of no service in the default namespace and partition"}}
+	if _, service, ok := caller.ServiceOf(source); ok {
+		byName = rules.Explain(service, fullMethod, headers)
+	}
+	if rules.Method(fullMethod).FromID(source) == nil {
+		return byName
+	}
+	explained := rules.Explain(source, fullMethod, headers)
+	explained.Without = &byName.Decision
+	return explained
 }
 
 func verdict(allowed bool) string {

@@ -39,16 +39,23 @@ func TestDemo(t *testing.T) {
 		agenttest.Path(t)
 		checkStory(t, dir, "consul", "consul 1.")
 	})
+	t.Run("identity", func(t *testing.T) {
+		agenttest.Path(t)
+		said := checkStory(t, dir, "consul", "consul 1.", "--identity")
+		if !strings.Contains(said, "every call is over mutual TLS") {
+			t.Errorf("the story has no identity:\n%s", said)
+		}
+	})
 	t.Run("stopped", func(t *testing.T) { stopStory(t, dir) })
 }
 
 // checkStory runs the story by the command line. A machine that was too busy to
 // send the calls gets a second chance.
-func checkStory(t *testing.T, dir, registry, name string) {
-	out, said, err := runStory(t, dir, registry)
+func checkStory(t *testing.T, dir, registry, name string, flags ...string) (said string) {
+	out, said, err := runStory(t, dir, registry, flags...)
 	if err != nil && strings.Contains(said, "this machine was too busy") {
 		t.Logf("once more:\n%s", said)
-		out, said, err = runStory(t, dir, registry)
+		out, said, err = runStory(t, dir, registry, flags...)
 	}
 	if err != nil {
 		t.Fatalf("%v:\n%s", err, said)
@@ -61,11 +68,12 @@ func checkStory(t *testing.T, dir, registry, name string) {
 		t.Errorf("the registry is %q, want %s", result.Registry, name)
 	}
 	checkSums(t, result)
+	return said
 }
 
-func runStory(t *testing.T, dir, registry string) (out []byte, said string, err error) {
+func runStory(t *testing.T, dir, registry string, flags ...string) (out []byte, said string, err error) {
 	command := exec.CommandContext(t.Context(), filepath.Join(dir, "meshlite"),
-		"demo", "-o", "json", "--duration", MinDuration.String(), "--registry", registry)
+		append([]string{"demo", "-o", "json", "--duration", MinDuration.String(), "--registry", registry}, flags...)...)
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // it has children to end
 	var progress strings.Builder
 	command.Stderr = &progress

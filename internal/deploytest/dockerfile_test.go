@@ -143,7 +143,7 @@ func TestBuildStepsOutsideDocker(t *testing.T) {
 			}
 		}
 	}
-	for _, program := range programs {
+	for n, program := range programs {
 		name := program.Name()
 		if testing.Short() && name != "catalog" {
 			continue
@@ -151,9 +151,14 @@ func TestBuildStepsOutsideDocker(t *testing.T) {
 		for _, command := range build.commands {
 			switch c := command.(type) {
 			case *instructions.CopyCommand:
-				copyFiles(t, c, source)
+				if n == 0 {
+					copyFiles(t, c, source)
+				}
 			case *instructions.RunCommand:
 				step := strings.ReplaceAll(strings.Join(c.CmdLine, " "), "/out/", out+"/")
+				if n > 0 && !strings.Contains(step, "PROGRAM") {
+					continue // one layer for all programs
+				}
 				cmd := exec.Command("sh", "-c", step)
 				cmd.Dir, cmd.Env = source, append(slices.Clone(env), "PROGRAM="+name)
 				outputOf(t, cmd)
@@ -185,6 +190,7 @@ func copyFiles(t *testing.T, c *instructions.CopyCommand, to string) {
 	t.Helper()
 	list := exec.Command("git", append([]string{"ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, c.SourcePaths...)...)
 	list.Dir = root(t)
+	ignored := ignores(t)
 	for _, name := range strings.Split(strings.TrimRight(outputOf(t, list), "\x00"), "\x00") {
 		info, err := os.Stat(filepath.Join(root(t), name))
 		if err != nil || !info.Mode().IsRegular() || ignored(name) {
@@ -204,10 +210,28 @@ func copyFiles(t *testing.T, c *instructions.CopyCommand, to string) {
 	}
 }
 
-// ignored is what Dockerfile.dockerignore keeps from the build.
-func ignored(name string) bool {
-	parts := strings.Split(name, "/")
-	return slices.Contains(parts, "testdata") || slices.Contains(parts, "node_modules") || parts[0] == ".bin"
+// ignores reports what Dockerfile.dockerignore keeps from the build. Of the patterns it reads
+// those that the file has: a name at the top, or, after **/, anywhere.
+func ignores(t *testing.T) func(path string) bool {
+	t.Helper()
+	top, anywhere := map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(read(t, "deploy/Dockerfile.dockerignore")) {
+		line = strings.TrimSpace(line)
+		name, isAnywhere := strings.CutPrefix(line, "**/")
+		switch {
+		case line == "" || strings.HasPrefix(line, "#"):
+		case strings.ContainsAny(name, "/*?[!\\"):
+			t.Fatalf("deploy/Dockerfile.dockerignore: this test does not read the pattern %q", line)
+		case isAnywhere:
+			anywhere[name] = true
+		default:
+			top[name] = true
+		}
+	}
+	return func(path string) bool {
+		parts := strings.Split(path, "/")
+		return top[parts[0]] || slices.ContainsFunc(parts, func(part string) bool { return anywhere[part] })
+	}
 }
 
 func checkStatic(t *testing.T, name, path string) {

@@ -31,6 +31,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/caller"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/internal/certtest"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
@@ -156,7 +157,14 @@ func (s *shop) GetSweet(ctx context.Context, in *catalogv1.GetSweetRequest) (*ca
 // serve runs a server of the catalog, which believes the subjects of gateways on this host.
 func serve(t *testing.T, agent string, s *shop, policy *policyv1.ServicePolicy) {
 	t.Helper()
-	callers, err := caller.New(caller.WithForwardedSubject(), caller.WithTrustedPrefixes(netip.MustParsePrefix("127.0.0.0/8")))
+	serveTo(t, agent, s, policy, caller.WithTrustedPrefixes(netip.MustParsePrefix("127.0.0.0/8")),
+		func(*consul.Directory) meshlite.Option { return meshlite.WithPlaintext() })
+}
+
+// serveTo believes the subjects of those whom trusted names.
+func serveTo(t *testing.T, agent string, s *shop, policy *policyv1.ServicePolicy, trusted caller.Option, secured func(*consul.Directory) meshlite.Option) {
+	t.Helper()
+	callers, err := caller.New(caller.WithForwardedSubject(), trusted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +177,7 @@ func serve(t *testing.T, agent string, s *shop, policy *policyv1.ServicePolicy) 
 		t.Fatal(err)
 	}
 	t.Cleanup(directory.Close)
-	server, err := meshlite.NewServer("catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(runtime), meshlite.WithDirectory(directory),
+	server, err := meshlite.NewServer("catalog", secured(directory), meshlite.WithRuntime(runtime), meshlite.WithDirectory(directory),
 		meshlite.WithListenAddress("127.0.0.1:0"), meshlite.WithMetricsAddress(""), meshlite.WithDrain(0, time.Second), meshlite.WithPolicy(policy))
 	if err != nil {
 		t.Fatal(err)
@@ -302,6 +310,61 @@ func TestUsersOfTokensAreKeptApart(t *testing.T) {
 				t.Errorf("bob is answered with %s (%s), with most of the limit left", response.Status, body)
 			}
 		})
+	}
+}
+
+// The same by mutual TLS with certificates of a real Consul: the server knows the gateway by its
+// SPIFFE id, and lets each user call what is theirs. A gateway that it does not trust calls for
+// nobody, although the same is allowed to it.
+//
+// Case C1
+func TestUsersOfTokensHaveTheirOwnPermissions(t *testing.T) {
+	const allow = policyv1.IntentionAction_INTENTION_ACTION_ALLOW
+	may := []*policyv1.IntentionPermission{{Action: allow, Path: &policyv1.IntentionPermission_PathPrefix{PathPrefix: "/sweetshop.catalog.v1.CatalogService/Get"},
+		Headers: []*policyv1.IntentionHeader{{Name: caller.SubjectKey, Match: &policyv1.IntentionHeader_Regex{Regex: "alice|carol"}}}}}
+	policy := &policyv1.ServicePolicy{
+		Default:    &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: proto.String("1h"), Scope: policyv1.CacheScope_CACHE_SCOPE_PRIVATE, Side: policyv1.Side_SIDE_SERVER}},
+		Intentions: &policyv1.Intentions{Sources: []*policyv1.SourceIntention{{Name: "gateway", Permissions: may}, {Name: "rogue", Permissions: may}}},
+	}
+	agent, s := agenttest.Start(t), &shop{}
+	serveTo(t, agent.Address, s, policy, caller.WithTrustedIdentities("spiffe://*/ns/default/dc/dc1/svc/gateway"), func(directory *consul.Directory) meshlite.Option {
+		source, err := directory.Identity("catalog")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(source.Close)
+		mtls, err := identity.New(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(mtls.Close)
+		return meshlite.WithTransportCredentials(mtls)
+	})
+	key, jwks := newKey(t)
+	gateway := func(service string) running {
+		return start(t, "--identity", service, "catalog", "--http-addr", agent.Address, "--descriptors", "catalog="+writeContract(t, policy),
+			"--jwt-jwks", jwks, "--jwt-issuer", issuer, "--jwt-audience", "shop", "--metrics-address", "")
+	}
+	g, rogue := gateway("gateway"), gateway("rogue")
+	answers := map[string]string{}
+	for range 2 { // made, and from the server's cache
+		for name, want := range map[string]int{"alice": http.StatusOK, "carol": http.StatusOK, "bob": http.StatusForbidden} {
+			token := bearer(t, key, name, time.Hour)
+			response, body := get(t, g.Address+getSweet+"x", "Authorization", token, "X-Meshlite-Subject", "alice")
+			if response.StatusCode != want || strings.Contains(body, `"name":"`+name+`"`) != (want == http.StatusOK) || answers[name] != "" && answers[name] != body {
+				t.Errorf("%s is answered with %s: %s, want %d; before: %s", name, response.Status, body, want, answers[name])
+			}
+			answers[name] = body
+			if response, body := get(t, rogue.Address+getSweet+"x", "Authorization", token); response.StatusCode != http.StatusForbidden {
+				t.Errorf("%s by a gateway that is not trusted: %s: %s, want 403", name, response.Status, body)
+			}
+		}
+		if response, body := get(t, g.Address+getSweet+"x", "X-Meshlite-Subject", "alice"); response.StatusCode != http.StatusForbidden {
+			t.Errorf("nobody is answered with %s: %s, want 403", response.Status, body)
+		}
+	}
+	if n := s.calls.Load(); n != 2 {
+		t.Errorf("%d calls of the handler, want one for alice and one for carol", n)
 	}
 }
 

@@ -48,7 +48,7 @@ var rooms = map[string][]string{
 	"resolver/snapshot":               {"resolver/catalog"},
 	"resolver/consultest":             {},
 	"meshtest":                        {"", "caller", "resolver/consul", "resolver/consultest"},
-	"interceptors":                    {"proto/...", "balancer/attempt", "caller", "internal/guard", "internal/rpc", "internal/weakset"},
+	"interceptors":                    {"proto/...", "balancer/attempt", "caller", "identity/intention", "internal/guard", "internal/rpc", "internal/weakset"},
 	"interceptors/...":                {"interceptors", "caller", "balancer/attempt", "proto/...", "resolver/route", "internal/wire", "internal/guard", "internal/rpc"},
 	"interceptors/authz":              {"interceptors", "caller", "identity/intention", "internal/guard", "internal/lines"},
 	"interceptors/cache":              {"interceptors", "caller", "interceptors/cache/cachecontrol", "balancer/attempt", "proto/...", "internal/guard", "internal/rpc"},

@@ -51,6 +51,9 @@ func ReadFiles(ctx context.Context, o FileOptions) (*Files, error) {
 	return &Files{registry}, nil
 }
 
+// Registry has all that was read.
+func (f *Files) Registry() *protoregistry.Files { return f.registry }
+
 // compiledIn are the contracts of this program.
 var compiledIn = sync.OnceValue(func() *Files { return &Files{protoregistry.GlobalFiles} })
 

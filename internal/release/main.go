@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"flag"
 	"fmt"
 	"io"
@@ -125,12 +126,37 @@ func (r *release) archive(p platform) error {
 	}
 	files := []string{"LICENSE", "README.md", "CHANGELOG.md"}
 	for _, program := range programs {
-		files = append(files, filepath.Join(dir, program+suffix(p)))
+		path := filepath.Join(dir, program+suffix(p))
+		if err := checkStamp(path, git("rev-parse", "HEAD")); err != nil {
+			return err
+		}
+		files = append(files, path)
 	}
 	if p.os == "windows" {
 		return write(filepath.Join(r.out, name+".zip"), func(w io.Writer) error { return packZip(w, files, r.at) })
 	}
 	return write(filepath.Join(r.out, name+".tar.gz"), func(w io.Writer) error { return packTar(w, files, r.at) })
+}
+
+// checkStamp returns an error unless the Go tool has stamped the commit into a program, without
+// changes to it. Without a commit there is nothing to stamp.
+func checkStamp(path, commit string) error {
+	if commit == "" {
+		return nil
+	}
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	stamp := map[string]string{}
+	for _, s := range info.Settings {
+		stamp[s.Key] = s.Value
+	}
+	if stamp["vcs.revision"] != commit || stamp["vcs.modified"] != "false" {
+		return fmt.Errorf("%s has the commit %q, modified %q, want an unmodified %s: build in a clone, and not in a worktree or among changes",
+			path, stamp["vcs.revision"], stamp["vcs.modified"], commit)
+	}
+	return nil
 }
 
 func suffix(p platform) string {

@@ -157,3 +157,56 @@ func TestChecksumsAreOfEveryFile(t *testing.T) {
 		t.Errorf("checksums are\n%swant\n%s", got, want)
 	}
 }
+
+// A release says which commit it is of: a program without its commit, or with changes beside it,
+// is no part of one.
+func TestProgramsCarryTheirCommit(t *testing.T) {
+	tree := t.TempDir()
+	put := func(name, content string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(tree, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-C", tree, "-c", "user.name=a", "-c", "user.email=a@example.com"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Skipf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	put("go.mod", "module example.com/one\n\ngo 1.26\n")
+	put("cmd/one/main.go", "package main\n\nfunc main() {}\n")
+	t.Chdir(tree)
+	built := func() string {
+		t.Helper()
+		out := t.TempDir()
+		if err := compile(out, platform{runtime.GOOS, runtime.GOARCH}, []string{"one"}); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(out, "one"+suffix(platform{os: runtime.GOOS}))
+	}
+	refused := func(path, commit, want string) {
+		t.Helper()
+		if err := checkStamp(path, commit); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want %s", err, want)
+		}
+	}
+
+	without := built()
+	do("init", "-q")
+	do("add", ".")
+	do("commit", "-q", "-m", "one")
+	program := built()
+	commit := git("rev-parse", "HEAD")
+	if err := checkStamp(program, commit); err != nil || commit == "" {
+		t.Errorf("a program of commit %q: %v", commit, err)
+	}
+	refused(program, strings.Repeat("0", 40), commit)
+	refused(without, commit, `has the commit ""`)
+	put("cmd/one/main.go", "package main\n\nfunc main() { println() }\n")
+	refused(built(), commit, `modified "true"`)
+}

@@ -27,16 +27,14 @@ func TestAllWaysToReadLeadToTheSameState(t *testing.T) {
 		d := dial(t, a, consul.Config{})
 		all := map[string]*reports{}
 		ways := map[catalog.Consistency]*backends{}
-		simulated := strings.HasSuffix(t.Name(), "simulated") // which has no filters and no streams
+		simulated := strings.HasSuffix(t.Name(), "simulated") // which has no streams
 		for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
 			ways[c] = &backends{RoundTripper: transport, seen: map[string]bool{}}
 			d := dial(t, a, consul.Config{Transport: ways[c]})
 			all[c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c})
-			if !simulated {
-				all["filtered "+c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c, Filter: `Service.Meta.version == "2"`})
-			}
+			all["filtered "+c.String()] = watch(d, catalog.Query{Service: "catalog", Consistency: c, Filter: `Service.Meta.version == "2"`})
 		}
 		for _, r := range all {
 			defer r.stop()
@@ -144,18 +142,20 @@ func TestConsistencyIsAskedFor(t *testing.T) {
 
 // Case R15
 func TestTheErrorOfAWrongFilterHasTheFix(t *testing.T) {
-	d := dial(t, agent{address: agenttest.Start(t).Address}, consul.Config{})
-	for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
-		for _, filter := range []string{"Nope == 1", "Service.Meta.version ==", `Service.Port == "x"`, "((", `Service.Tags == "x"`} {
-			r := watch(d, catalog.Query{Service: "catalog", Filter: filter, Consistency: c})
-			<-r.news
-			r.stop()
-			err := r.lastError()
-			if err == nil || !strings.Contains(err.Error(), "filter `"+filter+"`") || !strings.Contains(err.Error(), "Service.Meta.version ==") {
-				t.Errorf("the filter %q is answered to %v reads by %v", filter, c, err)
+	onPlainAgents(t, func(t *testing.T, a agent) {
+		d := dial(t, a, consul.Config{})
+		for _, c := range []catalog.Consistency{catalog.Stale, catalog.Consistent, catalog.Cached} {
+			for _, filter := range []string{"Nope == 1", "Service.Meta.version ==", `Service.Port == "x"`, "((", `Service.Tags == "x"`} {
+				r := watch(d, catalog.Query{Service: "catalog", Filter: filter, Consistency: c})
+				<-r.news
+				r.stop()
+				err := r.lastError()
+				if err == nil || !strings.Contains(err.Error(), "filter `"+filter+"`") || !strings.Contains(err.Error(), "Service.Meta.version ==") {
+					t.Errorf("the filter %q is answered to %v reads by %v", filter, c, err)
+				}
 			}
 		}
-	}
+	})
 }
 
 // R16, from a cache, which hides that something is hidden.

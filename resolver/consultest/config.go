@@ -51,12 +51,22 @@ func (s entrySet) count() (n int) {
 	return n
 }
 
+// has reports whether a service has an entry of its own.
+func (s entrySet) has(service string) bool {
+	for kind, of := range s {
+		if kind != proxyKind && of[service] != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // services returns the names of those with an entry of their own.
 func (s entrySet) services() []string {
 	names := make(map[string]bool)
 	for kind, of := range s {
 		for name := range of {
-			names[name] = kind != proxyKind || names[name]
+			names[name] = names[name] || kind != proxyKind
 		}
 	}
 	maps.DeleteFunc(names, func(_ string, service bool) bool { return !service })
@@ -93,7 +103,7 @@ func newConfigStore() configStore {
 // assignIP gives a service with entries an address, as Consul does for its transparent proxies.
 func (c *configStore) assignIP(name string) {
 	switch _, ok := c.virtualIPs[name]; {
-	case !slices.Contains(c.entries.services(), name):
+	case !c.entries.has(name):
 		delete(c.virtualIPs, name)
 	case !ok:
 		c.lastIP = c.lastIP.Next()
@@ -130,10 +140,12 @@ func (st *state) putConfig(entry configEntry, cas *uint64) (bool, error) {
 	}
 	of.ModifyIndex = st.next()
 	of.CreateIndex = of.ModifyIndex
+	grown := of.size
 	if old != nil {
 		of.CreateIndex = old.tail().CreateIndex
+		grown -= old.tail().size
 	}
-	st.setConfigs(set, old, entry)
+	st.setConfigs(set, name, grown)
 	return true, nil
 }
 
@@ -157,19 +169,15 @@ func (st *state) removeConfig(kind, name string, cas *uint64) (bool, error) {
 		return false, err
 	}
 	st.next()
-	st.setConfigs(set, old, nil)
+	st.setConfigs(set, name, -old.tail().size)
 	return true, nil
 }
 
-// setConfigs replaces the entries by set, in which entry has come for old. One of them may be nil.
-func (st *state) setConfigs(set entrySet, old, entry configEntry) {
+// setConfigs replaces the entries by set, in which the entry with that name has grown.
+func (st *state) setConfigs(set entrySet, name string, grown int) {
 	st.configs.entries, st.configs.index = set, st.index
-	for sign, of := range map[int]configEntry{-1: old, 1: entry} {
-		if of != nil {
-			st.configs.size += sign * of.tail().size
-			st.configs.assignIP(of.head().Name)
-		}
-	}
+	st.configs.size += grown
+	st.configs.assignIP(name)
 	st.wake()
 }
 

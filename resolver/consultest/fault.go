@@ -61,8 +61,8 @@ func (f Fault) On(patterns ...string) Fault {
 }
 
 // Service narrows the fault to requests whose path ends in the name of one
-// service, as those for its health do. A registration has the name in its body
-// and is not found so.
+// service, as those for its health do. A registration and a config entry have
+// the name in their body and are not found so.
 func (f Fault) Service(name string) Fault {
 	f.service = name
 	return f

@@ -68,8 +68,8 @@ func (s *Server) Close() {
 	s.work.Wait()
 }
 
-// Restart simulates an agent that was killed and started empty: it has no services, checks
-// or keys, indexes start low again, and open queries and connections break. Faults, Queries,
+// Restart simulates an agent that was killed and started empty: it has no services, checks,
+// config entries or keys, indexes start low again, and open queries and connections break. Faults, Queries,
 // joined agents and the CA, which is the servers', stay; leaves are signed again.
 func (s *Server) Restart() {
 	s.cut(func() {

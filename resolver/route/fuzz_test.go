@@ -14,6 +14,7 @@ func FuzzMatch(f *testing.F) {
 	for _, routes := range []string{
 		`{"name":"a","match":{},"arms":[{"name":"a","weight":100,"target":"t"}]}`,
 		`{"name":"a","match":{"path_exact":"/A.b/C","case_insensitive":true,"headers":[{"name":"x","regex":"(a|b)+","invert":true},{"name":":path","prefix":"/"}],"methods":["POST"]},"arms":[{"name":"a","weight":100,"target":"t","request":[{"set":{"a":"b"}}],"load_balancer":{"policy":"maglev","hash_key":"x"}}]},{"name":"b","match":{"path_prefix":"/"},"arms":[{"name":"a","weight":50,"target":"t"},{"name":"b","weight":50,"target":"t","failover":["t"]}]}`,
+		`{"name":"a","match":{"query":[{"name":"q","exact":"1"},{"name":"r"}]},"arms":[{"name":"a","weight":100,"target":"t"}]},{"name":"b","match":{},"arms":[{"name":"a","weight":100,"target":"t"}]}`,
 		`{"name":"a","match":{"path_regex":"(?i)/a.*","query":[{"name":"q","exact":"1"}],"headers":[{"name":"x","contains":"A","ignore_case":true},{"name":"x","suffix":"a"}]},"arms":[]}`, `null`,
 	} {
 		f.Add(`{"service":"a","datacenter":"dc1","targets":{"t":{"id":"t","service":"a","datacenter":"dc1"}},"routes":[`+routes+`]}`, "/a.B/C", "ab", 33.3)

@@ -187,6 +187,12 @@ func TestRequestsOfHTTPMatch(t *testing.T) {
 			t.Errorf("%s %s: route %d, %+v, want %d because %q", test.method, test.url, at, verdicts, test.want, test.reason)
 		}
 	}
+	if _, at := c.Match("/b", metadata{"content-type": {"application/grpc"}}); at != 2 {
+		t.Errorf("a call of gRPC takes route %d", at)
+	}
+	if v := c.Explain("/c", nil); len(v) != 5 || v[0].Reason != "the HTTP method is POST, not GET" || v[3].Reason != "the parameter a is absent" {
+		t.Errorf("%+v of a call of gRPC", v)
+	}
 	if parts := c.HTTPOnly(); len(parts) != 6 {
 		t.Errorf("gRPC cannot mean %q", parts)
 	}

@@ -57,7 +57,7 @@ func (m *matcher) takes(method string) bool {
 // mismatch is the first condition that does not hold, "" for none.
 func (m *matcher) mismatch(r *request) string {
 	if !m.path.matches(r.path) {
-		return fmt.Sprintf("the path %v", m.path.opposite())
+		return "the path " + m.path.opposite()
 	}
 	if !m.takes(r.method) {
 		return fmt.Sprintf("the HTTP method is %s, not %s", r.method, strings.Join(m.methods, " or "))
@@ -97,9 +97,10 @@ func (f *field) value(r *request) (value string, present, known bool) {
 	case method:
 		value, present = r.method, true
 	case query:
-		if values = r.query.Get(f.key); len(values) > 1 {
-			values = values[:1]
+		if r.query != nil { // a call of gRPC has none
+			values = r.query.Get(f.key)
 		}
+		values = values[:min(len(values), 1)]
 	default:
 		values = r.values(f.key)
 	}

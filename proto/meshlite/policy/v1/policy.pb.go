@@ -35,6 +35,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// IntentionAction is what happens to a call.
+type IntentionAction int32
+
+const (
+	// The default of the field, or none.
+	IntentionAction_INTENTION_ACTION_UNSPECIFIED IntentionAction = 0
+	// It goes on.
+	IntentionAction_INTENTION_ACTION_ALLOW IntentionAction = 1
+	// It is refused with PERMISSION_DENIED.
+	IntentionAction_INTENTION_ACTION_DENY IntentionAction = 2
+)
+
+// Enum value maps for IntentionAction.
+var (
+	IntentionAction_name = map[int32]string{
+		0: "INTENTION_ACTION_UNSPECIFIED",
+		1: "INTENTION_ACTION_ALLOW",
+		2: "INTENTION_ACTION_DENY",
+	}
+	IntentionAction_value = map[string]int32{
+		"INTENTION_ACTION_UNSPECIFIED": 0,
+		"INTENTION_ACTION_ALLOW":       1,
+		"INTENTION_ACTION_DENY":        2,
+	}
+)
+
+func (x IntentionAction) Enum() *IntentionAction {
+	p := new(IntentionAction)
+	*p = x
+	return p
+}
+
+func (x IntentionAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IntentionAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_meshlite_policy_v1_policy_proto_enumTypes[0].Descriptor()
+}
+
+func (IntentionAction) Type() protoreflect.EnumType {
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[0]
+}
+
+func (x IntentionAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IntentionAction.Descriptor instead.
+func (IntentionAction) EnumDescriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+}
+
 // Side is the end of the wire where a rule is applied.
 type Side int32
 
@@ -76,11 +129,11 @@ func (x Side) String() string {
 }
 
 func (Side) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[0].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[1].Descriptor()
 }
 
 func (Side) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[0]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[1]
 }
 
 func (x Side) Number() protoreflect.EnumNumber {
@@ -89,7 +142,7 @@ func (x Side) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Side.Descriptor instead.
 func (Side) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{1}
 }
 
 // CacheScope is who may receive a cached answer.
@@ -129,11 +182,11 @@ func (x CacheScope) String() string {
 }
 
 func (CacheScope) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[1].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[2].Descriptor()
 }
 
 func (CacheScope) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[1]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[2]
 }
 
 func (x CacheScope) Number() protoreflect.EnumNumber {
@@ -142,7 +195,7 @@ func (x CacheScope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CacheScope.Descriptor instead.
 func (CacheScope) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 // MissingKey is what a limit does with a call that has no value for its key.
@@ -186,11 +239,11 @@ func (x MissingKey) String() string {
 }
 
 func (MissingKey) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[2].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[3].Descriptor()
 }
 
 func (MissingKey) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[2]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[3]
 }
 
 func (x MissingKey) Number() protoreflect.EnumNumber {
@@ -199,7 +252,7 @@ func (x MissingKey) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MissingKey.Descriptor instead.
 func (MissingKey) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 // RateLimitStore is where counts are kept.
@@ -246,11 +299,11 @@ func (x RateLimitStore) String() string {
 }
 
 func (RateLimitStore) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[3].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[4].Descriptor()
 }
 
 func (RateLimitStore) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[3]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[4]
 }
 
 func (x RateLimitStore) Number() protoreflect.EnumNumber {
@@ -259,7 +312,7 @@ func (x RateLimitStore) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RateLimitStore.Descriptor instead.
 func (RateLimitStore) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 // StoreFailure is what a limit does while its external store is unavailable.
@@ -303,11 +356,11 @@ func (x StoreFailure) String() string {
 }
 
 func (StoreFailure) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[4].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[5].Descriptor()
 }
 
 func (StoreFailure) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[4]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[5]
 }
 
 func (x StoreFailure) Number() protoreflect.EnumNumber {
@@ -316,7 +369,7 @@ func (x StoreFailure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StoreFailure.Descriptor instead.
 func (StoreFailure) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 // Refund selects the finished calls whose cost is refunded.
@@ -360,11 +413,11 @@ func (x Refund) String() string {
 }
 
 func (Refund) Descriptor() protoreflect.EnumDescriptor {
-	return file_meshlite_policy_v1_policy_proto_enumTypes[5].Descriptor()
+	return file_meshlite_policy_v1_policy_proto_enumTypes[6].Descriptor()
 }
 
 func (Refund) Type() protoreflect.EnumType {
-	return &file_meshlite_policy_v1_policy_proto_enumTypes[5]
+	return &file_meshlite_policy_v1_policy_proto_enumTypes[6]
 }
 
 func (x Refund) Number() protoreflect.EnumNumber {
@@ -373,7 +426,7 @@ func (x Refund) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refund.Descriptor instead.
 func (Refund) EnumDescriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 // ServicePolicy is a default for all methods and what single methods change of it.
@@ -385,7 +438,10 @@ type ServicePolicy struct {
 	Default *MethodPolicy `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
 	// By method: "GetSweet", or "sweetshop.catalog.v1.CatalogService/GetSweet"
 	// where two services of one server share a method name.
-	Methods       map[string]*MethodPolicy `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Methods map[string]*MethodPolicy `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who may call. In a contract this is about the methods of its service, elsewhere about
+	// all services of a server. Server side.
+	Intentions    *Intentions `protobuf:"bytes,3,opt,name=intentions,proto3" json:"intentions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +490,460 @@ func (x *ServicePolicy) GetMethods() map[string]*MethodPolicy {
 	return nil
 }
 
+func (x *ServicePolicy) GetIntentions() *Intentions {
+	if x != nil {
+		return x.Intentions
+	}
+	return nil
+}
+
+// Intentions are a list of rules in the shape of Consul's, for servers without Consul: an
+// exact source comes before "*", the first that matches decides, alone. A caller is who
+// its verified certificate proves; one without is denied, whatever the rules say. Where
+// Consul's intentions are enforced too, both must allow a call.
+type Intentions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In any order. Merged by name: the rule of the later place replaces the earlier one.
+	Sources []*SourceIntention `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	// Decides where no source matches, and where none of its permissions does. Default:
+	// deny.
+	Default *IntentionAction `protobuf:"varint,2,opt,name=default,proto3,enum=meshlite.policy.v1.IntentionAction,oneof" json:"default,omitempty"`
+	// Drop the intentions that were set elsewhere: everybody may call.
+	Disabled      *bool `protobuf:"varint,3,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Intentions) Reset() {
+	*x = Intentions{}
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Intentions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Intentions) ProtoMessage() {}
+
+func (x *Intentions) ProtoReflect() protoreflect.Message {
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Intentions.ProtoReflect.Descriptor instead.
+func (*Intentions) Descriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Intentions) GetSources() []*SourceIntention {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Intentions) GetDefault() IntentionAction {
+	if x != nil && x.Default != nil {
+		return *x.Default
+	}
+	return IntentionAction_INTENTION_ACTION_UNSPECIFIED
+}
+
+func (x *Intentions) GetDisabled() bool {
+	if x != nil && x.Disabled != nil {
+		return *x.Disabled
+	}
+	return false
+}
+
+// SourceIntention is about the calls of one source: an action, or permissions.
+type SourceIntention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "storefront": the service that a SPIFFE id in the form of Consul's names, in the default
+	// namespace and partition. A whole SPIFFE id, for one in another form. "*": every service
+	// that could be named.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For all calls of the source. Not with permissions.
+	Action IntentionAction `protobuf:"varint,2,opt,name=action,proto3,enum=meshlite.policy.v1.IntentionAction" json:"action,omitempty"`
+	// Tried in order; the first that matches a call decides.
+	Permissions   []*IntentionPermission `protobuf:"bytes,3,rep,name=permissions,proto3" json:"permissions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceIntention) Reset() {
+	*x = SourceIntention{}
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceIntention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceIntention) ProtoMessage() {}
+
+func (x *SourceIntention) ProtoReflect() protoreflect.Message {
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceIntention.ProtoReflect.Descriptor instead.
+func (*SourceIntention) Descriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SourceIntention) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SourceIntention) GetAction() IntentionAction {
+	if x != nil {
+		return x.Action
+	}
+	return IntentionAction_INTENTION_ACTION_UNSPECIFIED
+}
+
+func (x *SourceIntention) GetPermissions() []*IntentionPermission {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+// IntentionPermission is about some calls of a source. Its conditions must all hold, and
+// it must have one.
+type IntentionPermission struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Allow or deny.
+	Action IntentionAction `protobuf:"varint,1,opt,name=action,proto3,enum=meshlite.policy.v1.IntentionAction" json:"action,omitempty"`
+	// The full method: "/sweetshop.catalog.v1.CatalogService/GetSweet". Default: any.
+	//
+	// Types that are valid to be assigned to Path:
+	//
+	//	*IntentionPermission_PathExact
+	//	*IntentionPermission_PathPrefix
+	//	*IntentionPermission_PathRegex
+	Path isIntentionPermission_Path `protobuf_oneof:"path"`
+	// Those of HTTP; a gRPC call is a POST. Default: any.
+	Methods []string `protobuf:"bytes,5,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Conditions on metadata.
+	Headers       []*IntentionHeader `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntentionPermission) Reset() {
+	*x = IntentionPermission{}
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentionPermission) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentionPermission) ProtoMessage() {}
+
+func (x *IntentionPermission) ProtoReflect() protoreflect.Message {
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentionPermission.ProtoReflect.Descriptor instead.
+func (*IntentionPermission) Descriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IntentionPermission) GetAction() IntentionAction {
+	if x != nil {
+		return x.Action
+	}
+	return IntentionAction_INTENTION_ACTION_UNSPECIFIED
+}
+
+func (x *IntentionPermission) GetPath() isIntentionPermission_Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *IntentionPermission) GetPathExact() string {
+	if x != nil {
+		if x, ok := x.Path.(*IntentionPermission_PathExact); ok {
+			return x.PathExact
+		}
+	}
+	return ""
+}
+
+func (x *IntentionPermission) GetPathPrefix() string {
+	if x != nil {
+		if x, ok := x.Path.(*IntentionPermission_PathPrefix); ok {
+			return x.PathPrefix
+		}
+	}
+	return ""
+}
+
+func (x *IntentionPermission) GetPathRegex() string {
+	if x != nil {
+		if x, ok := x.Path.(*IntentionPermission_PathRegex); ok {
+			return x.PathRegex
+		}
+	}
+	return ""
+}
+
+func (x *IntentionPermission) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *IntentionPermission) GetHeaders() []*IntentionHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+type isIntentionPermission_Path interface {
+	isIntentionPermission_Path()
+}
+
+type IntentionPermission_PathExact struct {
+	// All of it.
+	PathExact string `protobuf:"bytes,2,opt,name=path_exact,json=pathExact,proto3,oneof"`
+}
+
+type IntentionPermission_PathPrefix struct {
+	// Its begin.
+	PathPrefix string `protobuf:"bytes,3,opt,name=path_prefix,json=pathPrefix,proto3,oneof"`
+}
+
+type IntentionPermission_PathRegex struct {
+	// An expression (RE2) that matches all of it.
+	PathRegex string `protobuf:"bytes,4,opt,name=path_regex,json=pathRegex,proto3,oneof"`
+}
+
+func (*IntentionPermission_PathExact) isIntentionPermission_Path() {}
+
+func (*IntentionPermission_PathPrefix) isIntentionPermission_Path() {}
+
+func (*IntentionPermission_PathRegex) isIntentionPermission_Path() {}
+
+// IntentionHeader is a condition on a metadata key. Several values are one, joined by
+// commas. Without the key it does not hold, except that an inverted present does.
+type IntentionHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "tenant"; also ":authority", ":path" and ":method".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Match:
+	//
+	//	*IntentionHeader_Present
+	//	*IntentionHeader_Exact
+	//	*IntentionHeader_Prefix
+	//	*IntentionHeader_Suffix
+	//	*IntentionHeader_Contains
+	//	*IntentionHeader_Regex
+	Match isIntentionHeader_Match `protobuf_oneof:"match"`
+	// Whether the condition holds where it would not.
+	Invert bool `protobuf:"varint,8,opt,name=invert,proto3" json:"invert,omitempty"`
+	// Of exact, prefix, suffix and contains: ignore the case of letters.
+	IgnoreCase    bool `protobuf:"varint,9,opt,name=ignore_case,json=ignoreCase,proto3" json:"ignore_case,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntentionHeader) Reset() {
+	*x = IntentionHeader{}
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentionHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentionHeader) ProtoMessage() {}
+
+func (x *IntentionHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentionHeader.ProtoReflect.Descriptor instead.
+func (*IntentionHeader) Descriptor() ([]byte, []int) {
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IntentionHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetMatch() isIntentionHeader_Match {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *IntentionHeader) GetPresent() bool {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Present); ok {
+			return x.Present
+		}
+	}
+	return false
+}
+
+func (x *IntentionHeader) GetExact() string {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Exact); ok {
+			return x.Exact
+		}
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetPrefix() string {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Prefix); ok {
+			return x.Prefix
+		}
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetSuffix() string {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Suffix); ok {
+			return x.Suffix
+		}
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetContains() string {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Contains); ok {
+			return x.Contains
+		}
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetRegex() string {
+	if x != nil {
+		if x, ok := x.Match.(*IntentionHeader_Regex); ok {
+			return x.Regex
+		}
+	}
+	return ""
+}
+
+func (x *IntentionHeader) GetInvert() bool {
+	if x != nil {
+		return x.Invert
+	}
+	return false
+}
+
+func (x *IntentionHeader) GetIgnoreCase() bool {
+	if x != nil {
+		return x.IgnoreCase
+	}
+	return false
+}
+
+type isIntentionHeader_Match interface {
+	isIntentionHeader_Match()
+}
+
+type IntentionHeader_Present struct {
+	// The key is there. Always true: see invert.
+	Present bool `protobuf:"varint,2,opt,name=present,proto3,oneof"`
+}
+
+type IntentionHeader_Exact struct {
+	// All of the value.
+	Exact string `protobuf:"bytes,3,opt,name=exact,proto3,oneof"`
+}
+
+type IntentionHeader_Prefix struct {
+	// Its begin.
+	Prefix string `protobuf:"bytes,4,opt,name=prefix,proto3,oneof"`
+}
+
+type IntentionHeader_Suffix struct {
+	// Its end.
+	Suffix string `protobuf:"bytes,5,opt,name=suffix,proto3,oneof"`
+}
+
+type IntentionHeader_Contains struct {
+	// A part of it.
+	Contains string `protobuf:"bytes,6,opt,name=contains,proto3,oneof"`
+}
+
+type IntentionHeader_Regex struct {
+	// An expression (RE2) that matches all of it.
+	Regex string `protobuf:"bytes,7,opt,name=regex,proto3,oneof"`
+}
+
+func (*IntentionHeader_Present) isIntentionHeader_Match() {}
+
+func (*IntentionHeader_Exact) isIntentionHeader_Match() {}
+
+func (*IntentionHeader_Prefix) isIntentionHeader_Match() {}
+
+func (*IntentionHeader_Suffix) isIntentionHeader_Match() {}
+
+func (*IntentionHeader_Contains) isIntentionHeader_Match() {}
+
+func (*IntentionHeader_Regex) isIntentionHeader_Match() {}
+
 // MethodPolicy is what one method gets.
 type MethodPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -459,7 +969,7 @@ type MethodPolicy struct {
 
 func (x *MethodPolicy) Reset() {
 	*x = MethodPolicy{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +981,7 @@ func (x *MethodPolicy) String() string {
 func (*MethodPolicy) ProtoMessage() {}
 
 func (x *MethodPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +994,7 @@ func (x *MethodPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MethodPolicy.ProtoReflect.Descriptor instead.
 func (*MethodPolicy) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MethodPolicy) GetCache() *CacheRule {
@@ -576,7 +1086,7 @@ type CacheRule struct {
 
 func (x *CacheRule) Reset() {
 	*x = CacheRule{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +1098,7 @@ func (x *CacheRule) String() string {
 func (*CacheRule) ProtoMessage() {}
 
 func (x *CacheRule) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +1111,7 @@ func (x *CacheRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CacheRule.ProtoReflect.Descriptor instead.
 func (*CacheRule) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CacheRule) GetTtl() string {
@@ -716,7 +1226,7 @@ type NegativeRule struct {
 
 func (x *NegativeRule) Reset() {
 	*x = NegativeRule{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +1238,7 @@ func (x *NegativeRule) String() string {
 func (*NegativeRule) ProtoMessage() {}
 
 func (x *NegativeRule) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +1251,7 @@ func (x *NegativeRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeRule.ProtoReflect.Descriptor instead.
 func (*NegativeRule) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NegativeRule) GetCode() string {
@@ -807,7 +1317,7 @@ type RateLimitRule struct {
 
 func (x *RateLimitRule) Reset() {
 	*x = RateLimitRule{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1329,7 @@ func (x *RateLimitRule) String() string {
 func (*RateLimitRule) ProtoMessage() {}
 
 func (x *RateLimitRule) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1342,7 @@ func (x *RateLimitRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimitRule.ProtoReflect.Descriptor instead.
 func (*RateLimitRule) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RateLimitRule) GetName() string {
@@ -970,7 +1480,7 @@ type RateLimitKey struct {
 
 func (x *RateLimitKey) Reset() {
 	*x = RateLimitKey{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1492,7 @@ func (x *RateLimitKey) String() string {
 func (*RateLimitKey) ProtoMessage() {}
 
 func (x *RateLimitKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1505,7 @@ func (x *RateLimitKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimitKey.ProtoReflect.Descriptor instead.
 func (*RateLimitKey) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RateLimitKey) GetBy() isRateLimitKey_By {
@@ -1085,7 +1595,7 @@ type PeerKey struct {
 
 func (x *PeerKey) Reset() {
 	*x = PeerKey{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1607,7 @@ func (x *PeerKey) String() string {
 func (*PeerKey) ProtoMessage() {}
 
 func (x *PeerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1620,7 @@ func (x *PeerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerKey.ProtoReflect.Descriptor instead.
 func (*PeerKey) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PeerKey) GetIpv6Prefix() uint32 {
@@ -1129,7 +1639,7 @@ type IdentityKey struct {
 
 func (x *IdentityKey) Reset() {
 	*x = IdentityKey{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1651,7 @@ func (x *IdentityKey) String() string {
 func (*IdentityKey) ProtoMessage() {}
 
 func (x *IdentityKey) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1664,7 @@ func (x *IdentityKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityKey.ProtoReflect.Descriptor instead.
 func (*IdentityKey) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 // RetryRule tries again after a failure.
@@ -1182,7 +1692,7 @@ type RetryRule struct {
 
 func (x *RetryRule) Reset() {
 	*x = RetryRule{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1704,7 @@ func (x *RetryRule) String() string {
 func (*RetryRule) ProtoMessage() {}
 
 func (x *RetryRule) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1717,7 @@ func (x *RetryRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRule.ProtoReflect.Descriptor instead.
 func (*RetryRule) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RetryRule) GetMaxAttempts() uint32 {
@@ -1288,7 +1798,7 @@ type ConcurrencyRule struct {
 
 func (x *ConcurrencyRule) Reset() {
 	*x = ConcurrencyRule{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1810,7 @@ func (x *ConcurrencyRule) String() string {
 func (*ConcurrencyRule) ProtoMessage() {}
 
 func (x *ConcurrencyRule) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1823,7 @@ func (x *ConcurrencyRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConcurrencyRule.ProtoReflect.Descriptor instead.
 func (*ConcurrencyRule) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConcurrencyRule) GetMin() uint32 {
@@ -1358,7 +1868,7 @@ type Invalidation struct {
 
 func (x *Invalidation) Reset() {
 	*x = Invalidation{}
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1880,7 @@ func (x *Invalidation) String() string {
 func (*Invalidation) ProtoMessage() {}
 
 func (x *Invalidation) ProtoReflect() protoreflect.Message {
-	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_meshlite_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1893,7 @@ func (x *Invalidation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invalidation.ProtoReflect.Descriptor instead.
 func (*Invalidation) Descriptor() ([]byte, []int) {
-	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_meshlite_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Invalidation) GetMethods() []string {
@@ -1439,13 +1949,51 @@ var File_meshlite_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_meshlite_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmeshlite/policy/v1/policy.proto\x12\x12meshlite.policy.v1\x1a google/protobuf/descriptor.proto\"\xf3\x01\n" +
+	"\x1fmeshlite/policy/v1/policy.proto\x12\x12meshlite.policy.v1\x1a google/protobuf/descriptor.proto\"\xb3\x02\n" +
 	"\rServicePolicy\x12:\n" +
 	"\adefault\x18\x01 \x01(\v2 .meshlite.policy.v1.MethodPolicyR\adefault\x12H\n" +
-	"\amethods\x18\x02 \x03(\v2..meshlite.policy.v1.ServicePolicy.MethodsEntryR\amethods\x1a\\\n" +
+	"\amethods\x18\x02 \x03(\v2..meshlite.policy.v1.ServicePolicy.MethodsEntryR\amethods\x12>\n" +
+	"\n" +
+	"intentions\x18\x03 \x01(\v2\x1e.meshlite.policy.v1.IntentionsR\n" +
+	"intentions\x1a\\\n" +
 	"\fMethodsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
-	"\x05value\x18\x02 \x01(\v2 .meshlite.policy.v1.MethodPolicyR\x05value:\x028\x01\"\xaf\x03\n" +
+	"\x05value\x18\x02 \x01(\v2 .meshlite.policy.v1.MethodPolicyR\x05value:\x028\x01\"\xc9\x01\n" +
+	"\n" +
+	"Intentions\x12=\n" +
+	"\asources\x18\x01 \x03(\v2#.meshlite.policy.v1.SourceIntentionR\asources\x12B\n" +
+	"\adefault\x18\x02 \x01(\x0e2#.meshlite.policy.v1.IntentionActionH\x00R\adefault\x88\x01\x01\x12\x1f\n" +
+	"\bdisabled\x18\x03 \x01(\bH\x01R\bdisabled\x88\x01\x01B\n" +
+	"\n" +
+	"\b_defaultB\v\n" +
+	"\t_disabled\"\xad\x01\n" +
+	"\x0fSourceIntention\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
+	"\x06action\x18\x02 \x01(\x0e2#.meshlite.policy.v1.IntentionActionR\x06action\x12I\n" +
+	"\vpermissions\x18\x03 \x03(\v2'.meshlite.policy.v1.IntentionPermissionR\vpermissions\"\x98\x02\n" +
+	"\x13IntentionPermission\x12;\n" +
+	"\x06action\x18\x01 \x01(\x0e2#.meshlite.policy.v1.IntentionActionR\x06action\x12\x1f\n" +
+	"\n" +
+	"path_exact\x18\x02 \x01(\tH\x00R\tpathExact\x12!\n" +
+	"\vpath_prefix\x18\x03 \x01(\tH\x00R\n" +
+	"pathPrefix\x12\x1f\n" +
+	"\n" +
+	"path_regex\x18\x04 \x01(\tH\x00R\tpathRegex\x12\x18\n" +
+	"\amethods\x18\x05 \x03(\tR\amethods\x12=\n" +
+	"\aheaders\x18\x06 \x03(\v2#.meshlite.policy.v1.IntentionHeaderR\aheadersB\x06\n" +
+	"\x04path\"\x85\x02\n" +
+	"\x0fIntentionHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\apresent\x18\x02 \x01(\bH\x00R\apresent\x12\x16\n" +
+	"\x05exact\x18\x03 \x01(\tH\x00R\x05exact\x12\x18\n" +
+	"\x06prefix\x18\x04 \x01(\tH\x00R\x06prefix\x12\x18\n" +
+	"\x06suffix\x18\x05 \x01(\tH\x00R\x06suffix\x12\x1c\n" +
+	"\bcontains\x18\x06 \x01(\tH\x00R\bcontains\x12\x16\n" +
+	"\x05regex\x18\a \x01(\tH\x00R\x05regex\x12\x16\n" +
+	"\x06invert\x18\b \x01(\bR\x06invert\x12\x1f\n" +
+	"\vignore_case\x18\t \x01(\bR\n" +
+	"ignoreCaseB\a\n" +
+	"\x05match\"\xaf\x03\n" +
 	"\fMethodPolicy\x123\n" +
 	"\x05cache\x18\x01 \x01(\v2\x1d.meshlite.policy.v1.CacheRuleR\x05cache\x12B\n" +
 	"\vrate_limits\x18\x02 \x03(\v2!.meshlite.policy.v1.RateLimitRuleR\n" +
@@ -1557,7 +2105,11 @@ const file_meshlite_policy_v1_policy_proto_rawDesc = "" +
 	"\x12_priority_metadata\"<\n" +
 	"\fInvalidation\x12\x18\n" +
 	"\amethods\x18\x01 \x03(\tR\amethods\x12\x12\n" +
-	"\x04tags\x18\x02 \x03(\tR\x04tags*M\n" +
+	"\x04tags\x18\x02 \x03(\tR\x04tags*j\n" +
+	"\x0fIntentionAction\x12 \n" +
+	"\x1cINTENTION_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16INTENTION_ACTION_ALLOW\x10\x01\x12\x19\n" +
+	"\x15INTENTION_ACTION_DENY\x10\x02*M\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_CLIENT\x10\x01\x12\x0f\n" +
@@ -1605,60 +2157,72 @@ func file_meshlite_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_meshlite_policy_v1_policy_proto_rawDescData
 }
 
-var file_meshlite_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_meshlite_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_meshlite_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_meshlite_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_meshlite_policy_v1_policy_proto_goTypes = []any{
-	(Side)(0),                           // 0: meshlite.policy.v1.Side
-	(CacheScope)(0),                     // 1: meshlite.policy.v1.CacheScope
-	(MissingKey)(0),                     // 2: meshlite.policy.v1.MissingKey
-	(RateLimitStore)(0),                 // 3: meshlite.policy.v1.RateLimitStore
-	(StoreFailure)(0),                   // 4: meshlite.policy.v1.StoreFailure
-	(Refund)(0),                         // 5: meshlite.policy.v1.Refund
-	(*ServicePolicy)(nil),               // 6: meshlite.policy.v1.ServicePolicy
-	(*MethodPolicy)(nil),                // 7: meshlite.policy.v1.MethodPolicy
-	(*CacheRule)(nil),                   // 8: meshlite.policy.v1.CacheRule
-	(*NegativeRule)(nil),                // 9: meshlite.policy.v1.NegativeRule
-	(*RateLimitRule)(nil),               // 10: meshlite.policy.v1.RateLimitRule
-	(*RateLimitKey)(nil),                // 11: meshlite.policy.v1.RateLimitKey
-	(*PeerKey)(nil),                     // 12: meshlite.policy.v1.PeerKey
-	(*IdentityKey)(nil),                 // 13: meshlite.policy.v1.IdentityKey
-	(*RetryRule)(nil),                   // 14: meshlite.policy.v1.RetryRule
-	(*ConcurrencyRule)(nil),             // 15: meshlite.policy.v1.ConcurrencyRule
-	(*Invalidation)(nil),                // 16: meshlite.policy.v1.Invalidation
-	nil,                                 // 17: meshlite.policy.v1.ServicePolicy.MethodsEntry
-	(*descriptorpb.MethodOptions)(nil),  // 18: google.protobuf.MethodOptions
-	(*descriptorpb.ServiceOptions)(nil), // 19: google.protobuf.ServiceOptions
+	(IntentionAction)(0),                // 0: meshlite.policy.v1.IntentionAction
+	(Side)(0),                           // 1: meshlite.policy.v1.Side
+	(CacheScope)(0),                     // 2: meshlite.policy.v1.CacheScope
+	(MissingKey)(0),                     // 3: meshlite.policy.v1.MissingKey
+	(RateLimitStore)(0),                 // 4: meshlite.policy.v1.RateLimitStore
+	(StoreFailure)(0),                   // 5: meshlite.policy.v1.StoreFailure
+	(Refund)(0),                         // 6: meshlite.policy.v1.Refund
+	(*ServicePolicy)(nil),               // 7: meshlite.policy.v1.ServicePolicy
+	(*Intentions)(nil),                  // 8: meshlite.policy.v1.Intentions
+	(*SourceIntention)(nil),             // 9: meshlite.policy.v1.SourceIntention
+	(*IntentionPermission)(nil),         // 10: meshlite.policy.v1.IntentionPermission
+	(*IntentionHeader)(nil),             // 11: meshlite.policy.v1.IntentionHeader
+	(*MethodPolicy)(nil),                // 12: meshlite.policy.v1.MethodPolicy
+	(*CacheRule)(nil),                   // 13: meshlite.policy.v1.CacheRule
+	(*NegativeRule)(nil),                // 14: meshlite.policy.v1.NegativeRule
+	(*RateLimitRule)(nil),               // 15: meshlite.policy.v1.RateLimitRule
+	(*RateLimitKey)(nil),                // 16: meshlite.policy.v1.RateLimitKey
+	(*PeerKey)(nil),                     // 17: meshlite.policy.v1.PeerKey
+	(*IdentityKey)(nil),                 // 18: meshlite.policy.v1.IdentityKey
+	(*RetryRule)(nil),                   // 19: meshlite.policy.v1.RetryRule
+	(*ConcurrencyRule)(nil),             // 20: meshlite.policy.v1.ConcurrencyRule
+	(*Invalidation)(nil),                // 21: meshlite.policy.v1.Invalidation
+	nil,                                 // 22: meshlite.policy.v1.ServicePolicy.MethodsEntry
+	(*descriptorpb.MethodOptions)(nil),  // 23: google.protobuf.MethodOptions
+	(*descriptorpb.ServiceOptions)(nil), // 24: google.protobuf.ServiceOptions
 }
 var file_meshlite_policy_v1_policy_proto_depIdxs = []int32{
-	7,  // 0: meshlite.policy.v1.ServicePolicy.default:type_name -> meshlite.policy.v1.MethodPolicy
-	17, // 1: meshlite.policy.v1.ServicePolicy.methods:type_name -> meshlite.policy.v1.ServicePolicy.MethodsEntry
-	8,  // 2: meshlite.policy.v1.MethodPolicy.cache:type_name -> meshlite.policy.v1.CacheRule
-	10, // 3: meshlite.policy.v1.MethodPolicy.rate_limits:type_name -> meshlite.policy.v1.RateLimitRule
-	0,  // 4: meshlite.policy.v1.MethodPolicy.timeout_side:type_name -> meshlite.policy.v1.Side
-	14, // 5: meshlite.policy.v1.MethodPolicy.retry:type_name -> meshlite.policy.v1.RetryRule
-	15, // 6: meshlite.policy.v1.MethodPolicy.concurrency:type_name -> meshlite.policy.v1.ConcurrencyRule
-	16, // 7: meshlite.policy.v1.MethodPolicy.invalidates:type_name -> meshlite.policy.v1.Invalidation
-	0,  // 8: meshlite.policy.v1.CacheRule.side:type_name -> meshlite.policy.v1.Side
-	1,  // 9: meshlite.policy.v1.CacheRule.scope:type_name -> meshlite.policy.v1.CacheScope
-	9,  // 10: meshlite.policy.v1.CacheRule.negative:type_name -> meshlite.policy.v1.NegativeRule
-	11, // 11: meshlite.policy.v1.RateLimitRule.key:type_name -> meshlite.policy.v1.RateLimitKey
-	0,  // 12: meshlite.policy.v1.RateLimitRule.side:type_name -> meshlite.policy.v1.Side
-	3,  // 13: meshlite.policy.v1.RateLimitRule.store:type_name -> meshlite.policy.v1.RateLimitStore
-	4,  // 14: meshlite.policy.v1.RateLimitRule.on_store_failure:type_name -> meshlite.policy.v1.StoreFailure
-	5,  // 15: meshlite.policy.v1.RateLimitRule.refund:type_name -> meshlite.policy.v1.Refund
-	2,  // 16: meshlite.policy.v1.RateLimitRule.missing_key:type_name -> meshlite.policy.v1.MissingKey
-	12, // 17: meshlite.policy.v1.RateLimitKey.peer:type_name -> meshlite.policy.v1.PeerKey
-	13, // 18: meshlite.policy.v1.RateLimitKey.identity:type_name -> meshlite.policy.v1.IdentityKey
-	7,  // 19: meshlite.policy.v1.ServicePolicy.MethodsEntry.value:type_name -> meshlite.policy.v1.MethodPolicy
-	18, // 20: meshlite.policy.v1.method:extendee -> google.protobuf.MethodOptions
-	19, // 21: meshlite.policy.v1.service:extendee -> google.protobuf.ServiceOptions
-	7,  // 22: meshlite.policy.v1.method:type_name -> meshlite.policy.v1.MethodPolicy
-	6,  // 23: meshlite.policy.v1.service:type_name -> meshlite.policy.v1.ServicePolicy
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	22, // [22:24] is the sub-list for extension type_name
-	20, // [20:22] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	12, // 0: meshlite.policy.v1.ServicePolicy.default:type_name -> meshlite.policy.v1.MethodPolicy
+	22, // 1: meshlite.policy.v1.ServicePolicy.methods:type_name -> meshlite.policy.v1.ServicePolicy.MethodsEntry
+	8,  // 2: meshlite.policy.v1.ServicePolicy.intentions:type_name -> meshlite.policy.v1.Intentions
+	9,  // 3: meshlite.policy.v1.Intentions.sources:type_name -> meshlite.policy.v1.SourceIntention
+	0,  // 4: meshlite.policy.v1.Intentions.default:type_name -> meshlite.policy.v1.IntentionAction
+	0,  // 5: meshlite.policy.v1.SourceIntention.action:type_name -> meshlite.policy.v1.IntentionAction
+	10, // 6: meshlite.policy.v1.SourceIntention.permissions:type_name -> meshlite.policy.v1.IntentionPermission
+	0,  // 7: meshlite.policy.v1.IntentionPermission.action:type_name -> meshlite.policy.v1.IntentionAction
+	11, // 8: meshlite.policy.v1.IntentionPermission.headers:type_name -> meshlite.policy.v1.IntentionHeader
+	13, // 9: meshlite.policy.v1.MethodPolicy.cache:type_name -> meshlite.policy.v1.CacheRule
+	15, // 10: meshlite.policy.v1.MethodPolicy.rate_limits:type_name -> meshlite.policy.v1.RateLimitRule
+	1,  // 11: meshlite.policy.v1.MethodPolicy.timeout_side:type_name -> meshlite.policy.v1.Side
+	19, // 12: meshlite.policy.v1.MethodPolicy.retry:type_name -> meshlite.policy.v1.RetryRule
+	20, // 13: meshlite.policy.v1.MethodPolicy.concurrency:type_name -> meshlite.policy.v1.ConcurrencyRule
+	21, // 14: meshlite.policy.v1.MethodPolicy.invalidates:type_name -> meshlite.policy.v1.Invalidation
+	1,  // 15: meshlite.policy.v1.CacheRule.side:type_name -> meshlite.policy.v1.Side
+	2,  // 16: meshlite.policy.v1.CacheRule.scope:type_name -> meshlite.policy.v1.CacheScope
+	14, // 17: meshlite.policy.v1.CacheRule.negative:type_name -> meshlite.policy.v1.NegativeRule
+	16, // 18: meshlite.policy.v1.RateLimitRule.key:type_name -> meshlite.policy.v1.RateLimitKey
+	1,  // 19: meshlite.policy.v1.RateLimitRule.side:type_name -> meshlite.policy.v1.Side
+	4,  // 20: meshlite.policy.v1.RateLimitRule.store:type_name -> meshlite.policy.v1.RateLimitStore
+	5,  // 21: meshlite.policy.v1.RateLimitRule.on_store_failure:type_name -> meshlite.policy.v1.StoreFailure
+	6,  // 22: meshlite.policy.v1.RateLimitRule.refund:type_name -> meshlite.policy.v1.Refund
+	3,  // 23: meshlite.policy.v1.RateLimitRule.missing_key:type_name -> meshlite.policy.v1.MissingKey
+	17, // 24: meshlite.policy.v1.RateLimitKey.peer:type_name -> meshlite.policy.v1.PeerKey
+	18, // 25: meshlite.policy.v1.RateLimitKey.identity:type_name -> meshlite.policy.v1.IdentityKey
+	12, // 26: meshlite.policy.v1.ServicePolicy.MethodsEntry.value:type_name -> meshlite.policy.v1.MethodPolicy
+	23, // 27: meshlite.policy.v1.method:extendee -> google.protobuf.MethodOptions
+	24, // 28: meshlite.policy.v1.service:extendee -> google.protobuf.ServiceOptions
+	12, // 29: meshlite.policy.v1.method:type_name -> meshlite.policy.v1.MethodPolicy
+	7,  // 30: meshlite.policy.v1.service:type_name -> meshlite.policy.v1.ServicePolicy
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	29, // [29:31] is the sub-list for extension type_name
+	27, // [27:29] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_meshlite_policy_v1_policy_proto_init() }
@@ -1667,24 +2231,38 @@ func file_meshlite_policy_v1_policy_proto_init() {
 		return
 	}
 	file_meshlite_policy_v1_policy_proto_msgTypes[1].OneofWrappers = []any{}
-	file_meshlite_policy_v1_policy_proto_msgTypes[2].OneofWrappers = []any{}
-	file_meshlite_policy_v1_policy_proto_msgTypes[4].OneofWrappers = []any{}
-	file_meshlite_policy_v1_policy_proto_msgTypes[5].OneofWrappers = []any{
+	file_meshlite_policy_v1_policy_proto_msgTypes[3].OneofWrappers = []any{
+		(*IntentionPermission_PathExact)(nil),
+		(*IntentionPermission_PathPrefix)(nil),
+		(*IntentionPermission_PathRegex)(nil),
+	}
+	file_meshlite_policy_v1_policy_proto_msgTypes[4].OneofWrappers = []any{
+		(*IntentionHeader_Present)(nil),
+		(*IntentionHeader_Exact)(nil),
+		(*IntentionHeader_Prefix)(nil),
+		(*IntentionHeader_Suffix)(nil),
+		(*IntentionHeader_Contains)(nil),
+		(*IntentionHeader_Regex)(nil),
+	}
+	file_meshlite_policy_v1_policy_proto_msgTypes[5].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[8].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{
 		(*RateLimitKey_Peer)(nil),
 		(*RateLimitKey_Identity)(nil),
 		(*RateLimitKey_Metadata)(nil),
 		(*RateLimitKey_Field)(nil),
 	}
-	file_meshlite_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
-	file_meshlite_policy_v1_policy_proto_msgTypes[8].OneofWrappers = []any{}
-	file_meshlite_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[10].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[12].OneofWrappers = []any{}
+	file_meshlite_policy_v1_policy_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meshlite_policy_v1_policy_proto_rawDesc), len(file_meshlite_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   12,
+			NumEnums:      7,
+			NumMessages:   16,
 			NumExtensions: 2,
 			NumServices:   0,
 		},
