@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	grpcbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
@@ -107,8 +108,8 @@ func TestTargetsWithoutCallsAreNotConnected(t *testing.T) {
 	})
 }
 
-// Calls that wait for the new target of a changed chain do not fail, and a target that was first
-// and is failover now has them until the first is connected.
+// Calls that wait for the new target of a changed chain do not fail. A target that is failover now
+// stays connected until the first is.
 func TestAChangedChainSwapsInWithoutADroppedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)
@@ -133,10 +134,47 @@ func TestAChangedChainSwapsInWithoutADroppedCall(t *testing.T) {
 		}
 		f.set(chainOf(arm("v1", 100, "v2")), v1, v2)
 		f.up = map[int]bool{100: true, 101: true, 102: true, 103: true}
-		f.wantShares(100, 0, map[int]float64{100: 1})
+		opened, closed := f.Connections()
+		record, queued = f.queue()
+		if _, now := f.Connections(); !queued || now != closed {
+			t.Errorf("%d connections of the failover are closed before the target is ready, and a call waits: %v", now-closed, queued)
+		}
 		f.ready(v1)
 		settle()
+		if i, err := f.try(context.Background(), record); err != nil || i/100 != 0 {
+			t.Errorf("the call that has waited goes to %d: %v", i, err)
+		}
 		f.wantShares(100, 0, map[int]float64{0: 1})
+		f.wantConnections(opened, closed+4)
+	})
+}
+
+// While the target of an arm is being connected its failover is not due, though another arm has
+// it ready.
+func TestAStartIsNoFailover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		f.set(chainOf(arm("v1", 90, "v2"), arm("v2", 10)), v1, v2)
+		f.ready(v2)
+		waiting := 0
+		for range 100 {
+			switch i, record, err := f.call(context.Background()); {
+			case errors.Is(err, grpcbalancer.ErrNoSubConnAvailable):
+				waiting++
+			case err != nil || record.Route().Arm != "v2":
+				t.Fatalf("a call goes to %d by arm %q: %v", i, record.Route().Arm, err)
+			}
+		}
+		if waiting < 89 || waiting > 91 {
+			t.Errorf("%d of 100 calls wait for the arm with 90 %%", waiting)
+		}
+		time.Sleep(1100 * time.Millisecond) // it cannot be reached
+		settle()
+		f.wantShares(100, 0, map[int]float64{100: 1})
+		f.ready(v1)
+		time.Sleep(routes.DefaultFailbackDelay)
+		settle()
+		f.wantShares(1000, 0.002, map[int]float64{0: 0.9, 100: 0.1})
 	})
 }
 

@@ -319,7 +319,7 @@ func (p *policy) wanted() map[*leaf]bool {
 				}
 				wanted[l] = true
 				if !l.health.ready && p.anyReady(a.ways[i+1:]) {
-					continue // its failover goes on until it is ready
+					continue // keep its failover until it is ready
 				}
 				if left *= 1 - min(l.health.present, l.health.steady); left <= 0 {
 					break

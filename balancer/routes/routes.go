@@ -15,9 +15,15 @@
 //     (half), a part of its calls fails over, in proportion. It comes back when the target has
 //     been better for ten seconds without a break.
 //   - A target without calls (weight 0, or a failover that is not needed) is known and not
-//     connected.
+//     connected. When a failover begins, calls wait for its connection and do not fail. A target
+//     that reconnects is waited for as well, for a second: a server that closes connections by age
+//     costs no failover.
 //   - A retry whose target has no untried endpoint goes to another target of its route.
-//   - A changed chain opens and closes no connection of a target that both have.
+//   - A changed chain opens and closes no connection of a target that both have. An instance of two
+//     targets has two connections.
+//   - ring_hash and maglev are weighted rendezvous hashing, which both approximate: see
+//     [github.com/meshlite-go/meshlite/balancer/hash]. Sizes of rings have no meaning then.
+//   - ConnectTimeout of a target is not applied: gRPC has one for all connections of a channel.
 //
 // A resolver attaches a chain and its targets to its state with [WithTargets]. A state without
 // is that of one target: the service.

@@ -2,28 +2,29 @@ package routes
 
 import "github.com/meshlite-go/meshlite/internal/rendezvous"
 
-// shares spreads the calls of an arm: what a target cannot take goes to the next one. Without
-// a usable target the result is nil.
+// shares spreads the calls of an arm: what a target cannot take goes to the next one. Calls wait
+// for the target of the arm while it is being connected, as its failover is not due, and for
+// others if there is nothing else. Without a usable target the result is nil.
 func (a *plannedArm) shares(of func(id string) health) []share {
-	for _, part := range []func(h health) float64{
-		func(h health) float64 {
-			if !h.ready {
+	for _, part := range []func(i int, h health) float64{
+		func(i int, h health) float64 {
+			if !h.ready && i > 0 {
 				return 0
 			}
 			return h.steady
 		},
-		func(h health) float64 {
+		func(_ int, h health) float64 {
 			if !h.ready {
 				return 0
 			}
 			return h.present
 		},
-		func(h health) float64 { return h.present }, // calls wait for a connection
+		func(_ int, h health) float64 { return h.present },
 	} {
 		var all []share
 		left := 1.0
-		for _, w := range a.ways {
-			if part := left * part(of(w.Target)); part > 0 {
+		for i, w := range a.ways {
+			if part := left * part(i, of(w.Target)); part > 0 {
 				all = append(all, share{w, part})
 				left -= part
 			}
