@@ -28,9 +28,8 @@ type routedResolver struct {
 	cc        resolver.ClientConn
 	opts      resolver.BuildOptions
 
-	// plainConfig is nil, for that of the channel, until there is another: gRPC keeps the last
-	// one where there is none.
-	plainConfig, ownConfig, routedConfig *serviceconfig.ParseResult
+	plainConfig  *serviceconfig.ParseResult // nil is that of the channel
+	routedConfig *serviceconfig.ParseResult
 
 	chain      *chainWatch
 	closeChain func()
@@ -39,6 +38,7 @@ type routedResolver struct {
 	done       chan struct{}
 
 	parts   map[string]*part // of current and next, by their keys
+	routed  bool             // a chain was published
 	current *plan            // published; nil before the first
 	next    *plan            // becomes current once its parts have answers
 }
@@ -111,11 +111,10 @@ func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.Cl
 	if err != nil {
 		return nil, err
 	}
-	if r.ownConfig, err = parsed(text, cc, opts); err != nil {
-		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
-	}
 	if target.Policy != "" {
-		r.plainConfig = r.ownConfig
+		if r.plainConfig, err = parsed(text, cc, opts); err != nil {
+			return nil, fmt.Errorf("target key \"policy\": %w", err)
+		}
 	}
 	if r.routedConfig, err = parsed(routed, cc, opts); err != nil {
 		return nil, fmt.Errorf("resolver: WithRoutes: %w", err)
@@ -327,31 +326,36 @@ func (r *routedResolver) advance() (again time.Duration) {
 	return 0
 }
 
-// publish updates gRPC's state if something of the current plan has changed.
+// publish updates gRPC's state if something of the current plan has changed. Until there has been
+// a chain it is the state of plain discovery; from then on the policy of routes stays, since
+// another one would connect anew.
 func (r *routedResolver) publish() {
-	if r.current == nil {
-		return
+	switch {
+	case r.current == nil:
+	case r.current.chain == nil && !r.routed:
+		r.publishPlain()
+	default:
+		r.routed = true
+		r.publishTargets()
 	}
-	if r.current.chain == nil {
-		state, err, changed := r.current.parts[""].take()
-		switch {
-		case !changed:
-		case err != nil:
-			r.cc.ReportError(err)
-		default:
-			state.ServiceConfig = r.plainConfig
-			_ = r.cc.UpdateState(state)
-		}
-		return
+}
+
+func (r *routedResolver) publishPlain() {
+	state, err, changed := r.current.parts[""].take()
+	switch {
+	case !changed:
+	case err != nil:
+		r.cc.ReportError(err)
+	default:
+		state.ServiceConfig = r.plainConfig
+		_ = r.cc.UpdateState(state)
 	}
-	r.publishTargets()
 }
 
 func (r *routedResolver) publishTargets() {
 	var targets []routes.TargetState
 	anyChanged := false
-	for id, target := range r.current.chain.Targets {
-		p := r.current.parts[id]
+	for id, p := range r.current.parts {
 		ready := p.isReady()
 		found, err, changed := p.take()
 		anyChanged = anyChanged || changed
@@ -361,10 +365,13 @@ func (r *routedResolver) publishTargets() {
 		if err != nil && len(found.Endpoints) == 0 {
 			found = balancer.WithReason(found, err)
 		}
-		targets = append(targets, routes.TargetState{ID: id, Target: target, State: found, Known: p.resolver.known(len(found.Endpoints))})
+		target := routes.TargetState{ID: id, State: found, Known: p.resolver.known(len(found.Endpoints))}
+		if r.current.chain != nil {
+			target.Target = r.current.chain.Targets[id]
+		}
+		targets = append(targets, target)
 	}
 	if anyChanged {
-		r.plainConfig = r.ownConfig
 		state := resolver.State{ServiceConfig: r.routedConfig}
 		_ = r.cc.UpdateState(routes.WithTargets(state, r.current.chain, targets, r.builder.router))
 	}

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/meshlite-go/meshlite/internal/rendezvous"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Nodes are preferred as often as their weights say, and a change of one weight moves keys from
 // or to that node only.
