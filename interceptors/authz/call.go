@@ -150,10 +150,11 @@ func (m *method) decide(ctx context.Context, fullMethod string) (principal strin
 		return principal, verdict.Decide(nil)
 	}
 	return principal, verdict.Decide(func(key string) []string {
-		if key == caller.SubjectKey && !m.callers.Trusted(ctx) {
-			return nil
+		values := metadata.ValueFromIncomingContext(ctx, key)
+		if key == caller.SubjectKey && (len(values) != 1 || !m.callers.Trusted(ctx)) {
+			return nil // who has two subjects has none
 		}
-		return metadata.ValueFromIncomingContext(ctx, key)
+		return values
 	})
 }
 

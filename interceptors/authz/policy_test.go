@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -191,6 +192,42 @@ func TestBothListsMustAllow(t *testing.T) {
 			if ran != want {
 				t.Errorf("%s: handler ran: %t, want %t", service, ran, want)
 			}
+		}
+	}
+}
+
+// Permissions see a subject that a trusted peer forwards, and only one.
+func TestASubjectCountsFromTrustedPeersAlone(t *testing.T) {
+	callers, err := caller.New(caller.WithForwardedSubject(), caller.WithTrustedIdentities(id("gateway")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := func(h *policyv1.IntentionHeader) *policyv1.IntentionPermission {
+		h.Name = "X-Meshlite-Subject"
+		return &policyv1.IntentionPermission{Action: allowed, Path: &policyv1.IntentionPermission_PathExact{PathExact: getSweet}, Headers: []*policyv1.IntentionHeader{h}}
+	}
+	alice := header(&policyv1.IntentionHeader{Match: &policyv1.IntentionHeader_Contains{Contains: "alice"}})
+	nobody := header(&policyv1.IntentionHeader{Match: &policyv1.IntentionHeader_Present{Present: true}, Invert: true})
+	policies := policiesOf(t, intentions(source("*", 0, alice), source("anonymous", 0, nobody)))
+	trusting := newAuthorizer(t, (&journal{}).logger(), authz.WithPolicy(), authz.WithCallers(callers))
+	trustless := newAuthorizer(t, (&journal{}).logger(), authz.WithPolicy())
+	for _, test := range []struct {
+		a        *authz.Authorizer
+		by       string
+		subjects []string
+		want     bool
+	}{
+		{trusting, "gateway", []string{"alice"}, true},
+		{trusting, "gateway", []string{"bob"}, false},
+		{trusting, "gateway", []string{"alice", "bob"}, false},
+		{trusting, "gateway", []string{"bob", "alice"}, false},
+		{trusting, "gateway", nil, false},
+		{trusting, "web", []string{"alice"}, false},
+		{trusting, "anonymous", []string{"alice"}, true}, // for whom it may call, it has none
+		{trustless, "gateway", []string{"alice"}, false},
+	} {
+		if ran := callUnder(t, test.a, policies, id(test.by), getSweet, metadata.MD{caller.SubjectKey: test.subjects}); ran != test.want {
+			t.Errorf("%s for %q: handler ran: %t, want %t", test.by, test.subjects, ran, test.want)
 		}
 	}
 }
