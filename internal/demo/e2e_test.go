@@ -21,7 +21,7 @@ import (
 func programs(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	output, err := exec.Command("go", "build", "-o", dir, "github.com/meshlite-go/meshlite/cmd/...").CombinedOutput()
+	output, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/meshlite-go/meshlite/cmd/...").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}

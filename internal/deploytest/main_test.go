@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		binaries = folder
 		// As the Dockerfile does, so that packages are compiled once for both.
-		build := exec.Command("go", "build", "-trimpath", "-o", folder+"/", "./cmd/...")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", folder+"/", "./cmd/...")
 		build.Dir, build.Stderr, build.Env = "../..", os.Stderr, append(os.Environ(), "CGO_ENABLED=0")
 		if err = build.Run(); err == nil {
 			code = m.Run()

@@ -48,7 +48,7 @@ func build(t *testing.T) string {
 		if programs.dir, programs.err = os.MkdirTemp("", "meshlite-e2e-"); programs.err != nil {
 			return
 		}
-		build := exec.Command("go", "build", "-o", programs.dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
+		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", programs.dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
 		build.Dir = filepath.Join("..", "..")
 		build.Stderr = os.Stderr
 		programs.err = build.Run()

@@ -68,7 +68,7 @@ func TestTheReadmeWorksAsItStands(t *testing.T) {
 	for _, command := range [][]string{
 		{"buf", "generate"},
 		{"go", "mod", "edit", "-require=" + module + "@v0.0.0", "-replace=" + module + "=" + top},
-		{"go", "build", "-mod=mod", "-o", t.TempDir(), "./server", "./client"},
+		{"go", "build", "-mod=mod", "-ldflags=-s -w", "-o", t.TempDir(), "./server", "./client"},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
 		if command[0] == "buf" {

@@ -106,7 +106,7 @@ func open(t *testing.T) (*shop.Shop, *shop.Registry) {
 		t.Skip("builds and runs the services")
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
 	build.Dir, build.Stderr = top, os.Stderr
 	if err := build.Run(); err != nil {
 		t.Fatal(err)
