@@ -56,8 +56,8 @@ type Candidate struct {
 	*Endpoint
 	Weight uint32 // at least 1
 
-	index  uint32 // in the list that the view was made of
-	member *member
+	member     *member
+	connection connection
 }
 
 // member is an endpoint of one channel. Table.mu guards state and summary; the rest never
