@@ -40,7 +40,7 @@ test-short: ## run the tests that take seconds; a real Consul is used if there i
 
 # The program is run by itself, since go test would keep its tables back to the end.
 # More runs, or longer ones: make bench BENCH='-runs 5 -window 3s'
-bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and the gateway beside grpc-gateway, simulate slow backends: tables with aims, 4 minutes
+bench: ## measure picks and whole calls beside grpc-go, NGINX and HAProxy, and the gateway beside grpc-gateway, simulate slow backends: tables with aims, 5 minutes
 	@mkdir -p $(BIN)
 	@$(GO) test -c -o $(BIN)/bench.test ./internal/bench
 	@cd internal/bench && $(BIN)/bench.test -figures -test.run Figures $(BENCH)

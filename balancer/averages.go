@@ -21,17 +21,18 @@ func Decay(age time.Duration) float64 {
 	return max(0, 1-float64(age)*(1/float64(LatencyDecay)))
 }
 
-// latency is a moving average that follows a rise at once (Finagle's peak EWMA), and a fall over
-// LatencyDecay or as many lower samples as it takes, packed into one word; see [pack]. 0 is no sample.
+// latency is a moving average that follows a rise at once and a fall over LatencyDecay
+// (Finagle's peak EWMA), packed into one word; see [pack]. 0 is no sample.
 type latency struct{ word atomic.Uint64 }
 
-// add counts a sample that ended at now.
-func (l *latency) add(sample, now time.Duration) {
+// add counts a sample that ended at now. A fall is faster by step, part of the way to each lower
+// sample.
+func (l *latency) add(sample, now time.Duration, step float64) {
 	for {
 		word := l.word.Load()
 		average := sample.Seconds()
 		if old, age := unpack(word, now); old > average {
-			average += (old - average) * Decay(age) * (1 - latencyStep)
+			average += (old - average) * Decay(age) * (1 - step)
 		}
 		// Most samples of an even load change nothing within a millisecond.
 		next := pack(average, now)
@@ -155,7 +156,7 @@ func (s *stall) check(e *Endpoint, now time.Duration) {
 	case progress != s.progress || inFlight <= s.excused:
 		s.progressAt, isStalled = now, false
 	default:
-		seconds, _ := e.latency.read(now)
+		seconds, _ := e.peak.read(now)
 		limit := max(minStall, time.Duration(seconds*float64(time.Second)))
 		isStalled = seconds > 0 && now-s.progressAt > limit
 	}

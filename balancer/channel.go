@@ -192,7 +192,7 @@ func (b *endpointBalancer) update() {
 	start := time.Now()
 	state := b.latest
 	states := endpointsharding.ChildStatesFromPicker(state.Picker)
-	children, connections := b.listedChildren(states)
+	children := b.listedChildren(states)
 	view := newView(b.table, b, children, &b.policy.settings, b.zone)
 	defer func() { b.rebuilds.done(start, view.validFor) }()
 	switch {
@@ -201,7 +201,6 @@ func (b *endpointBalancer) update() {
 			rotation: newRotation(view, b.policy),
 			table:    b.table,
 			hashKey:  b.policy.hashKey,
-			children: connections,
 		}
 		state.ConnectivityState = connectivity.Ready
 	case state.ConnectivityState == connectivity.Ready:
@@ -213,15 +212,14 @@ func (b *endpointBalancer) update() {
 }
 
 // listedChildren are the children that the resolver still lists.
-func (b *endpointBalancer) listedChildren(states []endpointsharding.ChildState) ([]child, []connection) {
-	children, connections := make([]child, 0, len(states)), make([]connection, 0, len(states))
+func (b *endpointBalancer) listedChildren(states []endpointsharding.ChildState) []child {
+	children := make([]child, 0, len(states))
 	for _, c := range states {
 		if m, ok := b.members[addressOf(c.Endpoint)]; ok {
-			children = append(children, child{m.member, reachabilityOf(c.State.ConnectivityState)})
-			connections = append(connections, connection{c.State.Picker, m.done})
+			children = append(children, child{m.member, reachabilityOf(c.State.ConnectivityState), connection{c.State.Picker, m.done}})
 		}
 	}
-	return children, connections
+	return children
 }
 
 func reachabilityOf(s connectivity.State) reachability {

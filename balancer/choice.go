@@ -54,7 +54,8 @@ func (x *Choice) Responded() {
 
 func (x *Choice) sampleLatency() {
 	now := x.member.table.now()
-	x.member.latency.add(now-x.start, now)
+	x.member.latency.add(now-x.start, now, latencyStep)
+	x.member.peak.add(now-x.start, now, 0)
 }
 
 // endProbe ends the probe, if the attempt is one. Only the first outcome counts.

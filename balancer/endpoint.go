@@ -29,6 +29,7 @@ type Endpoint struct {
 	ignored   atomic.Uint64 // ended attempts with the outcome ignored
 	streams   atomic.Int64  // attempts in flight that have responded, or are streams
 	responded atomic.Uint64 // attempts whose answer went on after the first response
+	peak      latency       // falls by time alone: some calls take long by design
 	// answers is nil while answers are not compared.
 	answers atomic.Pointer[answersByMethod]
 
@@ -48,7 +49,7 @@ type Endpoint struct {
 	stall    stall
 	refusing refusing
 	ejection ejectionState
-	_        [56]byte // to a multiple of a cache line, by which the allocator then aligns it
+	_        [48]byte // to a multiple of a cache line, by which the allocator then aligns it
 }
 
 // Candidate is an endpoint that can be reached, from which a policy picks. Policies keep
@@ -57,8 +58,8 @@ type Candidate struct {
 	*Endpoint
 	Weight uint32 // at least 1
 
-	index  uint32 // in the list that the view was made of
-	member *member
+	member     *member
+	connection connection
 }
 
 // member is an endpoint of one channel. Table.mu guards state and summary; the rest never
@@ -148,8 +149,7 @@ func (c *Candidate) lighter(other *Candidate) bool {
 
 // Latency is the moving average of the time to the first response, in seconds, and its age at
 // now. 0 is unknown. It follows a rise at once, and a fall over [LatencyDecay] or some lower
-// samples. now is
-// that of [Picker.Pick].
+// samples. now is that of [Picker.Pick].
 func (e *Endpoint) Latency(now time.Duration) (seconds float64, age time.Duration) {
 	return e.latency.read(now)
 }

@@ -20,16 +20,14 @@ import (
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
-// attemptPicker is the picker that gRPC calls for each attempt: a rotation, and the way from
-// its candidates to gRPC's connections.
+// attemptPicker is the picker that gRPC calls for each attempt.
 type attemptPicker struct {
 	rotation
-	table    *Table
-	hashKey  string       // of metadata; empty is no hash
-	children []connection // by Candidate.index
+	table   *Table
+	hashKey string // of metadata; empty is no hash
 }
 
-// connection is the child of an endpoint, which is ready.
+// connection is the child of an endpoint, which is ready. In a [Set] it is empty.
 type connection struct {
 	picker balancer.Picker
 	done   func(balancer.DoneInfo) // made once, so that a pick allocates nothing
@@ -52,8 +50,7 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 			return balancer.PickResult{}, err
 		}
 	}
-	child := &p.children[c.index]
-	result, err := child.picker.Pick(info)
+	result, err := c.connection.picker.Pick(info)
 	if err != nil {
 		return result, err
 	}
@@ -73,7 +70,7 @@ func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error
 	case record != nil:
 		result.Done = report(c, record)
 	default:
-		result.Done = child.done
+		result.Done = c.connection.done
 	}
 	return result, nil
 }

@@ -129,7 +129,7 @@ func (s *Set) update() {
 	start := time.Now()
 	children := make([]child, len(s.order))
 	for i, address := range s.order {
-		children[i] = child{s.members[address], connected}
+		children[i] = child{member: s.members[address], state: connected}
 		if s.down[address] {
 			children[i].state = unreachable
 		}

@@ -26,7 +26,8 @@ type View struct {
 // child is a member with its state now.
 type child struct {
 	*member
-	state reachability
+	state      reachability
+	connection connection
 }
 
 // newView sorts the connected children of c by the state of the table.
@@ -37,12 +38,12 @@ func newView(t *Table, c channel, children []child, s *Settings, own zone) View 
 	t.ejectBySuccessRate(now, &s.Ejection)
 	v := View{Random: t.random}
 	var weights []float64
-	for i, child := range children {
+	for _, child := range children {
 		t.setState(child.member, child.state, now)
 		if child.state != connected {
 			continue
 		}
-		c := Candidate{child.Endpoint, child.listed.weight, uint32(i), child.member}
+		c := Candidate{child.Endpoint, child.listed.weight, child.member, child.connection}
 		if c.ejection.ejected && !s.Ejection.Disabled {
 			v.ejected = append(v.ejected, c)
 			v.addProbe(c, now)

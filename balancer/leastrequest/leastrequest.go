@@ -61,18 +61,18 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 	if len(view.Candidates) > max(config.FullScan, config.ChoiceCount) {
 		return &sample{view, schedule, config.ChoiceCount}
 	}
-	weightless := len(view.Candidates) <= maxTies
+	equal := len(view.Candidates) <= maxTies
 	for i := range view.Candidates {
-		weightless = weightless && view.Candidates[i].Weight == view.Candidates[0].Weight
+		equal = equal && view.Candidates[i].Weight == view.Candidates[0].Weight
 	}
-	return &scan{view, schedule, weightless}
+	return &scan{view, schedule, equal}
 }
 
 // scan compares all endpoints.
 type scan struct {
 	balancer.View
-	schedule   balancer.Schedule
-	weightless bool // they are few, and have one weight
+	schedule balancer.Schedule
+	equal    bool // they have one weight, and are few
 }
 
 // Pick returns the least loaded endpoint; of equal ones each as often as its weight says. An
@@ -82,7 +82,7 @@ func (s *scan) Pick(time.Duration) *balancer.Candidate {
 	if drawn := &s.Candidates[s.schedule.At(uint32(random))]; drawn.Load() == 0 {
 		return drawn
 	}
-	if s.weightless {
+	if s.equal {
 		return s.lightestOfEqual(uint32(random >> 32))
 	}
 	return s.lightest(random)

@@ -29,7 +29,7 @@ func TestPeakEWMAKeepsASlowOneOutAmidNoise(t *testing.T) {
 	for _, oneIn := range []int{10_000, 1000, 300, 100} {
 		synctest.Test(t, func(t *testing.T) {
 			backends := []Backend{{Latency: noisy(oneIn, 20*ms)}, {Latency: noisy(oneIn, 0)}, {Latency: noisy(oneIn, 0)}}
-			calls := Scene{Policy: peakewma.Name, Seed: *seed, Backends: backends}.Closed(t, 32, 200_000)
+			calls := Scene{Policy: peakewma.Name, Seed: *seed, Backends: backends}.Closed(t, 32, 100_000)
 			slow := float64(Counts(calls, 3)[0]) / float64(len(calls))
 			t.Logf("one in %d waits: p99 is %v, %.3f %% of the calls go to the slow one", oneIn, Quantile(calls, 0.99), 100*slow)
 			if slow > 0.005 {
