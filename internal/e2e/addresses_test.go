@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -62,12 +61,12 @@ func guideCommands(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, page2, found := strings.Cut(string(page), "\n## Addresses\n")
+	_, sections, found := strings.Cut(string(page), "\n## Addresses\n")
 	if !found {
 		t.Fatal("docs/production.md has no section on addresses")
 	}
 	var lines []string
-	for _, block := range guideBlock.FindAllStringSubmatch(page2, -1) {
+	for _, block := range guideBlock.FindAllStringSubmatch(sections, -1) {
 		for line := range strings.Lines(block[1]) {
 			line, _, _ = strings.Cut(line, " #")
 			if line = strings.TrimSpace(line); slices.Contains(strings.Fields(line), "catalog") && !strings.Contains(line, "gateway ") {
@@ -270,6 +269,6 @@ func (m machine) call(t *testing.T, address string) {
 	defer cancel()
 	response, err := catalogv1.NewCatalogServiceClient(conn).ListSweets(ctx, &catalogv1.ListSweetsRequest{}, grpc.WaitForReady(true))
 	if err != nil || len(response.GetSweets()) == 0 {
-		t.Error(fmt.Errorf("%s answers %v, %w", address, response, err))
+		t.Errorf("%s answers %v, %v", address, response, err)
 	}
 }
