@@ -323,14 +323,6 @@ func useEverything(t *testing.T, m *mesh) {
 	client, conn := m.client("consul:///catalog", policy)
 	get(t, client, "x")
 	get(t, client, "x")
-	for _, entry := range []string{speaksGRPC, `{"Kind": "service-defaults", "Name": "candy", "Protocol": "grpc"}`,
-		`{"Kind": "service-resolver", "Name": "candy", "Redirect": {"Service": "catalog"}}`} {
-		if err := m.agent.WriteConfig(entry); err != nil {
-			t.Fatal(err)
-		}
-	}
-	candy, _ := m.client("consul:///candy", policy)
-	get(t, candy, "x")
 	// Without a deadline.
 	if _, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
 		t.Fatal(err)
@@ -340,5 +332,16 @@ func useEverything(t *testing.T, m *mesh) {
 		if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "y"}); status.Code(err) != want {
 			t.Fatalf("%v, want %v", err, want)
 		}
+	}
+	// By a chain of routes.
+	for _, entry := range []string{speaksGRPC, `{"Kind": "service-defaults", "Name": "candy", "Protocol": "grpc"}`,
+		`{"Kind": "service-resolver", "Name": "candy", "Redirect": {"Service": "catalog"}}`} {
+		if err := m.agent.WriteConfig(entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	candy, _ := m.client("consul:///candy")
+	if _, err := candy.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); status.Code(err) != codes.ResourceExhausted {
+		t.Fatalf("%v, want what the instance of catalog answers", err)
 	}
 }
