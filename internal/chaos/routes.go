@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,13 +58,13 @@ func filter(instances []*shop.Instance) string {
 }
 
 // split writes the weight of v2, in percent; v1 has the rest.
-func (s *scene) split(ctx context.Context, weight int) error {
+func split(ctx context.Context, s *scene, weight int) error {
 	return s.agent.put(ctx, "/v1/config", map[string]any{"Kind": "service-splitter", "Name": service, "Splits": []map[string]any{
 		{"ServiceSubset": one, "Weight": 100 - weight}, {"ServiceSubset": two, "Weight": weight}}})
 }
 
 // route has calls go by two arms, with weight percent to v2.
-func (s *scene) route(ctx context.Context, weight int, to arms) error {
+func route(ctx context.Context, s *scene, weight int, to arms) error {
 	s.say("%d %% of the calls go to v2, which is %d of %d instances", weight, len(to[two]), size)
 	s.arms = to
 	for _, entry := range []map[string]any{
@@ -75,12 +76,12 @@ func (s *scene) route(ctx context.Context, weight int, to arms) error {
 			return err
 		}
 	}
-	return s.split(ctx, weight)
+	return split(ctx, s, weight)
 }
 
 // unroute deletes what route has written. The client connects anew then: what it has done
 // before is judged now.
-func (s *scene) unroute(ctx context.Context) error {
+func unroute(ctx context.Context, s *scene) error {
 	if s.arms == nil {
 		return nil
 	}
@@ -97,10 +98,16 @@ func (s *scene) unroute(ctx context.Context) error {
 
 // splitCanary lets v2 be the oldest instance, and waits until all are called.
 func splitCanary(ctx context.Context, s *scene) error {
-	if err := s.route(ctx, canary, arms{one: slices.Clone(s.living[1:]), two: slices.Clone(s.living[:1])}); err != nil {
+	if err := route(ctx, s, canary, arms{one: slices.Clone(s.living[1:]), two: slices.Clone(s.living[:1])}); err != nil {
 		return err
 	}
-	return steady(ctx, s)
+	if err := steady(ctx, s); err != nil {
+		return err
+	}
+	if got := s.customer.share(two); math.Abs(100*got-canary) > 0.1 {
+		return fmt.Errorf("v2 has the share %v of the calls, not %d %%", got, canary)
+	}
+	return nil
 }
 
 // emptied reports whether all calls go to v1.
@@ -111,7 +118,7 @@ func emptied(_ context.Context, s *scene) bool {
 // splitWhole sends all calls to v1.
 func splitWhole(ctx context.Context, s *scene) error {
 	s.touchAll() // an arm without calls is not connected
-	if err := s.route(ctx, 0, arms{one: slices.Clone(s.living[:1]), two: slices.Clone(s.living[1:])}); err != nil {
+	if err := route(ctx, s, 0, arms{one: slices.Clone(s.living[:1]), two: slices.Clone(s.living[1:])}); err != nil {
 		return err
 	}
 	s.to = one
@@ -134,7 +141,7 @@ func shift(ctx context.Context, s *scene) error {
 		s.to = one
 	}
 	s.say("all calls shall go to %s", s.to)
-	err := s.split(ctx, weight)
+	err := split(ctx, s, weight)
 	s.ended = time.Now()
 	return err
 }

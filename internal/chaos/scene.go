@@ -193,7 +193,7 @@ func (s *scene) restore(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.unroute(ctx); err != nil {
+	if err := unroute(ctx, s); err != nil {
 		return err
 	}
 	if err := s.whole(ctx); err != nil {

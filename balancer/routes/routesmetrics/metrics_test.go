@@ -225,7 +225,7 @@ func TestNamesThatAreNoTextAreExported(t *testing.T) {
 // A router whose first chain is refused fails calls; one that had none before goes on by plain
 // discovery.
 //
-// Case T7: A part that is not understood: refused by name, last good chain kept.
+// Case T7
 func TestARefusedChainIsMeasured(t *testing.T) {
 	refused := &route.RefusedError{Service: "catalog", Index: 7, Parts: []string{"QueryParam"}}
 	for _, test := range []struct {
