@@ -141,9 +141,7 @@ func shift(ctx context.Context, s *scene) error {
 		s.to = one
 	}
 	s.say("all calls shall go to %s", s.to)
-	err := split(ctx, s, weight)
-	s.ended = time.Now()
-	return err
+	return split(ctx, s, weight)
 }
 
 // shifted reports whether all calls go to the arm that has them.
