@@ -170,7 +170,9 @@ func TestWhenCallsHaveMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{customer: &customer{tally: newTally()}, to: two,
 			arms: arms{one: {{ID: "a", Address: "a"}}, two: {{ID: "b", Address: "b"}}}}
-		answered := func(instance string) { s.customer.tally.done(call{due: time.Now(), sent: time.Now(), instance: instance}) }
+		answered := func(instance string) {
+			s.customer.tally.done(call{due: time.Now(), sent: time.Now(), instance: instance})
+		}
 		expect := func(when string, want bool) {
 			t.Helper()
 			if got := shifted(t.Context(), s); got != want {
