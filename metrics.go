@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite/balancer/balancermetrics"
+	"github.com/meshlite-go/meshlite/balancer/routes/routesmetrics"
 	"github.com/meshlite-go/meshlite/identity/identitymetrics"
 	"github.com/meshlite-go/meshlite/interceptors/authz/authzmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
@@ -33,6 +34,7 @@ func (r *Runtime) register() error {
 		&r.off,
 		resolvermetrics.New(r.watches, r.agents),
 		balancermetrics.New(r.picks),
+		routesmetrics.New(r.routes),
 		authzmetrics.New(r.authorized),
 		identitymetrics.New(r.identities),
 		cachemetrics.New(r.caches.Stats),

@@ -333,4 +333,15 @@ func useEverything(t *testing.T, m *mesh) {
 			t.Fatalf("%v, want %v", err, want)
 		}
 	}
+	// By a chain of routes.
+	for _, entry := range []string{speaksGRPC, `{"Kind": "service-defaults", "Name": "candy", "Protocol": "grpc"}`,
+		`{"Kind": "service-resolver", "Name": "candy", "Redirect": {"Service": "catalog"}}`} {
+		if err := m.agent.WriteConfig(entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	candy, _ := m.client("consul:///candy")
+	if _, err := candy.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); status.Code(err) != codes.ResourceExhausted {
+		t.Fatalf("%v, want what the instance of catalog answers", err)
+	}
 }

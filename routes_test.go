@@ -149,6 +149,43 @@ func TestADeletedChainIsPlainDiscoveryAgain(t *testing.T) {
 	})
 }
 
+// Case T6: A written splitter moves the traffic within 1 s, and 0 of 10,000 calls fail.
+func TestAShiftMovesCallsWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := meshtest.New(t)
+		serveVersion(mesh, "catalog", "1")
+		serveVersion(mesh, "catalog", "2")
+		configure(t, mesh, speaksGRPC, twoVersions, split(100, 0))
+		client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+		const rounds, each = 1000, 10
+		begin := time.Now()
+		var written atomic.Int64 // after begin; 0 is not yet
+		go func() {
+			time.Sleep(2 * time.Second)
+			if err := mesh.Agent.WriteConfig(split(0, 100)); err != nil {
+				t.Error(err)
+			}
+			written.Store(int64(time.Since(begin)))
+		}()
+		for i := range rounds {
+			before, at := time.Since(begin), time.Duration(written.Load())
+			got := answers(t.Context(), client, each)
+			switch {
+			case got["1"]+got["2"] != each:
+				t.Fatalf("round %d: %v, want no failure", i, got)
+			case at == 0 && before < 2*time.Second && got["1"] != each:
+				t.Fatalf("round %d, before the shift: %v", i, got)
+			case at > 0 && before > at+time.Second && got["2"] != each:
+				t.Fatalf("round %d, %v after the shift: %v", i, before-at, got)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if time.Duration(written.Load())+2*time.Second > time.Since(begin) {
+			t.Error("the shift came too late to be seen")
+		}
+	})
+}
+
 // Case T9: An answer cached from one destination is never served to a call that is routed to
 // another.
 func TestAKeptAnswerIsThatOfItsDestination(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/internal/monotone"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -33,9 +34,9 @@ type collector struct {
 	tables func() []resolver.Picks
 
 	mu        sync.Mutex
-	picks     counters[pickSource, endpointLabels]
-	refusals  counters[pickSource, endpointLabels]
-	ejections counters[ejectionSource, ejectionLabels]
+	picks     monotone.Counters[pickSource, endpointLabels]
+	refusals  monotone.Counters[pickSource, endpointLabels]
+	ejections monotone.Counters[ejectionSource, ejectionLabels]
 }
 
 // New makes a collector of what picks answers, which must be safe for concurrent use
@@ -117,9 +118,9 @@ func (c *collector) look() (services map[string]*service, picks, refusals map[en
 	labels := func(s pickSource) endpointLabels {
 		return endpointLabels{s.service, services[s.service].labelOf(s.address)}
 	}
-	picks = c.picks.grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Picks }), labels)
-	refusals = c.refusals.grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Refusals }), labels)
-	out = c.ejections.grow(ejectionsOf(tables), func(s ejectionSource) ejectionLabels {
+	picks = c.picks.Grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Picks }), labels)
+	refusals = c.refusals.Grow(picksOf(tables, func(e balancer.EndpointStats) uint64 { return e.Refusals }), labels)
+	out = c.ejections.Grow(ejectionsOf(tables), func(s ejectionSource) ejectionLabels {
 		return ejectionLabels{s.service, s.reason}
 	})
 	return services, picks, refusals, out

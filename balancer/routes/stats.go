@@ -1,14 +1,20 @@
 package routes
 
-import "slices"
+import (
+	"errors"
+	"slices"
+
+	"github.com/meshlite-go/meshlite/resolver/route"
+)
 
 // Stats is what a router does now.
 type Stats struct {
-	Service    string `json:"service"`
+	Service    string `json:"service"` // of the chain, or of the one that is refused
 	Datacenter string `json:"datacenter"`
 	Index      uint64 `json:"index"` // of the chain, in the directory
 	// Error is that of the last update: the chain is an older one, or calls fail with it.
 	Error  string       `json:"error,omitempty"`
+	Failed bool         `json:"failed,omitempty"` // calls fail with Error: there was no chain before
 	Sticky string       `json:"sticky,omitempty"`
 	Routes []RouteStats `json:"routes"` // none is plain discovery
 }
@@ -47,12 +53,17 @@ type TargetStats struct {
 func (r *Router) Stats() Stats {
 	s := Stats{Routes: []RouteStats{}}
 	r.mu.Lock()
+	var refused *route.RefusedError
 	if r.err != nil {
 		s.Error = r.err.Error()
+	}
+	if errors.As(r.err, &refused) {
+		s.Service = refused.Service
 	}
 	r.mu.Unlock()
 	d := r.current.Load()
 	if d == nil || d.plan == nil {
+		s.Failed = d != nil
 		return s
 	}
 	c := d.plan.chain

@@ -155,7 +155,7 @@ func (p part) levelOf(c *call, code codes.Code, err error) slog.Level {
 }
 
 func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 14)
+	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
 		slog.String("side", p.side.String()),
 		slog.String("method", cut(c.method)),
@@ -210,6 +210,10 @@ func (l *Logging) otherEnd(c *call, cached bool) (attrs []slog.Attr) {
 		return appendText(attrs, "caller", safely(func() string { return l.callers.LogName(c.ctx) }))
 	}
 	last := c.record.Latest()
+	if at := last.Route(); at != nil {
+		attrs = appendText(attrs, "route", at.Name)
+		attrs = appendText(attrs, "arm", at.Arm)
+	}
 	if instance := last.Picked(); instance != nil {
 		attrs = appendText(attrs, "instance", instance.ID)
 		attrs = appendText(attrs, "address", instance.Address)

@@ -91,6 +91,39 @@ func TestLinesHaveTheCacheResult(t *testing.T) {
 	}
 }
 
+// Case logs
+func TestLinesHaveTheRoute(t *testing.T) {
+	l, log := build(t, slog.LevelDebug)
+	chained := chain(t, interceptors.Client, nil, l)
+	route := func(ctx context.Context) {
+		attempt.FromContext(ctx).SetRoute(&attempt.Route{Name: "route 1", Arm: "v2", Target: "v2.catalog"})
+	}
+	want := func(kind string) {
+		t.Helper()
+		if one := only(t, log); one["route"] != "route 1" || one["arm"] != "v2" {
+			t.Errorf("%v of a %s call, want its route and arm", one, kind)
+		}
+	}
+	err := chained.UnaryClient()(t.Context(), getSweet, &catalogv1.GetSweetRequest{}, &catalogv1.GetSweetResponse{}, nil,
+		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+			route(ctx)
+			return nil
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("unary")
+	_, err = chained.StreamClient()(t.Context(), &grpc.StreamDesc{}, nil, getSweet,
+		func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+			route(ctx)
+			return nil, status.Error(codes.Unavailable, "gone")
+		})
+	if err == nil {
+		t.Fatal("the stream was opened")
+	}
+	want("streaming")
+}
+
 // A line of a server has what the caller's certificate proves, and nothing that a caller
 // merely says of itself.
 func TestLinesHaveWhoCalls(t *testing.T) {

@@ -12,6 +12,7 @@
 //     function declares, unless [caller.WithLoggedIdentity] says that it is no secret
 //   - instance, address, attempts: the instance picked last and the number of attempts, on
 //     a client; none of them if the cache answered
+//   - route, arm: where a chain of routes has sent the last attempt of a client's call
 //   - cache: its result, such as "hit", "miss", "coalesced", "stale"
 //   - limit, limit_result: the limit that decided, "concurrency" being one, and "admitted",
 //     "refused", "shadowed" or "held_back"

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -194,6 +195,72 @@ func TestEachRetryIsAnAttemptWithItsPushback(t *testing.T) {
 	wantValues(t, attempts[0], map[string]string{"meshlite.attempt.number": "1", "rpc.response.status_code": "UNAVAILABLE", "meshlite.retry.pushback_ms": "7"})
 	wantValues(t, attempts[1], map[string]string{"meshlite.attempt.number": "2", "rpc.response.status_code": "OK", "meshlite.retry.pushback_ms": ""})
 	wantValues(t, call, map[string]string{"rpc.response.status_code": "OK"})
+}
+
+// rerouted is a concern that routes calls to v2, and a retry to v1, as a picker may.
+type rerouted struct{ stage interceptors.Stage }
+
+func (r rerouted) Stage() interceptors.Stage { return r.stage }
+
+func (rerouted) route(ctx context.Context, kind attempt.Kind) context.Context {
+	ctx, record := attempt.FromOrNew(ctx, kind)
+	arm, target := "v2", "dc1/catalog/v2"
+	if record.Number() > 1 {
+		arm, target = "v1", "dc1/catalog/v1"
+	}
+	record.SetRoute(&attempt.Route{Name: "route 1", Arm: arm, Target: "v2.catalog.default.default.dc1", Destination: target})
+	return ctx
+}
+
+func (r rerouted) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return invoker(r.route(ctx, attempt.Unary), method, req, reply, cc, opts...)
+	}
+}
+
+func (r rerouted) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return streamer(r.route(ctx, attempt.Stream), desc, cc, method, opts...)
+	}
+}
+
+// The span of a call has the route of its last attempt.
+//
+// Case traces
+func TestCallsAndAttemptsHaveTheirRoute(t *testing.T) {
+	again, err := retry.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One routes calls, the other attempts.
+	w := newWorld(t, setup{client: []interceptors.Concern{rerouted{interceptors.Routing}, again, rerouted{interceptors.RateLimit}}})
+	calls := 0
+	w.service.get = func(context.Context, *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+		if calls++; calls == 1 {
+			return nil, status.Error(codes.Unavailable, "busy")
+		}
+		return &catalogv1.GetSweetResponse{}, nil
+	}
+	if err := w.get(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	stream := w.open(t.Context(), t)
+	_ = stream.CloseSend()
+	_, _ = stream.Recv()
+	spans := w.settle()
+	to := func(version string) map[string]string {
+		return map[string]string{"meshlite.route.name": "route 1", "meshlite.route.arm": version, "meshlite.route.target": "dc1/catalog/" + version}
+	}
+	attempts := all(spans, "attempt "+getSweet, trace.SpanKindClient)
+	if len(attempts) != 2 {
+		t.Fatalf("spans are %v", names(spans))
+	}
+	wantValues(t, attempts[0], to("v2"))
+	wantValues(t, attempts[1], to("v1"))
+	wantValues(t, only(t, spans, getSweet, trace.SpanKindClient), to("v1"))
+	wantValues(t, only(t, spans, "attempt "+duplex, trace.SpanKindClient), to("v2"))
+	wantValues(t, only(t, spans, duplex, trace.SpanKindClient), to("v2"))
+	wantValues(t, all(spans, getSweet, trace.SpanKindServer)[0], map[string]string{"meshlite.route.name": ""})
 }
 
 // Case traces

@@ -20,9 +20,11 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 		return invoker(ctx, name, req, reply, cc, opts...)
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	err = rpc.ErrPanic
 	defer func() {
 		setOutcome(span, outcome)
+		setRoute(span, record.Latest())
 		m.end(span, err)
 	}()
 	err = invoker(ctx, name, req, reply, cc, opts...)
@@ -35,8 +37,10 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 		return streamer(ctx, desc, cc, name, opts...)
 	}
 	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	return rpc.OpenStream(ctx, desc, cc, name, streamer, opts, func(err error) {
 		setOutcome(span, outcome)
+		setRoute(span, record.Latest())
 		m.end(span, err)
 	})
 }
@@ -77,6 +81,7 @@ func sampled(ctx context.Context) bool { return trace.SpanContextFromContext(ctx
 
 func (m *method) endAttempt(span trace.Span, record *attempt.Record, err error) {
 	span.SetAttributes(attribute.Int("meshlite.attempt.number", record.Number()))
+	setRoute(span, record)
 	if instance := record.Picked(); instance != nil {
 		span.SetAttributes(attribute.String("meshlite.instance.id", cut(instance.ID)))
 		span.SetAttributes(peerAt(instance.Address)...)

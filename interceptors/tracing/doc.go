@@ -14,6 +14,9 @@
 //   - meshlite.cache.result of a call: "hit", "miss", "coalesced", "stale", ...
 //   - meshlite.ratelimit.limit and .result of a call: the limit that decided,
 //     "concurrency" being one, and "admitted", "refused", "shadowed" or "held_back"
+//   - meshlite.route.name, .arm and .target of a call and of an attempt, where a chain of
+//     routes decides: those of a call are of its last attempt, or of where its answer was
+//     kept for; the target is such as "dc1/catalog/v2"
 //   - meshlite.attempt.number of an attempt, 1 being the first
 //   - meshlite.instance.id of an attempt, and its address in network.peer
 //   - meshlite.retry.pushback_ms of an attempt, where the server says how long to

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
@@ -141,6 +142,16 @@ func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
 		span.SetAttributes(
 			attribute.String("meshlite.ratelimit.limit", cut(verdict.Limit())),
 			attribute.String("meshlite.ratelimit.result", verdict.Result()))
+	}
+}
+
+// setRoute records where a chain of routes has sent a call, or an attempt.
+func setRoute(span trace.Span, record *attempt.Record) {
+	if at := record.Route(); at != nil {
+		span.SetAttributes(
+			attribute.String("meshlite.route.name", cut(at.Name)),
+			attribute.String("meshlite.route.arm", cut(at.Arm)),
+			attribute.String("meshlite.route.target", cut(at.Destination)))
 	}
 }
 

@@ -165,6 +165,33 @@ func TestSkippedFaultsAreNamed(t *testing.T) {
 	}
 }
 
+// Calls have moved when the new arm answers and the old one has not for a while.
+func TestWhenCallsHaveMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{customer: &customer{tally: newTally()}, to: two,
+			arms: arms{one: {{ID: "a", Address: "a"}}, two: {{ID: "b", Address: "b"}}}}
+		answered := func(instance string) {
+			s.customer.tally.done(call{due: time.Now(), sent: time.Now(), instance: instance})
+		}
+		expect := func(when string, want bool) {
+			t.Helper()
+			if got := shifted(t.Context(), s); got != want {
+				t.Errorf("%s: moved is %t", when, got)
+			}
+		}
+		time.Sleep(time.Second)
+		answered("a")
+		expect("before", false)
+		time.Sleep(moved / 2)
+		answered("b")
+		expect("while both answer", false)
+		time.Sleep(moved / 2)
+		expect("when the old arm was silent for long enough", true)
+		time.Sleep(moved)
+		expect("when nobody answers", false)
+	})
+}
+
 // One instance of a whole mesh is far, whichever was stopped.
 func TestOneInstanceIsFar(t *testing.T) {
 	s := &site{hosts: []*hosts.Host{{}, {}, {}, {}}}

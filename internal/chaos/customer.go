@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite"
@@ -39,6 +41,7 @@ type customer struct {
 	conn      *grpc.ClientConn
 	client    catalogv1.CatalogServiceClient
 	host      *hosts.Host
+	runtime   *meshlite.Runtime
 }
 
 // needs are what a row asks of its customer.
@@ -57,8 +60,8 @@ type needs struct {
 // where it stores snapshots, empty for none.
 func newCustomer(host *hosts.Host, address string, n needs, folder string, log *slog.Logger) (*customer, error) {
 	c := &customer{tally: newTally(), loop: openloop.New(maxInFlight), host: host}
-	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
-	if err != nil {
+	var err error
+	if c.runtime, err = meshlite.NewRuntime(meshlite.RuntimeConfig{}); err != nil {
 		return nil, err
 	}
 	if c.directory, err = consul.New(consul.Config{Address: address, Wait: n.wait, Transport: directoryTransport(host), Logger: log}); err != nil {
@@ -66,7 +69,7 @@ func newCustomer(host *hosts.Host, address string, n needs, folder string, log *
 	}
 	options := []meshlite.ClientOption{
 		meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory), meshlite.WithLogger(log),
-		meshlite.WithRuntime(runtime), meshlite.WithPolicy(bare(n)),
+		meshlite.WithRuntime(c.runtime), meshlite.WithPolicy(bare(n)),
 		meshlite.WithDialOptions(grpc.WithContextDialer(c.dial)),
 	}
 	if n.maintenance {
@@ -116,6 +119,25 @@ func bare(n needs) *policyv1.ServicePolicy {
 func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {
 	c.tally.dial(address)
 	return c.host.Dialer(net.Dialer{})(ctx, "tcp", address)
+}
+
+// share is the part of all calls that an arm of the service has now, by the client's own metrics.
+// It is -1 for an arm that there is not.
+func (c *customer) share(arm string) float64 {
+	families, err := c.runtime.Registry().Gather()
+	if err != nil {
+		return -1
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "meshlite_route_arm_share_ratio" && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
+				return l.GetName() == "arm" && l.GetValue() == arm
+			}) {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 // begin calls until end, or until ctx ends.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/shop"
 )
 
 // Result is what was measured, as `meshlite chaos -o json` prints it.
@@ -72,15 +74,22 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 	if took > s.row.aim.heal {
 		miss("it took %.1fs until: %s", took.Seconds(), s.row.wanted)
 	}
-	for _, i := range s.living {
-		if n := seen.dials(i.Address); n != 1 && !s.touched[i.Address] {
-			miss("%d connections were made to %s, which was not touched, not 1", n, i.ID)
-		}
-	}
+	f.Missed = slices.Concat(f.Missed, s.reconnected, s.connectedAgain(seen, s.living))
 	if len(f.Missed) > 0 && f.busy() {
 		miss("%s: %d of %d calls could not be sent when they were due", busyMachine, f.late, f.Calls)
 	}
 	return f
+}
+
+// connectedAgain are the instances that the fault does not concern and that the customer has
+// not connected to once, in words.
+func (s *scene) connectedAgain(seen *tally, instances []*shop.Instance) (all []string) {
+	for _, i := range instances {
+		if n := seen.dials(i.Address); n != 1 && !s.touched[i.Address] {
+			all = append(all, fmt.Sprintf("%d connections were made to %s, which was not touched, not 1", n, i.ID))
+		}
+	}
+	return all
 }
 
 const busyMachine = "this machine was too busy"

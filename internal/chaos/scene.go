@@ -37,7 +37,11 @@ type scene struct {
 	dead    []string     // ids of registrations without an instance
 	ended   time.Time    // of what was killed, or of what was wrong with an instance
 
-	beside    []string          // ids of registrations that an orchestrator has made
+	beside      []string // ids of registrations that an orchestrator has made
+	arms        arms     // that calls are routed to, nil for none
+	to          string   // the arm that has all calls
+	reconnected []string // what there was to say of connections before arms were given up
+
 	counted   map[string]uint64 // calls that each instance had answered by countedAt
 	countedAt time.Time
 }
@@ -188,6 +192,9 @@ func (s *scene) restore(ctx context.Context) error {
 		if _, err := s.start(ctx); err != nil {
 			return err
 		}
+	}
+	if err := unroute(ctx, s); err != nil {
+		return err
 	}
 	if err := s.whole(ctx); err != nil {
 		return err
