@@ -304,15 +304,19 @@ func (r *routedResolver) drop() {
 	}
 }
 
-// advance makes the next plan current once each of its targets has been answered for, or the
-// start timeout is over. It returns when to try again.
+// advance makes the next plan current once each of its targets has been answered for, or a chain
+// has waited for the start timeout. It returns when to try again; 0 is with the next answer.
 func (r *routedResolver) advance() (again time.Duration) {
 	if r.next == nil {
 		return 0
 	}
 	left := r.builder.startTimeout - time.Since(r.next.since)
 	for _, p := range r.next.parts {
-		if left > 0 && !p.isReady() {
+		switch {
+		case p.isReady():
+		case r.next.chain == nil:
+			return 0 // it reports an error by itself
+		case left > 0:
 			return left
 		}
 	}
