@@ -22,6 +22,7 @@ type clientConfig struct {
 	resolver      []resolver.Option
 	router        *routes.Router // of the channel; nil without routes
 	dialOptions   []grpc.DialOption
+	policies      *interceptors.Policies // of the channel, for what explains its calls
 }
 
 // WithBalancer sets the balancing policy where neither the target nor a service config

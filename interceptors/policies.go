@@ -189,6 +189,19 @@ func wellFormed(name string) bool {
 	return len(halves) <= 2 && !slices.Contains(halves, "")
 }
 
+// MethodsOf are the methods that the contract of service has, as "package.Service/Method", sorted.
+// It is empty without a contract.
+func (p *Policies) MethodsOf(service string) []string {
+	var names []string
+	for name := range p.all(p.current.Load()) {
+		if of, _ := rpc.SplitMethod(name); of == service {
+			names = append(names, strings.TrimPrefix(name, "/"))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // named finds the methods of contracts that name means. It is foreign when no contract has
 // its service, and so cannot be checked.
 func named(contracts map[string]contract, name string) (methods []protoreflect.MethodDescriptor, foreign bool) {

@@ -85,12 +85,7 @@ func newPicker(config Config, view balancer.View) balancer.Picker {
 func (p *picker) Pick(now time.Duration) *balancer.Candidate {
 	var list [fullScan]contender
 	contenders := list[:p.contenders]
-	p.draw(contenders, now)
-	sum := 0.0
-	for k := range contenders {
-		contenders[k].probability = p.probability(&contenders[k])
-		sum += contenders[k].probability
-	}
+	sum := p.compare(contenders, now)
 	left := float64(p.Random()>>11) / (1 << 53) * sum
 	for k := range contenders {
 		if left -= contenders[k].probability; left < 0 {
@@ -98,6 +93,29 @@ func (p *picker) Pick(now time.Duration) *balancer.Candidate {
 		}
 	}
 	return &p.Candidates[contenders[0].index]
+}
+
+// compare fills contenders, and returns the sum of their probabilities.
+func (p *picker) compare(contenders []contender, now time.Duration) (sum float64) {
+	p.draw(contenders, now)
+	for k := range contenders {
+		contenders[k].probability = p.probability(&contenders[k])
+		sum += contenders[k].probability
+	}
+	return sum
+}
+
+// Odds are nil where only some of the endpoints are compared.
+func (p *picker) Odds(now time.Duration) []float64 {
+	if len(p.Candidates) > fullScan {
+		return nil
+	}
+	contenders, odds := make([]contender, len(p.Candidates)), make([]float64, len(p.Candidates))
+	sum := p.compare(contenders, now)
+	for _, c := range contenders {
+		odds[c.index] = c.probability / sum
+	}
+	return odds
 }
 
 // contender is a candidate that is compared.

@@ -1,0 +1,48 @@
+// Package explain defines what the admin page of a client says of one call without making it:
+// where it would go, by which policy, and why. Programs write its JSON, and the meshlite tool reads
+// it and shows it as a tree.
+package explain
+
+import (
+	"github.com/meshlite-go/meshlite/balancer/routes"
+)
+
+// Action is the name of the action that explains a call.
+const Action = "explain"
+
+// The values of the action. Metadata repeats, as "key:value"; Data is the request as JSON.
+const (
+	Target   = "target"
+	Method   = "method"
+	Metadata = "metadata"
+	Data     = "data"
+)
+
+// The bounds of its values, in bytes but for MaxMetadata, which is how many there may be.
+const (
+	MaxMethod        = 1024
+	MaxMetadata      = 64
+	MaxMetadataBytes = 8 << 10 // of all together
+	MaxData          = 32 << 10
+)
+
+// Explanation is what would happen to one call. Durations are in milliseconds. Odds and parts go
+// from 0 to 1, shares and weights of arms are percent.
+type Explanation struct {
+	Client   string   `json:"client"`   // the address of its admin page; "" is the tool's own channel
+	Target   string   `json:"target"`   // of the channel
+	Channels int      `json:"channels"` // of the client to that target; the one with connections is explained
+	Method   string   `json:"method"`   // "package.Service/Method"
+	Contract Contract `json:"contract"`
+	// Notes are what the explanation lacks, and why.
+	Notes   []string           `json:"notes"`
+	Routing routes.Explanation `json:"routing"`
+}
+
+// Contract is what the client knows of the method.
+type Contract struct {
+	Known     bool   `json:"known"`
+	Kind      string `json:"kind,omitempty"` // "unary", "server stream", "client stream" or "stream of both"
+	Cacheable bool   `json:"cacheable"`      // an answer may be served again
+	Retryable bool   `json:"retryable"`      // a call may run twice
+}
