@@ -98,7 +98,8 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	c.runtime.mutual.Add(c.identity())
 	c.runtime.routers.Add(c.router)
 	if ours {
-		explaining.policies, explaining.router = c.policies, c.router
+		explaining.policies, explaining.router, explaining.limiter, explaining.off = c.policies, c.router, c.limiter, c.off
+		explaining.retry, explaining.cache = c.retry, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)
 		c.runtime.channels.Add(explaining)
 	}
 	c.runtime.limits.AddChannel(c.limiter, shown)
@@ -152,6 +153,7 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
+	c.retry = again
 	c.runtime.retries.Add(again)
 	own := []interceptors.Concern{concerns.limiter, again}
 	if c.router != nil {

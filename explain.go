@@ -8,14 +8,21 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/explain"
 	"github.com/meshlite-go/meshlite/resolver"
 )
@@ -28,6 +35,10 @@ type channel struct {
 	service  string
 	policies *interceptors.Policies
 	router   *routes.Router // nil without routing
+	retry    *retry.Retry
+	cache    *cache.Scoped
+	limiter  *ratelimit.Limiter
+	off      []kill
 }
 
 // explained is a call that is not made.
@@ -178,7 +189,7 @@ func requestOf(meta *interceptors.CallMeta, data string) (proto.Message, error) 
 		}
 		return nil, nil
 	}
-	request := dynamicpb.NewMessage(meta.Descriptor.Input())
+	request := newMessage(meta.Descriptor.Input())
 	if data == "" {
 		return request, nil
 	}
@@ -188,16 +199,55 @@ func requestOf(meta *interceptors.CallMeta, data string) (proto.Message, error) 
 	return request, nil
 }
 
-func (c *channel) explain(call *explained, e *explain.Explanation) {
-	e.Contract = contractOf(call.meta)
-	if c.router == nil {
-		e.Notes = append(e.Notes, "routing is turned off for this channel (MESHLITE_DISABLE): endpoints are not known here, see `meshlite endpoints --picks`")
-		return
+// newMessage is of the linked type if there is one, which the functions of the program know.
+func newMessage(d protoreflect.MessageDescriptor) proto.Message {
+	if linked, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName()); err == nil && linked.Descriptor() == d {
+		return linked.New().Interface()
 	}
-	e.Routing = c.router.Explain(call.ctx, call.meta.FullMethod)
+	return dynamicpb.NewMessage(d)
+}
+
+func (c *channel) explain(call *explained, e *explain.Explanation) {
+	e.Contract, e.Policy = contractOf(call.meta), c.policies.Fields(call.meta)
+	e.Timeout = float64(call.meta.Timeout()) / float64(time.Millisecond)
+	var adds *attempt.Retry
+	if c.router == nil {
+		e.Notes = append(e.Notes, "endpoints are not known here without routing: see `meshlite endpoints --picks`")
+		e.Routing = routes.Explanation{Routes: []routes.Verdict{}, Arms: []routes.ArmExplanation{}}
+	} else {
+		e.Routing = c.router.Explain(call.ctx, call.meta.FullMethod)
+		adds = routes.RetryOf(e.Routing.Retry)
+	}
+	e.Retry = c.retry.Plan(call.meta, adds)
+	e.Cache = c.cached(call, &e.Routing)
+	e.Limits = c.limiter.Explain(call.ctx, call.meta, call.request)
+	for _, k := range c.off {
+		e.Notes = append(e.Notes, fmt.Sprintf("MESHLITE_DISABLE turns %s off", k.name))
+	}
 	if !e.Contract.Known {
 		e.Notes = append(e.Notes, "the client has no contract of the method: policies of the contract, and what depends on the request, are not explained")
 	}
+}
+
+// cached is what the cache has for a call, by the destinations where it may go.
+func (c *channel) cached(call *explained, routing *routes.Explanation) []cache.Standing {
+	if routing.Index == 0 {
+		return []cache.Standing{c.cache.Explain(call.ctx, call.meta, c.target, call.request)}
+	}
+	all := []cache.Standing{}
+	known := map[string]bool{}
+	for _, arm := range routing.Arms {
+		for _, target := range arm.Targets {
+			if target.Share == 0 || known[target.Destination] {
+				continue
+			}
+			known[target.Destination] = true
+			record := attempt.New()
+			record.SetRoute(&attempt.Route{Destination: target.Destination})
+			all = append(all, c.cache.Explain(attempt.NewContext(call.ctx, record), call.meta, c.target, call.request))
+		}
+	}
+	return all
 }
 
 func contractOf(meta *interceptors.CallMeta) explain.Contract {

@@ -119,15 +119,8 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 		Descriptor: known.method,
 		Policy:     &policyv1.MethodPolicy{},
 	}
-	mergeDefault(meta.Policy, known.service.GetDefault())
-	merge(meta.Policy, known.service.GetMethods()[method])
-	merge(meta.Policy, known.policy)
-	for _, layer := range []*policyv1.ServicePolicy{above.builder, above.operator} {
-		if !Infrastructure(service) {
-			mergeDefault(meta.Policy, layer.GetDefault())
-			merge(meta.Policy, layer.GetMethods()[method])
-		}
-		merge(meta.Policy, layer.GetMethods()[service+"/"+method])
+	for _, s := range above.steps(known, service, method) {
+		s.apply(meta.Policy)
 	}
 	return meta
 }

@@ -1,11 +1,14 @@
 package routes
 
 import (
+	"cmp"
 	"context"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // Explanation is where a call would go now, and why. Parts and odds are percent, or parts of a
@@ -18,10 +21,11 @@ type Explanation struct {
 	Error string `json:"error,omitempty"`
 	Fails bool   `json:"fails"` // no target can be chosen: the call would fail with Error
 	// Sticky is the metadata key that decides the arm; Stuck says that the call has a value of it.
-	Sticky string    `json:"sticky,omitempty"`
-	Stuck  bool      `json:"stuck,omitempty"`
-	Idle   bool      `json:"idle"`   // the channel is not connected: targets are assumed to be healthy
-	Routes []Verdict `json:"routes"` // up to the one that matches; none is plain discovery
+	Sticky string       `json:"sticky,omitempty"`
+	Stuck  bool         `json:"stuck,omitempty"`
+	Idle   bool         `json:"idle"`   // the channel is not connected: targets are assumed to be healthy
+	Routes []Verdict    `json:"routes"` // up to the one that matches; none is plain discovery
+	Retry  *route.Retry `json:"retry"`  // of the route that matches; nil is none
 	// Arms are those of the route that matches. Plain discovery has one, without a name.
 	Arms []ArmExplanation `json:"arms"`
 }
@@ -36,9 +40,10 @@ type Verdict struct {
 // ArmExplanation is an arm of the route that takes the call.
 type ArmExplanation struct {
 	Name    string              `json:"name"`
-	Weight  float64             `json:"weight"` // percent, in the chain
-	Share   float64             `json:"share"`  // percent of such calls now
-	Empty   bool                `json:"empty"`  // no target is usable, and other arms have its share
+	Weight  float64             `json:"weight"`     // percent, in the chain
+	Share   float64             `json:"share"`      // percent of such calls now
+	Timeout float64             `json:"timeout_ms"` // of the route or the resolver; 0 is none
+	Empty   bool                `json:"empty"`      // no target is usable, and other arms have its share
 	Targets []TargetExplanation `json:"targets"`
 }
 
@@ -95,9 +100,10 @@ func (r *Router) Explain(ctx context.Context, method string) Explanation {
 	}
 	outlooks := p.outlooks(ctx)
 	planned := d.plan.routes[matched]
+	e.Retry = planned.Retry
 	stats := planned.stats(parts, d.health)
 	for i, arm := range stats.Arms {
-		one := ArmExplanation{Name: arm.Name, Weight: arm.Weight, Share: arm.Share, Empty: arm.Empty, Targets: []TargetExplanation{}}
+		one := ArmExplanation{Name: arm.Name, Weight: arm.Weight, Share: arm.Share, Empty: arm.Empty, Timeout: milliseconds(cmp.Or(planned.Timeout, planned.arms[i].Timeout)), Targets: []TargetExplanation{}}
 		for k, t := range arm.Targets {
 			h := d.health[planned.arms[i].ways[k].Target]
 			one.Targets = append(one.Targets, TargetExplanation{
@@ -108,6 +114,8 @@ func (r *Router) Explain(ctx context.Context, method string) Explanation {
 	}
 	return e
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // explainPlain adds the endpoints of plain discovery.
 func (r *Router) explainPlain(ctx context.Context, e *Explanation) {

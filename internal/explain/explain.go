@@ -5,6 +5,10 @@ package explain
 
 import (
 	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/interceptors/retry"
 )
 
 // Action is the name of the action that explains a call.
@@ -35,8 +39,17 @@ type Explanation struct {
 	Method   string   `json:"method"`   // "package.Service/Method"
 	Contract Contract `json:"contract"`
 	// Notes are what the explanation lacks, and why.
-	Notes   []string           `json:"notes"`
-	Routing routes.Explanation `json:"routing"`
+	Notes []string `json:"notes"`
+	// Policy are the fields of the method's policy, each with what has set it.
+	Policy []interceptors.PolicyField `json:"policy"`
+	// Timeout is that of the policy on the client; 0 is none. That of route and caller hold, too: the
+	// shortest does.
+	Timeout float64    `json:"timeout_ms"`
+	Retry   retry.Plan `json:"retry"`
+	// Cache has one element for each destination that the call may go to.
+	Cache   []cache.Standing       `json:"cache"`
+	Limits  []ratelimit.LimitState `json:"limits"`
+	Routing routes.Explanation     `json:"routing"`
 }
 
 // Contract is what the client knows of the method.

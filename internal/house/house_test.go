@@ -62,7 +62,7 @@ var rooms = map[string][]string{
 	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "identity/identitymetrics", "interceptors", "interceptors/...", "internal/cachepage", "internal/explain", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/resolvermetrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},
 	"internal/limitspage":             {"interceptors/concurrency", "interceptors/ratelimit", "internal/weakset"},
-	"internal/explain":                {"balancer/routes"},
+	"internal/explain":                {"balancer/routes", "interceptors", "interceptors/cache", "interceptors/ratelimit", "interceptors/retry"},
 	"internal/weakset":                {},
 	"services/...":                    {"", "proto/..."},
 	"cmd/...":                         {"..."},
