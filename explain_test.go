@@ -22,6 +22,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/explain"
 	"github.com/meshlite-go/meshlite/meshtest"
+	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
@@ -441,4 +442,103 @@ func confirm(t *testing.T, odds map[string]float64, got map[string]int, n int) {
 	if limit := chiSquareLimit(max(len(odds)-1, 1)); chi > limit {
 		t.Errorf("%d calls end with %v, and the odds are %v: chi-square is %.1f, above %.1f", n, got, odds, chi, limit)
 	}
+}
+
+func explainedWith(t *testing.T, runtime *meshlite.Runtime, data string) explain.Explanation {
+	t.Helper()
+	e, code, text := askToExplain(t, runtime, url.Values{"target": {"consul:///catalog"}, "method": {getSweetMethod}, "data": {data}})
+	if code != http.StatusOK {
+		t.Fatalf("%d: %s", code, text)
+	}
+	return e
+}
+
+func TestAnExplanationHasThePolicyWithItsLayers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := meshtest.New(t)
+		serveVersion(mesh, "catalog", "1")
+		timeout, limit, attempts := "2s", uint64(5), uint32(4)
+		client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", meshlite.WithPolicy(&policyv1.ServicePolicy{
+			Default: &policyv1.MethodPolicy{Timeout: &timeout},
+			Methods: map[string]*policyv1.MethodPolicy{"GetSweet": {
+				Retry:      &policyv1.RetryRule{MaxAttempts: &attempts},
+				RateLimits: []*policyv1.RateLimitRule{{Name: "mine", Limit: &limit, Side: policyv1.Side_SIDE_CLIENT}},
+			}},
+		})))
+		configure(t, mesh, speaksGRPC, `{"Kind": "service-router", "Name": "catalog", "Routes": [{"Match": {"HTTP": {"PathPrefix": "/"}},
+			"Destination": {"RequestTimeout": "1s", "NumRetries": 6, "RetryOnConnectFailure": true}}]}`)
+		call := func(id string) {
+			t.Helper()
+			if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		call("fudge")
+		e := explainedWith(t, mesh.Runtime, `{"id": "fudge"}`)
+		layers := map[string]string{}
+		for _, f := range e.Policy {
+			layers[f.Field] = fmt.Sprintf("%s by %s %s", f.Value, f.Layer, f.Of)
+		}
+		for field, want := range map[string]string{
+			"timeout": "2s by program default", "retry.max_attempts": "4 by program GetSweet", "rate_limits[mine].limit": "5 by program GetSweet",
+			"cache.ttl": "2s by contract default", "cache.scope": "CACHE_SCOPE_PUBLIC by contract default",
+		} {
+			if layers[field] != want {
+				t.Errorf("%s is %q, want %q", field, layers[field], want)
+			}
+		}
+		if e.Timeout != 2000 || len(e.Routing.Arms) != 1 || e.Routing.Arms[0].Timeout != 1000 {
+			t.Errorf("the timeouts are %v and %+v", e.Timeout, e.Routing.Arms)
+		}
+		if r := e.Retry; r.Attempts != 7 || !r.OnConnectFailure || strings.Join(r.Codes, " ") != "Unavailable" || r.Left <= 0 || r.Why != "" {
+			t.Errorf("the retries are %+v", r)
+		}
+		if l := e.Limits; len(l) != 1 || l[0].Remaining != 4 || l[0].Refused || l[0].Counted != "here" {
+			t.Errorf("the limits are %+v", l)
+		}
+		for _, id := range []string{"toffee", "nougat", "humbug", "fondant"} { // none of them is cached
+			call(id)
+		}
+		if l := explainedWith(t, mesh.Runtime, "").Limits; len(l) != 1 || l[0].Remaining != 0 || !l[0].Refused || l[0].RetryAfter != 200 {
+			t.Errorf("when all are used, the limits are %+v", l)
+		}
+	})
+}
+
+func TestAnExplanationHasWhatTheCacheHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := meshtest.New(t)
+		one, _ := serveVersion(mesh, "catalog", "1")
+		client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog"))
+		call := func() {
+			t.Helper()
+			if _, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "fudge"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		state := func(want string, age float64) {
+			t.Helper()
+			before := one.calls.Load()
+			all := explainedWith(t, mesh.Runtime, `{"id": "fudge"}`).Cache
+			if len(all) != 1 || all[0].State != want || all[0].Age != age {
+				t.Errorf("the cache has %+v, want %s, %v ms old", all, want, age)
+			}
+			served := want == "fresh"
+			call()
+			if called := one.calls.Load() > before; called == served {
+				t.Errorf("%s, and the call has reached the server: %v", want, called)
+			}
+		}
+		state("absent", 0)
+		time.Sleep(500 * time.Millisecond)
+		state("fresh", 500)
+		if all := explainedWith(t, mesh.Runtime, `{"id": "other"}`).Cache; len(all) != 1 || all[0].State != "absent" {
+			t.Errorf("of another request the cache has %+v", all)
+		}
+		time.Sleep(time.Hour)
+		state("expired", float64(time.Hour+500*time.Millisecond)/float64(time.Millisecond))
+		if c := explained(t, mesh.Runtime).Contract; c.Kind != "unary" || !c.Cacheable || !c.Known {
+			t.Errorf("the contract is %+v", c)
+		}
+	})
 }

@@ -16,7 +16,9 @@ func newExplainCommand() *cobra.Command {
 		Short:      "Say where a call would go and why, without making it",
 		Long: `Say what would happen to a call of METHOD to TARGET, and why, without making it: which
 route takes it and why those before do not, the odds of each arm of its split, target and
-failover, and of each endpoint what its client knows of it and the odds of the policy.
+failover, and of each endpoint what its client knows of it and the odds of the policy. Then
+timeout, retries, what the cache has, what is left of limits, and each field of the method's
+policy with the layer that has set it: contract, program (an option in Go) or operator.
 
 TARGET is consul:///service. With --client, a client answers by its own ejections, latencies
 and shares: a program whose admin page is at that address, and that has a channel to TARGET.
@@ -68,11 +70,18 @@ the request: at most 32 KiB. The exit code is 0 also when the call would fail.
 // explainJSON documents what -o json writes.
 const explainJSON = `With -o json there is one object: client (its address; empty for a channel of this tool),
 target, channels (of the client to it), method, contract (known, kind, cacheable, retryable),
-notes (texts: what is not explained, and why), and routing: service, datacenter, index (of
+notes (texts: what is not explained, and why), timeout_ms (of the policy; 0 is none), retry:
+attempts, codes, on_connect_failure, backoff_ms, max_backoff_ms, attempt_timeout_ms, budget,
+budget_left, why (the rule does not apply); cache, a list by destination: destination, state
+(fresh, stale, expired, absent, bypass), why, key (a digest), of (what the key is made of),
+age_ms, left_ms; limits, a list: name, limit, counted (here, in the store, on the server),
+remaining, reset_ms, refused, retry_after_ms, waits, shadow, error; policy, a list: field,
+value, layer, of (the part of the layer); and routing: service, datacenter, index (of
 the chain; 0 without one), error, fails (the call would fail with it), sticky (a metadata
 key), stuck (the call has a value of it), idle (not connected: targets count as healthy),
-routes, a list up to the one that matches: name, matches, reason; arms of that route, a list:
-name, weight (percent, in the chain), share (percent of such calls now), empty, targets, a
+routes, a list up to the one that matches: name, matches, reason; retry (attempts, codes,
+on_connect_failure; null without); arms of that route, a list: name, timeout_ms, weight
+(percent, in the chain), share (percent of such calls now), empty, targets, a
 list of its own and then its failover: id, destination, name, connected, usable, known,
 share, picked, succeeded, failed, failover, capacity (percent of its calls that it can take),
 recovering, outlook: null without connections, or policy, hash_key, hashed (the call has a

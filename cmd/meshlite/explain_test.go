@@ -20,9 +20,9 @@ func TestExplain(t *testing.T) {
 		want []string
 	}{
 		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
-		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route route 1"}},
+		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route route 1", "3s by the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
-		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default"}},
+		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := runTool(t, append([]string{"explain", "consul:///catalog", getSweet}, test.args...)...)
@@ -35,6 +35,7 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	r := runTool(t, "explain", "--plaintext", "consul:///catalog", getSweet, "-o", "json")
+	t.Log(runTool(t, "explain", "--client", client, "consul:///catalog", getSweet, "-d", `{"id":"humbug"}`).out)
 	var e explain.Explanation
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.Method != getSweet || len(e.Routing.Arms) != 1 || len(e.Routing.Arms[0].Targets[0].Outlook.Endpoints) != 2 {
 		t.Errorf("%v: %+v of\n%s%s", err, e, r.out, r.err)

@@ -38,6 +38,7 @@ func (n *node) write(out *strings.Builder, indent string) {
 func writeExplanation(out io.Writer, e *explain.Explanation) error {
 	root := &node{}
 	root.addRouting(&e.Routing)
+	root.addPolicy(e)
 	for _, note := range e.Notes {
 		root.add("! %s", note)
 	}
