@@ -392,10 +392,11 @@ func TestAnExplanationIsWhatThenHappens(t *testing.T) {
 						t.Fatalf("the odds are %v, want one instance: %s", odds, situation.one)
 					}
 					calls = 100
-				case calls == 0 && testing.Short():
-					calls = 1000
 				case calls == 0:
 					calls = 10_000
+				}
+				if raceEnabled || testing.Short() {
+					calls = min(calls, 500)
 				}
 				confirm(t, odds, s.call(calls, situation.md...), calls)
 			})

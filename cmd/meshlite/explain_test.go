@@ -35,7 +35,6 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	r := runTool(t, "explain", "--plaintext", "consul:///catalog", getSweet, "-o", "json")
-	t.Log(runTool(t, "explain", "--client", client, "consul:///catalog", getSweet, "-d", `{"id":"humbug"}`).out)
 	var e explain.Explanation
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.Method != getSweet || len(e.Routing.Arms) != 1 || len(e.Routing.Arms[0].Targets[0].Outlook.Endpoints) != 2 {
 		t.Errorf("%v: %+v of\n%s%s", err, e, r.out, r.err)
