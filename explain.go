@@ -24,6 +24,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/explain"
+	"github.com/meshlite-go/meshlite/internal/weakset"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -41,6 +42,9 @@ type channel struct {
 	off      []kill
 }
 
+// channels are those of a runtime.
+type channels struct{ weakset.Set[channel] }
+
 // explained is a call that is not made.
 type explained struct {
 	ctx     context.Context // with its outgoing metadata
@@ -52,7 +56,7 @@ type explained struct {
 const maxListed = 20
 
 // explain is the action of the admin page.
-func (r *Runtime) explain(ctx context.Context, values url.Values) (any, error) {
+func (cs *channels) explain(ctx context.Context, values url.Values) (any, error) {
 	if err := checkExplain(values); err != nil {
 		return nil, err
 	}
@@ -60,7 +64,7 @@ func (r *Runtime) explain(ctx context.Context, values url.Values) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := r.channelsTo(values.Get(explain.Target))
+	found, err := cs.to(values.Get(explain.Target))
 	if err != nil {
 		return nil, err
 	}
@@ -115,9 +119,9 @@ func metadataOf(pairs []string) (metadata.MD, error) {
 	return md, nil
 }
 
-// channelsTo are those to a target as it is written, or else to the service that it names.
-func (r *Runtime) channelsTo(target string) ([]*channel, error) {
-	all := r.channels.All()
+// to are those to a target as it is written, or else to the service that it names.
+func (cs *channels) to(target string) ([]*channel, error) {
+	all := cs.All()
 	found := matching(all, func(c *channel) bool { return c.target == target })
 	if len(found) == 0 {
 		if parsed, err := resolver.ParseTarget(target); err == nil {
