@@ -99,6 +99,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	c.runtime.routers.Add(c.router)
 	if ours {
 		explaining.policies, explaining.router, explaining.limiter, explaining.off = c.policies, c.router, c.limiter, c.off
+		explaining.identity = c.identity()
 		explaining.retry, explaining.cache = c.retry, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)
 		c.runtime.channels.Add(explaining)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -40,6 +41,7 @@ type channel struct {
 	cache    *cache.Scoped
 	limiter  *ratelimit.Limiter
 	off      []kill
+	identity *identity.Credentials // nil without
 }
 
 // channels are those of a runtime.
@@ -225,12 +227,50 @@ func (c *channel) explain(call *explained, e *explain.Explanation) {
 	e.Retry = c.retry.Plan(call.meta, adds)
 	e.Cache = c.cached(call, &e.Routing)
 	e.Limits = c.limiter.Explain(call.ctx, call.meta, call.request)
+	e.Identity, e.Intentions = c.identities(&e.Routing), []explain.Intention{}
 	for _, k := range c.off {
 		e.Notes = append(e.Notes, fmt.Sprintf("MESHLITE_DISABLE turns %s off", k.name))
 	}
 	if !e.Contract.Known {
 		e.Notes = append(e.Notes, "the client has no contract of the method: policies of the contract, and what depends on the request, are not explained")
 	}
+}
+
+// identities are who the client is, and whom the servers must be that the call may go to.
+func (c *channel) identities(routing *routes.Explanation) *explain.Identity {
+	if c.identity == nil {
+		return nil
+	}
+	own := c.identity.Stats()
+	i := &explain.Identity{Service: own.Service, ID: own.ID, Error: own.Error, Servers: []explain.Server{}}
+	known := map[explain.Server]bool{}
+	add := func(service, datacenter string) {
+		server := explain.Server{Service: service}
+		if id, err := c.identity.ServerID(service, datacenter); err != nil {
+			server.Error = err.Error()
+		} else {
+			server.ID = id.String()
+		}
+		if !known[server] {
+			known[server] = true
+			i.Servers = append(i.Servers, server)
+		}
+	}
+	for _, arm := range routing.Arms {
+		for _, target := range arm.Targets {
+			parts := strings.Split(target.Destination, "/") // datacenter, service, subset
+			switch {
+			case target.Share == 0:
+			case len(parts) != 3:
+				add(c.service, "")
+			case parts[0] == routing.Datacenter:
+				add(parts[1], "")
+			default:
+				add(parts[1], parts[0])
+			}
+		}
+	}
+	return i
 }
 
 // cached is what the cache has for a call, by the destinations where it may go.

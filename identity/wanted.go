@@ -61,6 +61,21 @@ func (s serverIDs) of(service string) (ID, bool) {
 // wanted is the id that the server must have, and the service of the target: what a user has set,
 // or else in the datacenter of the target, if that names one, else in one's own.
 func (c *Credentials) wanted(ctx context.Context, authority string, own *Snapshot) (ID, string, error) {
+	return c.wantedIn(wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes), authority, own)
+}
+
+// ServerID is the id that a server of service must prove to a client of c. An empty datacenter is
+// the client's own. The error says why no server can.
+func (c *Credentials) ServerID(service, datacenter string) (ID, error) {
+	own, err := c.source.Current()
+	if err != nil {
+		return ID{}, err
+	}
+	id, _, err := c.wantedIn(datacenter, service, own)
+	return id, err
+}
+
+func (c *Credentials) wantedIn(datacenter, authority string, own *Snapshot) (ID, string, error) {
 	name := authority
 	if c.serverName != "" {
 		name = c.serverName
@@ -82,7 +97,7 @@ func (c *Credentials) wanted(ctx context.Context, authority string, own *Snapsho
 		return ID{}, "", refuse(UnknownService, "", "no SPIFFE id is set for the service %q: add it to WithServerIDs", name)
 	}
 	id.Service = name
-	if datacenter := wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes); datacenter != "" {
+	if datacenter != "" {
 		id.Datacenter = datacenter
 	}
 	return id, name, nil

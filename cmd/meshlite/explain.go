@@ -17,7 +17,7 @@ func newExplainCommand() *cobra.Command {
 		Long: `Say what would happen to a call of METHOD to TARGET, and why, without making it: which
 route takes it and why those before do not, the odds of each arm of its split, target and
 failover, and of each endpoint what its client knows of it and the odds of the policy. Then
-timeout, retries, what the cache has, what is left of limits, and each field of the method's
+identities, intentions (as the agent has them), timeout, retries, what the cache has, what is left of limits, and each field of the method's
 policy with the layer that has set it: contract, program (an option in Go) or operator.
 
 TARGET is consul:///service. With --client, a client answers by its own ejections, latencies
@@ -76,7 +76,9 @@ budget_left, why (the rule does not apply); cache, a list by destination: destin
 (fresh, stale, expired, absent, bypass), why, key (a digest), of (what the key is made of),
 age_ms, left_ms; limits, a list: name, limit, counted (here, in the store, on the server),
 remaining, reset_ms, refused, retry_after_ms, waits, shadow, error; policy, a list: field,
-value, layer, of (the part of the layer); and routing: service, datacenter, index (of
+value, layer, of (the part of the layer); identity (null without certificates of a mesh):
+service, id, error, servers, a list of service, id (to be proven), error; intentions, a list
+by service: destination, allowed, rule, reason, error; and routing: service, datacenter, index (of
 the chain; 0 without one), error, fails (the call would fail with it), sticky (a metadata
 key), stuck (the call has a value of it), idle (not connected: targets count as healthy),
 routes, a list up to the one that matches: name, matches, reason; retry (attempts, codes,

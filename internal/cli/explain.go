@@ -50,6 +50,9 @@ func Explain(ctx context.Context, o ExplainOptions, streams Streams) error {
 	if err != nil {
 		return err
 	}
+	if e.Identity != nil && e.Identity.Service != "" {
+		addIntentions(ctx, &o, e)
+	}
 	if e.Client = o.Client; o.Format == JSON {
 		return WriteJSON(streams.Out, e)
 	}
@@ -202,6 +205,25 @@ func findContract(ctx context.Context, finder reflectcall.Finder, method string,
 		return "its contract: " + oneLine(err.Error())
 	}
 	return ""
+}
+
+// addIntentions adds what the agent says of the intentions of the services that the call may go to.
+func addIntentions(ctx context.Context, o *ExplainOptions, e *explain.Explanation) {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	known := map[string]bool{}
+	for _, server := range e.Identity.Servers {
+		if known[server.Service] {
+			continue
+		}
+		known[server.Service] = true
+		decided, err := decide(ctx, IntentionsOptions{Source: e.Identity.Service, Destination: server.Service, Method: e.Method, Metadata: o.Metadata})
+		if err != nil {
+			e.Intentions = append(e.Intentions, explain.Intention{Destination: server.Service, Error: oneLine(err.Error())})
+			continue
+		}
+		e.Intentions = append(e.Intentions, explain.Intention{Destination: server.Service, Allowed: decided.Allowed, Rule: decided.Rule, Reason: decided.Reason})
+	}
 }
 
 // inProcess sends requests to the admin page of this process itself, which has no listener.

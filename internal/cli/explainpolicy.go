@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 // addPolicy adds what the client does with the call before and after it is sent.
 func (n *node) addPolicy(e *explain.Explanation) {
+	n.addIdentity(e)
 	n.addTimeout(e)
 	n.addRetry(e)
 	for i := range e.Cache {
@@ -22,6 +24,25 @@ func (n *node) addPolicy(e *explain.Explanation) {
 		n.addLimit(&e.Limits[i])
 	}
 	n.addFields(e.Policy)
+}
+
+func (n *node) addIdentity(e *explain.Explanation) {
+	if i := e.Identity; i != nil {
+		n = n.add("identity: %s", cmp.Or(i.ID, i.Error, "no certificate yet"))
+		for _, server := range i.Servers {
+			n.add("%s must prove %s", server.Service, cmp.Or(server.ID, server.Error))
+		}
+		for _, one := range e.Intentions {
+			switch {
+			case one.Error != "":
+				n.add("! the intentions of %s: %s", one.Destination, one.Error)
+			case one.Allowed:
+				n.add("✓ %s allows it by %s", one.Destination, one.Rule)
+			default:
+				n.add("✗ %s denies it by %s: %s", one.Destination, one.Rule, one.Reason)
+			}
+		}
+	}
 }
 
 // shortMS writes milliseconds for people.

@@ -43,20 +43,7 @@ type withoutRule struct {
 // CheckIntentions writes which intention decides about the calls of a source to a
 // destination, and what would decide without it.
 func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) error {
-	md, err := parseMetadata(o.Metadata)
-	if err != nil {
-		return err
-	}
-	directory, err := dialAgent(o.Agent)
-	if err != nil {
-		return err
-	}
-	defer directory.Close()
-	set, err := directory.Intentions(ctx, o.Destination)
-	if err != nil {
-		return err
-	}
-	report, err := explainIntentions(o, set, md)
+	report, err := decide(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -65,6 +52,24 @@ func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) 
 	}
 	report.write(streams.Out)
 	return nil
+}
+
+// decide reads the intentions, and what they decide.
+func decide(ctx context.Context, o IntentionsOptions) (*intentionsReport, error) {
+	md, err := parseMetadata(o.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	directory, err := dialAgent(o.Agent)
+	if err != nil {
+		return nil, err
+	}
+	defer directory.Close()
+	set, err := directory.Intentions(ctx, o.Destination)
+	if err != nil {
+		return nil, err
+	}
+	return explainIntentions(o, set, md)
 }
 
 func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (*intentionsReport, error) {

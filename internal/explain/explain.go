@@ -50,6 +50,35 @@ type Explanation struct {
 	Cache   []cache.Standing       `json:"cache"`
 	Limits  []ratelimit.LimitState `json:"limits"`
 	Routing routes.Explanation     `json:"routing"`
+	// Identity is nil where the channel has no certificates of a mesh.
+	Identity *Identity `json:"identity"`
+	// Intentions decide on the servers, one for each service that the call may go to. The tool adds
+	// them, from its agent.
+	Intentions []Intention `json:"intentions"`
+}
+
+// Identity is who the client is, and whom servers must be.
+type Identity struct {
+	Service string   `json:"service"` // of the client; "" before its first certificate
+	ID      string   `json:"id"`
+	Error   string   `json:"error,omitempty"` // why there is no certificate that is used
+	Servers []Server `json:"servers"`
+}
+
+// Server is whom the servers of a service must be.
+type Server struct {
+	Service string `json:"service"`
+	ID      string `json:"id"`
+	Error   string `json:"error,omitempty"` // why none can be called
+}
+
+// Intention is what decides about the call on the servers of a service.
+type Intention struct {
+	Destination string `json:"destination"`
+	Allowed     bool   `json:"allowed"`
+	Rule        string `json:"rule"`
+	Reason      string `json:"reason,omitempty"`
+	Error       string `json:"error,omitempty"` // why it is not known: the agent does not let it be read
 }
 
 // Contract is what the client knows of the method.
