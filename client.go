@@ -58,6 +58,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	}
 	options = append(options, c.runtime.dialer()...)
 	scope, ours := "", parsed.Service != ""
+	explaining := &channel{target: target, service: parsed.Service}
 	if ours {
 		if err := c.findDirectory(); err != nil {
 			return nil, err
@@ -67,7 +68,8 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		}
 		site := c.runtime.site(c.directory)
 		scope = site.scope
-		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(site.builder.With(c.resolverOptions(serviceConfig)...)))
+		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(explaining))
+		explaining.Builder = site.builder.With(c.resolverOptions(serviceConfig)...)
 	}
 	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
 	if name := c.creds.Info().ServerName; name != "" {
@@ -95,6 +97,12 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	c.runtime.caches.Add(c.cache, shown)
 	c.runtime.mutual.Add(c.identity())
 	c.runtime.routers.Add(c.router)
+	if ours {
+		explaining.policies, explaining.router, explaining.limiter, explaining.off = c.policies, c.router, c.limiter, c.off
+		explaining.identity = c.identity()
+		explaining.retry, explaining.cache = c.retry, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)
+		c.runtime.channels.Add(explaining)
+	}
 	c.runtime.limits.AddChannel(c.limiter, shown)
 	return conn, nil
 }
@@ -141,11 +149,12 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.limiter = concerns.limiter // for the pages of the runtime
+	c.limiter, c.policies = concerns.limiter, concerns.policies // for the pages of the runtime
 	again, err := retry.New(retry.WithObserver(concerns.metrics))
 	if err != nil {
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
+	c.retry = again
 	c.runtime.retries.Add(again)
 	own := []interceptors.Concern{concerns.limiter, again}
 	if c.router != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
+	"github.com/meshlite-go/meshlite/internal/explain"
 	"github.com/meshlite-go/meshlite/internal/limitspage"
 	"github.com/meshlite-go/meshlite/internal/weakset"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -38,6 +39,7 @@ type Runtime struct {
 	limits      *limitspage.Limits         // with what bounds the handlers of all servers
 	retries     weakset.Set[retry.Retry]   // of channels
 	routers     weakset.Set[routes.Router] // of channels
+	channels    channels                   // to services
 	off         turnedOff
 	mutual      weakset.Set[identity.Credentials]
 	authorizers weakset.Set[authz.Authorizer] // of servers
@@ -160,6 +162,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithStats("identity", func() any { return r.identities() }),
 		admin.WithStats("routes", func() any { return r.routes() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
+		admin.WithAction(explain.Action, "what would happen to a call of method to target, with metadata (key:value, repeats) and data (JSON), and why", r.channels.explain),
 		admin.WithAction(cachepage.ClearAction, "drop answers of method, of tag, or all=true, everywhere or in cache", r.caches.Clear))
 	return admin.New(append(options, server...)...)
 }

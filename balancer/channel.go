@@ -69,7 +69,7 @@ func (b builder) ParseConfig(text json.RawMessage) (serviceconfig.LoadBalancingC
 }
 
 func (b builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balancer.Balancer {
-	eb := &endpointBalancer{ClientConn: cc, target: opts.Target, table: newTableFor(opts.Target)}
+	eb := &endpointBalancer{ClientConn: cc, name: b.name, target: opts.Target, table: newTableFor(opts.Target)}
 	eb.rebuilds.init(eb.rebuild)
 	eb.policy.settings = DefaultSettings()
 	eb.list(nil)
@@ -86,6 +86,7 @@ func newTableFor(target resolver.Target) *Table {
 // ClientConn to intercept the states of its children.
 type endpointBalancer struct {
 	balancer.ClientConn
+	name     string // of the policy
 	children balancer.Balancer
 	target   resolver.Target
 	rebuilds
@@ -98,6 +99,8 @@ type endpointBalancer struct {
 	members map[string]connectable // by address: the endpoints that the resolver listed
 	latest  balancer.State         // of the children
 	err     error                  // why there are no endpoints
+	current *attemptPicker         // nil before the first
+	window  *Window                // that shows it, or nil
 }
 
 // connectable is a member with what ends its attempts.
@@ -119,6 +122,7 @@ func (b *endpointBalancer) UpdateClientConnState(state balancer.ClientConnState)
 		b.table = t
 	}
 	b.list(state.ResolverState.Endpoints)
+	b.show(state.ResolverState)
 	b.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
 		b.err = reasonOf(state.ResolverState.Attributes, b.target)
@@ -165,6 +169,7 @@ func (b *endpointBalancer) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
+	b.hide()
 	b.table.remove(b)
 	b.rebuilds.stop()
 }
@@ -197,16 +202,20 @@ func (b *endpointBalancer) update() {
 	defer func() { b.rebuilds.done(start, view.validFor) }()
 	switch {
 	case len(view.Candidates) > 0:
-		state.Picker = &attemptPicker{
+		b.current = &attemptPicker{
 			rotation: newRotation(view, b.policy),
 			table:    b.table,
 			hashKey:  b.policy.hashKey,
 		}
+		state.Picker = b.current
 		state.ConnectivityState = connectivity.Ready
 	case state.ConnectivityState == connectivity.Ready:
 		return // the resolver has listed others that the children do not have yet
 	case len(states) == 0 && b.err != nil:
 		state.Picker = failingPicker{b.err}
+	}
+	if len(view.Candidates) == 0 {
+		b.current = nil
 	}
 	b.ClientConn.UpdateState(state)
 }

@@ -138,6 +138,16 @@ func (x *ejectionState) probeDue(now time.Duration) bool {
 	return x.ejected && now >= x.until && (x.probe == 0 || now-time.Duration(x.probe) >= x.duration)
 }
 
+// isDue reports whether takeDue would take e.
+func (t *Table) isDue(e *Endpoint, now time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.ejection.ejected {
+		return e.ejection.probeDue(now)
+	}
+	return e.firstCallDue
+}
+
 // takeDue reports whether e must get the next call, as a probe or as the first call of its slow
 // start, and records that it does.
 func (t *Table) takeDue(e *Endpoint) (probe, bool) {

@@ -19,14 +19,7 @@ func (r *rotation) chooseByHash(hash uint64, record *attempt.Record) (*Candidate
 	allowed := func(c *Candidate) bool {
 		return record == nil || !record.Tried(c.Address) && (avoid == nil || avoid.For(&c.Instance) == 0)
 	}
-	best := preference{}
-	for _, candidates := range [...][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones} {
-		for i := range candidates {
-			if p := newPreference(&candidates[i], hash); p.above(best) && allowed(p.candidate) {
-				best = p
-			}
-		}
-	}
+	best := r.preference(hash, allowed)
 	for i := range r.view.due {
 		if c := &r.view.due[i]; newPreference(c, hash).above(best) && allowed(c) {
 			if probe, due := c.table.takeDue(c.Endpoint); due {
@@ -35,6 +28,19 @@ func (r *rotation) chooseByHash(hash uint64, record *attempt.Record) (*Candidate
 		}
 	}
 	return best.candidate, 0
+}
+
+// preference is that of a hash among the endpoints that may be picked.
+func (r *rotation) preference(hash uint64, allowed func(*Candidate) bool) preference {
+	best := preference{}
+	for _, candidates := range [...][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones} {
+		for i := range candidates {
+			if p := newPreference(&candidates[i], hash); p.above(best) && allowed(p.candidate) {
+				best = p
+			}
+		}
+	}
+	return best
 }
 
 // preference is what a hash says of a candidate.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -232,7 +234,7 @@ func (c *Credentials) clientHandshake(ctx context.Context, authority string, raw
 	if err != nil {
 		return nil, nil, err
 	}
-	want, name, err := c.serverIDs.wanted(ctx, cmp.Or(c.serverName, authority), s)
+	want, name, err := c.serverIDs.wanted(wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes), cmp.Or(c.serverName, authority), s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -418,4 +420,15 @@ func addressOf(c net.Conn) string {
 		return address.String()
 	}
 	return ""
+}
+
+// ServerID is the id that a server of service must prove to a client of c. An empty datacenter is
+// the client's own. The error says why no server can.
+func (c *Credentials) ServerID(service, datacenter string) (ID, error) {
+	own, err := c.source.Current()
+	if err != nil {
+		return ID{}, err
+	}
+	id, _, err := c.serverIDs.wanted(datacenter, cmp.Or(c.serverName, service), own)
+	return id, err
 }

@@ -1,15 +1,10 @@
 package identity
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/url"
 	"strings"
-
-	"google.golang.org/grpc/credentials"
-
-	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 const (
@@ -60,7 +55,7 @@ func (s serverIDs) of(service string) (ID, bool) {
 
 // wanted is the id that the server must have, and the service of the target: what a user has set,
 // or else in the datacenter of the target, if that names one, else in one's own.
-func (s serverIDs) wanted(ctx context.Context, authority string, own *Snapshot) (ID, string, error) {
+func (s serverIDs) wanted(datacenter, authority string, own *Snapshot) (ID, string, error) {
 	name := authority
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
@@ -79,7 +74,7 @@ func (s serverIDs) wanted(ctx context.Context, authority string, own *Snapshot) 
 		return ID{}, "", refuse(UnknownService, "", "no SPIFFE id is set for the service %q: add it to WithServerIDs", name)
 	}
 	id.Service = name
-	if datacenter := wire.Datacenter(credentials.ClientHandshakeInfoFromContext(ctx).Attributes); datacenter != "" {
+	if datacenter != "" {
 		id.Datacenter = datacenter
 	}
 	return id, name, nil

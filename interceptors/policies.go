@@ -132,15 +132,8 @@ func (p *Policies) call(above *layers, side Side, fullMethod string) *CallMeta {
 	if side == Server {
 		meta.Intentions = above.intentions(known.service)
 	}
-	mergeDefault(meta.Policy, known.service.GetDefault())
-	merge(meta.Policy, known.service.GetMethods()[method])
-	merge(meta.Policy, known.policy)
-	for _, layer := range []*policyv1.ServicePolicy{above.builder, above.operator} {
-		if !Infrastructure(service) {
-			mergeDefault(meta.Policy, layer.GetDefault())
-			merge(meta.Policy, layer.GetMethods()[method])
-		}
-		merge(meta.Policy, layer.GetMethods()[service+"/"+method])
+	for _, s := range above.steps(known, service, method) {
+		s.apply(meta.Policy)
 	}
 	return meta
 }
@@ -217,6 +210,19 @@ func check(policy *policyv1.ServicePolicy, contracts map[string]contract) error 
 func wellFormed(name string) bool {
 	halves := strings.Split(name, "/")
 	return len(halves) <= 2 && !slices.Contains(halves, "")
+}
+
+// MethodsOf are the methods that the contract of service has, as "package.Service/Method", sorted.
+// It is empty without a contract.
+func (p *Policies) MethodsOf(service string) []string {
+	var names []string
+	for name := range p.all(p.current.Load()) {
+		if of, _ := rpc.SplitMethod(name); of == service {
+			names = append(names, strings.TrimPrefix(name, "/"))
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // named finds the methods of contracts that name means. It is foreign when no contract has

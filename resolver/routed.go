@@ -100,7 +100,7 @@ func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.Cl
 	watcher, ok := directory.(route.Watcher)
 	if !ok || opts.DisableServiceConfig { // in which the policy of routes is named
 		b.router.Update(nil, nil)
-		return b.discover(target, directory, cc, opts, bundledServerName(opts))
+		return b.discover(target, directory, windowed{cc, b.router.Window()}, opts, bundledServerName(opts))
 	}
 	r := &routedResolver{
 		builder: b, target: target, directory: directory, cc: cc, opts: opts,
@@ -125,6 +125,17 @@ func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.Cl
 	r.chain, r.closeChain = b.chains.follow(watcher, r.chainKey(), b.log, r.wake)
 	go r.run(ctx)
 	return r, nil
+}
+
+// windowed is a channel without chains, whose policy a window shows.
+type windowed struct {
+	resolver.ClientConn
+	window *balancer.Window
+}
+
+// UpdateState adds the window.
+func (w windowed) UpdateState(state resolver.State) error {
+	return w.ClientConn.UpdateState(balancer.WithWindow(state, w.window))
 }
 
 // routedServiceConfig is a service config whose policy is that of a target, under the policy of
@@ -352,6 +363,7 @@ func (r *routedResolver) publishPlain() {
 		r.cc.ReportError(err)
 	default:
 		state.ServiceConfig = r.plainConfig
+		state = balancer.WithWindow(state, r.builder.router.Window())
 		_ = r.cc.UpdateState(state)
 	}
 }

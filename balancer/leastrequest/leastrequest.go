@@ -138,6 +138,30 @@ func (s *scan) lightest(random uint64) *balancer.Candidate {
 	return best
 }
 
+// Odds are the weights' among those that are equally and least loaded.
+func (s *scan) Odds(time.Duration) []float64 {
+	odds, sum := make([]float64, len(s.Candidates)), 0.0
+	var least *balancer.Candidate
+	var load int64
+	for i := range s.Candidates {
+		c := &s.Candidates[i]
+		n := c.Load()
+		switch {
+		case least == nil || n*int64(least.Weight) < load*int64(c.Weight):
+			least, load, sum = c, n, 0
+			clear(odds)
+			fallthrough
+		case n*int64(least.Weight) == load*int64(c.Weight):
+			odds[i] = float64(c.Weight)
+			sum += odds[i]
+		}
+	}
+	for i := range odds {
+		odds[i] /= sum
+	}
+	return odds
+}
+
 // sample compares a few distinct endpoints.
 type sample struct {
 	balancer.View

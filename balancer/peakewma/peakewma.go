@@ -98,6 +98,22 @@ func (p *picker) Pick(now time.Duration) *balancer.Candidate {
 	return &p.Candidates[drawn[before]]
 }
 
+// Odds are nil where only some of the endpoints are compared.
+func (p *picker) Odds(now time.Duration) []float64 {
+	if len(p.Candidates) > fullScan {
+		return nil
+	}
+	drawn, values, odds := make([]int, len(p.Candidates)), make([]float64, len(p.Candidates)), make([]float64, len(p.Candidates))
+	p.draw(drawn)
+	p.latencies(drawn, values, now)
+	sum, before := p.sums(drawn, values), 0.0
+	for k, upTo := range values {
+		odds[drawn[k]] = (upTo - before) / sum
+		before = upTo
+	}
+	return odds
+}
+
 // draw takes all candidates, or some by weight.
 func (p *picker) draw(drawn []int) {
 	for k := range drawn {

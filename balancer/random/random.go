@@ -43,3 +43,6 @@ func newPicker(_ Config, view balancer.View) balancer.Picker {
 func (p *picker) Pick(time.Duration) *balancer.Candidate {
 	return &p.Candidates[p.schedule.At(uint32(p.Random()))]
 }
+
+// Odds are the weights'.
+func (p *picker) Odds(time.Duration) []float64 { return balancer.WeightOdds(p.Candidates) }

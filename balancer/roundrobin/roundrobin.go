@@ -48,3 +48,6 @@ func newPicker(_ Config, view balancer.View) balancer.Picker {
 func (p *picker) Pick(time.Duration) *balancer.Candidate {
 	return &p.candidates[p.schedule.At(p.next.Add(1))]
 }
+
+// Odds are those of a whole round: the weights'.
+func (p *picker) Odds(time.Duration) []float64 { return balancer.WeightOdds(p.candidates) }

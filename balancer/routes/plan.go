@@ -61,7 +61,7 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 				if slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
 					continue
 				}
-				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: retryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}
+				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}
 				w.counts = cmp.Or(earlier[w.countKey()], &counts{})
 				p.ways[&w.Route] = w
 				a.ways = append(a.ways, w)
@@ -74,8 +74,9 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 	return p
 }
 
-// retryOf is what a route says of retries, for records. A chain has names of codes only.
-func retryOf(r *route.Retry) *attempt.Retry {
+// RetryOf is what a route says of retries, for records; nil is nothing. A chain has names of codes
+// only.
+func RetryOf(r *route.Retry) *attempt.Retry {
 	if r == nil {
 		return nil
 	}

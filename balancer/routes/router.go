@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/resolver/route"
@@ -22,6 +23,7 @@ type Router struct {
 	limit   *lines.Limit
 	current atomic.Pointer[draws] // nil is plain discovery
 	started chan struct{}         // closed by the first Update
+	window  balancer.Window       // of plain discovery
 
 	mu      sync.Mutex
 	updated bool         // started is closed

@@ -52,6 +52,7 @@ func TestCommandsCallAsAService(t *testing.T) {
 			runTool(t, "call", "--identity", "web", "consul:///catalog", method).want(t, 0, "{", "")
 			runTool(t, "call", "--identity", "web", "--servername", "catalog", addressOf(t, "catalog"), method).want(t, 0, "{", "")
 			runTool(t, "call", "--identity", "web", "consul:///catalog", method, "-n", "20", "-c", "2").want(t, 0, "20", "")
+			runTool(t, "explain", "--identity", "web", "consul:///catalog", method).want(t, 0, "catalog must prove spiffe://", "")
 			runTool(t, "call", "--identity", "web", "--servername", "prices", addressOf(t, "catalog"), method).want(t, 1, "", "wrong_service")
 			runTool(t, "call", "--plaintext", "consul:///catalog", method).want(t, 1, "", "leave --plaintext out")
 			runTool(t, "probe", "--identity", "web", "--servername", "catalog", addressOf(t, "catalog")).want(t, 0, "SERVING", "")

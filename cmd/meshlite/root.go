@@ -37,7 +37,7 @@ Exit codes:
 	root.SetErr(streams.Err)
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newCacheCommand(), newCallCommand(), newCertsCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newGatewayCommand(),
+	root.AddCommand(newCacheCommand(), newCallCommand(), newCertsCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newExplainCommand(), newGatewayCommand(),
 		newIntentionsCommand(), newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newRoutesCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root

@@ -45,7 +45,8 @@ that go by the chain), errors (of those that do not go by the latest).`,
 	addAgent(cmd, &o.Agent)
 	f := cmd.Flags()
 	f.StringVar(&o.Datacenter, "dc", "", "`datacenter` of the callers, instead of the agent's own")
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of a client's admin page, host:port, instead of those in Consul; repeats")
+	addPages(cmd, &o.Clients, &o.Pages)
+	noCompletion(cmd, "dc")
 	f.BoolVar(&o.NoClients, "no-clients", false, "show the chain alone")
 	cmd.AddCommand(newRoutesShiftCommand())
 	return cmd
@@ -90,6 +91,6 @@ applied, undo (a command), reverted (why; empty if it was not).`,
 	f := cmd.Flags()
 	f.BoolVar(&o.Apply, "apply", false, "write the weights")
 	f.DurationVar(&o.Guard, "guard", 0, "watch clients for this `time`, and shift back when the arm fails")
-	f.StringArrayVar(&o.Clients, "client", nil, "`address` of a client's admin page, host:port, instead of those in Consul; with --guard; repeats")
+	addPages(cmd, &o.Clients, &o.Pages)
 	return cmd
 }

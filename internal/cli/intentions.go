@@ -49,15 +49,7 @@ type withoutRule struct {
 // CheckIntentions writes which intention decides about the calls of a source to a
 // destination, and what would decide without it.
 func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) error {
-	md, err := parseMetadata(o.Metadata)
-	if err != nil {
-		return err
-	}
-	set, err := readIntentions(ctx, o)
-	if err != nil {
-		return err
-	}
-	report, err := explainIntentions(o, set, md)
+	report, err := decide(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -66,6 +58,19 @@ func CheckIntentions(ctx context.Context, o IntentionsOptions, streams Streams) 
 	}
 	report.write(streams.Out)
 	return nil
+}
+
+// decide reads the intentions, and what they decide.
+func decide(ctx context.Context, o IntentionsOptions) (*intentionsReport, error) {
+	md, err := parseMetadata(o.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	set, err := readIntentions(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return explainIntentions(o, set, md)
 }
 
 func readIntentions(ctx context.Context, o IntentionsOptions) (intention.Set, error) {
@@ -124,7 +129,7 @@ func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (
 	if o.Method == "" && rules.ByPermissions(o.Source) {
 		return nil, Usagef("permissions decide about %s => %s: write METHOD, as package.Service/Method", o.Source, o.Destination)
 	}
-	explained := explain(rules, o.Source, "/"+strings.TrimPrefix(o.Method, "/"), headers)
+	explained := explainSource(rules, o.Source, "/"+strings.TrimPrefix(o.Method, "/"), headers)
 	r := &intentionsReport{
 		Source: o.Source, Destination: o.Destination, Method: o.Method,
 		Allowed: explained.Allowed, Rule: explained.Rule, Reason: explained.Reason,
@@ -136,8 +141,8 @@ func explainIntentions(o IntentionsOptions, set intention.Set, md metadata.MD) (
 	return r, nil
 }
 
-// explain takes the name of a service, or a SPIFFE id as a certificate has it.
-func explain(rules *intention.Rules, source, fullMethod string, headers intention.Headers) intention.Explanation {
+// explainSource takes the name of a service, or a SPIFFE id as a certificate has it.
+func explainSource(rules *intention.Rules, source, fullMethod string, headers intention.Headers) intention.Explanation {
 	if !strings.HasPrefix(source, "spiffe://") {
 		return rules.Explain(source, fullMethod, headers)
 	}

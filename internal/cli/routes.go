@@ -19,7 +19,8 @@ type RoutesOptions struct {
 	Agent      string   // host:port; empty is the one that the environment names
 	Datacenter string   // for which the chain is compiled; empty is the agent's own
 	Clients    []string // host:port of admin pages, instead of those in Consul
-	NoClients  bool     // ask none
+	Pages      PageAccess
+	NoClients  bool // ask none
 	Format     Format
 }
 
@@ -63,6 +64,9 @@ type live struct {
 
 // Routes shows the discovery chain of a service, and for each arm what clients report.
 func Routes(ctx context.Context, o RoutesOptions, streams Streams) error {
+	if err := o.Pages.check(o.Clients); err != nil {
+		return err
+	}
 	if err := checkClients(o.Clients, "", nil); err != nil { // the agent has the chain
 		return err
 	}
@@ -114,7 +118,7 @@ func readRoutes(ctx context.Context, directory *consul.Directory, o RoutesOption
 
 // ask adds what clients report. Without any the chain is shown alone.
 func (r *routesReport) ask(ctx context.Context, o RoutesOptions, stderr io.Writer) {
-	all, err := askProcesses(ctx, ProcessesOptions{Agent: o.Agent, Clients: o.Clients}, stderr, func(a asker, address string) ([]routes.Stats, error) {
+	all, err := askProcesses(ctx, ProcessesOptions{Agent: o.Agent, Clients: o.Clients, Pages: o.Pages}, stderr, func(a asker, address string) ([]routes.Stats, error) {
 		return routesOf(ctx, a, address)
 	})
 	if err != nil {

@@ -24,6 +24,7 @@ type ShiftOptions struct {
 	Guard   time.Duration
 	Agent   string   // host:port; empty is the one that the environment names
 	Clients []string // host:port of admin pages, for Guard
+	Pages   PageAccess
 	Format  Format
 }
 
@@ -50,6 +51,9 @@ func Shift(ctx context.Context, o ShiftOptions, streams Streams) error {
 		return Usagef("--guard without --apply: write both")
 	case len(o.Clients) > 0 && o.Guard == 0:
 		return Usagef("--client without --guard: write both")
+	}
+	if err := o.Pages.check(o.Clients); err != nil {
+		return err
 	}
 	if err := checkClients(o.Clients, "", nil); err != nil { // the agent has the entry
 		return err
@@ -257,7 +261,7 @@ func (s *shift) outcomes(ctx context.Context) (outcomes, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Clients = s.Clients
+	o.Clients, o.Pages = s.Clients, s.Pages
 	report.ask(ctx, o, io.Discard)
 	if report.Asked == 0 {
 		return nil, errors.New("no client reports calls by this chain: name one by --client")

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/explain"
+	"github.com/meshlite-go/meshlite/internal/reflectcall"
+	"github.com/meshlite-go/meshlite/resolver"
+	"github.com/meshlite-go/meshlite/resolver/consul"
+)
+
+// ExplainOptions are those of [Explain].
+type ExplainOptions struct {
+	Target    string
+	Method    string   // "package.Service/Method" or with a dot
+	Data      string   // the request as JSON, "@file", or "-" for the input; empty is none
+	Metadata  []string // "key:value"
+	Client    string   // host:port of the admin page of a client; empty is a channel of the tool's own
+	Timeout   time.Duration
+	Contracts reflectcall.FileOptions
+	Security  Security
+	Format    Format
+}
+
+// Explain writes what would happen to a call, without making it.
+func Explain(ctx context.Context, o ExplainOptions, streams Streams) error {
+	values, err := o.values(ctx, streams)
+	if err != nil {
+		return err
+	}
+	var e *explain.Explanation
+	if o.Client != "" {
+		e, err = askToExplain(ctx, o.Client, values)
+	} else {
+		e, err = o.own(ctx, values)
+	}
+	if err != nil {
+		return err
+	}
+	if e.Identity != nil && e.Identity.Service != "" {
+		addIntentions(ctx, &o, e)
+	}
+	if e.Client = o.Client; o.Format == JSON {
+		return WriteJSON(streams.Out, e)
+	}
+	return writeExplanation(streams.Out, e)
+}
+
+// values are those of the action, checked as its page checks them.
+func (o *ExplainOptions) values(ctx context.Context, streams Streams) (url.Values, error) {
+	if err := checkTarget(o.Target); err != nil {
+		return nil, err
+	}
+	if scheme, _, _ := strings.Cut(o.Target, ":"); scheme != resolver.Scheme {
+		return nil, Usagef("target %q: only calls to services in Consul are explained: write consul:///service", resolver.Redact(o.Target))
+	}
+	service, method, err := reflectcall.SplitName(o.Method)
+	switch {
+	case err != nil:
+		return nil, &Error{ExitUsage, err}
+	case method == "":
+		return nil, Usagef("method %q: write package.Service/Method", o.Method)
+	case len(o.Method) > explain.MaxMethod:
+		return nil, Usagef("the method has %d bytes, and at most %d are read: write package.Service/Method", len(o.Method), explain.MaxMethod)
+	case o.Timeout <= 0:
+		return nil, Usagef("--timeout %v: write a duration above 0, such as 5s", o.Timeout)
+	case o.Client != "" && !dialable(o.Client):
+		return nil, Usagef("--client %q: write host:port", o.Client)
+	case o.Client != "" && (o.Security != Security{} || len(o.Contracts.Protos)+len(o.Contracts.DescriptorSets) > 0):
+		return nil, Usagef("--client together with flags of the tool's own channel, such as --plaintext or --proto: leave one out")
+	}
+	values := url.Values{explain.Target: {o.Target}, explain.Method: {service + "/" + method}}
+	if o.Data != "" {
+		text, err := readRequest(ctx, o.Data, streams.In)
+		if err != nil {
+			return nil, err
+		}
+		if len(text) > explain.MaxData {
+			return nil, Usagef("-d: the request has %d bytes, and at most %d are read to explain a call: leave it out", len(text), explain.MaxData)
+		}
+		values.Set(explain.Data, string(text))
+	}
+	md, err := parseMetadata(o.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	for key, all := range md {
+		for _, value := range all {
+			values.Add(explain.Metadata, key+":"+value)
+		}
+	}
+	return values, nil
+}
+
+func askToExplain(ctx context.Context, address string, values url.Values) (*explain.Explanation, error) {
+	asking, end, err := PageAccess{}.asker(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	e := &explain.Explanation{}
+	if err := asking.of(process{Address: address, named: true}).act(ctx, address, explain.Action, values, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", address, err)
+	}
+	return e, nil
+}
+
+// own has a channel of the tool's own explain the call, once it is connected.
+func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.Explanation, error) {
+	files, err := reflectcall.ReadFiles(ctx, o.Contracts)
+	if err != nil {
+		return nil, &Error{ExitUsage, err}
+	}
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+	if err != nil {
+		return nil, err
+	}
+	defer runtime.Cache().Close()
+	contracts := &interceptors.Contracts{}
+	conn, closeAll, err := o.dial(ctx, runtime, contracts)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll()
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout+resolverFirst)
+	defer cancel()
+	awaitConnections(ctx, conn)
+	note := findContract(ctx, reflectcall.Finder{Conn: conn, Files: files}, values.Get(explain.Method), contracts)
+	handler, err := runtime.Handler()
+	if err != nil {
+		return nil, err
+	}
+	e := &explain.Explanation{}
+	if err := (asker{http: &http.Client{Transport: inProcess{handler}}}).act(context.WithoutCancel(ctx), "localhost", explain.Action, values, e); err != nil {
+		return nil, err
+	}
+	if note != "" {
+		e.Notes = append(e.Notes, note)
+	}
+	return e, nil
+}
+
+func (o *ExplainOptions) dial(ctx context.Context, runtime *meshlite.Runtime, contracts *interceptors.Contracts) (conn *grpc.ClientConn, closeAll func(), err error) {
+	silent := slog.New(slog.DiscardHandler)
+	directory, err := consul.New(consul.Config{Logger: silent})
+	if err != nil {
+		return nil, nil, err
+	}
+	creds, end, err := o.Security.Credentials(directory, silent)
+	if err != nil {
+		directory.Close()
+		return nil, nil, err
+	}
+	if err = awaitCertificate(ctx, creds); err == nil {
+		conn, err = meshlite.NewClient(o.Target, meshlite.WithRuntime(runtime), meshlite.WithTransportCredentials(creds), meshlite.WithDirectory(directory),
+			meshlite.WithLogger(silent), meshlite.WithContracts(contracts))
+	}
+	if err != nil {
+		end()
+		directory.Close()
+		return nil, nil, err
+	}
+	return conn, func() { conn.Close(); end(); directory.Close() }, nil
+}
+
+// settling is how long a channel that is ready waits for the rest of its connections.
+const settling = 200 * time.Millisecond
+
+// awaitConnections returns when conn is ready or cannot be, or when ctx ends.
+func awaitConnections(ctx context.Context, conn *grpc.ClientConn) {
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready && state != connectivity.TransientFailure; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+	select {
+	case <-time.After(settling):
+	case <-ctx.Done():
+	}
+}
+
+// findContract adds the contract of method. The note is why there is none.
+func findContract(ctx context.Context, finder reflectcall.Finder, method string, contracts *interceptors.Contracts) (note string) {
+	_, found, err := finder.Find(ctx, method)
+	if err != nil {
+		return "its contract: " + oneLine(err.Error())
+	}
+	if found == nil {
+		return ""
+	}
+	files := new(protoregistry.Files)
+	if err := files.RegisterFile(found.Descriptor().ParentFile()); err != nil {
+		return "its contract: " + oneLine(err.Error())
+	}
+	if err := contracts.Set(files); err != nil {
+		return "its contract: " + oneLine(err.Error())
+	}
+	return ""
+}
+
+// addIntentions adds what the agent says of the intentions of the services that the call may go to.
+func addIntentions(ctx context.Context, o *ExplainOptions, e *explain.Explanation) {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	known := map[string]bool{}
+	for _, server := range e.Identity.Servers {
+		if known[server.Service] {
+			continue
+		}
+		known[server.Service] = true
+		decided, err := decide(ctx, IntentionsOptions{Source: e.Identity.Service, Destination: server.Service, Method: e.Method, Metadata: o.Metadata})
+		if err != nil {
+			e.Intentions = append(e.Intentions, explain.Intention{Destination: server.Service, Error: oneLine(err.Error())})
+			continue
+		}
+		e.Intentions = append(e.Intentions, explain.Intention{Destination: server.Service, Allowed: decided.Allowed, Rule: decided.Rule, Reason: decided.Reason})
+	}
+}
+
+// inProcess sends requests to the admin page of this process itself, which has no listener.
+type inProcess struct{ page http.Handler }
+
+// RoundTrip is local, as over a Unix socket.
+func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := &answered{header: http.Header{}, code: http.StatusOK}
+	ctx := context.WithValue(r.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "meshlite", Net: "unix"})
+	p.page.ServeHTTP(w, r.WithContext(ctx))
+	return w.response(r), nil
+}

@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/explain"
+)
+
+// addPolicy adds what the client does with the call before and after it is sent.
+func (n *node) addPolicy(e *explain.Explanation) {
+	n.addIdentity(e)
+	n.addTimeout(e)
+	n.addRetry(e)
+	for i := range e.Cache {
+		n.addCache(&e.Cache[i])
+	}
+	for i := range e.Limits {
+		n.addLimit(&e.Limits[i])
+	}
+	n.addFields(e.Policy)
+}
+
+func (n *node) addIdentity(e *explain.Explanation) {
+	if i := e.Identity; i != nil {
+		n = n.add("identity: %s", cmp.Or(i.ID, i.Error, "no certificate yet"))
+		for _, server := range i.Servers {
+			n.add("%s must prove %s", server.Service, cmp.Or(server.ID, server.Error))
+		}
+		for _, one := range e.Intentions {
+			switch {
+			case one.Error != "":
+				n.add("! the intentions of %s: %s", one.Destination, one.Error)
+			case one.Allowed:
+				n.add("✓ %s allows it by %s", one.Destination, one.Rule)
+			default:
+				n.add("✗ %s denies it by %s: %s", one.Destination, one.Rule, one.Reason)
+			}
+		}
+	}
+}
+
+// shortMS writes milliseconds for people.
+func shortMS(ms float64) string {
+	return short(time.Duration(min(max(ms, -mostSeconds*1000), mostSeconds*1000) * float64(time.Millisecond)))
+}
+
+func (n *node) addTimeout(e *explain.Explanation) {
+	var all []string
+	if e.Timeout > 0 {
+		all = append(all, shortMS(e.Timeout)+" by the policy")
+	}
+	seen := map[float64]bool{}
+	for _, arm := range e.Routing.Arms {
+		if arm.Timeout > 0 && !seen[arm.Timeout] {
+			seen[arm.Timeout] = true
+			all = append(all, shortMS(arm.Timeout)+" by the route")
+		}
+	}
+	switch len(all) {
+	case 0:
+		n.add("timeout: that of the caller alone")
+	case 1:
+		n.add("timeout: %s", all[0])
+	default:
+		n.add("timeout: the shortest of %s", strings.Join(all, ", "))
+	}
+}
+
+func (n *node) addRetry(e *explain.Explanation) {
+	r := e.Retry
+	if r.Attempts <= 1 {
+		n.add("one attempt: %s", r.Why)
+		return
+	}
+	if r.Why != "" {
+		n.add("at most %d attempts, only if no handler has run: %s; %.3g retries left in the budget", r.Attempts, r.Why, r.Left)
+		return
+	}
+	text := fmt.Sprintf("at most %d attempts, after %s", r.Attempts, strings.Join(r.Codes, " or "))
+	if r.OnConnectFailure {
+		text += " or without a connection"
+	}
+	text += fmt.Sprintf(", %s apart on average and growing to %s", shortMS(r.Backoff), shortMS(r.MaxBackoff))
+	if r.AttemptTimeout > 0 {
+		text += ", each for " + shortMS(r.AttemptTimeout)
+	}
+	n.add("%s; %.3g retries left in the budget", text, r.Left)
+}
+
+func (n *node) addCache(s *cache.Standing) {
+	text := "cache"
+	if s.Destination != "" {
+		text += " of " + s.Destination
+	}
+	switch s.State {
+	case "bypass":
+		n.add("%s: not used: %s", text, s.Why)
+		return
+	case "absent":
+		text += ": a miss, nothing is stored"
+	case "fresh":
+		text += fmt.Sprintf(": a hit, %s old, fresh for %s", shortMS(s.Age), shortMS(s.Left))
+	case "stale":
+		text += fmt.Sprintf(": a stale hit, %s old, expired %s ago", shortMS(s.Age), shortMS(-s.Left))
+	default:
+		text += fmt.Sprintf(": a miss, what is stored is %s old", shortMS(s.Age))
+	}
+	if s.Why != "" {
+		text += ", and " + s.Why
+	}
+	n.add("%s; key %s of %s", text, s.Key, strings.Join(s.Of, ", "))
+}
+
+func (n *node) addLimit(s *ratelimit.LimitState) {
+	text := fmt.Sprintf("limit %s: %s", s.Name, s.Limit)
+	switch {
+	case s.Error != "":
+		text += ", " + s.Error
+	case s.Counted != "here":
+		text += ", counted " + s.Counted
+	default:
+		text += fmt.Sprintf(", %d left", s.Remaining)
+		if s.Reset > 0 {
+			text += ", all in " + shortMS(s.Reset)
+		}
+		switch {
+		case s.Refused && s.Waits:
+			text += ", the call waits for " + shortMS(s.RetryAfter)
+		case s.Refused:
+			text += ", the call is refused, for " + shortMS(s.RetryAfter)
+		}
+	}
+	if s.Shadow {
+		text += " (shadow: it refuses nothing)"
+	}
+	n.add("%s", text)
+}
+
+func (n *node) addFields(fields []interceptors.PolicyField) {
+	if len(fields) == 0 {
+		n.add("policy: none")
+		return
+	}
+	n = n.add("policy")
+	for _, f := range fields {
+		n.add("%s: %s (%s, %s)", f.Field, f.Value, f.Layer, f.Of)
+	}
+}
