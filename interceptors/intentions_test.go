@@ -179,7 +179,7 @@ func TestWrongIntentionsAreRefused(t *testing.T) {
 		{intentions(from("web", 0, exactly(allow, "GetSweet"))), []string{"permissions[0].path_exact", `"GetSweet"`}},
 		{permission(&policyv1.IntentionPermission{Action: deny, Path: &policyv1.IntentionPermission_PathPrefix{}}), []string{"permissions[0].path_prefix", `""`}},
 		{permission(&policyv1.IntentionPermission{Action: deny, Path: &policyv1.IntentionPermission_PathRegex{}}), []string{"permissions[0].path_regex", `""`}},
-		{permission(&policyv1.IntentionPermission{Action: deny, Path: &policyv1.IntentionPermission_PathRegex{PathRegex: "("}}), []string{"intentions.sources[0].permissions[0].path_regex", "`(`"}},
+		{permission(&policyv1.IntentionPermission{Action: deny, Path: &policyv1.IntentionPermission_PathRegex{PathRegex: "("}}), []string{"intentions.sources[0].permissions[0].path_regex", `"("`}},
 		{permission(&policyv1.IntentionPermission{Action: deny, Path: &policyv1.IntentionPermission_PathRegex{PathRegex: strings.Repeat("a", 2000)}}), []string{"path_regex", "2000 bytes"}},
 		{permission(&policyv1.IntentionPermission{Action: deny}), []string{"intentions.sources[0].permissions[0]: no condition"}},
 		{permission(&policyv1.IntentionPermission{Action: deny, Methods: []string{"POST", "post"}}), []string{"permissions[0].methods[1]", `"post"`}},
