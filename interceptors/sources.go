@@ -65,28 +65,6 @@ func (l *layers) steps(known contract, service, method string) []step {
 	return steps
 }
 
-// Fields returns the fields of the effective policy of meta, in the order of the contract, each with
-// what has set it. It is for people: a call never needs it.
-func (p *Policies) Fields(meta *CallMeta) []PolicyField {
-	above := p.current.Load()
-	policy, sources := &policyv1.MethodPolicy{}, map[string]step{}
-	for _, s := range above.steps(p.contract(above, meta.FullMethod), meta.Service, meta.Method) {
-		private := policy.GetCache().GetScope() == policyv1.CacheScope_CACHE_SCOPE_PRIVATE
-		s.apply(policy)
-		eachField("", s.policy.ProtoReflect(), func(path, _ string) {
-			if path != "cache.scope" || !s.preset || !private { // as mergeDefault does
-				sources[path] = s
-			}
-		})
-	}
-	fields := []PolicyField{}
-	eachField("", policy.ProtoReflect(), func(path, value string) {
-		s := sources[path]
-		fields = append(fields, PolicyField{path, value, s.layer, s.of})
-	})
-	return fields
-}
-
 // eachField visits what m sets, down to values without fields.
 func eachField(path string, m protoreflect.Message, visit func(path, value string)) {
 	all := m.Descriptor().Fields()

@@ -384,6 +384,8 @@ func (r *routedResolver) publishTargets() {
 		target := routes.TargetState{ID: id, State: found, Known: p.resolver.known(len(found.Endpoints))}
 		if r.current.chain != nil {
 			target.Target = r.current.chain.Targets[id]
+		} else {
+			target.State = balancer.WithWindow(found, r.builder.router.Window())
 		}
 		targets = append(targets, target)
 	}

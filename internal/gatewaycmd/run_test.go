@@ -38,6 +38,7 @@ import (
 	"github.com/meshlite-go/meshlite/internal/prototest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
@@ -193,6 +194,17 @@ func serveTo(t *testing.T, agent string, s *shop, policy *policyv1.ServicePolicy
 			t.Errorf("the server ended with %v", err)
 		}
 	})
+	// A gateway that asks Consul before it lists the server would believe that there is none.
+	for {
+		listed, err := directory.Entries(t.Context(), catalog.Query{Service: "catalog"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(listed) > 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // writeContract writes the catalog's contract with another policy, as a descriptor set.
