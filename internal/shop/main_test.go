@@ -62,15 +62,15 @@ func beService(how string) error {
 	if err != nil {
 		return err
 	}
-	_, err = directory.Register(context.Background(), catalog.Registration{Instance: catalog.Instance{
+	lease, err := directory.Register(context.Background(), catalog.Registration{Instance: catalog.Instance{
 		ID: service + "-" + os.Getenv("PORT"), Service: service, Address: "127.0.0.1:" + os.Getenv("PORT"),
 		Metadata: map[string]string{"metrics_address": "127.0.0.1:1", "token": os.Getenv("CONSUL_HTTP_TOKEN"), "args": fmt.Sprint(os.Args[1:])},
-	}})
+	}, TTL: time.Minute, SelfCheck: catalog.NoSelfCheck}) // nobody listens there: a check would fail
 	if err != nil {
 		return err
 	}
 	<-stop.Done()
-	return nil
+	return lease.Deregister(context.Background())
 }
 
 // open gives a shop whose programs are this test binary, with the given faults.
