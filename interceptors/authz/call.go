@@ -74,10 +74,10 @@ var (
 
 // method decides about the calls of one.
 type method struct {
-	*Authorizer
-	meta      *interceptors.CallMeta
-	own       *intention.Rules // with WithPolicy: those of the service, nil if it has none
-	evaluated atomic.Pointer[evaluated]
+	authorizer *Authorizer
+	meta       *interceptors.CallMeta
+	own        *intention.Rules // with WithPolicy: those of the service, nil if it has none
+	evaluated  atomic.Pointer[evaluated]
 }
 
 // methodOf is nil for the health service.
@@ -85,7 +85,7 @@ func (a *Authorizer) methodOf(meta *interceptors.CallMeta) *method {
 	if meta.Service == healthService {
 		return nil
 	}
-	m := &method{Authorizer: a, meta: meta}
+	m := &method{authorizer: a, meta: meta}
 	if a.policy {
 		m.own = a.services.rulesOf(a, meta)
 	}
@@ -93,13 +93,13 @@ func (a *Authorizer) methodOf(meta *interceptors.CallMeta) *method {
 }
 
 // open reports whether the policy has no intentions.
-func (m *method) open() bool { return m.policy && m.own == nil }
+func (m *method) open() bool { return m.authorizer.policy && m.own == nil }
 
 func (m *method) rules() *intention.Rules {
-	if m.policy {
+	if m.authorizer.policy {
 		return m.own
 	}
-	return m.current.Load().Rules
+	return m.authorizer.current.Load().Rules
 }
 
 // evaluated are rules for the method.
@@ -124,7 +124,7 @@ func (m *method) under(rules *intention.Rules, fullMethod string) *intention.Met
 
 // decide decides about the call of fullMethod that is served with ctx.
 func (m *method) decide(ctx context.Context, fullMethod string) (principal string, _ *intention.Decision) {
-	principal, _ = m.verified.Incoming(ctx) // without options it has no error
+	principal, _ = m.authorizer.verified.Incoming(ctx) // without options it has no error
 	rules := m.rules()
 	switch {
 	case m.open():
@@ -151,7 +151,7 @@ func (m *method) decide(ctx context.Context, fullMethod string) (principal strin
 	}
 	return principal, verdict.Decide(func(key string) []string {
 		values := metadata.ValueFromIncomingContext(ctx, key)
-		if key == caller.SubjectKey && (len(values) != 1 || !m.callers.Trusted(ctx)) {
+		if key == caller.SubjectKey && (len(values) != 1 || !m.authorizer.callers.Trusted(ctx)) {
 			return nil // who has two subjects has none
 		}
 		return values
@@ -159,8 +159,8 @@ func (m *method) decide(ctx context.Context, fullMethod string) (principal strin
 }
 
 func (m *method) wantDomain(rules *intention.Rules) string {
-	if m.trustDomain != "" {
-		return m.trustDomain
+	if m.authorizer.trustDomain != "" {
+		return m.authorizer.trustDomain
 	}
 	return rules.TrustDomain()
 }
@@ -173,7 +173,7 @@ func (m *method) admit(ctx context.Context, fullMethod string) error {
 	principal, decision := m.decide(ctx, fullMethod)
 	m.publish(ctx, fullMethod, principal, decision)
 	if decision.Allowed {
-		m.counts.allowed.Add(1)
+		m.authorizer.counts.allowed.Add(1)
 		return nil
 	}
 	m.denied(ctx, fullMethod, principal, decision, "a call is denied")
@@ -181,30 +181,30 @@ func (m *method) admit(ctx context.Context, fullMethod string) error {
 }
 
 func (m *method) publish(ctx context.Context, fullMethod, principal string, decision *intention.Decision) {
-	if m.observer == nil {
+	if m.authorizer.observer == nil {
 		return
 	}
 	e := events.Get().(*Event)
-	*e = Event{fullMethod, principal, m.policyName(), decision.Rule, decision.Allowed}
-	m.publisher.Publish(ctx, m.meta, e)
+	*e = Event{fullMethod, principal, m.authorizer.policyName(), decision.Rule, decision.Allowed}
+	m.authorizer.publisher.Publish(ctx, m.meta, e)
 	events.Put(e)
 }
 
 // denied counts and logs. What a caller makes up is cut.
 func (m *method) denied(ctx context.Context, fullMethod, principal string, decision *intention.Decision, message string) {
-	m.counts.deny(decision)
+	m.authorizer.counts.deny(decision)
 	now := time.Now()
-	m.denials.Settle(now, func(level slog.Level, n uint64) {
-		m.log.Log(ctx, level, "denials were left out of the log", "service", m.destination, "count", n)
+	m.authorizer.denials.Settle(now, func(level slog.Level, n uint64) {
+		m.authorizer.log.Log(ctx, level, "denials were left out of the log", "service", m.authorizer.destination, "count", n)
 	})
-	if !m.denials.Admit(slog.LevelWarn, now) {
+	if !m.authorizer.denials.Admit(slog.LevelWarn, now) {
 		return
 	}
-	attrs := []slog.Attr{slog.String("service", m.destination), slog.String("method", cut(fullMethod)), slog.String("caller", cut(principal)), slog.String("rule", decision.Rule)}
+	attrs := []slog.Attr{slog.String("service", m.authorizer.destination), slog.String("method", cut(fullMethod)), slog.String("caller", cut(principal)), slog.String("rule", decision.Rule)}
 	if decision.Reason != "" {
 		attrs = append(attrs, slog.String("reason", decision.Reason))
 	}
-	m.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
+	m.authorizer.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
 }
 
 func cut(text string) string {

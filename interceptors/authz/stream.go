@@ -108,7 +108,7 @@ func (s *openStream) revoke() {
 // changed is closed when the policy of the method may have changed. Watchers recheck by
 // themselves.
 func (s *openStream) changed() <-chan struct{} {
-	if s.method.policy {
+	if s.method.authorizer.policy {
 		return s.method.meta.Changed()
 	}
 	return nil
@@ -124,7 +124,7 @@ func (s *openStream) recheck() {
 	}
 	s.revoke()
 	s.method.publish(s.ctx, s.fullMethod, principal, decision)
-	s.method.counts.revoked.Add(1)
+	s.method.authorizer.counts.revoked.Add(1)
 	s.method.denied(s.ctx, s.fullMethod, principal, decision, "an open stream is denied from now on")
 }
 
@@ -137,8 +137,8 @@ func (m *method) stream(srv any, stream grpc.ServerStream, fullMethod string, ha
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	s := &openStream{ServerStream: stream, method: m, fullMethod: fullMethod, ctx: ctx, cancel: cancel, revoked: make(chan struct{})}
-	m.streams.add(s)
-	defer m.streams.remove(s)
+	m.authorizer.streams.add(s)
+	defer m.authorizer.streams.remove(s)
 	s.recheck() // intentions may have changed before it was among the open ones
 	running := run(func() error { return handler(srv, s) })
 	for !s.isRevoked() {
@@ -147,7 +147,7 @@ func (m *method) stream(srv any, stream grpc.ServerStream, fullMethod string, ha
 			return running.result()
 		case <-s.revoked:
 		case <-s.changed():
-			s.method = m.methodOf(s.method.meta.Latest())
+			s.method = m.authorizer.methodOf(s.method.meta.Latest())
 			s.recheck()
 		}
 	}
@@ -157,7 +157,7 @@ func (m *method) stream(srv any, stream grpc.ServerStream, fullMethod string, ha
 	case <-running.ended:
 		_ = running.result() // a panic, or runtime.Goexit, goes on
 	case <-timer.C:
-		m.log.LogAttrs(ctx, slog.LevelWarn, "the handler of a stream that is denied now still runs", slog.String("service", m.destination), slog.String("method", cut(fullMethod)))
+		m.authorizer.log.LogAttrs(ctx, slog.LevelWarn, "the handler of a stream that is denied now still runs", slog.String("service", m.authorizer.destination), slog.String("method", cut(fullMethod)))
 		go running.late(ctx, m, fullMethod)
 	}
 	return errDenied
@@ -203,7 +203,7 @@ func (h *handling) result() error {
 func (h *handling) late(ctx context.Context, m *method, fullMethod string) {
 	<-h.ended
 	if h.panicked != nil {
-		m.log.ErrorContext(ctx, "the handler of a stream that was denied has panicked", "method", cut(fullMethod), "panic", h.panicked.Value, "stack", h.panicked.Stack)
+		m.authorizer.log.ErrorContext(ctx, "the handler of a stream that was denied has panicked", "method", cut(fullMethod), "panic", h.panicked.Value, "stack", h.panicked.Stack)
 	}
 }
 
