@@ -1,7 +1,9 @@
 package resolver
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -57,6 +59,9 @@ func (w *chainWatch) report(chain *route.Chain, err error) {
 			w.log.Warn("the discovery chain cannot be read: calls go on by the last one", "known", last.answered, "error", err)
 		}
 	default:
+		if isSame(last.chain, chain) {
+			chain = last.chain // which channels have in use
+		}
 		w.latest = chainView{answered: true, chain: chain}
 		if last.refused != nil || last.err != nil {
 			w.log.Info("the discovery chain is read again")
@@ -65,6 +70,21 @@ func (w *chainWatch) report(chain *route.Chain, err error) {
 	for wake := range w.readers {
 		signal(wake)
 	}
+}
+
+// isSame reports whether both chains say the same: a blocking query ends without a change, too.
+func isSame(a, b *route.Chain) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	type said struct {
+		Datacenter, Sticky string
+		Routes             []*route.Route
+		Targets            map[string]*route.Target
+	}
+	one, err := json.Marshal(said{a.Datacenter, a.Sticky, a.Routes, a.Targets})
+	other, otherErr := json.Marshal(said{b.Datacenter, b.Sticky, b.Routes, b.Targets})
+	return err == nil && otherErr == nil && bytes.Equal(one, other)
 }
 
 // signal fills wake without waiting.
