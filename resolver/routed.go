@@ -201,6 +201,10 @@ func (r *routedResolver) run(ctx context.Context) {
 	}
 }
 
+// chainPatience is how long after its start a channel that could serve, by an earlier list or an
+// answer, waits for its first chain. Then it serves by plain discovery until there is one.
+const chainPatience = 200 * time.Millisecond
+
 // update follows the chain and publishes what has changed; starting is what is left of the start
 // timeout. It returns when to update again without being woken; 0 is never.
 func (r *routedResolver) update(starting time.Duration) time.Duration {
@@ -216,8 +220,10 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	case r.current != nil:
 	case r.builder.router.Chain() != nil: // of this channel, before it was idle
 		r.begin(r.builder.router.Chain())
-	case starting > 0 && !(v.err != nil && r.next.parts[""].isReady()):
+	case starting > 0 && !r.next.parts[""].isReady():
 		return starting
+	case v.err == nil && starting > r.builder.startTimeout-chainPatience:
+		return starting - (r.builder.startTimeout - chainPatience)
 	default:
 		r.builder.router.Update(nil, nil)
 	}
