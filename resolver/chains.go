@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
@@ -17,9 +16,8 @@ type chainKey struct{ directory, service, datacenter string }
 
 // chainWatch follows one chain for all its readers.
 type chainWatch struct {
-	log    *slog.Logger
-	cancel context.CancelFunc
-	done   chan struct{}
+	*following
+	log *slog.Logger
 
 	mu      sync.Mutex
 	readers map[chan<- struct{}]struct{}
@@ -95,18 +93,6 @@ func signal(wake chan<- struct{}) {
 	}
 }
 
-// stop ends the watch and waits, but not for a directory that ignores its context.
-func (w *chainWatch) stop() {
-	w.cancel()
-	timer := time.NewTimer(stopTimeout)
-	defer timer.Stop()
-	select {
-	case <-w.done:
-	case <-timer.C:
-		w.log.Error("the directory does not end its watch of a chain: its goroutine is left running", "timeout", stopTimeout)
-	}
-}
-
 // chainRegistry holds the chain watches of a builder. A watch is open while it has readers.
 type chainRegistry struct {
 	mu   sync.Mutex
@@ -119,16 +105,11 @@ func (r *chainRegistry) follow(watcher route.Watcher, key chainKey, log *slog.Lo
 	defer r.mu.Unlock()
 	w = r.open[key]
 	if w == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		w = &chainWatch{
-			log:    log.With("service", key.service, "directory", key.directory),
-			cancel: cancel, done: make(chan struct{}), readers: map[chan<- struct{}]struct{}{},
-		}
-		r.open[key] = w
-		go func() {
-			defer close(w.done)
+		w = &chainWatch{log: log.With("service", key.service, "directory", key.directory), readers: map[chan<- struct{}]struct{}{}}
+		w.following = follow(w.log, func(ctx context.Context) {
 			watcher.WatchChain(ctx, key.service, key.datacenter, w.report)
-		}()
+		})
+		r.open[key] = w
 	}
 	w.mu.Lock()
 	w.readers[wake] = struct{}{}

@@ -406,10 +406,7 @@ func (r *routedResolver) publishTargets() {
 func (r *consulResolver) known(published int) int {
 	for _, s := range r.sources {
 		if v := s.view(); len(v.list) > 0 {
-			s.mu.Lock()
-			unhealthy := len(s.unhealthy)
-			s.mu.Unlock()
-			return published + unhealthy*published/len(v.list)
+			return published + v.excluded*published/len(v.list)
 		}
 	}
 	return published

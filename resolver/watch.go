@@ -25,8 +25,7 @@ type sharedWatch struct {
 	snapshots Snapshots // may be nil
 	saver     *saver    // nil without snapshots
 	log       *slog.Logger
-	cancel    context.CancelFunc
-	done      chan struct{}
+	following *following
 
 	mu            sync.Mutex
 	subscriptions map[*subscription]struct{}
@@ -66,6 +65,7 @@ type view struct {
 	err          error         // of the last query
 	answeredAt   time.Time     // when the directory answered what is believed; zero is never
 	held         int           // how many of list are missing from the last answer
+	excluded     int           // unhealthy instances of the last answer that are not in list
 	again        time.Duration // until a grace time ends; 0 is never
 }
 
@@ -73,7 +73,6 @@ type view struct {
 func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, earlier earlierList) *sharedWatch {
 	w := &sharedWatch{
 		query: q, directory: watcher.Name(),
-		done:          make(chan struct{}),
 		subscriptions: map[*subscription]struct{}{},
 		earlier:       earlier,
 		hadEarlier:    len(earlier.list) > 0,
@@ -89,13 +88,39 @@ func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, earli
 }
 
 func (w *sharedWatch) start(watcher catalog.Watcher) {
-	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
-	go func() {
-		defer close(w.done)
+	w.following = follow(w.log, func(ctx context.Context) {
 		w.loadWithin(ctx)
 		watcher.Watch(ctx, w.query, w.report)
+	})
+}
+
+// following is a watch that a directory runs in a goroutine.
+type following struct {
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func follow(log *slog.Logger, watch func(context.Context)) *following {
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &following{log, cancel, make(chan struct{})}
+	go func() {
+		defer close(f.done)
+		watch(ctx)
 	}()
+	return f
+}
+
+// stop ends the watch and waits, but not for a directory that ignores its context.
+func (f *following) stop() {
+	f.cancel()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-timer.C:
+		f.log.Error("the directory does not end its watch: its goroutine is left running", "timeout", stopTimeout)
+	}
 }
 
 // loadWithin waits for the snapshot on disk for at most snapshotTimeout. One that is read
@@ -147,16 +172,9 @@ func (w *sharedWatch) signal() {
 	}
 }
 
-// stop ends the watch and waits, but not for a directory that ignores its context.
+// stop ends the watch, and then the saving of its answers.
 func (w *sharedWatch) stop() {
-	w.cancel()
-	timer := time.NewTimer(stopTimeout)
-	defer timer.Stop()
-	select {
-	case <-w.done:
-	case <-timer.C:
-		w.log.Error("the directory does not end its watch: its goroutine is left running", "timeout", stopTimeout)
-	}
+	w.following.stop()
 	w.saver.close()
 }
 
@@ -228,7 +246,7 @@ func (w *sharedWatch) view() view {
 		callable: w.callable, believed: w.believed, answered: !w.answeredAt.IsZero(),
 		earlier: w.earlier.list, hadEarlier: w.hadEarlier, hint: w.hint,
 		failingSince: w.failingSince, err: w.err, answeredAt: w.answeredAt,
-		held: w.guard.held(), again: again,
+		held: w.guard.held(), excluded: len(w.unhealthy) - w.callable.panicking, again: again,
 	}
 	v.suspect = w.err != nil || w.earlier.failing && !v.answered
 	if !v.answered {
