@@ -445,3 +445,24 @@ func TestADatacenterOfTheTargetIsVerified(t *testing.T) {
 		}
 	}
 }
+
+// A redirect leads to servers that prove the name of their own service, and no other: not that
+// which the channel names either.
+func TestIdentityFollowsTheRoute(t *testing.T) {
+	for proven, want := range map[string]codes.Code{"catalog": codes.OK, "prices": codes.Unavailable} {
+		m := newMesh(t)
+		if err := m.agent.WriteConfig(`{"Kind": "service-resolver", "Name": "prices", "Redirect": {"Service": "catalog"}}`); err != nil {
+			t.Fatal(err)
+		}
+		s := &shop{name: "a"}
+		m.serveSecured(s, meshlite.WithTransportCredentials(identityOf(t, m.directory, proven)))
+		client := tlsClient(t, m, "consul:///prices", []meshlite.ClientOption{meshlite.WithTransportCredentials(identityOf(t, m.directory, "storefront"))})
+		_, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "one"})
+		if status.Code(err) != want || want != codes.OK && !strings.Contains(err.Error(), "wrong_service") {
+			t.Errorf("a server that proves %s gets %v, want %v", proven, err, want)
+		}
+		if n := s.calls.Load(); (n > 0) != (want == codes.OK) {
+			t.Errorf("a server that proves %s has answered %d calls", proven, n)
+		}
+	}
+}
