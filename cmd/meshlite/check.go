@@ -17,8 +17,8 @@ func newCheckCommand() *cobra.Command {
 		Short:      "Find out what is wrong with Consul, the clock and the instances of services",
 		Long: `Check Consul (reachable, has a leader, accepts the token), the clock, and all
 instances of the named services, or of all services: the address is reachable,
-grpc.health.v1 answers SERVING, Consul's status agrees, and no two instances claim one
-address. Each problem is printed with its fix.
+grpc.health.v1 answers SERVING, Consul's status agrees, no two instances claim one
+address, and clients support all parts of the service's routes. Each problem is printed with its fix.
 
   ✓  passed
   !  warning: perhaps not intended

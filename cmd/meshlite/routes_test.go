@@ -3,11 +3,15 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
@@ -66,6 +70,7 @@ func reporting(t *testing.T, ended func() (v1, failed1, v2, failed2 uint64)) (ad
 	return strings.TrimPrefix(page.URL, "http://")
 }
 
+// Case T7
 func TestRoutes(t *testing.T) {
 	agent := openAgent(t)
 	runTool(t, "routes", "catalog").want(t, 0, "catalog has no routes", "")
@@ -82,6 +87,14 @@ func TestRoutes(t *testing.T) {
 
 	configure(t, agent, `{"Kind":"service-router","Name":"catalog","Routes":[{"Match":{"HTTP":{"QueryParam":[{"Name":"x","Present":true}]}},"Destination":{"ServiceSubset":"v2"}}]}`)
 	runTool(t, "routes", "catalog").want(t, 0, "its chain is refused", "")
+	address := openHealth(t, healthv1.HealthCheckResponse_SERVING, nil)
+	host, port, _ := net.SplitHostPort(address)
+	n, _ := strconv.Atoi(port)
+	if err := agent.Register(consultest.Service{ID: "a", Name: "catalog", Address: host, Port: n}); err != nil {
+		t.Fatal(err)
+	}
+	runTool(t, "check", "catalog").want(t, 1, "its routes are refused", "")
+	runTool(t, "check", "catalog").want(t, 1, "QueryParam", "")
 	runTool(t, "routes").want(t, 2, "", "takes SERVICE, not 0 arguments")
 	runTool(t, "routes", "catalog", "--client", "x").want(t, 2, "", "write host:port")
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // service is a name, its instances in Consul, and what each of them reports.
@@ -20,6 +22,7 @@ type service struct {
 	probes  []probeResult // of the entries
 	overTLS bool          // how they are probed
 	err     error         // why it could not be read
+	refused []string      // parts of its routes that clients refuse
 }
 
 // services checks those that are named, or all.
@@ -60,6 +63,11 @@ func probeAll(ctx context.Context, directory *consul.Directory, options Options,
 		s := &service{name: names[i], overTLS: options.Credentials != nil}
 		s.entries, s.err = directory.Entries(ctx, catalog.Query{Service: s.name})
 		s.probes = make([]probeResult, len(s.entries))
+		// Other errors are no fault: without chains, or the right to read this one, discovery is plain.
+		var refused *route.RefusedError
+		if _, err := directory.Chain(ctx, s.name, ""); errors.As(err, &refused) {
+			s.refused = refused.Parts
+		}
 		services[i] = s
 	})
 	p := prober{options.Credentials, options.Certificate}
@@ -83,7 +91,12 @@ func (s *service) checks() []Check {
 	for i, e := range s.entries {
 		checks = append(checks, instanceChecks(e, s.probes[i], s.overTLS)...)
 	}
-	return append(append(checks, s.panics()...), duplicates(s.entries)...)
+	checks = append(append(checks, s.panics()...), duplicates(s.entries)...)
+	for _, part := range s.refused {
+		checks = append(checks, Check{Group: Service, Service: s.name, Name: "routes", Result: Failed,
+			Text: "its routes are refused: clients keep their last ones, and calls of those without fail", Fix: part})
+	}
+	return checks
 }
 
 // hasOwnCheck reports whether an instance has a check besides those of its node.
