@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,75 +22,21 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-// chainReports are those of a watch, each in a line, without repetitions.
-type chainReports struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (r *chainReports) report(c *route.Chain, err error) {
-	line := "plain"
-	switch {
-	case err != nil:
-		line = err.Error()
-	case c != nil:
-		var arms []string
-		for _, a := range c.Routes[len(c.Routes)-1].Arms {
-			arms = append(arms, fmt.Sprintf("%s=%v", a.Name, a.Weight))
-		}
-		line = fmt.Sprintf("%d %s", len(c.Routes), strings.Join(arms, " "))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if n := len(r.lines); n == 0 || r.lines[n-1] != line {
-		r.lines = append(r.lines, line)
-	}
-}
-
-func (r *chainReports) all() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.lines)
-}
-
-// want compares the reports by how each begins.
-func (r *chainReports) want(t *testing.T, want ...string) {
-	t.Helper()
-	got := r.all()
-	if len(got) != len(want) {
-		t.Fatalf("reports are %q, want %q", got, want)
-	}
-	for i := range want {
-		if !strings.HasPrefix(got[i], want[i]) {
-			t.Errorf("report %d is %q, want %q", i, got[i], want[i])
-		}
-	}
-}
-
-// await waits until the last report begins so.
-func (r *chainReports) await(t *testing.T, want string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		all := r.all()
-		if len(all) > 0 && strings.HasPrefix(all[len(all)-1], want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("reports are %q, want %q at last", all, want)
-		}
-	}
-}
-
-func watchChain(t *testing.T, d *consul.Directory, service string) *chainReports {
-	t.Helper()
-	r, done := &chainReports{}, make(chan struct{})
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer close(done)
-		d.WatchChain(ctx, service, "", r.report)
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	return r
+// watchChain reports the arms of the last route.
+func watchChain(t *testing.T, d *consul.Directory, service string) *reportLines {
+	return follow(t, func(ctx context.Context, r *reportLines) {
+		d.WatchChain(ctx, service, "", func(c *route.Chain, err error) {
+			line := "plain"
+			if c != nil {
+				var arms []string
+				for _, a := range c.Routes[len(c.Routes)-1].Arms {
+					arms = append(arms, fmt.Sprintf("%s=%v", a.Name, a.Weight))
+				}
+				line = fmt.Sprintf("%d %s", len(c.Routes), strings.Join(arms, " "))
+			}
+			r.add(line, err)
+		})
+	})
 }
 
 // The config entries of a service with two versions.
@@ -163,7 +108,7 @@ func TestChainsAreWatched(t *testing.T) {
 		unconfigure(t, agent, "service-resolver")
 		time.Sleep(time.Minute)
 		r.want(t, "plain", "1 v1=100", "1 v1=90 v2=10", "2 v1=90 v2=10",
-			"consul at 127.0.0.1:8500 closed the connection", "consul at 127.0.0.1:8500 refused the connection",
+			"consul at 127.0.0.1:8500 closed the connection...", "consul at 127.0.0.1:8500 refused the connection...",
 			"1 v1=90 v2=10", "1 v1=100", "plain")
 	})
 }
@@ -184,7 +129,7 @@ func TestRefusedChainsAreReported(t *testing.T) {
 		}
 		configure(t, agent, routed(`{"RequestTimeout":"1s"}`))
 		time.Sleep(time.Second)
-		r.want(t, "1 v1=100", `the discovery chain of "catalog" has parts that are not supported: route 1: PrefixRewrite "/b"`, "2 v1=100")
+		r.want(t, "1 v1=100", `the discovery chain of "catalog" has parts that are not supported: route 1: PrefixRewrite "/b"...`, "2 v1=100")
 
 		configure(t, agent, routed(`{"PrefixRewrite":"/b"}`))
 		_, err := d.Chain(t.Context(), "catalog", "")
@@ -453,7 +398,7 @@ func TestTheRealConsulsChainsAreWatched(t *testing.T) {
 		r.await(t, fmt.Sprintf("1 v1=%v v2=%v", 100-share, share))
 	}
 	put(t, address, routed(`{"PrefixRewrite":"/b"}`))
-	r.await(t, `the discovery chain of "catalog" has parts that are not supported`)
+	r.await(t, `the discovery chain of "catalog" has parts that are not supported...`)
 	put(t, address, routed(`{"ServiceSubset":"v2"}`))
 	r.await(t, "2 v1=0 v2=100")
 	for _, kind := range []string{"service-router", "service-splitter", "service-resolver"} {
