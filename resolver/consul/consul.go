@@ -167,7 +167,8 @@ func (d *Directory) joinPool() (leave func()) {
 // WatchIntentions reports the intentions about calls to destination, with the default of the
 // agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
 // changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default stays as last read, and is deny until it was.
+// destination and agent:read. Without the latter the default stays as last read; it is deny
+// before the first time.
 //
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
