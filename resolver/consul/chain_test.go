@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -382,38 +383,43 @@ func TestNestedSplittersAreFlattened(t *testing.T) {
 // Case T7, against a real Consul: what is written is reported, and what is deleted is plain
 // discovery.
 func TestTheRealConsulsChainsAreWatched(t *testing.T) {
-	address := agenttest.Start(t).Address
-	d, err := consul.New(consul.Config{Address: address, Logger: silent})
+	agent := agenttest.Start(t)
+	d, err := consul.New(consul.Config{Address: agent.Address, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
 	r := watchChain(t, d, "catalog")
 	r.await(t, "plain")
-	put(t, address, speaksGRPC)
-	put(t, address, twoVersions)
+	put(t, agent, speaksGRPC)
+	put(t, agent, twoVersions)
 	r.await(t, "1 v1=100")
 	for _, share := range []float64{0, 0.01, 10, 100} {
-		put(t, address, canary(share))
+		put(t, agent, canary(share))
 		r.await(t, fmt.Sprintf("1 v1=%v v2=%v", 100-share, share))
 	}
-	put(t, address, routed(`{"PrefixRewrite":"/b"}`))
+	put(t, agent, routed(`{"PrefixRewrite":"/b"}`))
 	r.await(t, `the discovery chain of "catalog" has parts that are not supported...`)
-	put(t, address, routed(`{"ServiceSubset":"v2"}`))
+	put(t, agent, routed(`{"ServiceSubset":"v2"}`))
 	r.await(t, "2 v1=0 v2=100")
 	for _, kind := range []string{"service-router", "service-splitter", "service-resolver"} {
-		remove(t, address, kind)
+		remove(t, agent, kind)
 	}
 	r.await(t, "plain")
 }
 
-func remove(t *testing.T, address, kind string) {
+// put writes a config entry.
+func put(t *testing.T, agent *consulagent.Agent, entry string) {
 	t.Helper()
-	client, err := api.NewClient(&api.Config{Address: address, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
-	if err != nil {
+	if _, err := agent.Send(t.Context(), http.MethodPut, "/v1/config", json.RawMessage(entry)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.ConfigEntries().Delete(kind, "catalog", nil); err != nil {
+}
+
+// remove deletes that of catalog.
+func remove(t *testing.T, agent *consulagent.Agent, kind string) {
+	t.Helper()
+	if _, err := agent.Send(t.Context(), http.MethodDelete, "/v1/config/"+kind+"/catalog", nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -439,13 +445,13 @@ func TestChainsOfAGuardedConsul(t *testing.T) {
 // weights and OnlyPassing.
 func TestSubsetsAreWhatConsulSays(t *testing.T) {
 	agent := agenttest.Start(t)
-	put(t, agent.Address, speaksGRPC)
-	put(t, agent.Address, `{"Kind":"service-resolver","Name":"catalog","Subsets":{
+	put(t, agent, speaksGRPC)
+	put(t, agent, `{"Kind":"service-resolver","Name":"catalog","Subsets":{
 		"v1":{"Filter":"Service.Meta.version == \"1\""},
 		"v2":{"Filter":"Service.Meta.version == \"2\"","OnlyPassing":true},
 		"old":{"Filter":"Service.Meta.version != \"2\" and \"slow\" not in Service.Tags"},
 		"ok":{"OnlyPassing":true}}}`)
-	put(t, agent.Address, `{"Kind":"service-splitter","Name":"catalog","Splits":[{"Weight":40},{"Weight":10,"ServiceSubset":"v1"},{"Weight":20,"ServiceSubset":"v2"},{"Weight":30,"ServiceSubset":"ok"},{"Weight":0,"ServiceSubset":"old"}]}`)
+	put(t, agent, `{"Kind":"service-splitter","Name":"catalog","Splits":[{"Weight":40},{"Weight":10,"ServiceSubset":"v1"},{"Weight":20,"ServiceSubset":"v2"},{"Weight":30,"ServiceSubset":"ok"},{"Weight":0,"ServiceSubset":"old"}]}`)
 	for i, status := range []string{"passing", "warning", "critical", "passing", "warning", "passing"} {
 		for version := 1; version <= 3; version++ {
 			if _, err := agent.Send(t.Context(), http.MethodPut, "/v1/agent/service/register", map[string]any{
@@ -489,11 +495,7 @@ func TestSubsetsAreWhatConsulSays(t *testing.T) {
 // weightsOf are the weights that Consul answers for a target, by address.
 func weightsOf(t *testing.T, address string, target *route.Target) map[string]int {
 	t.Helper()
-	client, err := api.NewClient(&api.Config{Address: address, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, _, err := client.Health().Service(target.Service, "", target.OnlyPassing, &api.QueryOptions{Filter: target.Filter})
+	entries, _, err := apiOf(t, address, nil).Health().Service(target.Service, "", target.OnlyPassing, &api.QueryOptions{Filter: target.Filter})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,9 +125,7 @@ func TestConsulCompilesTheChains(t *testing.T) {
 func (s *shape) compile(t *testing.T, agent *consulagent.Agent) json.RawMessage {
 	t.Helper()
 	for _, entry := range s.Entries {
-		if _, err := agent.Send(t.Context(), http.MethodPut, "/v1/config", entry); err != nil {
-			t.Fatal(err)
-		}
+		put(t, agent, string(entry))
 	}
 	answer, err := agent.Send(t.Context(), http.MethodGet, "/v1/discovery-chain/"+s.Service+"?compile-dc="+s.Datacenter, nil)
 	if err != nil {

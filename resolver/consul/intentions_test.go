@@ -171,17 +171,17 @@ func TestIntentionsThatCannotBeRead(t *testing.T) {
 
 // Case I6
 func TestTheRealConsulIsWatched(t *testing.T) {
-	address := agenttest.Start(t).Address
-	d, err := consul.New(consul.Config{Address: address, Logger: silent})
+	agent := agenttest.Start(t)
+	d, err := consul.New(consul.Config{Address: agent.Address, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
 	r := watchIntentions(t, d, "catalog")
 	r.await(t, "allow")
-	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]}`)
+	put(t, agent, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]}`)
 	r.await(t, "allow, web => catalog allow, * => catalog deny")
-	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"*","Action":"deny"}]}`)
+	put(t, agent, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"*","Action":"deny"}]}`)
 	r.await(t, "allow, * => catalog deny")
 	set, err := d.Intentions(t.Context(), "catalog")
 	if err != nil || !strings.HasSuffix(set.TrustDomain, ".consul") {
@@ -210,22 +210,5 @@ func TestIntentionsOfAGuardedConsul(t *testing.T) {
 	}
 	if set, err := read(a.operations, "prices"); err != nil || set.Default != intention.Deny || set.DefaultReason != "" {
 		t.Errorf("%+v, %v", set, err)
-	}
-}
-
-func put(t *testing.T, address, entry string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+address+"/v1/config", strings.NewReader(entry))
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	response, err := (&http.Client{Transport: transport}).Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Fatal(response.Status)
 	}
 }
