@@ -55,7 +55,7 @@ func (c *Credentials) serverTLS(ctx context.Context, protocols []string, raw net
 // ClientTLS returns settings for clients of other protocols than gRPC, such as an
 // [http.Transport], that call service and no other: its server is verified as by a channel, and
 // the latest certificate is presented to it. A name that is no service's is an error of the
-// handshake. Of the life of a connection [Credentials.ServerTLS] says more.
+// handshake. See [Credentials.ServerTLS] for the life of a connection.
 func (c *Credentials) ClientTLS(service string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ServerName: service,

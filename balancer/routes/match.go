@@ -18,25 +18,15 @@ func match(chain *route.Chain, method string, ctx context.Context) int {
 	md := outgoings.Get().(*outgoing)
 	md.ctx = ctx
 	_, i := chain.Match(method, md)
-	*md = outgoing{}
+	md.ctx = nil
 	outgoings.Put(md)
 	return i
 }
 
-// outgoing is the metadata that a call sends. It keeps the last value: routes often match
-// values of one key.
-type outgoing struct {
-	ctx    context.Context
-	key    string
-	values []string
-}
+// outgoing is the metadata that a call sends.
+type outgoing struct{ ctx context.Context }
 
 var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
 // Get returns the values of key.
-func (o *outgoing) Get(key string) []string {
-	if key != o.key {
-		o.key, o.values = key, metadata.ValueFromOutgoingContext(o.ctx, key)
-	}
-	return o.values
-}
+func (o *outgoing) Get(key string) []string { return metadata.ValueFromOutgoingContext(o.ctx, key) }

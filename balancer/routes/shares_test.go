@@ -3,6 +3,7 @@ package routes_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,23 +14,46 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-// Case T2
+func even(n int, weight float64) []float64 {
+	return slices.Repeat([]float64{weight}, n)
+}
+
+// Case T2: Shares within 0.1 % of weights over 100,000 calls, also for 99.9/0.1 and nested splitters.
 func TestSharesAreTheWeights(t *testing.T) {
-	for _, weights := range [][3]float64{{90, 10, 0}, {99.9, 0.1, 0}, {45.05, 45.05, 9.9}} {
-		t.Run(fmt.Sprint(weights), func(t *testing.T) {
-			f := newFleet(t)
+	groups := []group{v1, v2, other, {id: "v3", first: 300, listed: 4}}
+	for name, weights := range map[string][]float64{
+		"90/10":                       {90, 10},
+		"99.9/0.1":                    {99.9, 0.1},
+		"nested":                      {90, 5, 3.75, 1.25},
+		"rounded to less":             {33.33, 33.33, 33.33},
+		"nearly alike":                {45.05, 45.05, 9.9},
+		"with arms of nothing":        {0, 60, 0, 40},
+		"a hundred":                   even(100, 1),
+		"the least weight":            {0.01, 99.99},
+		"the least weight, many arms": append(even(100, 0.01), 99),
+	} {
+		t.Run(name, func(t *testing.T) {
 			var sum float64
 			for _, w := range weights {
 				sum += w
 			}
-			f.set(chainOf(arm("v1", weights[0]), arm("v2", weights[1]), arm("other", weights[2])), v1, v2, other)
-			f.ready(v1, v2)
-			if weights[2] > 0 {
-				f.ready(other)
+			var arms []*route.Arm
+			want := map[int]float64{}
+			for i, w := range weights {
+				g := groups[i%len(groups)]
+				arms = append(arms, &route.Arm{Name: fmt.Sprint("arm ", i), Weight: w, Target: g.id})
+				want[g.first] += w / sum
 			}
-			f.wantShares(100_000, 0.001, map[int]float64{0: weights[0] / sum, 100: weights[1] / sum, 200: weights[2] / sum})
+			f := newFleet(t)
+			f.set(chainOf(arms...), groups[:min(len(weights), len(groups))]...)
+			for _, g := range groups {
+				if want[g.first] > 0 {
+					f.ready(g)
+				}
+			}
+			f.wantShares(100_000, 0.001, want)
 			// Each thousand has the shares, too.
-			f.wantShares(1000, 0.005, map[int]float64{0: weights[0] / sum, 100: weights[1] / sum, 200: weights[2] / sum})
+			f.wantShares(1000, 0.005, want)
 		})
 	}
 }

@@ -11,23 +11,23 @@ import (
 
 // Bounds of one expression.
 const (
-	MaxBytes = 1 << 10
-	MaxSteps = 2 << 10 // with its repetitions
+	maxBytes = 1 << 10
+	maxSteps = 2 << 10 // with its repetitions
 )
 
 // Whole compiles an expression that matches whole texts, as RE2's FullMatch does. Matching
 // takes time that is linear in the text and in the steps of the expression.
 func Whole(expression string) (_ *regexp.Regexp, steps int, _ error) {
-	if len(expression) > MaxBytes {
-		return nil, 0, fmt.Errorf("an expression of %d bytes: write %d at most", len(expression), MaxBytes)
+	if len(expression) > maxBytes {
+		return nil, 0, fmt.Errorf("an expression of %d bytes: write %d at most", len(expression), maxBytes)
 	}
 	// Before it is wrapped: ")(" would be valid within.
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%q, which is no expression of RE2: %w", expression, reason(err))
 	}
-	if steps = stepsOf(parsed); steps > MaxSteps {
-		return nil, 0, fmt.Errorf("%q, which is an expression of %d steps with its repetitions: write %d at most", expression, steps, MaxSteps)
+	if steps = stepsOf(parsed); steps > maxSteps {
+		return nil, 0, fmt.Errorf("%q, which is an expression of %d steps with its repetitions: write %d at most", expression, steps, maxSteps)
 	}
 	re, err := regexp.Compile(`^(?s:` + expression + `)$`)
 	return re, steps, err

@@ -1,5 +1,5 @@
-// Package renewal is what certificate sources of package identity have in common that ask an
-// authority again and again: what is logged of their attempts, and when the next one is due.
+// Package renewal logs the attempts of a certificate source of package identity to read from
+// its authority, and paces them.
 //
 //	attempts := renewal.New(&source.Feed, "Consul", log)
 //	for ctx.Err() == nil {
@@ -71,8 +71,7 @@ func (a *Attempts) Pause() time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// LeafPause is Pause of what asks for leaves: as long as the last one is good for more than
-// 10 min, it is up to Spread.
+// LeafPause is Pause for leaves: up to Spread while the last one is good for more than 10 min.
 func (a *Attempts) LeafPause() time.Duration {
 	if current, err := a.feed.Current(); err == nil && time.Until(current.Leaf().NotAfter) > unhurried {
 		return minPause + rand.N(Spread)

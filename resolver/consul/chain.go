@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -46,13 +45,8 @@ func (c compiled) plain() bool { return c.chain == nil && c.refused == nil }
 // readChain sends one query.
 func (c *client) readChain(ctx context.Context, service, datacenter string, options *api.QueryOptions) (compiled, error) {
 	var body json.RawMessage
-	// consul/api drops what it does not know, such as the headers that a split sets.
-	decoded := decoding(ctx, func(from io.Reader) error {
-		if err := json.NewDecoder(from).Decode(&body); err != nil {
-			return unreadable(err)
-		}
-		return nil
-	})
+	// consul/api drops fields that it does not have, such as the headers that a split sets.
+	decoded := decodingInto(ctx, &body)
 	compile := &api.DiscoveryChainOptions{EvaluateInDatacenter: datacenter}
 	_, meta, err := c.api.DiscoveryChain().Get(service, compile, options.WithContext(decoded))
 	if err != nil {
@@ -66,7 +60,7 @@ func (c *client) readChain(ctx context.Context, service, datacenter string, opti
 // withoutChains is why the agent has no chain to show, "" for another error.
 func withoutChains(err error) string {
 	switch status := statusOf(err); {
-	case status == http.StatusForbidden || status == http.StatusUnauthorized:
+	case isDenied(err):
 		return "the token may not read it"
 	case status == http.StatusNotFound:
 		return "the agent has no discovery chains"

@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/internal/consulagent"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -23,75 +23,21 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-// chainReports are those of a watch, each in a line, without repetitions.
-type chainReports struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (r *chainReports) report(c *route.Chain, err error) {
-	line := "plain"
-	switch {
-	case err != nil:
-		line = err.Error()
-	case c != nil:
-		var arms []string
-		for _, a := range c.Routes[len(c.Routes)-1].Arms {
-			arms = append(arms, fmt.Sprintf("%s=%v", a.Name, a.Weight))
-		}
-		line = fmt.Sprintf("%d %s", len(c.Routes), strings.Join(arms, " "))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if n := len(r.lines); n == 0 || r.lines[n-1] != line {
-		r.lines = append(r.lines, line)
-	}
-}
-
-func (r *chainReports) all() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.lines)
-}
-
-// want compares the reports by how each begins.
-func (r *chainReports) want(t *testing.T, want ...string) {
-	t.Helper()
-	got := r.all()
-	if len(got) != len(want) {
-		t.Fatalf("reports are %q, want %q", got, want)
-	}
-	for i := range want {
-		if !strings.HasPrefix(got[i], want[i]) {
-			t.Errorf("report %d is %q, want %q", i, got[i], want[i])
-		}
-	}
-}
-
-// await waits until the last report begins so.
-func (r *chainReports) await(t *testing.T, want string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		all := r.all()
-		if len(all) > 0 && strings.HasPrefix(all[len(all)-1], want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("reports are %q, want %q at last", all, want)
-		}
-	}
-}
-
-func watchChain(t *testing.T, d *consul.Directory, service string) *chainReports {
-	t.Helper()
-	r, done := &chainReports{}, make(chan struct{})
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer close(done)
-		d.WatchChain(ctx, service, "", r.report)
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	return r
+// watchChain reports the arms of the last route.
+func watchChain(t *testing.T, d *consul.Directory, service string) *reportLines {
+	return follow(t, func(ctx context.Context, r *reportLines) {
+		d.WatchChain(ctx, service, "", func(c *route.Chain, err error) {
+			line := "plain"
+			if c != nil {
+				var arms []string
+				for _, a := range c.Routes[len(c.Routes)-1].Arms {
+					arms = append(arms, fmt.Sprintf("%s=%v", a.Name, a.Weight))
+				}
+				line = fmt.Sprintf("%d %s", len(c.Routes), strings.Join(arms, " "))
+			}
+			r.add(line, err)
+		})
+	})
 }
 
 // The config entries of a service with two versions.
@@ -163,7 +109,7 @@ func TestChainsAreWatched(t *testing.T) {
 		unconfigure(t, agent, "service-resolver")
 		time.Sleep(time.Minute)
 		r.want(t, "plain", "1 v1=100", "1 v1=90 v2=10", "2 v1=90 v2=10",
-			"consul at 127.0.0.1:8500 closed the connection", "consul at 127.0.0.1:8500 refused the connection",
+			"consul at 127.0.0.1:8500 closed the connection...", "consul at 127.0.0.1:8500 refused the connection...",
 			"1 v1=90 v2=10", "1 v1=100", "plain")
 	})
 }
@@ -184,7 +130,7 @@ func TestRefusedChainsAreReported(t *testing.T) {
 		}
 		configure(t, agent, routed(`{"RequestTimeout":"1s"}`))
 		time.Sleep(time.Second)
-		r.want(t, "1 v1=100", `the discovery chain of "catalog" has parts that are not supported: route 1: PrefixRewrite "/b"`, "2 v1=100")
+		r.want(t, "1 v1=100", `the discovery chain of "catalog" has parts that are not supported: route 1: PrefixRewrite "/b"...`, "2 v1=100")
 
 		configure(t, agent, routed(`{"PrefixRewrite":"/b"}`))
 		_, err := d.Chain(t.Context(), "catalog", "")
@@ -437,38 +383,43 @@ func TestNestedSplittersAreFlattened(t *testing.T) {
 // Case T7, against a real Consul: what is written is reported, and what is deleted is plain
 // discovery.
 func TestTheRealConsulsChainsAreWatched(t *testing.T) {
-	address := agenttest.Start(t).Address
-	d, err := consul.New(consul.Config{Address: address, Logger: silent})
+	agent := agenttest.Start(t)
+	d, err := consul.New(consul.Config{Address: agent.Address, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
 	r := watchChain(t, d, "catalog")
 	r.await(t, "plain")
-	put(t, address, speaksGRPC)
-	put(t, address, twoVersions)
+	put(t, agent, speaksGRPC)
+	put(t, agent, twoVersions)
 	r.await(t, "1 v1=100")
 	for _, share := range []float64{0, 0.01, 10, 100} {
-		put(t, address, canary(share))
+		put(t, agent, canary(share))
 		r.await(t, fmt.Sprintf("1 v1=%v v2=%v", 100-share, share))
 	}
-	put(t, address, routed(`{"PrefixRewrite":"/b"}`))
-	r.await(t, `the discovery chain of "catalog" has parts that are not supported`)
-	put(t, address, routed(`{"ServiceSubset":"v2"}`))
+	put(t, agent, routed(`{"PrefixRewrite":"/b"}`))
+	r.await(t, `the discovery chain of "catalog" has parts that are not supported...`)
+	put(t, agent, routed(`{"ServiceSubset":"v2"}`))
 	r.await(t, "2 v1=0 v2=100")
 	for _, kind := range []string{"service-router", "service-splitter", "service-resolver"} {
-		remove(t, address, kind)
+		remove(t, agent, kind)
 	}
 	r.await(t, "plain")
 }
 
-func remove(t *testing.T, address, kind string) {
+// put writes a config entry.
+func put(t *testing.T, agent *consulagent.Agent, entry string) {
 	t.Helper()
-	client, err := api.NewClient(&api.Config{Address: address, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
-	if err != nil {
+	if _, err := agent.Send(t.Context(), http.MethodPut, "/v1/config", json.RawMessage(entry)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.ConfigEntries().Delete(kind, "catalog", nil); err != nil {
+}
+
+// remove deletes that of catalog.
+func remove(t *testing.T, agent *consulagent.Agent, kind string) {
+	t.Helper()
+	if _, err := agent.Send(t.Context(), http.MethodDelete, "/v1/config/"+kind+"/catalog", nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -494,13 +445,13 @@ func TestChainsOfAGuardedConsul(t *testing.T) {
 // weights and OnlyPassing.
 func TestSubsetsAreWhatConsulSays(t *testing.T) {
 	agent := agenttest.Start(t)
-	put(t, agent.Address, speaksGRPC)
-	put(t, agent.Address, `{"Kind":"service-resolver","Name":"catalog","Subsets":{
+	put(t, agent, speaksGRPC)
+	put(t, agent, `{"Kind":"service-resolver","Name":"catalog","Subsets":{
 		"v1":{"Filter":"Service.Meta.version == \"1\""},
 		"v2":{"Filter":"Service.Meta.version == \"2\"","OnlyPassing":true},
 		"old":{"Filter":"Service.Meta.version != \"2\" and \"slow\" not in Service.Tags"},
 		"ok":{"OnlyPassing":true}}}`)
-	put(t, agent.Address, `{"Kind":"service-splitter","Name":"catalog","Splits":[{"Weight":40},{"Weight":10,"ServiceSubset":"v1"},{"Weight":20,"ServiceSubset":"v2"},{"Weight":30,"ServiceSubset":"ok"},{"Weight":0,"ServiceSubset":"old"}]}`)
+	put(t, agent, `{"Kind":"service-splitter","Name":"catalog","Splits":[{"Weight":40},{"Weight":10,"ServiceSubset":"v1"},{"Weight":20,"ServiceSubset":"v2"},{"Weight":30,"ServiceSubset":"ok"},{"Weight":0,"ServiceSubset":"old"}]}`)
 	for i, status := range []string{"passing", "warning", "critical", "passing", "warning", "passing"} {
 		for version := 1; version <= 3; version++ {
 			if _, err := agent.Send(t.Context(), http.MethodPut, "/v1/agent/service/register", map[string]any{
@@ -544,11 +495,7 @@ func TestSubsetsAreWhatConsulSays(t *testing.T) {
 // weightsOf are the weights that Consul answers for a target, by address.
 func weightsOf(t *testing.T, address string, target *route.Target) map[string]int {
 	t.Helper()
-	client, err := api.NewClient(&api.Config{Address: address, HttpClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, _, err := client.Health().Service(target.Service, "", target.OnlyPassing, &api.QueryOptions{Filter: target.Filter})
+	entries, _, err := apiOf(t, address, nil).Health().Service(target.Service, "", target.OnlyPassing, &api.QueryOptions{Filter: target.Filter})
 	if err != nil {
 		t.Fatal(err)
 	}

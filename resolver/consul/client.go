@@ -169,6 +169,12 @@ func statusOf(err error) int {
 	return 0
 }
 
+// isDenied reports whether the agent refuses the token.
+func isDenied(err error) bool {
+	status := statusOf(err)
+	return status == http.StatusForbidden || status == http.StatusUnauthorized
+}
+
 // explain turns an error of the API into one that names the agent, what went wrong and the
 // fix. acl is the permission that the request needs.
 func (c *client) explain(err error, acl string) error {
@@ -177,7 +183,7 @@ func (c *client) explain(err error, acl string) error {
 	var location *url.Error
 	var large tooLargeError
 	switch {
-	case errors.As(err, &status) && (status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized):
+	case errors.As(err, &status) && isDenied(err):
 		return fmt.Errorf("%s denied the request (%s): give a token with %s in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE", c.name(), c.brief(status.Body), acl)
 	case errors.As(err, &status) && leaderless.MatchString(status.Body):
 		return fmt.Errorf("%s answered %q: start servers until most of them are up, see `consul operator raft list-peers -stale`", c.name(), c.brief(status.Body))

@@ -139,40 +139,41 @@ func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 // Up to 60 watches of one agent are notified of a change at once. More of them take turns,
 // and each is notified within a second for each 60 watches.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
-	if err := checkName("Service", q.Service); err != nil {
-		report(catalog.Snapshot{}, err) // its URL would be that of another service
+	runWatch(ctx, d, "Service", q.Service, newWatch(d, q).run, report)
+}
+
+// runWatch runs a watch of what a field names, as one of the pool's.
+func runWatch[V any](ctx context.Context, d *Directory, field, name string, run func(context.Context, func(V, error)), report func(V, error)) {
+	if err := checkName(field, name); err != nil {
+		var none V
+		report(none, err) // its URL would be that of another service
 		<-ctx.Done()
 		return
 	}
+	defer d.joinPool()()
+	run(ctx, report)
+}
+
+// joinPool adds a watch to the pool, until it leaves.
+func (d *Directory) joinPool() (leave func()) {
 	d.pool.join()
-	defer func() {
+	return func() {
 		if d.pool.leave() {
 			d.Close() // there may be no other request for long
 		}
-	}()
-	newWatch(d, q).run(ctx, report)
+	}
 }
 
 // WatchIntentions reports the intentions about calls to destination, with the default of the
 // agent and the trust domain of its CA, until ctx ends: every answer, even if nothing has
 // changed, and the error of each attempt that fails. It needs a token with intentions:read on
-// destination and agent:read; without the latter the default stays as last read, and is deny until it was.
+// destination and agent:read. Without the latter the default stays as last read; it is deny
+// before the first time.
 //
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
 func (d *Directory) WatchIntentions(ctx context.Context, destination string, report func(intention.Set, error)) {
-	if err := checkName("destination", destination); err != nil {
-		report(intention.Set{}, err)
-		<-ctx.Done()
-		return
-	}
-	d.pool.join()
-	defer func() {
-		if d.pool.leave() {
-			d.Close()
-		}
-	}()
-	newIntentionsWatch(d, destination).run(ctx, report)
+	runWatch(ctx, d, "destination", destination, newIntentionsWatch(d, destination).run, report)
 }
 
 // Intentions reads the intentions about calls to destination once.
@@ -197,11 +198,13 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	i := &Identity{directory: d, service: service, cancel: cancel}
-	for range 2 {
-		d.pool.join()
+	for _, follow := range []func(context.Context){i.followRoots, i.followLeaf} {
+		leave := d.joinPool()
+		i.done.Go(func() {
+			defer leave()
+			follow(ctx)
+		})
 	}
-	i.done.Go(func() { i.followRoots(ctx) })
-	i.done.Go(func() { i.followLeaf(ctx) })
 	return i, nil
 }
 
@@ -216,18 +219,7 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 // once, or of an older index, is read again, consistently, before it is reported. The watch
 // shares the connections of [Directory.Watch].
 func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
-	if err := checkName("service", service); err != nil {
-		report(nil, err)
-		<-ctx.Done()
-		return
-	}
-	d.pool.join()
-	defer func() {
-		if d.pool.leave() {
-			d.Close()
-		}
-	}()
-	newChainWatch(d, service, datacenter).run(ctx, func(read compiled, err error) {
+	runWatch(ctx, d, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
 		if err == nil {
 			err = read.refused
 		}

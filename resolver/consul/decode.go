@@ -169,6 +169,16 @@ func decoding(ctx context.Context, decode func(io.Reader) error) context.Context
 	return context.WithValue(ctx, decodeKey{}, decode)
 }
 
+// decodingInto returns a context whose request has its whole answer decoded into out.
+func decodingInto(ctx context.Context, out any) context.Context {
+	return decoding(ctx, func(body io.Reader) error {
+		if err := json.NewDecoder(body).Decode(out); err != nil {
+			return unreadable(err)
+		}
+		return nil
+	})
+}
+
 // decoder is a transport that decodes an answer while it is read, by the function in the
 // request's context. consul/api would buffer all of it first; it gets "null" instead.
 type decoder struct{ next http.RoundTripper }

@@ -68,9 +68,9 @@ func (w *entryWatch[V]) next(ctx context.Context) (v V, a answer, err error) {
 	return v, a, err
 }
 
-// once sends one query that a stalled agent cannot block.
+// once sends one query.
 func (w *entryWatch[V]) once(ctx context.Context, options *api.QueryOptions) (V, bool, uint64, error) {
-	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
+	bounded, cancel := boundQuery(ctx, options.WaitTime)
 	defer cancel()
 	v, empty, index, err := w.read(bounded, options)
 	if err != nil && errors.Is(context.Cause(ctx), errTakeTurns) {

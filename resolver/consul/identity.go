@@ -44,11 +44,6 @@ func (i *Identity) WatchIntentions(ctx context.Context, destination string, repo
 func (i *Identity) Close() {
 	i.cancel()
 	i.done.Wait()
-	for range 2 {
-		if i.directory.pool.leave() {
-			i.directory.Close()
-		}
-	}
 }
 
 // follower is one loop of blocking queries.
@@ -72,7 +67,7 @@ func (i *Identity) ask(ctx context.Context, f *follower, read func(*api.QueryOpt
 		return err
 	}
 	defer release()
-	bounded, cancel := context.WithTimeout(blocking, wait+wait/16+requestTimeout)
+	bounded, cancel := boundQuery(blocking, wait)
 	defer cancel()
 	meta, err := read((&api.QueryOptions{WaitIndex: f.index, WaitTime: wait}).WithContext(bounded))
 	if err != nil && errors.Is(context.Cause(blocking), errTakeTurns) {

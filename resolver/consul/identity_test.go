@@ -60,6 +60,30 @@ func TestAnIdentityIsASource(t *testing.T) {
 	}
 }
 
+// An identity is two watches until it is closed, and none however often it is.
+func TestAnIdentityThatIsClosedTwiceLeavesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := consultest.New()
+		defer agent.Close()
+		d := newDirectory(t, agent, consul.Config{})
+		want := func(watches int) {
+			t.Helper()
+			if n := d.Stats()[0].Watches; n != watches {
+				t.Errorf("%d watches, want %d", n, watches)
+			}
+		}
+		i := newIdentity(t, d, "catalog")
+		want(2)
+		other := newIdentity(t, d, "prices")
+		want(4)
+		i.Close()
+		i.Close()
+		want(2)
+		other.Close()
+		want(0)
+	})
+}
+
 // identityAt is an identity of catalog whose directory logs to the returned log.
 func identityAt(t *testing.T, agent *consultest.Server) (*consul.Identity, *sourcetest.Log) {
 	t.Helper()

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 
 	"github.com/hashicorp/consul/api"
 
@@ -41,13 +39,8 @@ func newDefaults(d *Directory, destination string) *defaults {
 // matchIntentions sends one query.
 func (c *client) matchIntentions(ctx context.Context, destination string, options *api.QueryOptions) ([]intention.Intention, uint64, error) {
 	var answered map[string]json.RawMessage
-	// consul/api would ignore what it does not know, such as a further condition.
-	decoded := decoding(ctx, func(body io.Reader) error {
-		if err := json.NewDecoder(body).Decode(&answered); err != nil {
-			return unreadable(err)
-		}
-		return nil
-	})
+	// consul/api would ignore fields that it does not have, such as a further condition.
+	decoded := decodingInto(ctx, &answered)
 	_, meta, err := c.api.Connect().IntentionMatch(
 		&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{destination}}, options.WithContext(decoded))
 	if err != nil {
@@ -106,8 +99,8 @@ func (c *client) defaultIntention(ctx context.Context) (intention.Action, error)
 		}
 	}
 	err := c.get(ctx, "/v1/agent/self", &self)
-	switch status := statusOf(err); {
-	case status == http.StatusForbidden || status == http.StatusUnauthorized:
+	switch {
+	case isDenied(err):
 		return "", errDefaultUnreadable
 	case err != nil:
 		return "", c.explain(err, "agent:read")

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,43 +17,17 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
-// intentionReports are those of a watch, each in a line.
-type intentionReports struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (r *intentionReports) report(set intention.Set, err error) {
-	line := fmt.Sprint(err)
-	if err == nil {
-		line = string(set.Default)
-		for _, i := range set.Intentions {
-			line += fmt.Sprintf(", %v %s", &i, i.Action)
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if n := len(r.lines); n == 0 || r.lines[n-1] != line {
-		r.lines = append(r.lines, line)
-	}
-}
-
-func (r *intentionReports) all() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.lines)
-}
-
-func watchIntentions(t *testing.T, d *consul.Directory, destination string) *intentionReports {
-	t.Helper()
-	r, done := &intentionReports{}, make(chan struct{})
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer close(done)
-		d.WatchIntentions(ctx, destination, r.report)
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	return r
+// watchIntentions reports the default and the intentions.
+func watchIntentions(t *testing.T, d *consul.Directory, destination string) *reportLines {
+	return follow(t, func(ctx context.Context, r *reportLines) {
+		d.WatchIntentions(ctx, destination, func(set intention.Set, err error) {
+			line := string(set.Default)
+			for _, i := range set.Intentions {
+				line += fmt.Sprintf(", %v %s", &i, i.Action)
+			}
+			r.add(line, err)
+		})
+	})
 }
 
 func setIntentions(t *testing.T, agent *consultest.Server, destination, sources string) {
@@ -83,19 +55,8 @@ func TestIntentionsAreWatched(t *testing.T) {
 		agent.SetReachable(true)
 		setIntentions(t, agent, "catalog", "")
 		time.Sleep(time.Minute)
-		want := []string{
-			"allow", "allow, web => catalog allow", "allow, web => catalog allow, * => * deny",
-			"consul at 127.0.0.1:8500 closed the connection", "consul at 127.0.0.1:8500 refused the connection", "allow, * => * deny",
-		}
-		got := r.all()
-		if len(got) != len(want) {
-			t.Fatalf("reports are %q, want %q", got, want)
-		}
-		for i := range want {
-			if !strings.HasPrefix(got[i], want[i]) {
-				t.Errorf("report %d is %q, want %q", i, got[i], want[i])
-			}
-		}
+		r.want(t, "allow", "allow, web => catalog allow", "allow, web => catalog allow, * => * deny",
+			"consul at 127.0.0.1:8500 closed the connection...", "consul at 127.0.0.1:8500 refused the connection...", "allow, * => * deny")
 	})
 }
 
@@ -142,9 +103,7 @@ func TestIntentionsThatAreGoneAreReadAgain(t *testing.T) {
 		t.Cleanup(d.Close)
 		r := watchIntentions(t, d, "catalog")
 		time.Sleep(time.Minute)
-		if got := r.all(); len(got) != 1 || got[0] != "allow, * => catalog deny" {
-			t.Errorf("reports are %q", got)
-		}
+		r.want(t, "allow, * => catalog deny")
 	})
 }
 
@@ -212,30 +171,18 @@ func TestIntentionsThatCannotBeRead(t *testing.T) {
 
 // Case I6
 func TestTheRealConsulIsWatched(t *testing.T) {
-	address := agenttest.Start(t).Address
-	d, err := consul.New(consul.Config{Address: address, Logger: silent})
+	agent := agenttest.Start(t)
+	d, err := consul.New(consul.Config{Address: agent.Address, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
 	r := watchIntentions(t, d, "catalog")
-	await := func(want string) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			all := r.all()
-			if len(all) > 0 && all[len(all)-1] == want {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("reports are %q, want %q at last", all, want)
-			}
-		}
-	}
-	await("allow")
-	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]}`)
-	await("allow, web => catalog allow, * => catalog deny")
-	put(t, address, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"*","Action":"deny"}]}`)
-	await("allow, * => catalog deny")
+	r.await(t, "allow")
+	put(t, agent, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"web","Action":"allow"},{"Name":"*","Action":"deny"}]}`)
+	r.await(t, "allow, web => catalog allow, * => catalog deny")
+	put(t, agent, `{"Kind":"service-intentions","Name":"catalog","Sources":[{"Name":"*","Action":"deny"}]}`)
+	r.await(t, "allow, * => catalog deny")
 	set, err := d.Intentions(t.Context(), "catalog")
 	if err != nil || !strings.HasSuffix(set.TrustDomain, ".consul") {
 		t.Errorf("%+v, %v", set, err)
@@ -263,22 +210,5 @@ func TestIntentionsOfAGuardedConsul(t *testing.T) {
 	}
 	if set, err := read(a.operations, "prices"); err != nil || set.Default != intention.Deny || set.DefaultReason != "" {
 		t.Errorf("%+v, %v", set, err)
-	}
-}
-
-func put(t *testing.T, address, entry string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+address+"/v1/config", strings.NewReader(entry))
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	response, err := (&http.Client{Transport: transport}).Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Fatal(response.Status)
 	}
 }

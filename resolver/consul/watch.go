@@ -188,10 +188,15 @@ func (w *watch) fromLeader() *api.QueryOptions {
 	return options
 }
 
-// send sends one query. It has a deadline, so that a stalled agent cannot block the watch:
-// Consul adds up to a sixteenth to the wait.
+// boundQuery gives a query that may block for wait a deadline, so that a stalled agent cannot
+// block its watch: Consul adds up to a sixteenth to the wait.
+func boundQuery(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, wait+wait/16+requestTimeout)
+}
+
+// send sends one query.
 func (w *watch) send(ctx context.Context, options *api.QueryOptions) (answer, error) {
-	bounded, cancel := context.WithTimeout(ctx, options.WaitTime+options.WaitTime/16+requestTimeout)
+	bounded, cancel := boundQuery(ctx, options.WaitTime)
 	defer cancel()
 	found := instances{query: w.query}
 	n, meta, err := w.directory.entries(bounded, w.query, options, found.add)

@@ -38,7 +38,7 @@ type chain struct {
 	ManualVirtualIPs []string
 }
 
-// chainNode is known by its type and name.
+// chainNode is identified by its type and name.
 type chainNode struct {
 	Type, Name string
 
@@ -420,8 +420,8 @@ func (n *chainNode) next() (keys []string) {
 	return keys
 }
 
-// findCircle returns an error that names it. Only splitters can make one. from leads to key, and
-// none of clean leads into one.
+// findCircle returns an error that names a circle, which only splitters can make. from are the
+// nodes on the way to key; those in clean lead into no circle.
 func (c *compiler) findCircle(key string, from []string, clean map[string]bool) error {
 	if slices.Contains(from, key) {
 		return fmt.Errorf("detected circular reference: [%s]", strings.Join(append(from, key), " -> "))

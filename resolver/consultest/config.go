@@ -63,14 +63,14 @@ func (s entrySet) has(service string) bool {
 
 // services returns the names of those with an entry of their own.
 func (s entrySet) services() []string {
-	names := make(map[string]bool)
+	var names []string
 	for kind, of := range s {
-		for name := range of {
-			names[name] = names[name] || kind != proxyKind
+		if kind != proxyKind {
+			names = slices.AppendSeq(names, maps.Keys(of))
 		}
 	}
-	maps.DeleteFunc(names, func(_ string, service bool) bool { return !service })
-	return slices.Sorted(maps.Keys(names))
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // referrers returns the names of the entries that refer to a service.

@@ -4,7 +4,8 @@
 //
 // A [Server] is one agent and the one-server datacenter behind it: the agent's
 // services and checks, the catalog, health with blocking queries and filters, intentions,
-// the config entries that route calls and the discovery chains of them, and the KV store. Reach it through [Server.Transport], which opens no socket and so works
+// the config entries that route calls, the discovery chains that they make, and the KV
+// store. Reach it through [Server.Transport], which opens no socket and so works
 // under virtual time in a [testing/synctest] bubble; through [Server.Listen],
 // which serves on a TCP address; or as the [net/http.Handler] it is.
 //
@@ -15,10 +16,10 @@
 //	directory, err := consul.New(consul.Config{Transport: agent.Transport()}) // the mesh's own
 //
 // Tests steer it with [Server.Register], [Server.Deregister], [Server.SetStatus],
-// [Server.Flap], [Server.SetIntentions], [Server.WriteConfig], [Server.SetReachable] and [Server.Restart], connect it
-// to agents of other datacenters with [Server.Join], rotate its CA with [Server.RotateCA], inspect requests with
-// [Server.Queries] and [Server.Connections], and answer in its place with
-// [Server.Intercept].
+// [Server.Flap], [Server.SetIntentions], [Server.WriteConfig], [Server.SetReachable] and
+// [Server.Restart], connect it to agents of other datacenters with [Server.Join], rotate its
+// CA with [Server.RotateCA], inspect requests with [Server.Queries] and
+// [Server.Connections], and answer in its place with [Server.Intercept].
 //
 // # Routes
 //

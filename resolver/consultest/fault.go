@@ -19,7 +19,7 @@ const (
 	Registrations = "PUT /v1/agent/service/register"
 	Heartbeats    = "PUT /v1/agent/check/" // of TTL checks; registrations of checks too
 	KeyValues     = "/v1/kv/"
-	ChainReads    = "/v1/discovery-chain/" // what resolvers send to know the routes
+	ChainReads    = "/v1/discovery-chain/" // what resolvers send to follow routes
 	ConfigWrites  = "PUT /v1/config"       // of config entries
 	Everything    = "/"
 )

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -214,7 +215,7 @@ func (c *Chain) checkArm(r *Route, a *Arm, all *problems) {
 }
 
 func (c *Chain) checkTargets(all *problems) {
-	for _, id := range sortedKeys(c.Targets) {
+	for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
 		t := c.Targets[id]
 		switch {
 		case t == nil || t.ID != id:

@@ -24,7 +24,7 @@ func Example() {
 	for _, user := range []string{"test-1", "alice"} {
 		md := metadata{"x-user": {user}} // or metadata.MD of gRPC
 		r, _ := chain.Match("/shop.Catalog/GetProduct", md)
-		fmt.Printf("%s: %s, %v\n", user, r.Name, targets[r.Arm(50).Target])
+		fmt.Printf("%s: %s, %v\n", user, r.Name, targets[r.Arms[0].Target])
 		for _, v := range chain.Explain("/shop.Catalog/GetProduct", md) {
 			if !v.Matches {
 				fmt.Printf("  not %s: %s\n", v.Route.Name, v.Reason)

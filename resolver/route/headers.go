@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -31,7 +32,7 @@ func (h *Headers) Check() error {
 		return fmt.Errorf("%d changes of headers: write %d at most", n, maxChanges)
 	}
 	for _, changes := range []map[string]string{h.Add, h.Set} {
-		for _, key := range sortedKeys(changes) {
+		for _, key := range slices.Sorted(maps.Keys(changes)) {
 			if err := checkChange(key); err != nil {
 				return fmt.Errorf("sets the header %w", err)
 			}
@@ -93,13 +94,4 @@ func checkValue(key, value string) error {
 		}
 	}
 	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -81,7 +81,8 @@ type Target struct {
 	Datacenter  string `json:"datacenter"`
 	Filter      string `json:"filter,omitempty"` // of Consul, evaluated by Consul
 	OnlyPassing bool   `json:"only_passing,omitempty"`
-	// ConnectTimeout bounds the establishment of a connection; 0 is gRPC's own.
+	// ConnectTimeout is the service-resolver's; 0 is none. Channels do not apply it: gRPC has one
+	// for all of their connections.
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 }
 
