@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -72,7 +73,7 @@ func TestRoutes(t *testing.T) {
 	versions(t, agent)
 	client := reporting(t, func() (uint64, uint64, uint64, uint64) { return 900, 0, 99, 1 })
 	r := runTool(t, "routes", "catalog", "--client", client)
-	for _, want := range []string{"by 1 channels", "v1", "90%", "900", "100%", "v2", "10%", "99%", "3 of 4", "every call"} {
+	for _, want := range []string{"channels: 1", "v1", "90%", "900", "100%", "v2", "10%", "99%", "3 of 4", "every call"} {
 		if r.code != 0 || !strings.Contains(r.out, want) {
 			t.Errorf("exit %d, no %q in\n%s%s", r.code, want, r.out, r.err)
 		}
@@ -89,6 +90,9 @@ func TestRoutes(t *testing.T) {
 func TestRoutesShift(t *testing.T) {
 	versions(t, openAgent(t))
 	runTool(t, "routes", "shift", "catalog", "v2=25").want(t, 0, "nothing is written", "")
+	address := os.Getenv("CONSUL_HTTP_ADDR")
+	dry := runTool(t, "routes", "shift", "catalog", "v2=25", "--http-addr", address, "-o", "json")
+	dry.want(t, 0, `"undo": "meshlite routes shift catalog v1=90 v2=10 --http-addr `+address+` --apply"`, "")
 	if got := splits(t); got != "v1=90 v2=10" {
 		t.Fatalf("a dry run has written %s", got)
 	}
@@ -105,7 +109,7 @@ func TestRoutesShift(t *testing.T) {
 	runTool(t, "routes", "shift", "catalog", "v2=60", "v1=60").want(t, 2, "", "sum to 120")
 	runTool(t, "routes", "shift", "catalog", "v2=60", "v1=30").want(t, 2, "", "sum to 90")
 	runTool(t, "routes", "shift", "catalog", "v2=1", "v2=2").want(t, 2, "", "given twice")
-	runTool(t, "routes", "shift", "catalog", "v3=10", "--apply").want(t, 1, "", "v3") // Consul knows no such subset
+	runTool(t, "routes", "shift", "catalog", "v3=10", "--apply").want(t, 1, "", `refuses the service-splitter of "catalog": "service \"catalog\" does not have a subset named \"v3\""`)
 	runTool(t, "routes", "shift", "catalog", "v2=1", "--guard", "1s").want(t, 2, "", "--guard without --apply")
 }
 
