@@ -55,9 +55,6 @@ func Shift(ctx context.Context, o ShiftOptions, streams Streams) error {
 	if err := o.Pages.check(o.Clients); err != nil {
 		return err
 	}
-	if err := checkClients(o.Clients, "", nil); err != nil { // the agent has the entry
-		return err
-	}
 	directory, err := dialAgent(o.Agent)
 	if err != nil {
 		return err
@@ -146,11 +143,18 @@ func armOf(service string, s consul.Split) string { return cmp.Or(s.Name(), serv
 // undo is the command that writes the splits as they were.
 func undo(o ShiftOptions, before []consul.Split) string {
 	if len(before) == 0 {
-		return fmt.Sprintf("consul config delete -kind service-splitter -name %s", o.Service)
+		command := "consul config delete -kind service-splitter -name " + o.Service
+		if o.Agent != "" {
+			command += " -http-addr " + o.Agent
+		}
+		return command
 	}
 	command := "meshlite routes shift " + o.Service
 	for _, s := range before {
 		command += fmt.Sprintf(" %s=%s", armOf(o.Service, s), percentOf(s.Weight))
+	}
+	if o.Agent != "" {
+		command += " --http-addr " + o.Agent
 	}
 	return command + " --apply"
 }
@@ -200,10 +204,8 @@ func (s *shift) write() {
 	g := &grid{fields: []field{{head: "ARM"}, {head: "BEFORE"}, {head: "AFTER"}}}
 	for _, to := range s.report.After {
 		from := "-"
-		if i := slices.IndexFunc(s.report.Before, func(b consul.Split) bool {
-			return b == (consul.Split{Weight: b.Weight, Service: to.Service, Subset: to.Subset})
-		}); i >= 0 {
-			from = percentOf(s.report.Before[i].Weight) + "%"
+		if weight, found := s.before(to); found {
+			from = percentOf(weight) + "%"
 		}
 		g.add(cell(armOf(s.Service, to)), from, percentOf(to.Weight)+"%")
 	}
@@ -308,12 +310,21 @@ func (s *shift) failing(start, now outcomes) string {
 	return ""
 }
 
-// grew reports whether a split has more weight than before.
+// before is the weight that the arm of a split had, if it had one.
+func (s *shift) before(to consul.Split) (weight float64, found bool) {
+	for _, b := range s.report.Before {
+		if b.Service == to.Service && b.Subset == to.Subset {
+			return b.Weight, true
+		}
+	}
+	return 0, false
+}
+
+// grew reports whether a split has more weight than before. Without a splitter the service itself
+// had all.
 func (s *shift) grew(to consul.Split) bool {
-	i := slices.IndexFunc(s.report.Before, func(b consul.Split) bool {
-		return b == (consul.Split{Weight: b.Weight, Service: to.Service, Subset: to.Subset})
-	})
-	return i < 0 && (to.Subset != "" || to.Service != "") || i >= 0 && to.Weight > s.report.Before[i].Weight
+	weight, found := s.before(to)
+	return found && to.Weight > weight || !found && to.Name() != ""
 }
 
 func (s *shift) revert(ctx context.Context, splitter *consul.Splitter, why string) error {
