@@ -42,7 +42,7 @@ func configure(t *testing.T, mesh *meshtest.Mesh, entries ...string) {
 	}
 }
 
-// versioned answers with the version of its instance, and fails while it is told to.
+// versioned answers with the version of its instance, and fails while failing is set.
 type versioned struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	version string

@@ -19,8 +19,8 @@ func TestExplain(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
-		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route route 1", "3s by the route", "policy\n", "(contract, "}},
+		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
+		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "3s by the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
 		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
 	} {
