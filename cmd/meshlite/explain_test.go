@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/explain"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 func TestExplain(t *testing.T) {
@@ -38,6 +40,42 @@ func TestExplain(t *testing.T) {
 	var e explain.Explanation
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.Method != getSweet || len(e.Routing.Arms) != 1 || len(e.Routing.Arms[0].Targets[0].Outlook.Endpoints) != 2 {
 		t.Errorf("%v: %+v of\n%s%s", err, e, r.out, r.err)
+	}
+}
+
+// What the intentions in Consul decide is a part of the explanation, as the agent lets them be read.
+func TestExplainHasTheVerdictOfIntentions(t *testing.T) {
+	agent := openAgent(t)
+	openReflectingShop(t, "catalog", 1, meshlite.WithTransportCredentials(asService(t, "catalog")))
+	verdict := func(want string) explain.Intention {
+		t.Helper()
+		command := []string{"explain", "--identity", "web", "consul:///catalog", getSweet, "-H", "tenant: a"}
+		runTool(t, command...).want(t, 0, want, "")
+		var e explain.Explanation
+		r := runTool(t, append(command, "-o", "json")...)
+		if err := json.Unmarshal([]byte(r.out), &e); err != nil || len(e.Intentions) != 1 || e.Intentions[0].Destination != "catalog" {
+			t.Fatalf("%v: want one intention of catalog: %s%s", err, r.out, r.err)
+		}
+		return e.Intentions[0]
+	}
+	if got := verdict("✓ catalog allows it by default\n"); !got.Allowed || got.Rule != "default" {
+		t.Errorf("without intentions: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Action":"deny"}]`)
+	if got := verdict("✗ catalog denies it by web => catalog\n"); got.Allowed || got.Rule != "web => catalog" {
+		t.Errorf("denied: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Permissions":[{"Action":"allow","HTTP":{"PathExact":"/`+getSweet+`","Header":[{"Name":"tenant","Exact":"a"}]}}]}]`)
+	if got := verdict("✓ catalog allows it by web => catalog permission 1\n"); !got.Allowed {
+		t.Errorf("allowed by a permission: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Permissions":[{"Action":"allow","HTTP":{"PathExact":"/a.B/C"}}]}]`)
+	if got := verdict("✓ catalog allows it by default: no permission of web => catalog matches\n"); !got.Allowed || got.Reason == "" {
+		t.Errorf("without a permission that matches: %+v", got)
+	}
+	agent.Inject(consultest.Forbidden().On("/v1/connect/intentions/"))
+	if got := verdict("! the intentions of catalog: consul at "); got.Allowed || !strings.Contains(got.Error, "denied the request") {
+		t.Errorf("unreadable: %+v", got)
 	}
 }
 
