@@ -22,6 +22,7 @@ func TestExplain(t *testing.T) {
 		want []string
 	}{
 		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
+		"nothing usable":       {nil, []string{"100% of such calls, although no target is usable", "! the contract is not read: connection error"}},
 		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "3s by the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
 		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
@@ -40,6 +41,12 @@ func TestExplain(t *testing.T) {
 	var e explain.Explanation
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.Method != getSweet || len(e.Routing.Arms) != 1 || len(e.Routing.Arms[0].Targets[0].Outlook.Endpoints) != 2 {
 		t.Errorf("%v: %+v of\n%s%s", err, e, r.out, r.err)
+	}
+
+	versions(t, agent)
+	r = runTool(t, "explain", "--plaintext", "consul:///catalog", "grpc.health.v1.Health/Check")
+	if n := strings.Count(r.out, "cache: not used: the policy has no ttl\n"); n != 1 || strings.Count(r.out, "arm ") != 2 {
+		t.Errorf("with two arms, why the cache is not used is written %d times, want once:\n%s%s", n, r.out, r.err)
 	}
 }
 
@@ -94,6 +101,7 @@ func TestExplainRefusesWhatItCannotRead(t *testing.T) {
 	}{
 		"no method":               {[]string{"consul:///catalog"}, 2, "explain takes TARGET METHOD, not 1 arguments"},
 		"a service alone":         {[]string{"consul:///catalog", "/", "--client", client}, 2, "write"},
+		"a service as a method":   {[]string{"consul:///catalog", "sweetshop.catalog.v1.CatalogService", "--plaintext"}, 2, `"sweetshop.catalog.v1.CatalogService" is a service: write`},
 		"another target":          {[]string{"dns:///catalog:80", getSweet}, 2, "only calls to services in Consul are explained"},
 		"a huge request":          {[]string{"consul:///catalog", getSweet, "--client", client, "-d", "@" + file}, 2, "and at most 32768 are read"},
 		"a huge method":           {[]string{"consul:///catalog", "a/" + strings.Repeat("x", 2000), "--client", client}, 2, "at most 1024 are read"},

@@ -139,7 +139,13 @@ func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.E
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout+resolverFirst)
 	defer cancel()
 	awaitConnections(ctx, conn)
-	unread := findContract(ctx, reflectcall.Finder{Conn: conn, Files: files}, values.Get(explain.Method), contracts)
+	service, method, unread := reflectcall.Finder{Conn: conn, Files: files}.Find(ctx, values.Get(explain.Method))
+	switch {
+	case method != nil:
+		unread = addContract(contracts, method)
+	case unread == nil:
+		return nil, &Error{ExitUsage, service.Unfinished()}
+	}
 	handler, err := runtime.Handler()
 	if err != nil {
 		return nil, err
@@ -171,14 +177,10 @@ func awaitConnections(ctx context.Context, conn *grpc.ClientConn) {
 	}
 }
 
-// findContract adds the contract of method, if there is one.
-func findContract(ctx context.Context, finder reflectcall.Finder, method string, contracts *interceptors.Contracts) error {
-	_, found, err := finder.Find(ctx, method)
-	if err != nil || found == nil {
-		return err
-	}
+// addContract adds the file that has method.
+func addContract(contracts *interceptors.Contracts, method *reflectcall.Method) error {
 	files := new(protoregistry.Files)
-	if err := files.RegisterFile(found.Descriptor().ParentFile()); err != nil {
+	if err := files.RegisterFile(method.Descriptor().ParentFile()); err != nil {
 		return err
 	}
 	return contracts.Set(files)

@@ -18,7 +18,9 @@ func (n *node) addPolicy(e *explain.Explanation) {
 	n.addTimeout(e)
 	n.addRetry(e)
 	for i := range e.Cache {
-		n.addCache(&e.Cache[i])
+		if s := &e.Cache[i]; i == 0 || s.State != "bypass" || s.Why != e.Cache[i-1].Why {
+			n.addCache(s)
+		}
 	}
 	for i := range e.Limits {
 		n.addLimit(&e.Limits[i])

@@ -108,6 +108,8 @@ func (n *node) addArm(r *routes.Explanation, a *routes.ArmExplanation) {
 		switch {
 		case r.Stuck && a.Share > 0:
 			text += fmt.Sprintf(", by the value of %s", r.Sticky)
+		case a.Empty && a.Share > 0: // all are
+			text += ", although no target is usable"
 		case a.Empty:
 			text += fmt.Sprintf(", not its %.4g%%: no target is usable", a.Weight)
 		case fmt.Sprintf("%.4g", a.Weight) != fmt.Sprintf("%.4g", a.Share):
