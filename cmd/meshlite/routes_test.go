@@ -145,6 +145,10 @@ func TestTheGuardShiftsBackAnArmThatFails(t *testing.T) {
 	if got := splits(t); got != "v1=50 v2=50" {
 		t.Errorf("after a guard without a reason: %s", got)
 	}
+	idle := reporting(t, func() (uint64, uint64, uint64, uint64) { return 1000, 0, 1000, 1000 }) // all before the shift
+	runTool(t, "routes", "shift", "catalog", "v2=55", "--apply", "--guard", "1ms", "--client", idle).want(t, 0, "written", "no arm is judged")
+	runTool(t, "routes", "shift", "catalog", "v2=60", "--apply", "--guard", "1ms", "--client", failing).want(t, 1, "written", "shifted back: v2 has answered 80.0%") // it is asked at the end, too
+	runTool(t, "routes", "shift", "catalog", "v2=50", "--apply").want(t, 0, "written", "")
 	runTool(t, "routes", "shift", "catalog", "v2=60", "--apply", "--guard", "3s", "--client", closedPort(t)).want(t, 1, "", "nothing is written: --guard: no client reports calls by this chain")
 	if got := splits(t); got != "v1=50 v2=50" {
 		t.Errorf("after a guard without a client: %s", got)

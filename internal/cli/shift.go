@@ -231,29 +231,37 @@ type outcomes map[string]struct{ succeeded, failed uint64 }
 // guard watches the arms that got more calls, and shifts back when one fails more often than the
 // others.
 func (s *shift) guard(ctx context.Context, start outcomes, splitter *consul.Splitter) error {
-	ctx, cancel := context.WithTimeout(ctx, s.Guard)
-	defer cancel()
-	ticker := time.NewTicker(guardEvery)
+	ticker, end := time.NewTicker(guardEvery), time.After(s.Guard)
 	defer ticker.Stop()
-	for {
+	judged := false
+	for over := false; !over; {
 		select {
 		case <-ctx.Done():
-			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return context.Cause(ctx)
-			}
-			fmt.Fprintf(s.err, "no arm has failed more often than the others within %v\n", s.Guard)
-			return nil
+			return context.Cause(ctx)
+		case <-end:
+			over = true
 		case <-ticker.C:
 		}
 		now, err := s.outcomes(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			fmt.Fprintln(s.err, "--guard:", oneLine(err.Error()))
 			continue
 		}
-		if why := s.failing(start, now); why != "" {
+		why, enough := s.failing(start, now)
+		if why != "" {
 			return s.revert(context.WithoutCancel(ctx), splitter, why)
 		}
+		judged = judged || enough
 	}
+	if !judged {
+		fmt.Fprintf(s.err, "--guard: no arm is judged: within %v those with more weight, or the others, have ended fewer than %d calls\n", s.Guard, guardCalls)
+		return nil
+	}
+	fmt.Fprintf(s.err, "no arm has failed more often than the others within %v\n", s.Guard)
+	return nil
 }
 
 // outcomes asks the clients.
@@ -280,9 +288,9 @@ func (s *shift) outcomes(ctx context.Context) (outcomes, error) {
 	return all, nil
 }
 
-// failing says which of the arms that got more calls fails more often than the others together,
-// since start; "" is none.
-func (s *shift) failing(start, now outcomes) string {
+// failing says which of the arms that got more weight fails more often than the others together,
+// since start; "" is none. enough is whether one of them has had the calls to judge it by.
+func (s *shift) failing(start, now outcomes) (why string, enough bool) {
 	for _, to := range s.report.After {
 		if !s.grew(to) {
 			continue
@@ -300,14 +308,15 @@ func (s *shift) failing(start, now outcomes) string {
 		if own.calls < guardCalls || others.calls < guardCalls {
 			continue
 		}
+		enough = true
 		p, q := own.succeeded/own.calls, others.succeeded/others.calls
 		pooled := (own.succeeded + others.succeeded) / (own.calls + others.calls)
 		deviation := math.Sqrt(pooled * (1 - pooled) * (1/own.calls + 1/others.calls))
 		if q-p > guardMargin && q-p > 3*deviation {
-			return fmt.Sprintf("%s has answered %.1f%% of %.0f calls, the others %.1f%% of %.0f", armOf(s.Service, to), 100*p, own.calls, 100*q, others.calls)
+			return fmt.Sprintf("%s has answered %.1f%% of %.0f calls, the others %.1f%% of %.0f", armOf(s.Service, to), 100*p, own.calls, 100*q, others.calls), true
 		}
 	}
-	return ""
+	return "", enough
 }
 
 // before is the weight that the arm of a split had, if it had one.
