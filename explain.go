@@ -121,7 +121,7 @@ func metadataOf(pairs []string) (metadata.MD, error) {
 	return md, nil
 }
 
-// to are those to a target as it is written, or else to the service that it names.
+// to returns the channels to a target as it is written, or else to the service that it names.
 func (cs *channels) to(target string) ([]*channel, error) {
 	all := cs.All()
 	found := matching(all, func(c *channel) bool { return c.target == target })
@@ -159,7 +159,7 @@ func listed(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// connected is the channel that has connections, or else any: one that is closed and not collected
+// connected returns a channel with connections, or else any. One that is closed and not collected
 // yet has none.
 func connected(ctx context.Context, all []*channel) *channel {
 	for _, c := range all {
@@ -170,7 +170,7 @@ func connected(ctx context.Context, all []*channel) *channel {
 	return all[0]
 }
 
-// method is a method as calls have it.
+// method is the method of that name, with its policy, as calls have it.
 func (c *channel) method(name string) (*interceptors.CallMeta, error) {
 	name = strings.TrimPrefix(name, "/")
 	service, method, found := strings.Cut(name, "/")
@@ -187,7 +187,7 @@ func (c *channel) method(name string) (*interceptors.CallMeta, error) {
 	return meta, nil
 }
 
-// requestOf is the request that data is, an empty one without data, and nil without a contract.
+// requestOf reads data. Without data the request is empty, and without a contract nil.
 func requestOf(meta *interceptors.CallMeta, data string) (proto.Message, error) {
 	if meta.Descriptor == nil {
 		if data != "" {
@@ -205,7 +205,7 @@ func requestOf(meta *interceptors.CallMeta, data string) (proto.Message, error) 
 	return request, nil
 }
 
-// newMessage is of the linked type if there is one, which the functions of the program know.
+// newMessage has the linked type if there is one: functions of the program expect it.
 func newMessage(d protoreflect.MessageDescriptor) proto.Message {
 	if linked, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName()); err == nil && linked.Descriptor() == d {
 		return linked.New().Interface()
@@ -236,7 +236,7 @@ func (c *channel) explain(call *explained, e *explain.Explanation) {
 	}
 }
 
-// identities are who the client is, and whom the servers must be that the call may go to.
+// identities are that of the client, and those that the servers must prove where the call may go.
 func (c *channel) identities(routing *routes.Explanation) *explain.Identity {
 	if c.identity == nil {
 		return nil

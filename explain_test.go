@@ -1,6 +1,7 @@
 package meshlite_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,7 +53,12 @@ const getSweetMethod = "sweetshop.catalog.v1.CatalogService/GetSweet"
 
 func explained(t *testing.T, runtime *meshlite.Runtime, md ...string) explain.Explanation {
 	t.Helper()
-	e, code, text := askToExplain(t, runtime, url.Values{"target": {"consul:///catalog"}, "method": {getSweetMethod}, "metadata": md})
+	return explainedWith(t, runtime, "", md...)
+}
+
+func explainedWith(t *testing.T, runtime *meshlite.Runtime, data string, md ...string) explain.Explanation {
+	t.Helper()
+	e, code, text := askToExplain(t, runtime, url.Values{"target": {"consul:///catalog"}, "method": {getSweetMethod}, "metadata": md, "data": {data}})
 	if code != http.StatusOK {
 		t.Fatalf("%d: %s", code, text)
 	}
@@ -311,23 +317,14 @@ func newStage(t *testing.T, situation *situation) *stage {
 	t.Helper()
 	s := &stage{Mesh: meshtest.New(t), t: t, instances: map[string]*meshtest.Instance{}, versions: map[string]string{}}
 	for _, p := range situation.places {
-		service, set := p.service, p.set
-		if service == "" {
-			service = "catalog"
-		}
-		if set == "" {
-			set = p.version
-		}
+		service, set := cmp.Or(p.service, "catalog"), cmp.Or(p.set, p.version)
 		v := &versioned{version: p.version}
 		registration := catalog.Registration{Instance: catalog.Instance{Service: service, Metadata: map[string]string{"set": set}, Weight: p.weight}}
 		instance := s.Serve(service, v.register, meshlite.WithRegistration(registration), meshlite.WithLocality(region(p.zone), p.zone))
 		s.instances[p.version], s.versions[instance.Address] = instance, p.version
 	}
 	configure(t, s.Mesh, situation.entries...)
-	target := situation.target
-	if target == "" {
-		target = "consul:///catalog"
-	}
+	target := cmp.Or(situation.target, "consul:///catalog")
 	s.client = catalogv1.NewCatalogServiceClient(s.Client(target, append([]meshlite.ClientOption{uncachedCalls()}, situation.options...)...))
 	if _, err := s.client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); err != nil {
 		t.Fatal(err)
@@ -443,15 +440,6 @@ func confirm(t *testing.T, odds map[string]float64, got map[string]int, n int) {
 	if limit := chiSquareLimit(max(len(odds)-1, 1)); chi > limit {
 		t.Errorf("%d calls end with %v, and the odds are %v: chi-square is %.1f, above %.1f", n, got, odds, chi, limit)
 	}
-}
-
-func explainedWith(t *testing.T, runtime *meshlite.Runtime, data string) explain.Explanation {
-	t.Helper()
-	e, code, text := askToExplain(t, runtime, url.Values{"target": {"consul:///catalog"}, "method": {getSweetMethod}, "data": {data}})
-	if code != http.StatusOK {
-		t.Fatalf("%d: %s", code, text)
-	}
-	return e
 }
 
 func TestAnExplanationHasThePolicyWithItsLayers(t *testing.T) {

@@ -42,7 +42,7 @@ func configure(t *testing.T, mesh *meshtest.Mesh, entries ...string) {
 	}
 }
 
-// versioned answers with the version of its instance, and fails while it is told to.
+// versioned answers with the version of its instance, and fails while failing is set.
 type versioned struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	version string
@@ -69,6 +69,16 @@ func serveVersion(mesh *meshtest.Mesh, service, version string) (*versioned, *me
 	v := &versioned{version: version}
 	registration := catalog.Registration{Instance: catalog.Instance{Service: service, Metadata: map[string]string{"version": version}}}
 	return v, mesh.Serve(service, v.register, meshlite.WithRegistration(registration))
+}
+
+// splitCatalog serves two versions of catalog, with weights, to a client that caches nothing.
+func splitCatalog(t *testing.T, v1, v2 int) (*meshtest.Mesh, catalogv1.CatalogServiceClient) {
+	t.Helper()
+	mesh := meshtest.New(t)
+	serveVersion(mesh, "catalog", "1")
+	serveVersion(mesh, "catalog", "2")
+	configure(t, mesh, speaksGRPC, twoVersions, split(v1, v2))
+	return mesh, catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
 }
 
 // answers calls n times and counts the versions that have answered; an error is one of its own.
@@ -152,11 +162,7 @@ func TestADeletedChainIsPlainDiscoveryAgain(t *testing.T) {
 // Case T6: A written splitter moves the traffic within 1 s, and 0 of 10,000 calls fail.
 func TestAShiftMovesCallsWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mesh := meshtest.New(t)
-		serveVersion(mesh, "catalog", "1")
-		serveVersion(mesh, "catalog", "2")
-		configure(t, mesh, speaksGRPC, twoVersions, split(100, 0))
-		client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+		mesh, client := splitCatalog(t, 100, 0)
 		const rounds, each = 1000, 10
 		begin := time.Now()
 		var written atomic.Int64 // after begin; 0 is not yet
@@ -232,11 +238,7 @@ func TestARefusedChainFailsCallsOrLeavesTheLastOne(t *testing.T) {
 	})
 	t.Run("later", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			mesh := meshtest.New(t)
-			serveVersion(mesh, "catalog", "1")
-			serveVersion(mesh, "catalog", "2")
-			configure(t, mesh, speaksGRPC, twoVersions, split(0, 100))
-			client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+			mesh, client := splitCatalog(t, 0, 100)
 			answers(t.Context(), client, 1)
 			configure(t, mesh, refused)
 			time.Sleep(10 * time.Second)

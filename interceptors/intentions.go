@@ -100,8 +100,8 @@ func actionOf(action policyv1.IntentionAction) intention.Action {
 
 const eitherAction = "write INTENTION_ACTION_ALLOW or INTENTION_ACTION_DENY"
 
-// intentions refuses a list that would not decide as it reads. What a condition is not
-// understood for must not be left out: the rule would be about more calls.
+// intentions refuses a list that would not decide as it reads. A condition that is not
+// understood must not be left out: the rule would match more calls.
 func (c *checker) intentions(where string, list *policyv1.Intentions) {
 	if list == nil {
 		return
@@ -129,8 +129,8 @@ func (c *checker) intentions(where string, list *policyv1.Intentions) {
 	}
 }
 
-// source leaves to package intention what the contract of policies cannot be wrong about
-// otherwise.
+// source checks what is wrong in the contract of policies alone, and leaves the rest to package
+// intention.
 func (c *checker) source(where string, source *policyv1.SourceIntention) {
 	before := len(c.errs)
 	if source.GetAction() != 0 || len(source.GetPermissions()) == 0 {

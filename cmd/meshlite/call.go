@@ -67,18 +67,26 @@ is given.`,
 	f.IntVarP(&o.Repeat, "repeat", "n", 1, "call `N` times, and count by instance")
 	f.IntVarP(&o.Callers, "concurrency", "c", 1, "let so many `callers` call at once; with -n")
 	addContracts(cmd, &o.Contracts, ", for a server without reflection")
-	f.BoolVar(&o.Security.Plaintext, "plaintext", false, "no TLS")
-	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
-	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
-	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
-	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
-	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the target's")
-	noCompletion(cmd, "data", "metadata", "timeout", "repeat", "concurrency", "identity", "servername")
+	addSecurity(cmd, &o.Security, "target")
+	noCompletion(cmd, "data", "metadata", "timeout", "repeat", "concurrency")
 	return cmd
 }
 
 // identityUsage is that of the flag of all commands that call servers.
 const identityUsage = "call as this `service`, by a certificate of Consul's CA, and verify servers by their SPIFFE ids: mutual TLS 1.3"
+
+// addSecurity adds the flags of a connection to a server. Without --servername the server proves
+// the name in its target or address.
+func addSecurity(cmd *cobra.Command, o *cli.Security, named string) {
+	f := cmd.Flags()
+	f.BoolVar(&o.Plaintext, "plaintext", false, "no TLS")
+	f.StringVar(&o.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
+	f.StringVar(&o.Cert, "cert", "", "PEM `file` of the certificate to show")
+	f.StringVar(&o.Key, "key", "", "PEM `file` of its private key")
+	f.StringVar(&o.Identity, "identity", "", identityUsage)
+	f.StringVar(&o.ServerName, "servername", "", "`name` that the server must prove, instead of the "+named+"'s")
+	noCompletion(cmd, "identity", "servername")
+}
 
 // completeFiles offers files with these extensions for a flag.
 func completeFiles(cmd *cobra.Command, flag string, extensions ...string) {

@@ -17,8 +17,9 @@ func newExplainCommand() *cobra.Command {
 		Long: `Say what would happen to a call of METHOD to TARGET, and why, without making it: which
 route takes it and why those before do not, the odds of each arm of its split, target and
 failover, and of each endpoint what its client knows of it and the odds of the policy. Then
-identities, intentions (as the agent has them), timeout, retries, what the cache has, what is left of limits, and each field of the method's
-policy with the layer that has set it: contract, program (an option in Go) or operator.
+identities, intentions (as the agent has them), timeout, retries, what the cache has, what
+is left of limits, and each field of the method's policy with the layer that has set it:
+contract, program (an option in Go) or operator.
 
 TARGET is consul:///service. With --client, a client answers by its own ejections, latencies
 and shares: a program whose admin page is at that address, and that has a channel to TARGET.
@@ -49,21 +50,9 @@ the request: at most 32 KiB. The exit code is 0 also when the call would fail.
 	f.StringVarP(&o.Data, "data", "d", "", "the request as `JSON`, @file, or - to read it from stdin")
 	f.StringArrayVarP(&o.Metadata, "metadata", "H", nil, "metadata of the call, `key:value`; repeats; base64 for a -bin key")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long connections may take")
-	f.StringArrayVar(&o.Contracts.Protos, "proto", nil, ".proto `file` with the contract, for a server without reflection; repeats")
-	f.StringArrayVarP(&o.Contracts.ImportPaths, "proto-path", "I", nil, "`folder` where --proto files and their imports begin; repeats; without it, the folder above the package")
-	f.StringArrayVar(&o.Contracts.DescriptorSets, "descriptor-set", nil, "`file` with a descriptor set, as buf build -o writes it; repeats")
-	f.BoolVar(&o.Security.Plaintext, "plaintext", false, "no TLS")
-	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
-	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
-	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
-	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
-	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the target's")
-	completeFiles(cmd, "proto", "proto")
-	completeFiles(cmd, "descriptor-set", "binpb", "pb", "bin", "protoset", "desc")
-	if err := cmd.MarkFlagDirname("proto-path"); err != nil {
-		panic(err) // the flag was added above
-	}
-	noCompletion(cmd, "data", "metadata", "timeout", "identity", "servername", "client")
+	addContracts(cmd, &o.Contracts, ", for a server without reflection")
+	addSecurity(cmd, &o.Security, "target")
+	noCompletion(cmd, "data", "metadata", "timeout", "client")
 	return cmd
 }
 

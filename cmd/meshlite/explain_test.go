@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/explain"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 func TestExplain(t *testing.T) {
@@ -19,8 +21,9 @@ func TestExplain(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
-		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route route 1", "3s by the route", "policy\n", "(contract, "}},
+		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
+		"nothing usable":       {nil, []string{"100% of such calls, although no target is usable", "! the contract is not read: connection error"}},
+		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "3s by the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
 		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
 	} {
@@ -39,6 +42,48 @@ func TestExplain(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.Method != getSweet || len(e.Routing.Arms) != 1 || len(e.Routing.Arms[0].Targets[0].Outlook.Endpoints) != 2 {
 		t.Errorf("%v: %+v of\n%s%s", err, e, r.out, r.err)
 	}
+
+	versions(t, agent)
+	r = runTool(t, "explain", "--plaintext", "consul:///catalog", "grpc.health.v1.Health/Check")
+	if n := strings.Count(r.out, "cache: not used: the policy has no ttl\n"); n != 1 || strings.Count(r.out, "arm ") != 2 {
+		t.Errorf("with two arms, why the cache is not used is written %d times, want once:\n%s%s", n, r.out, r.err)
+	}
+}
+
+// What the intentions in Consul decide is a part of the explanation, as the agent lets them be read.
+func TestExplainHasTheVerdictOfIntentions(t *testing.T) {
+	agent := openAgent(t)
+	openReflectingShop(t, "catalog", 1, meshlite.WithTransportCredentials(asService(t, "catalog")))
+	verdict := func(want string) explain.Intention {
+		t.Helper()
+		command := []string{"explain", "--identity", "web", "consul:///catalog", getSweet, "-H", "tenant: a"}
+		runTool(t, command...).want(t, 0, want, "")
+		var e explain.Explanation
+		r := runTool(t, append(command, "-o", "json")...)
+		if err := json.Unmarshal([]byte(r.out), &e); err != nil || len(e.Intentions) != 1 || e.Intentions[0].Destination != "catalog" {
+			t.Fatalf("%v: want one intention of catalog: %s%s", err, r.out, r.err)
+		}
+		return e.Intentions[0]
+	}
+	if got := verdict("✓ catalog allows it by default\n"); !got.Allowed || got.Rule != "default" {
+		t.Errorf("without intentions: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Action":"deny"}]`)
+	if got := verdict("✗ catalog denies it by web => catalog\n"); got.Allowed || got.Rule != "web => catalog" {
+		t.Errorf("denied: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Permissions":[{"Action":"allow","HTTP":{"PathExact":"/`+getSweet+`","Header":[{"Name":"tenant","Exact":"a"}]}}]}]`)
+	if got := verdict("✓ catalog allows it by web => catalog permission 1\n"); !got.Allowed {
+		t.Errorf("allowed by a permission: %+v", got)
+	}
+	write(t, agent, "catalog", `[{"Name":"web","Permissions":[{"Action":"allow","HTTP":{"PathExact":"/a.B/C"}}]}]`)
+	if got := verdict("✓ catalog allows it by default: no permission of web => catalog matches\n"); !got.Allowed || got.Reason == "" {
+		t.Errorf("without a permission that matches: %+v", got)
+	}
+	agent.Inject(consultest.Forbidden().On("/v1/connect/intentions/"))
+	if got := verdict("! the intentions of catalog: consul at "); got.Allowed || !strings.Contains(got.Error, "denied the request") {
+		t.Errorf("unreadable: %+v", got)
+	}
 }
 
 func TestExplainRefusesWhatItCannotRead(t *testing.T) {
@@ -56,6 +101,7 @@ func TestExplainRefusesWhatItCannotRead(t *testing.T) {
 	}{
 		"no method":               {[]string{"consul:///catalog"}, 2, "explain takes TARGET METHOD, not 1 arguments"},
 		"a service alone":         {[]string{"consul:///catalog", "/", "--client", client}, 2, "write"},
+		"a service as a method":   {[]string{"consul:///catalog", "sweetshop.catalog.v1.CatalogService", "--plaintext"}, 2, `"sweetshop.catalog.v1.CatalogService" is a service: write`},
 		"another target":          {[]string{"dns:///catalog:80", getSweet}, 2, "only calls to services in Consul are explained"},
 		"a huge request":          {[]string{"consul:///catalog", getSweet, "--client", client, "-d", "@" + file}, 2, "and at most 32768 are read"},
 		"a huge method":           {[]string{"consul:///catalog", "a/" + strings.Repeat("x", 2000), "--client", client}, 2, "at most 1024 are read"},

@@ -45,12 +45,7 @@ failure, or 200 OK), message, duration_ms.`,
 	f.StringVar(&o.URL, "http", "", "ask an HTTP server: GET `URL`")
 	f.DurationVar(&o.Timeout, "timeout", 2*time.Second, "how long an answer may take: less than the timeout of the check that runs it")
 	f.DurationVar(&o.Wait, "wait", 0, "ask again until it is healthy, for so long: for scripts that start or restart it")
-	f.BoolVar(&o.Security.Plaintext, "plaintext", false, "no TLS")
-	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's")
-	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show")
-	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
-	f.StringVar(&o.Security.Identity, "identity", "", identityUsage)
-	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the server must prove, instead of the address's")
-	noCompletion(cmd, "service", "http", "timeout", "wait", "identity", "servername")
+	addSecurity(cmd, &o.Security, "address")
+	noCompletion(cmd, "service", "http", "timeout", "wait")
 	return cmd
 }

@@ -65,10 +65,11 @@ read is not overwritten.
 
 Nothing is written without --apply. The command that undoes the change is printed.
 
-With --guard, the clients of the service are asked every 2 s for that long. When an arm that
-got more weight has at least 50 calls since, and fewer of them have succeeded than of the
-others', by more than chance (three standard deviations) and more than 1 %, the weights are
-written back, and the exit code is 1.
+With --guard, the clients of the service are asked every 2 s for that long, and at its end.
+When an arm that got more weight and the others have at least 50 calls since, and fewer of its
+calls have succeeded than of theirs, by more than chance (three standard deviations) and more
+than 1 %, the weights are written back, and the exit code is 1. With fewer calls than that no
+arm is judged, which stderr says.
 
 With -o json there is one object: service, before and after, lists of weight, service, subset;
 applied, undo (a command), reverted (why; empty if it was not).`,

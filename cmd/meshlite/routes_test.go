@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -77,7 +78,7 @@ func TestRoutes(t *testing.T) {
 	versions(t, agent)
 	client := reporting(t, func() (uint64, uint64, uint64, uint64) { return 900, 0, 99, 1 })
 	r := runTool(t, "routes", "catalog", "--client", client)
-	for _, want := range []string{"by 1 channels", "v1", "90%", "900", "100%", "v2", "10%", "99%", "3 of 4", "every call"} {
+	for _, want := range []string{"channels: 1", "v1", "90%", "900", "100%", "v2", "10%", "99%", "3 of 4", "every call"} {
 		if r.code != 0 || !strings.Contains(r.out, want) {
 			t.Errorf("exit %d, no %q in\n%s%s", r.code, want, r.out, r.err)
 		}
@@ -102,6 +103,9 @@ func TestRoutes(t *testing.T) {
 func TestRoutesShift(t *testing.T) {
 	versions(t, openAgent(t))
 	runTool(t, "routes", "shift", "catalog", "v2=25").want(t, 0, "nothing is written", "")
+	address := os.Getenv("CONSUL_HTTP_ADDR")
+	dry := runTool(t, "routes", "shift", "catalog", "v2=25", "--http-addr", address, "-o", "json")
+	dry.want(t, 0, `"undo": "meshlite routes shift catalog v1=90 v2=10 --http-addr `+address+` --apply"`, "")
 	if got := splits(t); got != "v1=90 v2=10" {
 		t.Fatalf("a dry run has written %s", got)
 	}
@@ -118,7 +122,7 @@ func TestRoutesShift(t *testing.T) {
 	runTool(t, "routes", "shift", "catalog", "v2=60", "v1=60").want(t, 2, "", "sum to 120")
 	runTool(t, "routes", "shift", "catalog", "v2=60", "v1=30").want(t, 2, "", "sum to 90")
 	runTool(t, "routes", "shift", "catalog", "v2=1", "v2=2").want(t, 2, "", "given twice")
-	runTool(t, "routes", "shift", "catalog", "v3=10", "--apply").want(t, 1, "", "v3") // Consul knows no such subset
+	runTool(t, "routes", "shift", "catalog", "v3=10", "--apply").want(t, 1, "", `refuses the service-splitter of "catalog": "service \"catalog\" does not have a subset named \"v3\""`)
 	runTool(t, "routes", "shift", "catalog", "v2=1", "--guard", "1s").want(t, 2, "", "--guard without --apply")
 }
 
@@ -154,6 +158,10 @@ func TestTheGuardShiftsBackAnArmThatFails(t *testing.T) {
 	if got := splits(t); got != "v1=50 v2=50" {
 		t.Errorf("after a guard without a reason: %s", got)
 	}
+	idle := reporting(t, func() (uint64, uint64, uint64, uint64) { return 1000, 0, 1000, 1000 }) // all before the shift
+	runTool(t, "routes", "shift", "catalog", "v2=55", "--apply", "--guard", "1ms", "--client", idle).want(t, 0, "written", "no arm is judged")
+	runTool(t, "routes", "shift", "catalog", "v2=60", "--apply", "--guard", "1ms", "--client", failing).want(t, 1, "written", "shifted back: v2 has answered 80.0%") // it is asked at the end, too
+	runTool(t, "routes", "shift", "catalog", "v2=50", "--apply").want(t, 0, "written", "")
 	runTool(t, "routes", "shift", "catalog", "v2=60", "--apply", "--guard", "3s", "--client", closedPort(t)).want(t, 1, "", "nothing is written: --guard: no client reports calls by this chain")
 	if got := splits(t); got != "v1=50 v2=50" {
 		t.Errorf("after a guard without a client: %s", got)

@@ -116,7 +116,7 @@ func (x *exchange) keyParts() []string {
 		parts = append(parts, "request."+path)
 	}
 	vary := r.vary
-	if e := x.rule.cache.memory.get(r, x.key); e != nil {
+	if e := r.cache.memory.get(r, x.key); e != nil {
 		vary = append(vary[:len(vary):len(vary)], e.vary...)
 	}
 	if len(vary) > 0 {

@@ -23,7 +23,7 @@ type LimitState struct {
 	RetryAfter float64 `json:"retry_after_ms"`
 	Waits      bool    `json:"waits"`
 	Shadow     bool    `json:"shadow"`          // it refuses nothing
-	Error      string  `json:"error,omitempty"` // the call lacks what the limit needs, and is refused
+	Error      string  `json:"error,omitempty"` // what the call lacks for the limit, or that the program leaves it out
 }
 
 // Explain returns what a call of meta with the outgoing metadata of ctx would meet, and charges

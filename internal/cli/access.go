@@ -23,11 +23,15 @@ type PageAccess struct {
 
 const https = "https://"
 
-// check refuses what contradicts the clients that are named.
+// check refuses clients that are no addresses, and what contradicts them.
 func (o PageAccess) check(clients []string) error {
 	secured := false
 	for _, address := range clients {
-		secured = secured || strings.HasPrefix(address, https)
+		host, overTLS := strings.CutPrefix(address, https)
+		if !dialable(host) {
+			return Usagef("--client %q: write host:port, such as 127.0.0.1:9090, or https://host:port", address)
+		}
+		secured = secured || overTLS
 	}
 	switch {
 	case !secured && o.Security != Security{}:

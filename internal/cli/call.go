@@ -100,7 +100,11 @@ func Call(ctx context.Context, o CallOptions, streams Streams) error {
 	if err != nil {
 		return &Error{ExitUsage, err}
 	}
-	conn, closeAll, err := dial(ctx, o)
+	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
+	if err != nil {
+		return err
+	}
+	conn, closeAll, err := dial(ctx, o.Target, o.Security, meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
 	if err != nil {
 		return err
 	}
@@ -141,25 +145,22 @@ var onTheWire = &policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
 	Timeout: proto.String("0s"),
 }}
 
-func dial(ctx context.Context, o CallOptions) (conn *grpc.ClientConn, closeAll func(), err error) {
+// dial opens a channel of the tool's own, and waits for its certificate if it has one.
+func dial(ctx context.Context, target string, security Security, options ...meshlite.ClientOption) (conn *grpc.ClientConn, closeAll func(), err error) {
 	// What goes wrong comes back with the call, in one line.
 	silent := slog.New(slog.DiscardHandler)
 	directory, err := consul.New(consul.Config{Logger: silent})
 	if err != nil {
 		return nil, nil, err
 	}
-	creds, end, err := o.Security.Credentials(directory, silent)
+	creds, end, err := security.Credentials(directory, silent)
 	if err != nil {
 		directory.Close()
 		return nil, nil, err
 	}
-	limiter, err := ratelimit.New(ratelimit.WithHoldBack(0))
-	if err == nil {
-		err = awaitCertificate(ctx, creds)
-	}
-	if err == nil {
-		conn, err = meshlite.NewClient(o.Target, meshlite.WithTransportCredentials(creds), meshlite.WithDirectory(directory), meshlite.WithLogger(silent),
-			meshlite.WithPolicy(onTheWire), meshlite.WithRateLimit(limiter))
+	if err = awaitCertificate(ctx, creds); err == nil {
+		conn, err = meshlite.NewClient(target, append(options,
+			meshlite.WithTransportCredentials(creds), meshlite.WithDirectory(directory), meshlite.WithLogger(silent))...)
 	}
 	if err != nil {
 		end()

@@ -42,15 +42,10 @@ func (p process) name() string {
 	return name(attempt.Instance{ID: p.ID, Address: p.Address})
 }
 
-// checkClients refuses what --client cannot be, and what contradicts it.
+// checkClients refuses flags of Consul beside --client, where Consul is asked for clients alone.
 func checkClients(clients []string, agent string, datacenters []string) error {
 	if len(clients) > 0 && (agent != "" || len(datacenters) > 0) {
 		return Usagef("--client together with --http-addr or --dc: clients that are named are not looked for in Consul")
-	}
-	for _, address := range clients {
-		if !dialable(strings.TrimPrefix(address, https)) {
-			return Usagef("--client %q: write host:port, such as 127.0.0.1:9090, or https://host:port", address)
-		}
 	}
 	return nil
 }

@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/meshlite-go/meshlite"
@@ -19,7 +18,6 @@ import (
 	"github.com/meshlite-go/meshlite/internal/explain"
 	"github.com/meshlite-go/meshlite/internal/reflectcall"
 	"github.com/meshlite-go/meshlite/resolver"
-	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // ExplainOptions are those of [Explain].
@@ -79,8 +77,11 @@ func (o *ExplainOptions) values(ctx context.Context, streams Streams) (url.Value
 		return nil, Usagef("--timeout %v: write a duration above 0, such as 5s", o.Timeout)
 	case o.Client != "" && !dialable(o.Client):
 		return nil, Usagef("--client %q: write host:port", o.Client)
-	case o.Client != "" && (o.Security != Security{} || len(o.Contracts.Protos)+len(o.Contracts.DescriptorSets) > 0):
+	case o.Client != "" && (o.Security != Security{} || len(o.Contracts.Protos)+len(o.Contracts.ImportPaths)+len(o.Contracts.DescriptorSets) > 0):
 		return nil, Usagef("--client together with flags of the tool's own channel, such as --plaintext or --proto: leave one out")
+	}
+	if err := checkContracts(o.Contracts); err != nil {
+		return nil, err
 	}
 	values := url.Values{explain.Target: {o.Target}, explain.Method: {service + "/" + method}}
 	if o.Data != "" {
@@ -130,7 +131,7 @@ func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.E
 	}
 	defer runtime.Cache().Close()
 	contracts := &interceptors.Contracts{}
-	conn, closeAll, err := o.dial(ctx, runtime, contracts)
+	conn, closeAll, err := dial(ctx, o.Target, o.Security, meshlite.WithRuntime(runtime), meshlite.WithContracts(contracts))
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +139,13 @@ func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.E
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout+resolverFirst)
 	defer cancel()
 	awaitConnections(ctx, conn)
-	note := findContract(ctx, reflectcall.Finder{Conn: conn, Files: files}, values.Get(explain.Method), contracts)
+	service, method, unread := reflectcall.Finder{Conn: conn, Files: files}.Find(ctx, values.Get(explain.Method))
+	switch {
+	case method != nil:
+		unread = addContract(contracts, method)
+	case unread == nil:
+		return nil, &Error{ExitUsage, service.Unfinished()}
+	}
 	handler, err := runtime.Handler()
 	if err != nil {
 		return nil, err
@@ -147,33 +154,10 @@ func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.E
 	if err := (asker{http: &http.Client{Transport: inProcess{handler}}}).act(context.WithoutCancel(ctx), "localhost", explain.Action, values, e); err != nil {
 		return nil, err
 	}
-	if note != "" {
-		e.Notes = append(e.Notes, note)
+	if unread != nil {
+		e.Notes = append(e.Notes, "the contract is not read: "+oneLine(status.Convert(unread).Message()))
 	}
 	return e, nil
-}
-
-func (o *ExplainOptions) dial(ctx context.Context, runtime *meshlite.Runtime, contracts *interceptors.Contracts) (conn *grpc.ClientConn, closeAll func(), err error) {
-	silent := slog.New(slog.DiscardHandler)
-	directory, err := consul.New(consul.Config{Logger: silent})
-	if err != nil {
-		return nil, nil, err
-	}
-	creds, end, err := o.Security.Credentials(directory, silent)
-	if err != nil {
-		directory.Close()
-		return nil, nil, err
-	}
-	if err = awaitCertificate(ctx, creds); err == nil {
-		conn, err = meshlite.NewClient(o.Target, meshlite.WithRuntime(runtime), meshlite.WithTransportCredentials(creds), meshlite.WithDirectory(directory),
-			meshlite.WithLogger(silent), meshlite.WithContracts(contracts))
-	}
-	if err != nil {
-		end()
-		directory.Close()
-		return nil, nil, err
-	}
-	return conn, func() { conn.Close(); end(); directory.Close() }, nil
 }
 
 // settling is how long a channel that is ready waits for the rest of its connections.
@@ -193,23 +177,13 @@ func awaitConnections(ctx context.Context, conn *grpc.ClientConn) {
 	}
 }
 
-// findContract adds the contract of method. The note is why there is none.
-func findContract(ctx context.Context, finder reflectcall.Finder, method string, contracts *interceptors.Contracts) (note string) {
-	_, found, err := finder.Find(ctx, method)
-	if err != nil {
-		return "its contract: " + oneLine(err.Error())
-	}
-	if found == nil {
-		return ""
-	}
+// addContract adds the file that has method.
+func addContract(contracts *interceptors.Contracts, method *reflectcall.Method) error {
 	files := new(protoregistry.Files)
-	if err := files.RegisterFile(found.Descriptor().ParentFile()); err != nil {
-		return "its contract: " + oneLine(err.Error())
+	if err := files.RegisterFile(method.Descriptor().ParentFile()); err != nil {
+		return err
 	}
-	if err := contracts.Set(files); err != nil {
-		return "its contract: " + oneLine(err.Error())
-	}
-	return ""
+	return contracts.Set(files)
 }
 
 // addIntentions adds what the agent says of the intentions of the services that the call may go to.
@@ -229,15 +203,4 @@ func addIntentions(ctx context.Context, o *ExplainOptions, e *explain.Explanatio
 		}
 		e.Intentions = append(e.Intentions, explain.Intention{Destination: server.Service, Allowed: decided.Allowed, Rule: decided.Rule, Reason: decided.Reason})
 	}
-}
-
-// inProcess sends requests to the admin page of this process itself, which has no listener.
-type inProcess struct{ page http.Handler }
-
-// RoundTrip is local, as over a Unix socket.
-func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := &answered{header: http.Header{}, code: http.StatusOK}
-	ctx := context.WithValue(r.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "meshlite", Net: "unix"})
-	p.page.ServeHTTP(w, r.WithContext(ctx))
-	return w.response(r), nil
 }

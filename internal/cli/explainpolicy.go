@@ -18,7 +18,9 @@ func (n *node) addPolicy(e *explain.Explanation) {
 	n.addTimeout(e)
 	n.addRetry(e)
 	for i := range e.Cache {
-		n.addCache(&e.Cache[i])
+		if s := &e.Cache[i]; i == 0 || s.State != "bypass" || s.Why != e.Cache[i-1].Why {
+			n.addCache(s)
+		}
 	}
 	for i := range e.Limits {
 		n.addLimit(&e.Limits[i])
@@ -27,22 +29,36 @@ func (n *node) addPolicy(e *explain.Explanation) {
 }
 
 func (n *node) addIdentity(e *explain.Explanation) {
-	if i := e.Identity; i != nil {
-		n = n.add("identity: %s", cmp.Or(i.ID, i.Error, "no certificate yet"))
-		for _, server := range i.Servers {
-			n.add("%s must prove %s", server.Service, cmp.Or(server.ID, server.Error))
-		}
-		for _, one := range e.Intentions {
-			switch {
-			case one.Error != "":
-				n.add("! the intentions of %s: %s", one.Destination, one.Error)
-			case one.Allowed:
-				n.add("✓ %s allows it by %s", one.Destination, one.Rule)
-			default:
-				n.add("✗ %s denies it by %s: %s", one.Destination, one.Rule, one.Reason)
-			}
-		}
+	i := e.Identity
+	if i == nil {
+		return
 	}
+	n = n.add("identity: %s", cmp.Or(i.ID, i.Error, "no certificate yet"))
+	for _, server := range i.Servers {
+		if server.Error != "" {
+			n.add("! %s cannot be called: %s", server.Service, server.Error)
+			continue
+		}
+		n.add("%s must prove %s", server.Service, server.ID)
+	}
+	for _, one := range e.Intentions {
+		n.addIntention(&one)
+	}
+}
+
+func (n *node) addIntention(i *explain.Intention) {
+	if i.Error != "" {
+		n.add("! the intentions of %s: %s", i.Destination, i.Error)
+		return
+	}
+	text := fmt.Sprintf("✗ %s denies it by %s", i.Destination, i.Rule)
+	if i.Allowed {
+		text = fmt.Sprintf("✓ %s allows it by %s", i.Destination, i.Rule)
+	}
+	if i.Reason != "" {
+		text += ": " + i.Reason
+	}
+	n.add("%s", text)
 }
 
 // shortMS writes milliseconds for people.

@@ -73,7 +73,7 @@ func (n *node) addRouting(r *routes.Explanation) {
 	default:
 		n.addRoutes(r)
 		chosen := r.Routes[len(r.Routes)-1]
-		n = n.add("✓ route %s", chosen.Name)
+		n = n.add("✓ %s", routeName(chosen.Name))
 	}
 	if r.Error != "" {
 		n.add("! an older chain is in use, since the latest is refused: %s", r.Error)
@@ -89,9 +89,17 @@ func (n *node) addRouting(r *routes.Explanation) {
 func (n *node) addRoutes(r *routes.Explanation) {
 	for _, v := range r.Routes {
 		if !v.Matches {
-			n.add("✗ route %s: %s", v.Name, v.Reason)
+			n.add("✗ %s: %s", routeName(v.Name), v.Reason)
 		}
 	}
+}
+
+// routeName is "route default"; Consul's other routes have names such as "route 1".
+func routeName(name string) string {
+	if strings.HasPrefix(name, "route ") {
+		return name
+	}
+	return "route " + name
 }
 
 func (n *node) addArm(r *routes.Explanation, a *routes.ArmExplanation) {
@@ -100,6 +108,8 @@ func (n *node) addArm(r *routes.Explanation, a *routes.ArmExplanation) {
 		switch {
 		case r.Stuck && a.Share > 0:
 			text += fmt.Sprintf(", by the value of %s", r.Sticky)
+		case a.Empty && a.Share > 0: // all are
+			text += ", although no target is usable"
 		case a.Empty:
 			text += fmt.Sprintf(", not its %.4g%%: no target is usable", a.Weight)
 		case fmt.Sprintf("%.4g", a.Weight) != fmt.Sprintf("%.4g", a.Share):
@@ -128,7 +138,7 @@ func (n *node) addTarget(t *routes.TargetExplanation, a *routes.ArmExplanation) 
 		case t.Share != a.Share || len(a.Targets) > 1:
 			text += fmt.Sprintf(", %.4g%% of such calls", t.Share)
 		}
-		if t.Capacity < 100 {
+		if t.Capacity > 0 && t.Capacity < 100 {
 			text += fmt.Sprintf(" (it takes %.0f%% of its own)", t.Capacity)
 		}
 		if t.Recovering {

@@ -67,9 +67,6 @@ func Routes(ctx context.Context, o RoutesOptions, streams Streams) error {
 	if err := o.Pages.check(o.Clients); err != nil {
 		return err
 	}
-	if err := checkClients(o.Clients, "", nil); err != nil { // the agent has the chain
-		return err
-	}
 	directory, err := dialAgent(o.Agent)
 	if err != nil {
 		return err
@@ -214,7 +211,10 @@ func (r *routesReport) write(out io.Writer) error {
 	if r.Sticky != "" {
 		fmt.Fprintf(out, ", one arm for each value of %s", oneLine(r.Sticky))
 	}
-	fmt.Fprintf(out, ", by %d channels\n", r.Asked)
+	if len(r.Clients) > 0 {
+		fmt.Fprintf(out, ", channels: %d", r.Asked)
+	}
+	fmt.Fprintln(out)
 	g := &grid{fields: []field{{head: "ROUTE"}, {head: "MATCH", least: 16}, {head: "ARM"}, {head: "TARGET", least: 12, drop: 2},
 		{head: "WEIGHT"}, {head: "SHARE"}, {head: "ATTEMPTS", drop: 3}, {head: "SUCCESS"}, {head: "USABLE", drop: 4}, {head: "FAILOVER", drop: 1, least: 12}}}
 	for _, one := range r.Routes {

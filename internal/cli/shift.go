@@ -55,9 +55,6 @@ func Shift(ctx context.Context, o ShiftOptions, streams Streams) error {
 	if err := o.Pages.check(o.Clients); err != nil {
 		return err
 	}
-	if err := checkClients(o.Clients, "", nil); err != nil { // the agent has the entry
-		return err
-	}
 	directory, err := dialAgent(o.Agent)
 	if err != nil {
 		return err
@@ -146,11 +143,18 @@ func armOf(service string, s consul.Split) string { return cmp.Or(s.Name(), serv
 // undo is the command that writes the splits as they were.
 func undo(o ShiftOptions, before []consul.Split) string {
 	if len(before) == 0 {
-		return fmt.Sprintf("consul config delete -kind service-splitter -name %s", o.Service)
+		command := "consul config delete -kind service-splitter -name " + o.Service
+		if o.Agent != "" {
+			command += " -http-addr " + o.Agent
+		}
+		return command
 	}
 	command := "meshlite routes shift " + o.Service
 	for _, s := range before {
 		command += fmt.Sprintf(" %s=%s", armOf(o.Service, s), percentOf(s.Weight))
+	}
+	if o.Agent != "" {
+		command += " --http-addr " + o.Agent
 	}
 	return command + " --apply"
 }
@@ -200,10 +204,8 @@ func (s *shift) write() {
 	g := &grid{fields: []field{{head: "ARM"}, {head: "BEFORE"}, {head: "AFTER"}}}
 	for _, to := range s.report.After {
 		from := "-"
-		if i := slices.IndexFunc(s.report.Before, func(b consul.Split) bool {
-			return b == (consul.Split{Weight: b.Weight, Service: to.Service, Subset: to.Subset})
-		}); i >= 0 {
-			from = percentOf(s.report.Before[i].Weight) + "%"
+		if weight, found := s.before(to); found {
+			from = percentOf(weight) + "%"
 		}
 		g.add(cell(armOf(s.Service, to)), from, percentOf(to.Weight)+"%")
 	}
@@ -229,29 +231,37 @@ type outcomes map[string]struct{ succeeded, failed uint64 }
 // guard watches the arms that got more calls, and shifts back when one fails more often than the
 // others.
 func (s *shift) guard(ctx context.Context, start outcomes, splitter *consul.Splitter) error {
-	ctx, cancel := context.WithTimeout(ctx, s.Guard)
-	defer cancel()
-	ticker := time.NewTicker(guardEvery)
+	ticker, end := time.NewTicker(guardEvery), time.After(s.Guard)
 	defer ticker.Stop()
-	for {
+	judged := false
+	for over := false; !over; {
 		select {
 		case <-ctx.Done():
-			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return context.Cause(ctx)
-			}
-			fmt.Fprintf(s.err, "no arm has failed more often than the others within %v\n", s.Guard)
-			return nil
+			return context.Cause(ctx)
+		case <-end:
+			over = true
 		case <-ticker.C:
 		}
 		now, err := s.outcomes(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			fmt.Fprintln(s.err, "--guard:", oneLine(err.Error()))
 			continue
 		}
-		if why := s.failing(start, now); why != "" {
+		why, enough := s.failing(start, now)
+		if why != "" {
 			return s.revert(context.WithoutCancel(ctx), splitter, why)
 		}
+		judged = judged || enough
 	}
+	if !judged {
+		fmt.Fprintf(s.err, "--guard: no arm is judged: within %v those with more weight, or the others, have ended fewer than %d calls\n", s.Guard, guardCalls)
+		return nil
+	}
+	fmt.Fprintf(s.err, "no arm has failed more often than the others within %v\n", s.Guard)
+	return nil
 }
 
 // outcomes asks the clients.
@@ -278,9 +288,9 @@ func (s *shift) outcomes(ctx context.Context) (outcomes, error) {
 	return all, nil
 }
 
-// failing says which of the arms that got more calls fails more often than the others together,
-// since start; "" is none.
-func (s *shift) failing(start, now outcomes) string {
+// failing says which of the arms that got more weight fails more often than the others together,
+// since start; "" is none. enough is whether one of them has had the calls to judge it by.
+func (s *shift) failing(start, now outcomes) (why string, enough bool) {
 	for _, to := range s.report.After {
 		if !s.grew(to) {
 			continue
@@ -298,22 +308,32 @@ func (s *shift) failing(start, now outcomes) string {
 		if own.calls < guardCalls || others.calls < guardCalls {
 			continue
 		}
+		enough = true
 		p, q := own.succeeded/own.calls, others.succeeded/others.calls
 		pooled := (own.succeeded + others.succeeded) / (own.calls + others.calls)
 		deviation := math.Sqrt(pooled * (1 - pooled) * (1/own.calls + 1/others.calls))
 		if q-p > guardMargin && q-p > 3*deviation {
-			return fmt.Sprintf("%s has answered %.1f%% of %.0f calls, the others %.1f%% of %.0f", armOf(s.Service, to), 100*p, own.calls, 100*q, others.calls)
+			return fmt.Sprintf("%s has answered %.1f%% of %.0f calls, the others %.1f%% of %.0f", armOf(s.Service, to), 100*p, own.calls, 100*q, others.calls), true
 		}
 	}
-	return ""
+	return "", enough
 }
 
-// grew reports whether a split has more weight than before.
+// before is the weight that the arm of a split had, if it had one.
+func (s *shift) before(to consul.Split) (weight float64, found bool) {
+	for _, b := range s.report.Before {
+		if b.Service == to.Service && b.Subset == to.Subset {
+			return b.Weight, true
+		}
+	}
+	return 0, false
+}
+
+// grew reports whether a split has more weight than before. Without a splitter the service itself
+// had all.
 func (s *shift) grew(to consul.Split) bool {
-	i := slices.IndexFunc(s.report.Before, func(b consul.Split) bool {
-		return b == (consul.Split{Weight: b.Weight, Service: to.Service, Subset: to.Subset})
-	})
-	return i < 0 && (to.Subset != "" || to.Service != "") || i >= 0 && to.Weight > s.report.Before[i].Weight
+	weight, found := s.before(to)
+	return found && to.Weight > weight || !found && to.Name() != ""
 }
 
 func (s *shift) revert(ctx context.Context, splitter *consul.Splitter, why string) error {

@@ -1,6 +1,6 @@
-// Package explain defines what the admin page of a client says of one call without making it:
-// where it would go, by which policy, and why. Programs write its JSON, and the meshlite tool reads
-// it and shows it as a tree.
+// Package explain defines what the admin page of a client reports about one call without making
+// it: where it would go, by which policy, and why. Programs write its JSON, and the meshlite tool
+// reads it and shows it as a tree.
 package explain
 
 import (
@@ -42,8 +42,8 @@ type Explanation struct {
 	Notes []string `json:"notes"`
 	// Policy are the fields of the method's policy, each with what has set it.
 	Policy []interceptors.PolicyField `json:"policy"`
-	// Timeout is that of the policy on the client; 0 is none. That of route and caller hold, too: the
-	// shortest does.
+	// Timeout is that of the policy on the client; 0 is none. Route and caller may have one, too: the
+	// shortest applies.
 	Timeout float64    `json:"timeout_ms"`
 	Retry   retry.Plan `json:"retry"`
 	// Cache has one element for each destination that the call may go to.
@@ -57,7 +57,7 @@ type Explanation struct {
 	Intentions []Intention `json:"intentions"`
 }
 
-// Identity is who the client is, and whom servers must be.
+// Identity is that of the client, and those that servers must prove.
 type Identity struct {
 	Service string   `json:"service"` // of the client; "" before its first certificate
 	ID      string   `json:"id"`
@@ -65,7 +65,7 @@ type Identity struct {
 	Servers []Server `json:"servers"`
 }
 
-// Server is whom the servers of a service must be.
+// Server is the identity that the servers of a service must prove.
 type Server struct {
 	Service string `json:"service"`
 	ID      string `json:"id"`

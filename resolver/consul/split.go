@@ -80,11 +80,21 @@ func (d *Directory) WriteSplits(ctx context.Context, s *Splitter, splits []Split
 	}
 	switch {
 	case err != nil:
-		return nil, d.explain(err, fmt.Sprintf("service:write on %q", s.Service))
+		return nil, d.refused(err, s.Service)
 	case !done:
 		return nil, fmt.Errorf("service-splitter of %q: %w: read it again", s.Service, ErrChanged)
 	}
 	return d.Splitter(ctx, s.Service)
+}
+
+// refused explains a failed write. Consul answers an entry that is wrong with 500 and what is wrong,
+// such as a subset that the resolver does not have.
+func (d *Directory) refused(err error, service string) error {
+	var status api.StatusError
+	if errors.As(err, &status) && status.Code == http.StatusInternalServerError && !leaderless.MatchString(status.Body) {
+		return fmt.Errorf("%s refuses the service-splitter of %q: %q", d.Name(), service, d.brief(status.Body))
+	}
+	return d.explain(err, fmt.Sprintf("service:write on %q", service))
 }
 
 // with are the splits for Consul.
