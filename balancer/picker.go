@@ -96,7 +96,7 @@ func (p *attemptPicker) Endpoints() (usable, ejected int) {
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of
 // record.
 func (p *attemptPicker) HasUntried(record *attempt.Record) bool {
-	for _, candidates := range [][]Candidate{p.view.Candidates, p.view.refusing, p.view.otherZones} {
+	for _, candidates := range p.view.usable() {
 		for i := range candidates {
 			if !record.Tried(candidates[i].Address) {
 				return true
