@@ -35,7 +35,7 @@ var rooms = map[string][]string{
 	"identity/spire":                  {"identity", "internal/renewal"},
 	"identity/identitymetrics":        {"identity"},
 	"balancer":                        {"resolver/catalog", "balancer/attempt", "internal/lines", "internal/rendezvous", "internal/rpc", "internal/wire"},
-	"balancer/hash":                   {"balancer"},
+	"balancer/hash":                   {"balancer", "balancer/random"},
 	"balancer/random":                 {"balancer"},
 	"balancer/roundrobin":             {"balancer", "balancer/attempt"},
 	"balancer/leastrequest":           {"balancer", "balancer/attempt"},
