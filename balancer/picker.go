@@ -33,9 +33,15 @@ type connection struct {
 	done   func(balancer.DoneInfo) // made once, so that a pick allocates nothing
 }
 
-// Pick does not allocate, except for streams: see rotation.choose.
+// Pick picks the endpoint of an attempt.
 func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	record := attempt.FromContext(info.Ctx)
+	return p.PickRecorded(info, attempt.FromContext(info.Ctx))
+}
+
+// PickRecorded is Pick for who has the record of info.Ctx, which may be nil: a policy that is above
+// several of this kind asserts for it. It does not allocate, except for streams: see
+// rotation.choose.
+func (p *attemptPicker) PickRecorded(info balancer.PickInfo, record *attempt.Record) (balancer.PickResult, error) {
 	var now time.Duration // the clock costs more than the rest of a pick
 	if p.timesAll {
 		now = p.table.now()

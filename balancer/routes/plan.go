@@ -22,6 +22,8 @@ type plan struct {
 	chain  *route.Chain
 	routes []*plannedRoute // as in the chain
 	ways   map[*attempt.Route]*way
+
+	readsMetadata bool // to match a call
 }
 
 type plannedRoute struct {
@@ -49,7 +51,7 @@ type counts struct{ picked, succeeded, failed atomic.Uint64 }
 // newPlan prepares chain, which has passed its Check. Counts of ways that the plan before has,
 // too, go on.
 func newPlan(chain *route.Chain, before *plan) *plan {
-	p := &plan{chain: chain, ways: map[*attempt.Route]*way{}}
+	p := &plan{chain: chain, ways: map[*attempt.Route]*way{}, readsMetadata: chain.ReadsMetadata()}
 	earlier := before.counts()
 	for _, r := range chain.Routes {
 		planned := &plannedRoute{Route: r}

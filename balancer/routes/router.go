@@ -65,13 +65,13 @@ var errNoRoute = status.Error(codes.Unavailable, "the discovery chain has no rou
 
 func (r *Router) choose(ctx context.Context, method string) (*way, error) {
 	d := r.current.Load()
-	if d == nil || d.err != nil {
-		if d == nil {
-			return nil, nil
-		}
+	switch {
+	case d == nil:
+		return nil, nil
+	case d.err != nil:
 		return nil, d.err
 	}
-	if i := match(d.plan.chain, method, ctx); i >= 0 {
+	if i := d.plan.match(ctx, method); i >= 0 {
 		if w := d.choose(ctx, i); w != nil {
 			return w, nil
 		}
