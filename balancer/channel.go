@@ -215,11 +215,11 @@ func (b *endpointBalancer) update() {
 		state.ConnectivityState = connectivity.Ready
 	case state.ConnectivityState == connectivity.Ready:
 		return // the resolver has listed others that the children do not have yet
-	case len(states) == 0 && b.err != nil:
-		state.Picker = failingPicker{b.err}
-	}
-	if len(view.Candidates) == 0 {
+	default:
 		b.current = nil
+		if len(states) == 0 && b.err != nil {
+			state.Picker = failingPicker{b.err}
+		}
 	}
 	b.ClientConn.UpdateState(state)
 }

@@ -41,7 +41,7 @@ type plannedArm struct {
 type way struct {
 	attempt.Route // for records
 	choice        route.Choice
-	others        []*way // of Route.Others
+	others        []*way // where a retry may go that finds no untried instance here, by preference
 	counts        *counts
 }
 
@@ -60,10 +60,13 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 			a := plannedArm{Arm: arm}
 			for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
 				target := chain.Targets[id]
-				if slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
+				w := &way{
+					Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)},
+					choice: route.Choice{Route: r, Arm: arm, Target: target},
+				}
+				if slices.ContainsFunc(a.ways, w.sameTarget) {
 					continue
 				}
-				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}
 				w.counts = cmp.Or(earlier[w.countKey()], &counts{})
 				p.ways[&w.Route] = w
 				a.ways = append(a.ways, w)
@@ -133,10 +136,11 @@ func (r *plannedRoute) linkOthers() {
 	}
 }
 
+func (w *way) sameTarget(other *way) bool { return w.Target == other.Target }
+
 func (w *way) addOthers(ways []*way) {
 	for _, other := range ways {
-		if len(w.others) < maxOthers && other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
-			w.Others = append(w.Others, other.Target)
+		if len(w.others) < maxOthers && other.Target != w.Target && !slices.ContainsFunc(w.others, other.sameTarget) {
 			w.others = append(w.others, other)
 		}
 	}

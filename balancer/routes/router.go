@@ -96,12 +96,9 @@ func (r *Router) Count(at *attempt.Route, err error) {
 	}
 }
 
-// Connector is a channel, such as a [google.golang.org/grpc.ClientConn].
-type Connector = interface{ Connect() }
-
 // Wait blocks until the resolver has set the first chain, or that there is none. It connects
-// cc, whose resolver runs only then. The error is a status made of that of ctx.
-func (r *Router) Wait(ctx context.Context, cc Connector) error {
+// cc, the channel, whose resolver runs only then. The error is a status made of that of ctx.
+func (r *Router) Wait(ctx context.Context, cc interface{ Connect() }) error {
 	select {
 	case <-r.started:
 		return nil
