@@ -57,19 +57,10 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 		planned := &plannedRoute{Route: r}
 		planned.turn.Store(rand.Uint64()) // so that clients started together are not in step
 		for _, arm := range r.Arms {
-			a := plannedArm{Arm: arm}
-			for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
-				target := chain.Targets[id]
-				w := &way{
-					Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)},
-					choice: route.Choice{Route: r, Arm: arm, Target: target},
-				}
-				if slices.ContainsFunc(a.ways, w.sameTarget) {
-					continue
-				}
+			a := plannedArm{arm, waysOf(chain, r, arm)}
+			for _, w := range a.ways {
 				w.counts = cmp.Or(earlier[w.countKey()], &counts{})
 				p.ways[&w.Route] = w
-				a.ways = append(a.ways, w)
 			}
 			planned.arms = append(planned.arms, a)
 		}
@@ -77,6 +68,21 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 		p.routes = append(p.routes, planned)
 	}
 	return p
+}
+
+// waysOf are those of an arm of r, without counts.
+func waysOf(chain *route.Chain, r *route.Route, arm *route.Arm) (ways []*way) {
+	for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
+		target := chain.Targets[id]
+		w := &way{
+			Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)},
+			choice: route.Choice{Route: r, Arm: arm, Target: target},
+		}
+		if !slices.ContainsFunc(ways, w.sameTarget) {
+			ways = append(ways, w)
+		}
+	}
+	return ways
 }
 
 // RetryOf is what a route says of retries, for records; nil is nothing. A chain has names of codes
