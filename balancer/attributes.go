@@ -1,7 +1,9 @@
 package balancer
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 
 	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/experimental/balancer/weight"
@@ -109,4 +111,32 @@ func reasonOf(a *attributes.Attributes, target resolver.Target) error {
 		return reason
 	}
 	return fmt.Errorf("%s://%s/%s has no address: is the name right?", target.URL.Scheme, target.URL.Host, target.Endpoint())
+}
+
+// Window shows the outlook of one channel. It is safe for concurrent use; the zero value shows
+// none.
+type Window struct {
+	current atomic.Pointer[endpointBalancer]
+}
+
+// Outlook is that of the policy that the channel has now, for a call with the outgoing metadata of
+// ctx. It is false while the channel is idle, and for policies of other modules.
+func (w *Window) Outlook(ctx context.Context) (Outlook, bool) {
+	if b := w.current.Load(); b != nil {
+		return b.Outlook(ctx), true
+	}
+	return Outlook{}, false
+}
+
+type windowKey struct{}
+
+// WithWindow has w show the policy that gets state.
+func WithWindow(state resolver.State, w *Window) resolver.State {
+	state.Attributes = state.Attributes.WithValue(windowKey{}, w)
+	return state
+}
+
+func windowOf(a *attributes.Attributes) *Window {
+	w, _ := a.Value(windowKey{}).(*Window)
+	return w
 }

@@ -38,7 +38,8 @@ type Picker interface {
 // Policy is what [Register] needs of a policy.
 type Policy[Config any] struct {
 	Name string
-	// Parse checks the policy's fields of a service config, without the [Settings].
+	// Parse reads and checks the policy's fields of a service config, without the [Settings]. nil
+	// takes what encoding/json reads.
 	Parse func(json.RawMessage) (Config, error)
 	// New makes the policy's picker.
 	New func(Config, View) Picker
@@ -70,7 +71,7 @@ func Register[Config any](p Policy[Config]) {
 }
 
 func (p Policy[Config]) parse(text json.RawMessage) (configured, error) {
-	config, err := p.Parse(text)
+	config, err := p.parseFields(text)
 	if err != nil {
 		return configured{}, fmt.Errorf("%s: %w", p.Name, err)
 	}
@@ -83,6 +84,14 @@ func (p Policy[Config]) parse(text json.RawMessage) (configured, error) {
 		c.hashKey = p.HashKey(config)
 	}
 	return c, nil
+}
+
+func (p Policy[Config]) parseFields(text json.RawMessage) (config Config, err error) {
+	if p.Parse != nil {
+		return p.Parse(text)
+	}
+	err = json.Unmarshal(text, &config)
+	return config, err
 }
 
 // ownPrefix begins the names of policies of this module.

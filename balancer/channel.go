@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,8 +14,11 @@ import (
 	"google.golang.org/grpc/balancer/endpointsharding"
 	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
+
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 )
 
 const (
@@ -122,7 +126,7 @@ func (b *endpointBalancer) UpdateClientConnState(state balancer.ClientConnState)
 		b.table = t
 	}
 	b.list(state.ResolverState.Endpoints)
-	b.show(state.ResolverState)
+	b.show(windowOf(state.ResolverState.Attributes))
 	b.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
 		b.err = reasonOf(state.ResolverState.Attributes, b.target)
@@ -211,11 +215,11 @@ func (b *endpointBalancer) update() {
 		state.ConnectivityState = connectivity.Ready
 	case state.ConnectivityState == connectivity.Ready:
 		return // the resolver has listed others that the children do not have yet
-	case len(states) == 0 && b.err != nil:
-		state.Picker = failingPicker{b.err}
-	}
-	if len(view.Candidates) == 0 {
+	default:
 		b.current = nil
+		if len(states) == 0 && b.err != nil {
+			state.Picker = failingPicker{b.err}
+		}
 	}
 	b.ClientConn.UpdateState(state)
 }
@@ -249,4 +253,57 @@ type failingPicker struct{ reason error }
 // UNAVAILABLE.
 func (p failingPicker) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 	return balancer.PickResult{}, errors.New(p.reason.Error())
+}
+
+// show has w show b, and the window before no more. The caller holds b.mu.
+func (b *endpointBalancer) show(w *Window) {
+	if w == b.window {
+		return
+	}
+	b.hide()
+	if b.window = w; w != nil {
+		w.current.Store(b)
+	}
+}
+
+func (b *endpointBalancer) hide() {
+	if b.window != nil {
+		b.window.current.CompareAndSwap(b, nil)
+	}
+}
+
+// Outlook picks nothing: it changes no state that calls see. Policies that are above several of
+// this kind assert for it.
+func (b *endpointBalancer) Outlook(ctx context.Context) Outlook {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := Outlook{Policy: b.name, HashKey: b.policy.hashKey}
+	odds, due := map[*Endpoint]float64{}, map[*Endpoint]bool{}
+	now := b.table.now()
+	if b.current != nil {
+		values := metadata.ValueFromOutgoingContext(ctx, b.policy.hashKey)
+		o.Hashed = b.policy.hashKey != "" && len(values) > 0
+		if o.Hashed {
+			odds[b.current.preferred(rendezvous.Hash(values[0]), now)] = 1
+		} else {
+			o.Estimated = b.current.odds(now, odds)
+			due = b.current.dueNow(now)
+		}
+	}
+	t := b.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if u := t.channels[b]; u != nil {
+		o.Panic = u.panicking
+	}
+	stats := make([]EndpointStats, 0, len(b.members))
+	for _, m := range b.members {
+		stats = append(stats, m.Endpoint.stats(m.summary, now))
+	}
+	setShares(stats)
+	for _, s := range stats {
+		e := b.members[s.Address].Endpoint
+		o.Endpoints = append(o.Endpoints, EndpointOutlook{s, odds[e], due[e]})
+	}
+	return o
 }

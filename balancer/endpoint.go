@@ -218,6 +218,11 @@ func (r *rotation) choose(record *attempt.Record, now time.Duration) (*Candidate
 	return r.pick(now)
 }
 
+// usable are the endpoints that may be picked, the preferred first.
+func (v *View) usable() [3][]Candidate {
+	return [...][]Candidate{v.Candidates, v.refusing, v.otherZones}
+}
+
 // candidates is how many endpoints may be picked.
 func (v *View) candidates() int { return len(v.Candidates) + len(v.refusing) + len(v.otherZones) }
 
@@ -273,13 +278,13 @@ const maxCompared = 16
 // untried is the least loaded endpoint without an earlier attempt of the call: in rotation,
 // else refusing, else of another zone, else ejected. Nil if there is none.
 func (r *rotation) untried(record *attempt.Record) *Candidate {
-	for _, candidates := range [][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones, r.view.ejected} {
-		best := r.lightest(candidates, func(c *Candidate) bool { return !record.Tried(c.Address) })
-		if best != nil {
+	isUntried := func(c *Candidate) bool { return !record.Tried(c.Address) }
+	for _, candidates := range r.view.usable() {
+		if best := r.lightest(candidates, isUntried); best != nil {
 			return best
 		}
 	}
-	return nil
+	return r.lightest(r.view.ejected, isUntried)
 }
 
 // policyDraws is how often the policy picks before all candidates are compared.
@@ -311,7 +316,7 @@ func (r *rotation) pickAvoiding(record *attempt.Record, avoid *attempt.Avoid, no
 // shortest is the time until the first may be picked.
 func (r *rotation) allowed(record *attempt.Record, avoid *attempt.Avoid) (best *Candidate, shortest time.Duration) {
 	var tried *Candidate
-	for _, candidates := range [][]Candidate{r.view.Candidates, r.view.refusing, r.view.otherZones} {
+	for _, candidates := range r.view.usable() {
 		best = r.lightest(candidates, func(c *Candidate) bool {
 			switch left := avoid.For(&c.Instance); {
 			case left > 0:
@@ -349,6 +354,65 @@ func (r *rotation) lightest(candidates []Candidate, eligible func(*Candidate) bo
 		}
 	}
 	return best
+}
+
+// chooseByHash is the endpoint that a hash prefers of those that may be picked (weighted
+// rendezvous hashing), or of those without an attempt of the call and that its Avoid does not
+// exclude. It is the same for all clients with the same endpoints: weights are the listed ones,
+// without slow start and failures, and zones do not count. An ejected endpoint is probed by the
+// calls that prefer it. Nil is that none may be picked.
+func (r *rotation) chooseByHash(hash uint64, record *attempt.Record) (*Candidate, probe) {
+	var avoid *attempt.Avoid
+	if record != nil {
+		record.SetCandidates(r.view.candidates())
+		avoid = record.Avoid()
+	}
+	allowed := func(c *Candidate) bool {
+		return record == nil || !record.Tried(c.Address) && (avoid == nil || avoid.For(&c.Instance) == 0)
+	}
+	best := r.preference(hash, allowed)
+	for i := range r.view.due {
+		if c := &r.view.due[i]; newPreference(c, hash).above(best) && allowed(c) {
+			if probe, due := c.table.takeDue(c.Endpoint); due {
+				return c, probe
+			}
+		}
+	}
+	return best.candidate, 0
+}
+
+// preference is that of a hash among the endpoints that may be picked.
+func (r *rotation) preference(hash uint64, allowed func(*Candidate) bool) preference {
+	best := preference{}
+	for _, candidates := range r.view.usable() {
+		for i := range candidates {
+			if p := newPreference(&candidates[i], hash); p.above(best) && allowed(p.candidate) {
+				best = p
+			}
+		}
+	}
+	return best
+}
+
+// preference is what a hash says of a candidate.
+type preference struct {
+	candidate *Candidate // nil is below all others
+	draw      uint64     // uniformly distributed
+}
+
+func newPreference(c *Candidate, hash uint64) preference {
+	return preference{c, rendezvous.Draw(hash, c.member.listed.hash)}
+}
+
+func (p preference) above(other preference) bool {
+	if other.candidate == nil {
+		return true
+	}
+	weight, otherWeight := p.candidate.member.listed.weight, other.candidate.member.listed.weight
+	if weight == otherWeight {
+		return p.draw > other.draw
+	}
+	return rendezvous.Score(p.draw, float64(weight)) > rendezvous.Score(other.draw, float64(otherWeight))
 }
 
 // maxTurns bounds the length of a schedule, and so the time to make one. Weights with a larger

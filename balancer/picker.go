@@ -33,9 +33,15 @@ type connection struct {
 	done   func(balancer.DoneInfo) // made once, so that a pick allocates nothing
 }
 
-// Pick does not allocate, except for streams: see rotation.choose.
+// Pick picks the endpoint of an attempt.
 func (p *attemptPicker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	record := attempt.FromContext(info.Ctx)
+	return p.PickRecorded(info, attempt.FromContext(info.Ctx))
+}
+
+// PickRecorded is Pick for who has the record of info.Ctx, which may be nil: a policy that is above
+// several of this kind asserts for it. It does not allocate, except for streams: see
+// rotation.choose.
+func (p *attemptPicker) PickRecorded(info balancer.PickInfo, record *attempt.Record) (balancer.PickResult, error) {
 	var now time.Duration // the clock costs more than the rest of a pick
 	if p.timesAll {
 		now = p.table.now()
@@ -96,7 +102,7 @@ func (p *attemptPicker) Endpoints() (usable, ejected int) {
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of
 // record.
 func (p *attemptPicker) HasUntried(record *attempt.Record) bool {
-	for _, candidates := range [][]Candidate{p.view.Candidates, p.view.refusing, p.view.otherZones} {
+	for _, candidates := range p.view.usable() {
 		for i := range candidates {
 			if !record.Tried(candidates[i].Address) {
 				return true

@@ -21,7 +21,7 @@ import (
 
 // The choice of an endpoint does not depend on gRPC: only these files connect it with channels.
 func TestTheChoiceDoesNotDependOnGRPC(t *testing.T) {
-	connecting := []string{"channel.go", "picker.go", "attributes.go", "window.go"}
+	connecting := []string{"channel.go", "picker.go", "attributes.go"}
 	files, err := filepath.Glob("*.go")
 	if err != nil || len(files) < len(connecting) {
 		t.Fatal(files, err)

@@ -320,16 +320,23 @@ func (t *Table) Stats() TableStats {
 			}
 		}
 	}
-	var picks uint64
 	for e, summary := range summaries {
 		s.Endpoints = append(s.Endpoints, e.stats(summary, t.now()))
-		picks += e.Picks()
 	}
-	for i := range s.Endpoints {
-		s.Endpoints[i].Share = float64(s.Endpoints[i].Picks) / float64(max(picks, 1))
-	}
-	slices.SortFunc(s.Endpoints, func(a, b EndpointStats) int { return cmp.Compare(a.Address, b.Address) })
+	setShares(s.Endpoints)
 	return s
+}
+
+// setShares sets the part that each has of all picks, and sorts them by address.
+func setShares(endpoints []EndpointStats) {
+	var picks uint64
+	for _, e := range endpoints {
+		picks += e.Picks
+	}
+	for i := range endpoints {
+		endpoints[i].Share = float64(endpoints[i].Picks) / float64(max(picks, 1))
+	}
+	slices.SortFunc(endpoints, func(a, b EndpointStats) int { return cmp.Compare(a.Address, b.Address) })
 }
 
 func (e *Endpoint) stats(summary summary, now time.Duration) EndpointStats {
@@ -373,4 +380,35 @@ func (u *channelUse) summarize(v View, s *Settings, now time.Duration) {
 	for _, c := range v.ejected {
 		c.member.summary.state = Ejected
 	}
+}
+
+// A table remembers up to maxMethods methods with names of up to maxMethodLength bytes: a
+// program that forwards calls may have any.
+const (
+	maxMethods      = 1024
+	maxMethodLength = 1024
+)
+
+// methodInfo is what a table remembers of a method.
+type methodInfo struct {
+	kind attempt.Kind
+	slot uint8 // where its answers are counted
+}
+
+// methodTable is what a table remembers of methods.
+type methodTable struct {
+	rpc.Table[string, methodInfo]
+	slots atomic.Uint32 // given to methods so far
+}
+
+// of looks each method up once, its kind by kindOf.
+func (t *methodTable) of(name string, kindOf func(string) attempt.Kind) methodInfo {
+	if m, ok := t.Get(name); ok {
+		return m
+	}
+	if t.Full() || len(name) > maxMethodLength {
+		return methodInfo{attempt.Unknown, comparedMethods - 1}
+	}
+	slot := uint8(min(t.slots.Add(1)-1, comparedMethods-1))
+	return t.Add(name, methodInfo{kindOf(name), slot})
 }

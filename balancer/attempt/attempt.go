@@ -107,9 +107,6 @@ type Route struct {
 	Name   string // of the route
 	Arm    string // of its split
 	Target string // the ID of the target in the chain
-	// Others are the IDs of the targets that a further attempt may go to when Target has no
-	// instance without one, by preference.
-	Others []string
 	// Destination identifies what answers, in all chains and processes.
 	Destination string
 	Retry       *Retry // nil is the method's policy alone

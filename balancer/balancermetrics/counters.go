@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/internal/series"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -27,7 +28,7 @@ func picksOf(tables []resolver.Picks, counted func(balancer.EndpointStats) uint6
 	for _, t := range tables {
 		queries := queriesOf(t)
 		for _, e := range t.Endpoints {
-			sums[pickSource{text(t.Service), text(e.Address), t.Directory, queries, e.ID}] += counted(e)
+			sums[pickSource{series.Text(t.Service), series.Text(e.Address), t.Directory, queries, e.ID}] += counted(e)
 		}
 	}
 	return sums
@@ -38,7 +39,7 @@ func ejectionsOf(tables []resolver.Picks) map[ejectionSource]uint64 {
 	for _, t := range tables {
 		queries := queriesOf(t)
 		for _, reason := range reasons {
-			sums[ejectionSource{text(t.Service), string(reason), t.Directory, queries}] += t.Ejections[reason]
+			sums[ejectionSource{series.Text(t.Service), string(reason), t.Directory, queries}] += t.Ejections[reason]
 		}
 	}
 	return sums
@@ -52,6 +53,3 @@ func queriesOf(t resolver.Picks) string {
 	}
 	return strings.Join(keys, "?")
 }
-
-// text is what Prometheus takes for a label: anything else would fail the scrape.
-func text(s string) string { return strings.ToValidUTF8(s, "?") }

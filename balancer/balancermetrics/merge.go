@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/internal/series"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -40,7 +41,7 @@ var states = [...]balancer.State{balancer.InRotation, balancer.SlowStarted, bala
 func merge(tables []resolver.Picks) map[string]*service {
 	services := map[string]*service{}
 	for _, t := range tables {
-		name := text(t.Service)
+		name := series.Text(t.Service)
 		s := services[name]
 		if s == nil {
 			s = &service{name: name, endpoints: map[string]*endpoint{}}
@@ -48,7 +49,7 @@ func merge(tables []resolver.Picks) map[string]*service {
 		}
 		s.panicking = s.panicking || t.Panic
 		for _, e := range t.Endpoints {
-			s.add(text(e.Address), endpointOf(e))
+			s.add(series.Text(e.Address), endpointOf(e))
 		}
 	}
 	for _, s := range services {
@@ -81,25 +82,22 @@ func (e *endpoint) and(o *endpoint) {
 
 func endpointOf(e balancer.EndpointStats) *endpoint {
 	return &endpoint{
-		region: text(e.Region), zone: text(e.Zone),
+		region: series.Text(e.Region), zone: series.Text(e.Zone),
 		inFlight: e.InFlight, latency: e.Latency / 1000,
 		weight: float64(e.Weight), part: e.Part, failing: e.Failing, warm: e.Warm,
-		ejected: float(e.Reason != ""), state: max(slices.Index(states[:], e.State), 0),
+		ejected: series.Float(e.Reason != ""), state: max(slices.Index(states[:], e.State), 0),
 	}
 }
 
-// limit bounds the exported addresses of the services. The small ones keep all
-// of theirs, the large ones share what is left. It is by address who stays, so that it
-// is the same the next time.
+// limit bounds the exported addresses of the services. It is by address which stay, so that it is
+// the same the next time.
 func limit(services map[string]*service) {
-	all := slices.SortedFunc(maps.Values(services), func(a, b *service) int {
-		return cmp.Or(cmp.Compare(len(a.endpoints), len(b.endpoints)), cmp.Compare(a.name, b.name))
-	})
-	left := maxAddresses
-	for i, s := range all {
-		n := min(len(s.endpoints), left/(len(all)-i))
-		s.keep(n)
-		left -= n
+	sizes := map[string]int{}
+	for name, s := range services {
+		sizes[name] = len(s.endpoints)
+	}
+	for name, n := range series.Shares(maxAddresses, sizes) {
+		services[name].keep(n)
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/balancer"
-	"github.com/meshlite-go/meshlite/internal/monotone"
+	"github.com/meshlite-go/meshlite/internal/series"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -34,9 +34,9 @@ type collector struct {
 	tables func() []resolver.Picks
 
 	mu        sync.Mutex
-	picks     monotone.Counters[pickSource, endpointLabels]
-	refusals  monotone.Counters[pickSource, endpointLabels]
-	ejections monotone.Counters[ejectionSource, ejectionLabels]
+	picks     series.Counters[pickSource, endpointLabels]
+	refusals  series.Counters[pickSource, endpointLabels]
+	ejections series.Counters[ejectionSource, ejectionLabels]
 }
 
 // New makes a collector of what picks answers, which must be safe for concurrent use
@@ -98,13 +98,13 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		s.collect(to)
 	}
 	for labels, n := range picks {
-		count(to, picked, n, labels.service, labels.address)
+		series.Count(to, picked, n, labels.service, labels.address)
 	}
 	for labels, n := range refusals {
-		count(to, refused, n, labels.service, labels.address)
+		series.Count(to, refused, n, labels.service, labels.address)
 	}
 	for labels, n := range out {
-		count(to, ejections, n, labels.service, labels.reason)
+		series.Count(to, ejections, n, labels.service, labels.reason)
 	}
 }
 
@@ -135,39 +135,24 @@ func (s *service) collect(to chan<- prometheus.Metric) {
 		e.collect(to, max(sum, 1), s.name, address)
 	}
 	for i, state := range states {
-		gauge(to, endpoints, float64(s.states[i]), s.name, string(state))
+		series.Gauge(to, endpoints, float64(s.states[i]), s.name, string(state))
 	}
-	gauge(to, panicking, float(s.panicking), s.name)
+	series.Gauge(to, panicking, series.Float(s.panicking), s.name)
 }
 
 // collect exports one address. The parts of a service that is watched in several
 // ways add up to sum, which is more than 1.
 func (e *endpoint) collect(to chan<- prometheus.Metric, sum float64, labels ...string) {
-	gauge(to, inFlight, float64(e.inFlight), labels...)
+	series.Gauge(to, inFlight, float64(e.inFlight), labels...)
 	if e.latency > 0 {
-		gauge(to, latency, e.latency, labels...)
+		series.Gauge(to, latency, e.latency, labels...)
 	}
-	gauge(to, weight, e.weight, labels...)
-	gauge(to, part, e.part/sum, labels...)
-	gauge(to, failing, e.failing, labels...)
-	gauge(to, warm, e.warm, labels...)
-	gauge(to, ejected, e.ejected, labels...)
+	series.Gauge(to, weight, e.weight, labels...)
+	series.Gauge(to, part, e.part/sum, labels...)
+	series.Gauge(to, failing, e.failing, labels...)
+	series.Gauge(to, warm, e.warm, labels...)
+	series.Gauge(to, ejected, e.ejected, labels...)
 	if labels[1] != other {
-		gauge(to, info, 1, append(labels, e.region, e.zone)...)
+		series.Gauge(to, info, 1, append(labels, e.region, e.zone)...)
 	}
-}
-
-func float(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func gauge(to chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-}
-
-func count(to chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }

@@ -4,16 +4,15 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/balancermetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -37,24 +36,6 @@ func Example() {
 	n, err := testutil.GatherAndCount(registry, "meshlite_endpoint_picks_total")
 	fmt.Println(n, err) // there is no channel yet
 	// Output: 0 <nil>
-}
-
-// tables are what a collector reads, and a test changes.
-type tables struct {
-	mu  sync.Mutex
-	all []resolver.Picks
-}
-
-func (t *tables) read() []resolver.Picks {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.all
-}
-
-func (t *tables) set(all ...resolver.Picks) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.all = all
 }
 
 // table is one of service, asked for by tag if that is not "".
@@ -85,9 +66,8 @@ func TestEachEndpointIsTold(t *testing.T) {
 	one.Region, one.Zone, one.Weight, one.Part, one.InFlight, one.Latency = "eu", "eu-1", 3, 0.75, 2, 12.5
 	two := endpoint("10.0.0.2:80", 3)
 	two.Part, two.Failing, two.Warm, two.State, two.Reason = 0.25, 0.5, 0.4, balancer.Ejected, balancer.SuccessRate
-	all := &tables{}
-	all.set(table("catalog", "", one, two))
-	compare(t, balancermetrics.New(all.read), `
+	all := seriestest.Of(table("catalog", "", one, two))
+	compare(t, balancermetrics.New(all.Read), `
 # HELP meshlite_endpoint_ejected 1 while an endpoint is ejected because it fails. Of "other", how many are.
 # TYPE meshlite_endpoint_ejected gauge
 meshlite_endpoint_ejected{address="10.0.0.1:80",service="catalog"} 0
@@ -158,9 +138,8 @@ func TestTargetsOfOneServiceAreToldAsOne(t *testing.T) {
 	plain, tagged := table("catalog", "", well, more), table("catalog", "fast", sick)
 	plain.Ejections = map[balancer.Reason]uint64{balancer.Probe: 2}
 	tagged.Ejections, tagged.Panic = map[balancer.Reason]uint64{balancer.Probe: 3}, true
-	all := &tables{}
-	all.set(plain, tagged, table("catalog", "")) // which another directory of that name was asked for
-	compare(t, balancermetrics.New(all.read), `
+	all := seriestest.Of(plain, tagged, table("catalog", "")) // which another directory of that name was asked for
+	compare(t, balancermetrics.New(all.Read), `
 # HELP meshlite_ejections_total Ejections of endpoints.
 # TYPE meshlite_ejections_total counter
 meshlite_ejections_total{reason="consecutive_failures",service="catalog"} 0
@@ -199,41 +178,6 @@ meshlite_endpoints_panic{service="catalog"} 1
 		"meshlite_endpoint_weight", "meshlite_endpoint_weight_ratio", "meshlite_endpoints", "meshlite_endpoints_panic")
 }
 
-// gather reads the metric called name: the values by the labels, in order.
-func gather(t *testing.T, c prometheus.Gatherer, name string) map[string]float64 {
-	t.Helper()
-	families, err := c.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]float64{}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() == name {
-				values[labelsOf(m)] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	return values
-}
-
-func labelsOf(m *dto.Metric) string {
-	var values []string
-	for _, l := range m.GetLabel() {
-		values = append(values, l.GetValue())
-	}
-	return strings.Join(values, " ")
-}
-
-func register(t *testing.T, all *tables) *prometheus.Registry {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(balancermetrics.New(all.read)); err != nil {
-		t.Fatal(err)
-	}
-	return registry
-}
-
 // A small service beside a huge one keeps the series of its own.
 func TestAddressesAreBounded(t *testing.T) {
 	var crowd, few []balancer.EndpointStats
@@ -246,12 +190,11 @@ func TestAddressesAreBounded(t *testing.T) {
 	for i := range 100 {
 		few = append(few, endpoint(fmt.Sprintf("10.1.0.%d:80", i), 1))
 	}
-	all := &tables{}
-	all.set(table("catalog", "", crowd...), table("prices", "", few...))
-	registry := register(t, all)
+	all := seriestest.Of(table("catalog", "", crowd...), table("prices", "", few...))
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
 	for name, rest := range map[string]float64{"meshlite_endpoint_picks_total": 600, "meshlite_endpoint_in_flight": 600,
 		"meshlite_endpoint_weight": 600, "meshlite_endpoint_weight_ratio": 0.4, "meshlite_endpoint_slow_start_ratio": 1} {
-		got := gather(t, registry, name)
+		got := seriestest.Gather(t, registry, name)
 		if len(got) != 1001 {
 			t.Errorf("%s has %d series, want 1000 and the rest", name, len(got))
 		}
@@ -259,13 +202,13 @@ func TestAddressesAreBounded(t *testing.T) {
 			t.Errorf("%s of the rest is %v, want %v", name, other, rest)
 		}
 	}
-	if got := gather(t, registry, "meshlite_endpoint_ejected")["other catalog"]; got != 1 {
+	if got := seriestest.Gather(t, registry, "meshlite_endpoint_ejected")["other catalog"]; got != 1 {
 		t.Errorf("of the rest %v are ejected, want 1", got)
 	}
-	if n := len(gather(t, registry, "meshlite_endpoint_info")); n != 1000 {
+	if n := len(seriestest.Gather(t, registry, "meshlite_endpoint_info")); n != 1000 {
 		t.Errorf("%d endpoints have a locality, want 1000", n)
 	}
-	if got := gather(t, registry, "meshlite_endpoints")["catalog in_rotation"]; got != 1499 {
+	if got := seriestest.Gather(t, registry, "meshlite_endpoints")["catalog in_rotation"]; got != 1499 {
 		t.Errorf("%v are in rotation, want all 1499", got)
 	}
 }
@@ -279,12 +222,11 @@ func TestCountersDoNotFallWithWhatIsGone(t *testing.T) {
 	both := endpoint("10.1.0.1:80", 10)
 	tagged := table("prices", "fast", both)
 	tagged.Ejections = map[balancer.Reason]uint64{balancer.Probe: 3}
-	all := &tables{}
-	all.set(table("catalog", "", crowd...), table("prices", "", both), tagged)
-	registry := register(t, all)
+	all := seriestest.Of(table("catalog", "", crowd...), table("prices", "", both), tagged)
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
 	expect := func(when, name, labels string, want float64) {
 		t.Helper()
-		if got := gather(t, registry, name)[labels]; got != want {
+		if got := seriestest.Gather(t, registry, name)[labels]; got != want {
 			t.Errorf("%s: %s of %s is %v, want %v", when, name, labels, got, want)
 		}
 	}
@@ -294,7 +236,7 @@ func TestCountersDoNotFallWithWhatIsGone(t *testing.T) {
 
 	// The last of the crowd leaves, and so does one of two channels to prices.
 	both.Picks = 12
-	all.set(table("catalog", "", crowd[:1499]...), table("prices", "", both))
+	all.Set(table("catalog", "", crowd[:1499]...), table("prices", "", both))
 	expect("when a part has gone", picks, "other catalog", 100*501)
 	expect("when a part has gone", picks, "10.1.0.1:80 prices", 22)
 	expect("when a part has gone", "meshlite_ejections_total", "probe prices", 3)
@@ -304,7 +246,7 @@ func TestCountersDoNotFallWithWhatIsGone(t *testing.T) {
 	crowd[1499].Picks = 101
 	tagged = table("prices", "fast", both)
 	tagged.Ejections = map[balancer.Reason]uint64{balancer.Probe: 4}
-	all.set(table("catalog", "", crowd[1:]...), table("prices", "", both), tagged)
+	all.Set(table("catalog", "", crowd[1:]...), table("prices", "", both), tagged)
 	expect("when it is back", picks, "other catalog", 100*501+1)
 	expect("when it is back", picks, "10.1.0.1:80 prices", 22+3+5)
 	expect("when it is back", "meshlite_ejections_total", "probe prices", 4)
@@ -312,38 +254,37 @@ func TestCountersDoNotFallWithWhatIsGone(t *testing.T) {
 
 	// A table that was forgotten counts from 0.
 	both.Picks = 1
-	all.set(table("prices", "", both))
+	all.Set(table("prices", "", both))
 	expect("when it is forgotten", picks, "10.1.0.1:80 prices", 30)
 	both.Picks = 3
-	all.set(table("prices", "", both))
+	all.Set(table("prices", "", both))
 	expect("after that", picks, "10.1.0.1:80 prices", 32)
 }
 
 // Another instance at the address of one that has gone.
 func TestAnotherInstanceAtAnAddressGoesOn(t *testing.T) {
-	all := &tables{}
-	all.set(table("catalog", "", endpoint("10.0.0.1:80", 5)))
-	registry := register(t, all)
-	gather(t, registry, "")
+	all := seriestest.Of(table("catalog", "", endpoint("10.0.0.1:80", 5)))
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
+	seriestest.Gather(t, registry, "")
 	next := endpoint("10.0.0.1:80", 2)
 	next.ID = "catalog-2"
-	all.set(table("catalog", "", next))
-	if got := gather(t, registry, "meshlite_endpoint_picks_total")["10.0.0.1:80 catalog"]; got != 7 {
+	all.Set(table("catalog", "", next))
+	if got := seriestest.Gather(t, registry, "meshlite_endpoint_picks_total")["10.0.0.1:80 catalog"]; got != 7 {
 		t.Errorf("the address has had %v picks, want 7", got)
 	}
 }
 
 // Many come and go, and what is remembered of them is bounded.
 func TestCountersForgetWhatIsGoneForLong(t *testing.T) {
-	all := &tables{}
-	registry := register(t, all)
+	all := seriestest.Of[resolver.Picks]()
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
 	for round := range 20 {
 		list := []balancer.EndpointStats{endpoint("10.0.0.1:80", uint64(round))}
 		for i := range 1000 {
 			list = append(list, endpoint(fmt.Sprintf("[::%x:%x]:80", round+1, i), 1))
 		}
-		all.set(table("catalog", "", list...))
-		got := gather(t, registry, "meshlite_endpoint_picks_total")
+		all.Set(table("catalog", "", list...))
+		got := seriestest.Gather(t, registry, "meshlite_endpoint_picks_total")
 		if n := got["10.0.0.1:80 catalog"]; n != float64(round) {
 			t.Fatalf("in round %d the one that stays has %v picks", round, n)
 		}
@@ -354,35 +295,25 @@ func TestCountersForgetWhatIsGoneForLong(t *testing.T) {
 func TestNamesThatAreNoTextAreToldAsWell(t *testing.T) {
 	one, two := endpoint("\xff:80", 1), endpoint("\xfe:80", 2)
 	one.Zone, one.Region, one.ID = "a\xff", "\xff", "\xff"
-	all := &tables{}
-	all.set(table("cat\xff", "\xff", one, two), table("cat\xfe", "", one))
-	registry := register(t, all)
-	if got := gather(t, registry, "meshlite_endpoint_picks_total"); len(got) != 1 || got["?:80 cat?"] != 4 {
+	all := seriestest.Of(table("cat\xff", "\xff", one, two), table("cat\xfe", "", one))
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
+	if got := seriestest.Gather(t, registry, "meshlite_endpoint_picks_total"); len(got) != 1 || got["?:80 cat?"] != 4 {
 		t.Errorf("the picks are %v", got)
 	}
-	if got := gather(t, registry, "meshlite_endpoint_info"); got["?:80 ? cat? a?"] != 1 {
+	if got := seriestest.Gather(t, registry, "meshlite_endpoint_info"); got["?:80 ? cat? a?"] != 1 {
 		t.Errorf("the places are %v", got)
 	}
 }
 
 func TestScrapesMayOverlap(t *testing.T) {
-	all := &tables{}
-	registry := register(t, all)
-	var scrapes sync.WaitGroup
-	for range 4 {
-		scrapes.Go(func() {
-			for range 50 {
-				if _, err := registry.Gather(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	for n := range uint64(100) {
-		all.set(table("catalog", "", endpoint("10.0.0.1:80", n)))
-	}
-	scrapes.Wait()
-	if got := gather(t, registry, "meshlite_endpoint_picks_total")["10.0.0.1:80 catalog"]; got != 99 {
+	all := seriestest.Of[resolver.Picks]()
+	registry := seriestest.Register(t, balancermetrics.New(all.Read))
+	seriestest.Overlap(t, registry, func() {
+		for n := range uint64(100) {
+			all.Set(table("catalog", "", endpoint("10.0.0.1:80", n)))
+		}
+	})
+	if got := seriestest.Gather(t, registry, "meshlite_endpoint_picks_total")["10.0.0.1:80 catalog"]; got != 99 {
 		t.Errorf("%v picks are reported, want 99", got)
 	}
 }
@@ -390,10 +321,14 @@ func TestScrapesMayOverlap(t *testing.T) {
 func TestMetricsAreWellNamed(t *testing.T) {
 	e := endpoint("10.0.0.1:80", 1)
 	e.Latency = 1
-	all := &tables{}
-	all.set(table("catalog", "", e))
-	problems, err := testutil.CollectAndLint(balancermetrics.New(all.read))
+	all := seriestest.Of(table("catalog", "", e))
+	problems, err := testutil.CollectAndLint(balancermetrics.New(all.Read))
 	if err != nil || len(problems) > 0 {
 		t.Errorf("the linter of Prometheus says %v %v", problems, err)
 	}
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	all := seriestest.Of(table("catalog", "", endpoint("10.0.0.1:80", 1)))
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return balancermetrics.New(all.Read) })
 }

@@ -15,9 +15,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/random"
 )
 
 // Name is the policy's name in service configs.
@@ -30,7 +30,11 @@ type Config struct {
 }
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker, HashKey: func(c Config) string { return c.MetadataKey }})
+	balancer.Register(balancer.Policy[Config]{
+		Name: Name, Parse: parseConfig,
+		New:     func(_ Config, view balancer.View) balancer.Picker { return random.NewPicker(view) },
+		HashKey: func(c Config) string { return c.MetadataKey },
+	})
 }
 
 func parseConfig(text json.RawMessage) (Config, error) {
@@ -44,21 +48,3 @@ func parseConfig(text json.RawMessage) (Config, error) {
 	}
 	return config, nil
 }
-
-// picker is for calls without the key.
-type picker struct {
-	balancer.View
-	schedule balancer.Schedule
-}
-
-func newPicker(_ Config, view balancer.View) balancer.Picker {
-	return &picker{view, balancer.NewSchedule(view.Candidates)}
-}
-
-// Pick returns an endpoint drawn by weight.
-func (p *picker) Pick(time.Duration) *balancer.Candidate {
-	return &p.Candidates[p.schedule.At(uint32(p.Random()))]
-}
-
-// Odds are those of calls without a value to hash: the weights'.
-func (p *picker) Odds(time.Duration) []float64 { return balancer.WeightOdds(p.Candidates) }

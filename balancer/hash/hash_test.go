@@ -257,12 +257,13 @@ func TestAvoidedInstances(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	c := balancertest.New(t, hash.Name)
-	for _, text := range []string{`{}`, `{"metadataKey": ""}`, `{"metadataKey": "grpc-timeout"}`, `{"metadataKey": ":path"}`, `{"metadataKey": 5}`} {
-		if err := c.Update(text, 1); err == nil || !strings.Contains(err.Error(), "metadataKey") {
-			t.Errorf("the error about %s is %v", text, err)
-		}
-	}
+	balancertest.RefusesConfigs(t, hash.Name, map[string]string{
+		`{}`:                              `metadataKey ""`,
+		`{"metadataKey": ""}`:             `metadataKey ""`,
+		`{"metadataKey": "grpc-timeout"}`: `metadataKey "grpc-timeout"`,
+		`{"metadataKey": ":path"}`:        `metadataKey ":path"`,
+		`{"metadataKey": 5}`:              "metadataKey",
+	})
 }
 
 // A transport without metadata cannot have the policy.

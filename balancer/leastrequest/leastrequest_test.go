@@ -3,7 +3,6 @@ package leastrequest_test
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
@@ -150,19 +149,14 @@ func TestLargeSetDrawsDistinctEndpoints(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	for config, want := range map[string]string{
+	balancertest.RefusesConfigs(t, leastrequest.Name, map[string]string{
 		`{"choiceCount": 1}`:     "choiceCount 1 is not in 2 to 10",
 		`{"choiceCount": 11}`:    "choiceCount 11 is not in 2 to 10",
 		`{"fullScan": 0}`:        "fullScan 0 is not in 1 to 1024",
 		`{"fullScan": 100000}`:   "fullScan 100000 is not in 1 to 1024",
 		`{"choiceCount": "two"}`: "choiceCount",
 		`[]`:                     "cannot unmarshal",
-	} {
-		c := balancertest.New(t, leastrequest.Name)
-		if err := c.Update(config, 1); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), leastrequest.Name) {
-			t.Errorf("config %s: error is %v, want one that names the policy and says %q", config, err, want)
-		}
-	}
+	})
 }
 
 // The picker is replaced while it is used: counters neither leak nor go below zero.
@@ -207,15 +201,7 @@ func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"choiceCount": 3, "fullScan": 5}`, `{"choiceCount": -1}`, `null`, `[`, `{"fullScan": 1e99}`} {
 		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, config string) {
-		c := balancertest.New(t, leastrequest.Name)
-		if err := c.Update(config, 1, 1, 1); err == nil {
-			c.Ready(config, 1, 1, 1)
-			if _, err := c.Picker().Pick(info); err != nil {
-				t.Errorf("an accepted config does not pick: %v", err)
-			}
-		}
-	})
+	f.Fuzz(func(t *testing.T, config string) { balancertest.PicksIfAccepted(t, leastrequest.Name, config) })
 }
 
 func Example() {

@@ -8,7 +8,6 @@
 package random
 
 import (
-	"encoding/json"
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer"
@@ -21,13 +20,7 @@ const Name = "meshlite_random"
 type Config struct{}
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker})
-}
-
-func parseConfig(text json.RawMessage) (Config, error) {
-	var config Config
-	err := json.Unmarshal(text, &config)
-	return config, err
+	balancer.Register(balancer.Policy[Config]{Name: Name, New: func(_ Config, view balancer.View) balancer.Picker { return NewPicker(view) }})
 }
 
 type picker struct {
@@ -35,7 +28,8 @@ type picker struct {
 	schedule balancer.Schedule
 }
 
-func newPicker(_ Config, view balancer.View) balancer.Picker {
+// NewPicker makes the policy's picker, for policies that have calls with nothing else to go by.
+func NewPicker(view balancer.View) balancer.Picker {
 	return &picker{view, balancer.NewSchedule(view.Candidates)}
 }
 

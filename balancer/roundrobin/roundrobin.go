@@ -8,7 +8,6 @@
 package roundrobin
 
 import (
-	"encoding/json"
 	"sync/atomic"
 	"time"
 
@@ -22,13 +21,7 @@ const Name = "meshlite_round_robin"
 type Config struct{}
 
 func init() {
-	balancer.Register(balancer.Policy[Config]{Name: Name, Parse: parseConfig, New: newPicker})
-}
-
-func parseConfig(text json.RawMessage) (Config, error) {
-	var config Config
-	err := json.Unmarshal(text, &config)
-	return config, err
+	balancer.Register(balancer.Policy[Config]{Name: Name, New: newPicker})
 }
 
 // picker takes the turns of a schedule, so a pick is one atomic addition.

@@ -63,6 +63,7 @@ type live struct {
 
 // ownPicker is what pickers of this module have beside gRPC's.
 type ownPicker interface {
+	PickRecorded(balancer.PickInfo, *attempt.Record) (balancer.PickResult, error)
 	Endpoints() (usable, ejected int)
 	HasUntried(*attempt.Record) bool
 }

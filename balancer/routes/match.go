@@ -5,19 +5,17 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/metadata"
-
-	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // match is the position of the first route that takes a call; -1 without one.
-func match(chain *route.Chain, method string, ctx context.Context) int {
-	if !chain.ReadsMetadata() {
-		_, i := chain.Match(method, nil)
+func (p *plan) match(ctx context.Context, method string) int {
+	if !p.readsMetadata {
+		_, i := p.chain.Match(method, nil)
 		return i
 	}
 	md := outgoings.Get().(*outgoing)
 	md.ctx = ctx
-	_, i := chain.Match(method, md)
+	_, i := p.chain.Match(method, md)
 	md.ctx = nil
 	outgoings.Put(md)
 	return i

@@ -66,7 +66,7 @@ func (k *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		if record != nil && record.Route() != nil {
 			record.SetRoute(nil) // of the chain before
 		}
-		return k.plain.pick(info)
+		return k.plain.pick(info, record)
 	}
 	to, err := k.place(record, info)
 	if err != nil {
@@ -80,7 +80,7 @@ func (k *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 			record.SetRoute(&to.Route)
 		}
 	}
-	result, err := to.leaf.pick(info)
+	result, err := to.leaf.pick(info, record)
 	if err == nil {
 		to.counts.picked.Add(1)
 		if record != nil {
@@ -158,10 +158,14 @@ func (to *place) candidates() (n int) {
 	return n
 }
 
-// pick picks an endpoint of the leaf.
-func (l *leaf) pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	if v := l.live.Load(); v != nil {
+// pick picks an endpoint of the leaf. record is that of info.Ctx, or nil.
+func (l *leaf) pick(info balancer.PickInfo, record *attempt.Record) (balancer.PickResult, error) {
+	switch v := l.live.Load(); {
+	case v == nil: // it is being built
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	case v.own != nil:
+		return v.own.PickRecorded(info, record)
+	default:
 		return v.picker.Pick(info)
 	}
-	return balancer.PickResult{}, balancer.ErrNoSubConnAvailable // it is being built
 }

@@ -22,6 +22,8 @@ type plan struct {
 	chain  *route.Chain
 	routes []*plannedRoute // as in the chain
 	ways   map[*attempt.Route]*way
+
+	readsMetadata bool // to match a call
 }
 
 type plannedRoute struct {
@@ -39,7 +41,7 @@ type plannedArm struct {
 type way struct {
 	attempt.Route // for records
 	choice        route.Choice
-	others        []*way // of Route.Others
+	others        []*way // where a retry may go that finds no untried instance here, by preference
 	counts        *counts
 }
 
@@ -49,22 +51,16 @@ type counts struct{ picked, succeeded, failed atomic.Uint64 }
 // newPlan prepares chain, which has passed its Check. Counts of ways that the plan before has,
 // too, go on.
 func newPlan(chain *route.Chain, before *plan) *plan {
-	p := &plan{chain: chain, ways: map[*attempt.Route]*way{}}
+	p := &plan{chain: chain, ways: map[*attempt.Route]*way{}, readsMetadata: chain.ReadsMetadata()}
 	earlier := before.counts()
 	for _, r := range chain.Routes {
 		planned := &plannedRoute{Route: r}
 		planned.turn.Store(rand.Uint64()) // so that clients started together are not in step
 		for _, arm := range r.Arms {
-			a := plannedArm{Arm: arm}
-			for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
-				target := chain.Targets[id]
-				if slices.ContainsFunc(a.ways, func(w *way) bool { return w.Target == id }) {
-					continue
-				}
-				w := &way{Route: attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)}, choice: route.Choice{Route: r, Arm: arm, Target: target}}
+			a := plannedArm{arm, waysOf(chain, r, arm)}
+			for _, w := range a.ways {
 				w.counts = cmp.Or(earlier[w.countKey()], &counts{})
 				p.ways[&w.Route] = w
-				a.ways = append(a.ways, w)
 			}
 			planned.arms = append(planned.arms, a)
 		}
@@ -72,6 +68,21 @@ func newPlan(chain *route.Chain, before *plan) *plan {
 		p.routes = append(p.routes, planned)
 	}
 	return p
+}
+
+// waysOf are those of an arm of r, without counts.
+func waysOf(chain *route.Chain, r *route.Route, arm *route.Arm) (ways []*way) {
+	for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
+		target := chain.Targets[id]
+		w := &way{
+			Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry)},
+			choice: route.Choice{Route: r, Arm: arm, Target: target},
+		}
+		if !slices.ContainsFunc(ways, w.sameTarget) {
+			ways = append(ways, w)
+		}
+	}
+	return ways
 }
 
 // RetryOf is what a route says of retries, for records; nil is nothing. A chain has names of codes
@@ -131,10 +142,11 @@ func (r *plannedRoute) linkOthers() {
 	}
 }
 
+func (w *way) sameTarget(other *way) bool { return w.Target == other.Target }
+
 func (w *way) addOthers(ways []*way) {
 	for _, other := range ways {
-		if len(w.others) < maxOthers && other.Target != w.Target && !slices.Contains(w.Others, other.Target) {
-			w.Others = append(w.Others, other.Target)
+		if len(w.others) < maxOthers && other.Target != w.Target && !slices.ContainsFunc(w.others, other.sameTarget) {
 			w.others = append(w.others, other)
 		}
 	}

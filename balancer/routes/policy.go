@@ -308,26 +308,30 @@ func (p *policy) wanted() map[*leaf]bool {
 	}
 	for _, r := range p.plan.routes {
 		for _, a := range r.arms {
-			if a.Weight <= 0 {
-				continue
-			}
-			left := 1.0
-			for i, w := range a.ways {
-				l := p.byID[w.Target]
-				if l == nil {
-					continue
-				}
-				wanted[l] = true
-				if !l.health.ready && p.anyReady(a.ways[i+1:]) {
-					continue // keep its failover until it is ready
-				}
-				if left *= 1 - min(l.health.present, l.health.steady); left <= 0 {
-					break
-				}
+			if a.Weight > 0 {
+				p.want(wanted, a.ways)
 			}
 		}
 	}
 	return wanted
+}
+
+// want adds the leaves of an arm, up to the one that takes what those before cannot take.
+func (p *policy) want(wanted map[*leaf]bool, ways []*way) {
+	left := 1.0
+	for i, w := range ways {
+		l := p.byID[w.Target]
+		if l == nil {
+			continue
+		}
+		wanted[l] = true
+		if !l.health.ready && p.anyReady(ways[i+1:]) {
+			continue // keep its failover until it is ready
+		}
+		if left *= 1 - min(l.health.present, l.health.steady); left <= 0 {
+			return
+		}
+	}
 }
 
 func (p *policy) anyReady(ways []*way) bool {

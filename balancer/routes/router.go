@@ -65,13 +65,13 @@ var errNoRoute = status.Error(codes.Unavailable, "the discovery chain has no rou
 
 func (r *Router) choose(ctx context.Context, method string) (*way, error) {
 	d := r.current.Load()
-	if d == nil || d.err != nil {
-		if d == nil {
-			return nil, nil
-		}
+	switch {
+	case d == nil:
+		return nil, nil
+	case d.err != nil:
 		return nil, d.err
 	}
-	if i := match(d.plan.chain, method, ctx); i >= 0 {
+	if i := d.plan.match(ctx, method); i >= 0 {
 		if w := d.choose(ctx, i); w != nil {
 			return w, nil
 		}
@@ -96,12 +96,9 @@ func (r *Router) Count(at *attempt.Route, err error) {
 	}
 }
 
-// Connector is a channel, such as a [google.golang.org/grpc.ClientConn].
-type Connector = interface{ Connect() }
-
 // Wait blocks until the resolver has set the first chain, or that there is none. It connects
-// cc, whose resolver runs only then. The error is a status made of that of ctx.
-func (r *Router) Wait(ctx context.Context, cc Connector) error {
+// cc, the channel, whose resolver runs only then. The error is a status made of that of ctx.
+func (r *Router) Wait(ctx context.Context, cc interface{ Connect() }) error {
 	select {
 	case <-r.started:
 		return nil

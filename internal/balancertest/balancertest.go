@@ -3,11 +3,13 @@
 package balancertest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -346,4 +348,35 @@ func (c *Channel) listener() func(*subConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asked
+}
+
+// RefusesConfigs fails unless the policy called name refuses each config, with an error that names
+// the policy and has the text beside the config.
+func RefusesConfigs(t *testing.T, name string, wants map[string]string) {
+	t.Helper()
+	for config, want := range wants {
+		err := New(t, name).Update(config, 1)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) {
+			t.Errorf("config %s: the error is %v, want one that names the policy and has %q", config, err, want)
+		}
+	}
+}
+
+// PicksIfAccepted fails if the policy called name accepts a config with which it does not pick, of
+// as many endpoints as policies compare and of more.
+func PicksIfAccepted(t *testing.T, name, config string) {
+	t.Helper()
+	for _, n := range []int{3, 20} {
+		c := New(t, name)
+		if c.Update(config, Equal(n)...) != nil {
+			return
+		}
+		c.Ready(config, Equal(n)...)
+		result, err := c.Picker().Pick(balancer.PickInfo{Ctx: context.Background()})
+		if err != nil {
+			t.Errorf("an accepted config does not pick: %v", err)
+			return
+		}
+		result.Done(balancer.DoneInfo{BytesSent: true, BytesReceived: true})
+	}
 }

@@ -15,11 +15,11 @@ package resolvermetrics
 
 import (
 	"cmp"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/meshlite-go/meshlite/internal/series"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -102,10 +102,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		collectWatch(to, s, labels[:])
 	}
 	for agent, s := range byAgent(c.agents()) {
-		count(to, requests, s.Requests, agent)
-		count(to, requestFailures, s.Failures, agent)
-		count(to, reregistrations, s.Reregistrations, agent)
-		gauge(to, registrations, float64(s.Registrations), agent)
+		series.Count(to, requests, s.Requests, agent)
+		series.Count(to, requestFailures, s.Failures, agent)
+		series.Count(to, reregistrations, s.Reregistrations, agent)
+		series.Gauge(to, registrations, float64(s.Registrations), agent)
 		for service, s := range byService(s.Services) {
 			collectService(to, s, agent, service)
 		}
@@ -113,27 +113,27 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 }
 
 func collectService(to chan<- prometheus.Metric, s consul.ServiceStats, labels ...string) {
-	gauge(to, registered, float(s.Registered), labels...)
+	series.Gauge(to, registered, series.Float(s.Registered), labels...)
 	if !s.ConfirmedAt.IsZero() {
-		gauge(to, registeredAge, time.Since(s.ConfirmedAt).Seconds(), labels...)
+		series.Gauge(to, registeredAge, time.Since(s.ConfirmedAt).Seconds(), labels...)
 	}
-	count(to, attempts, s.Attempts, labels...)
-	count(to, failedAttempts, s.Failures, labels...)
+	series.Count(to, attempts, s.Attempts, labels...)
+	series.Count(to, failedAttempts, s.Failures, labels...)
 }
 
 func collectWatch(to chan<- prometheus.Metric, s resolver.Stats, labels []string) {
 	if !s.AnsweredAt.IsZero() {
-		gauge(to, age, time.Since(s.AnsweredAt).Seconds(), labels...)
+		series.Gauge(to, age, time.Since(s.AnsweredAt).Seconds(), labels...)
 	}
-	gauge(to, failing, float(s.Error != ""), labels...)
-	gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
-	gauge(to, instances, float64(s.Warning), append(labels, catalog.Warning.String())...)
-	gauge(to, instances, float64(s.Critical), append(labels, catalog.Critical.String())...)
-	gauge(to, instances, float64(s.Maintenance), append(labels, catalog.Maintenance.String())...)
-	gauge(to, panicking, float(s.Panicking), labels...)
-	gauge(to, held, float64(s.Held), labels...)
-	count(to, answers, s.Answers, labels...)
-	count(to, failures, s.Failures, labels...)
+	series.Gauge(to, failing, series.Float(s.Error != ""), labels...)
+	series.Gauge(to, instances, float64(s.Passing), append(labels, catalog.Passing.String())...)
+	series.Gauge(to, instances, float64(s.Warning), append(labels, catalog.Warning.String())...)
+	series.Gauge(to, instances, float64(s.Critical), append(labels, catalog.Critical.String())...)
+	series.Gauge(to, instances, float64(s.Maintenance), append(labels, catalog.Maintenance.String())...)
+	series.Gauge(to, panicking, series.Float(s.Panicking), labels...)
+	series.Gauge(to, held, float64(s.Held), labels...)
+	series.Count(to, answers, s.Answers, labels...)
+	series.Count(to, failures, s.Failures, labels...)
 }
 
 // byWatch merges the watches of one query at one agent: channels with another grace time, or
@@ -158,23 +158,20 @@ func byWatch(all []resolver.Stats) map[[3]string]resolver.Stats {
 func labelsOf(s resolver.Stats) [3]string {
 	q := s.Query
 	q.Service = ""
-	return [3]string{text(s.Directory), text(s.Query.Service), q.Key()}
+	return [3]string{series.Text(s.Directory), series.Text(s.Query.Service), q.Key()}
 }
-
-// text returns s as Prometheus accepts it for a label: invalid UTF-8 would fail the scrape.
-func text(s string) string { return strings.ToValidUTF8(s, "?") }
 
 // byAgent sums the requests of several directories to one agent.
 func byAgent(all []consul.Stats) map[string]consul.Stats {
 	sums := map[string]consul.Stats{}
 	for _, s := range all {
-		sum := sums[text(s.Agent)]
+		sum := sums[series.Text(s.Agent)]
 		sum.Requests += s.Requests
 		sum.Failures += s.Failures
 		sum.Reregistrations += s.Reregistrations
 		sum.Registrations += s.Registrations
 		sum.Services = append(sum.Services, s.Services...)
-		sums[text(s.Agent)] = sum
+		sums[series.Text(s.Agent)] = sum
 	}
 	return sums
 }
@@ -184,7 +181,7 @@ func byAgent(all []consul.Stats) map[string]consul.Stats {
 func byService(all []consul.ServiceStats) map[string]consul.ServiceStats {
 	sums := map[string]consul.ServiceStats{}
 	for _, s := range all {
-		name := text(s.Service)
+		name := series.Text(s.Service)
 		if sum, ok := sums[name]; ok {
 			s.Registered = s.Registered && sum.Registered
 			s.Attempts += sum.Attempts
@@ -196,19 +193,4 @@ func byService(all []consul.ServiceStats) map[string]consul.ServiceStats {
 		sums[name] = s
 	}
 	return sums
-}
-
-func float(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func gauge(to chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-}
-
-func count(to chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }

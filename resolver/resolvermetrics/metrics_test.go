@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -189,4 +190,12 @@ meshlite_registration_failures_total{agent="a",service="new"} 1
 			}
 		}
 	}
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	watches := func() []resolver.Stats { return []resolver.Stats{{Directory: "d", AnsweredAt: time.Now()}} }
+	agents := func() []consul.Stats {
+		return []consul.Stats{{Agent: "127.0.0.1:8500", Services: []consul.ServiceStats{{Service: "catalog"}}}}
+	}
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return resolvermetrics.New(watches, agents) })
 }

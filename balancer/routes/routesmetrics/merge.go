@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/internal/series"
 )
 
 // maxArms bounds the exported arms of all services together. Those of a service beyond its
@@ -39,7 +39,7 @@ func merge(all []routes.Stats) map[string]*service {
 		if stats.Service == "" {
 			continue
 		}
-		name := text(stats.Service)
+		name := series.Text(stats.Service)
 		s := services[name]
 		if s == nil {
 			s = &service{name: name, arms: map[armKey]*arm{}}
@@ -74,7 +74,7 @@ func stateOf(s routes.Stats) string {
 func eachArm(stats routes.Stats, do func(armKey, routes.ArmStats)) {
 	for _, r := range stats.Routes {
 		for _, a := range r.Arms {
-			do(armKey{text(r.Name), text(a.Name)}, a)
+			do(armKey{series.Text(r.Name), series.Text(a.Name)}, a)
 		}
 	}
 }
@@ -97,20 +97,18 @@ func (s *service) add(key armKey, stats routes.ArmStats) {
 	a.channels++
 }
 
-// limit bounds the exported arms of the services. The small ones keep all of theirs, the
-// large ones share what is left. It is by name which stay, so that it is the same the next
-// time.
+// limit bounds the exported arms of the services. It is by name which stay, so that it is the same
+// the next time.
 func limit(services map[string]*service) {
-	all := slices.SortedFunc(maps.Values(services), func(a, b *service) int {
-		return cmp.Or(cmp.Compare(len(a.arms), len(b.arms)), cmp.Compare(a.name, b.name))
-	})
-	left := maxArms
-	for i, s := range all {
-		n := min(len(s.arms), left/(len(all)-i))
-		for _, key := range slices.SortedFunc(maps.Keys(s.arms), compareKeys)[n:] {
-			delete(s.arms, key)
+	sizes := map[string]int{}
+	for name, s := range services {
+		sizes[name] = len(s.arms)
+	}
+	for name, n := range series.Shares(maxArms, sizes) {
+		arms := services[name].arms
+		for _, key := range slices.SortedFunc(maps.Keys(arms), compareKeys)[n:] {
+			delete(arms, key)
 		}
-		left -= n
 	}
 }
 
@@ -125,6 +123,3 @@ func (s *service) labelsOf(key armKey) armKey {
 	}
 	return armKey{other, other}
 }
-
-// text is what Prometheus takes for a label: anything else would fail the scrape.
-func text(s string) string { return strings.ToValidUTF8(s, "?") }

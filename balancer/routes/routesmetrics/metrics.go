@@ -21,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
-	"github.com/meshlite-go/meshlite/internal/monotone"
+	"github.com/meshlite-go/meshlite/internal/series"
 )
 
 // collector is a [prometheus.Collector].
@@ -29,8 +29,8 @@ type collector struct {
 	stats func() []routes.Stats
 
 	mu     sync.Mutex
-	picks  monotone.Counters[source, series]
-	counts monotone.Counters[source, series]
+	picks  series.Counters[source, source]
+	counts series.Counters[source, source]
 }
 
 // source is what routers to one service count together; result is "" of attempts.
@@ -39,8 +39,6 @@ type source struct {
 	key     armKey
 	result  string
 }
-
-type series source
 
 // New makes a collector of what stats returns, which must be safe for concurrent use and may
 // be nil.
@@ -86,22 +84,22 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		s.collect(to)
 	}
 	for of, n := range attempts {
-		count(to, picked, n, of.service, of.key.route, of.key.arm)
+		series.Count(to, picked, n, of.service, of.key.route, of.key.arm)
 	}
 	for of, n := range ends {
-		count(to, calls, n, of.service, of.key.route, of.key.arm, of.result)
+		series.Count(to, calls, n, of.service, of.key.route, of.key.arm, of.result)
 	}
 }
 
 // look reads the routers. Two looks at once would count what has come since twice.
-func (c *collector) look() (services map[string]*service, attempts, ends map[series]uint64) {
+func (c *collector) look() (services map[string]*service, attempts, ends map[source]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := c.stats()
 	services = merge(all)
 	limit(services)
-	labels := func(of source) series {
-		return series{of.service, services[of.service].labelsOf(of.key), of.result}
+	labels := func(of source) source {
+		return source{of.service, services[of.service].labelsOf(of.key), of.result}
 	}
 	attempted, ended := countsOf(all)
 	return services, c.picks.Grow(attempted, labels), c.counts.Grow(ended, labels)
@@ -111,7 +109,7 @@ func (c *collector) look() (services map[string]*service, attempts, ends map[ser
 func countsOf(all []routes.Stats) (attempted, ended map[source]uint64) {
 	attempted, ended = map[source]uint64{}, map[source]uint64{}
 	for _, stats := range all {
-		name := text(stats.Service)
+		name := series.Text(stats.Service)
 		eachArm(stats, func(key armKey, a routes.ArmStats) {
 			for _, t := range a.Targets {
 				attempted[source{name, key, ""}] += t.Picked
@@ -125,23 +123,15 @@ func countsOf(all []routes.Stats) (attempted, ended map[source]uint64) {
 
 func (s *service) collect(to chan<- prometheus.Metric) {
 	for i, state := range states {
-		gauge(to, chains, float64(s.states[i]), s.name, state)
+		series.Gauge(to, chains, float64(s.states[i]), s.name, state)
 	}
 	for key, a := range s.arms {
 		labels := []string{s.name, key.route, key.arm}
 		whole := 100 * a.channels
-		gauge(to, weight, a.weight/whole, labels...)
-		gauge(to, share, a.share/whole, labels...)
-		gauge(to, failover, a.failover/whole, labels...)
-		gauge(to, usable, float64(a.usable), labels...)
-		gauge(to, known, float64(a.known), labels...)
+		series.Gauge(to, weight, a.weight/whole, labels...)
+		series.Gauge(to, share, a.share/whole, labels...)
+		series.Gauge(to, failover, a.failover/whole, labels...)
+		series.Gauge(to, usable, float64(a.usable), labels...)
+		series.Gauge(to, known, float64(a.known), labels...)
 	}
-}
-
-func gauge(to chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-}
-
-func count(to chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
-	to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }

@@ -2,11 +2,8 @@ package routesmetrics_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +12,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/balancer/routes/routesmetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -33,24 +31,6 @@ func Example() {
 	// Output: 0 <nil>
 }
 
-// page is what a collector reads, and a test changes.
-type page struct {
-	mu  sync.Mutex
-	all []routes.Stats
-}
-
-func (p *page) read() []routes.Stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.all)
-}
-
-func (p *page) set(all ...routes.Stats) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.all = all
-}
-
 // chain is that of service, with one route.
 func chain(service string, arms ...routes.ArmStats) routes.Stats {
 	return routes.Stats{Service: service, Datacenter: "dc1", Routes: []routes.RouteStats{{Name: "default", Arms: arms}}}
@@ -62,44 +42,12 @@ func armOf(name string, weight, share float64, usable int, counted uint64) route
 		{ID: name, Usable: usable, Known: 4, Share: share, Picked: 2 * counted, Succeeded: counted, Failed: 1}}}
 }
 
-func register(t *testing.T, p *page) *prometheus.Registry {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry() // also fails on what is collected and not described
-	if err := registry.Register(routesmetrics.New(p.read)); err != nil {
-		t.Fatal(err)
-	}
-	return registry
-}
-
-// gather reads the metric called name: the values by those of the labels, in the order of their names.
-func gather(t *testing.T, g prometheus.Gatherer, name string) map[string]float64 {
-	t.Helper()
-	families, err := g.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]float64{}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, l.GetValue())
-			}
-			if family.GetName() == name {
-				values[strings.Join(labels, " ")] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	return values
-}
-
 // Case metrics
 func TestEachArmIsMeasured(t *testing.T) {
 	v1, v2 := armOf("v1", 90, 100, 3, 7), armOf("v2", 10, 0, 0, 2)
 	v1.Targets[0].Share = 75
 	v1.Targets = append(v1.Targets, routes.TargetStats{ID: "elsewhere", Usable: 9, Known: 9, Share: 25, Picked: 5, Succeeded: 5})
-	p := &page{}
-	p.set(chain("catalog", v1, v2), routes.Stats{}) // and one by plain discovery
+	p := seriestest.Of(chain("catalog", v1, v2), routes.Stats{}) // and one by plain discovery
 	want := `
 # HELP meshlite_route_arm_calls_total Calls that have ended, by the arm of their last attempt.
 # TYPE meshlite_route_arm_calls_total counter
@@ -137,10 +85,10 @@ meshlite_route_chains{service="catalog",state="current"} 1
 meshlite_route_chains{service="catalog",state="failing"} 0
 meshlite_route_chains{service="catalog",state="stale"} 0
 `
-	if err := testutil.CollectAndCompare(routesmetrics.New(p.read), strings.NewReader(want)); err != nil {
+	if err := testutil.CollectAndCompare(routesmetrics.New(p.Read), strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
-	if problems, err := testutil.CollectAndLint(routesmetrics.New(p.read)); err != nil || len(problems) > 0 {
+	if problems, err := testutil.CollectAndLint(routesmetrics.New(p.Read)); err != nil || len(problems) > 0 {
 		t.Errorf("the linter of Prometheus finds %v %v", problems, err)
 	}
 	if n := testutil.CollectAndCount(routesmetrics.New(nil)); n != 0 {
@@ -152,9 +100,8 @@ meshlite_route_chains{service="catalog",state="stale"} 0
 func TestChannelsOfOneServiceAreExportedTogether(t *testing.T) {
 	behind := chain("catalog", armOf("v1", 100, 100, 4, 1), armOf("v2", 0, 0, 4, 0))
 	behind.Error = "refused"
-	p := &page{}
-	p.set(chain("catalog", armOf("v1", 50, 60, 2, 5), armOf("v2", 50, 40, 3, 5)), behind)
-	registry := register(t, p)
+	p := seriestest.Of(chain("catalog", armOf("v1", 50, 60, 2, 5), armOf("v2", 50, 40, 3, 5)), behind)
+	registry := seriestest.Register(t, routesmetrics.New(p.Read))
 	for name, want := range map[string]map[string]float64{
 		"meshlite_route_chains":               {"catalog current": 1, "catalog stale": 1, "catalog failing": 0},
 		"meshlite_route_arm_weight_ratio":     {"v1 default catalog": 0.75, "v2 default catalog": 0.25},
@@ -162,7 +109,7 @@ func TestChannelsOfOneServiceAreExportedTogether(t *testing.T) {
 		"meshlite_route_arm_usable_endpoints": {"v1 default catalog": 2, "v2 default catalog": 3},
 		"meshlite_route_arm_picks_total":      {"v1 default catalog": 12, "v2 default catalog": 10},
 	} {
-		got := gather(t, registry, name)
+		got := seriestest.Gather(t, registry, name)
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
@@ -171,20 +118,19 @@ func TestChannelsOfOneServiceAreExportedTogether(t *testing.T) {
 
 // rate takes what falls for a restart, and all that is left for an increase.
 func TestCountersDoNotFallWithAChannelOrAnArm(t *testing.T) {
-	p := &page{}
-	p.set(chain("catalog", armOf("v1", 50, 50, 1, 10), armOf("v2", 50, 50, 1, 4)), chain("catalog", armOf("v1", 50, 50, 1, 20)))
-	registry := register(t, p)
+	p := seriestest.Of(chain("catalog", armOf("v1", 50, 50, 1, 10), armOf("v2", 50, 50, 1, 4)), chain("catalog", armOf("v1", 50, 50, 1, 20)))
+	registry := seriestest.Register(t, routesmetrics.New(p.Read))
 	const picks = "meshlite_route_arm_picks_total"
 	expect := func(when string, want map[string]float64) {
 		t.Helper()
-		if got := gather(t, registry, picks); fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := seriestest.Gather(t, registry, picks); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: %v, want %v", when, got, want)
 		}
 	}
 	expect("at first", map[string]float64{"v1 default catalog": 60, "v2 default catalog": 8})
-	p.set(chain("catalog", armOf("v1", 100, 100, 1, 10)))
+	p.Set(chain("catalog", armOf("v1", 100, 100, 1, 10)))
 	expect("without the second channel and v2", map[string]float64{"v1 default catalog": 60})
-	p.set(chain("catalog", armOf("v1", 50, 50, 1, 11), armOf("v2", 50, 50, 1, 5)))
+	p.Set(chain("catalog", armOf("v1", 50, 50, 1, 11), armOf("v2", 50, 50, 1, 5)))
 	expect("when v2 is back", map[string]float64{"v1 default catalog": 62, "v2 default catalog": 2})
 }
 
@@ -195,19 +141,18 @@ func TestSeriesAreBounded(t *testing.T) {
 		large.Routes = append(large.Routes, routes.RouteStats{Name: fmt.Sprintf("route %04d", i), Arms: []routes.ArmStats{
 			armOf("v1", 90, 90, 1, 3), armOf("v2", 10, 10, 1, 1)}})
 	}
-	p := &page{}
-	p.set(large, chain("prices", armOf("v1", 90, 90, 1, 1), armOf("v2", 10, 10, 1, 1)))
-	registry := register(t, p)
+	p := seriestest.Of(large, chain("prices", armOf("v1", 90, 90, 1, 1), armOf("v2", 10, 10, 1, 1)))
+	registry := seriestest.Register(t, routesmetrics.New(p.Read))
 	for name, want := range map[string]int{
 		"meshlite_route_arm_weight_ratio": 300, "meshlite_route_arm_share_ratio": 300, "meshlite_route_arm_failover_ratio": 300,
 		"meshlite_route_arm_usable_endpoints": 300, "meshlite_route_arm_known_instances": 300,
 		"meshlite_route_arm_picks_total": 301, "meshlite_route_arm_calls_total": 2 * 301, "meshlite_route_chains": 2 * 3,
 	} {
-		if n := len(gather(t, registry, name)); n != want {
+		if n := len(seriestest.Gather(t, registry, name)); n != want {
 			t.Errorf("%s has %d series, want %d", name, n, want)
 		}
 	}
-	picks := gather(t, registry, "meshlite_route_arm_picks_total")
+	picks := seriestest.Gather(t, registry, "meshlite_route_arm_picks_total")
 	if own, rest := picks["v2 default prices"], picks["other other catalog"]; own != 2 || rest != (1000-149)*(6+2) {
 		t.Errorf("the small service has %v attempts and the rest of the large one %v", own, rest)
 	}
@@ -215,9 +160,8 @@ func TestSeriesAreBounded(t *testing.T) {
 
 // Consul takes any bytes, and no scrape may fail for them.
 func TestNamesThatAreNoTextAreExported(t *testing.T) {
-	p := &page{}
-	p.set(chain("cat\xff", armOf("v\xff", 50, 50, 1, 1), armOf("v\xfe", 50, 50, 1, 1)))
-	if got := gather(t, register(t, p), "meshlite_route_arm_picks_total"); got["v? default cat?"] != 4 || len(got) != 1 {
+	p := seriestest.Of(chain("cat\xff", armOf("v\xff", 50, 50, 1, 1), armOf("v\xfe", 50, 50, 1, 1)))
+	if got := seriestest.Gather(t, seriestest.Register(t, routesmetrics.New(p.Read)), "meshlite_route_arm_picks_total"); got["v? default cat?"] != 4 || len(got) != 1 {
 		t.Errorf("the attempts are %v", got)
 	}
 }
@@ -244,9 +188,8 @@ func TestARefusedChainIsMeasured(t *testing.T) {
 		if (err == nil) != test.later {
 			t.Errorf("%s: calls get %v", test.want, err)
 		}
-		p := &page{}
-		p.set(router.Stats())
-		got := gather(t, register(t, p), "meshlite_route_chains")
+		p := seriestest.Of(router.Stats())
+		got := seriestest.Gather(t, seriestest.Register(t, routesmetrics.New(p.Read)), "meshlite_route_chains")
 		if got[test.want] != 1 || len(got) != 3 || got["catalog current"] != 0 {
 			t.Errorf("the channels are %v, want one %s", got, test.want)
 		}
@@ -254,33 +197,19 @@ func TestARefusedChainIsMeasured(t *testing.T) {
 }
 
 func TestScrapesMayOverlap(t *testing.T) {
-	p := &page{}
-	registry := register(t, p)
-	var scrapes sync.WaitGroup
-	for range 4 {
-		scrapes.Go(func() {
-			for range 50 {
-				if _, err := registry.Gather(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	for n := range uint64(100) {
-		p.set(chain("catalog", armOf("v1", 100, 100, 1, n)))
-	}
-	scrapes.Wait()
-	if got := gather(t, registry, "meshlite_route_arm_picks_total")["v1 default catalog"]; got != 2*99 {
+	p := seriestest.Of[routes.Stats]()
+	registry := seriestest.Register(t, routesmetrics.New(p.Read))
+	seriestest.Overlap(t, registry, func() {
+		for n := range uint64(100) {
+			p.Set(chain("catalog", armOf("v1", 100, 100, 1, n)))
+		}
+	})
+	if got := seriestest.Gather(t, registry, "meshlite_route_arm_picks_total")["v1 default catalog"]; got != 2*99 {
 		t.Errorf("%v attempts are exported, want 198", got)
 	}
 }
 
-// A collector that describes nothing could be registered twice, and every scrape
-// after that would fail.
 func TestASecondCollectorIsRefused(t *testing.T) {
-	p := &page{}
-	registry := register(t, p)
-	if err := registry.Register(routesmetrics.New(p.read)); !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
-		t.Errorf("a second one of the same metrics: %v, want it refused", err)
-	}
+	p := seriestest.Of(chain("catalog", armOf("v1", 100, 100, 1, 1)))
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return routesmetrics.New(p.Read) })
 }

@@ -1,6 +1,4 @@
-// Package monotone makes counters of Prometheus, which never fall, of what has been counted by
-// sources that come and go.
-package monotone
+package series
 
 // maxSeen caps what is remembered of sources that are gone.
 const maxSeen = 10_000
