@@ -52,11 +52,12 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, err
 	}
 	streams := &callstream.Client{}
+	ofChannel := serviceConfig
 	if c.callStreams {
-		serviceConfig = callstream.Policies(serviceConfig)
+		ofChannel = callstream.Policies(serviceConfig)
 	}
 	options := []grpc.DialOption{
-		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultServiceConfig(ofChannel),
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 		clientKeepalive(),

@@ -80,8 +80,10 @@ func messages(req, reply any) (request, response proto.Message, ok bool) {
 }
 
 // plain reports whether the service config asks nothing of a call that gRPC alone does.
-func plain(c grpc.MethodConfig) bool { //nolint:staticcheck // there is no other way to ask
-	return c.WaitForReady == nil && c.Timeout == nil && c.MaxReqSize == nil && c.MaxRespSize == nil && c.RetryPolicy == nil
+//
+//lint:ignore SA1019 there is no other way to ask
+func plain(c grpc.MethodConfig) bool {
+	return c.Timeout == nil && c.MaxReqSize == nil && c.MaxRespSize == nil && c.RetryPolicy == nil
 }
 
 // asked is what the options of a call ask to be filled or called.
@@ -103,11 +105,7 @@ func optionsOf(opts []grpc.CallOption) (a asked, ok bool) {
 			a.peer = append(a.peer, o.PeerAddr)
 		case grpc.OnFinishCallOption:
 			a.onFinish = append(a.onFinish, o.OnFinish)
-		case grpc.FailFastCallOption:
-			if !o.FailFast {
-				return a, false
-			}
-		case grpc.StaticMethodCallOption, grpc.EmptyCallOption:
+		case grpc.FailFastCallOption, grpc.StaticMethodCallOption, grpc.EmptyCallOption: // obeyed, or of no effect
 		default:
 			return a, false
 		}
@@ -118,6 +116,17 @@ func optionsOf(opts []grpc.CallOption) (a asked, ok bool) {
 func (a *asked) finish(err error) {
 	for _, f := range a.onFinish {
 		f(err)
+	}
+}
+
+func (a *asked) setPeer(ctx context.Context) {
+	if len(a.peer) == 0 {
+		return
+	}
+	if from, ok := peer.FromContext(ctx); ok {
+		for _, to := range a.peer {
+			*to = *from
+		}
 	}
 }
 
@@ -146,6 +155,9 @@ func (c *call) over(ctx context.Context, on *connection, cc *grpc.ClientConn) (e
 	stop := context.AfterFunc(ctx, s.cancel)
 	came, err := s.exchange(cc)
 	undisturbed := stop()
+	if came >= sent {
+		c.asked.setPeer(s.opened.Context())
+	}
 	switch {
 	case came == answered && s.response.GetUnknownMethod():
 		on.lacks(c.method)
@@ -220,26 +232,24 @@ func (c *call) read(s *stream) error {
 	} else {
 		trailer["content-type"] = []string{contentType} // as where gRPC sends trailers only
 	}
-	if len(trailer) > 0 {
-		info.Trailer = trailer
-	}
-	if code := codes.Code(r.GetCode()); code != codes.OK {
-		info.Err = status.FromProto(&spb.Status{Code: r.GetCode(), Message: r.GetText(), Details: r.GetDetails()}).Err()
+	if r.GetCode() != 0 {
+		failure := &spb.Status{Code: r.GetCode(), Message: r.GetText(), Details: r.GetDetails()}
+		info.Err = status.FromProto(failure).Err()
+		if len(r.GetDetails()) > 0 {
+			text, _ := proto.Marshal(failure)
+			trailer["grpc-status-details-bin"] = []string{string(text)}
+		}
 	} else if err := proto.Unmarshal(r.GetMessage(), c.response); err != nil {
 		info.Err = status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
+	}
+	if len(trailer) > 0 {
+		info.Trailer = trailer
 	}
 	for _, to := range c.asked.header {
 		*to = header
 	}
 	for _, to := range c.asked.trailer {
 		*to = trailer
-	}
-	if len(c.asked.peer) > 0 {
-		if from, ok := peer.FromContext(s.opened.Context()); ok {
-			for _, to := range c.asked.peer {
-				*to = *from
-			}
-		}
 	}
 	c.done(info)
 	return info.Err

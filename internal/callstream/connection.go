@@ -71,7 +71,7 @@ func (c *connection) ready(cc *grpc.ClientConn) {
 		go func() {
 			ctx, cancel := context.WithTimeout(withPicked(c.ctx, &picked{result: balancer.PickResult{SubConn: c.to}, stream: true}), idle)
 			defer cancel()
-			if _, err := callv1.NewCallServiceClient(cc).Ready(ctx, &callv1.ReadyRequest{}); err == nil {
+			if response, err := callv1.NewCallServiceClient(cc).Ready(ctx, &callv1.ReadyRequest{}); err == nil && response.GetServes() {
 				c.mu.Lock()
 				c.takes = true
 				c.mu.Unlock()
@@ -104,11 +104,11 @@ func (c *connection) take(method string) *stream {
 func (c *connection) put(s *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ctx.Err() != nil {
+	s.since = time.Now()
+	if c.ctx.Err() != nil || s.since.Sub(s.opens) >= maxAge {
 		c.drop(s)
 		return
 	}
-	s.since = time.Now()
 	c.free = append(c.free, s)
 	if c.trim == nil {
 		c.trim = time.AfterFunc(idle, c.trimFree)

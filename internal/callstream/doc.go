@@ -17,7 +17,7 @@
 //
 // What it cannot do: stats handlers (grpc.StatsHandler, grpc.WithStatsHandler) and binary logs see
 // the streams and not the calls, and per-RPC credentials of a channel are asked once for each
-// stream.
+// stream, which lasts for a minute at most.
 package callstream
 
 import (
@@ -42,6 +42,8 @@ const (
 	serves = "meshlite-serves"
 	// idle is how long a stream stays open without a call.
 	idle = 10 * time.Second
+	// maxAge is how long one that is busy does, so that the credentials of its opening are not old.
+	maxAge = time.Minute
 )
 
 // Own reports whether fullMethod is one of this package, which no interceptor should see.

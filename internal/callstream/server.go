@@ -62,7 +62,7 @@ func (s *Server) ready(_ any, ctx context.Context, decode func(any) error, inter
 		return nil, err
 	}
 	s.interceptor.Store(&interceptor)
-	handler := func(context.Context, any) (any, error) { return &callv1.ReadyResponse{}, nil }
+	handler := func(context.Context, any) (any, error) { return &callv1.ReadyResponse{Serves: true}, nil }
 	if interceptor == nil {
 		return handler(ctx, request)
 	}

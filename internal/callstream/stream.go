@@ -17,14 +17,15 @@ type stream struct {
 	ctx        context.Context
 	cancel     context.CancelFunc
 	opened     grpc.ClientStream // nil before the first call
-	since      time.Time         // without a call
+	opens      time.Time
+	since      time.Time // without a call
 
 	request  callv1.ServeRequest
 	response callv1.ServeResponse
 }
 
 func newStream(c *connection) *stream {
-	s := &stream{connection: c}
+	s := &stream{connection: c, opens: time.Now()}
 	to := &picked{result: balancer.PickResult{SubConn: c.to}, stream: true}
 	// Not below the context of the connection, at whose end calls that run go on.
 	s.ctx, s.cancel = context.WithCancel(withPicked(context.Background(), to))

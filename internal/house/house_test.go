@@ -71,6 +71,7 @@ var rooms = map[string][]string{
 	"internal/httpform":               {},
 	"internal/expression":             {},
 	"internal/lines":                  {},
+	"internal/callstream":             {"balancer/leastrequest", "balancer/peakewma", "balancer/roundrobin", "balancer/routes", "internal/rpc", "proto/..."},
 	"internal/rendezvous":             {},
 	"internal/wire":                   {},
 	"internal/prototypes":             {},

@@ -62,9 +62,11 @@ func (*ReadyRequest) Descriptor() ([]byte, []int) {
 	return file_meshlite_call_v1_call_proto_rawDescGZIP(), []int{0}
 }
 
-// ReadyResponse is empty.
+// ReadyResponse is the answer of who takes part.
 type ReadyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: who answers anything with an empty message does not take part.
+	Serves        bool `protobuf:"varint,1,opt,name=serves,proto3" json:"serves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -97,6 +99,13 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
 	return file_meshlite_call_v1_call_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ReadyResponse) GetServes() bool {
+	if x != nil {
+		return x.Serves
+	}
+	return false
 }
 
 // ServeRequest is one call.
@@ -328,8 +337,9 @@ var File_meshlite_call_v1_call_proto protoreflect.FileDescriptor
 const file_meshlite_call_v1_call_proto_rawDesc = "" +
 	"\n" +
 	"\x1bmeshlite/call/v1/call.proto\x12\x10meshlite.call.v1\x1a\x19google/protobuf/any.proto\"\x0e\n" +
-	"\fReadyRequest\"\x0f\n" +
-	"\rReadyResponse\"\x9d\x01\n" +
+	"\fReadyRequest\"'\n" +
+	"\rReadyResponse\x12\x16\n" +
+	"\x06serves\x18\x01 \x01(\bR\x06serves\"\x9d\x01\n" +
 	"\fServeRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12#\n" +
 	"\rtimeout_nanos\x18\x02 \x01(\x03R\ftimeoutNanos\x126\n" +
