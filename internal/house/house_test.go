@@ -60,7 +60,7 @@ var rooms = map[string][]string{
 	"internal/redisconn":              {},
 	"internal/redistest":              {"internal/child", "internal/freeport"},
 	"admin":                           {"caller"},
-	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "identity/identitymetrics", "interceptors", "interceptors/...", "internal/cachepage", "internal/explain", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/resolvermetrics", "resolver/snapshot", "internal/wire"},
+	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "identity/identitymetrics", "interceptors", "interceptors/...", "internal/cachepage", "internal/callstream", "internal/explain", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/resolvermetrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},
 	"internal/limitspage":             {"interceptors/concurrency", "interceptors/ratelimit", "internal/weakset"},
 	"internal/explain":                {"balancer/routes", "interceptors", "interceptors/cache", "interceptors/ratelimit", "interceptors/retry"},
