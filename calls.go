@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/meshlite-go/meshlite/internal/callstream"
 )
 
 // callShards is how many locks the record of running calls has.
@@ -123,8 +125,8 @@ func (c *calls) unary(next grpc.UnaryServerInterceptor) grpc.UnaryServerIntercep
 }
 
 func (c *calls) stream(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return callstream.AroundStream(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		defer c.end(c.begin(info.FullMethod))
 		return next(srv, stream, info, handler)
-	}
+	})
 }

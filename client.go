@@ -21,6 +21,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/recovery"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/interceptors/routing"
+	"github.com/meshlite-go/meshlite/internal/callstream"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -50,8 +51,13 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	streams := &callstream.Client{}
+	ofChannel := serviceConfig
+	if c.callStreams {
+		ofChannel = callstream.Policies(serviceConfig)
+	}
 	options := []grpc.DialOption{
-		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultServiceConfig(ofChannel),
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 		clientKeepalive(),
@@ -68,8 +74,12 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		}
 		site := c.runtime.site(c.directory)
 		scope = site.scope
-		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(explaining))
 		explaining.Builder = site.builder.With(c.resolverOptions(serviceConfig)...)
+		var builder grpcresolver.Builder = explaining
+		if c.callStreams {
+			builder = streams.Resolvers(explaining)
+		}
+		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(builder))
 	}
 	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
 	if name := c.creds.Info().ServerName; name != "" {
@@ -83,7 +93,13 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, err
 	}
 	options = append(options, c.dialOptions...)
-	conn, err := grpc.NewClient(target, append(options, chain.DialOptions()...)...)
+	if c.callStreams {
+		options = append(options, callstream.Around(chain.UnaryClient(), chain.StreamClient())...)
+		options = append(options, streams.DialOptions()...)
+	} else {
+		options = append(options, chain.DialOptions()...)
+	}
+	conn, err := grpc.NewClient(target, options...)
 	shown := target // that of Consul was parsed, and has no secret
 	if !ours {
 		shown = resolver.Redact(target)

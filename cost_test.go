@@ -90,6 +90,7 @@ func TestAllocationsOfAWholeChain(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates, too")
 	}
+	t.Setenv("MESHLITE_CALL_STREAMS", "false")
 	e := newEnds(t)
 	bare, timed := allocated(t, e.bare, 0), allocated(t, e.bare, 2*time.Second)
 	client, server := allocated(t, e.client, 0), allocated(t, e.server, 0)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -30,6 +31,7 @@ const (
 	envZone           = "MESHLITE_ZONE"
 	envLogLevel       = "MESHLITE_LOG_LEVEL"
 	envDisable        = "MESHLITE_DISABLE"
+	envCallStreams    = "MESHLITE_CALL_STREAMS"
 	envAdminToken     = "MESHLITE_ADMIN_TOKEN"
 	envAdminTokenFile = "MESHLITE_ADMIN_TOKEN_FILE"
 )
@@ -79,6 +81,18 @@ func readKills() (off []kill, err error) {
 		off = append(off, kills[i])
 	}
 	return off, nil
+}
+
+func readCallStreams() (bool, error) {
+	value := os.Getenv(envCallStreams)
+	if value == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, optionError(envCallStreams, value, "write true or false")
+	}
+	return on, nil
 }
 
 // without leaves out the concerns that are turned off. The cache still invalidates what
@@ -225,6 +239,10 @@ func (c *config) environment() (err error) {
 	if c.off, err = readKills(); err != nil {
 		return err
 	}
+	if c.callStreams, err = readCallStreams(); err != nil {
+		return err
+	}
+	c.callStreams = c.callStreams || c.runtime.callStreams
 	c.runtime.off.note(c.off, c.log)
 	return nil
 }

@@ -76,6 +76,8 @@ type config struct {
 	limiter   *ratelimit.Limiter
 	tracing   Tracer
 	off       []kill // by the environment
+
+	callStreams bool
 }
 
 type (

@@ -40,6 +40,7 @@ type Runtime struct {
 	retries     weakset.Set[retry.Retry]   // of channels
 	routers     weakset.Set[routes.Router] // of channels
 	channels    channels                   // to services
+	callStreams bool
 	off         turnedOff
 	mutual      weakset.Set[identity.Credentials]
 	authorizers weakset.Set[authz.Authorizer] // of servers
@@ -87,6 +88,11 @@ type RuntimeConfig struct {
 	// which callers are who their certificates prove and nobody is trusted.
 	Callers *caller.Callers
 
+	// CallStreams has unary calls share streams that stay open, where both ends do: a small call
+	// costs less than half. docs/call-streams.md has what differs. MESHLITE_CALL_STREAMS=true does
+	// the same from outside. Default: each call has its own stream, as gRPC has it.
+	CallStreams bool
+
 	// Network replaces TCP, for tests. Default: TCP.
 	Network Network
 }
@@ -96,7 +102,7 @@ type RuntimeConfig struct {
 func NewRuntime(config RuntimeConfig) (*Runtime, error) {
 	r := &Runtime{
 		registry: prometheus.NewRegistry(), beside: config.Registerer,
-		callers: cmp.Or(config.Callers, new(caller.Callers)), network: cmp.Or[Network](config.Network, &tcp{}), sites: map[Directory]*site{},
+		callers: cmp.Or(config.Callers, new(caller.Callers)), network: cmp.Or[Network](config.Network, &tcp{}), callStreams: config.CallStreams, sites: map[Directory]*site{},
 	}
 	var err error
 	if r.metrics, err = metrics.New(metrics.WithRegisterer(r.registry)); err != nil {

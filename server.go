@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
+	"github.com/meshlite-go/meshlite/internal/callstream"
 )
 
 const (
@@ -33,8 +34,9 @@ type Server struct {
 	health *health.Server
 	ran    atomic.Bool
 
-	calls   *calls
-	streams *ownStreams
+	calls       *calls
+	streams     *ownStreams
+	callStreams *callstream.Server // nil without
 
 	address atomic.Pointer[net.Addr] // nil before it listens
 	ready   chan struct{}            // closed when it is registered under all names
@@ -88,11 +90,19 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
 	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
+	unary, stream := chain.UnaryServer(), s.streams.inside(chain.StreamServer())
+	if c.callStreams {
+		s.callStreams = &callstream.Server{}
+		unary, stream = callstream.AroundUnary(unary), callstream.AroundStream(stream)
+	}
 	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown), grpc.NumStreamWorkers(streamWorkers()))
-	options = append(options, s.calls.options(c.serverOptions, chain.UnaryServer(), s.streams.inside(chain.StreamServer()))...)
+	options = append(options, s.calls.options(c.serverOptions, unary, stream)...)
 	s.grpc = sync.OnceValue(func() *grpc.Server {
 		server := grpc.NewServer(options...)
 		healthv1.RegisterHealthServer(server, s.health)
+		if s.callStreams != nil {
+			s.callStreams.Register(server)
+		}
 		return server
 	})
 	// Not serving until Run has everything in place.
@@ -134,6 +144,9 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 // workers end with Run.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.GRPC().RegisterService(desc, impl)
+	if s.callStreams != nil {
+		s.callStreams.Add(desc, impl)
+	}
 }
 
 // GRPC is the gRPC server itself, for gRPC's own services:

@@ -109,16 +109,17 @@ func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
 	return options.GetIdempotencyLevel()
 }
 
-// Infrastructure reports whether gRPC itself defines service: health, reflection,
-// channelz and ORCA, and nothing else. Their calls are exempt from defaults, limits and
-// traces. A user's own package may be named grpc too, so no prefix decides it.
+// Infrastructure reports whether gRPC itself defines service (health, reflection, channelz and
+// ORCA), or the transport of this module, and nothing else. Their calls are exempt from
+// defaults, limits and traces. A user's own package may be named grpc too, so no prefix decides it.
 func Infrastructure(service string) bool {
 	switch service {
 	case "grpc.health.v1.Health",
 		"grpc.reflection.v1.ServerReflection",
 		"grpc.reflection.v1alpha.ServerReflection",
 		"grpc.channelz.v1.Channelz",
-		"xds.service.orca.v3.OpenRcaService":
+		"xds.service.orca.v3.OpenRcaService",
+		"meshlite.call.v1.CallService":
 		return true
 	}
 	return false

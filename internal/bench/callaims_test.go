@@ -62,7 +62,8 @@ func whenHealthy(measured map[string]*tally) []comparison {
 		return comparison{of: "healthy: " + ours, peer: peer, ours: rate(ours), against: rate(peer), unit: perSecond}
 	}
 	all := []comparison{compare(meshLeastRequest, grpcRoundRobin).atLeast(1), compare(meshLeastRequest, grpcTuned).atLeast(0.95),
-		compare(meshLeastRequest, grpcDeadline).atLeast(0.95), compare(meshSecured, grpcSecured).atLeast(0.85)}
+		compare(meshLeastRequest, grpcDeadline).atLeast(0.95), compare(meshSecured, grpcSecured).atLeast(0.85),
+		compare(meshStreams, grpcRoundRobin).atLeast(1.3), compare(meshStreams, grpcTuned).atLeast(1.3)}
 	for peer, limit := range map[string]float64{haproxyLeastConn: 1.6, nginxLeastConn: 2.1} {
 		if measured[peer] != nil {
 			all = append(all, compare(meshLeastRequest, peer).atLeast(limit))
@@ -120,7 +121,7 @@ func TestCallsAreHeldToTheirAims(t *testing.T) {
 	}
 	measured := map[string]*tally{
 		grpcRoundRobin: of(1000, 100, 21*time.Millisecond), grpcTuned: of(1040, 100, 21*time.Millisecond), grpcDeadline: of(930, 100, 21*time.Millisecond), grpcLeastRequest: of(990, 300, 22*time.Millisecond),
-		meshPick: of(1000, 960, 21*time.Millisecond), meshLeastRequest: of(940, 930, 21*time.Millisecond), meshPeakEWMA: of(900, 890, 5*time.Millisecond),
+		meshPick: of(1000, 960, 21*time.Millisecond), meshLeastRequest: of(940, 930, 21*time.Millisecond), meshPeakEWMA: of(900, 890, 5*time.Millisecond), meshStreams: of(1400, 1300, 21*time.Millisecond),
 		grpcSecured: of(800, 100, 21*time.Millisecond), meshSecured: of(672, 660, 21*time.Millisecond),
 	}
 	if table := callAims(measured); table.missed() != 3 || len(table.rows) != 13 {

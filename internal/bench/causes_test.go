@@ -163,7 +163,7 @@ func (b *backends) open(t *testing.T, n int) (meshed, bare *benchkit.Channels) {
 
 func (b *backends) openMesh(t *testing.T, n int) *benchkit.Channels {
 	t.Helper()
-	channels, err := benchkit.DialMesh(b.Consul, service, "least_request", benchkit.Plaintext, n)
+	channels, err := benchkit.DialMesh(b.Consul, service, benchkit.Mesh{Policy: "least_request", Security: benchkit.Plaintext}, n)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,8 @@ func fivePaths() []path {
 	return []path{
 		{name: grpcRoundRobin, start: bare("round_robin", ofFive)},
 		{name: grpcLeastRequest, start: bare("least_request_experimental", ofFive)},
-		{name: meshLeastRequest, start: meshed("least_request", fiveService, benchkit.Plaintext)},
-		{name: meshPeakEWMA, start: meshed("peak_ewma", fiveService, benchkit.Plaintext)},
+		{name: meshLeastRequest, start: meshed(fiveService, benchkit.Mesh{Policy: "least_request", Security: benchkit.Plaintext})},
+		{name: meshPeakEWMA, start: meshed(fiveService, benchkit.Mesh{Policy: "peak_ewma", Security: benchkit.Plaintext})},
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 	meshPick         = "meshlite least_request, no interceptors"
 	meshLeastRequest = "meshlite least_request, whole chain"
 	meshPeakEWMA     = "meshlite peak_ewma, whole chain"
+	meshStreams      = "meshlite least_request, whole chain, call streams"
 	grpcSecured      = "grpc-go round_robin, mutual TLS"
 	meshSecured      = "meshlite least_request, whole chain, mutual TLS"
 	nginxLeastConn   = "NGINX grpc_pass, least_conn"
@@ -53,10 +54,11 @@ func paths() []path {
 		{name: grpcDeadline, start: bare("round_robin", tuned, benchkit.WithDeadline())},
 		{name: grpcLeastRequest, start: bare("least_request_experimental", untuned)},
 		{name: meshPick, start: bare(leastrequest.Name, untuned)},
-		{name: meshLeastRequest, start: meshed("least_request", service, benchkit.Plaintext)},
-		{name: meshPeakEWMA, start: meshed("peak_ewma", service, benchkit.Plaintext)},
+		{name: meshLeastRequest, start: meshed(service, benchkit.Mesh{Policy: "least_request", Security: benchkit.Plaintext})},
+		{name: meshPeakEWMA, start: meshed(service, benchkit.Mesh{Policy: "peak_ewma", Security: benchkit.Plaintext})},
+		{name: meshStreams, start: meshed(service, benchkit.Mesh{Policy: "least_request", Security: benchkit.Plaintext, CallStreams: true})},
 		{name: grpcSecured, start: bareSecured},
-		{name: meshSecured, start: meshed("least_request", securedService, benchkit.MutualTLS("storefront"))},
+		{name: meshSecured, start: meshed(securedService, benchkit.Mesh{Policy: "least_request", Security: benchkit.MutualTLS("storefront")})},
 		{name: nginxLeastConn, program: "nginx", start: behind(benchkit.StartNGINX)},
 		{name: haproxyLeastConn, program: "haproxy", start: behind(benchkit.StartHAProxy)},
 	}
@@ -109,11 +111,11 @@ func behind(start func(testing.TB, []string) benchkit.Proxy) func(testing.TB, *b
 
 // meshed is a channel of this module to its own servers, with the whole chain on both
 // sides.
-func meshed(policy, service string, security benchkit.Security) func(testing.TB, *backends) dial {
+func meshed(service string, with benchkit.Mesh) func(testing.TB, *backends) dial {
 	return func(_ testing.TB, b *backends) dial {
 		return func(t testing.TB) benchkit.Clients {
 			t.Helper()
-			channels, err := benchkit.DialMesh(b.Consul, service, policy, security, 1)
+			channels, err := benchkit.DialMesh(b.Consul, service, with, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -19,7 +19,7 @@ import (
 )
 
 // ServeMesh serves a service with the whole default chain, until the process ends, registered
-// with a stand-in for Consul.
+// with a stand-in for Consul. It serves call streams to clients that ask for them.
 func ServeMesh(agent *consultest.Server, service string, security Security, delays []atomic.Int64) error {
 	directory, err := consul.New(consul.Config{Transport: agent.Transport(), Logger: silent()})
 	if err != nil {
@@ -31,7 +31,7 @@ func ServeMesh(agent *consultest.Server, service string, security Security, dela
 	}
 	for i := range delays {
 		var options []meshlite.ServerOption
-		for _, o := range meshOptions(directory, secured) {
+		for _, o := range meshOptions(directory, secured, true) {
 			options = append(options, o)
 		}
 		server, err := meshlite.NewServer(service, options...)
@@ -63,8 +63,8 @@ func awaitInstances(directory *consul.Directory, service string, n int) error {
 
 // meshOptions turn everything on that a channel or server has by default, and a rate
 // limit that admits all. Only the cache is off: it would save the calls.
-func meshOptions(directory *consul.Directory, security meshlite.Option) []meshlite.Option {
-	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{})
+func meshOptions(directory *consul.Directory, security meshlite.Option, callStreams bool) []meshlite.Option {
+	runtime, err := meshlite.NewRuntime(meshlite.RuntimeConfig{CallStreams: callStreams})
 	if err != nil {
 		panic(err) // the defaults are right
 	}
@@ -80,20 +80,27 @@ func meshOptions(directory *consul.Directory, security meshlite.Option) []meshli
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+// Mesh is how channels of meshlite call.
+type Mesh struct {
+	Policy      string
+	Security    Security
+	CallStreams bool
+}
+
 // DialMesh opens n channels of meshlite to the servers of [ServeMesh], with the whole chain.
 // They share a directory, and a runtime that keeps what policies measure.
-func DialMesh(agent, service, policy string, security Security, n int) (*Channels, error) {
+func DialMesh(agent, service string, with Mesh, n int) (*Channels, error) {
 	directory, err := consul.New(consul.Config{Address: agent, Logger: silent()})
 	if err != nil {
 		return nil, err
 	}
-	secured, end, err := security(directory)
+	secured, end, err := with.Security(directory)
 	if err != nil {
 		directory.Close()
 		return nil, err
 	}
-	options := []meshlite.ClientOption{meshlite.WithBalancer(policy)}
-	for _, o := range meshOptions(directory, secured) {
+	options := []meshlite.ClientOption{meshlite.WithBalancer(with.Policy)}
+	for _, o := range meshOptions(directory, secured, with.CallStreams) {
 		options = append(options, o)
 	}
 	channels := &Channels{Then: func() { end(); directory.Close() }}

@@ -35,16 +35,17 @@ var clients = map[string]func(reach) (*benchkit.Channels, error){
 	"kratos wrr":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, wrr.NewBuilder()) },
 	"kratos p2c":             func(r reach) (*benchkit.Channels, error) { return dialKratos(r, p2c.NewBuilder()) },
 	"go-zero":                dialGoZero,
-	"meshlite least_request": func(r reach) (*benchkit.Channels, error) { return dialMesh(r, "least_request") },
-	"meshlite peak_ewma":     func(r reach) (*benchkit.Channels, error) { return dialMesh(r, "peak_ewma") },
+	"meshlite least_request": func(r reach) (*benchkit.Channels, error) { return dialMesh(r, "least_request", false) },
+	"meshlite peak_ewma":     func(r reach) (*benchkit.Channels, error) { return dialMesh(r, "peak_ewma", false) },
+	"meshlite call streams":  func(r reach) (*benchkit.Channels, error) { return dialMesh(r, "least_request", true) },
 	"proxy": func(r reach) (*benchkit.Channels, error) {
 		conns, err := r.Proxy.Dial()
 		return &benchkit.Channels{Conns: conns, Proxy: r.Proxy.Process}, err
 	},
 }
 
-func dialMesh(r reach, policy string) (*benchkit.Channels, error) {
-	return benchkit.DialMesh(r.Agent, meshService, policy, benchkit.Plaintext, 1)
+func dialMesh(r reach, policy string, callStreams bool) (*benchkit.Channels, error) {
+	return benchkit.DialMesh(r.Agent, meshService, benchkit.Mesh{Policy: policy, Security: benchkit.Plaintext, CallStreams: callStreams}, 1)
 }
 
 func one(conn *grpc.ClientConn, err error) (*benchkit.Channels, error) {

@@ -32,6 +32,7 @@ func paths() []path {
 		{name: fmt.Sprintf("grpc-go round_robin, %d stream workers, a deadline as meshlite's", streamWorkers), servers: "tuned", client: "grpc-go, a deadline"},
 		{name: "meshlite least_request", servers: "meshlite", client: "meshlite least_request"},
 		{name: "meshlite peak_ewma", servers: "meshlite", client: "meshlite peak_ewma"},
+		{name: "meshlite least_request, call streams", servers: "meshlite", client: "meshlite call streams"},
 		{name: "kratos wrr", servers: "kratos", client: "kratos wrr"},
 		{name: "kratos p2c", servers: "kratos", client: "kratos p2c"},
 		{name: "go-zero p2c_ewma", servers: "go-zero", client: "go-zero"},

@@ -1,0 +1,258 @@
+package callstream
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Client is the part of one channel. It is safe for concurrent use.
+type Client struct {
+	picker      atomic.Pointer[picker] // the latest of the channel's policy
+	connections connections
+}
+
+// DialOptions are those of the channel. They belong behind all others, so that every
+// interceptor is outside of them.
+func (c *Client) DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.unary)}
+}
+
+// Around keeps an interceptor from the streams and calls of this package.
+func Around(unary grpc.UnaryClientInterceptor, stream grpc.StreamClientInterceptor) []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if Own(method) {
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+			return unary(ctx, method, req, reply, cc, invoker, opts...)
+		}),
+		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			if Own(method) {
+				return streamer(ctx, desc, cc, method, opts...)
+			}
+			return stream(ctx, desc, cc, method, streamer, opts...)
+		}),
+	}
+}
+
+func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	picker := c.picker.Load()
+	request, response, ok := messages(req, reply)
+	if picker == nil || !ok || Own(method) || !plain(cc.GetMethodConfig(method)) {
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+	asked, ok := optionsOf(opts)
+	if !ok {
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+	result, err := picker.Picker.Pick(balancer.PickInfo{FullMethodName: method, Ctx: ctx})
+	if err != nil { // gRPC knows how to wait, or what to return
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+	to := &picked{result: result}
+	if on := c.connections.of(result.SubConn); on != nil {
+		on.ready(cc)
+		call := call{method: method, request: request, response: response, asked: asked, picked: result}
+		if err, done := call.over(ctx, on, cc); done {
+			asked.finish(err)
+			return err
+		}
+	}
+	defer to.release()
+	return invoker(withPicked(ctx, to), method, req, reply, cc, opts...)
+}
+
+// messages are those of a call that is in protobuf, as gRPC's default codec has it.
+func messages(req, reply any) (request, response proto.Message, ok bool) {
+	request, isRequest := req.(proto.Message)
+	response, isResponse := reply.(proto.Message)
+	return request, response, isRequest && isResponse
+}
+
+// plain reports whether the service config asks nothing of a call that gRPC alone does.
+//
+//lint:ignore SA1019 there is no other way to ask
+func plain(c grpc.MethodConfig) bool {
+	return c.Timeout == nil && c.MaxReqSize == nil && c.MaxRespSize == nil && c.RetryPolicy == nil
+}
+
+// asked is what the options of a call ask to be filled or called.
+type asked struct {
+	header, trailer []*metadata.MD
+	peer            []*peer.Peer
+	onFinish        []func(error)
+}
+
+// optionsOf reports false for options that only gRPC can obey.
+func optionsOf(opts []grpc.CallOption) (a asked, ok bool) {
+	for _, o := range opts {
+		switch o := o.(type) {
+		case grpc.HeaderCallOption:
+			a.header = append(a.header, o.HeaderAddr)
+		case grpc.TrailerCallOption:
+			a.trailer = append(a.trailer, o.TrailerAddr)
+		case grpc.PeerCallOption:
+			a.peer = append(a.peer, o.PeerAddr)
+		case grpc.OnFinishCallOption:
+			a.onFinish = append(a.onFinish, o.OnFinish)
+		case grpc.FailFastCallOption, grpc.StaticMethodCallOption, grpc.EmptyCallOption: // obeyed, or of no effect
+		default:
+			return a, false
+		}
+	}
+	return a, true
+}
+
+func (a *asked) finish(err error) {
+	for _, f := range a.onFinish {
+		f(err)
+	}
+}
+
+func (a *asked) setPeer(ctx context.Context) {
+	if len(a.peer) == 0 {
+		return
+	}
+	if from, ok := peer.FromContext(ctx); ok {
+		for _, to := range a.peer {
+			*to = *from
+		}
+	}
+}
+
+// call is one call whose connection is picked.
+type call struct {
+	method            string
+	request, response proto.Message
+	asked             asked
+	picked            balancer.PickResult
+}
+
+// over makes the call over a stream of on. It reports false if no server has read it.
+func (c *call) over(ctx context.Context, on *connection, cc *grpc.ClientConn) (error, bool) {
+	s := on.take(c.method)
+	if s == nil {
+		return nil, false
+	}
+	if !c.write(ctx, s) {
+		if s.opened == nil {
+			on.lost(s)
+		} else {
+			on.put(s)
+		}
+		return nil, false
+	}
+	stop := context.AfterFunc(ctx, s.cancel)
+	came, err := s.exchange(cc)
+	undisturbed := stop()
+	if came >= sent {
+		c.asked.setPeer(s.opened.Context())
+	}
+	switch {
+	case came == answered && s.response.GetUnknownMethod():
+		on.lacks(c.method)
+		c.release(on, s, undisturbed)
+		return nil, false
+	case came == answered:
+		err = c.read(s)
+		c.release(on, s, undisturbed)
+		return err, true
+	}
+	on.lost(s)
+	if came == refused {
+		on.refuse()
+	}
+	if came == notSent || came == refused {
+		return nil, false // if the context has ended, gRPC says so
+	}
+	if ctx.Err() != nil {
+		err = status.FromContextError(ctx.Err()).Err()
+	}
+	c.done(balancer.DoneInfo{Err: err, BytesSent: true})
+	return err, true
+}
+
+// release gives the stream back, unless the end of the call's context is ending it.
+func (c *call) release(on *connection, s *stream, undisturbed bool) {
+	if undisturbed {
+		on.put(s)
+	} else {
+		on.lost(s)
+	}
+}
+
+func (c *call) done(info balancer.DoneInfo) {
+	if c.picked.Done != nil {
+		c.picked.Done(info)
+	}
+}
+
+// write fills the request of s. It reports false for a call that belongs on a stream of its own,
+// also since gRPC has to say what is wrong with it.
+func (c *call) write(ctx context.Context, s *stream) bool {
+	s.request.Reset()
+	s.request.Method = c.method
+	if deadline, ok := ctx.Deadline(); ok {
+		if s.request.TimeoutNanos = int64(time.Until(deadline)); s.request.TimeoutNanos <= 0 {
+			return false
+		}
+	}
+	md, _ := metadata.FromOutgoingContext(ctx)
+	if c.picked.Metadata != nil {
+		md = metadata.Join(md, c.picked.Metadata)
+	}
+	if !carried(md) || proto.Size(c.request) > maxMessage {
+		return false
+	}
+	s.request.Metadata = encode(md)
+	var err error
+	s.request.Message, err = proto.Marshal(c.request)
+	return err == nil && ctx.Err() == nil
+}
+
+// read takes the response of s, and returns the error of the call.
+func (c *call) read(s *stream) error {
+	r := &s.response
+	info := balancer.DoneInfo{BytesSent: true, BytesReceived: true}
+	header, trailer := metadata.MD{}, metadata.MD{}
+	decode(header, r.GetHeader())
+	decode(trailer, r.GetTrailer())
+	if len(header) > 0 || r.GetCode() == 0 {
+		header["content-type"] = []string{contentType}
+	} else {
+		trailer["content-type"] = []string{contentType} // as where gRPC sends trailers only
+	}
+	if r.GetCode() != 0 {
+		failure := &spb.Status{Code: r.GetCode(), Message: r.GetText(), Details: r.GetDetails()}
+		info.Err = status.FromProto(failure).Err()
+		if len(r.GetDetails()) > 0 {
+			text, _ := proto.Marshal(failure)
+			trailer["grpc-status-details-bin"] = []string{string(text)}
+		}
+	} else if err := proto.Unmarshal(r.GetMessage(), c.response); err != nil {
+		info.Err = status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
+	}
+	if len(trailer) > 0 {
+		info.Trailer = trailer
+	}
+	for _, to := range c.asked.header {
+		*to = header
+	}
+	for _, to := range c.asked.trailer {
+		*to = trailer
+	}
+	c.done(info)
+	return info.Err
+}
+
+const contentType = "application/grpc"

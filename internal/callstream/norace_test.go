@@ -1,0 +1,5 @@
+//go:build !race
+
+package callstream
+
+const raceEnabled = false

@@ -1,0 +1,6 @@
+//go:build race
+
+package callstream
+
+// raceEnabled is whether the race detector allocates beside the code.
+const raceEnabled = true
