@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
 
 // Client is the part of one channel. It is safe for concurrent use.
@@ -45,6 +47,8 @@ func Around(unary grpc.UnaryClientInterceptor, stream grpc.StreamClientIntercept
 	}
 }
 
+// unary carries a call over a stream of the connection that the policy picks, or leaves it to
+// gRPC: with the same pick, so that no call counts twice.
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	picker := c.picker.Load()
 	request, response, ok := messages(req, reply)
@@ -59,7 +63,6 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 	if err != nil { // gRPC knows how to wait, or what to return
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
-	to := &picked{result: result}
 	if on := c.connections.of(result.SubConn); on != nil {
 		on.ready(cc)
 		call := call{method: method, request: request, response: response, asked: asked, picked: result}
@@ -68,6 +71,7 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 			return err
 		}
 	}
+	to := &picked{result: result}
 	defer to.release()
 	return invoker(withPicked(ctx, to), method, req, reply, cc, opts...)
 }
@@ -224,35 +228,44 @@ func (c *call) write(ctx context.Context, s *stream) bool {
 func (c *call) read(s *stream) error {
 	r := &s.response
 	info := balancer.DoneInfo{BytesSent: true, BytesReceived: true}
-	header, trailer := metadata.MD{}, metadata.MD{}
-	decode(header, r.GetHeader())
-	decode(trailer, r.GetTrailer())
-	if len(header) > 0 || r.GetCode() == 0 {
-		header["content-type"] = []string{contentType}
-	} else {
-		trailer["content-type"] = []string{contentType} // as where gRPC sends trailers only
+	if len(r.GetTrailer()) > 0 || r.GetCode() != 0 {
+		info.Trailer = metadata.MD{}
+		decode(info.Trailer, r.GetTrailer())
 	}
 	if r.GetCode() != 0 {
-		failure := &spb.Status{Code: r.GetCode(), Message: r.GetText(), Details: r.GetDetails()}
-		info.Err = status.FromProto(failure).Err()
-		if len(r.GetDetails()) > 0 {
-			text, _ := proto.Marshal(failure)
-			trailer["grpc-status-details-bin"] = []string{string(text)}
-		}
+		info.Err = failure(r, info.Trailer)
 	} else if err := proto.Unmarshal(r.GetMessage(), c.response); err != nil {
 		info.Err = status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
 	}
-	if len(trailer) > 0 {
-		info.Trailer = trailer
-	}
 	for _, to := range c.asked.header {
-		*to = header
+		*to = metadata.MD{}
+		if decode(*to, r.GetHeader()); !onlyTrailer(r) {
+			to.Set("content-type", contentType)
+		}
 	}
 	for _, to := range c.asked.trailer {
-		*to = trailer
+		if *to = info.Trailer; *to == nil {
+			*to = metadata.MD{}
+		}
 	}
 	c.done(info)
 	return info.Err
 }
+
+// failure is the error of a response, with what gRPC shows of it in the trailer.
+func failure(r *callv1.ServeResponse, trailer metadata.MD) error {
+	all := &spb.Status{Code: r.GetCode(), Message: r.GetText(), Details: r.GetDetails()}
+	if onlyTrailer(r) {
+		trailer.Set("content-type", contentType)
+	}
+	if len(r.GetDetails()) > 0 {
+		text, _ := proto.Marshal(all)
+		trailer.Set("grpc-status-details-bin", string(text))
+	}
+	return status.FromProto(all).Err()
+}
+
+// onlyTrailer reports whether gRPC would have answered without a header.
+func onlyTrailer(r *callv1.ServeResponse) bool { return r.GetCode() != 0 && len(r.GetHeader()) == 0 }
 
 const contentType = "application/grpc"

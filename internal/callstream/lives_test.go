@@ -61,7 +61,7 @@ func TestACallThatEndsEarlyEndsItsHandler(t *testing.T) {
 		}
 		cancel()
 	}()
-	if _, err := call1(ctx, conn, does, "wait"); status.Code(err) != codes.Canceled {
+	if _, err := invoke(ctx, conn, does, "wait"); status.Code(err) != codes.Canceled {
 		t.Errorf("a call that is cancelled: %v, want CANCELLED", err)
 	}
 	if err := <-ended; err != context.Canceled {
@@ -70,11 +70,11 @@ func TestACallThatEndsEarlyEndsItsHandler(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	go func() { <-began }()
-	if _, err := call1(short, conn, does, "wait"); status.Code(err) != codes.DeadlineExceeded {
+	if _, err := invoke(short, conn, does, "wait"); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("a call that takes too long: %v, want DEADLINE_EXCEEDED", err)
 	}
 	<-ended
-	if got, err := call1(t.Context(), conn, does, "next"); got != "next" {
+	if got, err := invoke(t.Context(), conn, does, "next"); got != "next" {
 		t.Errorf("the call after them: %q, %v", got, err)
 	}
 }
@@ -105,7 +105,7 @@ func TestCallsBeyondTheStreams(t *testing.T) {
 	var running sync.WaitGroup
 	for range calls {
 		running.Go(func() {
-			if _, err := call1(t.Context(), conn, does, ""); err != nil {
+			if _, err := invoke(t.Context(), conn, does, ""); err != nil {
 				t.Error(err)
 			}
 		})
@@ -145,7 +145,7 @@ func TestADrainingServerLosesNoCall(t *testing.T) {
 				default:
 				}
 				text := fmt.Sprint(i, " ", n)
-				if got, err := call1(t.Context(), conn, does, text); err != nil || got != text {
+				if got, err := invoke(t.Context(), conn, does, text); err != nil || got != text {
 					t.Errorf("call %s: %q, %v", text, got, err)
 					return
 				}
@@ -182,7 +182,7 @@ func TestACallWhoseServerDies(t *testing.T) {
 		go e.Stop() // waits for the handler
 		close(release)
 	}()
-	_, err := call1(t.Context(), conn, does, "die")
+	_, err := invoke(t.Context(), conn, does, "die")
 	if code := status.Code(err); err != nil && code != codes.Unavailable {
 		t.Errorf("a call whose server has died: %v, want UNAVAILABLE", err)
 	}
@@ -209,7 +209,7 @@ func TestAServerWithoutStreams(t *testing.T) {
 			client := &Client{}
 			conn := dialTest(t, client, []string{e.address})
 			for range 200 {
-				if over, err := call1(t.Context(), conn, does, ""); err != nil || over == "true" {
+				if over, err := invoke(t.Context(), conn, does, ""); err != nil || over == "true" {
 					t.Fatalf("over a stream: %v, %v", over, err)
 				}
 				time.Sleep(50 * time.Microsecond)
@@ -244,13 +244,13 @@ func TestInterceptorsSeeEachCall(t *testing.T) {
 	mu.Lock()
 	methods = nil
 	mu.Unlock()
-	if _, err := call1(t.Context(), conn, does, "hello"); status.Code(err) != codes.Unauthenticated {
+	if _, err := invoke(t.Context(), conn, does, "hello"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("without a token: %v, want UNAUTHENTICATED", err)
 	}
-	if _, err := call1(metadata.AppendToOutgoingContext(t.Context(), "token", "right"), conn, does, "hello"); err != nil {
+	if _, err := invoke(metadata.AppendToOutgoingContext(t.Context(), "token", "right"), conn, does, "hello"); err != nil {
 		t.Errorf("with its token: %v", err)
 	}
-	if _, err := call1(t.Context(), conn, does, "hello"); status.Code(err) != codes.Unauthenticated {
+	if _, err := invoke(t.Context(), conn, does, "hello"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("on the same stream without one: %v, want UNAUTHENTICATED", err)
 	}
 	if !slices.Equal(methods, []string{does}) {
@@ -317,7 +317,7 @@ func TestACallAllocatesLess(t *testing.T) {
 	takesStreams(t, client, streams, 1)
 	allocations := func(conn *grpc.ClientConn) float64 {
 		return testing.AllocsPerRun(500, func() {
-			if _, err := call1(t.Context(), conn, does, "hello"); err != nil {
+			if _, err := invoke(t.Context(), conn, does, "hello"); err != nil {
 				t.Fatal(err)
 			}
 		})

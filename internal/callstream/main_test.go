@@ -57,7 +57,7 @@ type end struct {
 	streams atomic.Int64 // of Serve, that were opened
 }
 
-func serveTest(t *testing.T, do handler, opts ...grpc.ServerOption) *end {
+func serveTest(t testing.TB, do handler, opts ...grpc.ServerOption) *end {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -86,7 +86,7 @@ func serveTest(t *testing.T, do handler, opts ...grpc.ServerOption) *end {
 }
 
 // dialTest is a channel to the ends, with a client or without.
-func dialTest(t *testing.T, client *Client, addresses []string, opts ...grpc.DialOption) *grpc.ClientConn {
+func dialTest(t testing.TB, client *Client, addresses []string, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	found := manual.NewBuilderWithScheme("test")
 	state := resolver.State{}
@@ -108,7 +108,7 @@ func dialTest(t *testing.T, client *Client, addresses []string, opts ...grpc.Dia
 	return conn
 }
 
-func call1(ctx context.Context, conn *grpc.ClientConn, method, text string, opts ...grpc.CallOption) (string, error) {
+func invoke(ctx context.Context, conn *grpc.ClientConn, method, text string, opts ...grpc.CallOption) (string, error) {
 	response := new(wrapperspb.StringValue)
 	err := conn.Invoke(ctx, method, wrapperspb.String(text), response, opts...)
 	return response.GetValue(), err
@@ -121,10 +121,10 @@ func overStream(ctx context.Context) bool {
 }
 
 // takesStreams returns when calls of conn go over streams to each of n ends.
-func takesStreams(t *testing.T, client *Client, conn *grpc.ClientConn, n int) {
+func takesStreams(t testing.TB, client *Client, conn *grpc.ClientConn, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := call1(t.Context(), conn, does, "warm", grpc.WaitForReady(true)); err != nil {
+		if _, err := invoke(t.Context(), conn, does, "warm", grpc.WaitForReady(true)); err != nil {
 			t.Fatal(err)
 		}
 		ready := 0

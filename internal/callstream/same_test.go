@@ -34,7 +34,7 @@ func see(ctx context.Context, conn *grpc.ClientConn, method, text string) seen {
 	var header, trailer metadata.MD
 	var from peer.Peer
 	var s seen
-	got, err := call1(ctx, conn, method, text, grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from),
+	got, err := invoke(ctx, conn, method, text, grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from),
 		grpc.OnFinish(func(err error) { s.finished += fmt.Sprint("finished with ", status.Code(err)) }))
 	s.text, s.code, s.header, s.trailer = got, status.Code(err), sorted(header), sorted(trailer)
 	if err != nil {
@@ -178,10 +178,10 @@ func TestALargeResponse(t *testing.T) {
 	conn := dialTest(t, client, []string{e.address})
 	takesStreams(t, client, conn, 1)
 	for range 3 {
-		if _, err := call1(t.Context(), conn, does, "large"); status.Code(err) != codes.ResourceExhausted {
+		if _, err := invoke(t.Context(), conn, does, "large"); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("a response of 5 MiB: %v, want RESOURCE_EXHAUSTED", err)
 		}
-		if got, err := call1(t.Context(), conn, does, "small"); got != "small" {
+		if got, err := invoke(t.Context(), conn, does, "small"); got != "small" {
 			t.Errorf("the call after it: %q, %v", got, err)
 		}
 	}
@@ -204,7 +204,7 @@ func TestOptionsThatNeedAStreamOfTheirOwn(t *testing.T) {
 		"its credentials":  {grpc.PerRPCCredentials(nothing{}), "false"},
 		"a bound to retry": {grpc.MaxRetryRPCBufferSize(1), "false"},
 	} {
-		if got, err := call1(t.Context(), conn, does, "", test.option); err != nil || got != test.over {
+		if got, err := invoke(t.Context(), conn, does, "", test.option); err != nil || got != test.over {
 			t.Errorf("%s: over a stream: %v, %v, want %v", name, got, err, test.over)
 		}
 	}
