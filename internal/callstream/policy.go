@@ -122,6 +122,7 @@ func (p *policy) UpdateClientConnState(state balancer.ClientConnState) error {
 func (p *policy) NewSubConn(addresses []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
 	client, listener := p.client, opts.StateListener
 	if client == nil || listener == nil {
+		//lint:ignore SA1019 the policies inside give one address
 		return p.ClientConn.NewSubConn(addresses, opts)
 	}
 	var to balancer.SubConn // set before it connects
@@ -130,6 +131,7 @@ func (p *policy) NewSubConn(addresses []resolver.Address, opts balancer.NewSubCo
 		listener(state)
 	}
 	var err error
+	//lint:ignore SA1019 the policies inside give one address
 	to, err = p.ClientConn.NewSubConn(addresses, opts)
 	return to, err
 }
