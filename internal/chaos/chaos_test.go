@@ -192,6 +192,47 @@ func TestWhenCallsHaveMoved(t *testing.T) {
 	})
 }
 
+// No call may fail once the wanted state is reached, however many may before.
+func TestFailuresAfterAllIsWellAreMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{mesh: &mesh{}, row: row{wanted: "all is well", aim: aim{heal: time.Second, failed: 5, quiet: true}}}
+		seen := newTally()
+		failing := call{due: time.Now(), sent: time.Now(), err: status.Error(codes.Internal, "out of order")}
+		seen.done(failing)
+		time.Sleep(time.Second)
+		s.healedAt = time.Now()
+		if f := s.judge(seen, 0); len(f.Missed) != 0 {
+			t.Errorf("a call that failed before counts: %q", f.Missed)
+		}
+		time.Sleep(time.Second)
+		failing.sent = time.Now()
+		seen.done(failing)
+		if f := s.judge(seen, 0); len(f.Missed) != 1 || f.Missed[0] != "1 calls failed after: all is well" {
+			t.Errorf("missed is %q", f.Missed)
+		}
+	})
+}
+
+// Calls that move away in steps and back have turned once.
+func TestTurnsAreCounted(t *testing.T) {
+	for _, test := range []struct {
+		values       []float64
+		moves, turns int
+	}{
+		{[]float64{0, 0, 0}, 0, 0},
+		{[]float64{0.4, 1, 1, 0.4, 0}, 4, 1},
+		{[]float64{1, 0, 1, 0}, 4, 3},
+	} {
+		w := &swings{}
+		for _, v := range test.values {
+			w.take(v)
+		}
+		if moves, turns := w.read(); moves != test.moves || turns != test.turns {
+			t.Errorf("%v: %d moves and %d turns, want %d and %d", test.values, moves, turns, test.moves, test.turns)
+		}
+	}
+}
+
 // One instance of a whole mesh is far, whichever was stopped.
 func TestOneInstanceIsFar(t *testing.T) {
 	s := &site{hosts: []*hosts.Host{{}, {}, {}, {}}}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/internal/openloop"
@@ -42,6 +43,7 @@ type customer struct {
 	client    catalogv1.CatalogServiceClient
 	host      *hosts.Host
 	runtime   *meshlite.Runtime
+	page      *admin.Server // nil unless the row needs one
 }
 
 // needs are what a row asks of its customer.
@@ -53,7 +55,8 @@ type needs struct {
 	elsewhere   bool          // it tries elsewhere what no handler has seen
 	target      string        // what it calls, where that is not the service by its own name
 	hosts       bool          // it, Consul and the instances are on hosts of their own
-	retries     bool          // its calls are retried, each attempt within attemptTimeout
+	attempts    uint32        // that a call may have, each within attemptTimeout; 0 is one, without a bound
+	page        bool          // it serves its admin page
 }
 
 // newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
@@ -88,7 +91,27 @@ func newCustomer(host *hosts.Host, address string, n needs, folder string, log *
 		return nil, err
 	}
 	c.client = catalogv1.NewCatalogServiceClient(c.conn)
+	if n.page {
+		if err := c.servePage(); err != nil {
+			c.end()
+			return nil, err
+		}
+	}
 	return c, nil
+}
+
+// servePage serves the admin page of the runtime.
+func (c *customer) servePage() error {
+	handler, err := c.runtime.Handler()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	c.page = admin.Serve(listener, handler)
+	return nil
 }
 
 // directoryTransport is that of resolver/consul by default, from a host of its own.
@@ -105,11 +128,11 @@ func directoryTransport(host *hosts.Host) http.RoundTripper {
 // bare takes out of the contract what hides a fault: retries and the cache. What no
 // handler has seen is tried elsewhere where no rule says one attempt.
 func bare(n needs) *policyv1.ServicePolicy {
-	once, twice, never, attempt := uint32(1), uint32(2), "0s", attemptTimeout
+	once, never, attempt := uint32(1), "0s", attemptTimeout
 	policy := &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &never}}
 	switch {
-	case n.retries:
-		policy.Retry = &policyv1.RetryRule{MaxAttempts: &twice, PerAttemptTimeout: &attempt, Codes: []string{"UNAVAILABLE", "DEADLINE_EXCEEDED"}}
+	case n.attempts > 0:
+		policy.Retry = &policyv1.RetryRule{MaxAttempts: &n.attempts, PerAttemptTimeout: &attempt, Codes: []string{"UNAVAILABLE", "DEADLINE_EXCEEDED"}}
 	case !n.elsewhere:
 		policy.Retry = &policyv1.RetryRule{MaxAttempts: &once}
 	}
@@ -123,14 +146,20 @@ func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {
 
 // share is the part of all calls that an arm of the service has now, by the client's own metrics.
 // It is -1 for an arm that there is not.
-func (c *customer) share(arm string) float64 {
+func (c *customer) share(arm string) float64 { return c.ofArm("meshlite_route_arm_share_ratio", arm) }
+
+// away is the part of all calls that go to failover targets now, by the same.
+func (c *customer) away() float64 { return c.ofArm("meshlite_route_arm_failover_ratio", service) }
+
+// ofArm is the value of a gauge of an arm.
+func (c *customer) ofArm(gauge, arm string) float64 {
 	families, err := c.runtime.Registry().Gather()
 	if err != nil {
 		return -1
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "meshlite_route_arm_share_ratio" && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
+			if f.GetName() == gauge && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
 				return l.GetName() == "arm" && l.GetValue() == arm
 			}) {
 				return m.GetGauge().GetValue()
@@ -164,6 +193,9 @@ func (c *customer) call(ctx context.Context, due time.Time) {
 // end waits for the calls in flight and closes the client.
 func (c *customer) end() {
 	c.loop.Finish()
+	if c.page != nil {
+		_ = c.page.Close() // nobody asks it any more
+	}
 	c.conn.Close()
 	c.directory.Close()
 }

@@ -68,6 +68,9 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 	} else if s.row.aim.inFlight && n > f.InFlight {
 		miss("%d calls failed that were not in flight there", n-f.InFlight)
 	}
+	if n := seen.failedSince(s.healedAt); s.row.aim.quiet && n > 0 {
+		miss("%d calls failed after: %s", n, s.row.wanted)
+	}
 	if f.Calls == 0 {
 		miss("no call was sent")
 	}

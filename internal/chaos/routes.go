@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ func routeRows() []row {
 		// Case T3
 		name: "arm-emptied", short: true,
 		does:    fmt.Sprintf("the only instance of an arm with %d %% of the calls is killed with SIGKILL; calls are retried", canary),
-		needs:   needs{retries: true},
+		needs:   needs{attempts: 2},
 		prepare: splitCanary,
 		inject:  killInstance,
 		wanted:  "the client gives the arm no share, and the other all calls", healed: emptied,
@@ -48,11 +49,12 @@ func routeRows() []row {
 // arms are the subsets of the service, by the instances of each.
 type arms map[string][]*shop.Instance
 
-// filter is the expression of Consul that has these instances and no others.
+// filter is the expression of Consul that has these instances of one machine and no others.
 func filter(instances []*shop.Instance) string {
 	var all []string
 	for _, i := range instances {
-		all = append(all, fmt.Sprintf("Service.ID == %q", i.ID))
+		_, port, _ := net.SplitHostPort(i.Address)
+		all = append(all, "Service.Port == "+port)
 	}
 	return strings.Join(all, " or ")
 }
@@ -104,11 +106,14 @@ func splitCanary(ctx context.Context, s *scene) error {
 	if err := steady(ctx, s); err != nil {
 		return err
 	}
-	if got := s.customer.share(two); math.Abs(100*got-canary) > 0.1 {
+	if got := s.customer.share(two); !nearPercent(got, canary) {
 		return fmt.Errorf("v2 has the share %v of the calls, not %d %%", got, canary)
 	}
 	return nil
 }
+
+// nearPercent reports whether a part is that many percent, to the tenth.
+func nearPercent(part, percent float64) bool { return math.Abs(100*part-percent) <= 0.1 }
 
 // emptied reports whether all calls go to v1.
 func emptied(_ context.Context, s *scene) bool {

@@ -109,6 +109,18 @@ func (t *tally) read() figures {
 	return t.figures
 }
 
+// failedSince is how many of the calls that were sent after since have failed.
+func (t *tally) failedSince(since time.Time) (n uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.failures {
+		if c.sent.After(since) {
+			n++
+		}
+	}
+	return n
+}
+
 // inFlight are the failed calls that were on their way to an instance when it
 // ended. The client could not have known.
 func (t *tally) inFlight(address string, ended time.Time) uint64 {
