@@ -3,6 +3,7 @@ package chaos
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/admin"
@@ -44,6 +46,8 @@ type customer struct {
 	host      *hosts.Host
 	runtime   *meshlite.Runtime
 	page      *admin.Server // nil unless the row needs one
+
+	neighbours []*grpc.ClientConn // to other services, without calls
 }
 
 // needs are what a row asks of its customer.
@@ -57,6 +61,7 @@ type needs struct {
 	hosts       bool          // it, Consul and the instances are on hosts of their own
 	attempts    uint32        // that a call may have, each within attemptTimeout; 0 is one, without a bound
 	page        bool          // it serves its admin page
+	neighbours  int           // how many other services it has channels to
 }
 
 // newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
@@ -91,13 +96,36 @@ func newCustomer(host *hosts.Host, address string, n needs, folder string, log *
 		return nil, err
 	}
 	c.client = catalogv1.NewCatalogServiceClient(c.conn)
-	if n.page {
-		if err := c.servePage(); err != nil {
-			c.end()
-			return nil, err
-		}
+	if err := c.complete(n, log); err != nil {
+		c.end()
+		return nil, err
 	}
 	return c, nil
+}
+
+// complete opens what is needed beside the channel.
+func (c *customer) complete(n needs, log *slog.Logger) error {
+	for i := range n.neighbours {
+		conn, err := meshlite.NewClient("consul:///"+neighbour(i), meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory),
+			meshlite.WithLogger(log), meshlite.WithRuntime(c.runtime))
+		if err != nil {
+			return err
+		}
+		conn.Connect()
+		c.neighbours = append(c.neighbours, conn)
+	}
+	if n.page {
+		return c.servePage()
+	}
+	return nil
+}
+
+// neighbour is the name of another service.
+func neighbour(n int) string { return fmt.Sprintf("neighbour-%d", n) }
+
+// neighboursReady reports whether the channels to other services are connected.
+func (c *customer) neighboursReady() bool {
+	return !slices.ContainsFunc(c.neighbours, func(conn *grpc.ClientConn) bool { return conn.GetState() != connectivity.Ready })
 }
 
 // servePage serves the admin page of the runtime.
@@ -197,5 +225,8 @@ func (c *customer) end() {
 		_ = c.page.Close() // nobody asks it any more
 	}
 	c.conn.Close()
+	for _, conn := range c.neighbours {
+		conn.Close()
+	}
 	c.directory.Close()
 }

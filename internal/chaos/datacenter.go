@@ -111,7 +111,8 @@ func killDatacenter(ctx context.Context, s *scene) error {
 	if err != nil {
 		return fmt.Errorf("not all calls have failed over: %w", err)
 	}
-	s.say("all calls are away after %.2fs", took.Seconds())
+	s.figures = fmt.Sprintf("all calls were away after %.0f ms", inMillis(took))
+	s.say("%s", s.figures)
 	return pause(ctx, s.lasts)
 }
 
@@ -144,7 +145,7 @@ func allAtHome(_ context.Context, s *scene) bool {
 func movedOnce(s *scene) error {
 	s.second.swings.end()
 	moves, turns := s.second.swings.read()
-	s.say("the share of the calls that are away has changed %d times, and turned %d times", moves, turns)
+	s.figures += fmt.Sprintf("; their share has changed %d times, and turned %d times", moves, turns)
 	if turns != 1 {
 		return fmt.Errorf("the share of the calls that are away has turned %d times, not once", turns)
 	}

@@ -40,10 +40,13 @@ type scene struct {
 	healedAt time.Time   // when the wanted state was reached
 	second   *datacenter // nil unless the row has one
 
-	beside      []string // ids of registrations that an orchestrator has made
-	arms        arms     // that calls are routed to, nil for none
-	to          string   // the arm that has all calls
-	reconnected []string // what there was to say of connections before arms were given up
+	beside      []string        // ids of registrations that an orchestrator has made
+	arms        arms            // that calls are routed to, nil for none
+	to          string          // the arm that has all calls
+	wroteAt     time.Time       // when that was written
+	moves       []time.Duration // how long after it the last call was sent to another arm
+	figures     string          // what was measured beside the time to heal
+	reconnected []string        // what there was to say of connections before arms were given up
 
 	counted   map[string]uint64 // calls that each instance had answered by countedAt
 	countedAt time.Time

@@ -96,6 +96,13 @@ func (t *tally) answers(address string, since time.Time) bool {
 	return t.answered[address].After(since)
 }
 
+// lastAnswered is when the last call was sent that the instance has answered, zero for none.
+func (t *tally) lastAnswered(address string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.answered[address]
+}
+
 // answeredBy is how many calls each instance has answered, by address.
 func (t *tally) answeredBy() map[string]uint64 {
 	t.mu.Lock()
