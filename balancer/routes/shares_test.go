@@ -230,7 +230,7 @@ func TestFailoverIsInProportion(t *testing.T) {
 	})
 }
 
-// Case T4: each part of the calls is home when it has held for the delay, not a delay after the last.
+// Case T4
 func TestInstancesThatReturnOneByOneGetTheirPartAfterTheDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)
