@@ -109,7 +109,8 @@ type Route struct {
 	Target string // the ID of the target in the chain
 	// Destination identifies what answers, in all chains and processes.
 	Destination string
-	Retry       *Retry // nil is the method's policy alone
+	Retry       *Retry        // nil is the method's policy alone
+	Timeout     time.Duration // of the call with its attempts; 0 is the policy's alone
 }
 
 // Retry is what a route adds to the retry rule of a method. Only calls that may run twice are
