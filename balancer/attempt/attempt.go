@@ -81,6 +81,16 @@ func (r *Record) Tried(address string) bool {
 	return false
 }
 
+// SentTo is how many earlier attempts of the same call were sent to a target of its chain.
+func (r *Record) SentTo(target string) (n int) {
+	for p := r.previous; p != nil; p = p.previous {
+		if route := p.Route(); route != nil && route.Target == target {
+			n++
+		}
+	}
+	return n
+}
+
 // Kind is the kind of a call. Pickers need it, since the latency of a stream is the time to its
 // first response and not to its end.
 type Kind uint32
