@@ -333,6 +333,11 @@ func useEverything(t *testing.T, m *mesh) {
 			t.Fatalf("%v, want %v", err, want)
 		}
 	}
+	// Too late.
+	late, _ := m.client("consul:///catalog", meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{Timeout: proto.String("1us")}}))
+	if _, err := late.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "z"}); status.Code(err) != codes.DeadlineExceeded {
+		t.Fatalf("%v, want DEADLINE_EXCEEDED", err)
+	}
 	// By a chain of routes.
 	for _, entry := range []string{speaksGRPC, `{"Kind": "service-defaults", "Name": "candy", "Protocol": "grpc"}`,
 		`{"Kind": "service-resolver", "Name": "candy", "Redirect": {"Service": "catalog"}}`} {

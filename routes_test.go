@@ -48,6 +48,7 @@ type versioned struct {
 	version string
 	seen    atomic.Pointer[metadata.MD]
 	failing atomic.Bool
+	stuck   atomic.Bool
 	calls   atomic.Int64
 }
 
@@ -56,6 +57,9 @@ func (v *versioned) GetSweet(ctx context.Context, _ *catalogv1.GetSweetRequest) 
 	md, _ := metadata.FromIncomingContext(ctx)
 	v.seen.Store(&md)
 	_ = grpc.SetHeader(ctx, metadata.Pairs("x-internal", "secret"))
+	if v.stuck.Load() {
+		<-ctx.Done()
+	}
 	if v.failing.Load() {
 		return nil, status.Error(codes.Unavailable, "failing")
 	}
@@ -121,6 +125,27 @@ func TestCallsGoByTheChainOfTheirService(t *testing.T) {
 		if md := *two.seen.Load(); len(md["x-arm"]) != 1 || md["x-arm"][0] != "canary" || header["x-internal"] != nil || len(header["x-by"]) != 1 {
 			t.Errorf("the canary receives %v, its caller %v", md, header)
 		}
+	})
+}
+
+// The timeout of a route ends a call with an error that names it, and is counted.
+func TestARouteBoundsItsCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := meshtest.New(t)
+		one, _ := serveVersion(mesh, "catalog", "1")
+		one.stuck.Store(true)
+		configure(t, mesh, speaksGRPC, `{"Kind": "service-router", "Name": "catalog", "Routes": [{
+			"Match": {"HTTP": {"PathPrefix": "/"}}, "Destination": {"RequestTimeout": "100ms"}}]}`)
+		client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+		begun := time.Now()
+		_, err := client.GetSweet(t.Context(), &catalogv1.GetSweetRequest{Id: "toffee"})
+		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), `(timeout of route "route 1", arm "catalog": 100ms)`) {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(begun); took != 100*time.Millisecond {
+			t.Errorf("the call took %v", took)
+		}
+		expect(t, mesh.Runtime, 1, "meshlite_timeouts_total", "timeout=route", "grpc_method=GetSweet")
 	})
 }
 

@@ -81,6 +81,16 @@ func (r *Record) Tried(address string) bool {
 	return false
 }
 
+// SentTo is how many earlier attempts of the same call were sent to a target of its chain.
+func (r *Record) SentTo(target string) (n int) {
+	for p := r.previous; p != nil; p = p.previous {
+		if route := p.Route(); route != nil && route.Target == target {
+			n++
+		}
+	}
+	return n
+}
+
 // Kind is the kind of a call. Pickers need it, since the latency of a stream is the time to its
 // first response and not to its end.
 type Kind uint32
@@ -109,7 +119,8 @@ type Route struct {
 	Target string // the ID of the target in the chain
 	// Destination identifies what answers, in all chains and processes.
 	Destination string
-	Retry       *Retry // nil is the method's policy alone
+	Retry       *Retry        // nil is the method's policy alone
+	Timeout     time.Duration // of the call with its attempts; 0 is the policy's alone
 }
 
 // Retry is what a route adds to the retry rule of a method. Only calls that may run twice are

@@ -1,6 +1,9 @@
 package routes
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // health is what is alive of a target.
 type health struct {
@@ -26,31 +29,29 @@ func part(usable, known int, threshold float64) float64 {
 // steady follows a part down at once, and up to the lowest value of the delay: one instance that
 // comes and goes moves calls once.
 type steady struct {
-	part    float64
-	started bool
-	rising  time.Time // since when it has been above part; zero is not
-	lowest  float64   // since then
+	part float64
+	held []held // rising, as many as there are values of instances at most
+}
+
+// held is the lowest value since a time.
+type held struct {
+	part  float64
+	since time.Time
 }
 
 // follow returns when it must be called again though nothing changes; 0 is never.
 func (s *steady) follow(present float64, now time.Time, delay time.Duration) time.Duration {
-	if !s.started {
-		s.started, s.part = true, present
+	since := now
+	for n := len(s.held); n > 0 && s.held[n-1].part >= present; n-- {
+		since, s.held = s.held[n-1].since, s.held[:n-1]
 	}
-	if present <= s.part {
-		s.part, s.rising = present, time.Time{}
+	s.held = append(s.held, held{present, since})
+	for len(s.held) > 1 && now.Sub(s.held[1].since) >= delay {
+		s.held = slices.Delete(s.held, 0, 1)
+	}
+	s.part = s.held[0].part
+	if len(s.held) == 1 {
 		return 0
 	}
-	if s.rising.IsZero() {
-		s.rising, s.lowest = now, present
-	}
-	s.lowest = min(s.lowest, present)
-	if now.Sub(s.rising) >= delay {
-		s.part, s.rising, s.lowest = s.lowest, now, present
-		if present <= s.part {
-			s.rising = time.Time{}
-			return 0
-		}
-	}
-	return delay - now.Sub(s.rising)
+	return delay - now.Sub(s.held[1].since)
 }

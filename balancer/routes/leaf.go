@@ -68,10 +68,14 @@ type ownPicker interface {
 	HasUntried(*attempt.Record) bool
 }
 
-// hasUntried reports whether an endpoint has no attempt of the call of record. Other policies
-// do not record attempts: they have one while they are ready.
-func (l *live) hasUntried(record *attempt.Record) bool {
-	return l.own == nil || l.own.HasUntried(record)
+// hasUntried reports whether an endpoint has no attempt of the call of record. Policies that are
+// not of this module do not record where an attempt went, and may pick an endpoint twice: they are
+// tried as often as they have endpoints.
+func (l *live) hasUntried(record *attempt.Record, target string) bool {
+	if l.own == nil {
+		return l.usable > record.SentTo(target)
+	}
+	return l.own.HasUntried(record)
 }
 
 // list sets what the resolver gives for the target.

@@ -149,7 +149,9 @@ func (f *fleet) try(ctx context.Context, record *attempt.Record) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	result.Done(success)
+	if result.Done != nil {
+		result.Done(success)
+	}
 	return balancertest.IndexOf(result), nil
 }
 

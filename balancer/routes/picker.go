@@ -124,7 +124,7 @@ func (to *place) alternative(record *attempt.Record) (other *place, wait bool) {
 	l := to.leaf.live.Load()
 	retry := record != nil && record.Number() > 1
 	dead := l == nil || l.dead
-	if !dead && !(retry && !(l.ready && l.hasUntried(record))) {
+	if !dead && !(retry && !(l.ready && l.hasUntried(record, to.Target))) {
 		return nil, false
 	}
 	for _, other := range to.others {
@@ -132,7 +132,7 @@ func (to *place) alternative(record *attempt.Record) (other *place, wait bool) {
 			continue
 		}
 		l := other.leaf.live.Load()
-		if l != nil && l.ready && !l.dead && (!retry || l.hasUntried(record)) {
+		if l != nil && l.ready && !l.dead && (!retry || l.hasUntried(record, other.Target)) {
 			return other, false
 		}
 		if dead && other.leaf.wanted.Load() && (l == nil || !l.dead) {

@@ -67,6 +67,46 @@ func TestARetryCrossesArmsWhenItsOwnIsTried(t *testing.T) {
 	})
 }
 
+// Policies of gRPC do not record attempts: a target is tried as often as it has endpoints.
+//
+// Case T8
+func TestARetryCrossesArmsOfForeignPolicies(t *testing.T) {
+	for _, tt := range []struct {
+		policy    string
+		connected group // of v1
+		want      []string
+	}{
+		{"round_robin", pair, []string{"v1", "v1", "v2"}},
+		{"pick_first", single, []string{"v1", "v2"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet(t)
+			f.config = `{"child": [{"` + tt.policy + `": {}}]}`
+			f.set(chainOf(arm("v1", 100), arm("v2", 0.0001)), pair, single2)
+			f.ready(tt.connected, single2)
+			settle()
+			for range 20 {
+				_, record, err := f.call(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				var path []string
+				for path = append(path, record.Route().Arm); record.HasUntried(); path = append(path, record.Route().Arm) {
+					if record = record.Next(); len(path) > 10 {
+						t.Fatalf("%s: attempts go on: %v", tt.policy, path)
+					}
+					if _, err = f.try(context.Background(), record); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if !slices.Equal(path, tt.want) {
+					t.Fatalf("%s: attempts go to %v, want %v", tt.policy, path, tt.want)
+				}
+			}
+		})
+	}
+}
+
 // A call whose target is lost between its choice and its pick goes to another target.
 func TestACallSurvivesTheLossOfItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -230,6 +230,32 @@ func TestFailoverIsInProportion(t *testing.T) {
 	})
 }
 
+// Case T4
+func TestInstancesThatReturnOneByOneGetTheirPartAfterTheDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		ten := group{id: "v1", first: 0, listed: 10}
+		f.set(chainOf(arm("v1", 100, "other")), ten, other)
+		f.ready(ten)
+		f.down(0, 1, 2, 3, 4, 5, 6, 7)
+		settle()
+		f.ready(other)
+		f.wantShares(1000, 0.002, map[int]float64{0: 0.4, 200: 0.6})
+		for i := range 3 { // one a second, up to half of them
+			f.back(i)
+			settle()
+			time.Sleep(time.Second)
+		}
+		f.wantShares(1000, 0.002, map[int]float64{0: 0.4, 200: 0.6})
+		time.Sleep(routes.DefaultFailbackDelay - 3*time.Second)
+		for _, home := range []float64{0.6, 0.8, 1} {
+			settle()
+			f.wantShares(1000, 0.002, map[int]float64{0: home, 200: 1 - home})
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 // The threshold bounds what failing instances cost the others: while instances are lost, no other
 // one gets more than 1/threshold times its calls before, and none below the threshold is kept from
 // what it can take. A service that runs at 60 % of its capacity needs at least 0.6.

@@ -23,7 +23,7 @@ func TestExplain(t *testing.T) {
 	}{
 		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
 		"nothing usable":       {nil, []string{"100% of such calls, although no target is usable", "! the contract is not read: connection error"}},
-		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "3s by the route", "policy\n", "(contract, "}},
+		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "timeout: 2s by the policy, less than the 3s of the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
 		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
 	} {

@@ -1,8 +1,10 @@
 package deadline_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -52,34 +55,121 @@ func call(ctx context.Context, d *deadline.Deadline, m *interceptors.CallMeta, i
 		})
 }
 
+// bounds reports whether d has calls of m end in time.
+func bounds(t *testing.T, d *deadline.Deadline, m *interceptors.CallMeta) (unary, stream bool) {
+	t.Helper()
+	see := func(bounded *bool) func(context.Context) error {
+		return func(ctx context.Context) error { _, *bounded = ctx.Deadline(); return nil }
+	}
+	if m.Side == interceptors.Server && d.UnaryServer(m) == nil && d.StreamServer(m) == nil {
+		return false, false
+	}
+	if err := errors.Join(call(t.Context(), d, m, see(&unary)), follow(t.Context(), d, m, see(&stream))); err != nil {
+		t.Fatal(err)
+	}
+	return unary, stream
+}
+
+// follow is call for a stream, which ends with what its inner part returns.
+func follow(ctx context.Context, d *deadline.Deadline, m *interceptors.CallMeta, inner func(context.Context) error) error {
+	if m.Side == interceptors.Server {
+		return d.StreamServer(m)(nil, open{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: method},
+			func(_ any, stream grpc.ServerStream) error { return inner(stream.Context()) })
+	}
+	stream, err := d.StreamClient(m)(ctx, &grpc.StreamDesc{ServerStreams: true}, nil, method,
+		func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+			return clientStream{end: func() error { return inner(ctx) }}, nil
+		})
+	if err == nil {
+		err = stream.RecvMsg(nil)
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return err
+}
+
+// clientStream ends with its first message.
+type clientStream struct {
+	grpc.ClientStream
+	end func() error
+}
+
+func (s clientStream) RecvMsg(any) error { return cmp.Or(s.end(), io.EOF) }
+
 func TestTimeoutIsSetOnItsSide(t *testing.T) {
 	d := build(t)
 	tests := []struct {
+		timeout        string
 		where          policyv1.Side
 		client, server bool
 	}{
-		{policyv1.Side_SIDE_UNSPECIFIED, true, false},
-		{policyv1.Side_SIDE_CLIENT, true, false},
-		{policyv1.Side_SIDE_SERVER, false, true},
-		{policyv1.Side_SIDE_BOTH, true, true},
+		{"2s", policyv1.Side_SIDE_UNSPECIFIED, true, false},
+		{"2s", policyv1.Side_SIDE_CLIENT, true, false},
+		{"2s", policyv1.Side_SIDE_SERVER, false, true},
+		{"2s", policyv1.Side_SIDE_BOTH, true, true},
+		{"0s", policyv1.Side_SIDE_BOTH, false, false},
 	}
 	for _, tt := range tests {
-		client, server := meta(interceptors.Client, "2s", tt.where), meta(interceptors.Server, "2s", tt.where)
-		if got := d.UnaryClient(client) != nil; got != tt.client {
-			t.Errorf("%v: unary on the client: %v", tt.where, got)
-		}
-		if got := d.StreamClient(client) != nil; got != tt.client {
-			t.Errorf("%v: stream on the client: %v", tt.where, got)
-		}
-		if got := d.UnaryServer(server) != nil; got != tt.server {
-			t.Errorf("%v: unary on the server: %v", tt.where, got)
-		}
-		if got := d.StreamServer(server) != nil; got != tt.server {
-			t.Errorf("%v: stream on the server: %v", tt.where, got)
+		for side, want := range map[interceptors.Side]bool{interceptors.Client: tt.client, interceptors.Server: tt.server} {
+			if unary, stream := bounds(t, d, meta(side, tt.timeout, tt.where)); unary != want || stream != want {
+				t.Errorf("%+v at %v: unary %t, stream %t, want %t", tt, side, unary, stream, want)
+			}
 		}
 	}
-	if d.UnaryClient(meta(interceptors.Client, "0s", policyv1.Side_SIDE_BOTH)) != nil {
-		t.Error("a timeout of 0s is none")
+}
+
+// The timeout of the route takes part, and the error and the event say whose it was.
+func TestTheShortestTimeoutHoldsAndIsNamed(t *testing.T) {
+	const ofPolicy, ofRoute = "timeout of the policy", `timeout of route "route 1", arm "v2"`
+	for _, tt := range []struct {
+		policy        string
+		route, caller time.Duration
+		want          time.Duration
+		named, result string
+	}{
+		{"2s", 0, 0, 2 * time.Second, ofPolicy + ": 2s", "policy"},
+		{"2s", 3 * time.Second, 0, 2 * time.Second, ofPolicy + ": 2s", "policy"},
+		{"2s", time.Second, 0, time.Second, ofRoute + ": 1s", "route"},
+		{"0s", time.Second, 0, time.Second, ofRoute + ": 1s", "route"},
+		{"0s", time.Second, time.Minute, time.Second, ofRoute + ": 1s", "route"},
+		{"2s", 3 * time.Second, time.Second, time.Second, "", ""},
+		{"0s", -1, time.Second, time.Second, "", ""}, // a route without, whatever the resolver says
+	} {
+		for kind, run := range map[string]func(context.Context, *deadline.Deadline, *interceptors.CallMeta, func(context.Context) error) error{"unary": call, "stream": follow} {
+			synctest.Test(t, func(t *testing.T) {
+				var results []string
+				d := build(t, deadline.WithObserver(interceptors.ObserverFunc(func(_ context.Context, _ *interceptors.CallMeta, e interceptors.Event) {
+					results = append(results, e.Result())
+				})))
+				record := attempt.New()
+				record.SetRoute(&attempt.Route{Name: "route 1", Arm: "v2", Timeout: tt.route})
+				ctx := attempt.NewContext(t.Context(), record)
+				if tt.caller > 0 {
+					timed, cancel := context.WithTimeout(ctx, tt.caller)
+					defer cancel()
+					ctx = timed
+				}
+				start := time.Now()
+				late := interceptors.Logged(status.Error(codes.DeadlineExceeded, "too slow"))
+				err := run(ctx, d, meta(interceptors.Client, tt.policy, policyv1.Side_SIDE_CLIENT), func(ctx context.Context) error {
+					<-ctx.Done()
+					return late
+				})
+				if took := time.Since(start); took != tt.want || status.Code(err) != codes.DeadlineExceeded && tt.named != "" {
+					t.Errorf("%s, %+v: %v after %v", kind, tt, err, took)
+				}
+				if tt.named == "" && err != late || !strings.Contains(err.Error(), tt.named) {
+					t.Errorf("%s, %+v: the error is %v", kind, tt, err)
+				}
+				if !interceptors.IsLogged(err) {
+					t.Errorf("%s, %+v: what the error wraps is lost", kind, tt)
+				}
+				if got := strings.Join(results, " "); got != tt.result {
+					t.Errorf("%s, %+v: observed %q", kind, tt, got)
+				}
+			})
+		}
 	}
 }
 

@@ -34,5 +34,5 @@ func Example() {
 		})
 	fmt.Println(err)
 	// Output:
-	// rpc error: code = DeadlineExceeded desc = context deadline exceeded
+	// rpc error: code = DeadlineExceeded desc = context deadline exceeded (timeout of the policy: 10ms)
 }

@@ -210,7 +210,7 @@ func TestEventsAreCounted(t *testing.T) {
 		&retry.Attempt{Code: codes.Unavailable, Verdict: retry.Again},
 		&retry.Attempt{Code: codes.OK, Verdict: retry.Answered},
 		&retry.Attempt{Code: codes.Code(99), Verdict: retry.Final},
-		cache.Hit, verdict{"customer", "refused"}, &recovery.Panic{Value: "no sweets left"}, deadline.Exceeded{},
+		cache.Hit, verdict{"customer", "refused"}, &recovery.Panic{Value: "no sweets left"}, deadline.Exceeded{}, deadline.Exceeded{Route: true},
 	} {
 		m.Observe(t.Context(), meta, e)
 	}
@@ -221,6 +221,8 @@ func TestEventsAreCounted(t *testing.T) {
 		{"meshlite_cache_requests_total", "result", "hit"},
 		{"meshlite_ratelimit_requests_total", "limit", "customer", "result", "refused"},
 		{"meshlite_panics_total"},
+		{"meshlite_timeouts_total", "timeout", "policy"},
+		{"meshlite_timeouts_total", "timeout", "route"},
 	} {
 		labels = append(labels, "grpc_service", "sweetshop.catalog.v1.CatalogService", "grpc_method", "GetSweet")
 		if got := sum(t, registry, labels[0], labels[1:]...); got != 1 {

@@ -399,15 +399,17 @@ func classOf(ctx context.Context, code codes.Code, served bool) class {
 }
 
 // Observe counts an event of another concern: attempts in grpc_client_attempts_total, and
-// the results of cache, limits and recovery in meshlite_cache_requests_total,
-// meshlite_ratelimit_requests_total, meshlite_concurrency_requests_total and
-// meshlite_panics_total. Others are not counted.
+// the results of cache, limits, timeouts and recovery in meshlite_cache_requests_total,
+// meshlite_ratelimit_requests_total, meshlite_concurrency_requests_total,
+// meshlite_timeouts_total and meshlite_panics_total. Others are not counted.
 func (m *Metrics) Observe(_ context.Context, meta *interceptors.CallMeta, e interceptors.Event) {
 	switch e.Stage() {
 	case interceptors.Cache:
 		m.cache.count(meta, e.Result(), "")
 	case interceptors.Concurrency:
 		m.concurrency.count(meta, e.Result(), "")
+	case interceptors.Deadline:
+		m.timeouts.count(meta, e.Result(), "")
 	case interceptors.Recovery:
 		m.panics.count(meta, "", "")
 	case interceptors.RateLimit:

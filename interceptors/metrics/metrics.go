@@ -27,6 +27,7 @@ type Metrics struct {
 	concurrency *events
 	panics      *events
 	unbounded   *events
+	timeouts    *events
 }
 
 // New registers the collectors, or shares those that another Metrics has
@@ -52,6 +53,8 @@ func New(opts ...Option) (*Metrics, error) {
 			"Calls of methods with a concurrency limit, by what became of them.", "refused", "result"),
 		panics: newEvents(r, seen, "meshlite_panics_total",
 			"Panics turned into INTERNAL.", ""),
+		timeouts: newEvents(r, seen, "meshlite_timeouts_total",
+			"Calls that failed when the timeout of their policy or route was over.", "", "timeout"),
 		unbounded: newEvents(r, seen, "grpc_client_without_deadline_total",
 			"Unary calls begun without a deadline, of their context or their policy.", ""),
 	}

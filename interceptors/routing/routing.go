@@ -1,5 +1,6 @@
 // Package routing sends each call where a chain of routes says: it chooses route, arm and target,
-// changes metadata as they say, and bounds the call by their timeout.
+// and changes metadata as they say. Package deadline bounds the call by the timeout of its route,
+// and package retry adds what the route says of retries.
 //
 //	routed, err := routing.New(router)
 //	chain, err := interceptors.Chain(interceptors.Client, policies, routed)
@@ -15,10 +16,8 @@
 package routing
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -113,9 +112,6 @@ func apply(all []route.Headers, md metadata.MD) {
 	}
 }
 
-// timeout is that of the route, or else of the arm's resolver; 0 is none.
-func (to routed) timeout() time.Duration { return cmp.Or(to.Route.Timeout, to.Arm.Timeout) }
-
 // UnaryClient routes the calls of a method.
 func (r *Routing) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -127,11 +123,6 @@ func (r *Routing) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientIntercepto
 		}
 		if to.record == nil {
 			return invoker(ctx, method, req, reply, cc, opts...)
-		}
-		if d := to.timeout(); d > 0 {
-			bounded, cancel := context.WithTimeout(ctx, d)
-			defer cancel()
-			ctx = bounded
 		}
 		err = rpc.ErrPanic
 		defer func() { r.count(to, err) }()
@@ -172,14 +163,7 @@ func (r *Routing) StreamClient(*interceptors.CallMeta) grpc.StreamClientIntercep
 		if to.record == nil {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		cancel := func() {}
-		if d := to.timeout(); d > 0 {
-			ctx, cancel = context.WithTimeout(ctx, d)
-		}
-		stream, err := rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {
-			r.count(to, err)
-			cancel()
-		})
+		stream, err := rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) { r.count(to, err) })
 		if err != nil || len(to.Arm.Response) == 0 {
 			return stream, err
 		}

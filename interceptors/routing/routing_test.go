@@ -2,7 +2,6 @@ package routing_test
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -172,40 +171,6 @@ func TestHeadersAreChangedInTheOrderOfTheChain(t *testing.T) {
 		if kept["server"] == nil || sent["x-arm"] != nil || sent["x-secret"] == nil {
 			t.Errorf("%s: what server and caller had was changed: %v, %v", name, kept, sent)
 		}
-	}
-}
-
-func TestTheShortestTimeoutHolds(t *testing.T) {
-	for _, tt := range []struct{ route, arm, caller, want time.Duration }{
-		{time.Second, 0, 0, time.Second},
-		{time.Second, 2 * time.Second, 0, time.Second},
-		{2 * time.Second, time.Second, 0, 2 * time.Second},
-		{0, time.Second, 0, time.Second},
-		{2 * time.Second, 0, time.Second, time.Second},
-		{0, 0, 0, 0},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			unary, stream := part(t, to(route.Route{Name: "route 1", Timeout: tt.route}, route.Arm{Name: "v2", Timeout: tt.arm}))
-			ctx := t.Context()
-			if tt.caller > 0 {
-				bounded, cancel := context.WithTimeout(ctx, tt.caller)
-				defer cancel()
-				ctx = bounded
-			}
-			for _, call := range []func(context.Context, func(context.Context) (metadata.MD, error)) (metadata.MD, error){unary, stream} {
-				start := time.Now()
-				_, err := call(ctx, func(ctx context.Context) (metadata.MD, error) {
-					deadline, ok := ctx.Deadline()
-					if ok != (tt.want > 0) || ok && deadline.Sub(start) != tt.want {
-						t.Errorf("%+v: the deadline is after %v", tt, deadline.Sub(start))
-					}
-					return nil, errors.New("ended")
-				})
-				if err == nil {
-					t.Error("the error of the call is lost")
-				}
-			}
-		})
 	}
 }
 

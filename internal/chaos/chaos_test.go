@@ -123,6 +123,7 @@ func TestAimsAreJudged(t *testing.T) {
 
 func TestTableNamesWhatWasMissed(t *testing.T) {
 	good := judged(aim{heal: time.Second}, figures{calls: 100, worst: 5 * time.Millisecond}, 500*time.Millisecond, nil)
+	good.Figures = "moved after 6 ms"
 	bad := judged(aim{heal: 3 * time.Second, inFlight: true}, figures{calls: 100, failed: 1}, 0, nil)
 	bad.Failed, bad.InFlight, bad.Name, bad.reasons = 3, 2, "two", map[string]uint64{"Unavailable: gone": 3}
 	result := &Result{Registry: "consul 1.2.3", Rate: 300, Faults: []Fault{good, bad}, trouble: "level=WARN"}
@@ -136,6 +137,8 @@ consul 1.2.3, 3 instances, 300 calls a second, no retries
   FAULT  CALLS  FAILED           WORST CALL  TIME TO HEAL  AIM
 ✓ one    100    0                5 ms        0.5 s         0 failed, healed within 1s
 ✗ two    100    3 (2 in flight)  0 ms        0.0 s         only what was in flight there failed, healed within 3s
+
+one: moved after 6 ms
 
 two: something
   missed: 1 calls failed that were not in flight there
@@ -190,6 +193,47 @@ func TestWhenCallsHaveMoved(t *testing.T) {
 		time.Sleep(moved)
 		expect("when nobody answers", false)
 	})
+}
+
+// No call may fail once the wanted state is reached, however many may before.
+func TestFailuresAfterAllIsWellAreMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{mesh: &mesh{}, row: row{wanted: "all is well", aim: aim{heal: time.Second, failed: 5, quiet: true}}}
+		seen := newTally()
+		failing := call{due: time.Now(), sent: time.Now(), err: status.Error(codes.Internal, "out of order")}
+		seen.done(failing)
+		time.Sleep(time.Second)
+		s.healedAt = time.Now()
+		if f := s.judge(seen, 0); len(f.Missed) != 0 {
+			t.Errorf("a call that failed before counts: %q", f.Missed)
+		}
+		time.Sleep(time.Second)
+		failing.due, failing.sent = time.Now(), time.Now()
+		seen.done(failing)
+		if f := s.judge(seen, 0); len(f.Missed) != 1 || f.Missed[0] != "1 calls failed after: all is well" {
+			t.Errorf("missed is %q", f.Missed)
+		}
+	})
+}
+
+// Calls that move away in steps and back have turned once.
+func TestTurnsAreCounted(t *testing.T) {
+	for _, test := range []struct {
+		values       []float64
+		moves, turns int
+	}{
+		{[]float64{0, 0, 0}, 0, 0},
+		{[]float64{0.4, 1, 1, 0.4, 0}, 4, 1},
+		{[]float64{1, 0, 1, 0}, 4, 3},
+	} {
+		w := &swings{}
+		for _, v := range test.values {
+			w.take(v)
+		}
+		if moves, turns := w.read(); moves != test.moves || turns != test.turns {
+			t.Errorf("%v: %d moves and %d turns, want %d and %d", test.values, moves, turns, test.moves, test.turns)
+		}
+	}
 }
 
 // One instance of a whole mesh is far, whichever was stopped.

@@ -3,6 +3,7 @@ package chaos
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,8 +12,10 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/hosts"
 	"github.com/meshlite-go/meshlite/internal/openloop"
@@ -42,6 +45,9 @@ type customer struct {
 	client    catalogv1.CatalogServiceClient
 	host      *hosts.Host
 	runtime   *meshlite.Runtime
+	page      *admin.Server // nil unless the row needs one
+
+	neighbours []*grpc.ClientConn // to other services, without calls
 }
 
 // needs are what a row asks of its customer.
@@ -53,7 +59,9 @@ type needs struct {
 	elsewhere   bool          // it tries elsewhere what no handler has seen
 	target      string        // what it calls, where that is not the service by its own name
 	hosts       bool          // it, Consul and the instances are on hosts of their own
-	retries     bool          // its calls are retried, each attempt within attemptTimeout
+	attempts    uint32        // that a call may have, each within attemptTimeout; 0 is one, without a bound
+	page        bool          // it serves its admin page
+	neighbours  int           // how many other services it has channels to
 }
 
 // newCustomer makes a client of the agent at address. It makes no calls yet. Folder is
@@ -88,7 +96,50 @@ func newCustomer(host *hosts.Host, address string, n needs, folder string, log *
 		return nil, err
 	}
 	c.client = catalogv1.NewCatalogServiceClient(c.conn)
+	if err := c.complete(n, log); err != nil {
+		c.end()
+		return nil, err
+	}
 	return c, nil
+}
+
+// complete opens what is needed beside the channel.
+func (c *customer) complete(n needs, log *slog.Logger) error {
+	for i := range n.neighbours {
+		conn, err := meshlite.NewClient("consul:///"+neighbour(i), meshlite.WithPlaintext(), meshlite.WithDirectory(c.directory),
+			meshlite.WithLogger(log), meshlite.WithRuntime(c.runtime))
+		if err != nil {
+			return err
+		}
+		conn.Connect()
+		c.neighbours = append(c.neighbours, conn)
+	}
+	if n.page {
+		return c.servePage()
+	}
+	return nil
+}
+
+// neighbour is the name of another service.
+func neighbour(n int) string { return fmt.Sprintf("neighbour-%d", n) }
+
+// neighboursReady reports whether the channels to other services are connected.
+func (c *customer) neighboursReady() bool {
+	return !slices.ContainsFunc(c.neighbours, func(conn *grpc.ClientConn) bool { return conn.GetState() != connectivity.Ready })
+}
+
+// servePage serves the admin page of the runtime.
+func (c *customer) servePage() error {
+	handler, err := c.runtime.Handler()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	c.page = admin.Serve(listener, handler)
+	return nil
 }
 
 // directoryTransport is that of resolver/consul by default, from a host of its own.
@@ -105,11 +156,11 @@ func directoryTransport(host *hosts.Host) http.RoundTripper {
 // bare takes out of the contract what hides a fault: retries and the cache. What no
 // handler has seen is tried elsewhere where no rule says one attempt.
 func bare(n needs) *policyv1.ServicePolicy {
-	once, twice, never, attempt := uint32(1), uint32(2), "0s", attemptTimeout
+	once, never, attempt := uint32(1), "0s", attemptTimeout
 	policy := &policyv1.MethodPolicy{Cache: &policyv1.CacheRule{Ttl: &never}}
 	switch {
-	case n.retries:
-		policy.Retry = &policyv1.RetryRule{MaxAttempts: &twice, PerAttemptTimeout: &attempt, Codes: []string{"UNAVAILABLE", "DEADLINE_EXCEEDED"}}
+	case n.attempts > 0:
+		policy.Retry = &policyv1.RetryRule{MaxAttempts: &n.attempts, PerAttemptTimeout: &attempt, Codes: []string{"UNAVAILABLE", "DEADLINE_EXCEEDED"}}
 	case !n.elsewhere:
 		policy.Retry = &policyv1.RetryRule{MaxAttempts: &once}
 	}
@@ -123,14 +174,20 @@ func (c *customer) dial(ctx context.Context, address string) (net.Conn, error) {
 
 // share is the part of all calls that an arm of the service has now, by the client's own metrics.
 // It is -1 for an arm that there is not.
-func (c *customer) share(arm string) float64 {
+func (c *customer) share(arm string) float64 { return c.ofArm("meshlite_route_arm_share_ratio", arm) }
+
+// away is the part of all calls that go to failover targets now, by the same.
+func (c *customer) away() float64 { return c.ofArm("meshlite_route_arm_failover_ratio", service) }
+
+// ofArm is the value of a gauge of an arm.
+func (c *customer) ofArm(gauge, arm string) float64 {
 	families, err := c.runtime.Registry().Gather()
 	if err != nil {
 		return -1
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "meshlite_route_arm_share_ratio" && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
+			if f.GetName() == gauge && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
 				return l.GetName() == "arm" && l.GetValue() == arm
 			}) {
 				return m.GetGauge().GetValue()
@@ -164,6 +221,12 @@ func (c *customer) call(ctx context.Context, due time.Time) {
 // end waits for the calls in flight and closes the client.
 func (c *customer) end() {
 	c.loop.Finish()
+	if c.page != nil {
+		_ = c.page.Close() // nobody asks it any more
+	}
 	c.conn.Close()
+	for _, conn := range c.neighbours {
+		conn.Close()
+	}
 	c.directory.Close()
 }

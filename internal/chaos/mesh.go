@@ -24,6 +24,7 @@ type mesh struct {
 	registry string // "consul 1.22.7"
 	site     *site  // nil for this machine
 	consul   *consulagent.Agent
+	programs string // as in parts
 	agent    agent
 	shop     *shop.Shop
 	living   []*shop.Instance // oldest first
@@ -53,15 +54,14 @@ func findParts(programs string) (p parts, err error) {
 // mesh owns it.
 func openMesh(ctx context.Context, p parts, at *site, trouble *child.Tail, say func(string, ...any)) (_ *mesh, err error) {
 	say("starting consul %s and %d catalogs%s", p.version, size, at.words())
-	m := &mesh{registry: "consul " + p.version, site: at, trouble: trouble, say: say}
+	m := &mesh{registry: "consul " + p.version, site: at, programs: p.programs, trouble: trouble, say: say}
 	m.log = slog.New(slog.NewTextHandler(m.trouble, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if m.consul, err = consulagent.StartOn(ctx, at.consul(), p.consul); err != nil {
 		at.close()
 		return nil, err
 	}
 	m.agent = newAgent(m.consul.Address, at.consul())
-	registry := &shop.Registry{Name: m.registry, Address: m.consul.Address, Transport: directoryTransport(at.consul())}
-	if m.shop, err = shop.Open(registry, shop.Options{Dir: p.programs}); err != nil {
+	if m.shop, err = m.openShop(m.consul); err != nil {
 		m.consul.Kill()
 		at.close()
 		return nil, err
@@ -74,6 +74,11 @@ func openMesh(ctx context.Context, p parts, at *site, trouble *child.Tail, say f
 		return nil, err
 	}
 	return m, nil
+}
+
+// openShop makes a shop of what registers with an agent.
+func (m *mesh) openShop(at *consulagent.Agent) (*shop.Shop, error) {
+	return shop.Open(&shop.Registry{Name: m.registry, Address: at.Address, Transport: directoryTransport(m.site.consul())}, shop.Options{Dir: m.programs})
 }
 
 // close ends all processes and waits.

@@ -33,7 +33,7 @@ func networkRows() []row {
 	}, {
 		name: "host-unreachable-retried", lasts: 30 * time.Second, lastsShort: 10 * time.Second,
 		does:   "the same, and calls are retried; one attempt has " + attemptTimeout,
-		needs:  needs{hosts: true, retries: true},
+		needs:  needs{hosts: true, attempts: 2},
 		inject: isolateFar, heal: healNetwork,
 		wanted: "it is called again", healed: farCalled,
 		aim: aim{heal: farHeal},

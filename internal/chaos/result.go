@@ -28,10 +28,11 @@ type Fault struct {
 	Does     string  `json:"does"`
 	Calls    uint64  `json:"calls"`
 	Failed   uint64  `json:"failed"`
-	InFlight uint64  `json:"in_flight"` // failed calls on their way to an instance when it was killed
-	Worst    float64 `json:"worst_ms"`  // from when the call was due
-	Heal     float64 `json:"heal_ms"`   // from the end of the fault, or from a kill
-	Healed   string  `json:"healed"`    // what was waited for
+	InFlight uint64  `json:"in_flight"`         // failed calls on their way to an instance when it was killed
+	Worst    float64 `json:"worst_ms"`          // from when the call was due
+	Heal     float64 `json:"heal_ms"`           // from the end of the fault, or from a kill
+	Healed   string  `json:"healed"`            // what was waited for
+	Figures  string  `json:"figures,omitempty"` // what else was measured
 	Aim      string  `json:"aim"`
 	// Missed lists the aims that were missed, "" if none was.
 	Missed []string `json:"missed"`
@@ -51,7 +52,7 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 	read := seen.read()
 	f := Fault{
 		Name: s.row.name, Does: s.row.does, Healed: s.row.wanted, Aim: s.row.aim.String(),
-		Calls: read.calls, Failed: read.failed, Worst: inMillis(read.worst), Heal: inMillis(took),
+		Calls: read.calls, Failed: read.failed, Worst: inMillis(read.worst), Heal: inMillis(took), Figures: s.figures,
 		Missed: []string{}, late: read.late, reasons: seen.reasons,
 	}
 	miss := func(format string, args ...any) { f.Missed = append(f.Missed, fmt.Sprintf(format, args...)) }
@@ -67,6 +68,9 @@ func (s *scene) judge(seen *tally, took time.Duration, errs ...error) Fault {
 		miss("%d calls failed", n)
 	} else if s.row.aim.inFlight && n > f.InFlight {
 		miss("%d calls failed that were not in flight there", n-f.InFlight)
+	}
+	if n := seen.failedSince(s.healedAt); s.row.aim.quiet && n > 0 {
+		miss("%d calls failed after: %s", n, s.row.wanted)
 	}
 	if f.Calls == 0 {
 		miss("no call was sent")
@@ -130,7 +134,24 @@ func (r *Result) WriteTable(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if err := r.writeFigures(w); err != nil {
+		return err
+	}
 	return r.writeMissed(w)
+}
+
+func (r *Result) writeFigures(w io.Writer) error {
+	var text strings.Builder
+	for _, f := range r.Faults {
+		if f.Figures != "" {
+			fmt.Fprintf(&text, "\n%s: %s", f.Name, f.Figures)
+		}
+	}
+	if text.Len() > 0 {
+		text.WriteString("\n")
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
 }
 
 func (r *Result) writeMissed(w io.Writer) error {

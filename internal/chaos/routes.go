@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +21,9 @@ const (
 	canary   = 10         // percent of the calls to v2
 
 	shifts = 12
+	// neighbours are services that the client calls, too. Each has two watches, of its instances and
+	// of its chain; with more than 60 they would take turns.
+	neighbours = 29
 	// moved is how long no call may go to the arm that has none any more.
 	moved = 200 * time.Millisecond
 )
@@ -29,7 +34,7 @@ func routeRows() []row {
 		// Case T3
 		name: "arm-emptied", short: true,
 		does:    fmt.Sprintf("the only instance of an arm with %d %% of the calls is killed with SIGKILL; calls are retried", canary),
-		needs:   needs{retries: true},
+		needs:   needs{attempts: 2},
 		prepare: splitCanary,
 		inject:  killInstance,
 		wanted:  "the client gives the arm no share, and the other all calls", healed: emptied,
@@ -37,10 +42,11 @@ func routeRows() []row {
 	}, {
 		// Case T6
 		name: "arm-shifted", lasts: 3 * time.Second, lastsShort: time.Second, times: shifts,
-		does:    fmt.Sprintf("a service-splitter is written, which moves all calls from one arm to the other, %d times", shifts),
+		does:    fmt.Sprintf("a service-splitter is written, which moves all calls from one arm to the other, %d times; the client has %d watches", shifts, 2*(neighbours+1)),
+		needs:   needs{neighbours: neighbours},
 		prepare: splitWhole,
 		inject:  shift,
-		wanted:  fmt.Sprintf("all calls of %v go to the other arm", moved), healed: shifted,
+		wanted:  fmt.Sprintf("all calls of %v go to the other arm", moved), healed: shifted, judged: movedWithin,
 		aim: aim{heal: time.Second},
 	}}
 }
@@ -48,11 +54,12 @@ func routeRows() []row {
 // arms are the subsets of the service, by the instances of each.
 type arms map[string][]*shop.Instance
 
-// filter is the expression of Consul that has these instances and no others.
+// filter is the expression of Consul that has these instances of one machine and no others.
 func filter(instances []*shop.Instance) string {
 	var all []string
 	for _, i := range instances {
-		all = append(all, fmt.Sprintf("Service.ID == %q", i.ID))
+		_, port, _ := net.SplitHostPort(i.Address)
+		all = append(all, "Service.Port == "+port)
 	}
 	return strings.Join(all, " or ")
 }
@@ -104,11 +111,14 @@ func splitCanary(ctx context.Context, s *scene) error {
 	if err := steady(ctx, s); err != nil {
 		return err
 	}
-	if got := s.customer.share(two); math.Abs(100*got-canary) > 0.1 {
+	if got := s.customer.share(two); !nearPercent(got, canary) {
 		return fmt.Errorf("v2 has the share %v of the calls, not %d %%", got, canary)
 	}
 	return nil
 }
+
+// nearPercent reports whether a part is that many percent, to the tenth.
+func nearPercent(part, percent float64) bool { return math.Abs(100*part-percent) <= 0.1 }
 
 // emptied reports whether all calls go to v1.
 func emptied(_ context.Context, s *scene) bool {
@@ -119,6 +129,9 @@ func emptied(_ context.Context, s *scene) bool {
 func splitWhole(ctx context.Context, s *scene) error {
 	s.touchAll() // an arm without calls is not connected
 	if err := route(ctx, s, 0, arms{one: slices.Clone(s.living[:1]), two: slices.Clone(s.living[1:])}); err != nil {
+		return err
+	}
+	if err := registerNeighbours(ctx, s); err != nil {
 		return err
 	}
 	s.to = one
@@ -141,7 +154,49 @@ func shift(ctx context.Context, s *scene) error {
 		s.to = one
 	}
 	s.say("all calls shall go to %s", s.to)
+	s.wroteAt = time.Now()
 	return split(ctx, s, weight)
+}
+
+// registerNeighbours registers the other services of the client, each with an instance, and waits
+// for their watches.
+func registerNeighbours(ctx context.Context, s *scene) error {
+	host, port, err := net.SplitHostPort(s.living[0].Address)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	for n := range s.row.needs.neighbours {
+		name := neighbour(n)
+		s.beside = append(s.beside, name)
+		if err := s.agent.put(ctx, "/v1/agent/service/register", map[string]any{"ID": name, "Name": name, "Address": host, "Port": number}); err != nil {
+			return err
+		}
+	}
+	if _, err := await(ctx, wholePatience, func(context.Context) bool { return s.customer.neighboursReady() }); err != nil {
+		return fmt.Errorf("not all of the client's services are connected: %w", err)
+	}
+	return nil
+}
+
+// movedWithin measures how long the other arm has had calls.
+func movedWithin(s *scene) error {
+	var last time.Duration
+	for name, instances := range s.arms {
+		for _, i := range instances {
+			if name != s.to {
+				last = max(last, s.customer.tally.lastAnswered(i.Address).Sub(s.wroteAt))
+			}
+		}
+	}
+	s.moves = append(s.moves, last)
+	slices.Sort(s.moves)
+	s.figures = fmt.Sprintf("from the write to the last call to the other arm %.0f ms, and %.0f ms at most, of %d writes",
+		inMillis(s.moves[len(s.moves)/2]), inMillis(s.moves[len(s.moves)-1]), len(s.moves))
+	return nil
 }
 
 // shifted reports whether all calls go to the arm that has them.

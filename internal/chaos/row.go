@@ -23,6 +23,7 @@ type row struct {
 
 	wanted string // the state that has healed, in words
 	healed func(context.Context, *scene) bool
+	judged func(*scene) error // what else must hold then; nil for nothing
 
 	aim aim
 }
@@ -38,6 +39,8 @@ type aim struct {
 	// failed allows that many calls to fail: those by which a client detects an
 	// unhealthy instance.
 	failed uint64
+	// quiet allows no call to fail that is sent once the wanted state is reached.
+	quiet bool
 }
 
 func (a aim) String() string {
@@ -47,6 +50,9 @@ func (a aim) String() string {
 		failed = "only what was in flight there failed"
 	case a.failed > 0:
 		failed += " or less"
+	}
+	if a.quiet {
+		failed += " and none later"
 	}
 	return fmt.Sprintf("%s, healed within %v", failed, a.heal)
 }

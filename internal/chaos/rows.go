@@ -131,7 +131,7 @@ func rows() []row {
 		inject:  startWithoutConsul, heal: startConsul,
 		wanted: "all registered again", healed: allRegistered,
 		aim: aim{heal: twoHeartbeats},
-	}}, slices.Concat(orchestratorRows(), routeRows(), adviceRows(), networkRows())...)
+	}}, slices.Concat(orchestratorRows(), routeRows(), canaryRows(), datacenterRows(), adviceRows(), networkRows())...)
 }
 
 func names() string {

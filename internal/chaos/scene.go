@@ -37,10 +37,16 @@ type scene struct {
 	dead    []string     // ids of registrations without an instance
 	ended   time.Time    // of what was killed, or of what was wrong with an instance
 
-	beside      []string // ids of registrations that an orchestrator has made
-	arms        arms     // that calls are routed to, nil for none
-	to          string   // the arm that has all calls
-	reconnected []string // what there was to say of connections before arms were given up
+	healedAt time.Time   // when the wanted state was reached
+	second   *datacenter // nil unless the row has one
+
+	beside      []string        // ids of registrations that an orchestrator has made
+	arms        arms            // that calls are routed to, nil for none
+	to          string          // the arm that has all calls
+	wroteAt     time.Time       // when that was written
+	moves       []time.Duration // how long after it the last call was sent to another arm
+	figures     string          // what was measured beside the time to heal
+	reconnected []string        // what there was to say of connections before arms were given up
 
 	counted   map[string]uint64 // calls that each instance had answered by countedAt
 	countedAt time.Time
@@ -114,6 +120,7 @@ func (s *scene) leave() {
 	if s.silent != nil {
 		s.silent.Close()
 	}
+	s.second.close()
 	if s.proxy != nil {
 		s.proxy.Close()
 	}
@@ -156,9 +163,13 @@ func (s *scene) once(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	took, err := await(ctx, s.row.aim.heal+wholePatience, func(ctx context.Context) bool { return s.row.healed(ctx, s) })
+	s.healedAt = time.Now()
 	s.say("%s: %s after %.1fs", s.row.name, s.row.wanted, took.Seconds())
 	if errors.Is(err, errPatience) {
 		err = nil // the measured time exceeds the aim
+	}
+	if err == nil && s.row.judged != nil {
+		err = s.row.judged(s)
 	}
 	return took, err
 }

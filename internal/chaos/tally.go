@@ -96,6 +96,13 @@ func (t *tally) answers(address string, since time.Time) bool {
 	return t.answered[address].After(since)
 }
 
+// lastAnswered is when the last call was sent that the instance has answered, zero for none.
+func (t *tally) lastAnswered(address string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.answered[address]
+}
+
 // answeredBy is how many calls each instance has answered, by address.
 func (t *tally) answeredBy() map[string]uint64 {
 	t.mu.Lock()
@@ -107,6 +114,18 @@ func (t *tally) read() figures {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.figures
+}
+
+// failedSince is how many of the calls that were sent after since have failed.
+func (t *tally) failedSince(since time.Time) (n uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.failures {
+		if c.sent.After(since) {
+			n++
+		}
+	}
+	return n
 }
 
 // inFlight are the failed calls that were on their way to an instance when it

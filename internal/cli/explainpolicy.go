@@ -3,9 +3,11 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -66,25 +68,41 @@ func shortMS(ms float64) string {
 	return short(time.Duration(min(max(ms, -mostSeconds*1000), mostSeconds*1000) * float64(time.Millisecond)))
 }
 
+// addTimeout adds what bounds the call: once where all arms have the same timeout.
 func (n *node) addTimeout(e *explain.Explanation) {
-	var all []string
-	if e.Timeout > 0 {
-		all = append(all, shortMS(e.Timeout)+" by the policy")
-	}
-	seen := map[float64]bool{}
+	var arms []routes.ArmExplanation
 	for _, arm := range e.Routing.Arms {
-		if arm.Timeout > 0 && !seen[arm.Timeout] {
-			seen[arm.Timeout] = true
-			all = append(all, shortMS(arm.Timeout)+" by the route")
+		if arm.Share > 0 {
+			arms = append(arms, arm)
 		}
 	}
-	switch len(all) {
-	case 0:
-		n.add("timeout: that of the caller alone")
-	case 1:
-		n.add("timeout: %s", all[0])
+	if len(arms) == 0 {
+		n.add("timeout: %s", timeoutText(e.Timeout, 0))
+		return
+	}
+	for i, arm := range arms {
+		switch text := timeoutText(e.Timeout, arm.Timeout); {
+		case slices.ContainsFunc(arms, func(a routes.ArmExplanation) bool { return a.Timeout != arm.Timeout }):
+			n.add("timeout of arm %s: %s", arm.Name, text)
+		case i == 0:
+			n.add("timeout: %s", text)
+		}
+	}
+}
+
+// timeoutText is the shorter one of the timeouts of a policy and a route, where 0 is none.
+func timeoutText(policy, route float64) string {
+	switch {
+	case policy <= 0 && route <= 0:
+		return "that of the caller alone"
+	case route <= 0:
+		return shortMS(policy) + " by the policy"
+	case policy <= 0:
+		return shortMS(route) + " by the route"
+	case policy <= route:
+		return fmt.Sprintf("%s by the policy, less than the %s of the route", shortMS(policy), shortMS(route))
 	default:
-		n.add("timeout: the shortest of %s", strings.Join(all, ", "))
+		return fmt.Sprintf("%s by the route, less than the %s of the policy", shortMS(route), shortMS(policy))
 	}
 }
 
@@ -95,7 +113,7 @@ func (n *node) addRetry(e *explain.Explanation) {
 		return
 	}
 	if r.Why != "" {
-		n.add("at most %d attempts, only if no handler has run: %s; %.3g retries left in the budget", r.Attempts, r.Why, r.Left)
+		n.add("at most %d attempts, only if no handler has run: %s%s; %.3g retries left in the budget", r.Attempts, r.Why, crossing(&e.Routing), r.Left)
 		return
 	}
 	text := fmt.Sprintf("at most %d attempts, after %s", r.Attempts, strings.Join(r.Codes, " or "))
@@ -106,7 +124,23 @@ func (n *node) addRetry(e *explain.Explanation) {
 	if r.AttemptTimeout > 0 {
 		text += ", each for " + shortMS(r.AttemptTimeout)
 	}
-	n.add("%s; %.3g retries left in the budget", text, r.Left)
+	n.add("%s%s; %.3g retries left in the budget", text, crossing(&e.Routing), r.Left)
+}
+
+// crossing says where a retry goes whose own target has no instance that the call has not tried.
+func crossing(r *routes.Explanation) string {
+	targets := map[string]bool{}
+	for _, arm := range r.Arms {
+		for _, t := range arm.Targets {
+			if arm.Weight > 0 && t.Connected && t.Usable > 0 {
+				targets[t.ID] = true
+			}
+		}
+	}
+	if len(targets) < 2 {
+		return ""
+	}
+	return ", in another arm or failover target when its own has no instance left"
 }
 
 func (n *node) addCache(s *cache.Standing) {

@@ -61,6 +61,7 @@ type Agent struct {
 
 	path     string
 	host     *hosts.Host
+	joined   *Agent // of another datacenter, which it joins when it starts; nil for none
 	ports    []int
 	security *Security // nil: everything in plaintext, and no ACLs
 	client   *http.Client
@@ -73,27 +74,45 @@ func Start(ctx context.Context, path string) (*Agent, error) { return StartOn(ct
 
 // StartOn is Start on a host of its own.
 func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error) {
-	return start(ctx, host, path, nil)
+	return start(ctx, &Agent{path: path, host: host})
 }
+
+// StartBeside is Start of the agent of a second datacenter, dc2, that the one of a, dc1, can reach
+// when it returns.
+func (a *Agent) StartBeside(ctx context.Context) (*Agent, error) {
+	beside, err := start(ctx, &Agent{path: a.path, host: a.host, joined: a})
+	if err != nil {
+		return beside, err
+	}
+	// The list of its nodes comes from there, through this agent.
+	if err := a.poll(ctx, "/v1/catalog/nodes?dc="+secondDatacenter); err != nil {
+		beside.Kill()
+		return nil, fmt.Errorf("consul at %s does not reach the datacenter of the one at %s: %w\n%s", a.Address, beside.Address, err, beside.log.Last(10))
+	}
+	return beside, nil
+}
+
+const secondDatacenter = "dc2"
 
 // StartSecured is Start with TLS on both APIs, encrypted gossip, and ACLs that deny.
 func StartSecured(ctx context.Context, path string, security Security) (*Agent, error) {
-	return start(ctx, nil, path, &security)
+	return start(ctx, &Agent{path: path, security: &security})
 }
 
-func start(ctx context.Context, host *hosts.Host, path string, security *Security) (*Agent, error) {
+// start completes a and runs it.
+func start(ctx context.Context, a *Agent) (*Agent, error) {
 	ports, err := freeport.Ports(6)
 	if err != nil {
 		return nil, err
 	}
-	at := func(n int) string { return net.JoinHostPort(host.Address(), strconv.Itoa(ports[n])) }
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: host.Dialer(net.Dialer{})}
-	if security != nil {
-		if transport.TLSClientConfig, err = security.clientConfig(); err != nil {
+	at := func(n int) string { return net.JoinHostPort(a.host.Address(), strconv.Itoa(ports[n])) }
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: a.host.Dialer(net.Dialer{})}
+	if a.security != nil {
+		if transport.TLSClientConfig, err = a.security.clientConfig(); err != nil {
 			return nil, err
 		}
 	}
-	a := &Agent{Address: at(0), DNS: at(4), GRPC: at(5), path: path, host: host, ports: ports, security: security, client: &http.Client{Transport: transport}}
+	a.Address, a.DNS, a.GRPC, a.ports, a.client = at(0), at(4), at(5), ports, &http.Client{Transport: transport}
 	return a, a.Start(ctx)
 }
 
@@ -101,17 +120,22 @@ func start(ctx context.Context, host *hosts.Host, path string, security *Securit
 // was registered.
 func (a *Agent) Start(ctx context.Context) error {
 	a.log = &child.Tail{}
-	a.cmd = exec.Command(a.path, append([]string{"agent", "-dev", "-log-level=warn",
+	flags := append([]string{"agent", "-dev", "-log-level=warn",
 		"-bind=" + a.host.Address(), "-client=" + a.host.Address(), "-node=meshlite",
 		"-server-port=" + strconv.Itoa(a.ports[1]),
 		"-serf-lan-port=" + strconv.Itoa(a.ports[2]), "-serf-wan-port=" + strconv.Itoa(a.ports[3]),
-		"-dns-port=" + strconv.Itoa(a.ports[4])}, a.security.flags(a.ports[0], a.ports[5])...)...)
+		"-dns-port=" + strconv.Itoa(a.ports[4])}, a.security.flags(a.ports[0], a.ports[5])...)
+	if a.joined != nil {
+		flags = append(flags, "-datacenter="+secondDatacenter,
+			"-retry-join-wan="+net.JoinHostPort(a.joined.host.Address(), strconv.Itoa(a.joined.ports[3])))
+	}
+	a.cmd = exec.Command(a.path, flags...)
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.SysProcAttr = child.OwnGroup()
 	if err := a.host.Do(a.cmd.Start); err != nil {
 		return fmt.Errorf("consul: %w", err)
 	}
-	if err := a.wait(ctx); err != nil {
+	if err := a.poll(ctx, "/v1/catalog/nodes"); err != nil { // it has a leader when its own is there
 		a.Kill()
 		return fmt.Errorf("consul did not get ready at %s: %w\n%s", a.Address, err, a.log.Last(10))
 	}
@@ -124,12 +148,12 @@ func (a *Agent) Restart(ctx context.Context) error {
 	return a.Start(ctx)
 }
 
-// wait polls until the agent has a leader and its own node.
-func (a *Agent) wait(ctx context.Context) error {
+// poll waits until path lists the node of an agent.
+func (a *Agent) poll(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		if nodes, err := a.Send(ctx, http.MethodGet, "/v1/catalog/nodes", nil); err == nil && strings.Contains(string(nodes), `"meshlite"`) {
+		if nodes, err := a.Send(ctx, http.MethodGet, path, nil); err == nil && strings.Contains(string(nodes), `"meshlite"`) {
 			return nil
 		}
 		select {

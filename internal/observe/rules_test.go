@@ -84,7 +84,7 @@ func TestEachAlertHelps(t *testing.T) {
 			for what, pattern := range map[string]string{
 				"a severity":                 `severity: (page|ticket)`,
 				"a summary":                  `summary: ".{10,}"`,
-				"a command of the tool":      "(?s)description: .*`meshlite (check|endpoints|intentions check|limits|cache stats|certs)[^`]*`",
+				"a command of the tool":      "(?s)description: .*`meshlite (check|endpoints|intentions check|limits|cache stats|certs|routes)[^`]*`",
 				"its section of the runbook": `runbook_url: https://\S+/deploy/prometheus/RUNBOOK\.md#` + strings.ToLower(name) + `\n?`,
 			} {
 				if !regexp.MustCompile(pattern).MatchString(rule) {

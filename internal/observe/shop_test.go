@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -26,9 +27,10 @@ import (
 // unasked are panels of what the shop does not have while it is well, by their titles, with
 // the reason.
 var unasked = map[string]string{
-	"Concurrency":             "no contract of the shop has a concurrency limit",
-	"Refused for concurrency": "no contract of the shop has a concurrency limit",
-	"Panics":                  "no handler of the shop panics, and the series begins with the first",
+	"Concurrency":              "no contract of the shop has a concurrency limit",
+	"Refused for concurrency":  "no contract of the shop has a concurrency limit",
+	"Calls by verified caller": "the shop is in plaintext here, and such callers are not counted",
+	"Panics":                   "no handler of the shop panics, and the series begins with the first",
 }
 
 // A real Prometheus finds the real shop through a real Consul: every panel of every
@@ -54,6 +56,7 @@ func TestPrometheusWatchesTheShop(t *testing.T) {
 		}
 		instances[service] = append(instances[service], instance)
 	}
+	routeCatalog(t, registry.Address, instances["catalog"])
 	prometheus := startPrometheus(t, registry.Address)
 	visit(t, s)
 
@@ -97,6 +100,32 @@ func TestPrometheusWatchesTheShop(t *testing.T) {
 		}
 	}
 	rulesAreWell(prometheus)
+}
+
+// routeCatalog has each instance of the catalog be an arm of its routes.
+func routeCatalog(t *testing.T, agent string, instances []*shop.Instance) {
+	t.Helper()
+	filter := func(i int) string {
+		return fmt.Sprintf(`{"Filter": %q}`, fmt.Sprintf("Service.ID == %q", instances[i].ID))
+	}
+	for _, entry := range []string{
+		`{"Kind": "service-defaults", "Name": "catalog", "Protocol": "grpc"}`,
+		fmt.Sprintf(`{"Kind": "service-resolver", "Name": "catalog", "Subsets": {"v1": %s, "v2": %s}}`, filter(0), filter(1)),
+		`{"Kind": "service-splitter", "Name": "catalog", "Splits": [{"ServiceSubset": "v1", "Weight": 50}, {"ServiceSubset": "v2", "Weight": 50}]}`,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+agent+"/v1/config", strings.NewReader(entry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Fatalf("Consul answers %s to %s", response.Status, entry)
+		}
+	}
 }
 
 // open builds the services and opens an empty shop on a real Consul.

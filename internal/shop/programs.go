@@ -50,6 +50,19 @@ func findPrograms(dir string) (programs, error) {
 		strings.Join(missing, ", "), strings.Join(dirs, ", "))
 }
 
+// Program returns the path of a program that is installed beside those of the services: in dir
+// if it is given, else where Open looks for them.
+func Program(dir, name string) (string, error) {
+	dirs, onPath := []string{dir}, dir == ""
+	if onPath {
+		dirs = programDirs()
+	}
+	if path := findProgram(name, dirs, onPath); path != "" {
+		return path, nil
+	}
+	return "", fmt.Errorf("the program %s is not in %s: build it with `make build`", name, strings.Join(dirs, ", "))
+}
+
 // programDirs are where a built tree or an installation has its programs.
 func programDirs() []string {
 	var dirs []string

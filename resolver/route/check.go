@@ -57,8 +57,8 @@ func (c *Chain) compile() (all problems) {
 		all.addf("the chain has %d targets: write %d at most, each is watched", len(c.Targets), maxTargets)
 		return all
 	}
-	c.matchers = make([]matcher, len(c.Routes))
-	names, arms := map[string]bool{}, 0
+	c.matchers, c.gates = make([]matcher, len(c.Routes)), make([]gate, len(c.Routes))
+	names, keys, arms := map[string]bool{}, map[string]int{}, 0
 	for i, r := range c.Routes {
 		if r == nil {
 			all.addf("route %d is null", i+1)
@@ -72,11 +72,13 @@ func (c *Chain) compile() (all problems) {
 		if c.matchers[i], err = compile(&r.Match); err != nil {
 			all.addf("%s: %v", r.Name, err)
 		}
-		c.readsMetadata = c.readsMetadata || slices.ContainsFunc(c.matchers[i].fields, func(f field) bool { return f.from == metadata })
+		c.gates[i] = c.matchers[i].path.gate()
+		c.matchers[i].number(keys)
 		if arms += len(r.Arms); arms <= maxArms {
 			c.checkRoute(r, &all)
 		}
 	}
+	c.readsMetadata = len(keys) > 0
 	if arms > maxArms {
 		all.addf("the routes have %d arms: write %d at most", arms, maxArms)
 	}

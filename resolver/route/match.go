@@ -62,8 +62,8 @@ func (c *Chain) match(r *request) (*Route, int) {
 	if c.Check() != nil {
 		return nil, -1
 	}
-	for i := range c.matchers {
-		if m := &c.matchers[i]; !m.path.excludes(r.path) && m.matches(r) {
+	for i := range c.gates {
+		if c.gates[i].open(r.path) && c.matchers[i].matches(r) {
 			return c.Routes[i], i
 		}
 	}

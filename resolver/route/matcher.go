@@ -19,14 +19,14 @@ type request struct {
 	query        Metadata // of HTTP
 
 	// What was last found in md: routes often match the same key one after the other.
-	key   string
-	found []string
+	number int // of the key
+	found  []string
 }
 
-// values returns the values of a metadata key.
-func (r *request) values(key string) []string {
-	if r.md != nil && r.key != key {
-		r.key, r.found = key, r.md.Get(key)
+// values returns the values of the metadata key of f.
+func (r *request) values(f *field) []string {
+	if r.number != f.number && r.md != nil {
+		r.number, r.found = f.number, r.md.Get(f.key)
 	}
 	return r.found
 }
@@ -39,7 +39,7 @@ type matcher struct {
 }
 
 func (m *matcher) matches(r *request) bool {
-	if !m.path.matches(r.path) || !m.takes(r.method) {
+	if m.path.kind != anything && !m.path.matches(r.path) || !m.takes(r.method) {
 		return false
 	}
 	for i := range m.fields {
@@ -48,6 +48,20 @@ func (m *matcher) matches(r *request) bool {
 		}
 	}
 	return true
+}
+
+// number gives the fields of metadata the numbers of their keys.
+func (m *matcher) number(keys map[string]int) {
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.from != metadata {
+			continue
+		}
+		if keys[f.key] == 0 {
+			keys[f.key] = len(keys) + 1
+		}
+		f.number = keys[f.key]
+	}
 }
 
 func (m *matcher) takes(method string) bool {
@@ -83,6 +97,7 @@ const (
 // field is a condition on a header or a parameter of a query.
 type field struct {
 	from   source
+	number int // of a metadata key among those of the chain, from 1
 	key    string
 	text   text // of the kind anything: presence
 	invert bool
@@ -102,7 +117,7 @@ func (f *field) value(r *request) (value string, present, known bool) {
 		}
 		values = values[:min(len(values), 1)]
 	default:
-		values = r.values(f.key)
+		values = r.values(f)
 	}
 	switch {
 	case present:
@@ -123,7 +138,7 @@ func (f *field) value(r *request) (value string, present, known bool) {
 
 func (f *field) holds(r *request) bool {
 	if f.from == metadata && f.text.kind != anything {
-		switch values := r.values(f.key); {
+		switch values := r.values(f); {
 		case len(values) == 0:
 			return false
 		case len(values) == 1 && len(values[0]) <= f.text.most: // as nearly always
@@ -175,7 +190,6 @@ type text struct {
 	kind       kind
 	want       string
 	ignoreCase bool // of ASCII
-	literal    bool // exact or prefix, and not ignoreCase
 	re         *regexp.Regexp
 	most       int // bytes of what is matched
 }
@@ -206,10 +220,26 @@ func (t *text) matches(s string) bool {
 	}
 }
 
-// excludes is a quick test that most texts fail: that of the last letter that must be equal.
-func (t *text) excludes(s string) bool {
+// gate is a quick test of two letters, which most texts that do not match fail. The zero value is
+// open.
+type gate struct {
+	length       uint16 // at least; at most maxValue
+	middle, last byte
+}
+
+// gate is that of t: it is open for all but exact and prefix, and where case is ignored.
+func (t *text) gate() gate {
 	n := len(t.want)
-	return t.literal && (len(s) < n || s[n-1] != t.want[n-1])
+	if t.kind != exact && t.kind != prefix || t.ignoreCase {
+		return gate{}
+	}
+	return gate{uint16(n), t.want[n/2], t.want[n-1]}
+}
+
+// open reports whether s may match.
+func (g *gate) open(s string) bool {
+	n := int(g.length)
+	return n == 0 || len(s) >= n && s[n-1] == g.last && s[n/2] == g.middle
 }
 
 // equal compares s with a text of the same length.
@@ -269,7 +299,6 @@ func (c conditions) compile(ignoreCase bool) (text, error) {
 		}
 		t.kind, t.want = k, c[k]
 		t.ignoreCase = ignoreCase && k != regex
-		t.literal = k <= prefix && !ignoreCase
 	}
 	if t.kind == regex {
 		re, steps, err := expression.Whole(t.want)

@@ -31,6 +31,7 @@ type Chain struct {
 	once          sync.Once
 	err           error // of Check
 	matchers      []matcher
+	gates         []gate // of matchers
 	readsMetadata bool
 }
 
