@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"maps"
 	"os"
 	"path/filepath"
@@ -34,7 +33,7 @@ func TestCasesAreListed(t *testing.T) {
 	cases := map[string]*kept{}
 	for _, p := range packages(t) {
 		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
-			file := parse(t, filepath.Join(p.Dir, name), parser.ParseComments)
+			file := parse(t, filepath.Join(p.Dir, name))
 			for _, d := range file.Decls {
 				if f, ok := d.(*ast.FuncDecl); ok && f.Doc != nil {
 					noteCases(t, cases, p.room(), f.Name.Name, f.Doc)

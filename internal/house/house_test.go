@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -137,26 +138,34 @@ func (p pkg) room() string { return roomOf(p.ImportPath) }
 
 func roomOf(path string) string { return strings.TrimPrefix(strings.TrimPrefix(path, module), "/") }
 
+// packages are those of the module. The list of the go command serves all tests: it is seconds.
 func packages(t *testing.T) []pkg {
 	t.Helper()
+	all, err := listed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Clone(all)
+}
+
+var listed = sync.OnceValues(func() (all []pkg, _ error) {
 	cmd := exec.Command("go", "list", "-deps=false", "-json=ImportPath,Dir,Name,Imports,GoFiles,TestGoFiles,XTestGoFiles,Deps", module+"/...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	var all []pkg
 	for d := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p pkg
 		switch err := d.Decode(&p); {
 		case errors.Is(err, io.EOF):
-			return all
+			return all, nil
 		case err != nil:
-			t.Fatal(err)
+			return nil, err
 		}
 		all = append(all, p)
 	}
-}
+})
 
 func matches(pattern, room string) bool {
 	prefix, all := strings.CutSuffix(pattern, "...")
@@ -250,7 +259,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 			files = slices.Concat(p.TestGoFiles, p.XTestGoFiles)
 		}
 		if !slices.ContainsFunc(files, func(name string) bool {
-			file := parse(t, filepath.Join(p.Dir, name), parser.PackageClauseOnly|parser.ParseComments)
+			file := parse(t, filepath.Join(p.Dir, name))
 			return file.Doc != nil && len(file.Doc.Text()) > 80
 		}) {
 			t.Errorf("room %q has no package comment of more than 80 letters", p.room())
@@ -264,7 +273,7 @@ func TestEveryPublicPackageHasAnExample(t *testing.T) {
 			continue
 		}
 		if !slices.ContainsFunc(slices.Concat(p.TestGoFiles, p.XTestGoFiles), func(name string) bool {
-			return slices.ContainsFunc(parse(t, filepath.Join(p.Dir, name), 0).Decls, isExample)
+			return slices.ContainsFunc(parse(t, filepath.Join(p.Dir, name)).Decls, isExample)
 		}) {
 			t.Errorf("room %q has no Example", p.room())
 		}
@@ -282,7 +291,7 @@ func TestEveryExportIsDocumented(t *testing.T) {
 			continue
 		}
 		for _, name := range p.GoFiles {
-			for _, d := range parse(t, filepath.Join(p.Dir, name), parser.ParseComments).Decls {
+			for _, d := range parse(t, filepath.Join(p.Dir, name)).Decls {
 				for _, undocumented := range undocumented(d) {
 					t.Errorf("%s/%s: %s has no comment", p.room(), name, undocumented)
 				}
@@ -330,11 +339,7 @@ func TestTheFrontDoorHasFewOptions(t *testing.T) {
 			continue
 		}
 		for _, name := range p.GoFiles {
-			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range file.Decls {
+			for _, d := range parse(t, filepath.Join(p.Dir, name)).Decls {
 				if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "With") {
 					options = append(options, f.Name.Name)
 				}
@@ -386,11 +391,23 @@ func TestFilesBesideTheCode(t *testing.T) {
 	}
 }
 
-func parse(t *testing.T, path string, mode parser.Mode) *ast.File {
+// fileSet has the positions of all files that were parsed, and trees what they are, by path:
+// most tests read most files.
+var (
+	fileSet = token.NewFileSet()
+	trees   = map[string]*ast.File{}
+)
+
+// parse returns the tree of a file, with comments. It is not to be changed.
+func parse(t *testing.T, path string) *ast.File {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, mode)
+	if tree, ok := trees[path]; ok {
+		return tree
+	}
+	tree, err := parser.ParseFile(fileSet, path, nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file
+	trees[path] = tree
+	return tree
 }

@@ -20,7 +20,7 @@ func TestStatsHaveTheirNamesInJSON(t *testing.T) {
 			continue
 		}
 		for _, name := range p.GoFiles {
-			ast.Inspect(parse(t, filepath.Join(p.Dir, name), 0), func(n ast.Node) bool {
+			ast.Inspect(parse(t, filepath.Join(p.Dir, name)), func(n ast.Node) bool {
 				spec, ok := n.(*ast.TypeSpec)
 				if !ok || !spec.Name.IsExported() || !strings.HasSuffix(spec.Name.Name, "Stats") {
 					return true
