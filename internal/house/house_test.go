@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 const module = "github.com/meshlite-go/meshlite"
@@ -58,6 +60,7 @@ var rooms = map[string][]string{
 	"interceptors/tracing/env":        {"interceptors/tracing"},
 	"interceptors/cache/redis":        {"internal/redisconn"},
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
+	"internal/racetest":               {},
 	"internal/redisconn":              {},
 	"internal/redistest":              {"internal/child", "internal/freeport"},
 	"admin":                           {"caller"},
@@ -141,6 +144,7 @@ func roomOf(path string) string { return strings.TrimPrefix(strings.TrimPrefix(p
 // packages are those of the module. The list of the go command serves all tests: it is seconds.
 func packages(t *testing.T) []pkg {
 	t.Helper()
+	racetest.Skip(t)
 	all, err := listed()
 	if err != nil {
 		t.Fatal(err)
