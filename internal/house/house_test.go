@@ -144,7 +144,6 @@ func roomOf(path string) string { return strings.TrimPrefix(strings.TrimPrefix(p
 // packages are those of the module. The list of the go command serves all tests: it is seconds.
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	racetest.Skip(t)
 	all, err := listed()
 	if err != nil {
 		t.Fatal(err)
@@ -191,6 +190,7 @@ func allowed(room string) (imports []string, found bool) {
 }
 
 func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		row, found := allowed(p.room())
 		if !found {
@@ -208,6 +208,7 @@ func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
 }
 
 func TestEachThirdPartyHasItsHome(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		for _, i := range p.Imports {
 			for party, at := range homes {
@@ -224,6 +225,7 @@ func TestEachThirdPartyHasItsHome(t *testing.T) {
 
 // A user who imports one part compiles nothing of the others.
 func TestPartsDoNotDragOthersIn(t *testing.T) {
+	racetest.Skip(t)
 	foreign := map[string][]string{
 		"interceptors/ratelimit": {"consul/api", "otter", "client_golang", "rueidis"},
 		"interceptors/cache":     {"consul/api", "client_golang", "rueidis"},
@@ -254,6 +256,7 @@ func public(p pkg) bool {
 }
 
 func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.room(), "proto/") {
 			continue
@@ -272,6 +275,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 }
 
 func TestEveryPublicPackageHasAnExample(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		if !public(p) {
 			continue
@@ -290,6 +294,7 @@ func isExample(d ast.Decl) bool {
 }
 
 func TestEveryExportIsDocumented(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.room(), "proto/") {
 			continue
@@ -336,6 +341,7 @@ func undocumented(d ast.Decl) []string {
 // replaces, or why no other way serves: a field of an option's value, an option of the
 // part that is configured, gRPC's own option.
 func TestTheFrontDoorHasFewOptions(t *testing.T) {
+	racetest.Skip(t)
 	const most = 26
 	var options []string
 	for _, p := range packages(t) {
@@ -356,6 +362,7 @@ func TestTheFrontDoorHasFewOptions(t *testing.T) {
 }
 
 func TestNoFileMakesYouScrollForItsPoint(t *testing.T) {
+	racetest.Skip(t)
 	const most = 700
 	for _, p := range packages(t) {
 		for _, name := range p.GoFiles {
@@ -370,8 +377,36 @@ func TestNoFileMakesYouScrollForItsPoint(t *testing.T) {
 	}
 }
 
+// `make test` finds what the race detector leaves out by the line before racetest.Skip.
+func TestWhatTheRaceDetectorLeavesOutIsFound(t *testing.T) {
+	racetest.Skip(t)
+	found := 0
+	for _, p := range packages(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := ""
+			for line := range strings.Lines(string(text)) {
+				if strings.HasPrefix(strings.TrimSpace(line), "racetest.Skip(") {
+					found++
+					if !strings.HasPrefix(before, "func Test") {
+						t.Errorf("%s/%s calls racetest.Skip after %q: write it as the first line of a test", p.room(), name, strings.TrimSpace(before))
+					}
+				}
+				before = line
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d tests call racetest.Skip", found)
+	}
+}
+
 // A goroutine that nobody ends shows where the tests of its package end.
 func TestEveryPackageWithTestsLooksForLeaks(t *testing.T) {
+	racetest.Skip(t)
 	for _, p := range packages(t) {
 		tests := slices.Concat(p.TestGoFiles, p.XTestGoFiles)
 		if len(tests) == 0 || strings.HasPrefix(p.room(), "internal/house") {

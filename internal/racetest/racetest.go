@@ -1,7 +1,6 @@
 // Package racetest leaves tests out while the race detector runs, which makes what counts picks,
 // keys or lines by the hundred thousand five to ten times as slow, and has no race to find where
-// one goroutine works. `make test` runs the packages that call Skip twice: with the detector, and
-// without.
+// one goroutine works. `make test` runs the tests that begin with Skip in a run of their own.
 //
 //	func TestShares(t *testing.T) {
 //		racetest.Skip(t)
