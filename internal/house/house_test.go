@@ -60,6 +60,7 @@ var rooms = map[string][]string{
 	"interceptors/tracing/env":        {"interceptors/tracing"},
 	"interceptors/cache/redis":        {"internal/redisconn"},
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
+	"internal/programstest":           {},
 	"internal/racetest":               {},
 	"internal/redisconn":              {},
 	"internal/redistest":              {"internal/child", "internal/freeport"},
