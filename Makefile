@@ -25,9 +25,21 @@ chaos: build consul ## break a mesh on a real Consul, fault by fault, and measur
 dev: build $(if $(IDENTITY),consul) ## run a registry and the sweet shop until ctrl-C; IDENTITY=1 over mutual TLS
 	@$(BIN)/meshlite dev $(if $(IDENTITY),--identity)
 
-# Four packages at once, on however few cores: tests of real processes mostly wait.
-test: consul tools ## run all tests with the race detector, a real Consul among them
-	$(GO) test -race -p 4 -timeout 8m ./...
+# What counts picks, keys or lines by the hundred thousand runs without the race detector, after
+# the rest: the tests that begin with racetest.Skip.
+COUNTING_IN    = $(shell grep -rl --include='*_test.go' '^.racetest\.Skip' . | xargs -n 1 dirname | sort -u)
+COUNTING_TESTS = $(shell grep -rh -B 1 --include='*_test.go' '^.racetest\.Skip' . | sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' | paste -s -d '|' -)
+
+# These wait longest, so they begin first.
+LONGEST := . ./resolver/consul ./internal/e2e ./internal/demo ./internal/proxies
+
+# Four packages at once, on however few cores: tests of real processes mostly wait. The race
+# detector would sleep for a second at the end of each, for goroutines that goleak has seen end.
+test: consul tools ## run all tests, with the race detector but for what counts, a real Consul among them
+	$(GO) build -ldflags='-s -w' -o $(BIN)/programs/ ./cmd/...
+	MESHLITE_TEST_PROGRAMS=$(BIN)/programs GORACE=atexit_sleep_ms=0 $(GO) test -race -p 4 -timeout 8m $(LONGEST) ./...
+	@echo "$(GO) test, without the race detector: the tests that begin with racetest.Skip"
+	@$(GO) test -p 4 -timeout 8m -run '^($(COUNTING_TESTS))$$' $(COUNTING_IN)
 	cd internal/connecttest && $(GO) test -race ./...
 	cd internal/deploytest && $(GO) test ./...
 

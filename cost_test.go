@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/meshlite-go/meshlite"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -87,7 +88,7 @@ func allocated(t *testing.T, client catalogv1.CatalogServiceClient, timeout time
 // timeout, which our client sets and both ends of grpc-go pay for, so that client is compared
 // with one that sets it, too.
 func TestAllocationsOfAWholeChain(t *testing.T) {
-	if raceEnabled {
+	if racetest.Enabled {
 		t.Skip("the race detector allocates, too")
 	}
 	t.Setenv("MESHLITE_CALL_STREAMS", "false")

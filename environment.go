@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -25,15 +26,16 @@ import (
 // What differs between places and not between programs. It is read when a channel or a
 // server is built; docs/settings.md has the table.
 const (
-	envListenAddress  = "MESHLITE_LISTEN_ADDRESS"
-	envMetricsAddress = "MESHLITE_METRICS_ADDRESS"
-	envRegion         = "MESHLITE_REGION"
-	envZone           = "MESHLITE_ZONE"
-	envLogLevel       = "MESHLITE_LOG_LEVEL"
-	envDisable        = "MESHLITE_DISABLE"
-	envCallStreams    = "MESHLITE_CALL_STREAMS"
-	envAdminToken     = "MESHLITE_ADMIN_TOKEN"
-	envAdminTokenFile = "MESHLITE_ADMIN_TOKEN_FILE"
+	envListenAddress   = "MESHLITE_LISTEN_ADDRESS"
+	envMetricsAddress  = "MESHLITE_METRICS_ADDRESS"
+	envRegion          = "MESHLITE_REGION"
+	envZone            = "MESHLITE_ZONE"
+	envLogLevel        = "MESHLITE_LOG_LEVEL"
+	envDisable         = "MESHLITE_DISABLE"
+	envCallStreams     = "MESHLITE_CALL_STREAMS"
+	envAdminToken      = "MESHLITE_ADMIN_TOKEN"
+	envAdminTokenFile  = "MESHLITE_ADMIN_TOKEN_FILE"
+	envAdminIdentities = "MESHLITE_ADMIN_IDENTITIES"
 )
 
 // kill is a concern that [envDisable] turns off.
@@ -259,7 +261,7 @@ func (c *serverConfig) environment() error {
 	if c.metrics == "" {
 		return nil
 	}
-	options, err := adminToken()
+	options, err := adminAccess()
 	if err == nil {
 		_, err = admin.New(options...)
 	}
@@ -269,20 +271,24 @@ func (c *serverConfig) environment() error {
 	return nil
 }
 
-// adminToken is what opens the admin page to others than loopback, none by default.
-func adminToken() ([]admin.Option, error) {
+// adminAccess is what opens the admin page to others than loopback, none by default.
+func adminAccess() (options []admin.Option, _ error) {
+	for id := range strings.FieldsFuncSeq(os.Getenv(envAdminIdentities), isSeparator) {
+		options = append(options, admin.WithIdentities(id))
+	}
 	token, file := os.Getenv(envAdminToken), os.Getenv(envAdminTokenFile)
 	switch {
 	case token != "" && file != "":
 		return nil, optionError(envAdminTokenFile, file, "together with "+envAdminToken+": leave one out")
 	case token != "":
-		return []admin.Option{admin.WithToken(token)}, nil
+		options = append(options, admin.WithToken(token))
 	case file != "":
-		return []admin.Option{admin.WithTokenFile(file)}, nil
-	default:
-		return nil, nil
+		options = append(options, admin.WithTokenFile(file))
 	}
+	return options, nil
 }
+
+func isSeparator(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
 // levelled returns log with the level that the environment sets for the mesh's own lines,
 // whatever the level of the program's handler.

@@ -22,6 +22,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/explain"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/meshtest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
@@ -392,7 +393,7 @@ func TestAnExplanationIsWhatThenHappens(t *testing.T) {
 				case calls == 0:
 					calls = 10_000
 				}
-				if raceEnabled || testing.Short() {
+				if racetest.Enabled || testing.Short() {
 					calls = min(calls, 500)
 				}
 				confirm(t, odds, s.call(calls, situation.md...), calls)

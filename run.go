@@ -228,7 +228,11 @@ func (r *run) serveMetrics(host string) error {
 		listener.Close()
 		return err
 	}
-	r.admin = admin.Serve(listener, handler)
+	if mtls := r.config.identity(); mtls != nil {
+		r.admin = admin.ServeTLS(listener, handler, mtls.ServerTLS())
+	} else {
+		r.admin = admin.Serve(listener, handler)
+	}
 	return nil
 }
 

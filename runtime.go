@@ -137,7 +137,7 @@ func (r *Runtime) Cache() *cache.Cache { return r.caches.Own() }
 // Handler serves /metrics, /healthz and /debug/meshlite, where caches can be cleared, too. A
 // [Server] serves it by itself; a program that is only a client calls this. The debug page is
 // for requests with the token of MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE,
-// or for loopback if neither is set: package admin has the rule. Requests over TCP call the
+// or as one of MESHLITE_ADMIN_IDENTITIES, or for loopback if none is set: package admin has the rule. Requests over TCP call the
 // host by an IP address, by localhost or by one of hosts, but for /metrics, /healthz and
 // /readyz.
 func (r *Runtime) Handler(hosts ...string) (http.Handler, error) {
@@ -153,7 +153,7 @@ func (r *Runtime) AdminHandler(options ...admin.Option) (http.Handler, error) {
 
 // handler also serves what a server adds.
 func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
-	options, err := adminToken()
+	options, err := adminAccess()
 	if err != nil {
 		return nil, err
 	}

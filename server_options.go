@@ -95,8 +95,10 @@ func WithHealthListener(address string) ServerOption {
 }
 
 // WithMetricsAddress is where /metrics, /healthz, /readyz, /debug/meshlite and /debug/pprof
-// are served. The debug pages, which clear caches too, are for requests with the token of
-// MESHLITE_ADMIN_TOKEN or a line of MESHLITE_ADMIN_TOKEN_FILE, or for loopback if neither is set. /healthz is
+// are served, by HTTPS as well if the server has an identity. The debug pages, which clear caches
+// too, are for requests with the token of MESHLITE_ADMIN_TOKEN or a line of
+// MESHLITE_ADMIN_TOKEN_FILE, or by HTTPS as one of the SPIFFE ids in MESHLITE_ADMIN_IDENTITIES
+// (separated by commas), or for loopback if none of them is set. /healthz is
 // 200 as long as the process answers, and /readyz while the server can be called: "" is
 // serving and registered. Default: MESHLITE_METRICS_ADDRESS, else a free port of 127.0.0.1.
 // "" does not serve them.

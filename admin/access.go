@@ -70,7 +70,7 @@ func (a *access) check() error {
 		rest, ok := strings.CutPrefix(id, "spiffe://")
 		domain, path, _ := strings.Cut(rest, "/")
 		if !ok || domain == "" || path == "" || strings.Contains(id, "*") {
-			return fmt.Errorf("admin: WithIdentities(%q): write a SPIFFE id, such as spiffe://example.consul/ns/default/dc/dc1/svc/operator", id)
+			return fmt.Errorf("admin: the identity %q (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id, such as spiffe://example.consul/ns/default/dc/dc1/svc/operator", id)
 		}
 	}
 	_, err := a.tokens()
@@ -147,11 +147,11 @@ func (a *access) refuse(r *http.Request) (code int, reason string) {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	switch closed := a.token == nil && a.tokenFile == nil; {
 	case !a.isRestricted():
-		return http.StatusForbidden, "only loopback sees this page, and not through a proxy: for others set MESHLITE_ADMIN_TOKEN or MESHLITE_ADMIN_TOKEN_FILE where the program runs, or admin.WithToken, admin.WithTokenFile or admin.WithIdentities"
+		return http.StatusForbidden, "only loopback sees this page, and not through a proxy: for others set MESHLITE_ADMIN_TOKEN, MESHLITE_ADMIN_TOKEN_FILE or MESHLITE_ADMIN_IDENTITIES where the program runs, or admin.WithToken, admin.WithTokenFile or admin.WithIdentities"
 	case closed && verified:
-		return http.StatusForbidden, "the identity of the certificate is not one of admin.WithIdentities"
+		return http.StatusForbidden, "the identity of the certificate is not one of the program's MESHLITE_ADMIN_IDENTITIES or admin.WithIdentities"
 	case closed:
-		return http.StatusUnauthorized, "present a client certificate with an identity of admin.WithIdentities"
+		return http.StatusUnauthorized, "call by https with the client certificate of one of the program's MESHLITE_ADMIN_IDENTITIES or admin.WithIdentities, such as that of --identity for the command meshlite"
 	case !strings.EqualFold(scheme, "Bearer"):
 		return http.StatusUnauthorized, "write the header Authorization: Bearer TOKEN, or set MESHLITE_ADMIN_TOKEN for the command meshlite"
 	}

@@ -270,11 +270,11 @@ func TestTokensAreChecked(t *testing.T) {
 		"MESHLITE_ADMIN_TOKEN) has a space":                   admin.WithToken(secret + " x"),
 		"token 1 has 15 bytes: 32 are the least":              admin.WithTokenFile(path),
 		`"/missing/token": no such file`:                      admin.WithTokenFile("/missing/token"),
-		`WithIdentities("operator"): write a SPIFFE id`:       admin.WithIdentities("operator"),
-		`WithIdentities("CN=operator"): write a SPIFFE id`:    admin.WithIdentities(operator, "CN=operator"),
-		`WithIdentities("spiffe://"): write a SPIFFE`:         admin.WithIdentities("spiffe://"),
-		`WithIdentities("spiffe://a.consul"): write a`:        admin.WithIdentities("spiffe://a.consul"),
-		`WithIdentities("spiffe://*/svc/x"): write a`:         admin.WithIdentities("spiffe://*/svc/x"), // it would match nobody
+		`"operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`:       admin.WithIdentities("operator"),
+		`"CN=operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`:    admin.WithIdentities(operator, "CN=operator"),
+		`"spiffe://" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE`:         admin.WithIdentities("spiffe://"),
+		`"spiffe://a.consul" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:        admin.WithIdentities("spiffe://a.consul"),
+		`"spiffe://*/svc/x" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:         admin.WithIdentities("spiffe://*/svc/x"), // it would match nobody
 		`MESHLITE_ADMIN_TOKEN_FILE) "": no such file`:         admin.WithTokenFile(""),
 	} {
 		_, err := admin.New(opt)

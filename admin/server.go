@@ -20,7 +20,13 @@ type Server struct {
 // what a slow client can hold. An answer may take 90 seconds, so that a CPU
 // profile fits.
 func Serve(listener net.Listener, handler http.Handler) *Server {
-	s := &Server{
+	s := newServer(listener, handler)
+	go s.serve()
+	return s
+}
+
+func newServer(listener net.Listener, handler http.Handler) *Server {
+	return &Server{
 		listener: listener,
 		done:     make(chan struct{}),
 		http: &http.Server{
@@ -32,8 +38,6 @@ func Serve(listener net.Listener, handler http.Handler) *Server {
 			MaxHeaderBytes:    16 << 10,
 		},
 	}
-	go s.serve()
-	return s
 }
 
 func (s *Server) serve() {

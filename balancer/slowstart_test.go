@@ -11,6 +11,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
 	"github.com/meshlite-go/meshlite/internal/balancertest"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 // P4: A new or returning backend stays within its slow-start share in its first window
@@ -18,6 +19,7 @@ import (
 //
 // Case P4: A new or returning endpoint stays within its slow-start share and gets a call.
 func TestANewEndpointStartsSlowly(t *testing.T) {
+	racetest.Skip(t)
 	comes := map[string]func(t *testing.T, c *balancertest.Channel){
 		"new": func(_ *testing.T, c *balancertest.Channel) { c.Ready("{}", balancertest.Equal(4)...) },
 		"back after it was gone": func(_ *testing.T, c *balancertest.Channel) {

@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway"
 	"github.com/meshlite-go/meshlite/gateway/contract"
 	"github.com/meshlite-go/meshlite/gateway/edge"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 // parrot is a channel that answers at once with what it was asked.
@@ -123,7 +124,7 @@ func BenchmarkGateway(b *testing.B) {
 // A request through the gateway costs 46 to 54 allocations, beside those of its connection and
 // call. A cached one costs 59 with the chain of its channel.
 func TestRequestsAllocateLittle(t *testing.T) {
-	if raceEnabled {
+	if racetest.Enabled {
 		t.Skip("the race detector allocates, too")
 	}
 	for _, request := range costs(t) {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -80,6 +81,7 @@ func outage(conn *grpc.ClientConn, lasts time.Duration) (longest time.Duration) 
 // Case R23: A subset holds three that can be reached while there are, and exchanges what does
 // not connect.
 func TestASubsetFindsTheFewThatCanBeReached(t *testing.T) {
+	racetest.Skip(t)
 	for name, test := range map[string]struct {
 		fail            func(context.Context) error
 		subset, clients int
@@ -198,6 +200,7 @@ func TestDeadMembersAreExchangedAtABoundedRate(t *testing.T) {
 //
 // Case R23
 func TestASubsetFindsWhatComesBack(t *testing.T) {
+	racetest.Skip(t)
 	for name, fail := range map[string]func(context.Context) error{"refused": refused, "swallowed": swallowed} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -234,6 +237,7 @@ func TestASubsetFindsWhatComesBack(t *testing.T) {
 //
 // Case R23
 func TestASubsetRemembersTheDeadOverAnIdleCycle(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
 		for n := range 3 {

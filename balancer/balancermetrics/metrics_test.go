@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/balancermetrics"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -276,6 +277,7 @@ func TestAnotherInstanceAtAnAddressGoesOn(t *testing.T) {
 
 // Many come and go, and what is remembered of them is bounded.
 func TestCountersForgetWhatIsGoneForLong(t *testing.T) {
+	racetest.Skip(t)
 	all := seriestest.Of[resolver.Picks]()
 	registry := seriestest.Register(t, balancermetrics.New(all.Read))
 	for round := range 20 {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -20,6 +21,7 @@ func even(n int, weight float64) []float64 {
 
 // Case T2: Shares within 0.1 % of weights over 100,000 calls, also for 99.9/0.1 and nested splitters.
 func TestSharesAreTheWeights(t *testing.T) {
+	racetest.Skip(t)
 	groups := []group{v1, v2, other, {id: "v3", first: 300, listed: 4}}
 	for name, weights := range map[string][]float64{
 		"90/10":                       {90, 10},

@@ -118,7 +118,7 @@ func addPages(cmd *cobra.Command, clients *[]string, o *cli.PageAccess) {
 	f.StringVar(&o.Security.CACert, "cacert", "", "PEM `file` of the authorities to trust, instead of the system's; with --client https://")
 	f.StringVar(&o.Security.Cert, "cert", "", "PEM `file` of the certificate to show; with --client https://")
 	f.StringVar(&o.Security.Key, "key", "", "PEM `file` of its private key")
-	f.StringVar(&o.Security.Identity, "identity", "", "call pages as this `service`, with its certificate of Consul's CA; --servername is the service that must listen there; with --client https://")
+	f.StringVar(&o.Security.Identity, "identity", "", "call pages by HTTPS as this `service`, with its certificate of Consul's CA: those in Consul, or --client https:// of the service --servername")
 	f.StringVar(&o.Security.ServerName, "servername", "", "`name` that the pages must prove, instead of the address's; with --client https://")
 	noCompletion(cmd, "client", "send-token-to", "identity", "servername")
 }

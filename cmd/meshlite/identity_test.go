@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 // asService are credentials of a service, of the agent that the environment names.
@@ -65,6 +66,50 @@ func TestCommandsCallAsAService(t *testing.T) {
 			runTool(t, "call", "--identity", "we b", "consul:///catalog", method).want(t, 2, "", "letters, digits")
 		})
 	}
+}
+
+// A server with an identity serves its pages by HTTPS beside HTTP. What Consul lists is read so
+// with --identity, by those alone whom MESHLITE_ADMIN_IDENTITIES names; /metrics is for all.
+//
+// Case I13
+func TestPagesInConsulAreReadAsAService(t *testing.T) {
+	agent := openAgent(t)
+	ops, _, err := consulClient(t).Agent().ConnectCALeaf("ops", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MESHLITE_ADMIN_IDENTITIES", "spiffe://elsewhere.consul/ns/default/dc/dc1/svc/ops, "+ops.ServiceURI)
+	openReflectingShop(t, "catalog", 1, meshlite.WithTransportCredentials(asService(t, "catalog")), meshlite.WithMetricsAddress("127.0.0.1:0"))
+	page := pageOf(t, "catalog")
+	for _, command := range [][]string{{"cache", "stats"}, {"cache", "clear", "--all"}, {"limits"}} {
+		runTool(t, append(command, "--identity", "ops")...).want(t, 0, "", "")
+		runTool(t, append(command, "--identity", "web")...).want(t, 1, "", "is not one of the program's MESHLITE_ADMIN_IDENTITIES")
+		runTool(t, command...).want(t, 1, "", "call by https with the client certificate of one of the program's MESHLITE_ADMIN_IDENTITIES")
+		runTool(t, append(command, "--client", "https://"+page, "--identity", "ops", "--servername", "catalog")...).want(t, 0, "", "")
+	}
+	runTool(t, "top", "--once", "--interval", "100ms", "--identity", "ops").want(t, 0, "catalog", "")
+	runTool(t, "top", "--once", "--interval", "100ms").want(t, 0, "catalog", "") // /metrics, in plaintext
+
+	// Another name of the server is proven by its own; another service is not.
+	if err := agent.Register(consultest.Service{ID: "shop-1", Name: "shop", Address: "127.0.0.1", Port: 81,
+		Meta: map[string]string{"metrics_address": page, "metrics_service": "catalog"}}); err != nil {
+		t.Fatal(err)
+	}
+	runTool(t, "limits", "shop", "--identity", "ops").want(t, 0, "", "")
+	enlistClient(t, agent, "sweets", "sweets-1", "127.0.0.1:81", page)
+	runTool(t, "limits", "sweets", "--identity", "ops").want(t, 1, "", "wrong_service")
+	openReflectingShop(t, "plain", 1, meshlite.WithMetricsAddress("127.0.0.1:0"))
+	runTool(t, "limits", "plain", "--identity", "ops").want(t, 1, "", "it speaks plaintext alone")
+}
+
+// pageOf is the metrics address of the only instance of a service.
+func pageOf(t *testing.T, service string) string {
+	t.Helper()
+	entries, _, err := consulClient(t).Health().Service(service, "", true, nil)
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%d instances of %s, %v", len(entries), service, err)
+	}
+	return entries[0].Service.Meta["metrics_address"]
 }
 
 // addressOf is where the only instance of a service listens.

@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 // call calls a method and reports whether its handler ran.
@@ -308,7 +309,7 @@ func TestADecisionAllocatesNothing(t *testing.T) {
 	for _, source := range []string{"web", "s-500", "stranger"} {
 		ctx := calledBy(t, id(source))
 		got := testing.AllocsPerRun(1000, func() { _, _ = part(ctx, nil, info, nothing) })
-		if got != 0 && !raceEnabled {
+		if got != 0 && !racetest.Enabled {
 			t.Errorf("%s: %v allocations, want none", source, got)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	_ "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1" // a contract to be linked with
 )
@@ -242,7 +243,7 @@ func TestADecisionByThePolicyAllocatesNothing(t *testing.T) {
 	part, info := a.UnaryServer(meta), &grpc.UnaryServerInfo{FullMethod: getSweet}
 	for _, spiffe := range []string{id("s-500"), id("stranger"), "spiffe://spire.example/shop/s-500"} {
 		ctx := calledBy(t, spiffe)
-		if got := testing.AllocsPerRun(1000, func() { _, _ = part(ctx, nil, info, nothing) }); got != 0 && !raceEnabled {
+		if got := testing.AllocsPerRun(1000, func() { _, _ = part(ctx, nil, info, nothing) }); got != 0 && !racetest.Enabled {
 			t.Errorf("%s: %v allocations, want none", spiffe, got)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 const (
@@ -22,6 +24,7 @@ const (
 // Case adaptive limit: Near the capacity from below and above; no drift in an overload that
 // lasts, no collapse by a latency that is not load; floor, ceiling, idleness.
 func TestTheLimitFindsTheCapacity(t *testing.T) {
+	racetest.Skip(t)
 	for _, tt := range []struct {
 		name    string
 		workers int
@@ -104,6 +107,7 @@ func TestTheLimitRecoversAfterASlowPhase(t *testing.T) {
 //
 // Case adaptive limit
 func TestTheLimitDoesNotDriftUnderPermanentOverload(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(3, 8, 50*ms))
 		const flood = 3 * 8 / 0.050
@@ -120,6 +124,7 @@ func TestTheLimitDoesNotDriftUnderPermanentOverload(t *testing.T) {
 //
 // Case adaptive limit
 func TestAShiftThatIsNotLoadIsNoOverload(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(3, 1000), newBackend(4, 200, 50*ms))
 		s.load(600, 30*time.Second)
@@ -162,6 +167,7 @@ func TestFloorAndCeilingHold(t *testing.T) {
 //
 // Case adaptive limit
 func TestIdlenessChangesNothing(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(6, 32, 50*ms))
 		s.load(1.5*32/0.050, 30*time.Second)
@@ -186,6 +192,7 @@ func TestIdlenessChangesNothing(t *testing.T) {
 //
 // Case X5 (limit): Callers' faults lower no adaptive limit.
 func TestAFloodOfCallersFaultsLowersNothing(t *testing.T) {
+	racetest.Skip(t)
 	for _, code := range []codes.Code{codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unavailable, codes.Internal, codes.Canceled} {
 		for _, takes := range []time.Duration{0, 200 * ms} {
 			t.Run(code.String()+" in "+takes.String(), func(t *testing.T) {
@@ -253,6 +260,7 @@ func TestTheLimitFallsWhenMostCallsRunOutOfTime(t *testing.T) {
 //
 // Case X11 (limit)
 func TestHopelessDeadlinesAreNoSamples(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(9, 16, 50*ms))
 		s.load(1.2*16/0.050, 30*time.Second)
@@ -316,6 +324,7 @@ func TestCallsThatTakeNoTime(t *testing.T) {
 // Few calls of a method that hangs run out of time and use little of the limit. When it
 // is well again, the limit is what it was.
 func TestAnOutageInAQuietTimeChangesNothing(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, adaptive(1, 1000), newBackend(12, 32, 50*ms))
 		s.load(1.5*32/0.050, 30*time.Second)

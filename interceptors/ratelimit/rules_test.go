@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -248,6 +249,7 @@ func TestShadowRefusesNothing(t *testing.T) {
 
 // A new key begins with one call and reaches the full limit when it is warm.
 func TestWarmUp(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		rule := limit("warm", 600, byMetadata("id")) // ten a second
 		rule.WarmUp = proto.String("1 minute")

@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -171,6 +172,7 @@ func TestKeysInTheStoreAreDigests(t *testing.T) {
 //
 // Case abuse: Who is over the limit costs the store nothing.
 func TestRefusedCallersCostTheStoreNothing(t *testing.T) {
+	racetest.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		rule := shared("one", 60, byMetadata("id"))

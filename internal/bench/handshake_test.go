@@ -116,10 +116,22 @@ func shake(client, server handshake, end func(made int) bool) (int, error) {
 	}
 }
 
+// Handshakes are what the table says: those with resumption resume all but the first.
 func TestHandshakesSucceed(t *testing.T) {
 	for name, ends := range handshakes(t) {
-		if n, err := shake(ends[0], ends[1], func(made int) bool { return made == 3 }); n != 3 || err != nil {
+		resumed := 0
+		client := func(raw net.Conn) (net.Conn, error) {
+			secured, err := ends[0](raw)
+			if plain, ok := secured.(*tls.Conn); ok && err == nil && plain.ConnectionState().DidResume {
+				resumed++
+			}
+			return secured, err
+		}
+		if n, err := shake(client, ends[1], func(made int) bool { return made == 3 }); n != 3 || err != nil {
 			t.Errorf("%s: %d handshakes, %v", name, n, err)
+		}
+		if want := map[string]int{handshakeResumed: 2}[name]; resumed != want {
+			t.Errorf("%s: %d sessions were resumed, want %d", name, resumed, want)
 		}
 	}
 }
@@ -138,13 +150,17 @@ func TestHandshakeFigures(t *testing.T) {
 			rates[name] = append(rates[name], float64(n)/time.Since(start).Seconds())
 		}
 	}
+	each := func(name string) time.Duration {
+		return time.Duration(float64(time.Second) / median(rates[name])).Round(time.Microsecond)
+	}
 	table := table{
-		title:   fmt.Sprintf("Handshakes of mutual TLS 1.3 on loopback, both ends in this process, one after the other, medians of %d", *runs),
-		columns: []string{"what", "handshakes/s", "beside crypto/tls without resumption"},
-		notes:   []string{"a resumed session would outlive the certificates that it was made with, so identity has none"},
+		title:   fmt.Sprintf("Handshakes of mutual TLS 1.3 on loopback, with leaves as Consul's CA signs them (ECDSA P-256), both ends in this process, one after the other, medians of %d", *runs),
+		columns: []string{"what", "handshakes/s", "each, both ends", "beside crypto/tls without resumption"},
+		notes: []string{fmt.Sprintf("a resumed session would outlive the certificates that it was made with, so identity has none: %v for each new connection",
+			each(handshakeOurs)-each(handshakeResumed))},
 	}
 	for _, name := range []string{handshakeOurs, handshakeFull, handshakeResumed} {
-		table.add([]string{name, thousands(median(rates[name])), fmt.Sprintf("%.2fx", median(rates[name])/median(rates[handshakeFull]))})
+		table.add([]string{name, thousands(median(rates[name])), each(name).String(), fmt.Sprintf("%.2fx", median(rates[name])/median(rates[handshakeFull]))})
 	}
 	show(t, table)
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net/netip"
@@ -18,7 +19,9 @@ type PageAccess struct {
 	// SendTokenTo are the networks ("10.0.0.0/8") and addresses of pages found in Consul that
 	// receive the token as well, in plaintext.
 	SendTokenTo []string
-	Security    Security // of pages that are named by https://
+	// Security is of pages that are named by https://. With an Identity, pages found in Consul
+	// are read by HTTPS as well, and must be of their service.
+	Security Security
 }
 
 const https = "https://"
@@ -34,8 +37,10 @@ func (o PageAccess) check(clients []string) error {
 		secured = secured || overTLS
 	}
 	switch {
+	case len(clients) == 0 && o.Security == Security{Identity: o.Security.Identity}:
+		// pages in Consul, whose services are known
 	case !secured && o.Security != Security{}:
-		return Usagef("--identity, --cacert, --cert, --key or --servername without a --client https://host:port: pages in Consul are read in plaintext")
+		return Usagef("--cacert, --cert, --key, --servername, or --identity beside a --client, without a --client https://host:port: pages in Consul are read in plaintext, or by --identity alone")
 	case o.Security.Identity != "" && o.Security.ServerName == "":
 		return Usagef("--identity %q: an address names no service: say which one must listen there by --servername", o.Security.Identity)
 	case len(clients) > 0 && len(o.SendTokenTo) > 0:
@@ -70,15 +75,15 @@ func (o PageAccess) asker(ctx context.Context) (_ asker, end func(), _ error) {
 	if err != nil {
 		return asker{}, nil, err
 	}
-	return newAsker(settings, tokenTo{adminToken(), networks, ownAddresses()}), end, nil
+	return asker{settings: settings, token: tokenTo{adminToken(), networks, ownAddresses()}}, end, nil
 }
 
-// tls are the settings for pages by https, where files prove names of hosts, and an identity
-// that of a service.
-func (o PageAccess) tls(ctx context.Context) (_ *tls.Config, end func(), _ error) {
+// tls returns the settings for the page of a process by https, where files prove names of hosts,
+// and an identity that of a service.
+func (o PageAccess) tls(ctx context.Context) (_ func(process) *tls.Config, end func(), _ error) {
 	if o.Security.Identity == "" {
 		settings, err := o.Security.settings()
-		return settings, func() {}, err
+		return func(process) *tls.Config { return settings }, func() {}, err
 	}
 	creds, end, err := o.Security.ofAgent()
 	if err != nil {
@@ -88,7 +93,8 @@ func (o PageAccess) tls(ctx context.Context) (_ *tls.Config, end func(), _ error
 		end()
 		return nil, nil, err
 	}
-	return creds.(*identity.Credentials).ClientTLS(o.Security.ServerName), end, nil
+	mtls := creds.(*identity.Credentials)
+	return func(p process) *tls.Config { return mtls.ClientTLS(cmp.Or(o.Security.ServerName, p.proves)) }, end, nil
 }
 
 // tokenTo is the token for admin pages, and which pages of Consul receive it.
@@ -106,7 +112,7 @@ func (t tokenTo) maySend(p process) bool {
 	if p.named {
 		return true
 	}
-	host := hostOf(p.Address)
+	host := hostOf(strings.TrimPrefix(p.Address, https))
 	address, err := netip.ParseAddr(host)
 	if err != nil {
 		return loopback(host)

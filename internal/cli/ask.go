@@ -75,21 +75,20 @@ func askAll(ctx context.Context, asking asker, processes []process, ask func(a a
 // shows are the operator's: a certificate, to pages over TLS alone, and the token for admin
 // pages, to those that demand one and may have it.
 type asker struct {
-	http     *http.Client
+	settings func(process) *tls.Config // for pages over TLS
 	token    tokenTo
-	withheld bool // whether the process may not have the token
-}
 
-func newAsker(settings *tls.Config, token tokenTo) asker {
-	return asker{http: &http.Client{
-		Timeout:       askTimeout,
-		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10, TLSClientConfig: settings},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, token: token}
+	http     *http.Client // for one process
+	withheld bool         // whether it may not have the token
 }
 
 // of is the asker for one process.
 func (a asker) of(p process) asker {
+	a.http = &http.Client{
+		Timeout:       askTimeout,
+		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10, TLSClientConfig: a.settings(p)},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	a.withheld = !a.token.maySend(p)
 	return a
 }
@@ -239,6 +238,8 @@ func noAnswer(err error) error {
 		return errors.New("its host is not known here")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("no answer within %v", askTimeout)
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"): // net/http has no other sign
+		return errors.New("it speaks plaintext alone: leave --identity or https:// out, or start it with an identity")
 	case errors.As(err, &unverified):
 		return fmt.Errorf("%w: %s", err, cmp.Or(Security{}.fix(codes.Unavailable, err.Error(), askTimeout), "is it the page that you mean?"))
 	default:

@@ -21,6 +21,9 @@ import (
 // metricsAddress is the metadata key under which a server publishes its admin page.
 const metricsAddress = "metrics_address"
 
+// metricsService is the metadata key under which it publishes its own name, for its others.
+const metricsService = "metrics_service"
+
 // maxReads bounds the services that are read at once.
 const maxReads = 8
 
@@ -31,6 +34,7 @@ type process struct {
 	Error   string `json:"error,omitempty"` // why it could not be asked
 
 	service string // of its instance, empty when it was named
+	proves  string // the service that its certificate must be of, if it is read by HTTPS
 	named   bool   // by --client
 }
 
@@ -60,7 +64,7 @@ func named(addresses []string) (list []process) {
 
 // withPages are the instances that publish an admin page, each program once, passing
 // ones first.
-func withPages(entries []consul.Entry) []process {
+func (o PageAccess) withPages(entries []consul.Entry) []process {
 	slices.SortStableFunc(entries, func(a, b consul.Entry) int {
 		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Service, b.Service), cmp.Compare(a.ID, b.ID))
 	})
@@ -74,7 +78,11 @@ func withPages(entries []consul.Entry) []process {
 			continue
 		}
 		seen[program] = true
-		list = append(list, process{ID: e.ID, Address: program[2], Error: own.whyNot(e), service: e.Service})
+		p := process{ID: e.ID, Address: program[2], Error: own.whyNot(e), service: e.Service, proves: cmp.Or(e.Metadata[metricsService], e.Service)}
+		if o.Security.Identity != "" {
+			p.Address = https + p.Address
+		}
+		list = append(list, p)
 	}
 	return list
 }

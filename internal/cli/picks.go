@@ -112,7 +112,7 @@ func (o *EndpointsOptions) processes(ctx context.Context, queries []catalog.Quer
 	}
 	defer directory.Close()
 	entries, _, err := everything(ctx, directory, queries, stderr)
-	return withPages(entries), directory.Name(), err
+	return o.Pages.withPages(entries), directory.Name(), err
 }
 
 // noServer is the fix for a program that is not in Consul.

@@ -93,7 +93,7 @@ func (o ProcessesOptions) processes(ctx context.Context, stderr io.Writer) (list
 	if err != nil {
 		return nil, 0, err
 	}
-	if list = withPages(entries); len(list) == 0 {
+	if list = o.Pages.withPages(entries); len(list) == 0 {
 		return nil, 0, noPages(directory, o.Service)
 	}
 	return list, unread, nil

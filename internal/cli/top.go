@@ -240,12 +240,12 @@ func (t *top) look(ctx context.Context, notes *strings.Builder) ([]process, erro
 		if err != nil {
 			return nil, err
 		}
-		if len(withPages(entries)) == 0 {
+		if len(t.o.Pages.withPages(entries)) == 0 {
 			return nil, noPages(t.directory, service)
 		}
 		all = append(all, entries...)
 	}
-	return withPages(all), nil
+	return t.o.Pages.withPages(all), nil
 }
 
 // draw draws the latest figures on a terminal.

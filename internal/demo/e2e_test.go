@@ -13,17 +13,16 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/programstest"
 	"github.com/meshlite-go/meshlite/internal/shop"
 )
 
-// programs are the real ones, built as users build them, which is without the
-// race detector.
+// programs are the real ones.
 func programs(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	output, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/meshlite-go/meshlite/cmd/...").CombinedOutput()
+	dir, err := programstest.Dir(t.TempDir())
 	if err != nil {
-		t.Fatalf("%v: %s", err, output)
+		t.Fatal(err)
 	}
 	return dir
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/programstest"
 	"github.com/meshlite-go/meshlite/internal/shop"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
@@ -26,16 +25,16 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(programs.dir)
+		_ = os.RemoveAll(programs.temporary)
 		os.Exit(code)
 	}))
 }
 
 // programs are built by the first test that needs them.
 var programs struct {
-	once sync.Once
-	dir  string
-	err  error
+	once           sync.Once
+	dir, temporary string
+	err            error
 }
 
 // build builds the services and returns where they are.
@@ -45,13 +44,10 @@ func build(t *testing.T) string {
 		t.Skip("builds and runs the services")
 	}
 	programs.once.Do(func() {
-		if programs.dir, programs.err = os.MkdirTemp("", "meshlite-e2e-"); programs.err != nil {
+		if programs.temporary, programs.err = os.MkdirTemp("", "meshlite-e2e-"); programs.err != nil {
 			return
 		}
-		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", programs.dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
-		build.Dir = filepath.Join("..", "..")
-		build.Stderr = os.Stderr
-		programs.err = build.Run()
+		programs.dir, programs.err = programstest.Dir(programs.temporary)
 	})
 	if programs.err != nil {
 		t.Fatal(programs.err)

@@ -49,7 +49,11 @@ func (r *run) serveAdmin() error {
 	if err != nil {
 		return err
 	}
-	r.admin = admin.Serve(listener, handler)
+	if r.identity != nil {
+		r.admin = admin.ServeTLS(listener, handler, r.identity.ServerTLS())
+	} else {
+		r.admin = admin.Serve(listener, handler)
+	}
 	r.onClose(func() { _ = r.admin.Close() })
 	return nil
 }

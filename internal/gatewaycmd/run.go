@@ -22,6 +22,7 @@ import (
 	"github.com/meshlite-go/meshlite/gateway/httpcache"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
 	"github.com/meshlite-go/meshlite/gateway/jwt"
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors/tracing"
 	"github.com/meshlite-go/meshlite/internal/cli"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -70,8 +71,9 @@ type run struct {
 	edge      *edge.Edge
 	gateway   *gateway.Gateway
 	server    *edge.Server
-	admin     *admin.Server    // nil without one
-	tracing   *tracing.Tracing // nil if the environment asks for none
+	admin     *admin.Server         // nil without one
+	identity  *identity.Credentials // of the gateway itself, nil without one
+	tracing   *tracing.Tracing      // nil if the environment asks for none
 	sites     []gateway.Site
 	listener  net.Listener
 	closers   []func()
@@ -156,6 +158,7 @@ func (r *run) openGateway() error {
 		return err
 	}
 	r.onClose(end)
+	r.identity, _ = security.(*identity.Credentials)
 	for _, s := range r.services {
 		service, err := r.dial(s, security)
 		if err != nil {

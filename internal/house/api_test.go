@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/format"
+	"go/parser"
 	"go/token"
 	"maps"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 const apiFile = "../../docs/api.txt"
@@ -22,6 +25,7 @@ const apiFile = "../../docs/api.txt"
 //
 // Case api: The public API is written down, and changes by nobody's accident.
 func TestPublicAPIIsWrittenDown(t *testing.T) {
+	racetest.Skip(t)
 	var now bytes.Buffer
 	all := packages(t)
 	slices.SortFunc(all, func(a, b pkg) int { return cmp.Compare(a.ImportPath, b.ImportPath) })
@@ -90,7 +94,10 @@ func qualified(text string) map[string]bool {
 func api(t *testing.T, p pkg) []string {
 	var decls []string
 	for _, name := range p.GoFiles {
-		file := parse(t, filepath.Join(p.Dir, name), 0)
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0) // of its own: it is cut
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.FileExports(file)
 		for _, d := range file.Decls {
 			decls = append(decls, exported(t, d)...)

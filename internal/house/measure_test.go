@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"os"
 	"os/exec"
@@ -99,18 +97,13 @@ var aside = regexp.MustCompile(`^(internal/house|internal/cli|services|resolver/
 // functionsAt names the functions of file that the lines lie in.
 func functionsAt(t *testing.T, file string, lines []int) []string {
 	t.Helper()
-	set := token.NewFileSet()
-	tree, err := parser.ParseFile(set, filepath.Join("..", "..", file), nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, d := range tree.Decls {
+	for _, d := range parse(t, filepath.Join("..", "..", file)).Decls {
 		f, ok := d.(*ast.FuncDecl)
 		if !ok || f.Body == nil {
 			continue
 		}
-		from, to := set.Position(f.Pos()).Line, set.Position(f.End()).Line
+		from, to := fileSet.Position(f.Pos()).Line, fileSet.Position(f.End()).Line
 		if slices.ContainsFunc(lines, func(line int) bool { return from <= line && line <= to }) {
 			names = append(names, f.Name.Name)
 		}

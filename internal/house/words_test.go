@@ -3,7 +3,6 @@ package house
 import (
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"maps"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 // banned are words that a reader of gRPC, RFC 9111 and the SRE books stumbles over, and what
@@ -43,9 +44,14 @@ const mostBanned = 5
 
 // Words that the field has another word for do not come back.
 func TestWordsAreThoseOfTheField(t *testing.T) {
-	var groups, instead []string // one pass over all texts: each takes long under the race detector
+	racetest.Skip(t)
+	var groups, instead, stems []string // one pass over all texts: each takes long under the race detector
 	for _, words := range slices.Sorted(maps.Keys(banned)) {
 		groups, instead = append(groups, "("+words+")"), append(instead, banned[words])
+		for word := range strings.SplitSeq(words, "|") {
+			stem, _ := regexp.MustCompile(word).LiteralPrefix()
+			stems = append(stems, stem)
+		}
 	}
 	pattern := regexp.MustCompile(`(?i)\b(?:` + strings.Join(groups, "|") + `)\b`)
 	if pattern.NumSubexp() != len(groups) {
@@ -55,6 +61,10 @@ func TestWordsAreThoseOfTheField(t *testing.T) {
 	texts := 0
 	look := func(where, text string) {
 		texts++
+		lower := strings.ToLower(text)
+		if !slices.ContainsFunc(stems, func(stem string) bool { return strings.Contains(lower, stem) }) {
+			return // most texts, at a small part of what the pattern costs
+		}
 		for _, match := range pattern.FindAllStringSubmatchIndex(text, -1) {
 			group := slices.IndexFunc(match[2:], func(at int) bool { return at >= 0 }) / 2
 			found = append(found, fmt.Sprintf("%s: %q: write %s", where, text[match[0]:match[1]], instead[group]))
@@ -85,12 +95,8 @@ func TestWordsAreThoseOfTheField(t *testing.T) {
 // lookIntoGo looks into the comments of a file and, unless it is a test, its strings.
 func lookIntoGo(t *testing.T, look func(where, text string), name, path string) {
 	t.Helper()
-	set := token.NewFileSet()
-	file, err := parser.ParseFile(set, path, nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := func(n ast.Node) string { return fmt.Sprintf("%s:%d", name, set.Position(n.Pos()).Line) }
+	file := parse(t, path)
+	at := func(n ast.Node) string { return fmt.Sprintf("%s:%d", name, fileSet.Position(n.Pos()).Line) }
 	for _, group := range file.Comments {
 		look(at(group), group.Text())
 	}

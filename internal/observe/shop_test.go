@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/internal/programstest"
 	"github.com/meshlite-go/meshlite/internal/shop"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
 	"github.com/meshlite-go/meshlite/services/storefront"
@@ -134,10 +133,8 @@ func open(t *testing.T) (*shop.Shop, *shop.Registry) {
 	if testing.Short() {
 		t.Skip("builds and runs the services")
 	}
-	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", dir, "./cmd/catalog", "./cmd/inventory", "./cmd/storefront", "./cmd/gateway")
-	build.Dir, build.Stderr = top, os.Stderr
-	if err := build.Run(); err != nil {
+	dir, err := programstest.Dir(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
 	registry, err := shop.StartRegistry(t.Context(), shop.Consul)

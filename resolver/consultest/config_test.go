@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
@@ -351,6 +352,7 @@ func TestChainsAreBounded(t *testing.T) {
 }
 
 func TestTheStoreOfConfigEntriesIsBounded(t *testing.T) {
+	racetest.Skip(t)
 	s, _ := newAgent(t)
 	pad := bytes.Repeat([]byte("x"), 500<<10)
 	var err error

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/snapshot"
 )
@@ -139,6 +140,7 @@ func TestAnswerThatCouldNotBeLoadedIsNotSaved(t *testing.T) {
 }
 
 func TestAnswerThatIsTooLargeToLoadIsNotSaved(t *testing.T) {
+	racetest.Skip(t)
 	if testing.Short() {
 		t.Skip("SKIPPED, the bound of what is saved is not tested: it takes seconds")
 	}

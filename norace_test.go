@@ -1,5 +1,0 @@
-//go:build !race
-
-package meshlite_test
-
-const raceEnabled = false
