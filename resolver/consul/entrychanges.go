@@ -17,7 +17,7 @@ var entryKinds = [...]string{api.ProxyDefaults, api.ServiceDefaults, api.Service
 const (
 	// sharedSeats are for the queries of entryKinds, and for the chains that are read after
 	// their answers.
-	sharedSeats = len(entryKinds) + 3
+	sharedSeats = len(entryKinds) + readSeats
 	// blindInterval is the longest time between two reads of a chain while entries may change
 	// that cannot be listed. While all are listed, it is that of other watches.
 	blindInterval = 10 * time.Second

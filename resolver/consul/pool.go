@@ -16,6 +16,7 @@ const (
 	maxConnections = 62   // and a few that are being closed
 	maxBlocking    = 60   // the others are for requests that do not block
 	maxStreams     = 1000 // on four connections of 250, as many as Go's servers take
+	readSeats      = 3    // for queries that are answered at once, while others wait
 	turn           = time.Second
 )
 
@@ -94,6 +95,11 @@ func (p *watchPool) update() {
 	p.steady.set(needed <= p.limit)
 	p.single.set(single)
 	p.shared.set(!single)
+	if single && needed <= p.limit {
+		p.seats.keep(0)
+	} else {
+		p.seats.keep(readSeats)
+	}
 }
 
 // phases returns the contexts of the phases as they are now.
@@ -117,7 +123,7 @@ type slot struct {
 }
 
 // acquire waits for a connection: ahead of others for a first query, which is answered at once. A
-// query may block for wait, or one turn if the watches have to take turns.
+// query may block for wait, or for a turn while the watches take turns.
 func (p *watchPool) acquire(ctx context.Context, wait time.Duration, first bool) (slot, error) {
 	if err := p.seats.acquire(ctx, first); err != nil {
 		return slot{}, err
@@ -148,22 +154,26 @@ func (p *watchPool) hold(ctx context.Context, wait time.Duration) (slot, error) 
 
 // seats is a semaphore with two queues, each first come, first served.
 type seats struct {
-	mu      sync.Mutex
-	free    int // below 0: as many more are taken than there are now
-	waiting [2][]chan struct{}
+	mu     sync.Mutex
+	free   int // below 0: as many more are taken than there are now
+	kept   int // of these, only for those who go ahead
+	ahead  queue
+	others queue
 }
+
+type queue []chan struct{}
 
 // acquire waits for a seat; ahead is before all who are not.
 func (s *seats) acquire(ctx context.Context, ahead bool) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.mu.Lock()
-	queue := &s.waiting[1]
+	queue := &s.others
 	if ahead {
-		queue = &s.waiting[0]
+		queue = &s.ahead
 	}
 	given := make(chan struct{})
+	s.mu.Lock()
 	*queue = append(*queue, given)
 	s.give()
 	s.mu.Unlock()
@@ -177,15 +187,14 @@ func (s *seats) acquire(ctx context.Context, ahead bool) error {
 }
 
 // leave gives back what was given meanwhile.
-func (s *seats) leave(queue *[]chan struct{}, given chan struct{}) {
+func (s *seats) leave(queue *queue, given chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-given:
+	before := len(*queue)
+	*queue = slices.DeleteFunc(*queue, func(other chan struct{}) bool { return other == given })
+	if len(*queue) == before {
 		s.free++
 		s.give()
-	default:
-		*queue = slices.DeleteFunc(*queue, func(other chan struct{}) bool { return other == given })
 	}
 }
 
@@ -199,12 +208,27 @@ func (s *seats) add(n int) {
 	s.give()
 }
 
+// keep has n seats for those alone who go ahead.
+func (s *seats) keep(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = n
+	s.give()
+}
+
 // give serves those who wait. The caller holds s.mu.
 func (s *seats) give() {
-	for i := range s.waiting {
-		for ; s.free > 0 && len(s.waiting[i]) > 0; s.free-- {
-			close(s.waiting[i][0])
-			s.waiting[i] = s.waiting[i][1:]
-		}
+	for s.free > 0 && s.ahead.serve() || s.free > s.kept && s.others.serve() {
+		s.free--
 	}
+}
+
+// serve serves the first, if there is one.
+func (q *queue) serve() bool {
+	if len(*q) == 0 {
+		return false
+	}
+	close((*q)[0])
+	*q = (*q)[1:]
+	return true
 }
