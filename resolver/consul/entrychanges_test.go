@@ -207,6 +207,8 @@ func TestChainsAreFollowedWithoutTheListOfEntries(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){
 		"hidden by ACLs": func(w http.ResponseWriter) {
 			w.Header().Set("X-Consul-Index", "9")
+			w.Header().Set("X-Consul-LastContact", "0")
+			w.Header().Set("X-Consul-KnownLeader", "true")
 			w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
 			time.Sleep(time.Second) // for a query that blocks
 			_, _ = w.Write([]byte("[]"))
