@@ -304,12 +304,13 @@ func (s *chainSlots) next(ctx context.Context, first bool) (slot, error) {
 		s.changes.join()
 		s.joined, s.seen = true, 0
 	}
-	seen := s.changes.latest()
-	if !first {
-		var err error
-		if seen, err = s.changes.await(ctx, shared.Done(), s.service, s.seen); err != nil {
-			return slot{}, err
-		}
+	if first {
+		s.seen = s.changes.latest()
+		return s.pool.hold(ctx, 0)
+	}
+	seen, err := s.changes.await(ctx, shared.Done(), s.service, s.seen)
+	if err != nil {
+		return slot{}, err
 	}
 	if err := s.changes.reads.Wait(ctx); err != nil {
 		return slot{}, err

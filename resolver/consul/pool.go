@@ -88,7 +88,7 @@ func (p *watchPool) multiplex(streams bool) {
 // update begins and ends phases. The caller holds p.mu.
 func (p *watchPool) update() {
 	needed := p.watches
-	single := needed <= p.limit || p.chains <= sharedSeats
+	single := needed <= maxBlocking || p.chains <= sharedSeats // each write of an entry wakes all of them, in Consul
 	if !single {
 		needed += sharedSeats - p.chains
 	}
