@@ -58,7 +58,10 @@ func isTenth(got map[string]int) bool {
 	return got["1"]+got["2"] == 1000 && got["2"] >= 98 && got["2"] <= 102
 }
 
-// Case R19: A client that starts while Consul is down goes by the chain that it has kept: the split holds, and 0 of 1,000 calls fail.
+// A client that starts while Consul is down goes by the chain that it has kept: the split holds,
+// and 0 of 1,000 calls fail.
+//
+// Case R19
 func TestAClientStartsByItsKeptChainWhileConsulIsDown(t *testing.T) {
 	for name, away := range map[string]func(*mesh){
 		"refuses": func(m *mesh) { m.agent.SetReachable(false) },
@@ -76,7 +79,9 @@ func TestAClientStartsByItsKeptChainWhileConsulIsDown(t *testing.T) {
 	}
 }
 
-// Case R19: With Consul back, what it says replaces the kept chain, and no call fails meanwhile.
+// With Consul back, what it says replaces the kept chain, and no call fails meanwhile.
+//
+// Case R19
 func TestAKeptChainYieldsToAnAnswer(t *testing.T) {
 	m, dir := keptSplit(t)
 	m.agent.SetReachable(false)

@@ -23,9 +23,10 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-var delays = flag.Bool("delays", false, "measure how soon one process follows a change in a real Consul, by the number of services: five minutes")
+var delays = flag.Bool("delays", false, "measure how soon one process follows a change in a real Consul, by the number of services: ten minutes")
 
-// The table of docs/growing.md about a process of many services: `make delays`.
+// The table of docs/growing.md about a process of many services: `make delays`. Times are those of
+// this machine, and of nothing but its load and the turns of the watches.
 func TestDelays(t *testing.T) {
 	if !*delays {
 		t.Skip("only with -delays: see make delays")

@@ -122,9 +122,9 @@ func watchManyChains(t *testing.T, agent *consultest.Server, d *consul.Directory
 }
 
 // With 300 services, 600 watches, a chain is read at once after a change of an entry that it is
-// compiled of, however far away, and no other chain is.
+// compiled of, however far away, and no other chain is, with 60 queries in the air.
 //
-// Case T6: A process of 300 services follows `consul config write` at once, with 60 queries in the air.
+// Case T6
 func TestChainsOfManyServicesFollowAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()

@@ -115,7 +115,10 @@ func TestPlainDiscoveryRemovesAChain(t *testing.T) {
 	}
 }
 
-// Case R19: A kept chain that is damaged, foreign, of a later version or no longer supported is refused, and says why.
+// A kept chain that is damaged, foreign, of a later version or not supported is refused, and the
+// error says why.
+//
+// Case R19
 func TestChainThatCannotBeUsedIsRefused(t *testing.T) {
 	changed := func(change func(*route.Chain)) func(*testing.T, string) {
 		return func(t *testing.T, path string) {
