@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshlite-go/meshlite/internal/consulagent"
+	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
 	"github.com/meshlite-go/meshlite/resolver/consultest"
@@ -381,4 +383,71 @@ func TestStreamsTakeNoTurns(t *testing.T) {
 			t.Errorf("%d queries in the air by HTTP/1.1, want 60 at most", most)
 		}
 	})
+}
+
+// Seventy chains of a real Consul are followed by the lists of entries: within less than the
+// half minute in which a chain is due without a change.
+//
+// Case T6
+func TestChainsShareTheListsOfARealConsul(t *testing.T) {
+	agent := agenttest.Start(t)
+	d, err := consul.New(consul.Config{Address: agent.Address, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	chains := realChains(t, agent, d)
+	put(t, agent, redirected(serviceName(3), "middle"))
+	chains[3].await(t, "1 middle=100")
+	put(t, agent, redirected("middle", "far"))
+	chains[3].await(t, "1 far=100")
+	put(t, agent, `{"Kind":"service-router","Name":"service-4","Routes":[{"Match":{"HTTP":{"PathPrefix":"/a"}},"Destination":{"Service":"far"}}]}`)
+	chains[4].await(t, "2 service-4=100")
+	put(t, agent, `{"Kind":"service-splitter","Name":"service-4","Splits":[{"Weight":75},{"Weight":25,"Service":"far"}]}`)
+	chains[4].await(t, "2 service-4=75 far=25")
+	for _, kind := range []string{"service-splitter", "service-router"} {
+		if _, err := agent.Send(t.Context(), http.MethodDelete, "/v1/config/"+kind+"/service-4", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chains[4].await(t, "plain")
+	put(t, agent, `{"Kind":"service-resolver","Name":"service-5","Redirect":{"Service":"far","Datacenter":"dc2"}}`)
+	chains[5].await(t, "1 far...")
+	put(t, agent, `{"Kind":"proxy-defaults","Name":"global","MeshGateway":{"Mode":"local"}}`)
+	chains[5].await(t, `the discovery chain of "service-5" has parts that are not supported...`)
+}
+
+// Entries that its token cannot list do not stop a chain of a real Consul from being followed.
+//
+// Case T6
+func TestChainsAreFollowedPastTheRightsOfATokenOfARealConsul(t *testing.T) {
+	agent := agenttest.StartSecured(t)
+	const token = "22222222-2222-3333-4444-555555555555"
+	agent.Token("few", token, `service_prefix "service-" { policy = "read" }`)
+	d, err := consul.New(consul.Config{Address: "https://" + agent.Address, Token: token, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	chains := realChains(t, agent.Agent, d)
+	put(t, agent.Agent, redirected(serviceName(3), "middle"))
+	chains[3].await(t, "1 middle=100")
+	put(t, agent.Agent, redirected("middle", "far"))
+	chains[3].await(t, "1 far=100")
+}
+
+// realChains watches seventy chains, with the entries that let them be routed.
+func realChains(t *testing.T, agent *consulagent.Agent, d *consul.Directory) (chains []*reportLines) {
+	t.Helper()
+	for _, name := range []string{"middle", "far"} {
+		put(t, agent, grpcOf(name))
+	}
+	for i := range 70 {
+		put(t, agent, grpcOf(serviceName(i)))
+		chains = append(chains, watchChain(t, d, serviceName(i)))
+	}
+	for _, chain := range chains {
+		chain.await(t, "plain")
+	}
+	return chains
 }
