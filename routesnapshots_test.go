@@ -140,3 +140,16 @@ func TestOnlyAGoodChainIsKept(t *testing.T) {
 		})
 	}
 }
+
+// A chain that is refused leaves the kept one, the last good one, in force.
+//
+// Case T7
+// Case R19
+func TestARefusedChainLeavesTheKeptOne(t *testing.T) {
+	m, dir := keptSplit(t)
+	m.configure(`{"Kind": "service-router", "Name": "catalog", "Routes": [{
+		"Match": {"HTTP": {"QueryParam": [{"Name": "x", "Present": true}]}}, "Destination": {"ServiceSubset": "v2"}}]}`)
+	if got := answers(t.Context(), m.later(dir), 1000); !isTenth(got) {
+		t.Errorf("the calls are answered by %v, want the split of 90 and 10", got)
+	}
+}

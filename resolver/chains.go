@@ -56,11 +56,10 @@ func (w *chainWatch) load() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err != nil || w.latest.answered {
-		return
+	if !w.latest.answered {
+		w.latest.earlier = chain
+		w.signal()
 	}
-	w.latest.earlier = chain
-	w.signal()
 }
 
 func (w *chainWatch) save(chain *route.Chain) error {

@@ -45,11 +45,15 @@ type entryChanges struct {
 
 // entryList is what is known of the entries of one kind.
 type entryList struct {
-	complete bool              // the last query did not fail, and nothing was hidden
+	answered bool
+	err      error             // of the last query
+	hidden   bool              // some, in the last answer
 	since    uint64            // the change from which on all are known; 0 is none
 	entries  map[string]listed // by name
 	changes  map[string]uint64 // the latest one, by name, of deleted entries too
 }
+
+func (l *entryList) isComplete() bool { return l.answered && l.err == nil && !l.hidden }
 
 // listed is an entry.
 type listed struct {
@@ -171,15 +175,26 @@ func (e *listedEntry) leadsTo() (services []string) {
 func (c *entryChanges) record(list *entryList, read entriesRead, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.unlisted.set(err)
-	if list.complete = err == nil && !read.hidden; err != nil {
+	list.answered, list.err, list.hidden = true, err, read.hidden
+	if err != nil {
 		list.since = 0 // what changes until the next answer cannot be known: indexes may be others then
 	} else {
 		c.now++
 		list.take(read.entries, c.now)
 	}
+	c.unlisted.set(c.failure())
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// failure is the error of a list that cannot be read. The caller holds c.mu.
+func (c *entryChanges) failure() error {
+	for _, kind := range entryKinds {
+		if err := c.kinds[kind].err; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take makes entries the latest ones, by a change of this number.
@@ -237,7 +252,7 @@ func (c *entryChanges) latest() uint64 {
 // interval is the longest time between two reads of a chain. The caller holds c.mu.
 func (c *entryChanges) interval() time.Duration {
 	for _, list := range c.kinds {
-		if !list.complete {
+		if !list.isComplete() {
 			return min(blindInterval, c.directory.wait)
 		}
 	}
