@@ -6,7 +6,7 @@ PROGRAMS := meshlite catalog inventory storefront gateway
 GO       ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: mixed matrix release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench growth bench-peers scale bench-go mutants lint fmt generate check-generate breaking tools consul clean
+.PHONY: mixed matrix release vulnerabilities licences cross api cases help build demo chaos dev test test-short bench growth bench-peers scale delays bench-go mutants lint fmt generate check-generate breaking tools consul clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-peers: ## measure whole calls beside kratos, go-zero, grpc-go, NGINX and H
 # A fifth of the mesh, for a small machine: make scale SCALE='-part 5'
 scale: ## simulate 1,000 services, 10,000 instances and 50,000 channels: the tables of docs/growing.md, some minutes
 	$(GO) test -count=1 -timeout 60m -v -run Figures ./internal/scale -figures $(SCALE)
+
+delays: ## measure how soon one process of 30 to 300 services follows a change in a real Consul, and what that costs its agent, ten minutes
+	$(GO) test -count=1 -timeout 60m -v -run 'Delays$$' ./internal/scale -delays
 
 bench-go: ## run the Go benchmarks, for benchstat: picks, the chain, ten thousand endpoints, whole calls
 	$(GO) test -run '^$$' -bench . -benchmem -count 5 ./balancer/... ./interceptors/... ./resolver/... ./internal/e2e

@@ -270,6 +270,10 @@ func TestARefusedChainFailsCallsOrLeavesTheLastOne(t *testing.T) {
 			if got := answers(t.Context(), client, 100); got["2"] != 100 {
 				t.Errorf("the last good chain is not in use: %v", got)
 			}
+			other := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+			if got := answers(t.Context(), other, 100); got["2"] != 100 {
+				t.Errorf("the last good chain is not that of a later channel: %v", got)
+			}
 		})
 	})
 }

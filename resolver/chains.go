@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +12,18 @@ import (
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
-// chainKey identifies the chain of a service.
-type chainKey struct{ directory, service, datacenter string }
+// chainKey is what channels must have in common to share the watch of a chain.
+type chainKey struct {
+	directory, service, datacenter string
+	snapshots                      ChainSnapshots // nil: it is not kept
+}
 
 // chainWatch follows one chain for all its readers.
 type chainWatch struct {
 	*following
-	log *slog.Logger
+	key   chainKey
+	saver *saver[*route.Chain] // nil without snapshots
+	log   *slog.Logger
 
 	mu      sync.Mutex
 	readers map[chan<- struct{}]struct{}
@@ -32,12 +38,32 @@ type chainView struct {
 	// refused is why the latest answer is not chain; nil if it is.
 	refused error
 	err     error // of the last query
+	// earlier is the chain of a snapshot, until the directory has answered.
+	earlier *route.Chain
 }
 
 func (w *chainWatch) view() chainView {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.latest
+}
+
+// load reads the chain of the snapshot, unless there is an answer already.
+func (w *chainWatch) load() {
+	chain, err := w.key.snapshots.LoadChain(w.key.directory, w.key.service, w.key.datacenter)
+	if err != nil {
+		w.log.Warn("the snapshot of the discovery chain is not used", "error", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.latest.answered {
+		w.latest.earlier = chain
+		w.signal()
+	}
+}
+
+func (w *chainWatch) save(chain *route.Chain) error {
+	return w.key.snapshots.SaveChain(w.key.directory, w.key.service, w.key.datacenter, chain)
 }
 
 // report is called by the directory. A chain that it refuses leaves the last one in use.
@@ -47,24 +73,30 @@ func (w *chainWatch) report(chain *route.Chain, err error) {
 	var refused *route.RefusedError
 	switch last := w.latest; {
 	case errors.As(err, &refused):
-		w.latest = chainView{answered: true, chain: last.chain, refused: err}
+		w.latest = chainView{answered: true, chain: cmp.Or(last.chain, last.earlier), refused: err}
 		if last.refused == nil || last.refused.Error() != err.Error() {
-			w.log.Error("the discovery chain is refused", "in_use", last.chain != nil || last.answered && last.refused == nil, "error", err)
+			w.log.Error("the discovery chain is refused", "in_use", w.latest.chain != nil || last.answered && last.refused == nil, "error", err)
 		}
 	case err != nil:
 		w.latest.err = err
 		if last.err == nil {
-			w.log.Warn("the discovery chain cannot be read: calls go on by the last one", "known", last.answered, "error", err)
+			w.log.Warn("the discovery chain cannot be read: calls go on by the last one", "known", last.answered || last.earlier != nil, "error", err)
 		}
 	default:
-		if isSame(last.chain, chain) {
-			chain = last.chain // which channels have in use
+		if inUse := cmp.Or(last.chain, last.earlier); isSame(inUse, chain) {
+			chain = inUse
 		}
 		w.latest = chainView{answered: true, chain: chain}
+		w.saver.save(chain)
 		if last.refused != nil || last.err != nil {
 			w.log.Info("the discovery chain is read again")
 		}
 	}
+	w.signal()
+}
+
+// signal wakes the readers. The caller holds w.mu.
+func (w *chainWatch) signal() {
 	for wake := range w.readers {
 		signal(wake)
 	}
@@ -73,7 +105,7 @@ func (w *chainWatch) report(chain *route.Chain, err error) {
 // isSame reports whether both chains say the same: a blocking query ends without a change, too.
 func isSame(a, b *route.Chain) bool {
 	if a == nil || b == nil {
-		return false
+		return a == b
 	}
 	type said struct {
 		Datacenter, Sticky string
@@ -105,8 +137,14 @@ func (r *chainRegistry) follow(watcher route.Watcher, key chainKey, log *slog.Lo
 	defer r.mu.Unlock()
 	w = r.open[key]
 	if w == nil {
-		w = &chainWatch{log: log.With("service", key.service, "directory", key.directory), readers: map[chan<- struct{}]struct{}{}}
+		w = &chainWatch{key: key, log: log.With("service", key.service, "directory", key.directory), readers: map[chan<- struct{}]struct{}{}}
+		if key.snapshots != nil {
+			w.saver = newSaver(w.save, isSame, w.log)
+		}
 		w.following = follow(w.log, func(ctx context.Context) {
+			if key.snapshots != nil {
+				loadWithin(ctx, w.log, w.load)
+			}
 			watcher.WatchChain(ctx, key.service, key.datacenter, w.report)
 		})
 		r.open[key] = w
@@ -131,5 +169,6 @@ func (r *chainRegistry) leave(key chainKey, w *chainWatch, wake chan<- struct{})
 	r.mu.Unlock()
 	if last {
 		w.stop()
+		w.saver.close()
 	}
 }

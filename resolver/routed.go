@@ -161,6 +161,7 @@ func routedServiceConfig(text string) (string, error) {
 
 func (r *routedResolver) chainKey() chainKey {
 	key := chainKey{directory: r.directory.Name(), service: r.target.Service}
+	key.snapshots, _ = r.builder.snapshots.(ChainSnapshots)
 	if len(r.target.Datacenters) > 0 {
 		key.datacenter = r.target.Datacenters[0]
 	}
@@ -217,9 +218,12 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	case v.answered:
 		r.builder.router.Update(v.chain, v.refused)
 		r.begin(v.chain)
-	case r.current != nil:
 	case r.builder.router.Chain() != nil: // of this channel, before it was idle
 		r.begin(r.builder.router.Chain())
+	case v.earlier != nil:
+		r.builder.router.Update(v.earlier, nil)
+		r.begin(v.earlier)
+	case r.current != nil:
 	case starting > 0 && !r.next.parts[""].isReady():
 		return starting
 	case v.err == nil && starting > r.builder.startTimeout-chainPatience:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // Snapshots stores the last good answers for the start of a later process. Package
@@ -21,6 +22,17 @@ type Snapshots interface {
 	Save(directory string, q catalog.Query, s catalog.Snapshot) error
 }
 
+// ChainSnapshots are [Snapshots] that keep discovery chains, too, each by its directory, its
+// service and the datacenter for which it is compiled; empty is the agent's own.
+type ChainSnapshots interface {
+	Snapshots
+	// LoadChain returns what was saved last, nil if that is nothing, or an error that says why it
+	// cannot be used. It has called [route.Chain.Check].
+	LoadChain(directory, service, datacenter string) (*route.Chain, error)
+	// SaveChain replaces what was saved before. nil, plain discovery, removes it.
+	SaveChain(directory, service, datacenter string, chain *route.Chain) error
+}
+
 const (
 	minSaveInterval  = time.Second           // between two snapshots of one watch
 	saveCloseTimeout = 50 * time.Millisecond // for the disk, when a watch ends
@@ -28,24 +40,25 @@ const (
 
 // saver writes the snapshots of one watch in a goroutine of its own: a stalled disk
 // must delay neither discovery nor the closing of a channel. A nil saver does nothing.
-type saver struct {
-	write  func(catalog.Snapshot) error
+type saver[T any] struct {
+	write  func(T) error
+	same   func(a, b T) bool // so that b is not written after a
 	log    *slog.Logger
-	newest chan catalog.Snapshot
+	newest chan T
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-func newSaver(write func(catalog.Snapshot) error, log *slog.Logger) *saver {
+func newSaver[T any](write func(T) error, same func(a, b T) bool, log *slog.Logger) *saver[T] {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &saver{write: write, log: log, newest: make(chan catalog.Snapshot, 1), cancel: cancel, done: make(chan struct{})}
+	s := &saver[T]{write: write, same: same, log: log, newest: make(chan T, 1), cancel: cancel, done: make(chan struct{})}
 	go s.run(ctx)
 	return s
 }
 
 // save queues a snapshot, in place of one that is not written yet. Only one goroutine at a
 // time may call it.
-func (s *saver) save(snapshot catalog.Snapshot) {
+func (s *saver[T]) save(snapshot T) {
 	if s == nil {
 		return
 	}
@@ -56,19 +69,19 @@ func (s *saver) save(snapshot catalog.Snapshot) {
 	s.newest <- snapshot
 }
 
-func (s *saver) run(ctx context.Context) {
+func (s *saver[T]) run(ctx context.Context) {
 	defer close(s.done)
-	failed := false
-	var last []catalog.Instance
+	failed, written := false, false
+	var last T
 	for {
 		select {
 		case snapshot := <-s.newest:
-			if equal(last, snapshot.Instances) {
+			if written && s.same(last, snapshot) {
 				continue
 			}
 			err := s.tryWrite(snapshot)
 			if err == nil {
-				last = snapshot.Instances
+				last, written = snapshot, true
 			} else if !failed {
 				s.log.Warn("the snapshot cannot be saved: a start without the directory would use an older one", "error", err)
 			}
@@ -85,7 +98,7 @@ func (s *saver) run(ctx context.Context) {
 }
 
 // tryWrite turns a panic into an error: this goroutine has no caller that recovers.
-func (s *saver) tryWrite(snapshot catalog.Snapshot) (err error) {
+func (s *saver[T]) tryWrite(snapshot T) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("saving it panicked: %v", p)
@@ -95,7 +108,7 @@ func (s *saver) tryWrite(snapshot catalog.Snapshot) (err error) {
 }
 
 // flush writes what is queued.
-func (s *saver) flush() {
+func (s *saver[T]) flush() {
 	select {
 	case snapshot := <-s.newest:
 		_ = s.tryWrite(snapshot) // the last failure was logged
@@ -105,7 +118,7 @@ func (s *saver) flush() {
 
 // close writes what is queued and waits, but not for a slow disk: then the goroutine ends
 // with its last write.
-func (s *saver) close() {
+func (s *saver[T]) close() {
 	if s == nil {
 		return
 	}
@@ -116,6 +129,31 @@ func (s *saver) close() {
 		s.log.Warn("the snapshot is still being written: the channel does not wait for the disk", "timeout", saveCloseTimeout)
 	}
 }
+
+// loadWithin waits for load, which reads a snapshot from disk, for at most snapshotTimeout.
+func loadWithin(ctx context.Context, log *slog.Logger, load func()) {
+	loaded := make(chan struct{})
+	go func() {
+		defer close(loaded)
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("reading the snapshot panicked: discovery starts without it", "panic", p)
+			}
+		}()
+		load()
+	}()
+	timer := time.NewTimer(snapshotTimeout)
+	defer timer.Stop()
+	select {
+	case <-loaded:
+	case <-timer.C:
+		log.Warn("the snapshot is not read in time: discovery starts without it", "timeout", snapshotTimeout)
+	case <-ctx.Done():
+	}
+}
+
+// sameInstances reports whether both are the same instances in the same order.
+func sameInstances(a, b catalog.Snapshot) bool { return equal(a.Instances, b.Instances) }
 
 // equal reports whether both are the same instances in the same order.
 func equal(a, b []catalog.Instance) bool {

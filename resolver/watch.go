@@ -21,9 +21,9 @@ const (
 // the answers. It has no timer: subscriptions call view when a grace time ends.
 type sharedWatch struct {
 	query     catalog.Query
-	directory string    // its name
-	snapshots Snapshots // may be nil
-	saver     *saver    // nil without snapshots
+	directory string                   // its name
+	snapshots Snapshots                // may be nil
+	saver     *saver[catalog.Snapshot] // nil without snapshots
 	log       *slog.Logger
 	following *following
 
@@ -82,14 +82,16 @@ func newWatch(watcher catalog.Watcher, q catalog.Query, settings settings, earli
 		guard:         guard{grace: settings.grace, maxRemoval: settings.maxRemoval},
 	}
 	if w.snapshots != nil {
-		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, w.log)
+		w.saver = newSaver(func(s catalog.Snapshot) error { return w.snapshots.Save(w.directory, q, s) }, sameInstances, w.log)
 	}
 	return w
 }
 
 func (w *sharedWatch) start(watcher catalog.Watcher) {
 	w.following = follow(w.log, func(ctx context.Context) {
-		w.loadWithin(ctx)
+		if w.snapshots != nil && len(w.earlier.list) == 0 {
+			loadWithin(ctx, w.log, w.load) // what is read later is still used if there is no answer by then
+		}
 		watcher.Watch(ctx, w.query, w.report)
 	})
 }
@@ -120,32 +122,6 @@ func (f *following) stop() {
 	case <-f.done:
 	case <-timer.C:
 		f.log.Error("the directory does not end its watch: its goroutine is left running", "timeout", stopTimeout)
-	}
-}
-
-// loadWithin waits for the snapshot on disk for at most snapshotTimeout. One that is read
-// later is still used if the directory has not answered by then.
-func (w *sharedWatch) loadWithin(ctx context.Context) {
-	if w.snapshots == nil || len(w.earlier.list) > 0 {
-		return
-	}
-	loaded := make(chan struct{})
-	go func() {
-		defer close(loaded)
-		defer func() {
-			if p := recover(); p != nil {
-				w.log.Error("reading the snapshot panicked: discovery starts without it", "panic", p)
-			}
-		}()
-		w.load()
-	}()
-	timer := time.NewTimer(snapshotTimeout)
-	defer timer.Stop()
-	select {
-	case <-loaded:
-	case <-timer.C:
-		w.log.Warn("the snapshot is not read in time: discovery starts without it", "timeout", snapshotTimeout)
-	case <-ctx.Done():
 	}
 }
 

@@ -204,6 +204,9 @@ func (a *Agent) Stop() {
 	a.end(syscall.SIGTERM)
 }
 
+// Pid is the ID of the agent's process.
+func (a *Agent) Pid() int { return a.cmd.Process.Pid }
+
 // Freeze suspends the agent's process until Thaw.
 func (a *Agent) Freeze() error { return a.cmd.Process.Signal(child.Freeze) }
 

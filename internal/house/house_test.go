@@ -49,7 +49,7 @@ var rooms = map[string][]string{
 	"resolver/consul":                 {"identity", "identity/intention", "internal/renewal", "resolver/catalog", "resolver/route"},
 	"resolver":                        {"resolver/catalog", "resolver/route", "balancer", "balancer/routes", "internal/wire"},
 	"resolver/resolvermetrics":        {"internal/series", "resolver", "resolver/catalog", "resolver/consul"},
-	"resolver/snapshot":               {"resolver/catalog"},
+	"resolver/snapshot":               {"resolver/catalog", "resolver/route"},
 	"resolver/consultest":             {},
 	"meshtest":                        {"", "caller", "resolver/consul", "resolver/consultest"},
 	"interceptors":                    {"proto/...", "balancer/attempt", "caller", "identity/intention", "internal/guard", "internal/rpc", "internal/weakset"},

@@ -5,5 +5,6 @@
 //
 // The small mesh of the tests is held to exact counts. `make scale` plays the large one, of
 // 1,000 services, 10,000 instances and 50,000 channels, and prints the tables of
-// docs/growing.md.
+// docs/growing.md. `make delays` is not simulated: it measures one process of many services at a
+// real Consul.
 package scale_test

@@ -15,6 +15,7 @@ import (
 // newChainWatch is a watch of the chain of service that is compiled for datacenter.
 func newChainWatch(d *Directory, service, datacenter string) *entryWatch[compiled] {
 	w := newEntryWatch[compiled](d, service)
+	w.slots = &chainSlots{Directory: d, service: service}
 	logged := false
 	w.read = func(ctx context.Context, options *api.QueryOptions) (compiled, bool, uint64, error) {
 		read, err := d.readChain(ctx, service, datacenter, options)

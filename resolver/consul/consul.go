@@ -73,6 +73,7 @@ const (
 type Directory struct {
 	*client
 	pool      *watchPool
+	changes   *entryChanges // for the chains of the pool
 	others    *otherAgents
 	wait      time.Duration
 	heartbeat time.Duration
@@ -99,13 +100,21 @@ func New(config Config) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Directory{
-		client:    client,
-		pool:      newWatchPool(),
+	d := &Directory{
 		others:    &otherAgents{byAddress: map[string]*Directory{}},
 		wait:      cmp.Or(config.Wait, defaultWait),
 		heartbeat: cmp.Or(config.Heartbeat, defaultHeartbeat),
-	}, nil
+	}
+	return d.of(client), nil
+}
+
+// of returns the directory of a client's agent, with the settings of d.
+func (d *Directory) of(client *client) *Directory {
+	other := *d
+	other.client, other.pool = client, newWatchPool()
+	other.changes = newEntryChanges(&other)
+	client.counters.multiplex = other.pool.multiplex
+	return &other
 }
 
 // Close closes idle connections. It ends neither watches nor leases.
@@ -136,29 +145,30 @@ func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 // changes all the time is read twice a second. Beyond 20,000 instances the rest is left out,
 // which is logged.
 //
-// Up to 60 watches of one agent are notified of a change at once. More of them take turns,
-// and each is notified within a second for each 60 watches.
+// Up to 60 watches of one agent are notified of a change at once, or 1,000 where it speaks HTTP/2,
+// as it does by TLS. Of more, those of chains share eight of the queries, and if that is not
+// enough, the others take turns, and each is notified within a second for each 52 of them.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
-	runWatch(ctx, d, "Service", q.Service, newWatch(d, q).run, report)
+	runWatch(ctx, d, 0, "Service", q.Service, newWatch(d, q).run, report)
 }
 
-// runWatch runs a watch of what a field names, as one of the pool's.
-func runWatch[V any](ctx context.Context, d *Directory, field, name string, run func(context.Context, func(V, error)), report func(V, error)) {
+// runWatch runs a watch of what a field names, as one of the pool's; chains is 1 for a chain.
+func runWatch[V any](ctx context.Context, d *Directory, chains int, field, name string, run func(context.Context, func(V, error)), report func(V, error)) {
 	if err := checkName(field, name); err != nil {
 		var none V
 		report(none, err) // its URL would be that of another service
 		<-ctx.Done()
 		return
 	}
-	defer d.joinPool()()
+	defer d.joinPool(chains)()
 	run(ctx, report)
 }
 
 // joinPool adds a watch to the pool, until it leaves.
-func (d *Directory) joinPool() (leave func()) {
-	d.pool.join()
+func (d *Directory) joinPool(chains int) (leave func()) {
+	d.pool.add(1, chains)
 	return func() {
-		if d.pool.leave() {
+		if d.pool.add(-1, -chains) {
 			d.Close() // there may be no other request for long
 		}
 	}
@@ -173,7 +183,7 @@ func (d *Directory) joinPool() (leave func()) {
 // Intentions that are gone all at once, or of an older index, are read again, consistently,
 // before they are reported. The watch shares the connections of [Directory.Watch].
 func (d *Directory) WatchIntentions(ctx context.Context, destination string, report func(intention.Set, error)) {
-	runWatch(ctx, d, "destination", destination, newIntentionsWatch(d, destination).run, report)
+	runWatch(ctx, d, 0, "destination", destination, newIntentionsWatch(d, destination).run, report)
 }
 
 // Intentions reads the intentions about calls to destination once.
@@ -199,7 +209,7 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	i := &Identity{directory: d, service: service, cancel: cancel}
 	for _, follow := range []func(context.Context){i.followRoots, i.followLeaf} {
-		leave := d.joinPool()
+		leave := d.joinPool(0)
 		i.done.Go(func() {
 			defer leave()
 			follow(ctx)
@@ -217,9 +227,12 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 // also nil, which is logged once, where the agent has no chains or the token may not read
 // this one, until there has been a chain: then that is an error. A chain that is gone all at
 // once, or of an older index, is read again, consistently, before it is reported. The watch
-// shares the connections of [Directory.Watch].
+// shares the connections of [Directory.Watch]. While there are more watches than these are for,
+// it is read after changes of the config entries that it is compiled of: if some may not be
+// listed, as without service:read on the services that it leads to, it is also read every 5 s to
+// 10 s, and otherwise once a minute.
 func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
-	runWatch(ctx, d, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
+	runWatch(ctx, d, 1, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
 		if err == nil {
 			err = read.refused
 		}
@@ -298,12 +311,11 @@ func (d *Directory) At(agent string) (catalog.Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	other := *d
-	other.client, other.pool = client, newWatchPool()
+	other := d.of(client)
 	if len(d.others.byAddress) < maxOtherAgents {
-		d.others.byAddress[agent] = &other
+		d.others.byAddress[agent] = other
 	}
-	return &other, nil
+	return other, nil
 }
 
 // Stats counts the requests to one agent since the directory was made.
@@ -322,6 +334,9 @@ type counters struct {
 	requests, failures, reregistrations atomic.Uint64
 	registrations                       atomic.Int64
 	services                            serviceRecords
+
+	streams   atomic.Bool // of HTTP/2, in the last answer
+	multiplex func(streams bool)
 }
 
 // Stats returns the stats of the directory's own agent first, then of those that

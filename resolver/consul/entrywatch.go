@@ -14,7 +14,8 @@ import (
 // intentions, paced as those for instances.
 type entryWatch[V any] struct {
 	*watch
-	had bool // the last answer was not empty
+	had   bool // the last answer was not empty
+	slots slots
 
 	// read sends one query. It returns V, whether that is empty, and its index.
 	read func(context.Context, *api.QueryOptions) (V, bool, uint64, error)
@@ -22,11 +23,28 @@ type entryWatch[V any] struct {
 	complete func(context.Context, V) (V, error)
 }
 
+// slots are the slots of a watch's queries.
+type slots interface {
+	// next waits for the next one. The first query is to be answered at once.
+	next(ctx context.Context, first bool) (slot, error)
+	close()
+}
+
+// inTurn are slots of a pool as those of all watches.
+type inTurn struct{ *Directory }
+
+func (s inTurn) next(ctx context.Context, first bool) (slot, error) {
+	return s.pool.acquire(ctx, s.wait, first)
+}
+
+func (inTurn) close() {}
+
 func newEntryWatch[V any](d *Directory, service string) *entryWatch[V] {
-	return &entryWatch[V]{watch: newWatch(d, catalog.Query{Service: service})}
+	return &entryWatch[V]{watch: newWatch(d, catalog.Query{Service: service}), slots: inTurn{d}}
 }
 
 func (w *entryWatch[V]) run(ctx context.Context, report func(V, error)) {
+	defer w.slots.close()
 	for w.limiter.Wait(ctx) == nil {
 		v, a, err := w.next(ctx)
 		switch {
@@ -43,17 +61,21 @@ func (w *entryWatch[V]) run(ctx context.Context, report func(V, error)) {
 // next waits for a connection of the pool, and for an answer. One that is empty all at once, or
 // of an older index, is read again from the leader.
 func (w *entryWatch[V]) next(ctx context.Context) (v V, a answer, err error) {
-	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.directory.wait)
+	slot, err := w.slots.next(ctx, w.index == 0)
 	if err != nil {
 		return v, a, err
 	}
-	defer release()
+	defer slot.release()
+	options := &api.QueryOptions{WaitTime: slot.wait}
+	if slot.wait > 0 {
+		options.WaitIndex = w.index
+	}
 	sentAt := time.Now()
-	v, empty, index, err := w.once(bounded, &api.QueryOptions{WaitIndex: w.index, WaitTime: wait})
+	v, empty, index, err := w.once(slot, options)
 	if err != nil {
 		return v, a, err
 	}
-	a = answer{Snapshot: catalog.Snapshot{Index: index}, early: time.Since(sentAt) < wait, regressed: max(index, 1) < w.index}
+	a = answer{Snapshot: catalog.Snapshot{Index: index}, early: time.Since(sentAt) < slot.wait, regressed: max(index, 1) < w.index}
 	if a.regressed || w.had && empty {
 		w.limiter.Reserve()
 		if v, empty, a.Index, err = w.once(ctx, &api.QueryOptions{RequireConsistent: true}); err != nil {

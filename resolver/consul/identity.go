@@ -62,15 +62,15 @@ func (i *Identity) ask(ctx context.Context, f *follower, read func(*api.QueryOpt
 	if err := f.limiter.Wait(ctx); err != nil {
 		return err
 	}
-	blocking, wait, release, err := i.directory.pool.acquire(ctx, i.directory.wait)
+	slot, err := i.directory.pool.acquire(ctx, i.directory.wait, f.index == 0)
 	if err != nil {
 		return err
 	}
-	defer release()
-	bounded, cancel := boundQuery(blocking, wait)
+	defer slot.release()
+	bounded, cancel := boundQuery(slot, slot.wait)
 	defer cancel()
-	meta, err := read((&api.QueryOptions{WaitIndex: f.index, WaitTime: wait}).WithContext(bounded))
-	if err != nil && errors.Is(context.Cause(blocking), errTakeTurns) {
+	meta, err := read((&api.QueryOptions{WaitIndex: f.index, WaitTime: slot.wait}).WithContext(bounded))
+	if err != nil && errors.Is(context.Cause(slot), errTakeTurns) {
 		return errTakeTurns
 	}
 	if err != nil {

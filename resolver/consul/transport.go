@@ -17,7 +17,7 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// counted is a transport that counts requests and failures.
+// counted is a transport that counts requests and failures, and reports the protocol.
 type counted struct {
 	next http.RoundTripper
 	*counters
@@ -28,6 +28,9 @@ func (c counted) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(request)
 	if failed(request, response, err) {
 		c.failures.Add(1)
+	}
+	if streams := err == nil && response.ProtoMajor >= 2; err == nil && c.streams.Swap(streams) != streams {
+		c.multiplex(streams)
 	}
 	return response, err
 }
@@ -102,7 +105,8 @@ func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 func isList(path string) bool {
-	return strings.Contains(path, "/v1/health/") || strings.Contains(path, "/v1/catalog/")
+	_, entries, ok := strings.Cut(path, "/v1/config/")
+	return strings.Contains(path, "/v1/health/") || strings.Contains(path, "/v1/catalog/") || ok && !strings.Contains(entries, "/")
 }
 
 type boundedBody struct {

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/meshlite-go/meshlite/resolver/catalog"
@@ -79,12 +77,12 @@ func (w *watch) run(ctx context.Context, report func(catalog.Snapshot, error)) {
 
 // next waits for a connection of the pool, and for an answer.
 func (w *watch) next(ctx context.Context) (answer, error) {
-	bounded, wait, release, err := w.directory.pool.acquire(ctx, w.nextWait())
+	slot, err := w.directory.pool.acquire(ctx, w.nextWait(), w.index == 0)
 	if err != nil {
 		return answer{}, err
 	}
-	defer release()
-	a, err := w.read(ctx, bounded, wait)
+	defer slot.release()
+	a, err := w.read(ctx, slot)
 	if err != nil {
 		return answer{}, err
 	}
@@ -109,19 +107,19 @@ func (w *watch) nextWait() time.Duration {
 	return min(w.directory.wait, time.Second+rand.N(w.directory.wait))
 }
 
-// read sends a blocking query in bounded, and confirms the answer if need be. If the last
-// confirmation failed it starts with that: an agent that fails every other query would
-// otherwise never confirm anything.
-func (w *watch) read(ctx, bounded context.Context, wait time.Duration) (answer, error) {
+// read sends a blocking query, and confirms the answer if need be. If the last confirmation
+// failed it starts with that: an agent that fails every other query would otherwise never confirm
+// anything.
+func (w *watch) read(ctx context.Context, slot slot) (answer, error) {
 	if w.unconfirmed {
 		return w.confirm(ctx)
 	}
 	sentAt := time.Now()
-	a, err := w.send(bounded, w.blocking(wait))
+	a, err := w.send(slot, w.blocking(slot.wait))
 	if err != nil {
 		return answer{}, err
 	}
-	a.early = time.Since(sentAt) < wait
+	a.early = time.Since(sentAt) < slot.wait
 	a.regressed = max(a.Index, 1) < w.index
 	if !w.needsConfirmation(a) {
 		return a, nil
@@ -293,83 +291,4 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-}
-
-// An agent accepts 200 connections from one address, which all processes of a machine
-// share, and each blocking query holds one.
-// https://developer.hashicorp.com/consul/docs/agent/config/config-files#http_max_conns_per_client
-const (
-	maxConnections = 62 // and a few that are being closed
-	maxBlocking    = 60 // the others are for requests that do not block
-	turn           = time.Second
-)
-
-// errTakeTurns ends a blocking query early because the watches have to take turns from now on.
-var errTakeTurns = errors.New("more watches than connections")
-
-// watchPool shares the connections of one agent among its watches. Up to maxBlocking
-// watches hold one each and block as long as they like. More of them take turns of a second,
-// so each is back after a second for each 60 watches. No change is lost between two turns:
-// a watch keeps its index.
-type watchPool struct {
-	connections *semaphore.Weighted // first come, first served
-
-	mu        sync.Mutex
-	watches   int
-	steady    context.Context // ends when the watches have to take turns
-	takeTurns context.CancelFunc
-}
-
-func newWatchPool() *watchPool {
-	p := &watchPool{connections: semaphore.NewWeighted(maxBlocking)}
-	p.steady, p.takeTurns = context.WithCancel(context.Background())
-	return p
-}
-
-// join adds a watch.
-func (p *watchPool) join() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.watches++
-	if p.watches > maxBlocking {
-		p.takeTurns()
-	}
-}
-
-// leave removes a watch and reports whether it was the last.
-func (p *watchPool) leave() (last bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.watches--
-	if p.watches <= maxBlocking && p.steady.Err() != nil {
-		p.steady, p.takeTurns = context.WithCancel(context.Background())
-	}
-	return p.watches == 0
-}
-
-// acquire waits for a connection. It returns the context of a blocking query and how long
-// the query may block: wait, or one turn. If the watches have to take turns later, that
-// context ends by errTakeTurns. Call release when the query has ended.
-func (p *watchPool) acquire(ctx context.Context, wait time.Duration) (_ context.Context, _ time.Duration, release func(), err error) {
-	if err := p.connections.Acquire(ctx, 1); err != nil {
-		return nil, 0, nil, err
-	}
-	p.mu.Lock()
-	steady := p.steady
-	p.mu.Unlock()
-	if steady.Err() != nil {
-		return ctx, min(wait, turn), func() { p.connections.Release(1) }, nil
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(steady, func() {
-		pause(ctx, rand.N(turn)) // a query that ends early loses its connection: not all at once
-		cancel(errTakeTurns)
-	})
-	return ctx, wait, func() { stop(); cancel(nil); p.connections.Release(1) }, nil
-}
-
-func (p *watchPool) size() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.watches
 }

@@ -12,8 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 const (
@@ -24,10 +22,10 @@ const (
 	tempPattern = ".meshlite-snapshot-*.tmp"
 )
 
-// fileName is <service>-<hash>.json.
-func fileName(directory string, q catalog.Query) string {
-	sum := sha256.Sum256([]byte(directory + "\x00" + q.Key()))
-	return readable(q.Service) + "-" + hex.EncodeToString(sum[:])[:hashDigits] + extension
+// fileName is <service>-<hash>.json. The key is unique to what the file answers.
+func fileName(service, directory, key string) string {
+	sum := sha256.Sum256([]byte(directory + "\x00" + key))
+	return readable(service) + "-" + hex.EncodeToString(sum[:])[:hashDigits] + extension
 }
 
 // readable turns a service's name into one that every file system accepts, and that no

@@ -67,7 +67,12 @@ func encode(directory, query string, s catalog.Snapshot) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(envelope{version, checksum(inner), inner})
+	return seal(inner)
+}
+
+// seal returns an envelope.
+func seal(content []byte) ([]byte, error) {
+	data, err := json.Marshal(envelope{version, checksum(content), content})
 	if len(data) > maxBytes {
 		return nil, fmt.Errorf("it has %d bytes, want at most %d", len(data), maxBytes)
 	}
@@ -77,8 +82,14 @@ func encode(directory, query string, s catalog.Snapshot) ([]byte, error) {
 // decode returns the snapshot in a file that is intact, and that directory answered to
 // query.
 func decode(data []byte, directory, query string) (catalog.Snapshot, error) {
-	c, err := open(data)
+	var c content
+	inner, err := open(data)
+	if err == nil {
+		err = json.Unmarshal(inner, &c)
+	}
 	switch {
+	case inner != nil && err != nil:
+		return catalog.Snapshot{}, fmt.Errorf("its content is not a snapshot: %.200s", err)
 	case err != nil:
 		return catalog.Snapshot{}, err
 	case c.Directory != directory:
@@ -93,25 +104,21 @@ func decode(data []byte, directory, query string) (catalog.Snapshot, error) {
 }
 
 // open returns the content of an envelope that is intact.
-func open(data []byte) (content, error) {
+func open(data []byte) (json.RawMessage, error) {
 	if len(data) == 0 {
-		return content{}, errors.New("it is empty")
+		return nil, errors.New("it is empty")
 	}
 	var e envelope
 	if err := json.Unmarshal(data, &e); err != nil {
-		return content{}, fmt.Errorf("it is damaged: %.200s", err) // it may repeat a number of any length
+		return nil, fmt.Errorf("it is damaged: %.200s", err) // it may repeat a number of any length
 	}
 	if e.Version != version {
-		return content{}, fmt.Errorf("its format version is %d, want %d", e.Version, version)
+		return nil, fmt.Errorf("its format version is %d, want %d", e.Version, version)
 	}
 	if sum := checksum(e.Content); sum != e.SHA256 {
-		return content{}, fmt.Errorf("it is damaged: sha256 is %.64q, want %q", e.SHA256, sum)
+		return nil, fmt.Errorf("it is damaged: sha256 is %.64q, want %q", e.SHA256, sum)
 	}
-	var c content
-	if err := json.Unmarshal(e.Content, &c); err != nil {
-		return content{}, fmt.Errorf("its content is not a snapshot: %.200s", err)
-	}
-	return c, nil
+	return e.Content, nil
 }
 
 func (c content) snapshot() catalog.Snapshot {

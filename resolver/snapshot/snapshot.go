@@ -1,9 +1,9 @@
 // Package snapshot stores the last good answers of the directory on disk, so that a client
 // can start while Consul is down.
 //
-// There is one file for each directory and query: JSON with a checksum. A file that is
-// damaged, or belongs to another directory or query, is rejected with an error that names it.
-// Processes of one user can share a folder.
+// There is one file for each directory and query, and one for each discovery chain: JSON with a
+// checksum. A file that is damaged, or belongs to another directory or query, is rejected with an
+// error that names it. Processes of one user can share a folder.
 //
 //	snapshots, err := snapshot.Open("/var/lib/storefront/snapshots")
 //	options := resolver.DialOptions(directory, resolver.WithSnapshots(snapshots))
@@ -52,21 +52,26 @@ func Open(dir string) (Dir, error) {
 // or an error that says why the file cannot be used. The result is validated: it has at
 // least one instance, and each can be called.
 func (d Dir) Load(directory string, q catalog.Query) (catalog.Snapshot, error) {
-	path := d.file(directory, q)
+	return load(d.file(directory, q), func(data []byte) (catalog.Snapshot, error) { return decode(data, directory, q.Key()) })
+}
+
+// load returns what decode makes of a file; zero if there is none.
+func load[T any](path string, decode func([]byte) (T, error)) (T, error) {
+	var none T
 	data, err := read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return catalog.Snapshot{}, nil
+		return none, nil
 	}
 	if err != nil {
-		return catalog.Snapshot{}, fmt.Errorf("snapshot %s cannot be read: %w", path, err)
+		return none, fmt.Errorf("snapshot %s cannot be read: %w", path, err)
 	}
-	s, err := decode(data, directory, q.Key())
+	loaded, err := decode(data)
 	if err != nil {
-		return catalog.Snapshot{}, fmt.Errorf("snapshot %s cannot be used, remove it or let the next answer replace it: %w", path, err)
+		return none, fmt.Errorf("snapshot %s cannot be used, remove it or let the next answer replace it: %w", path, err)
 	}
 	// Others are evicted first. If this fails, only the order of eviction suffers.
 	_ = os.Chtimes(path, time.Time{}, time.Now())
-	return s, nil
+	return loaded, nil
 }
 
 // Save atomically replaces what was saved for q at a directory, and returns once it is on disk.
@@ -78,8 +83,12 @@ func (d Dir) Save(directory string, q catalog.Query, s catalog.Snapshot) error {
 	if len(s.Instances) == 0 {
 		return nil
 	}
-	path := d.file(directory, q)
 	data, err := encode(directory, q.Key(), s)
+	return d.save(d.file(directory, q), data, err)
+}
+
+// save replaces a file by data, unless that could not be made.
+func (d Dir) save(path string, data []byte, err error) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s cannot be saved: %w", path, err)
 	}
@@ -97,7 +106,7 @@ func (d Dir) Save(directory string, q catalog.Query, s catalog.Snapshot) error {
 }
 
 func (d Dir) file(directory string, q catalog.Query) string {
-	return filepath.Join(d.path, fileName(directory, q))
+	return filepath.Join(d.path, fileName(q.Service, directory, q.Key()))
 }
 
 const (
