@@ -27,7 +27,7 @@ var rooms = map[string][]string{
 	"proto/...":                       {"proto/..."},
 	"balancer/attempt":                {},
 	"resolver/catalog":                {},
-	"resolver/route":                  {"internal/expression"},
+	"resolver/route":                  {"internal/expression", "internal/httpform"},
 	"caller":                          {"internal/wire"},
 	"identity":                        {"internal/wire"},
 	"identity/consulca":               {"identity", "internal/renewal"},
