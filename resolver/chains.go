@@ -12,12 +12,16 @@ import (
 )
 
 // chainKey identifies the chain of a service.
-type chainKey struct{ directory, service, datacenter string }
+type chainKey struct {
+	directory, service, datacenter string
+	http                           bool // for requests of HTTP, which can mean other parts than gRPC
+}
 
 // chainWatch follows one chain for all its readers.
 type chainWatch struct {
 	*following
-	log *slog.Logger
+	log  *slog.Logger
+	http bool
 
 	mu      sync.Mutex
 	readers map[chan<- struct{}]struct{}
@@ -42,6 +46,9 @@ func (w *chainWatch) view() chainView {
 
 // report is called by the directory. A chain that it refuses leaves the last one in use.
 func (w *chainWatch) report(chain *route.Chain, err error) {
+	if w.http {
+		chain, err = route.ForHTTP(chain, err)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var refused *route.RefusedError
@@ -105,7 +112,7 @@ func (r *chainRegistry) follow(watcher route.Watcher, key chainKey, log *slog.Lo
 	defer r.mu.Unlock()
 	w = r.open[key]
 	if w == nil {
-		w = &chainWatch{log: log.With("service", key.service, "directory", key.directory), readers: map[chan<- struct{}]struct{}{}}
+		w = &chainWatch{http: key.http, log: log.With("service", key.service, "directory", key.directory), readers: map[chan<- struct{}]struct{}{}}
 		w.following = follow(w.log, func(ctx context.Context) {
 			watcher.WatchChain(ctx, key.service, key.datacenter, w.report)
 		})
