@@ -79,6 +79,23 @@ func ForHTTP(chain *Chain, err error) (*Chain, error) {
 	return chain, nil
 }
 
+// ForItsProtocol returns what a [Watcher] has reported, for who calls the service by the protocol
+// of its service-defaults: see [ForHTTP]. HTTP/2 may be gRPC, and is refused only for both.
+func ForItsProtocol(chain *Chain, err error) (*Chain, error) {
+	var refused *RefusedError
+	isRefused, protocol := errors.As(err, &refused), ""
+	switch {
+	case isRefused:
+		protocol = refused.Protocol
+	case chain != nil:
+		protocol = chain.Protocol
+	}
+	if protocol == "http" || protocol == "http2" && isRefused {
+		return ForHTTP(chain, err)
+	}
+	return chain, err
+}
+
 // grpcOnly lists the parts of c, which has passed its Check, that HTTP cannot mean.
 func (c *Chain) grpcOnly() []string {
 	var all problems
