@@ -87,7 +87,7 @@ type sending struct {
 
 // An earlier chain is kept for requests that are between their choice and their end.
 const (
-	maxEarlier = 4
+	maxEarlier = 16
 	earlierTTL = time.Minute
 )
 
