@@ -50,7 +50,7 @@ func newRouted(t testing.TB, config httpproxy.Config, instances map[string]http.
 	}
 	t.Cleanup(directory.Close)
 	config.Name, config.Prefix, config.Log, config.Policy = "web", "/web/", silent, "round_robin"
-	config.Service, config.FollowRoutes = catalog.Query{Service: "web"}, resolver.NewBuilder(directory, resolver.WithLogger(silent)).FollowRoutes
+	config.Service, config.FollowRoutes = catalog.Query{Service: "web"}, resolver.NewBuilder(directory, resolver.WithLogger(silent), resolver.WithPanicThreshold(0), resolver.WithGrace(10*time.Millisecond)).FollowRoutes
 	if s.cache, err = httpcache.New(httpcache.Config{Key: httpproxy.Destination}); err != nil {
 		t.Fatal(err)
 	}
