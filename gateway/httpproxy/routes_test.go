@@ -60,6 +60,7 @@ func newRouted(t testing.TB, config httpproxy.Config, instances map[string]http.
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Proxy.Close)
+	eventually(t, "the chain is read", func() bool { stats := s.Routes(); return stats.Failed || len(stats.Routes) > 0 })
 	return s
 }
 
@@ -365,7 +366,8 @@ func TestRoutesTimeOut(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}}, `{"Kind": "service-resolver", "Name": "web", "RequestTimeout": "30ms"}`,
-		router(`{"Match": {"HTTP": {"PathPrefix": "/route"}}, "Destination": {"RequestTimeout": "20ms"}}`))
+		router(`{"Match": {"HTTP": {"PathPrefix": "/route"}}, "Destination": {"RequestTimeout": "20ms"}}`,
+			`{"Match": {"HTTP": {"PathPrefix": "/fast"}}, "Destination": {"RequestTimeout": "1h"}}`))
 	t.Cleanup(func() { close(release) })
 	for _, path := range []string{"/web/route", "/web/resolver"} {
 		checkProblem(t, s.get(path), http.StatusGatewayTimeout)
