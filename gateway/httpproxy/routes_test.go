@@ -27,14 +27,14 @@ import (
 // routed is a site whose service has a chain.
 type routed struct {
 	*httpproxy.Proxy
-	t     testing.TB
+	t     *testing.T
 	agent *consultest.Server
 	cache *httpcache.Cache
 }
 
 // newRouted is a site at /web/ of the service web, with the config entries of its chain. Answers
 // are what a backend writes.
-func newRouted(t testing.TB, config httpproxy.Config, instances map[string]http.HandlerFunc, entries ...string) *routed {
+func newRouted(t *testing.T, config httpproxy.Config, instances map[string]http.HandlerFunc, entries ...string) *routed {
 	t.Helper()
 	s := &routed{t: t, agent: consultest.New()}
 	t.Cleanup(s.agent.Close)
