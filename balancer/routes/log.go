@@ -3,7 +3,6 @@ package routes
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/meshlite-go/meshlite/internal/lines"
@@ -26,29 +25,6 @@ const (
 	empty       = "no instance of a target or its failover is usable: the other arms of its routes get its calls"
 	recovered   = "a target has all its calls again"
 )
-
-// conditions are the states of the targets of arms with calls, by ID. of is their health.
-func (p *plan) conditions(of func(id string) health) map[string]string {
-	now := map[string]string{}
-	for _, r := range p.routes {
-		for i := range r.arms {
-			a := &r.arms[i]
-			if a.Weight <= 0 || len(a.ways) == 0 {
-				continue
-			}
-			id, shares := a.ways[0].Target, a.shares(of)
-			switch {
-			case len(shares) == 0:
-				now[id] = empty
-			case slices.ContainsFunc(shares, func(s share) bool { return s.way != a.ways[0] }):
-				now[id] = failingOver
-			case now[id] == "":
-				now[id] = recovered
-			}
-		}
-	}
-	return now
-}
 
 // change returns the line about a target whose state was before and is now, if it is worth one.
 func change(before, now, name string, h health) []line {

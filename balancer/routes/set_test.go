@@ -126,9 +126,8 @@ func (s *site) reach(reachable bool, endpoints ...int) {
 	}
 }
 
-// Case T2: Shares within 0.1 % of weights.
-// Case T3: An arm without a healthy instance gets 0 calls; its share goes to the others in
-// proportion; when it is back, so is its share.
+// Case T2
+// Case T3
 func TestSharesOfRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
@@ -150,8 +149,7 @@ func TestSharesOfRequests(t *testing.T) {
 	})
 }
 
-// Case T4: Failover order by subset, service and datacenter; none before the threshold; fail back
-// with hysteresis.
+// Case T4
 func TestRequestsFailOverInProportion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
@@ -176,7 +174,7 @@ func TestRequestsFailOverInProportion(t *testing.T) {
 	})
 }
 
-// Case T8: A retry of a call may go to the other arm when its own has no untried instance.
+// Case T8
 func TestRetriesOfRequestsCrossArms(t *testing.T) {
 	s := newSite(t)
 	s.set(chainOf(arm("v1", 100), arm("v2", 0)), v1.of(2), v2.of(2))
@@ -198,7 +196,7 @@ func TestRetriesOfRequestsCrossArms(t *testing.T) {
 	}
 }
 
-// Case T6: a request that was sent somewhere goes there while the chain changes, and none fails.
+// Case T6
 func TestRequestsBetweenTwoChains(t *testing.T) {
 	s := newSite(t)
 	s.set(nil, group{first: 300, listed: 2})
@@ -273,7 +271,7 @@ func TestRequestsWhileChainsChange(t *testing.T) {
 	work.Wait()
 }
 
-// Case T13: Hash policy: one customer stays at one instance while it lives.
+// Case T13
 func TestRequestsAreHashed(t *testing.T) {
 	for name, test := range map[string]struct {
 		lb *route.LoadBalancer
@@ -358,7 +356,7 @@ func TestRequestsStickToAnArm(t *testing.T) {
 	}
 }
 
-// Case T7: a first chain that is refused fails requests by name, and a later one changes nothing.
+// Case T7
 func TestRefusedChainsOfRequests(t *testing.T) {
 	s := newSite(t)
 	refused := &route.RefusedError{Service: "web", Parts: []string{"IdleTimeout"}}

@@ -122,7 +122,7 @@ func (s *routed) get(path string, header ...string) *httptest.ResponseRecorder {
 	return w
 }
 
-// Case T1: First matching route wins, for each kind of match and its inversion.
+// Case T1
 func TestRequestsGoWhereTheChainSays(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1": says("v1"), "v2": says("v2"), "other/v1": says("other")}, subsets, router(
 		`{"Match": {"HTTP": {"PathExact": "/exact"}}, "Destination": {"ServiceSubset": "v2"}}`,
@@ -197,7 +197,8 @@ func TestRewrittenPathsAreClean(t *testing.T) {
 	}
 }
 
-// Cases T2 and T3: shares are exact, and an empty arm has none.
+// Case T2
+// Case T3
 func TestRequestsAreSplit(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1-1": says("v1"), "v1-2": says("v1"), "v2": says("v2")}, subsets, splits(90, 10))
 	count := func(requests int) (v2 int) {
@@ -222,7 +223,7 @@ func TestRequestsAreSplit(t *testing.T) {
 	}
 }
 
-// Case T4, with another service.
+// Case T4
 func TestRequestsFailOver(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1-1": says("v1"), "v1-2": says("v1"), "other/v1": says("other")},
 		`{"Kind": "service-resolver", "Name": "web", "Failover": {"*": {"Service": "other"}}}`)
@@ -266,7 +267,7 @@ func TestHeadersOfRequestsAreChanged(t *testing.T) {
 	}
 }
 
-// Case T9: An answer cached from one destination is never served to a call that is routed to another.
+// Case T9
 func TestAnswersAreKeptByDestination(t *testing.T) {
 	kept := func(name string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -377,7 +378,7 @@ func TestRoutesTimeOut(t *testing.T) {
 	}
 }
 
-// Case T7: A part that is not understood: refused by name, last good chain kept.
+// Case T7
 func TestRefusedChainsOfASite(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1": says("v1"), "v2": says("v2")}, subsets,
 		router(`{"Destination": {"IdleTimeout": "5s"}}`))
@@ -394,7 +395,8 @@ func TestRefusedChainsOfASite(t *testing.T) {
 	}
 }
 
-// Cases T6 and T16: while the chain changes, and goes, no request fails.
+// Case T6
+// Case T16
 func TestNoRequestFailsWhileTheChainChanges(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{
 		"v1-1": says("v1"), "v1-2": says("v1"), "v2": says("v2"), "other/v1": says("other"),

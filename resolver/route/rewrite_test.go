@@ -102,7 +102,7 @@ func httpChain(change func(*route.Chain)) *route.Chain {
 	return c
 }
 
-// Case T7: what only one protocol can mean is refused by name for the other, and not for its own.
+// Case T7
 func TestPartsAreRefusedByProtocol(t *testing.T) {
 	for name, test := range map[string]struct {
 		change     func(*route.Chain)
