@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +14,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity"
+	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
@@ -49,6 +51,7 @@ type Runtime struct {
 	directory *consul.Directory // of the environment, made when first needed
 	sites     map[Directory]*site
 	lastSite  int
+	routed    []func() routes.Stats // of what is no channel
 }
 
 // site is what the channels to one directory share.
@@ -248,7 +251,33 @@ func (r *Runtime) routes() []routes.Stats {
 	for _, router := range r.routers.All() {
 		all = append(all, router.Stats())
 	}
+	r.mu.Lock()
+	routed := slices.Clone(r.routed)
+	r.mu.Unlock()
+	for _, stats := range routed {
+		all = append(all, stats())
+	}
 	return all
+}
+
+// AddRoutes adds to the routes that metrics and the admin page show those of what is no channel,
+// such as a gateway's plain HTTP services.
+func (r *Runtime) AddRoutes(stats func() routes.Stats) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.routed = append(r.routed, stats)
+}
+
+// RoutingDisabled reports whether MESHLITE_DISABLE turns discovery chains off, and records so.
+// Channels read it by themselves.
+func (r *Runtime) RoutingDisabled(log *slog.Logger) (bool, error) {
+	off, err := readKills()
+	if err != nil {
+		return false, err
+	}
+	off = slices.DeleteFunc(off, func(k kill) bool { return k.stage != interceptors.Routing })
+	r.off.note(off, log)
+	return len(off) > 0, nil
 }
 
 // agents are the figures of the requests to all agents.

@@ -101,8 +101,10 @@ func (p *attemptPicker) Endpoints() (usable, ejected int) {
 
 // HasUntried reports whether an endpoint that may be picked has no attempt of the call of
 // record.
-func (p *attemptPicker) HasUntried(record *attempt.Record) bool {
-	for _, candidates := range p.view.usable() {
+func (p *attemptPicker) HasUntried(record *attempt.Record) bool { return p.view.hasUntried(record) }
+
+func (v *View) hasUntried(record *attempt.Record) bool {
+	for _, candidates := range v.usable() {
 		for i := range candidates {
 			if !record.Tried(candidates[i].Address) {
 				return true

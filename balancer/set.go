@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -35,12 +36,26 @@ type Set struct {
 	members map[string]*member // by address
 	order   []string           // their addresses, as listed
 	down    map[string]bool    // those of them that are unreachable
+
+	alive    atomic.Int64
+	onChange func() // of alive; may be nil
 }
 
 // NewSet makes an empty set over table, which sets and channels may share. policy is one of
 // this module whose package is imported, such as "round_robin"; config is its JSON in a service
 // config, with its own fields and the [Settings]. An empty config is the default.
 func NewSet(table *Table, policy string, config json.RawMessage) (*Set, error) {
+	s, err := NewHashSet(table, policy, config, nil)
+	if err == nil && s.policy.hashKey != "" {
+		s.Close()
+		return nil, fmt.Errorf("policy %q needs metadata, which is gRPC's: write another one", policy)
+	}
+	return s, err
+}
+
+// NewHashSet is NewSet, also with a policy that hashes: [Set.ChooseByHash] gives it the value.
+// onChange, if not nil, is called when [Set.Alive] has changed; it must not call the set.
+func NewHashSet(table *Table, policy string, config json.RawMessage, onChange func()) (*Set, error) {
 	name, err := ownPolicyName(policy)
 	if err != nil {
 		return nil, err
@@ -52,10 +67,7 @@ func NewSet(table *Table, policy string, config json.RawMessage) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	if parsed.hashKey != "" {
-		return nil, fmt.Errorf("policy %q needs metadata, which is gRPC's: write another one", policy)
-	}
-	s := &Set{policy: parsed, table: table, down: map[string]bool{}}
+	s := &Set{policy: parsed, table: table, down: map[string]bool{}, onChange: onChange}
 	s.rebuilds.init(s.rebuild)
 	s.members = table.update(s, nil, &parsed.settings.Ejection)
 	return s, nil
@@ -142,6 +154,19 @@ func (s *Set) update() {
 	}
 	s.current.Store(next)
 	s.rebuilds.done(start, view.validFor)
+	if alive := int64(len(s.order) - len(s.down) - view.ejections); s.alive.Swap(alive) != alive && s.onChange != nil {
+		s.onChange()
+	}
+}
+
+// Alive is how many endpoints can be connected to and are not ejected.
+func (s *Set) Alive() int { return int(s.alive.Load()) }
+
+// HasUntried reports whether an endpoint that may be chosen has no attempt of the request of
+// record.
+func (s *Set) HasUntried(record *attempt.Record) bool {
+	r := s.current.Load()
+	return r != nil && r.view.hasUntried(record)
 }
 
 // Choose chooses the endpoint of an attempt, which is in flight until [Choice.Done]. A record
@@ -149,14 +174,31 @@ func (s *Set) update() {
 // first attempt. Answers are compared with those of other endpoints to the same method: give few
 // methods. The error is [ErrNoEndpoint], or that of the record's [attempt.Avoid].
 func (s *Set) Choose(record *attempt.Record, method string) (*Choice, error) {
+	return s.choose(record, method, nil)
+}
+
+// ChooseByHash is Choose for a request with a value: those with the same value go to the same
+// endpoint while it can be used.
+func (s *Set) ChooseByHash(record *attempt.Record, method, value string) (*Choice, error) {
+	return s.choose(record, method, &value)
+}
+
+func (s *Set) choose(record *attempt.Record, method string, hashed *string) (*Choice, error) {
 	r := s.current.Load()
 	if r == nil {
 		return nil, ErrNoEndpoint
 	}
 	now := s.table.now()
-	c, probe, err := r.choose(record, now)
-	if err != nil {
-		return nil, err
+	var c *Candidate
+	var probe probe
+	if hashed != nil {
+		c, probe = r.chooseByHash(rendezvous.Hash(*hashed), record)
+	}
+	if c == nil {
+		var err error
+		if c, probe, err = r.choose(record, now); err != nil {
+			return nil, err
+		}
 	}
 	c.picked.Add(1)
 	if record != nil {

@@ -15,6 +15,7 @@ import (
 // chainKey is what channels must have in common to share the watch of a chain.
 type chainKey struct {
 	directory, service, datacenter string
+	http                           bool           // for requests of HTTP, which can mean other parts than gRPC
 	snapshots                      ChainSnapshots // nil: it is not kept
 }
 
@@ -68,6 +69,9 @@ func (w *chainWatch) save(chain *route.Chain) error {
 
 // report is called by the directory. A chain that it refuses leaves the last one in use.
 func (w *chainWatch) report(chain *route.Chain, err error) {
+	if w.key.http {
+		chain, err = route.ForHTTP(chain, err)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var refused *route.RefusedError

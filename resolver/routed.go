@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,23 +36,13 @@ type routedResolver struct {
 	cancel     context.CancelFunc
 	done       chan struct{}
 
-	parts   map[string]*part // of current and next, by their keys
-	routed  bool             // a chain was published
-	current *plan            // published; nil before the first
-	next    *plan            // becomes current once its parts have answers
-}
-
-// plan is a chain with the discovery of its targets.
-type plan struct {
-	chain *route.Chain     // nil is plain discovery
-	parts map[string]*part // by the ID of the target; that of plain discovery is at ""
-	since time.Time
+	planner[*part]
+	routed bool // a chain was published
 }
 
 // part is the discovery of one target: it receives what a resolver publishes.
 type part struct {
 	resolver.ClientConn // of the channel, for the service config
-	key                 string
 	wake                chan<- struct{}
 	resolver            *consulResolver
 
@@ -87,6 +76,15 @@ func (p *part) isReady() bool {
 	return p.ready
 }
 
+// republish has what is known published again.
+func (p *part) republish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed = true
+}
+
+func (p *part) close() { p.resolver.Close() }
+
 // take returns what is to be published, and whether it has changed since it was last taken.
 func (p *part) take() (state resolver.State, err error, changed bool) {
 	p.mu.Lock()
@@ -104,8 +102,9 @@ func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.Cl
 	}
 	r := &routedResolver{
 		builder: b, target: target, directory: directory, cc: cc, opts: opts,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), parts: map[string]*part{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	r.planner = planner[*part]{patience: b.startTimeout, parts: map[string]*part{}, open: r.openPart}
 	text := b.serviceConfigOf(target.Policy)
 	routed, err := routedServiceConfig(text)
 	if err != nil {
@@ -176,11 +175,7 @@ func (r *routedResolver) Close() {
 	r.cancel()
 	<-r.done
 	r.closeChain()
-	var parts sync.WaitGroup
-	for _, p := range r.parts {
-		parts.Go(p.resolver.Close)
-	}
-	parts.Wait()
+	r.closeParts()
 }
 
 func (r *routedResolver) run(ctx context.Context) {
@@ -236,41 +231,6 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	return again
 }
 
-// begin makes the plan of a chain the next one, unless it is or was.
-func (r *routedResolver) begin(chain *route.Chain) {
-	latest := cmp.Or(r.next, r.current)
-	if latest != nil && latest.chain == chain {
-		return
-	}
-	p := &plan{chain: chain, parts: map[string]*part{}, since: time.Now()}
-	if chain == nil {
-		p.parts[""] = r.part(r.target, r.builder)
-	} else {
-		failover := withFailover(chain)
-		for id, target := range chain.Targets {
-			builder := *r.builder
-			builder.warning = builder.warning && !target.OnlyPassing
-			if failover[id] {
-				builder.panic.threshold = 0 // others take over before unhealthy instances are called
-			}
-			p.parts[id] = r.part(r.targetOf(chain, target), &builder)
-		}
-	}
-	r.next = p
-	r.drop()
-}
-
-// withFailover are the IDs of the targets that others take over for.
-func withFailover(chain *route.Chain) map[string]bool {
-	ids := map[string]bool{}
-	for _, route := range chain.Routes {
-		for _, arm := range route.Arms {
-			ids[arm.Target] = ids[arm.Target] || len(arm.Failover) > 0
-		}
-	}
-	return ids
-}
-
 // targetOf is how the instances of a chain's target are found: as those of the channel's target,
 // in the target's datacenter and by its filter.
 func (r *routedResolver) targetOf(chain *route.Chain, of *route.Target) Target {
@@ -281,74 +241,37 @@ func (r *routedResolver) targetOf(chain *route.Chain, of *route.Target) Target {
 	if of.Datacenter != chain.Datacenter {
 		t.Datacenters = []string{of.Datacenter}
 	}
-	switch {
-	case of.Filter != "" && t.Filter != "":
-		t.Filter = fmt.Sprintf("(%s) and (%s)", t.Filter, of.Filter)
-	case of.Filter != "":
-		t.Filter = of.Filter
-	}
+	t.Filter = bothFilters(t.Filter, of.Filter)
 	return t
 }
 
-// part returns the discovery of target, which plans share.
-func (r *routedResolver) part(target Target, builder *Builder) *part {
-	key := fmt.Sprint(tableKey("", target.queries(builder.warning)), builder.panic)
-	if p := r.parts[key]; p != nil {
-		return p
+// bothFilters is the filter of what matches both, which may be empty.
+func bothFilters(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
 	}
+	return fmt.Sprintf("(%s) and (%s)", a, b)
+}
+
+// openPart returns what discovers a target, and its key.
+func (r *routedResolver) openPart(chain *route.Chain, of *route.Target, failover bool) (string, func() *part) {
+	target, builder := r.target, *r.builder
+	if chain != nil {
+		target = r.targetOf(chain, of)
+		builder.settings = builder.forTarget(of, failover)
+	}
+	key := fmt.Sprint(tableKey("", target.queries(builder.warning)), builder.panic)
+	return key, func() *part { return r.newPart(target, &builder) }
+}
+
+func (r *routedResolver) newPart(target Target, builder *Builder) *part {
 	serverName := bundledServerName(r.opts)
 	if serverName == "" && target.Service != r.target.Service && r.opts.Authority == url.PathEscape(r.target.Service) {
 		serverName = url.PathEscape(target.Service) // unless a name is pinned, each proves its own
 	}
-	p := &part{ClientConn: r.cc, key: key, wake: r.wake}
+	p := &part{ClientConn: r.cc, wake: r.wake}
 	p.resolver, _ = builder.discover(target, r.directory, p, r.opts, serverName) // it has no policy, and so no error
-	r.parts[key] = p
 	return p
-}
-
-// drop closes the parts that no plan has.
-func (r *routedResolver) drop() {
-	used := map[*part]bool{}
-	for _, p := range []*plan{r.current, r.next} {
-		if p == nil {
-			continue
-		}
-		for _, one := range p.parts {
-			used[one] = true
-		}
-	}
-	for key, p := range r.parts {
-		if !used[p] {
-			delete(r.parts, key)
-			p.resolver.Close()
-		}
-	}
-}
-
-// advance makes the next plan current once each of its targets has been answered for, or a chain
-// has waited for the start timeout. It returns when to try again; 0 is with the next answer.
-func (r *routedResolver) advance() (again time.Duration) {
-	if r.next == nil {
-		return 0
-	}
-	left := r.builder.startTimeout - time.Since(r.next.since)
-	for _, p := range r.next.parts {
-		switch {
-		case p.isReady():
-		case r.next.chain == nil:
-			return 0 // it reports an error by itself
-		case left > 0:
-			return left
-		}
-	}
-	for _, p := range r.next.parts {
-		p.mu.Lock()
-		p.changed = true
-		p.mu.Unlock()
-	}
-	r.current, r.next = r.next, nil
-	r.drop()
-	return 0
 }
 
 // publish updates gRPC's state if something of the current plan has changed. Until there has been
@@ -410,8 +333,12 @@ func (r *routedResolver) publishTargets() {
 func (r *consulResolver) known(published int) int {
 	for _, s := range r.sources {
 		if v := s.view(); len(v.list) > 0 {
-			return published + v.excluded*published/len(v.list)
+			return v.known(published)
 		}
 	}
 	return published
+}
+
+func (v *view) known(published int) int {
+	return published + v.excluded*published/max(len(v.list), 1)
 }

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 const (
@@ -375,6 +377,36 @@ func (b *Builder) Follow(q catalog.Query, changed func([]catalog.Instance)) (sto
 		cancel()
 		<-done
 		s.close()
+	})
+}
+
+// FollowRoutes is [Builder.Follow] with the discovery chain of the service, for requests of HTTP:
+// changed is called with where they go, and again whenever that may have changed. A target of a
+// chain is discovered as the service is, in its datacenter and by its filter; a new chain is
+// reported once each of its targets has been answered for. A first chain that is refused is
+// reported as failed. Without a chain it is what Follow reports.
+func (b *Builder) FollowRoutes(q catalog.Query, changed func(routes.Snapshot)) (stop func()) {
+	watcher, ok := b.directory.(route.Watcher)
+	if !ok {
+		return b.Follow(q, func(list []catalog.Instance) {
+			changed(routes.Snapshot{Targets: []routes.Target{{Instances: list, Known: len(list)}}})
+		})
+	}
+	f := &routeFollower{builder: b, query: q, changed: changed, wake: make(chan struct{}, 1)}
+	f.planner = planner[*followed]{patience: b.startTimeout, parts: map[string]*followed{}, open: f.openPart}
+	var closeChain func()
+	f.chain, closeChain = b.chains.follow(watcher, chainKey{directory: b.directory.Name(), service: q.Service, datacenter: q.Datacenter, http: true}, b.log, f.wake)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.run(ctx)
+	}()
+	return sync.OnceFunc(func() {
+		cancel()
+		<-done
+		closeChain()
+		f.closeParts()
 	})
 }
 

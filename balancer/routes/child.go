@@ -124,8 +124,14 @@ func (c *config) of(lb *route.LoadBalancer) (child, error) {
 			fields["choiceCount"] = min(max(lb.ChoiceCount, 2), 10)
 		}
 	case "ring_hash", "maglev": // both approximate what the policy does
-		name = hash.Name
-		fields["metadataKey"] = lb.HashKey
+		switch {
+		case lb.HashFrom != "": // a request of HTTP has the value, not metadata
+			name, fields["metadataKey"] = hash.Name, "value"
+		case lb.HashKey != "":
+			name, fields["metadataKey"] = hash.Name, lb.HashKey
+		default:
+			name = random.Name // as Envoy does without a hash
+		}
 	default:
 		return child{}, fmt.Errorf("policy %q of a service-resolver: write round_robin, random, least_request, ring_hash or maglev", lb.Policy)
 	}

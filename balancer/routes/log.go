@@ -3,11 +3,12 @@ package routes
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
+
+	"github.com/meshlite-go/meshlite/internal/lines"
 )
 
-// maxLogRate is how many lines a router logs in a second.
+// maxLogRate is how many lines a router or a set logs in a second.
 const maxLogRate = 20
 
 // line is a change of a target, to be logged.
@@ -25,38 +26,28 @@ const (
 	recovered   = "a target has all its calls again"
 )
 
+// change returns the line about a target whose state was before and is now, if it is worth one.
+func change(before, now, name string, h health) []line {
+	if now == before || now == recovered && before == "" {
+		return nil
+	}
+	level := slog.LevelWarn
+	if now == recovered {
+		level = slog.LevelInfo
+	}
+	return []line{{level, now, name, h}}
+}
+
 // logChanges notes what has changed of targets of arms. The caller holds p.mu.
 func (p *policy) logChanges() {
 	if p.plan == nil {
 		return
 	}
-	now := map[*leaf]string{}
-	for _, r := range p.plan.routes {
-		for i := range r.arms {
-			a := &r.arms[i]
-			if a.Weight <= 0 || len(a.ways) == 0 || p.byID[a.ways[0].Target] == nil {
-				continue
-			}
-			l, shares := p.byID[a.ways[0].Target], a.shares(p.health)
-			switch {
-			case len(shares) == 0:
-				now[l] = empty
-			case slices.ContainsFunc(shares, func(s share) bool { return s.way != a.ways[0] }):
-				now[l] = failingOver
-			case now[l] == "":
-				now[l] = recovered
-			}
+	for id, now := range p.plan.conditions(p.health) {
+		if l := p.byID[id]; l != nil {
+			p.lines = append(p.lines, change(l.status, now, l.name, l.health)...)
+			l.status = now
 		}
-	}
-	for l, status := range now {
-		if status != l.status && (status != recovered || l.status != "") {
-			level := slog.LevelWarn
-			if status == recovered {
-				level = slog.LevelInfo
-			}
-			p.lines = append(p.lines, line{level, status, l.name, l.health})
-		}
-		l.status = status
 	}
 }
 
@@ -65,16 +56,27 @@ func (p *policy) unlock() {
 	lines, router := p.lines, p.router
 	p.lines = nil
 	p.mu.Unlock()
-	if len(lines) == 0 {
-		return
+	if len(lines) > 0 {
+		router.report(lines)
 	}
+}
+
+// reporter logs within a limit.
+type reporter struct {
+	settings
+	limit *lines.Limit
+}
+
+func newReporter(s settings) reporter { return reporter{s, lines.New(maxLogRate)} }
+
+func (r *reporter) report(all []line) {
 	ctx, now := context.Background(), time.Now()
-	router.limit.Settle(now, func(level slog.Level, n uint64) {
-		router.log.LogAttrs(ctx, level, "changes of routes left out of the log", slog.Uint64("count", n))
+	r.limit.Settle(now, func(level slog.Level, n uint64) {
+		r.log.LogAttrs(ctx, level, "changes of routes left out of the log", slog.Uint64("count", n))
 	})
-	for _, l := range lines {
-		if router.limit.Admit(l.level, now) {
-			router.log.LogAttrs(ctx, l.level, l.message, slog.String("target", l.leaf),
+	for _, l := range all {
+		if r.limit.Admit(l.level, now) {
+			r.log.LogAttrs(ctx, l.level, l.message, slog.String("target", l.leaf),
 				slog.Int("usable", l.health.usable), slog.Int("known", l.health.known))
 		}
 	}

@@ -226,12 +226,25 @@ const golden = 0x9E3779B97F4A7C15
 
 // choose draws the way of a call of the i-th route. Nil is a route without a target.
 func (d *draws) choose(ctx context.Context, i int) *way {
-	drawn := &d.routes[i]
-	if key := d.plan.chain.Sticky; key != "" && len(drawn.arms) > 1 {
+	if key := d.sticky(i); key != "" {
 		if values := metadata.ValueFromOutgoingContext(ctx, key); len(values) > 0 {
-			return drawn.stick(values[0])
+			return d.routes[i].stick(values[0])
 		}
 	}
+	return d.turn(i)
+}
+
+// sticky is the key by whose value calls of the i-th route stick to an arm; empty without.
+func (d *draws) sticky(i int) string {
+	if len(d.routes[i].arms) < 2 {
+		return ""
+	}
+	return d.plan.chain.Sticky
+}
+
+// turn draws the way of a call of the i-th route that sticks to no arm.
+func (d *draws) turn(i int) *way {
+	drawn := &d.routes[i]
 	if len(drawn.ways) == 1 {
 		return drawn.ways[0].way
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -19,8 +18,7 @@ import (
 // which gives it chains, its policy, which gives it what is alive, and its interceptors. It is
 // safe for concurrent use.
 type Router struct {
-	settings
-	limit   *lines.Limit
+	reporter
 	current atomic.Pointer[draws] // nil is plain discovery
 	started chan struct{}         // closed by the first Update
 	window  balancer.Window       // of plain discovery
@@ -45,7 +43,7 @@ func NewRouter(opts ...Option) (*Router, error) {
 }
 
 func newRouter(s settings) *Router {
-	return &Router{settings: s, limit: lines.New(maxLogRate), started: make(chan struct{})}
+	return &Router{reporter: newReporter(s), started: make(chan struct{})}
 }
 
 // Choose draws the route, arm and target of a call of method ("/package.Service/Method"), by

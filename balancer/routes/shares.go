@@ -1,6 +1,10 @@
 package routes
 
-import "github.com/meshlite-go/meshlite/internal/rendezvous"
+import (
+	"slices"
+
+	"github.com/meshlite-go/meshlite/internal/rendezvous"
+)
 
 // shares spreads the calls of an arm: what a target cannot take goes to the next one. Calls wait
 // for the target of the arm while it is being connected, as its failover is not due, and for
@@ -77,4 +81,27 @@ func (r *plannedRoute) draw(of func(id string) health, sticky bool) drawnRoute {
 	}
 	drawn.ways = newOdds(all)
 	return drawn
+}
+
+// conditions are the states of the targets of arms with calls, by ID. of is their health.
+func (p *plan) conditions(of func(id string) health) map[string]string {
+	now := map[string]string{}
+	for _, r := range p.routes {
+		for i := range r.arms {
+			a := &r.arms[i]
+			if a.Weight <= 0 || len(a.ways) == 0 {
+				continue
+			}
+			id, shares := a.ways[0].Target, a.shares(of)
+			switch {
+			case len(shares) == 0:
+				now[id] = empty
+			case slices.ContainsFunc(shares, func(s share) bool { return s.way != a.ways[0] }):
+				now[id] = failingOver
+			case now[id] == "":
+				now[id] = recovered
+			}
+		}
+	}
+	return now
 }

@@ -51,17 +51,22 @@ type TargetStats struct {
 
 // Stats returns what the router does now. It takes no lock that calls need.
 func (r *Router) Stats() Stats {
-	s := Stats{Routes: []RouteStats{}}
 	r.mu.Lock()
+	err := r.err
+	r.mu.Unlock()
+	return r.current.Load().stats(err)
+}
+
+// stats are those of d, which is nil in plain discovery. err is that of the last update.
+func (d *draws) stats(err error) Stats {
+	s := Stats{Routes: []RouteStats{}}
 	var refused *route.RefusedError
-	if r.err != nil {
-		s.Error = r.err.Error()
+	if err != nil {
+		s.Error = err.Error()
 	}
-	if errors.As(r.err, &refused) {
+	if errors.As(err, &refused) {
 		s.Service = refused.Service
 	}
-	r.mu.Unlock()
-	d := r.current.Load()
 	if d == nil || d.plan == nil {
 		s.Failed = d != nil
 		return s

@@ -61,7 +61,9 @@ type Config struct {
 	// Trusted callers may make the cache validate or fetch, by no-cache, max-age and min-fresh.
 	// Default: nobody.
 	Trusted func(*http.Request) bool
-	// Key adds to the key of an answer, beside host, scheme and URL.
+	// Key adds to the key of an answer, beside host, scheme and URL: the destination of a request
+	// that is routed, such as httpproxy.Destination. An answer is not stored if it is another one
+	// after the request was sent than before.
 	Key func(*http.Request) string
 	// Groups of an answer are invalidated together by [Cache.Invalidate].
 	Groups func(*http.Request, *http.Response) []string

@@ -290,6 +290,9 @@ func (q *query) fetch(r *http.Request, e *entry) (*http.Response, error) {
 	}
 	response, err := q.transport.next.RoundTrip(out)
 	x.response, x.receivedAt = response, time.Now()
+	if q.cache.config.Key != nil && q.cache.baseKey(r) != q.base {
+		x.noStore = true // another destination has answered
+	}
 	if failed := err != nil || isError(response.StatusCode); failed && q.excuses(e, r, err) {
 		if err == nil {
 			_ = response.Body.Close()

@@ -122,6 +122,7 @@ type responseBody struct {
 	timer   *time.Timer // nil without a timeout
 	once    sync.Once
 	done    func(error)
+	release func() // ends the request; nil if another attempt follows
 }
 
 // Read reads from the instance.
@@ -151,6 +152,9 @@ func (b *responseBody) end(err error) {
 			b.timer.Stop()
 		}
 		b.done(err)
+		if b.release != nil {
+			b.release()
+		}
 	})
 }
 

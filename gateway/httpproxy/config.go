@@ -22,6 +22,10 @@
 //
 // Bodies are streamed, and WebSocket passes: both count as requests in flight until they end.
 // Upgrades to other protocols are not forwarded. Redirects and cookies are not rewritten.
+//
+// With [Config.FollowRoutes] requests go where the discovery chain of the service says: its routes
+// match the path that the service would see, so without the prefix of the site. The choice is made
+// once, outside of Wrap.
 package httpproxy
 
 import (
@@ -37,7 +41,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -54,6 +58,9 @@ type Config struct {
 	// (*resolver.Builder).Follow. Its Scheme is http, or https with HTTPS, unless it is given.
 	Service catalog.Query
 	Follow  func(catalog.Query, func([]catalog.Instance)) (stop func())
+	// FollowRoutes takes the place of Follow for requests that go by the discovery chain of
+	// Service, such as (*resolver.Builder).FollowRoutes. See [Destination] for a cache.
+	FollowRoutes func(catalog.Query, func(routes.Snapshot)) (stop func())
 	// HTTPS has the instances of Service called by TLS.
 	HTTPS bool
 	// URLs are the instances of a site without a directory: "http://127.0.0.1:8000". A path is
@@ -68,7 +75,7 @@ type Config struct {
 	// Policy is the name of a balancing policy. Default: "least_request".
 	Policy string
 	// PolicyConfig is the policy's config as in a service config, with the
-	// [balancer.Settings].
+	// settings of package balancer.
 	PolicyConfig json.RawMessage
 	// Region and Zone are where this process runs; empty is unknown.
 	Region, Zone string
@@ -190,8 +197,10 @@ func (c *Config) checkSite() error {
 		return fmt.Errorf("the Prefix %q does not begin and end with a slash: write one such as %q", c.Prefix, "/"+strings.Trim(c.Prefix, "/")+"/")
 	case (c.Service.Service == "") == (len(c.URLs) == 0):
 		return errors.New("write either Service or URLs")
-	case c.Service.Service != "" && c.Follow == nil:
-		return errors.New("a Service needs Follow: give that of a resolver's Builder")
+	case c.Service.Service != "" && c.Follow == nil && c.FollowRoutes == nil:
+		return errors.New("a Service needs Follow or FollowRoutes: give that of a resolver's Builder")
+	case c.Follow != nil && c.FollowRoutes != nil:
+		return errors.New("Follow and FollowRoutes: write one")
 	}
 	return nil
 }
@@ -235,9 +244,9 @@ func parseURLs(texts []string) ([]catalog.Instance, map[string]target, error) {
 	return list, targets, nil
 }
 
-// newSet makes the set of instances, with a table of its own.
-func (c *Config) newSet() (*balancer.Set, error) {
-	set, err := balancer.NewSet(balancer.NewTable().WithLogger(c.Log), c.Policy, c.PolicyConfig)
+// newSet makes the set of instances.
+func (c *Config) newSet() (*routes.Set, error) {
+	set, err := routes.NewSet(c.Policy, c.PolicyConfig, routes.WithLogger(c.Log.With("site", c.Name)))
 	if err != nil {
 		return nil, fmt.Errorf("httpproxy: site %q: %w", c.Name, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/gateway/problem"
 	"github.com/meshlite-go/meshlite/internal/httpform"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -41,11 +42,15 @@ func New(config Config) (*Proxy, error) {
 		wrapped = config.Wrap(t)
 	}
 	p.reverse = &httputil.ReverseProxy{
-		Rewrite: p.rewrite, Transport: wrapped, ErrorHandler: p.fail, BufferPool: &buffers{},
+		Rewrite: p.rewrite, Transport: &router{t, wrapped}, ErrorHandler: p.fail, BufferPool: &buffers{},
 		ErrorLog: log.New(quiet{config.Log, config.Name}, "", 0),
 	}
-	if config.Follow != nil && len(config.URLs) == 0 {
-		p.stop = config.Follow(config.Service, t.update)
+	switch {
+	case len(config.URLs) > 0:
+	case config.FollowRoutes != nil:
+		p.stop = config.FollowRoutes(config.Service, t.update)
+	case config.Follow != nil:
+		p.stop = config.Follow(config.Service, func(list []catalog.Instance) { t.update(listOf(list)) })
 	}
 	return p, nil
 }
@@ -140,6 +145,10 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, detail = http.StatusRequestEntityTooLarge, "the body is too large"
 	case errors.As(err, &body):
 		status, detail = http.StatusBadRequest, "the body cannot be read"
+	case errors.Is(err, errPath):
+		status, detail = http.StatusBadRequest, errPath.Error()
+	case errors.Is(err, errNoRoute):
+		status, detail = http.StatusServiceUnavailable, "the site "+p.config.Name+" has no route for the request"
 	case errors.Is(err, errBusy):
 		status, detail = http.StatusServiceUnavailable, "the site "+p.config.Name+" has too many requests in flight"
 	case errors.Is(err, errNoInstance):
@@ -156,9 +165,13 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 // Stats returns the counters of the site and the state of its instances.
 func (p *Proxy) Stats() Stats { return p.transport.stats() }
 
+// Routes returns what the site does with the discovery chain of its service. Without a chain it
+// has no routes.
+func (p *Proxy) Routes() routes.Stats { return p.transport.set.Stats() }
+
 // Picks are the instances of the site as those of a gRPC target, for package balancermetrics.
 func (p *Proxy) Picks() resolver.Picks {
-	picks := resolver.Picks{Directory: "list", Service: p.config.Name, Channels: 1, TableStats: p.transport.set.Table().Stats()}
+	picks := resolver.Picks{Directory: "list", Service: p.config.Name, Channels: 1, TableStats: p.transport.set.Endpoints()}
 	if len(p.config.URLs) == 0 {
 		picks.Directory, picks.Service, picks.Queries = "directory", p.config.Service.Service, []catalog.Query{p.config.Service}
 	}

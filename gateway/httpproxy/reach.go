@@ -12,9 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/internal/lines"
-	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 // An instance that cannot be connected to is tried again in the background, at first after
@@ -39,7 +38,7 @@ func (e *connectError) Unwrap() error { return e.err }
 // reach makes connections, and takes instances that cannot be connected to out of rotation.
 type reach struct {
 	config *Config
-	set    *balancer.Set
+	set    *routes.Set
 	dialer net.Dialer
 	limit  *lines.Limit
 	ctx    context.Context
@@ -53,19 +52,21 @@ type reach struct {
 	backAt map[string]time.Time
 }
 
-func newReach(c *Config, set *balancer.Set) *reach {
+func newReach(c *Config, set *routes.Set) *reach {
 	r := &reach{config: c, set: set, dialer: net.Dialer{Timeout: c.ConnectTimeout}, limit: lines.New(maxLogRate), listed: map[string]bool{}, down: map[string]bool{}, backAt: map[string]time.Time{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
 
-// keep replaces the instances.
-func (r *reach) keep(list []catalog.Instance) {
+// keep replaces the instances, which are those of all targets.
+func (r *reach) keep(targets []routes.Target) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.listed = make(map[string]bool, len(list))
-	for i := range list {
-		r.listed[list[i].Address] = true
+	r.listed = map[string]bool{}
+	for _, t := range targets {
+		for i := range t.Instances {
+			r.listed[t.Instances[i].Address] = true
+		}
 	}
 	maps.DeleteFunc(r.backAt, func(address string, _ time.Time) bool { return !r.listed[address] })
 }

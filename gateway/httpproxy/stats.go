@@ -28,7 +28,7 @@ func (t *transport) stats() Stats {
 	c := &t.counts
 	return Stats{
 		Name: t.config.Name, Requests: c.requests.Load(), Retries: c.retries.Load(), Moved: c.moved.Load(), Unbudgeted: c.unbudgeted.Load(),
-		Rejected: c.rejected.Load(), Failed: c.failed.Load(), InFlight: len(t.inFlight), TableStats: t.set.Table().Stats(),
+		Rejected: c.rejected.Load(), Failed: c.failed.Load(), InFlight: len(t.inFlight), TableStats: t.set.Endpoints(),
 	}
 }
 

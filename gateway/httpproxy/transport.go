@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer"
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
@@ -29,7 +30,7 @@ const firstListTimeout = 5 * time.Second
 // transport is the http.RoundTripper that chooses an instance for each attempt.
 type transport struct {
 	config  *Config
-	set     *balancer.Set
+	set     *routes.Set
 	targets map[string]target // by address, of a fixed list; nil for a directory
 	http    *http.Transport
 	reach   *reach
@@ -62,15 +63,23 @@ func newTransport(c *Config) (*transport, error) {
 	}
 	if len(list) > 0 {
 		t.targets = targets
-		t.update(list)
+		t.update(listOf(list))
 	}
 	return t, nil
 }
 
-// update takes a new list of instances.
-func (t *transport) update(list []catalog.Instance) {
-	t.set.Update(list)
-	t.reach.keep(list)
+// listOf is plain discovery.
+func listOf(list []catalog.Instance) routes.Snapshot {
+	return routes.Snapshot{Targets: []routes.Target{{Instances: list, Known: len(list)}}}
+}
+
+// update takes new instances, and where requests go.
+func (t *transport) update(to routes.Snapshot) {
+	if err := t.set.Update(to); err != nil {
+		t.config.Log.Error("the discovery chain is not used: requests go where they did before", "site", t.config.Name, "error", err)
+		return
+	}
+	t.reach.keep(to.Targets)
 	t.listedOnce.Do(func() { close(t.listed) })
 }
 
@@ -110,8 +119,11 @@ func (t *transport) send(request *http.Request, body *requestBody) (*http.Respon
 		return nil, err
 	}
 	var last error
-	for record := attempt.New(); ; record = record.Next() {
-		choice, err := t.set.Choose(record, methodLabel(request.Method))
+	to, record := routedOf(request), attempt.New()
+	record.SetRoute(to.chosen())
+	for ; ; record = record.Next() {
+		choice, err := t.set.Pick(record, request, methodLabel(request.Method))
+		to.sent(record.Route())
 		if err != nil {
 			if last != nil {
 				return nil, last // all others went away meanwhile
@@ -119,12 +131,15 @@ func (t *transport) send(request *http.Request, body *requestBody) (*http.Respon
 			return nil, errNoInstance
 		}
 		response, end := t.attempt(request, body, choice)
-		if end == nil {
+		switch {
+		case end != nil:
+			if last = end.err; !t.again(request, body, record, end) {
+				return nil, last
+			}
+		case to.retry().OnStatus(response.StatusCode) && t.again(request, body, record, &failure{sent: true}):
+			last = discard(response)
+		default:
 			return response, nil
-		}
-		last = end.err
-		if !t.again(request, body, record, end) {
-			return nil, last
 		}
 	}
 }
@@ -160,7 +175,7 @@ func methodLabel(method string) string {
 
 // again reports whether a request whose attempt failed is sent to another instance.
 func (t *transport) again(request *http.Request, body *requestBody, record *attempt.Record, end *failure) bool {
-	if record.Number() >= t.config.Attempts || !record.HasUntried() || request.Context().Err() != nil || body.failed() != nil || !body.rewind() {
+	if record.Number() >= routedOf(request).attempts(t.config.Attempts) || !record.HasUntried() || request.Context().Err() != nil || body.failed() != nil || !body.rewind() {
 		return false
 	}
 	if !end.sent {
@@ -210,6 +225,22 @@ func (t *transport) attempt(request *http.Request, body *requestBody, choice *ba
 	response.Request = request
 	response.Body = t.follow(response, choice, cancel)
 	return response, nil
+}
+
+// maxDiscard is how many bytes of an answer are read so that its connection can be used again.
+const maxDiscard = 4 << 10
+
+// discard ends an answer instead of which another attempt is made. The result is its error, if no
+// other instance is left.
+func discard(response *http.Response) error {
+	if body, ok := response.Body.(*responseBody); ok {
+		body.release = nil
+	}
+	if response.ContentLength >= 0 && response.ContentLength <= maxDiscard {
+		_, _ = io.Copy(io.Discard, response.Body)
+	}
+	_ = response.Body.Close()
+	return fmt.Errorf("httpproxy: an instance answered %s", response.Status)
 }
 
 // urlAt is u at an instance.
@@ -277,8 +308,8 @@ func (t *transport) follow(response *http.Response, choice *balancer.Choice, can
 		}
 		choice.Done(balancer.Result{Outcome: outcome, End: attempt.Over | attempt.Sent | attempt.Received | attempt.Answer})
 		cancel(nil)
-		<-t.inFlight
 	}
+	b.release = func() { <-t.inFlight }
 	if connection, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		return &upgraded{b, connection}
 	}

@@ -87,7 +87,7 @@ func Routes(ctx context.Context, o RoutesOptions, streams Streams) error {
 
 func readRoutes(ctx context.Context, directory *consul.Directory, o RoutesOptions) (*routesReport, error) {
 	report := &routesReport{Service: o.Service, Refused: []string{}, Routes: []routeReport{}, Clients: []process{}, Errors: []string{}}
-	chain, err := directory.Chain(ctx, o.Service, o.Datacenter)
+	chain, err := route.ForItsProtocol(directory.Chain(ctx, o.Service, o.Datacenter))
 	var refused *route.RefusedError
 	switch {
 	case errors.As(err, &refused):

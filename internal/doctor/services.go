@@ -65,7 +65,7 @@ func probeAll(ctx context.Context, directory *consul.Directory, options Options,
 		s.probes = make([]probeResult, len(s.entries))
 		// Other errors are no fault: without chains, or the right to read this one, discovery is plain.
 		var refused *route.RefusedError
-		if _, err := directory.Chain(ctx, s.name, ""); errors.As(err, &refused) {
+		if _, err := route.ForItsProtocol(directory.Chain(ctx, s.name, "")); errors.As(err, &refused) {
 			s.refused = refused.Parts
 		}
 		services[i] = s

@@ -203,11 +203,25 @@ func (r *run) dial(s service, security credentials.TransportCredentials) (gatewa
 // two sites may have the same URL.
 func (r *run) site(s site) (made gateway.Site, err error) {
 	config := httpproxy.Config{Name: s.name, Prefix: s.prefix, URLs: s.urls, Policy: r.policy(s), Region: r.region, Zone: r.zone, Log: r.log, Header: r.forwarded}
-	if len(s.urls) == 0 {
-		config.Service, config.Follow = catalog.Query{Service: s.name}, r.builder.Follow
+	isRouted := len(s.urls) == 0
+	if isRouted {
+		off, err := r.runtime.RoutingDisabled(r.log)
+		if err != nil {
+			return made, err
+		}
+		config.Service, isRouted = catalog.Query{Service: s.name}, !off
+		if isRouted {
+			config.FollowRoutes = r.builder.FollowRoutes
+		} else {
+			config.Follow = r.builder.Follow
+		}
 	}
 	if r.HTTPCache > 0 {
-		cache, err := httpcache.New(httpcache.Config{MaxBytes: r.HTTPCache})
+		cached := httpcache.Config{MaxBytes: r.HTTPCache}
+		if isRouted {
+			cached.Key = httpproxy.Destination
+		}
+		cache, err := httpcache.New(cached)
 		if err != nil {
 			return made, fmt.Errorf("--http-cache %d: %w", r.HTTPCache, err)
 		}
@@ -218,6 +232,9 @@ func (r *run) site(s site) (made gateway.Site, err error) {
 		return made, err
 	}
 	r.onClose(made.Proxy.Close)
+	if isRouted {
+		r.runtime.AddRoutes(made.Proxy.Routes)
+	}
 	return made, nil
 }
 

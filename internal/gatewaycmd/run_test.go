@@ -148,6 +148,10 @@ type shop struct {
 
 func (s *shop) GetSweet(ctx context.Context, in *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	subject := strings.Join(metadata.ValueFromIncomingContext(ctx, caller.SubjectKey), ",")
+	if in.GetId() == "slow" { // as long as its caller waits
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	select {
 	case s.trace <- strings.Join(metadata.ValueFromIncomingContext(ctx, "traceparent"), ","):
 	default:

@@ -5,7 +5,6 @@ package httpform
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -23,7 +22,14 @@ func Check(r *http.Request) error {
 		return errors.New("the host has a character that no host has")
 	case strings.ContainsFunc(r.URL.RawQuery, func(c rune) bool { return c == ' ' || isControl(c) }):
 		return errors.New("the query has a space or a control character: percent-encode it")
-	case !isPlain(r.URL):
+	default:
+		return CheckPath(r.URL.Path)
+	}
+}
+
+// CheckPath returns why servers could read a path, which is decoded, in several ways.
+func CheckPath(path string) error {
+	if !isPlain(path) {
 		return errors.New(`the path has a segment "." or "..", or a control character: send it resolved`)
 	}
 	return nil
@@ -31,12 +37,12 @@ func Check(r *http.Request) error {
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }
 
-// isPlain reports whether all who read the path of u mean the same by it.
-func isPlain(u *url.URL) bool {
-	if !strings.HasPrefix(u.Path, "/") || strings.ContainsFunc(u.Path, isControl) {
+// isPlain reports whether all who read path mean the same by it.
+func isPlain(path string) bool {
+	if !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, isControl) {
 		return false
 	}
-	for segment := range strings.FieldsFuncSeq(u.Path, func(c rune) bool { return c == '/' || c == '\\' }) {
+	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		segment, _, _ = strings.Cut(segment, ";") // some servers take "..;" for ".."
 		if segment == "." || segment == ".." {
 			return false

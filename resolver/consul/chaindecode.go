@@ -42,7 +42,7 @@ func decodeChain(body []byte, index uint64) (_ *route.Chain, refused, err error)
 		return nil, nil, nil
 	}
 	r := &chainReader{doc: &doc, chain: &route.Chain{
-		Service: doc.ServiceName, Datacenter: doc.Datacenter, Index: index,
+		Service: doc.ServiceName, Datacenter: doc.Datacenter, Protocol: doc.Protocol, Index: index,
 		Sticky:  strings.ToLower(doc.ServiceMeta[stickyMeta]),
 		Targets: map[string]*route.Target{},
 	}}
@@ -57,11 +57,12 @@ func decodeChain(body []byte, index uint64) (_ *route.Chain, refused, err error)
 
 // result checks what was read.
 func (r *chainReader) result() (_ *route.Chain, refused, err error) {
-	bad := &route.RefusedError{Service: r.chain.Service, Index: r.chain.Index, Parts: r.refused}
+	bad := &route.RefusedError{Service: r.chain.Service, Protocol: r.chain.Protocol, Index: r.chain.Index, Parts: r.refused}
 	var wrong *route.RefusedError
 	if errors.As(r.chain.Check(), &wrong) {
 		bad.Parts = append(bad.Parts, wrong.Parts...)
 	}
+	bad.Common = len(bad.Parts)
 	ofHTTP := r.chain.HTTPOnly()
 	switch {
 	case len(bad.Parts) > 0:
@@ -188,7 +189,7 @@ func (r *chainReader) destination(to *route.Route, from *chainDestination, where
 	if from.IdleTimeout != 0 {
 		r.refuse("%s: IdleTimeout %v: a call is bounded as a whole: write RequestTimeout", where, time.Duration(from.IdleTimeout))
 	}
-	to.Retry = r.retry(from, where)
+	to.Retry = route.NewRetry(from.NumRetries, from.RetryOnConnectFailure, from.RetryOn, from.RetryOnStatusCodes)
 	request, response := r.headers(from.RequestHeaders, where), r.headers(from.ResponseHeaders, where)
 	for _, a := range to.Arms {
 		a.Request = slices.Concat(request, a.Request)
@@ -421,11 +422,14 @@ func (r *chainReader) loadBalancer(from *chainLoadBalancer, where string) *route
 		switch {
 		case p == nil:
 		case p.SourceIP:
-			r.refuse("%s: LoadBalancer HashPolicies SourceIP: a caller has one address: write the Field \"header\"", where)
-		case p.Field != "header":
-			r.refuse("%s: LoadBalancer HashPolicies Field %q: a call of gRPC has metadata alone: write the Field \"header\"", where, p.Field)
-		default:
+			read.HashFrom = route.FromAddress
+		case p.Field == "header":
 			read.HashKey = strings.ToLower(p.FieldValue)
+		default:
+			read.HashFrom, read.HashKey = p.Field, p.FieldValue
+			if c := p.CookieConfig; c != nil && (c.Session || c.TTL != 0 || c.Path != "") {
+				r.refuse("%s: LoadBalancer HashPolicies CookieConfig of %q: no cookie is made here: leave it out, and hash one that the service sets", where, p.FieldValue)
+			}
 		}
 	}
 	if err := read.Check(); err != nil {
@@ -433,57 +437,4 @@ func (r *chainReader) loadBalancer(from *chainLoadBalancer, where string) *route
 		return nil
 	}
 	return read
-}
-
-// retriedOn is what the conditions of Envoy for retries mean to a client of gRPC: codes, or
-// that the server has processed nothing.
-// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on
-var retriedOn = map[string]struct {
-	code           string
-	connectFailure bool
-}{
-	"cancelled":          {code: "CANCELLED"},
-	"deadline-exceeded":  {code: "DEADLINE_EXCEEDED"},
-	"internal":           {code: "INTERNAL"},
-	"resource-exhausted": {code: "RESOURCE_EXHAUSTED"},
-	"unavailable":        {code: "UNAVAILABLE"},
-	// An answer of HTTP without gRPC's status, and a connection that is lost.
-	"5xx":             {code: "UNAVAILABLE", connectFailure: true},
-	"gateway-error":   {code: "UNAVAILABLE"},
-	"reset":           {code: "UNAVAILABLE"},
-	"connect-failure": {connectFailure: true},
-	"refused-stream":  {connectFailure: true},
-}
-
-// unavailable are the answers of HTTP that are UNAVAILABLE to a client of gRPC.
-// https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
-var unavailable = []uint32{429, 502, 503, 504}
-
-func (r *chainReader) retry(from *chainDestination, where string) *route.Retry {
-	read := route.Retry{Attempts: from.NumRetries, OnConnectFailure: from.RetryOnConnectFailure}
-	var codes []string
-	for _, condition := range from.RetryOn {
-		on, known := retriedOn[condition]
-		if !known {
-			r.refuse("%s: RetryOn %q: gRPC has no such condition: write some of %s", where, condition, strings.Join(slices.Sorted(maps.Keys(retriedOn)), ", "))
-			continue
-		}
-		read.OnConnectFailure = read.OnConnectFailure || on.connectFailure
-		if on.code != "" {
-			codes = append(codes, on.code)
-		}
-	}
-	for _, status := range from.RetryOnStatusCodes {
-		if !slices.Contains(unavailable, status) {
-			r.refuse("%s: RetryOnStatusCodes %d: gRPC has no such code: write some of %v, or a condition of RetryOn", where, status, unavailable)
-			continue
-		}
-		codes = append(codes, "UNAVAILABLE")
-	}
-	slices.Sort(codes)
-	read.Codes = slices.Compact(codes)
-	if read.Attempts == 0 && len(read.Codes) == 0 && !read.OnConnectFailure {
-		return nil
-	}
-	return &read
 }

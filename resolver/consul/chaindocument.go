@@ -15,12 +15,12 @@ type chainDocument struct {
 	ServiceName, Namespace, Partition, Datacenter string
 	Default                                       bool
 	ServiceMeta                                   map[string]string
-	StartNode                                     string
+	StartNode, Protocol                           string
 	Nodes                                         map[string]*chainNode
 	Targets                                       map[string]*chainTarget
 
 	// What decides nothing here. Extensions patch Envoy's configuration.
-	Protocol, CustomizationHash, EnvoyExtensions, AutoVirtualIPs, ManualVirtualIPs anything
+	CustomizationHash, EnvoyExtensions, AutoVirtualIPs, ManualVirtualIPs anything
 }
 
 type chainNode struct {
@@ -109,8 +109,12 @@ type chainLoadBalancer struct {
 	HashPolicies       []*struct {
 		Field, FieldValue string
 		SourceIP          bool
-		CookieConfig      anything // of the field "cookie"
-		Terminal          anything // of more policies than one
+		CookieConfig      *struct {
+			Session bool
+			TTL     duration
+			Path    string
+		}
+		Terminal anything // of more policies than one
 	}
 }
 

@@ -34,7 +34,7 @@ const (
 func (c *Chain) Check() error {
 	c.once.Do(func() {
 		if parts := c.compile(); len(parts) > 0 {
-			c.err = &RefusedError{Service: c.Service, Index: c.Index, Parts: parts}
+			c.err = &RefusedError{Service: c.Service, Protocol: c.Protocol, Index: c.Index, Parts: parts, Common: len(parts)}
 		}
 	})
 	return c.err
@@ -230,21 +230,6 @@ func (c *Chain) checkTargets(all *problems) {
 	}
 }
 
-// codes are those of gRPC that a route may retry.
-var codes = []string{"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
-
-func (r *Retry) check() error {
-	if r.Attempts > maxRetries {
-		return fmt.Errorf("%d retries: write %d at most", r.Attempts, maxRetries)
-	}
-	for _, code := range r.Codes {
-		if !slices.Contains(codes, code) {
-			return fmt.Errorf("retries %q: write some of %s", code, strings.Join(codes, ", "))
-		}
-	}
-	return nil
-}
-
 // The policies of a service-resolver.
 var policies = []string{"least_request", "maglev", "random", "ring_hash", "round_robin"}
 
@@ -262,10 +247,25 @@ func (l *LoadBalancer) Check() error {
 	if l.MaximumRingSize != 0 && l.MinimumRingSize > l.MaximumRingSize {
 		return fmt.Errorf("the load balancer has a ring of at least %d and at most %d", l.MinimumRingSize, l.MaximumRingSize)
 	}
-	if l.HashKey != "" {
+	return l.checkHash()
+}
+
+func (l *LoadBalancer) checkHash() error {
+	switch l.HashFrom {
+	case "":
+		if l.HashKey == "" {
+			return nil
+		}
 		if err := checkKey(l.HashKey); err != nil {
 			return fmt.Errorf("the load balancer hashes the header %w", err)
 		}
+	case FromCookie, FromQuery:
+		if l.HashKey == "" || len(l.HashKey) > maxKey {
+			return fmt.Errorf("the load balancer hashes the %s %.64q: write a name of 1 to %d letters", l.HashFrom, l.HashKey, maxKey)
+		}
+	case FromAddress:
+	default:
+		return fmt.Errorf("the load balancer hashes %q: write header, %s, %s or %s", l.HashFrom, FromCookie, FromQuery, FromAddress)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -22,6 +23,19 @@ func (h *Headers) Apply(md map[string][]string) {
 	for key, value := range h.Add {
 		if value != "" {
 			md[key] = append(slices.Clip(md[key]), value)
+		}
+	}
+}
+
+// changes are the keys of all headers that h changes.
+func (h *Headers) changes() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, keys := range []iter.Seq[string]{maps.Keys(h.Add), maps.Keys(h.Set), slices.Values(h.Remove)} {
+			for key := range keys {
+				if !yield(key) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -74,7 +88,7 @@ func reserved(key string) bool {
 func checkChange(key string) error {
 	switch {
 	case reserved(key):
-		return fmt.Errorf("%.64q, which gRPC keeps to itself: write another", key)
+		return fmt.Errorf("%.64q, which the transport keeps to itself: write another", key)
 	case strings.HasPrefix(key, "meshlite-"), strings.HasPrefix(key, "x-meshlite-"):
 		return fmt.Errorf("%q, which callers trust to be meshlite's: write another", key)
 	}

@@ -2,8 +2,8 @@ package route
 
 // Match says which calls a route takes. The zero value matches every call.
 type Match struct {
-	// PathExact, PathPrefix and PathRegex are of the full method, "/package.Service/Method";
-	// at most one of them is set. PathRegex is of RE2 and matches the whole path.
+	// PathExact, PathPrefix and PathRegex are of the full method, "/package.Service/Method", and of
+	// the decoded path of a request of HTTP; at most one of them is set. PathRegex is of RE2 and matches the whole path.
 	PathExact  string `json:"path_exact,omitempty"`
 	PathPrefix string `json:"path_prefix,omitempty"`
 	PathRegex  string `json:"path_regex,omitempty"`

@@ -18,6 +18,8 @@ import (
 type Chain struct {
 	Service    string `json:"service"`
 	Datacenter string `json:"datacenter"` // for which it was compiled
+	// Protocol is what the service speaks by its service-defaults: "grpc", "http", "tcp".
+	Protocol string `json:"protocol,omitempty"`
 	// Index is the directory's index of this answer.
 	Index uint64 `json:"index"`
 	// Routes are tried in this order. The last one matches every call.
@@ -46,7 +48,8 @@ type Route struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// Retry is merged into the method's policy; nil leaves it as it is.
 	Retry *Retry `json:"retry,omitempty"`
-	// PrefixRewrite replaces the matched prefix of an HTTP path. Chains of gRPC do not have it.
+	// PrefixRewrite replaces the matched part of an HTTP path: see [Route.Rewrite]. Chains of gRPC
+	// do not have it.
 	PrefixRewrite string `json:"prefix_rewrite,omitempty"`
 	// Arms have weights that sum to 100, but for rounding. At least one; those with weight 0
 	// get no calls.
@@ -102,16 +105,6 @@ func (t *Target) Destination() string {
 	return fmt.Sprintf("%s/%s/%s", t.Datacenter, t.Service, t.Subset)
 }
 
-// Retry is what a route says of retries. Only calls that may run twice are retried, whatever
-// a route says.
-type Retry struct {
-	Attempts uint32 `json:"attempts,omitempty"` // after the first; 0 is the policy's
-	// Codes are names of gRPC's, such as UNAVAILABLE, that are retried beside the policy's.
-	Codes []string `json:"codes,omitempty"`
-	// OnConnectFailure retries attempts that found no connection.
-	OnConnectFailure bool `json:"on_connect_failure,omitempty"`
-}
-
 // Headers changes metadata, by [Headers.Apply]. Keys are lower case, none is a pseudo header,
 // and none begins with "grpc-".
 type Headers struct {
@@ -127,9 +120,19 @@ type LoadBalancer struct {
 	// MinimumRingSize and MaximumRingSize are of ring_hash; 0 is its default.
 	MinimumRingSize uint64 `json:"minimum_ring_size,omitempty"`
 	MaximumRingSize uint64 `json:"maximum_ring_size,omitempty"`
-	// HashKey is the metadata key whose value is hashed, of ring_hash and maglev.
+	// HashKey is the metadata key whose value is hashed, of ring_hash and maglev; with HashFrom it
+	// is the name of a cookie or of a parameter.
 	HashKey string `json:"hash_key,omitempty"`
+	// HashFrom is of HTTP alone: FromCookie, FromQuery or FromAddress. Empty is a header.
+	HashFrom string `json:"hash_from,omitempty"`
 }
+
+// What a [LoadBalancer] hashes beside headers.
+const (
+	FromCookie  = "cookie"
+	FromQuery   = "query_parameter"
+	FromAddress = "source_ip"
+)
 
 // Choice is where one call goes. The zero value is plain discovery.
 type Choice struct {
@@ -152,9 +155,12 @@ type Watcher interface {
 
 // RefusedError is the error of a chain with parts that are not supported.
 type RefusedError struct {
-	Service string
-	Index   uint64   // of the answer
-	Parts   []string // each names the config entry or route, the field, its value and what to write instead
+	Service  string
+	Protocol string   // of the service, as in [Chain]
+	Index    uint64   // of the answer
+	Parts    []string // each names the config entry or route, the field, its value and what to write instead
+	// Common is how many of Parts, from the first on, HTTP cannot mean either.
+	Common int
 	// HTTP is the chain where only gRPC cannot mean those parts, see [Chain.HTTPOnly].
 	HTTP *Chain
 }
