@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -53,6 +54,7 @@ var kills = []kill{
 	{name: interceptors.Routing.String(), stage: interceptors.Routing},
 	{name: interceptors.Deadline.String(), stage: interceptors.Deadline},
 	{name: interceptors.Cache.String(), stage: interceptors.Cache},
+	{name: interceptors.Mirror.String(), stage: interceptors.Mirror},
 	{name: interceptors.Retry.String(), stage: interceptors.Retry},
 	{name: interceptors.RateLimit.String(), stage: interceptors.RateLimit},
 	{name: interceptors.Concurrency.String(), stage: interceptors.Concurrency},
@@ -82,13 +84,17 @@ func readKills() (off []kill, err error) {
 }
 
 // without leaves out the concerns that are turned off. The cache still invalidates what
-// calls change, for the processes that share its store.
+// calls change, for the processes that share its store. The mirror still passes on the mark of
+// copies, for the processes behind.
 func without(off []kill, concerns []interceptors.Concern) (left []interceptors.Concern) {
 	for _, c := range concerns {
 		isOff := slices.ContainsFunc(off, func(k kill) bool { return k.stage == c.Stage() })
+		copies, isMirror := c.(*mirror.Mirror)
 		switch cached, ok := c.(unaryConcern); {
 		case !isOff:
 			left = append(left, c)
+		case isMirror:
+			left = append(left, unmirrored{copies})
 		case ok && c.Stage() == interceptors.Cache:
 			left = append(left, uncached{cached})
 		}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -196,7 +197,7 @@ func (m *Mirror) send(c *copied) {
 	}
 	c.counts.end(code, err)
 	if err != nil && c.logged.Allow() {
-		m.log.Warn("copies of calls fail", "target", c.name, "method", c.method, "code", code.String(), "error", err)
+		m.log.Warn("copies of calls fail", "channel", m.channel, "target", c.name, "method", c.method, "code", code.String(), "error", err)
 	}
 	if c.answer != nil {
 		c.counts.compared(c.differences(answer.bytes, code))
@@ -208,12 +209,12 @@ func (m *Mirror) invoke(c *copied) (answer message, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = rpc.ErrPanic
-			m.log.Error("a copy of a call panics", "target", c.name, "method", c.method, "panic", value, "stack", string(debug.Stack()))
+			m.log.Error("a copy of a call panics", "channel", m.channel, "target", c.name, "method", c.method, "panic", value, "stack", string(debug.Stack()))
 		}
 	}()
 	conn, err := c.connect(m.dial)
 	if err != nil {
-		return answer, err
+		return answer, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()

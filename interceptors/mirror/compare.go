@@ -123,7 +123,7 @@ func (d *comparison) field(path string, field protoreflect.FieldDescriptor, own,
 
 func (d *comparison) lists(path string, field protoreflect.FieldDescriptor, a, b protoreflect.List, hidden bool, depth int) {
 	if a.Len() != b.Len() {
-		d.add(path, items(a.Len()), items(b.Len()))
+		d.add(path, shown(items(a.Len()), hidden), shown(items(b.Len()), hidden))
 		return
 	}
 	for i := range a.Len() {
@@ -133,7 +133,7 @@ func (d *comparison) lists(path string, field protoreflect.FieldDescriptor, a, b
 
 func (d *comparison) maps(path string, field protoreflect.FieldDescriptor, a, b protoreflect.Map, hidden bool, depth int) {
 	if a.Len() != b.Len() {
-		d.add(path, items(a.Len()), items(b.Len()))
+		d.add(path, shown(items(a.Len()), hidden), shown(items(b.Len()), hidden))
 		return
 	}
 	a.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {

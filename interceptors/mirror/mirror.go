@@ -61,8 +61,9 @@ type Dial func(target string) (Conn, error)
 
 // Mirror is the concern, for one channel. It is safe for concurrent use.
 type Mirror struct {
-	dial   Dial
-	log    *slog.Logger
+	dial    Dial
+	channel string
+	log     *slog.Logger
 	counts rpc.Table[id, *counts]
 	others counts // of those for which there is no room
 
@@ -89,6 +90,9 @@ func WithLogger(log *slog.Logger) Option {
 		}
 	}
 }
+
+// WithChannel names the channel in [Stats] and in logs, such as by its target.
+func WithChannel(name string) Option { return func(m *Mirror) { m.channel = name } }
 
 // New makes the concern of one channel: what to copy is in the policy. It is closed at first. A
 // nil dial is an error.

@@ -140,6 +140,7 @@ func (c *counts) compared(found map[string]values) {
 
 // Stats is what became of the copies of one method to one target. Counts begin with the channel.
 type Stats struct {
+	Channel string  `json:"channel"` // as [WithChannel] names it
 	Method  string  `json:"method"`  // "/package.Service/Method"
 	Target  string  `json:"target"`  // "service" or "service/subset"
 	Percent float64 `json:"percent"` // of the calls, by the policy in force; 0 is that it copies none
@@ -171,9 +172,9 @@ type Difference struct {
 func (m *Mirror) Stats() []Stats {
 	all := []Stats{}
 	for of, c := range m.counts.All() {
-		all = append(all, c.stats(of))
+		all = append(all, c.stats(m.channel, of))
 	}
-	if others := m.others.stats(id{Other, Other}); others.Different+others.Same+uint64(len(others.Codes)+len(others.Dropped)) > 0 {
+	if others := m.others.stats(m.channel, id{Other, Other}); others.Different+others.Same+uint64(len(others.Codes)+len(others.Dropped)) > 0 {
 		all = append(all, others)
 	}
 	slices.SortFunc(all, func(a, b Stats) int {
@@ -182,9 +183,9 @@ func (m *Mirror) Stats() []Stats {
 	return all
 }
 
-func (c *counts) stats(of id) Stats {
+func (c *counts) stats(channel string, of id) Stats {
 	s := Stats{
-		Method: of.method, Target: of.target, Percent: math.Float64frombits(c.percent.Load()), InFlight: c.inFlight.Load(),
+		Channel: channel, Method: of.method, Target: of.target, Percent: math.Float64frombits(c.percent.Load()), InFlight: c.inFlight.Load(),
 		Codes: map[string]uint64{}, Dropped: map[string]uint64{}, Same: c.same.Load(), Different: c.different.Load(),
 		Differences: []Difference{},
 	}
