@@ -209,6 +209,9 @@ func (m *Mirror) invoke(c *copied) (answer message, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = rpc.ErrPanic
+			if !m.panics.Allow() {
+				return
+			}
 			m.log.Error("a copy of a call panics", "channel", m.channel, "target", c.name, "method", c.method, "panic", value, "stack", string(debug.Stack()))
 		}
 	}()

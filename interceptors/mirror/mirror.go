@@ -36,6 +36,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -64,9 +65,10 @@ type Mirror struct {
 	dial    Dial
 	channel string
 	log     *slog.Logger
-	counts rpc.Table[id, *counts]
-	others counts // of those for which there is no room
+	counts  rpc.Table[id, *counts]
+	others  counts // of those for which there is no room
 
+	panics  guard.OncePerMinute
 	copying sync.WaitGroup // copies, added to with mu held and while open
 
 	mu       sync.Mutex
