@@ -18,7 +18,6 @@ import (
 
 	"github.com/meshlite-go/meshlite/admin"
 	"github.com/meshlite-go/meshlite/interceptors"
-	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -84,17 +83,13 @@ func readKills() (off []kill, err error) {
 }
 
 // without leaves out the concerns that are turned off. The cache still invalidates what
-// calls change, for the processes that share its store. The mirror still passes on the mark of
-// copies, for the processes behind.
+// calls change, for the processes that share its store.
 func without(off []kill, concerns []interceptors.Concern) (left []interceptors.Concern) {
 	for _, c := range concerns {
 		isOff := slices.ContainsFunc(off, func(k kill) bool { return k.stage == c.Stage() })
-		copies, isMirror := c.(*mirror.Mirror)
 		switch cached, ok := c.(unaryConcern); {
 		case !isOff:
 			left = append(left, c)
-		case isMirror:
-			left = append(left, unmirrored{copies})
 		case ok && c.Stage() == interceptors.Cache:
 			left = append(left, uncached{cached})
 		}

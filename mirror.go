@@ -7,13 +7,11 @@ import (
 
 	"google.golang.org/grpc"
 	grpcresolver "google.golang.org/grpc/resolver"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/routing"
-	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	"github.com/meshlite-go/meshlite/resolver"
 )
 
@@ -114,15 +112,4 @@ type mirroring struct {
 func (m mirroring) Close() {
 	m.mirror.Close()
 	m.Resolver.Close()
-}
-
-// unmirrored copies nothing, and passes on the mark of copies.
-type unmirrored struct{ *mirror.Mirror }
-
-// UnaryClient is that of a method without a rule.
-func (u unmirrored) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	changed := *meta
-	changed.Policy = proto.CloneOf(meta.Policy)
-	changed.Policy.Mirror = &policyv1.MirrorRule{Percent: proto.Float64(0)}
-	return u.Mirror.UnaryClient(&changed)
 }

@@ -264,7 +264,7 @@ func (r *routedResolver) narrow(v chainView, starting time.Duration) chainView {
 		v.refused = cmp.Or(v.refused, r.narrowed.err)
 	default:
 		r.narrowed.of, r.narrowed.err = v.chain, nil
-		if to := v.chain.Subset(subset); to != nil {
+		if to := subsetChain(v.chain, subset); to != nil {
 			r.narrowed.to = to
 		} else {
 			r.narrowed.err = fmt.Errorf("the discovery chain of %q has no subset %q that calls could go to: give it an arm in the service-splitter, if only with weight 0", service, subset)

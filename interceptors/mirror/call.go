@@ -76,9 +76,6 @@ func (s *sample) next() bool {
 
 // call copies one call of many, once it has ended.
 func (p *part) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if Mirrored(ctx) {
-		return invoker(marked(ctx), method, req, reply, cc, opts...)
-	}
 	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	err := invoker(ctx, method, req, reply, cc, opts...)
 	if isSent(record, err) && !isMarked(ctx) && p.sample.next() {
@@ -87,11 +84,18 @@ func (p *part) call(ctx context.Context, method string, req, reply any, cc *grpc
 	return err
 }
 
+// isMarked reports whether the call is part of a copy.
+func isMarked(ctx context.Context) bool {
+	return len(metadata.ValueFromOutgoingContext(ctx, wire.MirrorKey)) > 0
+}
+
 // isSent reports whether the call has reached the network. Policies of other modules record
 // nothing, and then it is known of calls that were answered only.
 func isSent(record *attempt.Record, err error) bool {
 	return err == nil || record.Picked() != nil || record.Latest().Picked() != nil
 }
+
+const minAnswer = 64 << 10 // bytes that the answer to a copy may have in any case
 
 // copied is a call that is sent again.
 type copied struct {
@@ -104,8 +108,8 @@ type copied struct {
 	answer  []byte
 	code    codes.Code
 	reply   protoreflect.MessageType
-	room    int // that the answer may have
-	size    int // in the bound
+	most    int // bytes of the answer
+	size    int // bytes of all, for the bound
 	evicted *target
 }
 
@@ -123,13 +127,13 @@ func (m *Mirror) copy(ctx context.Context, p *part, req, reply any, err error, o
 	if err == nil {
 		answerSize = proto.Size(answer)
 	}
-	c.room = max(minAnswer, 2*answerSize)
-	c.size = proto.Size(request) + c.room
+	c.most = max(minAnswer, 2*answerSize)
+	c.size = proto.Size(request) + c.most
 	compared := p.compare && ctx.Err() == nil // a caller that has left has no answer to compare
 	if compared {
 		c.size += answerSize
 	}
-	if why, ok := m.admit(c); !ok {
+	if why, ok := m.room.admit(c); !ok {
 		p.counts.drop(why)
 		return
 	}
@@ -138,7 +142,7 @@ func (m *Mirror) copy(ctx context.Context, p *part, req, reply any, err error, o
 	}
 	if err != nil {
 		p.counts.drop(droppedMessage)
-		go m.end(c)
+		go m.room.end(c)
 		return
 	}
 	c.ctx = contextOf(ctx)
@@ -186,7 +190,7 @@ func contextOf(ctx context.Context) context.Context {
 
 // send is the goroutine of a copy.
 func (m *Mirror) send(c *copied) {
-	defer m.end(c)
+	defer m.room.end(c)
 	c.counts.inFlight.Add(1)
 	answer, err := m.invoke(c)
 	c.counts.inFlight.Add(-1)
@@ -223,7 +227,7 @@ func (m *Mirror) invoke(c *copied) (answer message, err error) {
 	defer cancel()
 	defer context.AfterFunc(c.until, cancel)()
 	answer.wanted = c.answer != nil
-	options := append(c.options, grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(c.room))
+	options := append(c.options, grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(c.most))
 	err = conn.Invoke(ctx, c.method, &message{bytes: c.request}, &answer, options...)
 	return answer, err
 }

@@ -22,31 +22,19 @@
 // answer may have twice the size of the caller's, or 64 KiB.
 //
 // A copy is never copied, and neither are the calls that its handler makes, on however many hops:
-// the concern passes the mark on from the context of a handler to the calls that are made with it.
+// chains pass the mark on from the context of a handler to the calls that are made with it.
 package mirror
 
 import (
-	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/rpc"
-	"github.com/meshlite-go/meshlite/internal/wire"
-)
-
-// The bounds of a channel.
-const (
-	maxInFlight = 64
-	maxBytes    = 16 << 20 // of encoded messages
-	maxTargets  = 8
-	minAnswer   = 64 << 10 // that the answer to a copy may have
 )
 
 // Conn is a channel to a target.
@@ -68,16 +56,8 @@ type Mirror struct {
 	counts  rpc.Table[id, *counts]
 	others  counts // of those for which there is no room
 
-	panics  guard.OncePerMinute
-	copying sync.WaitGroup // copies, added to with mu held and while open
-
-	mu       sync.Mutex
-	opened   int             // by Open, less those by Close
-	ctx      context.Context // of all copies; nil while closed
-	cancel   context.CancelFunc
-	inFlight int
-	bytes    int
-	targets  map[string]*target
+	panics guard.OncePerMinute
+	room   room
 }
 
 // Option is an option of [New].
@@ -110,95 +90,28 @@ func New(dial Dial, opts ...Option) (*Mirror, error) {
 }
 
 // Open begins to copy. Every Open wants a Close.
-func (m *Mirror) Open() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.opened++; m.opened == 1 {
-		m.ctx, m.cancel = context.WithCancel(context.Background())
-		m.targets = map[string]*target{}
-	}
-}
+func (m *Mirror) Open() { m.room.open() }
 
 // Close undoes one Open. The last one cancels the copies in flight, waits for their goroutines and
 // closes the channels. Then calls are no longer copied, unless it is opened again.
-func (m *Mirror) Close() {
-	m.mu.Lock()
-	if m.opened == 0 {
-		m.mu.Unlock()
-		return
-	}
-	if m.opened--; m.opened > 0 {
-		m.mu.Unlock()
-		return
-	}
-	m.cancel()
-	all := m.targets
-	m.ctx, m.targets = nil, nil
-	m.mu.Unlock()
-	m.copying.Wait()
-	for _, t := range all {
-		t.close()
-	}
-}
+func (m *Mirror) Close() { m.room.close() }
 
 // Stage is [interceptors.Mirror].
 func (m *Mirror) Stage() interceptors.Stage { return interceptors.Mirror }
 
-// UnaryClient copies calls of a method with a rule that may run twice, and passes on the mark of a
-// copy. That is one lookup in the context of every other call.
+// UnaryClient copies calls of a method with a rule, if they may run twice.
 func (m *Mirror) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	p := m.part(meta)
 	m.apply(meta.FullMethod, p)
 	if p == nil {
-		return passOnUnary
+		return nil
 	}
 	return p.call
-}
-
-// StreamClient passes on the mark of a copy.
-func (m *Mirror) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
-	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		if Mirrored(ctx) {
-			ctx = marked(ctx)
-		}
-		return streamer(ctx, desc, cc, method, opts...)
-	}
-}
-
-func passOnUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if Mirrored(ctx) {
-		ctx = marked(ctx)
-	}
-	return invoker(ctx, method, req, reply, cc, opts...)
-}
-
-// Mirrored reports whether ctx is that of a handler that serves a copy, or a call that the handler
-// of a copy has made. Nobody waits for its answer.
-func Mirrored(ctx context.Context) bool {
-	return len(metadata.ValueFromIncomingContext(ctx, wire.MirrorKey)) > 0
-}
-
-// isMarked reports whether the call that is made with ctx has the mark: a proxy passes metadata on.
-func isMarked(ctx context.Context) bool {
-	return len(metadata.ValueFromOutgoingContext(ctx, wire.MirrorKey)) > 0
-}
-
-// marked adds the mark to the call that is made with ctx.
-func marked(ctx context.Context) context.Context {
-	if isMarked(ctx) {
-		return ctx
-	}
-	return metadata.AppendToOutgoingContext(ctx, wire.MirrorKey, "1")
 }
 
 // UnaryClientInterceptor is for use without a chain. It panics without policies.
 func (m *Mirror) UnaryClientInterceptor(policies *interceptors.Policies) grpc.UnaryClientInterceptor {
 	return interceptors.Alone(interceptors.Client, policies, m).UnaryClient()
-}
-
-// StreamClientInterceptor is for use without a chain. It panics without policies.
-func (m *Mirror) StreamClientInterceptor(policies *interceptors.Policies) grpc.StreamClientInterceptor {
-	return interceptors.Alone(interceptors.Client, policies, m).StreamClient()
 }
 
 // timeoutOf is that of a copy: the method's, within bounds.

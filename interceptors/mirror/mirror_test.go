@@ -250,11 +250,11 @@ func TestACopyIsNeverCopiedAndTheMarkIsPassedOn(t *testing.T) {
 	to := &place{}
 	m, by := mirrored(t, to, rule("catalog-next", 100))
 	handler := metadata.NewIncomingContext(t.Context(), metadata.Pairs("x-meshlite-mirror", "1"))
-	if !mirror.Mirrored(handler) || mirror.Mirrored(t.Context()) {
+	if !interceptors.Mirrored(handler) || interceptors.Mirrored(t.Context()) {
 		t.Error("the handler of a copy is not recognized")
 	}
 	unruled := m.UnaryClientInterceptor(policiesOf(t, nil))
-	stream := m.StreamClientInterceptor(policiesOf(t, nil))
+	stream := interceptors.Alone(interceptors.Client, policiesOf(t, nil), m).StreamClient()
 	for name, made := range map[string]func(context.Context, func(context.Context)) error{
 		"with a rule":    func(ctx context.Context, seen func(context.Context)) error { return unary(ctx, by, seen) },
 		"without a rule": func(ctx context.Context, seen func(context.Context)) error { return unary(ctx, unruled, seen) },

@@ -34,31 +34,6 @@ type Chain struct {
 	readsMetadata bool
 }
 
-// Subset is the chain of a channel that goes to one subset of c's service alone, whatever routes and
-// splitters say, and without failover. It is nil if no target of c is that subset: one that calls
-// may go to, or would with a weight above 0.
-func (c *Chain) Subset(subset string) *Chain {
-	var found *Target
-	for _, t := range c.Targets {
-		if t.Service != c.Service || t.Subset != subset {
-			continue
-		}
-		// That of another datacenter takes over for a failed one; by ID, as a map has no order.
-		near := t.Datacenter == c.Datacenter
-		if found == nil || near && found.Datacenter != c.Datacenter || near == (found.Datacenter == c.Datacenter) && t.ID < found.ID {
-			found = t
-		}
-	}
-	if found == nil {
-		return nil
-	}
-	return &Chain{
-		Service: c.Service, Datacenter: c.Datacenter, Index: c.Index,
-		Routes:  []*Route{{Name: "default", Arms: []*Arm{{Name: subset, Weight: 100, Target: found.ID}}}},
-		Targets: map[string]*Target{found.ID: found},
-	}
-}
-
 // Route is one route of a service-router, or the only one of a chain without a router.
 type Route struct {
 	// Name is unique in its chain and short, for metrics and traces: "route 1", "default".
