@@ -90,7 +90,7 @@ func TestCopiesGoToASubsetWithoutCalls(t *testing.T) {
 		callTimes(t.Context(), t, client, 10)
 		calm()
 		expect(t, mesh.Runtime, 10, "meshlite_mirror_copies_total", "grpc_code=Unavailable")
-		if n := strings.Count(log.String(), "copies of calls fail"); n != 1 || !strings.Contains(log.String(), `has no subset \\\"v2\\\"`) {
+		if n := strings.Count(log.String(), "copies of calls fail"); n != 1 || !strings.Contains(log.String(), `has no subset \"v2\"`) {
 			t.Errorf("%d lines: %s", n, log)
 		}
 		configure(t, mesh, split(100, 0))
