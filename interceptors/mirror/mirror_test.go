@@ -463,3 +463,22 @@ func TestRulesAreChecked(t *testing.T) {
 		t.Error("a mirror without a function to dial is accepted")
 	}
 }
+
+// BenchmarkCall is what the concern costs a caller: without a rule, and with one for calls that are
+// not copied.
+func BenchmarkCall(b *testing.B) {
+	invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+	handler := metadata.NewIncomingContext(b.Context(), metadata.Pairs(":authority", "catalog", "content-type", "application/grpc", "user-agent", "grpc-go", "tenant", "a", "authorization", "x", "traceparent", "x"))
+	for name, rule := range map[string]*policyv1.MirrorRule{"without a rule": nil, "not copied": rule("catalog-next", 0.01)} {
+		for kind, ctx := range map[string]context.Context{"in a client": b.Context(), "in a handler": handler} {
+			b.Run(name+" "+kind, func(b *testing.B) {
+				_, by := mirrored(b, &place{}, rule)
+				request, reply := &catalogv1.GetSweetRequest{}, &catalogv1.GetSweetResponse{}
+				b.ReportAllocs()
+				for b.Loop() {
+					_ = by(ctx, getSweet, request, reply, nil, invoker)
+				}
+			})
+		}
+	}
+}
