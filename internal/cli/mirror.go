@@ -27,7 +27,7 @@ func Mirror(ctx context.Context, o MirrorOptions, streams Streams) error {
 		return err
 	}
 	replies, err := askProcesses(ctx, o.ProcessesOptions, streams.Err, func(a asker, address string) ([]mirror.Stats, error) {
-		return a.mirrors(ctx, address)
+		return readMirrors(ctx, a, address)
 	})
 	if err != nil {
 		return err
@@ -42,8 +42,8 @@ func Mirror(ctx context.Context, o MirrorOptions, streams Streams) error {
 	return writeMirrors(streams.Out, all)
 }
 
-// mirrors reads the mirrors from the admin page at address.
-func (a asker) mirrors(ctx context.Context, address string) ([]mirror.Stats, error) {
+// readMirrors reads the mirrors from the admin page at address.
+func readMirrors(ctx context.Context, a asker, address string) ([]mirror.Stats, error) {
 	var page struct{ Mirrors []mirror.Stats }
 	if err := a.read(ctx, address, &page); err != nil {
 		return nil, err
