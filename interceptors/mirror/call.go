@@ -26,7 +26,7 @@ import (
 type part struct {
 	mirror  *Mirror
 	method  string
-	target  string
+	to      string // the target
 	percent float64
 	sample  sample
 	compare bool
@@ -42,7 +42,7 @@ func (m *Mirror) part(meta *interceptors.CallMeta) *part {
 		return nil
 	}
 	p := &part{
-		mirror: m, method: meta.FullMethod, target: rule.GetTarget(), percent: rule.GetPercent(),
+		mirror: m, method: meta.FullMethod, to: rule.GetTarget(), percent: rule.GetPercent(),
 		compare: rule.GetCompare(), ignored: map[string]bool{}, timeout: timeoutOf(meta),
 		counts: m.countsOf(id{meta.FullMethod, rule.GetTarget()}),
 	}

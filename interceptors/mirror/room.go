@@ -81,7 +81,7 @@ func (r *room) admit(c *copied) (why dropped, ok bool) {
 	case r.bytes+c.size > maxBytes:
 		return droppedBytes, false
 	}
-	t := r.targets[c.part.target]
+	t := r.targets[c.to]
 	if t == nil {
 		if len(r.targets) >= maxTargets {
 			if c.evicted = r.unused(); c.evicted == nil {
@@ -89,7 +89,7 @@ func (r *room) admit(c *copied) (why dropped, ok bool) {
 			}
 			delete(r.targets, c.evicted.name)
 		}
-		t = &target{name: c.part.target, until: r.until}
+		t = &target{name: c.to, until: r.until}
 		r.targets[t.name] = t
 	}
 	t.running++

@@ -75,7 +75,7 @@ func (m *Mirror) apply(method string, p *part) {
 			continue
 		}
 		percent := 0.0
-		if p != nil && of.target == p.target {
+		if p != nil && of.target == p.to {
 			percent = p.percent
 		}
 		c.percent.Store(math.Float64bits(percent))
