@@ -51,18 +51,8 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	streams := &callstream.Client{}
-	ofChannel := serviceConfig
-	if c.callStreams {
-		ofChannel = callstream.Policies(serviceConfig)
-	}
-	options := []grpc.DialOption{
-		grpc.WithDefaultServiceConfig(ofChannel),
-		grpc.WithTransportCredentials(c.creds),
-		grpc.WithMaxHeaderListSize(maxHeaderListSize),
-		clientKeepalive(),
-	}
-	options = append(options, c.runtime.dialer()...)
+	streams := c.sharedStreams()
+	options := c.grpcOptions(streams.ServiceConfig(serviceConfig))
 	scope, ours := "", parsed.Service != ""
 	explaining := &channel{target: target, service: parsed.Service}
 	if ours {
@@ -74,12 +64,11 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		}
 		site := c.runtime.site(c.directory)
 		scope = site.scope
-		explaining.Builder = site.builder.With(c.resolverOptions(serviceConfig)...)
-		var builder grpcresolver.Builder = explaining
-		if c.callStreams {
-			builder = streams.Resolvers(explaining)
-		}
-		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(builder))
+		options = append(options, grpc.WithNoProxy(), grpc.WithResolvers(streams.Resolvers(explaining)))
+		explaining.Builder = site.builder.With(c.resolverOptions(serviceConfig, c.router)...)
+	}
+	if err := c.addMirror(parsed, resolver.Redact(target), serviceConfig); err != nil {
+		return nil, err
 	}
 	//lint:ignore SA1019 it is where gRPC itself looks for a name that credentials pin
 	if name := c.creds.Info().ServerName; name != "" {
@@ -93,13 +82,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		return nil, err
 	}
 	options = append(options, c.dialOptions...)
-	if c.callStreams {
-		options = append(options, callstream.Around(chain.UnaryClient(), chain.StreamClient())...)
-		options = append(options, streams.DialOptions()...)
-	} else {
-		options = append(options, chain.DialOptions()...)
-	}
-	conn, err := grpc.NewClient(target, options...)
+	conn, err := grpc.NewClient(target, append(options, streams.Inside(chain)...)...)
 	shown := target // that of Consul was parsed, and has no secret
 	if !ours {
 		shown = resolver.Redact(target)
@@ -113,7 +96,9 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	c.runtime.caches.Add(c.cache, shown)
 	c.runtime.mutual.Add(c.identity())
 	c.runtime.routers.Add(c.router)
+	c.runtime.mirrors.Add(c.mirror)
 	if ours {
+		explaining.mirror = c.mirror
 		explaining.policies, explaining.router, explaining.limiter, explaining.off = c.policies, c.router, c.limiter, c.off
 		explaining.identity = c.identity()
 		explaining.retry, explaining.cache = c.retry, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)
@@ -143,14 +128,37 @@ func (c *clientConfig) parseTarget(target string) (parsed resolver.Target, err e
 	return parsed, nil
 }
 
-func (c *clientConfig) resolverOptions(serviceConfig string) []resolver.Option {
+// grpcOptions are those of gRPC of the channel, and of those of its mirrors.
+func (c *clientConfig) grpcOptions(serviceConfig string) []grpc.DialOption {
+	return append([]grpc.DialOption{
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithTransportCredentials(c.creds),
+		grpc.WithMaxHeaderListSize(maxHeaderListSize),
+		clientKeepalive(),
+	}, c.runtime.dialer()...)
+}
+
+func (c *clientConfig) resolverOptions(serviceConfig string, router *routes.Router) []resolver.Option {
 	ours := []resolver.Option{resolver.WithLogger(c.log), resolver.WithServiceConfig(func(string) string { return serviceConfig }), resolver.WithLocality(c.region, c.zone)}
-	return append(append(ours, c.resolver...), resolver.WithRoutes(c.router))
+	return append(append(ours, c.resolver...), resolver.WithRoutes(router))
+}
+
+// sharedStreams carries the calls of the channel, and is nil if each has a stream of its own.
+func (c *clientConfig) sharedStreams() *callstream.Client {
+	if c.callStreams {
+		return &callstream.Client{}
+	}
+	return nil
+}
+
+// isOff reports whether the environment turns a concern off.
+func (c *clientConfig) isOff(stage interceptors.Stage) bool {
+	return slices.ContainsFunc(c.off, func(k kill) bool { return k.stage == stage })
 }
 
 // addRouter has the channel go by the discovery chain of its service, unless that is turned off.
 func (c *clientConfig) addRouter() (err error) {
-	if slices.ContainsFunc(c.off, func(k kill) bool { return k.stage == interceptors.Routing }) {
+	if c.isOff(interceptors.Routing) {
 		return nil
 	}
 	if c.router, err = routes.NewRouter(routes.WithLogger(c.log)); err != nil {
@@ -172,7 +180,7 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	}
 	c.retry = again
 	c.runtime.retries.Add(again)
-	own := []interceptors.Concern{concerns.limiter, again}
+	own := []interceptors.Concern{concerns.limiter, again, c.mirror}
 	if c.router != nil {
 		routed, err := routing.New(c.router)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/resolver"
 )
@@ -22,6 +23,7 @@ type clientConfig struct {
 	serviceConfig string
 	resolver      []resolver.Option
 	router        *routes.Router // of the channel; nil without routes
+	mirror        *mirror.Mirror
 	dialOptions   []grpc.DialOption
 	policies      *interceptors.Policies // of the channel, and retry, for what explains its calls
 	retry         *retry.Retry

@@ -57,6 +57,7 @@ var kills = []kill{
 	{name: interceptors.Routing.String(), stage: interceptors.Routing},
 	{name: interceptors.Deadline.String(), stage: interceptors.Deadline},
 	{name: interceptors.Cache.String(), stage: interceptors.Cache},
+	{name: interceptors.Mirror.String(), stage: interceptors.Mirror},
 	{name: interceptors.Retry.String(), stage: interceptors.Retry},
 	{name: interceptors.RateLimit.String(), stage: interceptors.RateLimit},
 	{name: interceptors.Concurrency.String(), stage: interceptors.Concurrency},

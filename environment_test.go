@@ -88,7 +88,7 @@ func TestTheEnvironmentTurnsConcernsOff(t *testing.T) {
 				t.Errorf("off: %q: %d lines of %s, want %v:\n%s", off, n, name, want, log)
 			}
 		}
-		for _, name := range []string{"tracing", "logging", "deadline", "ratelimit", "concurrency", "balancer.ejection", "balancer.slowstart", "balancer.zone"} {
+		for _, name := range []string{"tracing", "logging", "deadline", "mirror", "ratelimit", "concurrency", "balancer.ejection", "balancer.slowstart", "balancer.zone"} {
 			expect(t, mesh.Runtime, 0, "meshlite_disabled", "concern="+name)
 		}
 		if shown := strings.Join(strings.Fields(page.Body.String()), ""); strings.Contains(shown, `"disabled":["cache","retry"]`) != (off != "") {
@@ -226,7 +226,7 @@ func TestOnlyWhatIsSafeCanBeTurnedOff(t *testing.T) {
 	}
 	for _, value := range []string{"cahce", "cache,authz", "authorization", "Cache", "balancer", "all", "*"} {
 		err := build(value)
-		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of tracing, logging, routing, deadline, cache, retry, ratelimit, concurrency, balancer.ejection") {
+		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of tracing, logging, routing, deadline, cache, mirror, retry, ratelimit, concurrency, balancer.ejection") {
 			t.Errorf("%q: %v, want an error with the variable, the value and the names", value, err)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/explain"
@@ -37,6 +38,7 @@ type channel struct {
 	service  string
 	policies *interceptors.Policies
 	router   *routes.Router // nil without routing
+	mirror   *mirror.Mirror
 	retry    *retry.Retry
 	cache    *cache.Scoped
 	limiter  *ratelimit.Limiter
@@ -226,6 +228,7 @@ func (c *channel) explain(call *explained, e *explain.Explanation) {
 	}
 	e.Retry = c.retry.Plan(call.meta, adds)
 	e.Cache = c.cached(call, &e.Routing)
+	e.Mirror = mirror.PlanOf(call.meta)
 	e.Limits = c.limiter.Explain(call.ctx, call.meta, call.request)
 	e.Identity, e.Intentions = c.identities(&e.Routing), []explain.Intention{}
 	for _, k := range c.off {

@@ -18,6 +18,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/authz/authzmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
+	"github.com/meshlite-go/meshlite/interceptors/mirror/mirrormetrics"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/interceptors/retry/retrymetrics"
@@ -40,7 +41,8 @@ func (r *Runtime) register() error {
 		cachemetrics.New(r.caches.Stats),
 		ratelimitmetrics.New(r.limits.Rates),
 		concurrencymetrics.New(r.limits.Own().Stats),
-		retrymetrics.New(r.budgets))
+		retrymetrics.New(r.budgets),
+		mirrormetrics.New(r.mirrored))
 	if r.beside == nil {
 		return nil
 	}

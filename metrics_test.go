@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -349,4 +351,11 @@ func useEverything(t *testing.T, m *mesh) {
 	if _, err := candy.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}); status.Code(err) != codes.ResourceExhausted {
 		t.Fatalf("%v, want what the instance of catalog answers", err)
 	}
+	for _, opts := range [][]grpc.CallOption{nil, {grpc.ForceCodecV2(encoding.GetCodecV2("proto"))}} { // the second is not copied
+		mirrored, _ := m.client("consul:///catalog", mirroring("nowhere"))
+		if _, err := mirrored.GetSweet(t.Context(), &catalogv1.GetSweetRequest{}, opts...); status.Code(err) != codes.ResourceExhausted {
+			t.Fatalf("%v, want a refusal", err)
+		}
+	}
+	await(t, m.runtime, 1, "meshlite_mirror_answers_total")
 }

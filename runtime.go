@@ -19,6 +19,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 	"github.com/meshlite-go/meshlite/internal/explain"
@@ -41,6 +42,7 @@ type Runtime struct {
 	limits      *limitspage.Limits         // with what bounds the handlers of all servers
 	retries     weakset.Set[retry.Retry]   // of channels
 	routers     weakset.Set[routes.Router] // of channels
+	mirrors     weakset.Set[mirror.Mirror] // of channels
 	channels    channels                   // to services
 	callStreams bool
 	off         turnedOff
@@ -57,6 +59,8 @@ type Runtime struct {
 // site is what the channels to one directory share.
 type site struct {
 	builder *resolver.Builder
+	// mirrors is for copies of calls: what they measure of endpoints is not that of calls.
+	mirrors *resolver.Builder
 	scope   string // keeps its cached answers from those of other directories
 }
 
@@ -169,6 +173,7 @@ func (r *Runtime) handler(server ...admin.Option) (http.Handler, error) {
 		admin.WithStats("discovery", func() any { return r.watches() }),
 		admin.WithStats("endpoints", func() any { return r.picks() }),
 		admin.WithStats("identity", func() any { return r.identities() }),
+		admin.WithStats("mirrors", func() any { return r.mirrored() }),
 		admin.WithStats("routes", func() any { return r.routes() }),
 		admin.WithStats("limits", func() any { return r.limits.Page() }),
 		admin.WithAction(explain.Action, "what would happen to a call of method to target, with metadata (key:value, repeats) and data (JSON), and why", r.channels.explain),
@@ -202,12 +207,12 @@ func (r *Runtime) site(directory Directory) *site {
 		return shared
 	}
 	for other, s := range r.sites {
-		if len(r.sites) >= maxSites && s.builder.Idle() {
+		if len(r.sites) >= maxSites && s.builder.Idle() && s.mirrors.Idle() {
 			delete(r.sites, other)
 		}
 	}
 	r.lastSite++
-	made := &site{resolver.NewBuilder(directory), fmt.Sprintf("site %d", r.lastSite)}
+	made := &site{resolver.NewBuilder(directory), resolver.NewBuilder(directory), fmt.Sprintf("site %d", r.lastSite)}
 	if len(r.sites) < maxSites {
 		r.sites[directory] = made
 	}
@@ -220,7 +225,7 @@ func (r *Runtime) watches() []resolver.Stats {
 	defer r.mu.Unlock()
 	var all []resolver.Stats
 	for _, s := range r.sites {
-		all = append(all, s.builder.Stats()...)
+		all = append(append(all, s.builder.Stats()...), s.mirrors.Stats()...)
 	}
 	return all
 }
@@ -278,6 +283,15 @@ func (r *Runtime) RoutingDisabled(log *slog.Logger) (bool, error) {
 	off = slices.DeleteFunc(off, func(k kill) bool { return k.stage != interceptors.Routing })
 	r.off.note(off, log)
 	return len(off) > 0, nil
+}
+
+// mirrored is what became of the copies of calls of channels.
+func (r *Runtime) mirrored() []mirror.Stats {
+	all := []mirror.Stats{}
+	for _, one := range r.mirrors.All() {
+		all = append(all, one.Stats()...)
+	}
+	return all
 }
 
 // agents are the figures of the requests to all agents.

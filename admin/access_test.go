@@ -265,17 +265,17 @@ func TestTokensAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, opt := range map[string]admin.Option{
-		"MESHLITE_ADMIN_TOKEN) has 0 bytes: 32 are the least": admin.WithToken(""),
-		"MESHLITE_ADMIN_TOKEN) has 31 bytes":                  admin.WithToken(secret[1:]),
-		"MESHLITE_ADMIN_TOKEN) has a space":                   admin.WithToken(secret + " x"),
-		"token 1 has 15 bytes: 32 are the least":              admin.WithTokenFile(path),
-		`"/missing/token": no such file`:                      admin.WithTokenFile("/missing/token"),
-		`"operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`:       admin.WithIdentities("operator"),
-		`"CN=operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`:    admin.WithIdentities(operator, "CN=operator"),
-		`"spiffe://" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE`:         admin.WithIdentities("spiffe://"),
-		`"spiffe://a.consul" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:        admin.WithIdentities("spiffe://a.consul"),
-		`"spiffe://*/svc/x" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:         admin.WithIdentities("spiffe://*/svc/x"), // it would match nobody
-		`MESHLITE_ADMIN_TOKEN_FILE) "": no such file`:         admin.WithTokenFile(""),
+		"MESHLITE_ADMIN_TOKEN) has 0 bytes: 32 are the least":                          admin.WithToken(""),
+		"MESHLITE_ADMIN_TOKEN) has 31 bytes":                                           admin.WithToken(secret[1:]),
+		"MESHLITE_ADMIN_TOKEN) has a space":                                            admin.WithToken(secret + " x"),
+		"token 1 has 15 bytes: 32 are the least":                                       admin.WithTokenFile(path),
+		`"/missing/token": no such file`:                                               admin.WithTokenFile("/missing/token"),
+		`"operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`:    admin.WithIdentities("operator"),
+		`"CN=operator" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE id`: admin.WithIdentities(operator, "CN=operator"),
+		`"spiffe://" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a SPIFFE`:      admin.WithIdentities("spiffe://"),
+		`"spiffe://a.consul" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:     admin.WithIdentities("spiffe://a.consul"),
+		`"spiffe://*/svc/x" (WithIdentities, MESHLITE_ADMIN_IDENTITIES): write a`:      admin.WithIdentities("spiffe://*/svc/x"), // it would match nobody
+		`MESHLITE_ADMIN_TOKEN_FILE) "": no such file`:                                  admin.WithTokenFile(""),
 	} {
 		_, err := admin.New(opt)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), secret[1:]) {

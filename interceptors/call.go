@@ -101,6 +101,15 @@ func (m *CallMeta) Retryable() bool {
 	return m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetRetry().GetAllowSideEffects()
 }
 
+// Mirrorable reports whether unary calls may be copied to another place: the contract marks the
+// method IDEMPOTENT or NO_SIDE_EFFECTS, or the mirror rule allows others. Streams may not.
+func (m *CallMeta) Mirrorable() bool {
+	if m.Descriptor != nil && (m.Descriptor.IsStreamingClient() || m.Descriptor.IsStreamingServer()) {
+		return false
+	}
+	return m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetMirror().GetAllowSideEffects()
+}
+
 func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
 	if m.Descriptor == nil {
 		return descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN

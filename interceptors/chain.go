@@ -9,10 +9,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/internal/rpc"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // unknown is what all methods are to the chain of a server that no service there has, no
@@ -115,6 +117,7 @@ func (c *Chained) ServerOptions() []grpc.ServerOption {
 // UnaryClient is the chain for unary calls on the client.
 func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		ctx = passOnMark(ctx)
 		p := c.parts(method)
 		if p.invoker == nil {
 			return nextUnaryClient(p.unaryClient, invoker)(ctx, method, req, reply, cc, opts...)
@@ -129,13 +132,28 @@ func (c *Chained) UnaryClient() grpc.UnaryClientInterceptor {
 // the first response.
 func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
+		ctx, record := attempt.FromOrNew(passOnMark(ctx), attempt.Stream)
 		stream, err := nextStreamClient(c.parts(method).streamClient, streamer)(ctx, desc, cc, method, opts...)
 		if err != nil {
 			return nil, err
 		}
 		return responding{stream, record}, nil
 	}
+}
+
+// Mirrored reports whether ctx is that of a handler that serves a copy of a call, by a mirror rule,
+// or a call that the handler of a copy has made. Nobody waits for its answer.
+func Mirrored(ctx context.Context) bool {
+	return len(metadata.ValueFromIncomingContext(ctx, wire.MirrorKey)) > 0
+}
+
+// passOnMark marks the calls that the handler of a copy makes, so that they are not copied again, on
+// however many hops. The handler may have replaced the outgoing metadata.
+func passOnMark(ctx context.Context) context.Context {
+	if !Mirrored(ctx) || len(metadata.ValueFromOutgoingContext(ctx, wire.MirrorKey)) > 0 {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, wire.MirrorKey, "1")
 }
 
 // UnaryServer is the chain for unary calls on the server.

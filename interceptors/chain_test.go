@@ -122,7 +122,7 @@ func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, met
 func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
 	places := map[interceptors.Side][]interceptors.Stage{
 		interceptors.Client: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User, interceptors.User,
-			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit},
+			interceptors.Deadline, interceptors.Cache, interceptors.Mirror, interceptors.Retry, interceptors.RateLimit},
 		interceptors.Server: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
 			interceptors.RateLimit, interceptors.Deadline, interceptors.User, interceptors.Cache, interceptors.Concurrency, interceptors.Handler},
 	}
@@ -204,7 +204,7 @@ func TestWrongChainsAreRefused(t *testing.T) {
 		want     string // "" is accepted
 	}{
 		{interceptors.Client, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User,
-			interceptors.Deadline, interceptors.Cache, interceptors.Retry, interceptors.RateLimit), ""},
+			interceptors.Deadline, interceptors.Cache, interceptors.Mirror, interceptors.Retry, interceptors.RateLimit), ""},
 		{interceptors.Server, policies, at(interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
 			interceptors.RateLimit, interceptors.Deadline, interceptors.User, interceptors.Cache, interceptors.Concurrency, interceptors.Handler), ""},
 		{interceptors.Client, policies, nil, ""},

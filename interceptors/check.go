@@ -38,6 +38,7 @@ func checkMethodPolicy(where string, policy *policyv1.MethodPolicy) error {
 	c.retry(path(where, "retry"), policy.GetRetry())
 	c.rateLimits(where, policy.GetRateLimits())
 	c.concurrency(path(where, "concurrency"), policy.GetConcurrency())
+	c.mirror(path(where, "mirror"), policy.GetMirror())
 	return join(c.errs)
 }
 
@@ -194,7 +195,7 @@ func checkSideEffects(method protoreflect.MethodDescriptor, policy *policyv1.Met
 		return fmt.Errorf("retry.max_attempts: %s may not run twice: mark it idempotency_level = %v in the contract, or set allow_side_effects",
 			method.FullName(), descriptorpb.MethodOptions_IDEMPOTENT)
 	}
-	return nil
+	return checkMirrored(meta)
 }
 
 // checkFields refuses paths that the request of the method does not have, and
@@ -211,7 +212,10 @@ func checkFields(meta *CallMeta, read *live) error {
 			return fmt.Errorf("rate_limits[%d].%w", i, err)
 		}
 	}
-	return checkMergedConcurrency(meta.Policy.GetConcurrency())
+	if err := checkMergedConcurrency(meta.Policy.GetConcurrency()); err != nil {
+		return err
+	}
+	return checkMergedMirror(meta)
 }
 
 func checkMergedConcurrency(rule *policyv1.ConcurrencyRule) error {

@@ -60,6 +60,7 @@ const (
 	Routing
 	Deadline
 	Cache
+	Mirror // copies of calls
 	Retry
 	RateLimit
 	Concurrency
@@ -68,13 +69,14 @@ const (
 
 // order lists the places from the caller or the wire inwards; [Chain] sorts by it. The
 // client limits each attempt, so its limit is inside retry; where a call goes decides its
-// timeout, its kept answer and its retries, so routing is outside of them. The server refuses before it
+// timeout, its kept answer and its retries, so routing is outside of them. What is mirrored is a
+// call that no cache has answered, once, however often it is tried. The server refuses before it
 // works, so authorization and its limit are outside almost everything, and no cache hit
 // bypasses them. A hit costs no concurrency, so that limit is inside the cache. Metrics
 // attach the trace to what they measure, so tracing is outermost.
 func order(side Side) []Stage {
 	if side == Client {
-		return []Stage{Tracing, Metrics, Logging, Recovery, User, Routing, Deadline, Cache, Retry, RateLimit}
+		return []Stage{Tracing, Metrics, Logging, Recovery, User, Routing, Deadline, Cache, Mirror, Retry, RateLimit}
 	}
 	return []Stage{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, User, Cache, Concurrency, Handler}
 }
@@ -100,6 +102,8 @@ func (p Stage) String() string {
 		return "deadline"
 	case Cache:
 		return "cache"
+	case Mirror:
+		return "mirror"
 	case Retry:
 		return "retry"
 	case RateLimit:

@@ -121,6 +121,31 @@ func isSame(a, b *route.Chain) bool {
 	return err == nil && otherErr == nil && bytes.Equal(one, other)
 }
 
+// subsetChain is the chain of a channel that goes to one subset of the service of c alone, whatever
+// routes and splitters say, and without failover. It is nil if no target of c is that subset: one
+// that calls may go to, or would with a weight above 0.
+func subsetChain(c *route.Chain, subset string) *route.Chain {
+	var found *route.Target
+	for _, t := range c.Targets {
+		if t.Service != c.Service || t.Subset != subset {
+			continue
+		}
+		// That of another datacenter takes over for a failed one; by ID, as a map has no order.
+		near := t.Datacenter == c.Datacenter
+		if found == nil || near && found.Datacenter != c.Datacenter || near == (found.Datacenter == c.Datacenter) && t.ID < found.ID {
+			found = t
+		}
+	}
+	if found == nil {
+		return nil
+	}
+	return &route.Chain{
+		Service: c.Service, Datacenter: c.Datacenter, Index: c.Index,
+		Routes:  []*route.Route{{Name: "default", Arms: []*route.Arm{{Name: subset, Weight: 100, Target: found.ID}}}},
+		Targets: map[string]*route.Target{found.ID: found},
+	}
+}
+
 // signal fills wake without waiting.
 func signal(wake chan<- struct{}) {
 	select {

@@ -25,6 +25,7 @@ type settings struct {
 	snapshots     Snapshots
 	serviceConfig func(policy string) string // nil is the policy alone
 	router        *routes.Router             // nil without routes
+	chainSubset   string                     // the only destination; "" is where the chain says
 	region, zone  string
 	log           *slog.Logger
 }
@@ -61,6 +62,8 @@ func (s settings) check() error {
 		return fmt.Errorf("resolver: WithPanicThreshold %v: write a share from 0 to 1", s.panic.threshold)
 	case s.subset < 0:
 		return fmt.Errorf("resolver: WithSubset %d: write 1 or more, or 0 for all endpoints", s.subset)
+	case s.chainSubset != "" && s.router == nil:
+		return fmt.Errorf("resolver: WithChainSubset %q: only a channel with routes reads chains: add WithRoutes", s.chainSubset)
 	case s.snapshots != nil && !reflect.TypeOf(s.snapshots).Comparable():
 		return fmt.Errorf("resolver: WithSnapshots: a %T is not comparable: give a pointer", s.snapshots)
 	default:
@@ -138,6 +141,11 @@ func (s settings) serviceConfigOf(policy string) string {
 // channel's own. Without an entry for the service, discovery is plain. Default: chains are not
 // read.
 func WithRoutes(router *routes.Router) Option { return func(s *settings) { s.router = router } }
+
+// WithChainSubset has a channel with routes go to one subset of its service alone, whatever routes
+// and splitters say. The chain must have the subset as a target, if only with weight 0: calls fail
+// without it, with an error that says so. Default, and "": where the chain says.
+func WithChainSubset(subset string) Option { return func(s *settings) { s.chainSubset = subset } }
 
 // WithLocality sets where the channel runs, for policies that prefer the own zone. An
 // empty zone is unknown.

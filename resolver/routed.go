@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,7 +38,15 @@ type routedResolver struct {
 	done       chan struct{}
 
 	planner[*part]
-	routed bool // a chain was published
+	routed   bool     // a chain was published
+	narrowed narrowed // of a channel to one subset
+}
+
+// narrowed is the latest chain of a service, and what is left of it for one subset.
+type narrowed struct {
+	of  *route.Chain
+	to  *route.Chain // the latest that has the subset
+	err error        // why that is not left of the latest
 }
 
 // part is the discovery of one target: it receives what a resolver publishes.
@@ -96,6 +105,9 @@ func (p *part) take() (state resolver.State, err error, changed bool) {
 // route starts the resolver of a channel with a router.
 func (b *Builder) route(target Target, directory catalog.Watcher, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
 	watcher, ok := directory.(route.Watcher)
+	if (!ok || opts.DisableServiceConfig) && b.chainSubset != "" {
+		return nil, fmt.Errorf("resolver: WithChainSubset %q: %s has no discovery chains, or grpc.WithDisableServiceConfig turns them off", b.chainSubset, directory.Name())
+	}
 	if !ok || opts.DisableServiceConfig { // in which the policy of routes is named
 		b.router.Update(nil, nil)
 		return b.discover(target, directory, windowed{cc, b.router.Window()}, opts, bundledServerName(opts))
@@ -205,6 +217,9 @@ const chainPatience = 200 * time.Millisecond
 // timeout. It returns when to update again without being woken; 0 is never.
 func (r *routedResolver) update(starting time.Duration) time.Duration {
 	v := r.chain.view()
+	if r.builder.chainSubset != "" {
+		v = r.narrow(v, starting)
+	}
 	switch {
 	case v.answered && v.chain == nil && v.refused != nil:
 		r.builder.router.Update(nil, v.refused)
@@ -215,6 +230,8 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 		r.begin(v.chain)
 	case r.builder.router.Chain() != nil: // of this channel, before it was idle
 		r.begin(r.builder.router.Chain())
+	case r.builder.chainSubset != "": // there is no plain discovery of a subset
+		return starting
 	case v.earlier != nil:
 		r.builder.router.Update(v.earlier, nil)
 		r.begin(v.earlier)
@@ -229,6 +246,33 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	again := r.advance()
 	r.publish()
 	return again
+}
+
+// narrow is v for a channel to one subset: its chain, or why there is none, beside the last one. It
+// waits for the first answer as long as the start timeout lasts.
+func (r *routedResolver) narrow(v chainView, starting time.Duration) chainView {
+	subset, service := r.builder.chainSubset, r.target.Service
+	switch {
+	case !v.answered && (starting > 0 || r.narrowed.to != nil):
+		return v
+	case !v.answered:
+		v.refused = cmp.Or(v.err, fmt.Errorf("subset %q of %q: the discovery chain has not been read", subset, service))
+	case v.chain == nil && v.refused == nil:
+		v.refused = fmt.Errorf("%q has no discovery chain, and so no subset %q: write a service-resolver", service, subset)
+	case v.chain == nil:
+	case r.narrowed.of == v.chain:
+		v.refused = cmp.Or(v.refused, r.narrowed.err)
+	default:
+		r.narrowed.of, r.narrowed.err = v.chain, nil
+		if to := subsetChain(v.chain, subset); to != nil {
+			r.narrowed.to = to
+		} else {
+			r.narrowed.err = fmt.Errorf("the discovery chain of %q has no subset %q that calls could go to: give it an arm in the service-splitter, if only with weight 0", service, subset)
+			v.refused = r.narrowed.err
+		}
+	}
+	v.answered, v.chain = true, r.narrowed.to
+	return v
 }
 
 // targetOf is how the instances of a chain's target are found: as those of the channel's target,

@@ -61,7 +61,8 @@ const explainJSON = `With -o json there is one object: client (its address; empt
 target, channels (of the client to it), method, contract (known, kind, cacheable, retryable),
 notes (texts: what is not explained, and why), timeout_ms (of the policy; 0 is none), retry:
 attempts, codes, on_connect_failure, backoff_ms, max_backoff_ms, attempt_timeout_ms, budget,
-budget_left, why (the rule does not apply); cache, a list by destination: destination, state
+budget_left, why (the rule does not apply); mirror (null without a rule): target, percent (of
+such calls that are copied), compare, ignore, why (none is copied); cache, a list by destination: destination, state
 (fresh, stale, expired, absent, bypass), why, key (a digest), of (what the key is made of),
 age_ms, left_ms; limits, a list: name, limit, counted (here, in the store, on the server),
 remaining, reset_ms, refused, retry_after_ms, waits, shadow, error; policy, a list: field,

@@ -38,7 +38,7 @@ Exit codes:
 	addOutput(root)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newCacheCommand(), newCallCommand(), newCertsCommand(), newChaosCommand(), newCheckCommand(), newDemoCommand(), newDevCommand(), newEndpointsCommand(), newExplainCommand(), newGatewayCommand(),
-		newIntentionsCommand(), newLimitsCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newRoutesCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
+		newIntentionsCommand(), newLimitsCommand(), newMirrorCommand(), newNginxCommand(), newProbeCommand(), newProtoCommand(), newRegistryCommand(), newRoutesCommand(), newServicesCommand(), newTopCommand(), newVersionCommand())
 	refuseUnknownTopics(root)
 	return root
 }

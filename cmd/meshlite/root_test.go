@@ -36,7 +36,7 @@ func TestCommandLine(t *testing.T) {
 		{"__complete call ", 0, "consul:///\n", ""},
 		{"__complete re", 0, "registry\t", ""},
 
-		{"junk", 2, "", `meshlite: "junk" is not a command of meshlite: write cache, call, certs, chaos, check, completion, demo, dev, endpoints, explain, gateway, intentions, limits, nginx, probe, proto, registry, routes, services, top, version`},
+		{"junk", 2, "", `meshlite: "junk" is not a command of meshlite: write cache, call, certs, chaos, check, completion, demo, dev, endpoints, explain, gateway, intentions, limits, mirror, nginx, probe, proto, registry, routes, services, top, version`},
 		{"regstry", 2, "", `"regstry" is not a command of meshlite: write registry` + "\n"},
 		{"tpo", 2, "", `"tpo" is not a command of meshlite: write top` + "\n"},
 		{"endpiont", 2, "", "write endpoints\n"},

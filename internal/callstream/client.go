@@ -17,27 +17,33 @@ import (
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
 
-// Client is the part of one channel. It is safe for concurrent use.
+// Client is the part of one channel. It is safe for concurrent use. A nil one leaves all as it is.
 type Client struct {
 	picker      atomic.Pointer[picker] // the latest of the channel's policy
 	connections connections
 }
 
-// DialOptions are those of the channel. They belong behind all others, so that every
-// interceptor is outside of them.
-func (c *Client) DialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.unary)}
+// chain has the interceptors of a channel.
+type chain interface {
+	UnaryClient() grpc.UnaryClientInterceptor
+	StreamClient() grpc.StreamClientInterceptor
 }
 
-// Around keeps an interceptor from the streams and calls of this package.
-func Around(unary grpc.UnaryClientInterceptor, stream grpc.StreamClientInterceptor) []grpc.DialOption {
+// Inside are the options of a channel for its chain, and the client inside of it; for the chain
+// alone without a client. They belong behind all others, so that every interceptor runs outside of
+// the client. The streams themselves pass the chain by.
+func (c *Client) Inside(around chain) []grpc.DialOption {
+	unary, stream := around.UnaryClient(), around.StreamClient()
+	if c == nil {
+		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(unary), grpc.WithChainStreamInterceptor(stream)}
+	}
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			if Own(method) {
 				return invoker(ctx, method, req, reply, cc, opts...)
 			}
 			return unary(ctx, method, req, reply, cc, invoker, opts...)
-		}),
+		}, c.unary),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			if Own(method) {
 				return streamer(ctx, desc, cc, method, opts...)

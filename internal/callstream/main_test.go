@@ -94,13 +94,10 @@ func dialTest(t testing.TB, client *Client, addresses []string, opts ...grpc.Dia
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
 	}
 	found.InitialState(state)
-	config, builder := roundDef, resolver.Builder(found)
 	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if client != nil {
-		config, builder = Policies(config), client.Resolvers(found)
-		opts = append(opts, client.DialOptions()...)
-	}
-	conn, err := grpc.NewClient("test:///service", append(opts, grpc.WithResolvers(builder), grpc.WithDefaultServiceConfig(config))...)
+	opts = append(opts, client.Inside(passing{})...)
+	conn, err := grpc.NewClient("test:///service", append(opts, grpc.WithResolvers(client.Resolvers(found)),
+		grpc.WithDefaultServiceConfig(client.ServiceConfig(roundDef)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,4 +139,19 @@ func takesStreams(t testing.TB, client *Client, conn *grpc.ClientConn, n int) {
 		}
 	}
 	t.Fatal("no streams after 20 s")
+}
+
+// passing is a chain without interceptors.
+type passing struct{}
+
+func (passing) UnaryClient() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return invoker(ctx, method, req, reply, cc, opts...)
+	}
+}
+
+func (passing) StreamClient() grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return streamer(ctx, desc, cc, method, opts...)
+	}
 }

@@ -30,9 +30,12 @@ func init() {
 	}
 }
 
-// Policies renames the policies of a service config to those that show a client what they pick.
-// One without such a policy stays as it is: its calls go as they always did.
-func Policies(serviceConfig string) string {
+// ServiceConfig renames the policies of a service config to those that show the client what they
+// pick. One without such a policy stays as it is: its calls go as they always did.
+func (c *Client) ServiceConfig(serviceConfig string) string {
+	if c == nil {
+		return serviceConfig
+	}
 	var fields map[string]json.RawMessage
 	if json.Unmarshal([]byte(serviceConfig), &fields) != nil {
 		return serviceConfig // gRPC says what is wrong with it
@@ -86,7 +89,12 @@ type policy struct {
 
 // Resolvers attaches the client to what a resolver says, and has its service config name the
 // policies of this package.
-func (c *Client) Resolvers(inner resolver.Builder) resolver.Builder { return resolvers{inner, c} }
+func (c *Client) Resolvers(inner resolver.Builder) resolver.Builder {
+	if c == nil {
+		return inner
+	}
+	return resolvers{inner, c}
+}
 
 type resolvers struct {
 	resolver.Builder
@@ -110,7 +118,7 @@ func (a attaching) UpdateState(state resolver.State) error {
 }
 
 func (a attaching) ParseServiceConfig(text string) *serviceconfig.ParseResult {
-	return a.ClientConn.ParseServiceConfig(Policies(text))
+	return a.ClientConn.ParseServiceConfig(a.client.ServiceConfig(text))
 }
 
 func (p *policy) UpdateClientConnState(state balancer.ClientConnState) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/internal/explain"
 )
@@ -19,6 +20,7 @@ func (n *node) addPolicy(e *explain.Explanation) {
 	n.addIdentity(e)
 	n.addTimeout(e)
 	n.addRetry(e)
+	n.addMirror(e.Mirror)
 	for i := range e.Cache {
 		if s := &e.Cache[i]; i == 0 || s.State != "bypass" || s.Why != e.Cache[i-1].Why {
 			n.addCache(s)
@@ -141,6 +143,23 @@ func crossing(r *routes.Explanation) string {
 		return ""
 	}
 	return ", in another arm or failover target when its own has no instance left"
+}
+
+func (n *node) addMirror(p *mirror.Plan) {
+	switch {
+	case p == nil:
+	case p.Why != "":
+		n.add("mirror: no copies: %s", p.Why)
+	default:
+		text := fmt.Sprintf("mirror: %.4g%% of such calls are copied to %s", p.Percent, p.Target)
+		if p.Compare {
+			text += ", and the answers compared"
+		}
+		if len(p.Ignore) > 0 {
+			text += " without " + strings.Join(p.Ignore, ", ")
+		}
+		n.add("%s", text)
+	}
 }
 
 func (n *node) addCache(s *cache.Standing) {

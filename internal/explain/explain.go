@@ -7,6 +7,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache"
+	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 )
@@ -46,6 +47,8 @@ type Explanation struct {
 	// shortest applies.
 	Timeout float64    `json:"timeout_ms"`
 	Retry   retry.Plan `json:"retry"`
+	// Mirror is what is copied of such calls, nil without a rule.
+	Mirror *mirror.Plan `json:"mirror"`
 	// Cache has one element for each destination that the call may go to.
 	Cache   []cache.Standing       `json:"cache"`
 	Limits  []ratelimit.LimitState `json:"limits"`

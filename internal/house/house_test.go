@@ -52,7 +52,7 @@ var rooms = map[string][]string{
 	"resolver/snapshot":               {"resolver/catalog", "resolver/route"},
 	"resolver/consultest":             {},
 	"meshtest":                        {"", "caller", "resolver/consul", "resolver/consultest"},
-	"interceptors":                    {"proto/...", "balancer/attempt", "caller", "identity/intention", "internal/guard", "internal/rpc", "internal/weakset"},
+	"interceptors":                    {"proto/...", "balancer/attempt", "caller", "identity/intention", "internal/guard", "internal/rpc", "internal/weakset", "internal/wire"},
 	"interceptors/...":                {"interceptors", "caller", "balancer/attempt", "proto/...", "resolver/route", "internal/wire", "internal/guard", "internal/rpc"},
 	"interceptors/authz":              {"interceptors", "caller", "identity/intention", "internal/guard", "internal/lines"},
 	"interceptors/cache":              {"interceptors", "caller", "interceptors/cache/cachecontrol", "balancer/attempt", "proto/...", "internal/guard", "internal/rpc"},
@@ -68,7 +68,7 @@ var rooms = map[string][]string{
 	"":                                {"admin", "balancer", "balancer/...", "caller", "identity", "identity/identitymetrics", "interceptors", "interceptors/...", "internal/cachepage", "internal/callstream", "internal/explain", "internal/guard", "internal/limitspage", "internal/weakset", "proto/...", "resolver", "resolver/catalog", "resolver/consul", "resolver/resolvermetrics", "resolver/snapshot", "internal/wire"},
 	"internal/cachepage":              {"interceptors/cache", "internal/weakset"},
 	"internal/limitspage":             {"interceptors/concurrency", "interceptors/ratelimit", "internal/weakset"},
-	"internal/explain":                {"balancer/routes", "interceptors", "interceptors/cache", "interceptors/ratelimit", "interceptors/retry"},
+	"internal/explain":                {"balancer/routes", "interceptors", "interceptors/cache", "interceptors/mirror", "interceptors/ratelimit", "interceptors/retry"},
 	"internal/weakset":                {},
 	"services/...":                    {"", "proto/..."},
 	"cmd/...":                         {"..."},
@@ -99,6 +99,7 @@ var rooms = map[string][]string{
 	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
 	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
 	"interceptors/retry/retrymetrics":             {"interceptors/retry"},
+	"interceptors/mirror/mirrormetrics":           {"interceptors/mirror", "internal/series"},
 }
 
 // homes says which rooms may import a third party, outside of tests. What is not
@@ -111,7 +112,7 @@ var homes = map[string][]string{
 	"go.opentelemetry.io/otel":                        {"interceptors/tracing", "interceptors/tracing/env"},
 	"go.opentelemetry.io/otel/sdk":                    {"interceptors/tracing/env"},
 	"go.opentelemetry.io/contrib":                     {"interceptors/tracing/env"},
-	"github.com/prometheus/client_golang":             {"interceptors/metrics", "identity/identitymetrics", "interceptors/authz/authzmetrics", "interceptors/cache/cachemetrics", "interceptors/concurrency/concurrencymetrics", "interceptors/ratelimit/ratelimitmetrics", "interceptors/retry/retrymetrics", "resolver/resolvermetrics", "balancer/balancermetrics", "balancer/routes/routesmetrics", "internal/series", "internal/series/seriestest", "admin", "gateway", "gateway/edge", ""},
+	"github.com/prometheus/client_golang":             {"interceptors/metrics", "identity/identitymetrics", "interceptors/authz/authzmetrics", "interceptors/cache/cachemetrics", "interceptors/concurrency/concurrencymetrics", "interceptors/ratelimit/ratelimitmetrics", "interceptors/retry/retrymetrics", "interceptors/mirror/mirrormetrics", "resolver/resolvermetrics", "balancer/balancermetrics", "balancer/routes/routesmetrics", "internal/series", "internal/series/seriestest", "admin", "gateway", "gateway/edge", ""},
 	"github.com/redis/rueidis":                        {"internal/redisconn", "internal/redistest", "interceptors/cache/redis", "interceptors/ratelimit/redis"},
 	"github.com/prometheus/common":                    {"internal/scrape"},
 	"golang.org/x/time":                               {"resolver/consul"},
@@ -241,6 +242,7 @@ func TestPartsDoNotDragOthersIn(t *testing.T) {
 		"identity/consulca":      {"consul/api", "spiffe", "client_golang"},
 		"":                       {"redis", "go-spiffe", "consul/proto-public", "opentelemetry.io", "grpc/xds", "spf13/cobra", "resolver/consultest"},
 
+		"interceptors/mirror":      {"consul/api", "otter", "client_golang"},
 		"interceptors/concurrency": {"consul/api", "otter", "client_golang"},
 	}
 	for _, p := range packages(t) {

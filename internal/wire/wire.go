@@ -23,6 +23,8 @@ const (
 	// SubjectKey is the request header in which a gateway sends the subject that it has
 	// verified, on whose behalf it calls.
 	SubjectKey = "x-meshlite-subject"
+	// MirrorKey is the request header of a copy of a call, and of the calls that its handler makes.
+	MirrorKey = "x-meshlite-mirror"
 )
 
 // The values of [UnhandledKey].
