@@ -23,6 +23,11 @@ const (
 	// SubjectKey is the request header in which a gateway sends the subject that it has
 	// verified, on whose behalf it calls.
 	SubjectKey = "x-meshlite-subject"
+	// ExplainKey is the request header that asks what happens to the call: through how many
+	// servers, one behind the other, from 1 to 8. Servers obey trusted callers.
+	ExplainKey = "x-meshlite-explain"
+	// ExplainedKey is the trailer with the answer.
+	ExplainedKey = "x-meshlite-explain-bin"
 )
 
 // The values of [UnhandledKey].
