@@ -298,6 +298,9 @@ func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
 	return nil
 }
 
+// Record is that of the call, nil if nobody wants it explained.
+func (o *Outcome) Record() *hop.Record { return o.explains }
+
 // Explaining returns the record of the call, whichever it is, that ctx belongs to: the one whose
 // handler makes a call with ctx. It is nil if nobody wants that explained.
 func Explaining(ctx context.Context) *hop.Record {

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -89,6 +90,13 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 	return status.Error(codes.DeadlineExceeded, err.Error())
 }
 
+// noteTimeout says in the record of a call that the policy has set its deadline.
+func noteTimeout(ctx context.Context, meta *interceptors.CallMeta, timeout time.Duration) {
+	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) {
+		h.Deadline = &hop.Deadline{Left: hop.Milliseconds(timeout), By: "policy"}
+	})
+}
+
 func expired(ctx context.Context) bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }
 
 // UnaryClient bounds the calls of a method that has a timeout on the client.
@@ -101,6 +109,7 @@ func (d *Deadline) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInte
 		if sooner(ctx, timeout) {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
+		noteTimeout(ctx, meta, timeout)
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		return d.ended(ctx, meta, invoker(ctx, method, req, reply, cc, opts...))
@@ -118,6 +127,7 @@ func (d *Deadline) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientIn
 		if sooner(ctx, timeout) {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
+		noteTimeout(ctx, meta, timeout)
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		return rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {
 			_ = d.ended(ctx, meta, err) // gRPC's errors have a status
@@ -136,6 +146,7 @@ func (d *Deadline) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInte
 		if sooner(ctx, timeout) {
 			return handler(ctx, req)
 		}
+		noteTimeout(ctx, meta, timeout)
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		reply, err := handler(ctx, req)
@@ -153,6 +164,7 @@ func (d *Deadline) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerIn
 		if sooner(stream.Context(), timeout) {
 			return handler(srv, stream)
 		}
+		noteTimeout(stream.Context(), meta, timeout)
 		ctx, cancel := context.WithTimeout(stream.Context(), timeout)
 		defer cancel()
 		return d.ended(ctx, meta, handler(srv, rpc.WithContext(stream, ctx)))

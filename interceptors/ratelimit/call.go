@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -427,6 +428,7 @@ func (m *methodLimits) admit(ctx context.Context, req any, space []check) (verdi
 		c, err := r.check(ctx, req) // may run the user's code
 		if err != nil {
 			m.countRefusal(ctx, r)
+			interceptors.RecordOf(ctx, m.meta).Note(func(h *hop.Hop) { h.AddLimit(hop.Limit{Name: r.name, Result: Refused.String()}) })
 			return v, err
 		}
 		v.checks = append(v.checks, c)
@@ -563,6 +565,7 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 		c := &v.checks[v.refusedBy]
 		m.limiter.noteHot(ctx, c)
 		m.countRefusal(ctx, c.rule)
+		m.explain(ctx, v)
 		return
 	}
 	m.limiter.admitted.Add(1)
@@ -580,6 +583,7 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 		}
 		m.publish(ctx, c.rule, result, i == deciding)
 	}
+	m.explain(ctx, v)
 }
 
 // deciding is the index of the check that an admitted call reports: the last in shadow mode
@@ -613,20 +617,26 @@ func (c *check) hot(now int64) bool {
 func (cs checks) standings(table *Table, now int64) []Standing {
 	all := make([]Standing, 0, len(cs))
 	for i := range cs {
-		c := &cs[i]
-		if c.rule.shadow {
+		if cs[i].rule.shadow {
 			continue
 		}
-		tat, b := c.charge.tat, c.charge.bucket
-		switch {
-		case c.charge.in != inProcess && tat == 0: // not known
-			continue
-		case c.charge.in == inProcess && b == nil: // the call cost nothing, or was refused
-			tat, b = table.level(now, c.key, c.gcra)
+		if s, known := cs[i].standing(table, now); known {
+			all = append(all, s)
 		}
-		all = append(all, newStanding(c.rule.name, c.gcra, now, tat, b))
 	}
 	return all
+}
+
+// standing is that of the call's key at the limit, as far as it is known here.
+func (c *check) standing(table *Table, now int64) (_ Standing, known bool) {
+	tat, b := c.charge.tat, c.charge.bucket
+	switch {
+	case c.charge.in != inProcess && tat == 0:
+		return Standing{}, false
+	case c.charge.in == inProcess && b == nil: // the call cost nothing, or was refused
+		tat, b = table.level(now, c.key, c.gcra)
+	}
+	return newStanding(c.rule.name, c.gcra, now, tat, b), true
 }
 
 func (m *methodLimits) newContext(ctx context.Context, v *verdict) *callContext {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
@@ -116,8 +117,18 @@ func apply(all []route.Headers, md metadata.MD) {
 // timeout is that of the route, or else of the arm's resolver; 0 is none.
 func (to routed) timeout() time.Duration { return cmp.Or(to.Route.Timeout, to.Arm.Timeout) }
 
+// noteTimeout says in the record of a call that its route has set its deadline, if it does.
+func noteTimeout(ctx context.Context, meta *interceptors.CallMeta, timeout time.Duration) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= timeout {
+		return
+	}
+	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) {
+		h.Deadline = &hop.Deadline{Left: hop.Milliseconds(timeout), By: "route"}
+	})
+}
+
 // UnaryClient routes the calls of a method.
-func (r *Routing) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientInterceptor {
+func (r *Routing) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		ctx, to, err := r.choose(ctx, attempt.Unary, cc, method)
 		if err != nil {
@@ -129,6 +140,7 @@ func (r *Routing) UnaryClient(*interceptors.CallMeta) grpc.UnaryClientIntercepto
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
 		if d := to.timeout(); d > 0 {
+			noteTimeout(ctx, meta, d)
 			bounded, cancel := context.WithTimeout(ctx, d)
 			defer cancel()
 			ctx = bounded
@@ -161,7 +173,7 @@ func changed(all []route.Headers, md metadata.MD) metadata.MD {
 }
 
 // StreamClient routes the streams of a method.
-func (r *Routing) StreamClient(*interceptors.CallMeta) grpc.StreamClientInterceptor {
+func (r *Routing) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		ctx, to, err := r.choose(ctx, attempt.Stream, cc, method)
 		if err != nil {
@@ -174,6 +186,7 @@ func (r *Routing) StreamClient(*interceptors.CallMeta) grpc.StreamClientIntercep
 		}
 		cancel := func() {}
 		if d := to.timeout(); d > 0 {
+			noteTimeout(ctx, meta, d)
 			ctx, cancel = context.WithTimeout(ctx, d)
 		}
 		stream, err := rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -96,6 +97,13 @@ func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
 	begin := m.beginning(append(serverOf(target), semconv.RPCMethod(m.name))...)
 	m.last.Store(&toward{target, begin})
 	return begin
+}
+
+// listen listens to the events of a call, whose record leads to its trace.
+func (m *method) listen(ctx context.Context, span trace.Span) (context.Context, *interceptors.Outcome) {
+	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	outcome.Record().Note(func(h *hop.Hop) { h.TraceID = span.SpanContext().TraceID().String() })
+	return ctx, outcome
 }
 
 // end records how a call or an attempt ended.
