@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/serviceconfig"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/hash"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/random"
@@ -112,26 +113,47 @@ func (c *config) of(lb *route.LoadBalancer) (child, error) {
 			}
 		}
 	}
-	var name string
-	switch lb.Policy {
-	case "round_robin":
-		name = roundrobin.Name
-	case "random":
-		name = random.Name
-	case "least_request":
-		name = leastrequest.Name
-		if lb.ChoiceCount > 0 { // of gRFC A48; of few endpoints all are compared, which is better
-			fields["choiceCount"] = min(max(lb.ChoiceCount, 2), 10)
-		}
-	case "ring_hash", "maglev": // both approximate what the policy does
-		name = hash.Name
-		fields["metadataKey"] = lb.HashKey
-	default:
+	name := policyName(lb)
+	switch {
+	case name == "":
 		return child{}, fmt.Errorf("policy %q of a service-resolver: write round_robin, random, least_request, ring_hash or maglev", lb.Policy)
+	case name == leastrequest.Name && lb.ChoiceCount > 0: // of gRFC A48; of few endpoints all are compared, which is better
+		fields["choiceCount"] = min(max(lb.ChoiceCount, 2), 10)
+	case name == hash.Name:
+		fields["metadataKey"] = lb.HashKey
 	}
 	text, err := json.Marshal(fields)
 	if err != nil {
 		return child{}, err
 	}
 	return newChild(name, text)
+}
+
+// policyName is the name of the policy that a service-resolver asks for, "" if there is none.
+func policyName(lb *route.LoadBalancer) string {
+	switch lb.Policy {
+	case "round_robin":
+		return roundrobin.Name
+	case "random":
+		return random.Name
+	case "least_request":
+		return leastrequest.Name
+	case "ring_hash", "maglev": // both approximate what the policy does
+		return hash.Name
+	default:
+		return ""
+	}
+}
+
+// PolicyOf is the name of the policy that a service-resolver of the latest chain asks for where at
+// leads, "" where the channel's own picks.
+func (r *Router) PolicyOf(at *attempt.Route) string {
+	d := r.current.Load()
+	if at == nil || d == nil || d.plan == nil {
+		return ""
+	}
+	if lb := policiesOf(d.plan.chain)[at.Target]; lb != nil {
+		return policyName(lb)
+	}
+	return ""
 }
