@@ -23,7 +23,8 @@ const (
 	silentServer  = "the server answers no explanation: it does not trust this caller (RuntimeConfig.Callers), or is not of meshlite"
 	silentFailure = "no server has answered"
 	silentHops    = "not asked: it is behind 8 others"
-	silentAnswer  = "its answer cannot be read"
+	silentAnswer  = "its explanation cannot be read"
+	silentRoom    = "its trailer has no room for an explanation"
 )
 
 // begin begins the record of a call, nil if nobody wants it explained.
@@ -140,6 +141,8 @@ func (a *attempted) end(err error, trailer metadata.MD) {
 		silent = silentServer
 	case len(values) == 0:
 		silent = silentFailure
+	case values[0] == "":
+		silent = silentRoom
 	default:
 		var unread error
 		if server, unread = hop.Decode([]byte(values[0])); unread != nil {

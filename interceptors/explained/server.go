@@ -106,7 +106,8 @@ func answer(record *hop.Record, err error, trailer metadata.MD, set func(metadat
 		}
 	}
 	room := min(maxWire, left-len(wire.ExplainedKey)-perField)
-	if encoded := hop.Encode(record.Close(), base64.RawStdEncoding.DecodedLen(max(room, 0))); encoded != nil {
+	if room >= 0 { // an empty answer is one that has no room
+		encoded := hop.Encode(record.Close(), base64.RawStdEncoding.DecodedLen(room))
 		set(metadata.Pairs(wire.ExplainedKey, string(encoded)))
 	}
 }
