@@ -69,7 +69,7 @@ func wayOf(r *hop.Route) string {
 
 // addShared adds what client and server have.
 func (n *node) addShared(h *hop.Hop) {
-	if d := h.Deadline; d != nil {
+	if d := h.Deadline; d != nil && (h.Side == "client" || d.By != "caller") { // that of its client is above
 		n.add("deadline in %s, set by the %s", shortMS(d.Left), d.By)
 	}
 	for i := range h.Limits {
