@@ -290,12 +290,20 @@ func Explain(ctx context.Context, side Side, fullMethod string, record *hop.Reco
 }
 
 // RecordOf returns the record of a call of meta's method, nil if nobody wants the call explained.
-// Concerns note there what they do; with nil a note does nothing.
+// Concerns note there what they do: see [Note].
 func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
 	if o := OutcomeOf(ctx, meta); o != nil {
 		return o.explains
 	}
 	return nil
+}
+
+// Note has f change the record of a call of meta's method. It does nothing if nobody wants the
+// call explained, and then allocates nothing.
+func Note(ctx context.Context, meta *CallMeta, f func(*hop.Hop)) {
+	if record := RecordOf(ctx, meta); record != nil {
+		record.Note(f)
+	}
 }
 
 // Record is that of the call, nil if nobody wants it explained.

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/serviceconfig"
 
-	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/balancer/hash"
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/random"
@@ -143,17 +142,4 @@ func policyName(lb *route.LoadBalancer) string {
 	default:
 		return ""
 	}
-}
-
-// PolicyOf is the name of the policy that a service-resolver of the latest chain asks for where at
-// leads, "" where the channel's own picks.
-func (r *Router) PolicyOf(at *attempt.Route) string {
-	d := r.current.Load()
-	if at == nil || d == nil || d.plan == nil {
-		return ""
-	}
-	if lb := policiesOf(d.plan.chain)[at.Target]; lb != nil {
-		return policyName(lb)
-	}
-	return ""
 }

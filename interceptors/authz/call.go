@@ -182,7 +182,7 @@ func (m *method) admit(ctx context.Context, fullMethod string) error {
 }
 
 func (m *method) publish(ctx context.Context, fullMethod, principal string, decision *intention.Decision) {
-	interceptors.RecordOf(ctx, m.meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, m.meta, func(h *hop.Hop) {
 		h.AddDecision(hop.Decision{Policy: m.authorizer.policyName(), Allowed: decision.Allowed, Rule: decision.Rule, Reason: decision.Reason})
 	})
 	if m.authorizer.observer == nil {

@@ -63,7 +63,7 @@ func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale 
 
 // report records the result of the call of x.
 func (r *rule) report(ctx context.Context, x *exchange, result Result) {
-	interceptors.RecordOf(ctx, r.meta).Note(func(h *hop.Hop) { h.Cache = x.explain(result) })
+	interceptors.Note(ctx, r.meta, func(h *hop.Hop) { h.Cache = x.explain(result) })
 	r.method.results.add(result)
 	if result != Bypass {
 		r.method.recent.add(result.Served(), time.Now())

@@ -65,7 +65,7 @@ func (m *methodLimit) admit(ctx context.Context) error {
 }
 
 func (m *methodLimit) note(ctx context.Context, result Result, limit int64) {
-	interceptors.RecordOf(ctx, m.meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, m.meta, func(h *hop.Hop) {
 		h.Concurrency = &hop.Concurrency{Result: result.Result(), Running: m.method.inFlight.Load(), Limit: limit}
 	})
 }

@@ -92,7 +92,7 @@ func (d *Deadline) ended(ctx context.Context, meta *interceptors.CallMeta, err e
 
 // noteTimeout says in the record of a call that the policy has set its deadline.
 func noteTimeout(ctx context.Context, meta *interceptors.CallMeta, timeout time.Duration) {
-	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, meta, func(h *hop.Hop) {
 		h.Deadline = &hop.Deadline{Left: hop.Milliseconds(timeout), By: "policy"}
 	})
 }

@@ -27,14 +27,11 @@ const (
 	silentRoom    = "its trailer has no room for an explanation"
 )
 
-// begin begins the record of a call, nil if nobody wants it explained.
-func (e *Explained) begin(ctx context.Context, meta *interceptors.CallMeta, method string) (context.Context, *hop.Record) {
-	parent := interceptors.Explaining(ctx)
-	if parent == nil {
-		return ctx, nil
-	}
+// begin begins the record of a call that is made while that of parent runs, nil if there is no room
+// for it.
+func (e *Explained) begin(ctx context.Context, parent *hop.Record, meta *interceptors.CallMeta, method string) (context.Context, *hop.Record) {
 	record := parent.Call(strings.TrimPrefix(method, "/"), e.target)
-	if record == nil { // there is no room
+	if record == nil {
 		return interceptors.WithoutOutcome(ctx), nil
 	}
 	record.Note(func(h *hop.Hop) { h.Deadline = deadlineOf(ctx) })
@@ -55,39 +52,6 @@ func routeOf(at *attempt.Route) *hop.Route {
 	return &hop.Route{Name: at.Name, Arm: at.Arm, Destination: at.Destination}
 }
 
-// UnaryClient explains the calls of a method. It is nil for gRPC's own services.
-func (e *Explained) UnaryClient(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx, record := e.begin(ctx, meta, method)
-		if record == nil {
-			return invoker(ctx, method, req, reply, cc, opts...)
-		}
-		ctx, attempts := attempt.FromOrNew(ctx, attempt.Unary)
-		err := rpc.ErrPanic
-		defer func() { end(record, attempts, err) }()
-		err = invoker(ctx, method, req, reply, cc, opts...)
-		return err
-	}
-}
-
-// StreamClient explains the streams of a method. It is nil for gRPC's own services.
-func (e *Explained) StreamClient(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, record := e.begin(ctx, meta, method)
-		if record == nil {
-			return streamer(ctx, desc, cc, method, opts...)
-		}
-		ctx, attempts := attempt.FromOrNew(ctx, attempt.Stream)
-		return rpc.OpenStream(ctx, desc, cc, method, streamer, opts, func(err error) { end(record, attempts, err) })
-	}
-}
-
 // attempted is an attempt of a call that is explained.
 type attempted struct {
 	concern *Explained
@@ -98,12 +62,8 @@ type attempted struct {
 	asks    bool // the server is asked
 }
 
-// send begins an attempt, nil of a call that is not explained.
-func (e *Explained) send(ctx context.Context, meta *interceptors.CallMeta, kind attempt.Kind) (context.Context, *attempted) {
-	record := interceptors.RecordOf(ctx, meta)
-	if record == nil {
-		return ctx, nil
-	}
+// send begins an attempt of the call of record.
+func (e *Explained) send(ctx context.Context, record *hop.Record, kind attempt.Kind) (context.Context, *attempted) {
 	a := &attempted{concern: e, record: record, started: record.Elapsed(), asks: record.Left() > 0}
 	ctx, a.attempt = attempt.FromOrNew(ctx, kind)
 	a.index = record.Attempt(hop.Attempt{Number: a.attempt.Number(), Started: hop.Milliseconds(a.started)})
@@ -168,46 +128,5 @@ func withhold(opts []grpc.CallOption) {
 		if trailer, ok := opt.(grpc.TrailerCallOption); ok {
 			delete(*trailer.TrailerAddr, wire.ExplainedKey)
 		}
-	}
-}
-
-// UnaryAttempt asks the server of each attempt.
-func (e *Explained) UnaryAttempt(meta *interceptors.CallMeta) grpc.UnaryClientInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx, a := e.send(ctx, meta, attempt.Unary)
-		if a == nil {
-			return invoker(ctx, method, req, reply, cc, opts...)
-		}
-		var trailer metadata.MD
-		err := rpc.ErrPanic
-		defer func() {
-			withhold(opts)
-			a.end(err, trailer)
-		}()
-		err = invoker(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))...)
-		return err
-	}
-}
-
-// StreamAttempt asks the server of each attempt of a stream.
-func (e *Explained) StreamAttempt(meta *interceptors.CallMeta) grpc.StreamClientInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		ctx, a := e.send(ctx, meta, attempt.Stream)
-		if a == nil {
-			return streamer(ctx, desc, cc, method, opts...)
-		}
-		stream, err := streamer(ctx, desc, cc, method, opts...)
-		if err != nil {
-			a.end(err, nil)
-			return nil, err
-		}
-		a.record.Attempted(a.index, a.picked, nil)
-		return &askedStream{ClientStream: stream, attempted: a, single: !desc.ServerStreams, opts: opts}, nil
 	}
 }

@@ -22,8 +22,10 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/caller"
@@ -103,6 +105,30 @@ func New(opts ...Option) (*Explained, error) {
 
 // Stage is [interceptors.Explained].
 func (e *Explained) Stage() interceptors.Stage { return interceptors.Explained }
+
+// receive begins the record of a call whose caller asks, nil if it is not to be answered. The
+// context is without the key: a handler that forwards what it received would have it obeyed by
+// servers that trust this one, and not its caller.
+func (e *Explained) receive(ctx context.Context, meta *interceptors.CallMeta, fullMethod string) (context.Context, *hop.Record) {
+	hops := asked(ctx)
+	md, _ := metadata.FromIncomingContext(ctx) // a copy
+	md.Delete(wire.ExplainKey)
+	without := metadata.NewIncomingContext(ctx, md)
+	if hops == 0 || !e.callers.Trusted(ctx) {
+		return without, nil
+	}
+	record := hop.New(interceptors.Server.String(), strings.TrimPrefix(fullMethod, "/"), hops-1)
+	record.Note(func(h *hop.Hop) {
+		self := e.instance()
+		h.Service, h.Instance, h.Zone = self.Service, self.ID, self.Zone
+		h.Caller = e.callers.LogName(ctx)
+		if from, ok := peer.FromContext(ctx); ok && from.Addr != nil {
+			h.Peer = from.Addr.String()
+		}
+		h.Deadline = deadlineOf(ctx)
+	})
+	return interceptors.Explain(without, interceptors.Server, meta.FullMethod, record), record
+}
 
 // Asked are the calls that were made with the context of [Ask].
 type Asked struct{ record *hop.Record }

@@ -8,10 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
@@ -25,67 +23,6 @@ const (
 	maxTrailer = 15 << 10
 	perField   = 32 // bytes that HTTP/2 counts for each field
 )
-
-// UnaryServer explains the calls of a method. It is nil for gRPC's own services.
-func (e *Explained) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if len(metadata.ValueFromIncomingContext(ctx, wire.ExplainKey)) == 0 {
-			return handler(ctx, req)
-		}
-		ctx, record := e.receive(ctx, meta, info.FullMethod)
-		if record == nil {
-			return handler(ctx, req)
-		}
-		reply, err := handler(ctx, req)
-		answer(record, err, sentTrailer(ctx), func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) })
-		return reply, err
-	}
-}
-
-// StreamServer explains the streams of a method. It is nil for gRPC's own services.
-func (e *Explained) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
-	if interceptors.Infrastructure(meta.Service) {
-		return nil
-	}
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		if len(metadata.ValueFromIncomingContext(stream.Context(), wire.ExplainKey)) == 0 {
-			return handler(srv, stream)
-		}
-		ctx, record := e.receive(stream.Context(), meta, info.FullMethod)
-		err := handler(srv, rpc.WithContext(stream, ctx))
-		if record != nil {
-			answer(record, err, sentTrailer(ctx), stream.SetTrailer)
-		}
-		return err
-	}
-}
-
-// receive begins the record of a call whose caller asks, nil if it is not to be answered. The
-// context is without the key: a handler that forwards what it received would have it obeyed by
-// servers that trust this one, and not its caller.
-func (e *Explained) receive(ctx context.Context, meta *interceptors.CallMeta, fullMethod string) (context.Context, *hop.Record) {
-	hops := asked(ctx)
-	md, _ := metadata.FromIncomingContext(ctx) // a copy
-	md.Delete(wire.ExplainKey)
-	without := metadata.NewIncomingContext(ctx, md)
-	if hops == 0 || !e.callers.Trusted(ctx) {
-		return without, nil
-	}
-	record := hop.New(interceptors.Server.String(), strings.TrimPrefix(fullMethod, "/"), hops-1)
-	record.Note(func(h *hop.Hop) {
-		self := e.instance()
-		h.Service, h.Instance, h.Zone = self.Service, self.ID, self.Zone
-		h.Caller = e.callers.LogName(ctx)
-		if from, ok := peer.FromContext(ctx); ok && from.Addr != nil {
-			h.Peer = from.Addr.String()
-		}
-		h.Deadline = deadlineOf(ctx)
-	})
-	return interceptors.Explain(without, interceptors.Server, meta.FullMethod, record), record
-}
 
 // deadlineOf is the deadline that the caller has set.
 func deadlineOf(ctx context.Context) *hop.Deadline {

@@ -6,7 +6,7 @@
 // Concerns fill the record of a call that somebody wants explained, see package explained, by
 // one call that does nothing for all others:
 //
-//	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) { h.TraceID = id })
+//	interceptors.Note(ctx, meta, func(h *hop.Hop) { h.TraceID = id })
 //
 // A record names rules, routes, instances and times. It has no value of a request, of metadata,
 // or of the key of a limit or a cache.

@@ -228,3 +228,16 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkAnswer is what a server pays for an explanation: of 8 hops, and of more than fit.
+func BenchmarkAnswer(b *testing.B) {
+	for _, hops := range []int{1, 8, 250} {
+		b.Run(fmt.Sprint(hops, " hops"), func(b *testing.B) {
+			h := tree(rand.New(rand.NewPCG(1, 2)), hops)
+			b.ReportAllocs()
+			for b.Loop() {
+				hop.Encode(h, 6<<10)
+			}
+		})
+	}
+}

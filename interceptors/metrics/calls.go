@@ -320,7 +320,7 @@ func (h *Handlers) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerIn
 
 func (h *Handlers) end(ctx context.Context, meta *interceptors.CallMeta, m *method, start time.Time, code codes.Code) {
 	took := time.Since(start)
-	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, meta, func(h *hop.Hop) {
 		ms := hop.Milliseconds(took)
 		h.Handler = &ms
 	})

@@ -428,7 +428,7 @@ func (m *methodLimits) admit(ctx context.Context, req any, space []check) (verdi
 		c, err := r.check(ctx, req) // may run the user's code
 		if err != nil {
 			m.countRefusal(ctx, r)
-			interceptors.RecordOf(ctx, m.meta).Note(func(h *hop.Hop) { h.AddLimit(hop.Limit{Name: r.name, Result: Refused.String()}) })
+			interceptors.Note(ctx, m.meta, func(h *hop.Hop) { h.AddLimit(hop.Limit{Name: r.name, Result: Refused.String()}) })
 			return v, err
 		}
 		v.checks = append(v.checks, c)
@@ -584,6 +584,33 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 		m.publish(ctx, c.rule, result, i == deciding)
 	}
 	m.explain(ctx, v)
+}
+
+// explain adds the verdicts to the record of a call: that of the limit that refuses it, or those of
+// all that admit it.
+func (m *methodLimits) explain(ctx context.Context, v *verdict) {
+	record := interceptors.RecordOf(ctx, m.meta)
+	if record == nil {
+		return
+	}
+	for i := range v.checks {
+		c := &v.checks[i]
+		verdict := hop.Limit{Name: c.rule.name, Result: Admitted.String()}
+		switch {
+		case !v.admitted() && i != v.refusedBy:
+			continue
+		case !v.admitted():
+			verdict.Result, verdict.RetryAfter = Refused.String(), hop.Milliseconds(v.wait)
+		case c.charge.shadowed:
+			verdict.Result = Shadowed.String()
+		case c.rule.wait:
+			verdict.Waited = hop.Milliseconds(v.wait)
+		}
+		if s, known := c.standing(m.limiter.table, v.now); known {
+			verdict.Left, verdict.Reset = &s.Remaining, hop.Milliseconds(s.Reset)
+		}
+		record.Note(func(h *hop.Hop) { h.AddLimit(verdict) })
+	}
 }
 
 // deciding is the index of the check that an admitted call reports: the last in shadow mode

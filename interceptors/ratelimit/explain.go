@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
-	"github.com/meshlite-go/meshlite/interceptors/hop"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -75,30 +74,3 @@ func (l *Limiter) explain(ctx context.Context, meta *interceptors.CallMeta, poli
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// explain adds the verdicts to the record of a call: that of the limit that refuses it, or those of
-// all that admit it.
-func (m *methodLimits) explain(ctx context.Context, v *verdict) {
-	record := interceptors.RecordOf(ctx, m.meta)
-	if record == nil {
-		return
-	}
-	for i := range v.checks {
-		c := &v.checks[i]
-		verdict := hop.Limit{Name: c.rule.name, Result: Admitted.String()}
-		switch {
-		case !v.admitted() && i != v.refusedBy:
-			continue
-		case !v.admitted():
-			verdict.Result, verdict.RetryAfter = Refused.String(), hop.Milliseconds(v.wait)
-		case c.charge.shadowed:
-			verdict.Result = Shadowed.String()
-		case c.rule.wait:
-			verdict.Waited = hop.Milliseconds(v.wait)
-		}
-		if s, known := c.standing(m.limiter.table, v.now); known {
-			verdict.Left, verdict.Reset = &s.Remaining, hop.Milliseconds(s.Reset)
-		}
-		record.Note(func(h *hop.Hop) { h.AddLimit(verdict) })
-	}
-}

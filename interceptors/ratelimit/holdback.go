@@ -105,7 +105,7 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.method.waitsFor(a.by.name) && int64(a.retryAfter) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.retryAfter, err)
 	}
-	interceptors.RecordOf(ctx, a.method.meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, a.method.meta, func(h *hop.Hop) {
 		h.AddLimit(hop.Limit{Name: a.by.name, Result: HeldBack.String(), RetryAfter: hop.Milliseconds(a.retryAfter)})
 	})
 	(*interceptors.Publisher)(nil).Publish(ctx, a.method.meta, &Event{a.by.name, HeldBack, true})

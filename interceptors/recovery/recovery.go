@@ -88,7 +88,7 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
 		slog.String("stack", from[:min(len(from), maxLogged)]))
-	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) { h.Panicked = true })
+	interceptors.Note(ctx, meta, func(h *hop.Hop) { h.Panicked = true })
 	r.publisher.Publish(ctx, meta, &Panic{value, stack})
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
 }

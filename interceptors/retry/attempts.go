@@ -186,7 +186,7 @@ var events = sync.Pool{New: func() any { return &Attempt{} }}
 func (m *method) again(ctx context.Context, record *attempt.Record, r result) (again bool, err error) {
 	verdict, wait := m.judge(ctx, record, r)
 	if verdict != Answered {
-		interceptors.RecordOf(ctx, m.meta).Note(func(h *hop.Hop) { h.Follow(string(verdict), wait) })
+		interceptors.Note(ctx, m.meta, func(h *hop.Hop) { h.Follow(string(verdict), wait) })
 	}
 	if m.ruled || record.Number() > 1 || verdict != Answered && verdict != Final {
 		e := events.Get().(*Attempt)

@@ -122,7 +122,7 @@ func noteTimeout(ctx context.Context, meta *interceptors.CallMeta, timeout time.
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= timeout {
 		return
 	}
-	interceptors.RecordOf(ctx, meta).Note(func(h *hop.Hop) {
+	interceptors.Note(ctx, meta, func(h *hop.Hop) {
 		h.Deadline = &hop.Deadline{Left: hop.Milliseconds(timeout), By: "route"}
 	})
 }
