@@ -1,16 +1,21 @@
 package meshlite_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -20,6 +25,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/interceptors/explained"
 	"github.com/meshlite-go/meshlite/interceptors/hop"
+	"github.com/meshlite-go/meshlite/interceptors/tracing"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -218,14 +224,17 @@ func TestExplanationsAreBounded(t *testing.T) {
 			all.Wait()
 			widest.Add(1)
 		case kind == "tree" && n > 0:
-			for range 5 {
+			for range 4 {
 				call(fmt.Sprintf("tree-%d", n-1))
 			}
 		}
 		return nil
 	}}
 	m.serveCatalog(h, meshlite.WithPlaintext(), meshlite.WithRuntime(trusting(t)))
-	client, _ = m.client("consul:///catalog", uncached())
+	never, once := "0s", uint32(1)
+	client, _ = m.client("consul:///catalog", meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{
+		Cache: &policyv1.CacheRule{Ttl: &never}, Retry: &policyv1.RetryRule{MaxAttempts: &once}, Timeout: &never, // however slow the machine is
+	}}))
 
 	call, _, err := explainCall(t, client, "deep-12")
 	if err != nil {
@@ -245,8 +254,8 @@ func TestExplanationsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := only(t, call).Server; s == nil || len(s.Calls) != 5 || count(call) < 40 || count(call)+leftOut(call) < 2*(1+5+25+125) {
-		t.Errorf("of a tree of 312 hops %d are there and %d are left out", count(call), leftOut(call))
+	if s := only(t, call).Server; s == nil || len(s.Calls) != 4 || count(call) < 40 || count(call)+leftOut(call) != 2*(1+4+16+64) {
+		t.Errorf("of a tree of 170 hops %d are there and %d are left out", count(call), leftOut(call))
 	}
 	for _, id := range []string{"deep-12", "wide-100", "tree-3"} {
 		trailer := rawTrailer(t, m, "8", id)
@@ -407,5 +416,63 @@ func TestCallsThatNobodyAsksAboutAllocateNothingMore(t *testing.T) {
 		if a, b := allocated(t, ends[0], 0), allocated(t, ends[1], 0); a > b {
 			t.Errorf("the %s allocates %.0f times, and %.0f without the concern", name, a, b)
 		}
+	}
+}
+
+// lockedBuffer may be written by several loggers.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// The spans and the log lines of a call that is explained show its record.
+func TestSpansAndLinesShowTheRecord(t *testing.T) {
+	m := newMesh(t)
+	limit := uint64(10)
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	traced, err := tracing.New(tracing.WithTracerProvider(provider))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines lockedBuffer
+	log := slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	m.serveCatalog(&handler{get: func(context.Context, string) error { return nil }}, meshlite.WithPlaintext(), meshlite.WithRuntime(trusting(t)), meshlite.WithTracing(traced), meshlite.WithLogger(log),
+		meshlite.WithPolicy(&policyv1.ServicePolicy{Default: &policyv1.MethodPolicy{RateLimits: []*policyv1.RateLimitRule{{Name: "all", Limit: &limit}}}}))
+	client, _ := m.client("consul:///catalog", meshlite.WithTracing(traced), meshlite.WithLogger(log))
+	call, _, err := explainCall(t, client, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var facts []string
+	for _, span := range spans.GetSpans() {
+		for _, a := range span.Attributes {
+			facts = append(facts, string(a.Key)+"="+a.Value.AsString())
+		}
+	}
+	for _, want := range []string{"meshlite.deadline.by=policy", "meshlite.deadline.by=caller", "meshlite.cache.why=nothing was stored", "meshlite.ratelimit.all.left=9"} {
+		if !slices.Contains(facts, want) {
+			t.Errorf("no span has %s: %q", want, facts)
+		}
+	}
+	for _, want := range []string{"deadline.by=policy", `cache.why="nothing was stored"`, "ratelimit.all.left=9"} {
+		if !strings.Contains(lines.String(), want) {
+			t.Errorf("no line has %s:\n%s", want, lines.String())
+		}
+	}
+	if s := only(t, call).Server; s == nil || call.TraceID == "" || call.TraceID != s.TraceID {
+		t.Errorf("the traces of %s", shown(call))
 	}
 }

@@ -81,8 +81,8 @@ func TestCallExplain(t *testing.T) {
 		args []string
 		err  string
 	}{
-		"many calls":       {[]string{getSweet, "-n", "2"}, "--explain with -n 2: one call is explained"},
-		"no method":        {nil, "--explain without METHOD"},
+		"many calls": {[]string{getSweet, "-n", "2"}, "--explain with -n 2: one call is explained"},
+		"no method":  {nil, "--explain without METHOD"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runTool(t, append([]string{"call", "--plaintext", "--explain", "consul:///catalog"}, test.args...)...).want(t, 2, "", test.err)

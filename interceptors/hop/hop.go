@@ -12,7 +12,12 @@
 // or of the key of a limit or a cache.
 package hop
 
-import "time"
+import (
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+)
 
 // Hop is what happened to a call at one end. Durations are in milliseconds.
 type Hop struct {
@@ -162,6 +167,32 @@ func (h *Hop) below(f func(**Hop)) {
 	for i := range h.Calls {
 		if h.Calls[i] != nil {
 			f(&h.Calls[i])
+		}
+	}
+}
+
+// Facts yields what the hop says beside what the spans and log lines of all calls have, by name:
+// who has set the deadline, why the cache did what it did, which rules have decided.
+func (h *Hop) Facts() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		if h.Deadline != nil && !yield("deadline.by", h.Deadline.By) {
+			return
+		}
+		if h.Cache != nil && h.Cache.Why != "" && !yield("cache.why", h.Cache.Why) {
+			return
+		}
+		for _, d := range h.Authorization {
+			if d.Rule != "" && !yield("authorization.rule", d.Rule) {
+				return
+			}
+		}
+		for _, l := range h.Limits {
+			if l.Left != nil && !yield("ratelimit."+l.Name+".left", strconv.FormatUint(*l.Left, 10)) {
+				return
+			}
+		}
+		if c := h.Concurrency; c != nil {
+			yield("concurrency.running", fmt.Sprintf("%d of %d", c.Running, c.Limit))
 		}
 	}
 }

@@ -143,6 +143,7 @@ func nameOf(code codes.Code) string {
 
 // setOutcome records what cache and limits did with a call.
 func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
+	setFacts(span, outcome.Record())
 	if cached := outcome.Cache(); cached != nil {
 		span.SetAttributes(attribute.String("meshlite.cache.result", cached.Result()))
 	}
@@ -151,6 +152,15 @@ func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
 			attribute.String("meshlite.ratelimit.limit", cut(verdict.Limit())),
 			attribute.String("meshlite.ratelimit.result", verdict.Result()))
 	}
+}
+
+// setFacts records what else the record of a call says, if somebody wants it explained.
+func setFacts(span trace.Span, record *hop.Record) {
+	record.Note(func(h *hop.Hop) {
+		for name, fact := range h.Facts() {
+			span.SetAttributes(attribute.String("meshlite."+cut(name), cut(fact)))
+		}
+	})
 }
 
 // setRoute records where a chain of routes has sent a call, or an attempt.

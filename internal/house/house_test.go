@@ -54,7 +54,7 @@ var rooms = map[string][]string{
 	"interceptors/...":                {"interceptors", "interceptors/hop", "caller", "balancer/attempt", "proto/...", "resolver/route", "internal/wire", "internal/guard", "internal/rpc"},
 	"interceptors/authz":              {"interceptors", "interceptors/hop", "caller", "identity/intention", "internal/guard", "internal/lines"},
 	"interceptors/cache":              {"interceptors", "interceptors/hop", "internal/wire", "caller", "interceptors/cache/cachecontrol", "balancer/attempt", "proto/...", "internal/guard", "internal/rpc"},
-	"interceptors/logging":            {"interceptors", "caller", "balancer/attempt", "internal/lines", "internal/rpc"},
+	"interceptors/logging":            {"interceptors", "interceptors/hop", "caller", "balancer/attempt", "internal/lines", "internal/rpc"},
 	"interceptors/tracing/env":        {"interceptors/tracing"},
 	"interceptors/cache/redis":        {"internal/redisconn"},
 	"interceptors/ratelimit/redis":    {"interceptors/ratelimit", "internal/redisconn"},
