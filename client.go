@@ -10,11 +10,13 @@ import (
 	"google.golang.org/grpc"
 	grpcresolver "google.golang.org/grpc/resolver"
 
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	_ "github.com/meshlite-go/meshlite/balancer/peakewma"   // registers itself
 	_ "github.com/meshlite-go/meshlite/balancer/roundrobin" // registers itself
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/deadline"
+	"github.com/meshlite-go/meshlite/interceptors/explained"
 	"github.com/meshlite-go/meshlite/interceptors/logging"
 	"github.com/meshlite-go/meshlite/interceptors/metrics"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
@@ -77,23 +79,23 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 	if len(c.dialOptions) > 0 {
 		scope = c.runtime.newScope() // a dialer or an authority may lead elsewhere than the target says
 	}
+	c.shown = target // that of Consul was parsed, and has no secret
+	if !ours {
+		c.shown = resolver.Redact(target)
+	}
 	chain, err := c.chain(scope)
 	if err != nil {
 		return nil, err
 	}
 	options = append(options, c.dialOptions...)
 	conn, err := grpc.NewClient(target, append(options, streams.Inside(chain)...)...)
-	shown := target // that of Consul was parsed, and has no secret
-	if !ours {
-		shown = resolver.Redact(target)
-	}
 	switch {
-	case err != nil && shown != target:
-		return nil, fmt.Errorf("meshlite: target %q is refused by gRPC, for reasons that may repeat what is hidden here", shown)
+	case err != nil && c.shown != target:
+		return nil, fmt.Errorf("meshlite: target %q is refused by gRPC, for reasons that may repeat what is hidden here", c.shown)
 	case err != nil:
 		return nil, fmt.Errorf("meshlite: %w", err)
 	}
-	c.runtime.caches.Add(c.cache, shown)
+	c.runtime.caches.Add(c.cache, c.shown)
 	c.runtime.mutual.Add(c.identity())
 	c.runtime.routers.Add(c.router)
 	c.runtime.mirrors.Add(c.mirror)
@@ -104,7 +106,7 @@ func NewClient(target string, opts ...ClientOption) (*grpc.ClientConn, error) {
 		explaining.retry, explaining.cache = c.retry, cmp.Or(c.cache, c.runtime.caches.Own()).In(scope)
 		c.runtime.channels.Add(explaining)
 	}
-	c.runtime.limits.AddChannel(c.limiter, shown)
+	c.runtime.limits.AddChannel(c.limiter, c.shown)
 	return conn, nil
 }
 
@@ -180,7 +182,11 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 	}
 	c.retry = again
 	c.runtime.retries.Add(again)
-	own := []interceptors.Concern{concerns.limiter, again, c.mirror}
+	explains, err := explained.New(explained.WithTarget(c.shown), explained.WithPolicy(c.policyOf))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	own := []interceptors.Concern{concerns.limiter, again, c.mirror, explains}
 	if c.router != nil {
 		routed, err := routing.New(c.router)
 		if err != nil {
@@ -189,6 +195,15 @@ func (c *clientConfig) chain(scope string) (*interceptors.Chained, error) {
 		own = append(own, routed)
 	}
 	return concerns.chain(interceptors.Client, own...)
+}
+
+// policyOf is the balancing policy of attempts that went a way.
+func (c *clientConfig) policyOf(at *attempt.Route) string {
+	policy := ""
+	if c.router != nil {
+		policy = c.router.PolicyOf(at)
+	}
+	return cmp.Or(policy, c.policyName)
 }
 
 // concerns are those that both sides have.

@@ -27,6 +27,8 @@ type clientConfig struct {
 	dialOptions   []grpc.DialOption
 	policies      *interceptors.Policies // of the channel, and retry, for what explains its calls
 	retry         *retry.Retry
+	shown         string // the target, without secrets
+	policyName    string // of the balancer; "" where a service config names it
 }
 
 // WithBalancer sets the balancing policy where neither the target nor a service config
@@ -108,6 +110,7 @@ func (c *clientConfig) fullServiceConfig(ofTarget string) (string, error) {
 		policy, config = ofTarget, struct{}{}
 	}
 	if ofTarget != "" || !named && !configured {
+		c.policyName = policy
 		fields["loadBalancingConfig"] = []any{map[string]any{policy: config}}
 	}
 	if err := withoutParts(c.off, fields); err != nil {

@@ -52,6 +52,7 @@ type kill struct {
 // a door. Nor can recovery and metrics: a panic would end the program, and nobody would see
 // what the rest does.
 var kills = []kill{
+	{name: interceptors.Explained.String(), stage: interceptors.Explained},
 	{name: interceptors.Tracing.String(), stage: interceptors.Tracing},
 	{name: interceptors.Logging.String(), stage: interceptors.Logging},
 	{name: interceptors.Routing.String(), stage: interceptors.Routing},

@@ -219,14 +219,14 @@ func TestOnlyWhatIsSafeCanBeTurnedOff(t *testing.T) {
 		}
 		return client
 	}
-	for stage := interceptors.Tracing; stage <= interceptors.Handler; stage++ {
+	for stage := interceptors.Tracing; stage <= interceptors.Explained; stage++ {
 		if err := build(stage.String()); (err != nil) != never[stage] {
 			t.Errorf("%v: %v", stage, err)
 		}
 	}
 	for _, value := range []string{"cahce", "cache,authz", "authorization", "Cache", "balancer", "all", "*"} {
 		err := build(value)
-		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of tracing, logging, routing, deadline, cache, mirror, retry, ratelimit, concurrency, balancer.ejection") {
+		if err == nil || !strings.Contains(err.Error(), "MESHLITE_DISABLE") || !strings.Contains(err.Error(), value) || !strings.Contains(err.Error(), "write some of explained, tracing, logging, routing, deadline, cache, mirror, retry, ratelimit, concurrency, balancer.ejection") {
 			t.Errorf("%q: %v, want an error with the variable, the value and the names", value, err)
 		}
 	}

@@ -49,8 +49,8 @@ type channel struct {
 // channels are those of a runtime.
 type channels struct{ weakset.Set[channel] }
 
-// explained is a call that is not made.
-type explained struct {
+// hypotheticalCall is a call that is not made.
+type hypotheticalCall struct {
 	ctx     context.Context // with its outgoing metadata
 	meta    *interceptors.CallMeta
 	request proto.Message // nil without a contract
@@ -72,7 +72,7 @@ func (cs *channels) explain(ctx context.Context, values url.Values) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	call := explained{ctx: metadata.NewOutgoingContext(ctx, md)}
+	call := hypotheticalCall{ctx: metadata.NewOutgoingContext(ctx, md)}
 	c := connected(call.ctx, found)
 	if call.meta, err = c.method(values.Get(explain.Method)); err != nil {
 		return nil, err
@@ -215,7 +215,7 @@ func newMessage(d protoreflect.MessageDescriptor) proto.Message {
 	return dynamicpb.NewMessage(d)
 }
 
-func (c *channel) explain(call *explained, e *explain.Explanation) {
+func (c *channel) explain(call *hypotheticalCall, e *explain.Explanation) {
 	e.Contract, e.Policy = contractOf(call.meta), c.policies.Fields(call.meta)
 	e.Timeout = float64(call.meta.Timeout()) / float64(time.Millisecond)
 	var adds *attempt.Retry
@@ -277,7 +277,7 @@ func (c *channel) identities(routing *routes.Explanation) *explain.Identity {
 }
 
 // cached is what the cache has for a call, by the destinations where it may go.
-func (c *channel) cached(call *explained, routing *routes.Explanation) []cache.Standing {
+func (c *channel) cached(call *hypotheticalCall, routing *routes.Explanation) []cache.Standing {
 	if routing.Index == 0 {
 		return []cache.Standing{c.cache.Explain(call.ctx, call.meta, c.target, call.request)}
 	}

@@ -52,7 +52,7 @@ func askToExplain(t *testing.T, runtime *meshlite.Runtime, values url.Values) (e
 
 const getSweetMethod = "sweetshop.catalog.v1.CatalogService/GetSweet"
 
-func explained(t *testing.T, runtime *meshlite.Runtime, md ...string) explain.Explanation {
+func explanationOf(t *testing.T, runtime *meshlite.Runtime, md ...string) explain.Explanation {
 	t.Helper()
 	return explainedWith(t, runtime, "", md...)
 }
@@ -370,7 +370,7 @@ func TestAnExplanationIsWhatThenHappens(t *testing.T) {
 				if situation.prepare != nil {
 					situation.prepare(s)
 				}
-				e := explained(t, s.Runtime, situation.md...)
+				e := explanationOf(t, s.Runtime, situation.md...)
 				situation.check(t, e)
 				odds := s.oddsOf(e)
 				sum := 0.0
@@ -527,7 +527,7 @@ func TestAnExplanationHasWhatTheCacheHas(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		state("expired", float64(time.Hour+500*time.Millisecond)/float64(time.Millisecond))
-		if c := explained(t, mesh.Runtime).Contract; c.Kind != "unary" || !c.Cacheable || !c.Known {
+		if c := explanationOf(t, mesh.Runtime).Contract; c.Kind != "unary" || !c.Cacheable || !c.Known {
 			t.Errorf("the contract is %+v", c)
 		}
 	})

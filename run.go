@@ -343,13 +343,13 @@ func (r *run) unreached(err error) error {
 
 // followReplicas keeps the share up to date until stop, if a limit needs it.
 func (r *run) followReplicas(address string) {
-	if !r.sharesLimits() {
-		return
-	}
 	share := r.config.share
 	share.mu.Lock()
 	share.own = catalog.Instance{Address: address, Weight: max(r.config.registrations[0].Weight, 1)}
 	share.mu.Unlock()
+	if !r.sharesLimits() {
+		return
+	}
 	builder := r.config.runtime.site(r.config.directory).builder
 	for _, name := range r.config.names() {
 		update := func(list []catalog.Instance) { share.update(name, list) }

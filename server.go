@@ -2,6 +2,7 @@ package meshlite
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net"
 	"regexp"
@@ -16,7 +17,9 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/authz"
+	"github.com/meshlite-go/meshlite/interceptors/explained"
 	"github.com/meshlite-go/meshlite/internal/callstream"
+	"github.com/meshlite-go/meshlite/resolver/catalog"
 )
 
 const (
@@ -136,8 +139,22 @@ func (c *serverConfig) chain() (*interceptors.Chained, error) {
 	if c.policies.HaveIntentions() {
 		c.runtime.authorizers.Add(written.Authorizer)
 	}
-	return concerns.chain(interceptors.Server, concerns.limiter.Replica(c.share.of), written,
+	explains, err := explained.New(explained.WithCallers(c.runtime.callers), explained.WithInstance(c.self))
+	if err != nil {
+		return nil, fmt.Errorf("meshlite: %w", err)
+	}
+	return concerns.chain(interceptors.Server, explains, concerns.limiter.Replica(c.share.of), written,
 		cmp.Or(c.concurrency, c.runtime.limits.Own()), concerns.metrics.Handlers())
+}
+
+// self is the server as it is registered under its own name, once it listens.
+func (c *serverConfig) self() explained.Instance {
+	own := c.registrations[0]
+	self := explained.Instance{Service: own.Service, Zone: c.zone}
+	if address := c.share.self().Address; address != "" {
+		self.ID = cmp.Or(own.ID, catalog.InstanceID(own.Service, address))
+	}
+	return self
 }
 
 // RegisterService registers impl, as the generated functions do. Run the server then: its

@@ -30,6 +30,13 @@ func newShare() *share {
 
 func (s *share) of() float64 { return math.Float64frombits(s.part.Load()) }
 
+// self is the server as its directory has it; without an address it does not listen yet.
+func (s *share) self() catalog.Instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own
+}
+
 // update replaces the instances of a name.
 func (s *share) update(name string, list []catalog.Instance) {
 	s.mu.Lock()

@@ -18,7 +18,6 @@ type Endpoint struct {
 	table *Table
 
 	// What every pick touches, on a cache line of its own; a test holds it to that.
-	_           [16]byte
 	picked      atomic.Uint64 // attempts sent here
 	ended       atomic.Uint64 // of them, those that ended
 	failureRate failureRate

@@ -116,7 +116,7 @@ func (t *Table) update(c channel, endpoints []listed, s *Ejection) map[string]*m
 
 // acquire makes the member of an endpoint. before is the member at its address before.
 func (t *Table) acquire(endpoint listed, before *member, s *Ejection) *member {
-	instance := attempt.Instance{ID: endpoint.id, Address: endpoint.address}
+	instance := attempt.Instance{ID: endpoint.id, Address: endpoint.address, Zone: endpoint.zone.name}
 	e := t.endpoints[instance.Address]
 	if e == nil || e.ID != instance.ID { // another instance at this address has no history
 		instance.Refusals = &attempt.Refusals{}

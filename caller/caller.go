@@ -22,7 +22,7 @@
 // # Trust
 //
 // Claims of a caller in metadata (on whose behalf it calls, the cost and the priority of
-// its call, cache directives) are used only from a trusted peer, by its certificate
+// its call, cache directives, that it wants the call explained) are used only from a trusted peer, by its certificate
 // ([WithTrustedIdentities]), its network ([WithTrustedPrefixes]) or a function ([WithTrusted]). By default no peer is trusted.
 package caller
 

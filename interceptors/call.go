@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/guard"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -240,8 +241,9 @@ func (p *Publisher) logPanic(ctx context.Context, meta *CallMeta) {
 //
 // A call without a listener costs the concern that publishes one lookup in the context.
 type Outcome struct {
-	side   Side
-	method string
+	side     Side
+	method   string
+	explains *hop.Record // nil unless the call is explained
 
 	mu    sync.Mutex
 	cache CacheEvent
@@ -287,6 +289,43 @@ func outcomeOf(ctx context.Context, side Side, method string) *Outcome {
 		return nil
 	}
 	return o
+}
+
+// Explain returns ctx for the call of fullMethod that is about to be made or handled, with an
+// outcome of its own, whose concerns note what they do in record.
+func Explain(ctx context.Context, side Side, fullMethod string, record *hop.Record) context.Context {
+	l := &listening{Context: ctx}
+	l.outcome.side, l.outcome.method, l.outcome.explains = side, fullMethod, record
+	return l
+}
+
+// RecordOf returns the record of a call of meta's method, nil if nobody wants the call explained.
+// Concerns note there what they do: see [Note].
+func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
+	if o := OutcomeOf(ctx, meta); o != nil {
+		return o.explains
+	}
+	return nil
+}
+
+// Note has f change the record of a call of meta's method. It does nothing if nobody wants the
+// call explained, and then allocates nothing.
+func Note(ctx context.Context, meta *CallMeta, f func(*hop.Hop)) {
+	if record := RecordOf(ctx, meta); record != nil {
+		record.Note(f)
+	}
+}
+
+// Record is that of the call, nil if nobody wants it explained.
+func (o *Outcome) Record() *hop.Record { return o.explains }
+
+// Explaining returns the record of the call, whichever it is, that ctx belongs to: the one whose
+// handler makes a call with ctx. It is nil if nobody wants that explained.
+func Explaining(ctx context.Context) *hop.Record {
+	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
+		return o.explains
+	}
+	return nil
 }
 
 // WithoutOutcome returns ctx for work that a call starts and that is not part of it, such

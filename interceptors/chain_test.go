@@ -121,9 +121,9 @@ func each(t *testing.T, side interceptors.Side, chain *interceptors.Chained, met
 // Case C3
 func TestConcernsRunInOrderAroundTheCall(t *testing.T) {
 	places := map[interceptors.Side][]interceptors.Stage{
-		interceptors.Client: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User, interceptors.User,
+		interceptors.Client: {interceptors.Explained, interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.User, interceptors.User,
 			interceptors.Deadline, interceptors.Cache, interceptors.Mirror, interceptors.Retry, interceptors.RateLimit},
-		interceptors.Server: {interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
+		interceptors.Server: {interceptors.Explained, interceptors.Tracing, interceptors.Metrics, interceptors.Logging, interceptors.Recovery, interceptors.Authorization,
 			interceptors.RateLimit, interceptors.Deadline, interceptors.User, interceptors.Cache, interceptors.Concurrency, interceptors.Handler},
 	}
 	for side, inwards := range places {

@@ -64,7 +64,8 @@ const (
 	Retry
 	RateLimit
 	Concurrency
-	Handler // what is about handlers alone
+	Handler   // what is about handlers alone
+	Explained // explains calls to those who ask
 )
 
 // order lists the places from the caller or the wire inwards; [Chain] sorts by it. The
@@ -73,12 +74,13 @@ const (
 // call that no cache has answered, once, however often it is tried. The server refuses before it
 // works, so authorization and its limit are outside almost everything, and no cache hit
 // bypasses them. A hit costs no concurrency, so that limit is inside the cache. Metrics
-// attach the trace to what they measure, so tracing is outermost.
+// attach the trace to what they measure, so tracing is outside of them. What explains calls is
+// outermost: it reports what all others did.
 func order(side Side) []Stage {
 	if side == Client {
-		return []Stage{Tracing, Metrics, Logging, Recovery, User, Routing, Deadline, Cache, Mirror, Retry, RateLimit}
+		return []Stage{Explained, Tracing, Metrics, Logging, Recovery, User, Routing, Deadline, Cache, Mirror, Retry, RateLimit}
 	}
-	return []Stage{Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, User, Cache, Concurrency, Handler}
+	return []Stage{Explained, Tracing, Metrics, Logging, Recovery, Authorization, RateLimit, Deadline, User, Cache, Concurrency, Handler}
 }
 
 // String names p as its package is named.
@@ -112,6 +114,8 @@ func (p Stage) String() string {
 		return "concurrency"
 	case Handler:
 		return "handler"
+	case Explained:
+		return "explained"
 	default:
 		return fmt.Sprintf("stage %d", uint8(p))
 	}

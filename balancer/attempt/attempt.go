@@ -24,6 +24,7 @@ import (
 type Instance struct {
 	ID       string // in the directory, or the address
 	Address  string
+	Zone     string    // "" is unknown
 	Refusals *Refusals // nil if the picker does not count them
 }
 
@@ -67,6 +68,9 @@ func (r *Record) Next() *Record {
 
 // Latest is the newest attempt of the call that r belongs to.
 func (r *Record) Latest() *Record { return r.first.latest.Load() }
+
+// First is the first attempt of the call that r belongs to.
+func (r *Record) First() *Record { return r.first }
 
 // Number is 1 for the first attempt, 2 for the first retry.
 func (r *Record) Number() int { return r.number }
@@ -144,6 +148,9 @@ const endBits = 8
 // SetCandidates records among how many instances the picker picks, and that the attempt has not
 // ended. Pickers call it before SetPicked.
 func (r *Record) SetCandidates(n int) { r.pick.Store(uint64(n) << endBits) }
+
+// Candidates is the number that the picker recorded, 0 without one.
+func (r *Record) Candidates() int { return int(r.pick.Load() >> endBits) }
 
 // HasUntried reports whether there is an instance without an attempt of the call, by the
 // candidates that the picker recorded.

@@ -112,32 +112,39 @@ func (c *config) of(lb *route.LoadBalancer) (child, error) {
 			}
 		}
 	}
-	var name string
-	switch lb.Policy {
-	case "round_robin":
-		name = roundrobin.Name
-	case "random":
-		name = random.Name
-	case "least_request":
-		name = leastrequest.Name
-		if lb.ChoiceCount > 0 { // of gRFC A48; of few endpoints all are compared, which is better
-			fields["choiceCount"] = min(max(lb.ChoiceCount, 2), 10)
-		}
-	case "ring_hash", "maglev": // both approximate what the policy does
-		switch {
-		case lb.HashFrom != "": // a request of HTTP has the value, not metadata
-			name, fields["metadataKey"] = hash.Name, "value"
-		case lb.HashKey != "":
-			name, fields["metadataKey"] = hash.Name, lb.HashKey
-		default:
-			name = random.Name // as Envoy does without a hash
-		}
-	default:
+	name := policyName(lb)
+	switch {
+	case name == "":
 		return child{}, fmt.Errorf("policy %q of a service-resolver: write round_robin, random, least_request, ring_hash or maglev", lb.Policy)
+	case name == leastrequest.Name && lb.ChoiceCount > 0: // of gRFC A48; of few endpoints all are compared, which is better
+		fields["choiceCount"] = min(max(lb.ChoiceCount, 2), 10)
+	case name == hash.Name && lb.HashFrom != "": // a request of HTTP has the value, not metadata
+		fields["metadataKey"] = "value"
+	case name == hash.Name:
+		fields["metadataKey"] = lb.HashKey
 	}
 	text, err := json.Marshal(fields)
 	if err != nil {
 		return child{}, err
 	}
 	return newChild(name, text)
+}
+
+// policyName is the name of the policy that a service-resolver asks for, "" if there is none.
+func policyName(lb *route.LoadBalancer) string {
+	switch lb.Policy {
+	case "round_robin":
+		return roundrobin.Name
+	case "random":
+		return random.Name
+	case "least_request":
+		return leastrequest.Name
+	case "ring_hash", "maglev": // both approximate what the policy does
+		if lb.HashKey == "" && lb.HashFrom == "" {
+			return random.Name // as Envoy does without a hash
+		}
+		return hash.Name
+	default:
+		return ""
+	}
 }

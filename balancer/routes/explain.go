@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer"
+	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -163,4 +164,17 @@ func (p *policy) outlooks(ctx context.Context) map[string]*balancer.Outlook {
 		all[id] = &outlook
 	}
 	return all
+}
+
+// PolicyOf is the name of the policy that a service-resolver of the latest chain asks for where at
+// leads, "" where the channel's own picks.
+func (r *Router) PolicyOf(at *attempt.Route) string {
+	d := r.current.Load()
+	if at == nil || d == nil || d.plan == nil {
+		return ""
+	}
+	if lb := policiesOf(d.plan.chain)[at.Target]; lb != nil {
+		return policyName(lb)
+	}
+	return ""
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/heapfloor"
+	"github.com/meshlite-go/meshlite/internal/trust"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/services/catalog"
 )
@@ -36,6 +37,7 @@ func run() error {
 	region := flag.String("region", "", "the `region` that this process runs in")
 	zone := flag.String("zone", "", "the `zone` of the region: instances in it are preferred")
 	mutual := flag.Bool("identity", false, "be catalog by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
+	trusted := flag.String(trust.Flag, "", trust.Usage)
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see catalog -h", flag.Arg(0))
@@ -51,7 +53,11 @@ func run() error {
 		return err
 	}
 	defer end()
-	server, err := meshlite.NewServer("catalog", security, meshlite.WithLocality(*region, *zone),
+	runtime, err := trust.Runtime(*trusted)
+	if err != nil {
+		return err
+	}
+	server, err := meshlite.NewServer("catalog", security, runtime, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err

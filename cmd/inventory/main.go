@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/heapfloor"
+	"github.com/meshlite-go/meshlite/internal/trust"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
 	"github.com/meshlite-go/meshlite/services/inventory"
 )
@@ -39,6 +40,7 @@ func run() error {
 	latency := flag.Duration("latency", 0, "every call takes this `duration`")
 	jitter := flag.Duration("jitter", 0, "and up to this `duration` more, at random")
 	mutual := flag.Bool("identity", false, "be inventory by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
+	trusted := flag.String(trust.Flag, "", trust.Usage)
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see inventory -h", flag.Arg(0))
@@ -54,7 +56,11 @@ func run() error {
 		return err
 	}
 	defer end()
-	server, err := meshlite.NewServer("inventory", security, meshlite.WithLocality(*region, *zone),
+	runtime, err := trust.Runtime(*trusted)
+	if err != nil {
+		return err
+	}
+	server, err := meshlite.NewServer("inventory", security, runtime, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err

@@ -37,6 +37,11 @@ address, calls, example (an object as for one call). Without METHOD: services, a
 of names. With a service: service, methods, a list of method, request,
 request_fields, response, client_streaming, server_streaming.
 
+With --explain a tree follows: where the call went and why, what the server decided, and
+whom its handler called in turn, through up to 8 servers. A server answers callers that
+it trusts (RuntimeConfig.Callers of its program), and no others; from there on only the
+client's side is shown. -o json has all of it as explanation, by package hop.
+
 Every call goes to a server: the contract's cache, retry and timeout on the client
 side are off. Connections are TLS with the system's roots unless --plaintext
 is given.`,
@@ -45,6 +50,7 @@ is given.`,
   meshlite call --plaintext consul:///catalog sweetshop.catalog.v1.CatalogService/GetSweet -d '{"id": "lemon-sherbet"}'
   meshlite call --plaintext 'consul:///catalog?policy=round_robin' sweetshop.catalog.v1.CatalogService/ListSections -n 1000 -c 10
   meshlite call --plaintext consul:///greet greet.v1.GreetService/Greet --proto proto/greet/v1/greet.proto
+  meshlite call --plaintext --explain consul:///storefront sweetshop.storefront.v1.StorefrontService/Browse
   meshlite call --plaintext 127.0.0.1:8081 grpc.health.v1.Health/Check -o json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -65,6 +71,7 @@ is given.`,
 	f.StringArrayVarP(&o.Metadata, "metadata", "H", nil, "send metadata, `key:value`; repeats; base64 for a -bin key")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long a call may take; a stream only when it is given")
 	f.IntVarP(&o.Repeat, "repeat", "n", 1, "call `N` times, and count by instance")
+	f.BoolVar(&o.Explain, "explain", false, "write after the answer what happened to the call at each hop, as far as servers are willing")
 	f.IntVarP(&o.Callers, "concurrency", "c", 1, "let so many `callers` call at once; with -n")
 	addContracts(cmd, &o.Contracts, ", for a server without reflection")
 	addSecurity(cmd, &o.Security, "target")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/heapfloor"
+	"github.com/meshlite-go/meshlite/internal/trust"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	inventoryv1 "github.com/meshlite-go/meshlite/proto/sweetshop/inventory/v1"
 	storefrontv1 "github.com/meshlite-go/meshlite/proto/sweetshop/storefront/v1"
@@ -41,6 +42,7 @@ func run() error {
 	catalogTarget := flag.String("catalog", "consul:///catalog", "`target` of the catalog")
 	inventoryTarget := flag.String("inventory", "consul:///inventory", "`target` of the inventory")
 	mutual := flag.Bool("identity", false, "be storefront by a certificate of Consul's CA, and let those call whom Consul's intentions allow: mutual TLS instead of plaintext")
+	trusted := flag.String(trust.Flag, "", trust.Usage)
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not expected: see storefront -h", flag.Arg(0))
@@ -51,19 +53,23 @@ func run() error {
 		return err
 	}
 	defer end()
-	catalog, err := meshlite.NewClient(*catalogTarget, security, meshlite.WithLocality(*region, *zone))
+	runtime, err := trust.Runtime(*trusted)
+	if err != nil {
+		return err
+	}
+	catalog, err := meshlite.NewClient(*catalogTarget, security, runtime, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer catalog.Close()
-	inventory, err := meshlite.NewClient(*inventoryTarget, security, meshlite.WithLocality(*region, *zone))
+	inventory, err := meshlite.NewClient(*inventoryTarget, security, runtime, meshlite.WithLocality(*region, *zone))
 	if err != nil {
 		return err
 	}
 	defer inventory.Close()
 	shop := storefront.New(catalogv1.NewCatalogServiceClient(catalog), inventoryv1.NewInventoryServiceClient(inventory))
 
-	server, err := meshlite.NewServer("storefront", security, meshlite.WithLocality(*region, *zone),
+	server, err := meshlite.NewServer("storefront", security, runtime, meshlite.WithLocality(*region, *zone),
 		meshlite.WithListenAddress(os.Getenv("PORT")), meshlite.WithAdvertisedAddress(*advertise), meshlite.WithMetricsAddress(*metrics))
 	if err != nil {
 		return err

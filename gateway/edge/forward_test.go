@@ -47,7 +47,7 @@ func TestNothingFromOutsideReachesABackend(t *testing.T) {
 			"Connection", "keep-alive, X-Nominated", "X-Nominated", "1", "Keep-Alive", "1", "Te", "trailers", "Transfer-Encoding", "chunked",
 			"Upgrade", "websocket", "Proxy-Authorization", "1", "Proxy-Connection", "1", "Trailer", "X",
 			"Grpc-Timeout", "1S", "Grpc-Previous-Rpc-Attempts", "7", "Grpc-Encoding", "gzip", "Grpc-Trace-Bin", "AAAA", "Grpc-Tags-Bin", "AAAA",
-			"X-Meshlite-Subject", "root", "X-Meshlite-Cost", "0", "X-Meshlite-Priority", "high",
+			"X-Meshlite-Subject", "root", "X-Meshlite-Cost", "0", "X-Meshlite-Priority", "high", "X-Meshlite-Explain", "8", "X-Meshlite-Explain-Bin", "AAAA",
 			"X-Forwarded-For", "203.0.113.1", "X-Real-Ip", "203.0.113.1", "Forwarded", "for=203.0.113.1",
 			"Cookie", "a=b", "Authorization", "Bearer alice", "Content-Type", "application/json", "User-Agent", "x", "Cache-Control", "no-cache", "Accept-Language", "de")
 		r.Header[":authority"] = []string{"evil"}
@@ -60,8 +60,8 @@ func TestNothingFromOutsideReachesABackend(t *testing.T) {
 	want(t, "by default", show(metadataOf(t, edge.Config{}, hostile())), who)
 	want(t, "with a subject", show(metadataOf(t, edge.Config{Verifier: verifier{}}, hostile())), who+` x-meshlite-subject=["alice"]`)
 	want(t, "allowed by name", show(metadataOf(t, edge.Config{Headers: []string{
-		"Authorization", "X-Nominated", "accept-language", "ACCEPT-LANGUAGE", "cache-control", "grpc-previous-rpc-attempts", "X-Meshlite-Cost", "Grpc-Tags-Bin", "x_meshlite_subject", "absent",
-	}}, hostile())), `accept-language=["de"] authorization=["Bearer alice"] cache-control=["no-cache"] grpc-previous-rpc-attempts=["7"] grpc-tags-bin=["\x00\x00\x00"] `+who+` x-meshlite-cost=["0"]`)
+		"Authorization", "X-Nominated", "accept-language", "ACCEPT-LANGUAGE", "cache-control", "grpc-previous-rpc-attempts", "X-Meshlite-Cost", "X-Meshlite-Explain", "Grpc-Tags-Bin", "x_meshlite_subject", "absent",
+	}}, hostile())), `accept-language=["de"] authorization=["Bearer alice"] cache-control=["no-cache"] grpc-previous-rpc-attempts=["7"] grpc-tags-bin=["\x00\x00\x00"] `+who+` x-meshlite-cost=["0"] x-meshlite-explain=["8"]`)
 }
 
 // Values that gRPC cannot send do not make a call fail, and those of binary keys are decoded.

@@ -16,6 +16,7 @@ import (
 	"github.com/meshlite-go/meshlite/caller"
 	"github.com/meshlite-go/meshlite/identity/intention"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 )
 
 // errDenied is all that a caller receives.
@@ -181,6 +182,9 @@ func (m *method) admit(ctx context.Context, fullMethod string) error {
 }
 
 func (m *method) publish(ctx context.Context, fullMethod, principal string, decision *intention.Decision) {
+	interceptors.Note(ctx, m.meta, func(h *hop.Hop) {
+		h.AddDecision(hop.Decision{Policy: m.authorizer.policyName(), Allowed: decision.Allowed, Rule: decision.Rule, Reason: decision.Reason})
+	})
 	if m.authorizer.observer == nil {
 		return
 	}

@@ -22,8 +22,9 @@ type clientPart struct{ rule *rule }
 func (p clientPart) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	result := Bypass
 	err = rpc.ErrPanic
+	var x exchange
 	defer func() {
-		p.rule.report(ctx, result)
+		p.rule.report(ctx, &x, result)
 		if result != Bypass {
 			_, finish := rpc.SplitFinish(opts)
 			finish.Run(err)

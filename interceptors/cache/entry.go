@@ -21,6 +21,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
 // overhead is the memory, in bytes, of an entry beside its key, body and metadata: the
@@ -160,7 +161,7 @@ func isHopByHop(key string) bool {
 	case "content-type", "user-agent", "date", "server", "via",
 		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
 		"set-cookie", "traceparent", "tracestate", "x-request-id", "retry-after",
-		"age", notModified, xCache:
+		"age", notModified, xCache, wire.ExplainKey, wire.ExplainedKey:
 		return true
 	}
 	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, "proxy-")
@@ -326,15 +327,28 @@ func newExchange(ctx context.Context, r *rule, target string, req any) (exchange
 	x.wantsResult = len(x.values.get(xCache)) > 0
 	message, ok := req.(proto.Message)
 	skip := r.cache.options.skip
-	if !ok || r.cache.memory.closed.Load() || hasUnknown(message.ProtoReflect()) || skip != nil && skip(ctx, r.meta) {
+	switch {
+	case !ok:
+		x.unusable = "the request is no protobuf message"
+	case r.cache.memory.closed.Load():
+		x.unusable = "the cache is closed"
+	case hasUnknown(message.ProtoReflect()):
+		x.unusable = "the request has fields that the contract does not have"
+	case skip != nil && skip(ctx, r.meta):
+		x.unusable = "the program skips the cache for it"
+	}
+	if x.unusable != "" {
 		return x, false
 	}
 	x.request, x.directives = message, directivesOf(r, x.values)
 	if x.directives.Has(cachecontrol.NoStore) {
+		x.unusable = "the call says no-store"
 		return x, false
 	}
 	x.destination = destinationOf(ctx, r.meta.Side)
-	x.key, ok = keyOf(r, target, x.destination, message, x.values)
+	if x.key, ok = keyOf(r, target, x.destination, message, x.values); !ok {
+		x.unusable = "answers are private, and the caller has no identity"
+	}
 	return x, ok
 }
 

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachecontrol"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 )
 
 // Standing is what a cache has for one call of a client. Durations are in milliseconds.
@@ -40,8 +42,6 @@ func (s *Scoped) Explain(ctx context.Context, meta *interceptors.CallMeta, targe
 		return bypass("the policy caches on the server")
 	case meta.Descriptor != nil && (meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer()):
 		return bypass("streams are not cached")
-	case s.cache.Closed():
-		return bypass("the cache is closed")
 	case request == nil:
 		return bypass("the request is not known here")
 	}
@@ -50,24 +50,36 @@ func (s *Scoped) Explain(ctx context.Context, meta *interceptors.CallMeta, targe
 		return bypass("the contract does not have the key fields of the policy")
 	}
 	x, ok := newExchange(ctx, r, target, request)
-	switch {
-	case ok:
-	case x.directives.Has(cachecontrol.NoStore):
-		return bypass("the call says no-store")
-	case s.cache.options.skip != nil && s.cache.options.skip(ctx, meta):
-		return bypass("the program skips the cache for it")
-	case !r.public && !hasIdentity(r, x.values):
-		return bypass("answers are private, and the caller has no identity")
-	default:
-		return bypass("the request has fields that the contract does not have")
+	if !ok {
+		return bypass(x.unusable)
 	}
 	x.found = x.lookup()
 	return x.standing()
 }
 
-func hasIdentity(r *rule, values metadataValues) bool {
-	_, ok := identityOf(r, values)
-	return ok
+// explain is what the record of a call says of the cache. What is stored is what the call has
+// found first.
+func (x *exchange) explain(result Result) *hop.Cache {
+	c := &hop.Cache{Result: result.String()}
+	stored := x.found.entry
+	if stored != nil {
+		c.Age = hop.Milliseconds(stored.age())
+	}
+	switch {
+	case result == Bypass:
+		c.Why = cmp.Or(x.unusable, "a call option changes who calls, or whom")
+	case result == Miss && stored == nil:
+		c.Why = "nothing was stored"
+	case result == Miss && x.directives.Has(cachecontrol.NoCache):
+		c.Why = "the call says no-cache"
+	case result == Miss:
+		c.Why = "what was stored has expired"
+	case result == Stale:
+		c.Why = "what is stored has expired, and may be served"
+	case result.Served() && stored != nil && stored.failure != nil:
+		c.Why = "a failure is stored"
+	}
+	return c
 }
 
 // standing is that of a call that has been looked up.

@@ -84,6 +84,7 @@ type exchange struct {
 	found       lookup // the latest
 	origin      origin
 	optionsKey  string // call options by which calls may fail differently
+	unusable    string // why it neither is served nor stored
 }
 
 // lookup is what memory holds for an exchange: the key of its answer, and the entry there,

@@ -17,7 +17,8 @@ type serverPart struct{ rule *rule }
 // handle is the interceptor.
 func (p serverPart) handle(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	result := Bypass
-	defer func() { p.rule.report(ctx, result) }()
+	var x exchange
+	defer func() { p.rule.report(ctx, &x, result) }()
 	x, usable := newExchange(ctx, p.rule, "", req)
 	if !usable {
 		sendResult(ctx, &x, result)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -60,8 +61,9 @@ func (r Result) Result() string { return r.String() }
 // Served reports whether the cache answered the call in place of a server or handler.
 func (r Result) Served() bool { return r == Hit || r == Coalesced || r == Stale }
 
-// report records the result of a call.
-func (r *rule) report(ctx context.Context, result Result) {
+// report records the result of the call of x.
+func (r *rule) report(ctx context.Context, x *exchange, result Result) {
+	interceptors.Note(ctx, r.meta, func(h *hop.Hop) { h.Cache = x.explain(result) })
 	r.method.results.add(result)
 	if result != Bypass {
 		r.method.recent.add(result.Served(), time.Now())

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -52,13 +53,21 @@ func (m *methodLimit) admit(ctx context.Context) error {
 	case err != nil:
 		m.method.refused.Add(1)
 	case m.method.acquire(limit):
+		m.note(ctx, Admitted, limit)
 		return nil
 	default:
 		err = m.refusal
 		m.method.endLongProbe()
 	}
+	m.note(ctx, Refused, limit)
 	m.publish(ctx, Refused)
 	return err
+}
+
+func (m *methodLimit) note(ctx context.Context, result Result, limit int64) {
+	interceptors.Note(ctx, m.meta, func(h *hop.Hop) {
+		h.Concurrency = &hop.Concurrency{Result: result.Result(), Running: m.method.inFlight.Load(), Limit: limit}
+	})
 }
 
 func (m *methodLimit) publish(ctx context.Context, result Result) {

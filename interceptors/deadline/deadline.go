@@ -30,6 +30,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -121,6 +122,7 @@ func (d *Deadline) begin(ctx context.Context, meta *interceptors.CallMeta, t tim
 		return call{}, false
 	}
 	c = call{Deadline: d, meta: meta, timeout: t}
+	c.note(ctx)
 	c.ctx, c.cancel = context.WithTimeout(ctx, t.Duration)
 	return c, true
 }
@@ -135,6 +137,17 @@ func (c *call) publish(err error) {
 	if c.failed(err) {
 		c.publisher.Publish(c.ctx, c.meta, Exceeded{Route: c.timeout.route != nil})
 	}
+}
+
+// note says in the record of a call whose timeout has set its deadline.
+func (c *call) note(ctx context.Context) {
+	by := "policy"
+	if c.timeout.route != nil {
+		by = "route"
+	}
+	interceptors.Note(ctx, c.meta, func(h *hop.Hop) {
+		h.Deadline = &hop.Deadline{Left: hop.Milliseconds(c.timeout.Duration), By: by}
+	})
 }
 
 // explain says in the error of a call that failed when its time was up whose timeout it was. An

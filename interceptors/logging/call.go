@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/lines"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
@@ -173,6 +174,7 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	if c.messages != nil {
 		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
 	}
+	attrs = append(attrs, p.facts(c)...)
 	attrs = appendText(attrs, "trace_id", p.traceID(c.ctx))
 	if p.text(s.Code()) {
 		attrs = appendText(attrs, "error", s.Message())
@@ -233,6 +235,16 @@ func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent)
 		return nil, nil
 	}
 	return outcome.Cache(), outcome.Limit()
+}
+
+// facts are what else the record of a call says, if somebody wants it explained.
+func (p part) facts(c *call) (attrs []slog.Attr) {
+	interceptors.Note(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name}, func(h *hop.Hop) {
+		for name, fact := range h.Facts() {
+			attrs = appendText(attrs, cut(name), fact)
+		}
+	})
+	return attrs
 }
 
 // traceID is that of a sampled call.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -298,7 +299,7 @@ func (h *Handlers) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInte
 	series := sync.OnceValue(func() *method { return h.m.server.method(unary, meta.FullMethod, true) })
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		start, code := time.Now(), codes.Internal
-		defer func() { h.end(ctx, series(), start, code) }()
+		defer func() { h.end(ctx, meta, series(), start, code) }()
 		reply, err := handler(ctx, req)
 		code = rpc.Code(err)
 		return reply, err
@@ -306,19 +307,24 @@ func (h *Handlers) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInte
 }
 
 // StreamServer times the handler of one method.
-func (h *Handlers) StreamServer(*interceptors.CallMeta) grpc.StreamServerInterceptor {
+func (h *Handlers) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		start, code := time.Now(), codes.Internal
 		series := h.m.server.method(kindOf(info.IsClientStream, info.IsServerStream), info.FullMethod, srv != nil)
-		defer func() { h.end(stream.Context(), series, start, code) }()
+		defer func() { h.end(stream.Context(), meta, series, start, code) }()
 		err := handler(srv, stream)
 		code = rpc.Code(err)
 		return err
 	}
 }
 
-func (h *Handlers) end(ctx context.Context, m *method, start time.Time, code codes.Code) {
-	h.m.trace.observe(ctx, m.handler.of(classOf(ctx, code, m.served)), time.Since(start).Seconds())
+func (h *Handlers) end(ctx context.Context, meta *interceptors.CallMeta, m *method, start time.Time, code codes.Code) {
+	took := time.Since(start)
+	interceptors.Note(ctx, meta, func(h *hop.Hop) {
+		ms := hop.Milliseconds(took)
+		h.Handler = &ms
+	})
+	h.m.trace.observe(ctx, m.handler.of(classOf(ctx, code, m.served)), took.Seconds())
 }
 
 // WithExemplarFromContext returns metrics that count into the series of m and attach trace

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
@@ -427,6 +428,7 @@ func (m *methodLimits) admit(ctx context.Context, req any, space []check) (verdi
 		c, err := r.check(ctx, req) // may run the user's code
 		if err != nil {
 			m.countRefusal(ctx, r)
+			interceptors.Note(ctx, m.meta, func(h *hop.Hop) { h.AddLimit(hop.Limit{Name: r.name, Result: Refused.String()}) })
 			return v, err
 		}
 		v.checks = append(v.checks, c)
@@ -563,6 +565,7 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 		c := &v.checks[v.refusedBy]
 		m.limiter.noteHot(ctx, c)
 		m.countRefusal(ctx, c.rule)
+		m.explain(ctx, v)
 		return
 	}
 	m.limiter.admitted.Add(1)
@@ -579,6 +582,34 @@ func (m *methodLimits) report(ctx context.Context, v *verdict) {
 			m.limiter.noteHot(ctx, c)
 		}
 		m.publish(ctx, c.rule, result, i == deciding)
+	}
+	m.explain(ctx, v)
+}
+
+// explain adds the verdicts to the record of a call: that of the limit that refuses it, or those of
+// all that admit it.
+func (m *methodLimits) explain(ctx context.Context, v *verdict) {
+	record := interceptors.RecordOf(ctx, m.meta)
+	if record == nil {
+		return
+	}
+	for i := range v.checks {
+		c := &v.checks[i]
+		verdict := hop.Limit{Name: c.rule.name, Result: Admitted.String()}
+		switch {
+		case !v.admitted() && i != v.refusedBy:
+			continue
+		case !v.admitted():
+			verdict.Result, verdict.RetryAfter = Refused.String(), hop.Milliseconds(v.wait)
+		case c.charge.shadowed:
+			verdict.Result = Shadowed.String()
+		case c.rule.wait:
+			verdict.Waited = hop.Milliseconds(v.wait)
+		}
+		if s, known := c.standing(m.limiter.table, v.now); known {
+			verdict.Left, verdict.Reset = &s.Remaining, hop.Milliseconds(s.Reset)
+		}
+		record.Note(func(h *hop.Hop) { h.AddLimit(verdict) })
 	}
 }
 
@@ -613,20 +644,26 @@ func (c *check) hot(now int64) bool {
 func (cs checks) standings(table *Table, now int64) []Standing {
 	all := make([]Standing, 0, len(cs))
 	for i := range cs {
-		c := &cs[i]
-		if c.rule.shadow {
+		if cs[i].rule.shadow {
 			continue
 		}
-		tat, b := c.charge.tat, c.charge.bucket
-		switch {
-		case c.charge.in != inProcess && tat == 0: // not known
-			continue
-		case c.charge.in == inProcess && b == nil: // the call cost nothing, or was refused
-			tat, b = table.level(now, c.key, c.gcra)
+		if s, known := cs[i].standing(table, now); known {
+			all = append(all, s)
 		}
-		all = append(all, newStanding(c.rule.name, c.gcra, now, tat, b))
 	}
 	return all
+}
+
+// standing is that of the call's key at the limit, as far as it is known here.
+func (c *check) standing(table *Table, now int64) (_ Standing, known bool) {
+	tat, b := c.charge.tat, c.charge.bucket
+	switch {
+	case c.charge.in != inProcess && tat == 0:
+		return Standing{}, false
+	case c.charge.in == inProcess && b == nil: // the call cost nothing, or was refused
+		tat, b = table.level(now, c.key, c.gcra)
+	}
+	return newStanding(c.rule.name, c.gcra, now, tat, b), true
 }
 
 func (m *methodLimits) newContext(ctx context.Context, v *verdict) *callContext {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
 
@@ -104,6 +105,9 @@ func (a *avoidance) wait(ctx context.Context, err error) error {
 	if a.method.waitsFor(a.by.name) && int64(a.retryAfter) <= patienceOf(ctx) {
 		return interceptors.Sleep(ctx, a.retryAfter, err)
 	}
+	interceptors.Note(ctx, a.method.meta, func(h *hop.Hop) {
+		h.AddLimit(hop.Limit{Name: a.by.name, Result: HeldBack.String(), RetryAfter: hop.Milliseconds(a.retryAfter)})
+	})
 	(*interceptors.Publisher)(nil).Publish(ctx, a.method.meta, &Event{a.by.name, HeldBack, true})
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/guard"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
@@ -87,6 +88,7 @@ func (r *Recovery) recovered(ctx context.Context, meta *interceptors.CallMeta, v
 		slog.String("side", meta.Side.String()),
 		slog.String("method", meta.FullMethod),
 		slog.String("stack", from[:min(len(from), maxLogged)]))
+	interceptors.Note(ctx, meta, func(h *hop.Hop) { h.Panicked = true })
 	r.publisher.Publish(ctx, meta, &Panic{value, stack})
 	return interceptors.Logged(status.Errorf(codes.Internal, "%s failed: see the log of the %s", meta.FullMethod, meta.Side))
 }

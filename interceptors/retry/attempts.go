@@ -20,6 +20,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -184,6 +185,9 @@ var events = sync.Pool{New: func() any { return &Attempt{} }}
 // not, err is that of the call.
 func (m *method) again(ctx context.Context, record *attempt.Record, r result) (again bool, err error) {
 	verdict, wait := m.judge(ctx, record, r)
+	if verdict != Answered {
+		interceptors.Note(ctx, m.meta, func(h *hop.Hop) { h.Follow(string(verdict), wait) })
+	}
 	if m.ruled || record.Number() > 1 || verdict != Answered && verdict != Final {
 		e := events.Get().(*Attempt)
 		*e = Attempt{record.Number(), record.Picked(), status.Code(r.err), verdict, wait}

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
-	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 	"github.com/meshlite-go/meshlite/internal/wire"
 )
@@ -19,7 +18,7 @@ func (m *method) call(ctx context.Context, name string, req, reply any, cc *grpc
 	if !span.IsRecording() {
 		return invoker(ctx, name, req, reply, cc, opts...)
 	}
-	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	ctx, outcome := m.listen(ctx, span)
 	ctx, record := attempt.FromOrNew(ctx, attempt.Unary)
 	err = rpc.ErrPanic
 	defer func() {
@@ -36,7 +35,7 @@ func (m *method) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clien
 	if !span.IsRecording() {
 		return streamer(ctx, desc, cc, name, opts...)
 	}
-	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	ctx, outcome := m.listen(ctx, span)
 	ctx, record := attempt.FromOrNew(ctx, attempt.Stream)
 	return rpc.OpenStream(ctx, desc, cc, name, streamer, opts, func(err error) {
 		setOutcome(span, outcome)

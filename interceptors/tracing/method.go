@@ -23,6 +23,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/interceptors"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -98,6 +99,13 @@ func (m *method) beginTo(cc *grpc.ClientConn) []trace.SpanStartOption {
 	return begin
 }
 
+// listen listens to the events of a call, whose record leads to its trace.
+func (m *method) listen(ctx context.Context, span trace.Span) (context.Context, *interceptors.Outcome) {
+	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	outcome.Record().Note(func(h *hop.Hop) { h.TraceID = span.SpanContext().TraceID().String() })
+	return ctx, outcome
+}
+
 // end records how a call or an attempt ended.
 func (m *method) end(span trace.Span, err error) {
 	s := rpc.Status(err)
@@ -135,6 +143,7 @@ func nameOf(code codes.Code) string {
 
 // setOutcome records what cache and limits did with a call.
 func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
+	setFacts(span, outcome.Record())
 	if cached := outcome.Cache(); cached != nil {
 		span.SetAttributes(attribute.String("meshlite.cache.result", cached.Result()))
 	}
@@ -143,6 +152,15 @@ func setOutcome(span trace.Span, outcome *interceptors.Outcome) {
 			attribute.String("meshlite.ratelimit.limit", cut(verdict.Limit())),
 			attribute.String("meshlite.ratelimit.result", verdict.Result()))
 	}
+}
+
+// setFacts records what else the record of a call says, if somebody wants it explained.
+func setFacts(span trace.Span, record *hop.Record) {
+	record.Note(func(h *hop.Hop) {
+		for name, fact := range h.Facts() {
+			span.SetAttributes(attribute.String("meshlite."+cut(name), cut(fact)))
+		}
+	})
 }
 
 // setRoute records where a chain of routes has sent a call, or an attempt.

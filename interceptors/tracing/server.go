@@ -7,7 +7,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
-	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
@@ -44,7 +43,7 @@ func (m *method) serveStream(srv any, stream grpc.ServerStream, info *grpc.Strea
 // receive records the peer, and listens to the events of the call.
 func (m *method) receive(ctx context.Context, span trace.Span) (context.Context, func(error)) {
 	span.SetAttributes(peerOf(ctx)...)
-	ctx, outcome := interceptors.Listen(ctx, m.side, m.fullMethod)
+	ctx, outcome := m.listen(ctx, span)
 	return ctx, func(err error) {
 		setOutcome(span, outcome)
 		m.end(span, err)

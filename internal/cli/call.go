@@ -32,6 +32,7 @@ type CallOptions struct {
 	LimitStream bool
 	Repeat      int // how often to call; more than once prints a table
 	Callers     int // how many call at once, 0 and 1 is one after the other
+	Explain     bool
 	Contracts   reflectcall.FileOptions
 	Security    Security
 	Format      Format
@@ -59,6 +60,9 @@ func (o *CallOptions) check() error {
 	if o.Repeat < 1 || o.Repeat > maxRepeat {
 		return Usagef("-n %d: write 1 to %d", o.Repeat, maxRepeat)
 	}
+	if o.Explain && o.Repeat > 1 {
+		return Usagef("--explain with -n %d: one call is explained: leave one of them out", o.Repeat)
+	}
 	if o.Callers < 0 || o.Callers > maxCallers {
 		return Usagef("-c %d: write 1 to %d", o.Callers, maxCallers)
 	}
@@ -77,6 +81,8 @@ func (o *CallOptions) single() string {
 		return fmt.Sprintf("-c %d", o.Callers)
 	case o.Data != noFields:
 		return "-d"
+	case o.Explain:
+		return "--explain"
 	default:
 		return ""
 	}

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
+	"github.com/meshlite-go/meshlite/interceptors/explained"
+	"github.com/meshlite-go/meshlite/interceptors/hop"
 )
 
 // outcome is how a call ended.
@@ -28,6 +30,7 @@ type outcome struct {
 	duration        time.Duration
 	header, trailer metadata.MD
 	answer          proto.Message
+	explanation     *hop.Hop // nil unless it is asked for
 }
 
 // tracker gathers an outcome from below the call.
@@ -36,11 +39,15 @@ type tracker struct {
 	record *attempt.Record
 	peer   peer.Peer
 	start  time.Time
+	asked  *explained.Asked // nil unless the call is to be explained
 }
 
 func track() *tracker { return &tracker{record: attempt.New(), start: time.Now()} }
 
-func (t *tracker) context(ctx context.Context) context.Context {
+func (t *tracker) context(ctx context.Context, explain bool) context.Context {
+	if explain {
+		ctx, t.asked = explained.Ask(ctx)
+	}
 	return attempt.NewContext(ctx, t.record)
 }
 
@@ -58,6 +65,11 @@ func (t *tracker) finish(err error) outcome {
 	} else if t.peer.Addr != nil {
 		t.instance = attempt.Instance{ID: t.peer.Addr.String(), Address: t.peer.Addr.String()}
 	}
+	if t.asked != nil {
+		if calls := t.asked.Calls(); len(calls) > 0 {
+			t.explanation = calls[0]
+		}
+	}
 	return t.outcome
 }
 
@@ -67,7 +79,7 @@ func (c *preparedCall) attempt(ctx context.Context) outcome {
 	defer cancel()
 	t := track()
 	t.answer = c.method.NewAnswer()
-	err := c.conn.Invoke(t.context(ctx), c.method.FullMethod(), c.request, t.answer, t.options()...)
+	err := c.conn.Invoke(t.context(ctx, c.Explain), c.method.FullMethod(), c.request, t.answer, t.options()...)
 	return t.finish(err)
 }
 
@@ -93,14 +105,21 @@ func (c *preparedCall) print(o outcome, answer []byte) error {
 		r.Response = answer
 		return WriteJSON(c.streams.Out, r)
 	}
-	if o.status.Code() != codes.OK {
+	if o.status.Code() == codes.OK {
+		if err := writePretty(c.streams, answer); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.streams.Err, "OK from %s in %s\n", name(o.instance), short(o.duration))
+	}
+	return c.printExplanation(o)
+}
+
+// printExplanation prints what happened to a call as a tree, if that is asked for.
+func (c *preparedCall) printExplanation(o outcome) error {
+	if !c.Explain {
 		return nil
 	}
-	if err := writePretty(c.streams, answer); err != nil {
-		return err
-	}
-	fmt.Fprintf(c.streams.Err, "OK from %s in %s\n", name(o.instance), short(o.duration))
-	return nil
+	return writeHops(c.streams.Out, c.method.Name(), o.explanation)
 }
 
 func writePretty(streams Streams, answer []byte) error {
@@ -118,7 +137,7 @@ func (c *preparedCall) stream(ctx context.Context) error {
 	ctx, cancel := c.streamContext(ctx)
 	defer cancel()
 	t := track()
-	count, err := c.receive(t.context(ctx), t.options())
+	count, err := c.receive(t.context(ctx, c.Explain), t.options())
 	var unwritten *writeError
 	if errors.As(err, &unwritten) {
 		return unwritten.err
@@ -133,6 +152,11 @@ func (c *preparedCall) stream(ctx context.Context) error {
 		}
 	case o.status.Code() == codes.OK:
 		fmt.Fprintf(c.streams.Err, "OK from %s in %s, %d messages\n", name(o.instance), short(o.duration), count)
+	}
+	if c.Format != JSON {
+		if err := c.printExplanation(o); err != nil {
+			return err
+		}
 	}
 	return c.failure(o)
 }
@@ -200,6 +224,8 @@ type report struct {
 	Response   json.RawMessage     `json:"response,omitempty"`
 	Header     map[string][]string `json:"header,omitempty"`
 	Trailer    map[string][]string `json:"trailer,omitempty"`
+
+	Explanation *hop.Hop `json:"explanation,omitempty"`
 }
 
 func (c *preparedCall) report(o outcome) report {
@@ -207,7 +233,7 @@ func (c *preparedCall) report(o outcome) report {
 		Instance: o.instance.ID, Address: o.instance.Address,
 		Code: o.status.Code().String(), Message: o.status.Message(), Details: c.details(o.status),
 		DurationMS: milliseconds(o.duration),
-		Header:     printable(o.header), Trailer: printable(o.trailer),
+		Header:     printable(o.header), Trailer: printable(o.trailer), Explanation: o.explanation,
 	}
 }
 

@@ -80,7 +80,7 @@ func (o DevOptions) invite(ctx context.Context, s *Shop) {
 func (s *Shop) openForDev(ctx context.Context) ([]*Instance, error) {
 	var instances []*Instance
 	for _, service := range []string{"catalog", "catalog", "inventory", "inventory", "storefront"} {
-		i, err := s.Start(ctx, service, "--reflection")
+		i, err := s.Start(ctx, service, "--reflection", "--trust=127.0.0.0/8")
 		if err != nil {
 			return nil, err
 		}
@@ -146,6 +146,9 @@ see what it counts:
 
 see how much is called, how well and how fast:
   %[1]s top --http-addr %[2]s
+
+see what happens to a call at each service behind it:
+  %[1]s call --plaintext --explain consul://%[2]s/storefront sweetshop.storefront.v1.StorefrontService/Browse -d '{"section": "boiled"}'
 
 look for what is wrong, and watch who comes and goes:
   %[1]s check --http-addr %[2]s

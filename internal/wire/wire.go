@@ -25,6 +25,11 @@ const (
 	SubjectKey = "x-meshlite-subject"
 	// MirrorKey is the request header of a copy of a call, and of the calls that its handler makes.
 	MirrorKey = "x-meshlite-mirror"
+	// ExplainKey is the request header that asks what happens to the call: through how many
+	// servers, one behind the other, from 1 to 8. Servers obey trusted callers.
+	ExplainKey = "x-meshlite-explain"
+	// ExplainedKey is the trailer with the answer.
+	ExplainedKey = "x-meshlite-explain-bin"
 )
 
 // The values of [UnhandledKey].
