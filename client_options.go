@@ -64,7 +64,8 @@ func WithResolver(options ...resolver.Option) ClientOption {
 // grpc.WithKeepaliveParams: on Linux a connection on which data is not acknowledged for 20 s
 // is closed.
 // Interceptors among them run outside of all concerns, the cache and the metrics
-// too; those of [WithInterceptors] have their place inside.
+// too; those of [WithInterceptors] have their place inside. The channels to which a policy
+// mirrors calls have these options, too.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }

@@ -54,7 +54,8 @@ func TestCopiesGoToAnotherServiceAndCountNowhereElse(t *testing.T) {
 		mesh := meshtest.New(t)
 		serveVersion(mesh, "catalog", "1")
 		next, _ := serveVersion(mesh, "catalog-next", "2")
-		conn := mesh.Client("catalog", mirroring("catalog-next"))
+		// The datacenter holds for the target, too; the filter is of the other service.
+		conn := mesh.Client("catalog?dc=dc1&consistency=consistent&filter=Service.Meta.version+%3D%3D+1", mirroring("catalog-next"))
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer x")
 		callTimes(ctx, t, catalogv1.NewCatalogServiceClient(conn), 20)
 		calm()

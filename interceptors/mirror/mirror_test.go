@@ -482,3 +482,34 @@ func BenchmarkCall(b *testing.B) {
 		}
 	}
 }
+
+// A channel that leaves idleness opens before the resolver that it had is closed.
+func TestItIsOpenWhileOneHasOpenedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &place{}
+		m, err := mirror.New(to.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := m.UnaryClientInterceptor(policiesOf(t, rule("catalog-next", 100)))
+		for i, step := range []struct {
+			change func()
+			open   bool
+		}{
+			{func() {}, false}, {m.Close, false}, {m.Open, true}, {m.Open, true}, {m.Close, true}, {m.Close, false}, {m.Close, false}, {m.Open, true}, {m.Close, false},
+		} {
+			step.change()
+			before := to.count()
+			if err := call(t, by, shop); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := to.count() - before; (got == 1) != step.open {
+				t.Errorf("step %d: %d copies, want open: %v", i, got, step.open)
+			}
+		}
+		if to.dialed.Load() != 2 || to.closed.Load() != 2 {
+			t.Errorf("%d channels dialed and %d closed, want 2 each", to.dialed.Load(), to.closed.Load())
+		}
+	})
+}
