@@ -168,20 +168,20 @@ func TestAMirrorWithoutInstancesFailsNobody(t *testing.T) {
 	})
 }
 
-// hop calls the next service, with metadata of its own, and then answers.
-type hop struct {
+// relay calls the next service, with metadata of its own, and then answers.
+type relay struct {
 	versioned
 	next catalogv1.CatalogServiceClient
 }
 
-func (h *hop) GetSweet(ctx context.Context, request *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
+func (h *relay) GetSweet(ctx context.Context, request *catalogv1.GetSweetRequest) (*catalogv1.GetSweetResponse, error) {
 	if _, err := h.next.GetSweet(metadata.NewOutgoingContext(ctx, metadata.Pairs("hop", h.version)), request); err != nil {
 		return nil, err
 	}
 	return h.versioned.GetSweet(ctx, request)
 }
 
-func (h *hop) register(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServiceServer(r, h) }
+func (h *relay) register(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServiceServer(r, h) }
 
 // A call goes from catalog by b to c, and its copy from catalog-next by the same b to c. The calls
 // to c are mirrored: those of the copies are not.
@@ -195,10 +195,10 @@ func TestACopyIsNotMirroredAgainTwoHopsBehind(t *testing.T) {
 		to := func(service string, opts ...meshlite.ClientOption) catalogv1.CatalogServiceClient {
 			return catalogv1.NewCatalogServiceClient(mesh.Client(service, opts...))
 		}
-		b := &hop{versioned: versioned{version: "b"}, next: to("c", mirroring("c-next"))}
+		b := &relay{versioned: versioned{version: "b"}, next: to("c", mirroring("c-next"))}
 		mesh.Serve("b", b.register)
-		first := &hop{versioned: versioned{version: "1"}, next: to("b", uncachedCalls())}
-		second := &hop{versioned: versioned{version: "2"}, next: to("b", uncachedCalls())}
+		first := &relay{versioned: versioned{version: "1"}, next: to("b", uncachedCalls())}
+		second := &relay{versioned: versioned{version: "2"}, next: to("b", uncachedCalls())}
 		mesh.Serve("catalog", first.register)
 		mesh.Serve("catalog-next", second.register)
 		callTimes(t.Context(), t, to("catalog", mirroring("catalog-next")), 10)

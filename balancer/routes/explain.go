@@ -103,7 +103,7 @@ func (r *Router) Explain(ctx context.Context, method string) Explanation {
 	e.Retry = planned.Retry
 	stats := planned.stats(parts, d.health)
 	for i, arm := range stats.Arms {
-		one := ArmExplanation{Name: arm.Name, Weight: arm.Weight, Share: arm.Share, Empty: arm.Empty, Timeout: milliseconds(TimeoutOf(planned.Route, planned.arms[i].Arm)), Targets: []TargetExplanation{}}
+		one := ArmExplanation{Name: arm.Name, Weight: arm.Weight, Share: arm.Share, Empty: arm.Empty, Timeout: milliseconds(timeoutOf(planned.Route, planned.arms[i].Arm)), Targets: []TargetExplanation{}}
 		for k, t := range arm.Targets {
 			h := d.health[planned.arms[i].ways[k].Target]
 			one.Targets = append(one.Targets, TargetExplanation{

@@ -30,10 +30,10 @@ func part(usable, known int, threshold float64) float64 {
 // comes and goes moves calls once.
 type steady struct {
 	part float64
-	held []held // rising, as many as there are values of instances at most
+	held []held // rising: at most one for each number of usable instances
 }
 
-// held is the lowest value since a time.
+// held is the lowest value since a time, of the last delay.
 type held struct {
 	part  float64
 	since time.Time

@@ -76,7 +76,7 @@ func waysOf(chain *route.Chain, r *route.Route, arm *route.Arm) (ways []*way) {
 	for _, id := range slices.Concat([]string{arm.Target}, arm.Failover) {
 		target := chain.Targets[id]
 		w := &way{
-			Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry), Timeout: TimeoutOf(r, arm)},
+			Route:  attempt.Route{Name: r.Name, Arm: arm.Name, Target: id, Destination: target.Destination(), Retry: RetryOf(r.Retry), Timeout: timeoutOf(r, arm)},
 			choice: route.Choice{Route: r, Arm: arm, Target: target},
 		}
 		if !slices.ContainsFunc(ways, w.sameTarget) {
@@ -86,8 +86,8 @@ func waysOf(chain *route.Chain, r *route.Route, arm *route.Arm) (ways []*way) {
 	return ways
 }
 
-// TimeoutOf is the timeout of a route, or else that of the resolver of an arm of it; 0 is none.
-func TimeoutOf(r *route.Route, arm *route.Arm) time.Duration { return cmp.Or(r.Timeout, arm.Timeout) }
+// timeoutOf is the timeout of a route, or else that of the resolver of an arm of it; 0 is none.
+func timeoutOf(r *route.Route, arm *route.Arm) time.Duration { return cmp.Or(r.Timeout, arm.Timeout) }
 
 // RetryOf is what a route says of retries, for records; nil is nothing. A chain has names of codes
 // only.

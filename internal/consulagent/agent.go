@@ -82,7 +82,7 @@ func StartOn(ctx context.Context, host *hosts.Host, path string) (*Agent, error)
 func (a *Agent) StartBeside(ctx context.Context) (*Agent, error) {
 	beside, err := start(ctx, &Agent{path: a.path, host: a.host, joined: a})
 	if err != nil {
-		return beside, err
+		return nil, err
 	}
 	// The list of its nodes comes from there, through this agent.
 	if err := a.poll(ctx, "/v1/catalog/nodes?dc="+secondDatacenter); err != nil {
