@@ -79,7 +79,9 @@ func (p *crowd) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
 	began := time.Now()
 	for i := range n {
 		name := nameOf(i)
-		watches.Go(func() { d.Watch(ctx, catalog.Query{Service: name}, func(s catalog.Snapshot, err error) { p.count(t, name, s, err) }) })
+		watches.Go(func() {
+			d.Watch(ctx, catalog.Query{Service: name}, func(s catalog.Snapshot, err error) { p.count(t, name, s, err) })
+		})
 		watches.Go(func() { d.WatchChain(ctx, name, "", func(c *route.Chain, err error) { p.weigh(t, name, c, err) }) })
 	}
 	p.until(func() bool { return len(p.weights) == n && len(p.reported) == n })
