@@ -145,9 +145,10 @@ func (d *Directory) NodeAddress(ctx context.Context) (string, error) {
 // changes all the time is read twice a second. Beyond 20,000 instances the rest is left out,
 // which is logged.
 //
-// Up to 60 watches of one agent are notified of a change at once, or 1,000 where it speaks HTTP/2,
-// as it does by TLS. Of more, those of chains share eight of the queries, and if that is not
-// enough, the others take turns, and each is notified within a second for each 52 of them.
+// Up to 60 watches of one agent have a query each, and are notified of a change at once. Of more,
+// those of chains share five queries, and if more than 52 others are left, these take turns: each
+// is notified within a second for each 52 of them. Where the agent speaks HTTP/2, as over TLS,
+// connections carry many queries, and some 1,000 watches take no turns.
 func (d *Directory) Watch(ctx context.Context, q catalog.Query, report func(catalog.Snapshot, error)) {
 	runWatch(ctx, d, 0, "Service", q.Service, newWatch(d, q).run, report)
 }
@@ -230,7 +231,7 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 // shares the connections of [Directory.Watch]. While there are more watches than these are for,
 // it is read after changes of the config entries that it is compiled of: if some may not be
 // listed, as without service:read on the services that it leads to, it is also read every 5 s to
-// 10 s, and otherwise once a minute.
+// 10 s, and otherwise once or twice in the Wait of the [Config].
 func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
 	runWatch(ctx, d, 1, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,7 +50,7 @@ type entryList struct {
 	err      error             // of the last query
 	hidden   bool              // some, in the last answer
 	since    uint64            // the change from which on all are known; 0 is none
-	entries  map[string]listed // by name
+	entries  map[string]listed // by name, in lower case
 	changes  map[string]uint64 // the latest one, by name, of deleted entries too
 }
 
@@ -116,7 +117,7 @@ func newEntriesWatch(d *Directory, kind string) *entryWatch[entriesRead] {
 	w.read = func(ctx context.Context, options *api.QueryOptions) (entriesRead, bool, uint64, error) {
 		read := entriesRead{entries: map[string]listed{}}
 		decoded := decoding(ctx, func(body io.Reader) error {
-			return eachItem(body, func(e *listedEntry) { read.entries[e.Name] = listed{e.ModifyIndex, e.leadsTo()} })
+			return eachItem(body, func(e *listedEntry) { read.entries[strings.ToLower(e.Name)] = listed{e.ModifyIndex, e.leadsTo()} })
 		})
 		meta, err := d.api.Raw().Query("/v1/config/"+kind, &anything{}, options.WithContext(decoded))
 		if err != nil {
@@ -152,7 +153,7 @@ type toService struct{ Service string }
 func (e *listedEntry) leadsTo() (services []string) {
 	add := func(service string) {
 		if service != "" {
-			services = append(services, service)
+			services = append(services, strings.ToLower(service)) // Consul does not mind the case
 		}
 	}
 	for _, r := range e.Routes {
@@ -279,6 +280,7 @@ func (c *entryChanges) stale(service string, seen uint64) bool {
 // reached are service and those that its entries lead to. They may be more than its chain names:
 // a redirect, for example, hides what it is from. The caller holds c.mu.
 func (c *entryChanges) reached(service string) map[string]bool {
+	service = strings.ToLower(service)
 	reached, next := map[string]bool{service: true}, []string{service}
 	for len(next) > 0 {
 		var further []string

@@ -400,6 +400,10 @@ func TestChainsShareTheListsOfARealConsul(t *testing.T) {
 	}
 	defer d.Close()
 	chains := realChains(t, agent, d)
+	inCapitals := watchChain(t, d, "SERVICE-6")
+	inCapitals.await(t, "plain")
+	put(t, agent, redirected(serviceName(6), "far"))
+	inCapitals.await(t, "1 far=100")
 	put(t, agent, redirected(serviceName(3), "middle"))
 	chains[3].await(t, "1 middle=100")
 	put(t, agent, redirected("middle", "far"))

@@ -102,7 +102,7 @@ func checkChain(c *route.Chain, service string) error {
 	if c == nil {
 		return errors.New("it has no discovery chain")
 	}
-	if c.Service != service {
+	if !strings.EqualFold(c.Service, service) { // Consul does not mind the case
 		return fmt.Errorf("its discovery chain is that of %.80q, want that of %.80q", c.Service, service)
 	}
 	if err := c.Check(); err != nil {

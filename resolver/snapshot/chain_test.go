@@ -212,18 +212,3 @@ func TestChainsAreEvicted(t *testing.T) {
 		t.Errorf("the folder has %d files, want 1024", n)
 	}
 }
-
-// Whatever a file holds, loading it does not panic, and what it gives can be used.
-func FuzzLoadChain(f *testing.F) {
-	f.Add(`{"directory":"` + agent + `","service":"catalog","chain":{"service":"catalog","routes":[{"name":"default","arms":[{"name":"v1","weight":100,"target":"a"}]}],"targets":{"a":{"id":"a","service":"catalog","datacenter":"dc1"}}}}`)
-	f.Add(`{"directory":"` + agent + `","service":"catalog","chain":{"service":"catalog","routes":[null],"targets":{"a":null}}}`)
-	f.Fuzz(func(t *testing.T, inner string) {
-		d, path := savedChain(t)
-		sealed(inner)(t, path)
-		if chain, err := d.LoadChain(agent, "catalog", ""); err == nil {
-			if r, _ := chain.Match("/a.B/C", nil); r == nil {
-				t.Errorf("%s: no route matches", inner)
-			}
-		}
-	})
-}
