@@ -419,6 +419,19 @@ func TestCallsThatNobodyAsksAboutAllocateNothingMore(t *testing.T) {
 	}
 }
 
+// What authorizes a call says in its record why.
+func TestDecisionsAreExplained(t *testing.T) {
+	m := newMesh(t)
+	m.serveCatalog(&handler{get: func(context.Context, string) error { return nil }}, meshlite.WithPlaintext(), meshlite.WithRuntime(trusting(t)),
+		meshlite.WithPolicy(withIntentions(&policyv1.SourceIntention{Name: "web", Action: allowed})))
+	client, _ := m.client("consul:///catalog")
+	call, _, err := explainCall(t, client, "x")
+	want := []hop.Decision{{Policy: "policy_intentions", Reason: "the caller has no verified certificate"}}
+	if s := only(t, call).Server; status.Code(err) != codes.PermissionDenied || s == nil || s.Code != "PermissionDenied" || s.Handler != nil || !slices.Equal(s.Authorization, want) {
+		t.Errorf("%v: %s", err, shown(call))
+	}
+}
+
 // lockedBuffer may be written by several loggers.
 type lockedBuffer struct {
 	mu   sync.Mutex

@@ -114,20 +114,26 @@ func (e *Explained) receive(ctx context.Context, meta *interceptors.CallMeta, fu
 	md, _ := metadata.FromIncomingContext(ctx) // a copy
 	md.Delete(wire.ExplainKey)
 	without := metadata.NewIncomingContext(ctx, md)
-	if hops == 0 || !e.callers.Trusted(ctx) {
+	if hops == 0 || !safely(func() bool { return e.callers.Trusted(ctx) }) {
 		return without, nil
 	}
+	self, name := safely(e.instance), safely(func() string { return e.callers.LogName(ctx) })
 	record := hop.New(interceptors.Server.String(), strings.TrimPrefix(fullMethod, "/"), hops-1)
 	record.Note(func(h *hop.Hop) {
-		self := e.instance()
-		h.Service, h.Instance, h.Zone = self.Service, self.ID, self.Zone
-		h.Caller = e.callers.LogName(ctx)
+		h.Service, h.Instance, h.Zone, h.Caller = self.Service, self.ID, self.Zone, name
 		if from, ok := peer.FromContext(ctx); ok && from.Addr != nil {
 			h.Peer = from.Addr.String()
 		}
 		h.Deadline = deadlineOf(ctx)
 	})
 	return interceptors.Explain(without, interceptors.Server, meta.FullMethod, record), record
+}
+
+// safely calls a function of the user's, and returns the zero value if it panics: this concern
+// stands outside of recovery, so that a panic here would end the process.
+func safely[T any](f func() T) (value T) {
+	defer func() { _ = recover() }()
+	return f()
 }
 
 // Asked are the calls that were made with the context of [Ask].

@@ -267,6 +267,29 @@ func TestStrangersStreamsAreNotExplained(t *testing.T) {
 	}
 }
 
+// A function of the user's that panics is no reason to answer, nor to end the process.
+func TestATrustThatPanics(t *testing.T) {
+	callers, err := caller.New(caller.WithTrusted(func(context.Context) bool { panic("no") }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	explains, err := explained.New(explained.WithCallers(callers))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := explains.UnaryServer(&interceptors.CallMeta{Side: interceptors.Server, Service: "a", FullMethod: "/a/b"})
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("x-meshlite-explain", "8"))
+	reply, err := server(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/a/b"}, func(ctx context.Context, _ any) (any, error) {
+		if interceptors.Explaining(ctx) != nil {
+			t.Error("the call is explained")
+		}
+		return "reply", nil
+	})
+	if reply != "reply" || err != nil {
+		t.Errorf("%v, %v", reply, err)
+	}
+}
+
 // A call that nobody asks about allocates nothing in the concern, on either side.
 func TestNobodyAsks(t *testing.T) {
 	explains, err := explained.New()
