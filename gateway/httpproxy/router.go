@@ -38,6 +38,9 @@ func (r *router) RoundTrip(request *http.Request) (*http.Response, error) {
 	case at == nil:
 		return r.next.RoundTrip(request)
 	}
+	if report := r.transport.config.OnRoute; report != nil {
+		report(request, choice)
+	}
 	to := &routed{Choice: choice, first: at}
 	out, cancel, err := to.request(request)
 	if err != nil {
