@@ -234,7 +234,7 @@ const maxDiscard = 4 << 10
 // other instance is left.
 func discard(response *http.Response) error {
 	if body, ok := response.Body.(*responseBody); ok {
-		body.release = nil
+		body.holds = nil
 	}
 	if response.ContentLength >= 0 && response.ContentLength <= maxDiscard {
 		_, _ = io.Copy(io.Discard, response.Body)
@@ -301,7 +301,7 @@ func (t *transport) follow(response *http.Response, choice *balancer.Choice, can
 	if outcome == balancer.Succeeded || outcome == balancer.Refused {
 		choice.Responded()
 	}
-	b := &responseBody{ReadCloser: response.Body, ctx: response.Request.Context()}
+	b := &responseBody{ReadCloser: response.Body, ctx: response.Request.Context(), holds: t.inFlight}
 	b.done = func(err error) {
 		if err != nil && b.ctx.Err() == nil {
 			outcome = balancer.Failed // the answer broke off
@@ -309,7 +309,6 @@ func (t *transport) follow(response *http.Response, choice *balancer.Choice, can
 		choice.Done(balancer.Result{Outcome: outcome, End: attempt.Over | attempt.Sent | attempt.Received | attempt.Answer})
 		cancel(nil)
 	}
-	b.release = func() { <-t.inFlight }
 	if connection, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		return &upgraded{b, connection}
 	}
