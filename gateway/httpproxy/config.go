@@ -203,7 +203,7 @@ func (c *Config) checkSite() error {
 	case c.Service.Service != "" && c.Follow == nil && c.FollowRoutes == nil:
 		return errors.New("a Service needs Follow or FollowRoutes: give that of a resolver's Builder")
 	case c.Follow != nil && c.FollowRoutes != nil:
-		return errors.New("Follow and FollowRoutes: write one")
+		return errors.New("it has both Follow and FollowRoutes: write one")
 	}
 	return nil
 }
