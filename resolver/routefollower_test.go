@@ -42,7 +42,7 @@ func (f *followed) last() string {
 	s := f.all[len(f.all)-1]
 	var words []string
 	for _, t := range s.Targets {
-		name, _, _ := strings.Cut(t.ID, ".default.default")
+		name := strings.TrimSuffix(strings.Replace(t.ID, ".default.default", "", 1), ".dc1")
 		var ids []string
 		for _, i := range t.Instances {
 			ids = append(ids, i.ID)
@@ -207,5 +207,23 @@ func TestRoutesOfADirectoryWithoutChains(t *testing.T) {
 		f := follow(t, chained(t, agent))
 		defer f.stop()
 		f.want(t, "[v1-1] of 1, plain")
+	})
+}
+
+// Case T4
+func TestChainsOfHTTPReachOtherDatacenters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent, other := consultest.New(), consultest.New(consultest.WithDatacenter("dc2"))
+		defer agent.Close()
+		defer other.Close()
+		if err := agent.Join(other); err != nil {
+			t.Fatal(err)
+		}
+		webs(t, agent, "v1-1", "v1-2")
+		webs(t, other, "v1-far")
+		entries(t, agent, speaksHTTP, `{"Kind": "service-resolver", "Name": "web", "Failover": {"*": {"Datacenters": ["dc2"]}}}`)
+		f := follow(t, chained(t, agent))
+		defer f.stop()
+		f.want(t, "web.dc2[v1-far] of 1, web[v1-1 v1-2] of 2")
 	})
 }

@@ -100,6 +100,35 @@ func TestRoutes(t *testing.T) {
 	runTool(t, "routes", "catalog", "--client", "x").want(t, 2, "", "write host:port")
 }
 
+// What the gateway obeys of a service of HTTP is shown, and is no fault: what it refuses is.
+func TestRoutesOfAnHTTPService(t *testing.T) {
+	agent := openAgent(t)
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	host, port, _ := net.SplitHostPort(web.Listener.Addr().String())
+	n, _ := strconv.Atoi(port)
+	if err := agent.Register(consultest.Service{ID: "a", Name: "web", Address: host, Port: n}); err != nil {
+		t.Fatal(err)
+	}
+	router := func(destination string) string {
+		return `{"Kind":"service-router","Name":"web","Routes":[{"Match":{"HTTP":{"PathPrefix":"/a/","QueryParam":[{"Name":"b","Exact":"1"}],"Methods":["GET"]}},"Destination":` + destination + `}]}`
+	}
+	configure(t, agent, `{"Kind":"service-defaults","Name":"web","Protocol":"http"}`, router(`{"PrefixRewrite":"/c/"}`))
+	for _, want := range []string{"web in dc1", "/a/*, ?b=1, GET -> /c/"} {
+		runTool(t, "routes", "web", "--no-clients").want(t, 0, want, "")
+	}
+	if r := runTool(t, "check", "web"); strings.Contains(r.out, "routes are refused") {
+		t.Errorf("check says %s", r.out)
+	}
+	configure(t, agent, router(`{"RetryOn":["unavailable"]}`))
+	runTool(t, "routes", "web", "--no-clients").want(t, 0, `RetryOn "unavailable": HTTP has no such condition`, "")
+	runTool(t, "check", "web").want(t, 1, "its routes are refused", "")
+	configure(t, agent, router(`{"IdleTimeout":"5s"}`))
+	if r := runTool(t, "routes", "web", "--no-clients"); !strings.Contains(r.out, "IdleTimeout") || strings.Contains(r.out, "gRPC") {
+		t.Errorf("routes says %s", r.out)
+	}
+}
+
 func TestRoutesShift(t *testing.T) {
 	versions(t, openAgent(t))
 	runTool(t, "routes", "shift", "catalog", "v2=25").want(t, 0, "nothing is written", "")

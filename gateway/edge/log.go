@@ -55,6 +55,7 @@ func (s *served) class() string {
 //   - caller: the identity of a client certificate; the subject of a token if it is to be logged
 //   - limit, limit_result: the limit that refused, or would have
 //   - refused: why the request did not reach its handler
+//   - chain_route, arm: where the discovery chain of a plain HTTP service has sent it
 //   - sent, received: the bytes of the bodies
 //   - trace_id, if sampled
 //
@@ -117,6 +118,8 @@ func (l *accessLog) line(s *served) []slog.Attr {
 		attrs = append(attrs, slog.String("limit", cut(rec.limit)), slog.String("limit_result", rec.limitResult.String()))
 	}
 	attrs = appendText(attrs, "refused", rec.refused)
+	attrs = appendText(attrs, "chain_route", rec.arm[0])
+	attrs = appendText(attrs, "arm", rec.arm[1])
 	attrs = append(attrs, slog.Int64("sent", s.sent), slog.Int64("received", s.received))
 	return appendText(attrs, "trace_id", s.traceID)
 }

@@ -35,6 +35,7 @@ type record struct {
 	limitResult ratelimit.Result
 	refused     string // the reason, "" for a request that next has answered
 	panicked    bool
+	arm         [2]string // of a chain: the names of its route and arm
 }
 
 type recordKey struct{}
@@ -50,6 +51,14 @@ func recordOf(ctx context.Context) *record {
 func SetRoute(ctx context.Context, route string) {
 	if rec := recordOf(ctx); rec != nil {
 		rec.route = route
+	}
+}
+
+// SetArm names the route and the arm of the discovery chain that the request of ctx goes by, for
+// logs. The handler of a site calls it, or what it calls, before it returns.
+func SetArm(ctx context.Context, route, arm string) {
+	if rec := recordOf(ctx); rec != nil {
+		rec.arm = [2]string{route, arm}
 	}
 }
 

@@ -122,7 +122,7 @@ type responseBody struct {
 	timer   *time.Timer // nil without a timeout
 	once    sync.Once
 	done    func(error)
-	release func() // ends the request; nil if another attempt follows
+	holds   chan struct{} // has one for the request, taken at the end; nil if another attempt follows
 }
 
 // Read reads from the instance.
@@ -152,8 +152,8 @@ func (b *responseBody) end(err error) {
 			b.timer.Stop()
 		}
 		b.done(err)
-		if b.release != nil {
-			b.release()
+		if b.holds != nil {
+			<-b.holds
 		}
 	})
 }

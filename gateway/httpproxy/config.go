@@ -43,6 +43,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // Config is one site. Name, Prefix and one of Service and URLs are needed.
@@ -112,6 +113,8 @@ type Config struct {
 	// its caller. Of the request itself, X-Forwarded-*, Forwarded, X-Real-Ip, X-Meshlite-* and
 	// others of their kind, in any spelling that servers take for the same, are never passed on.
 	Header func(*http.Request) http.Header
+	// OnRoute, if not nil, is called with where the chain sends a request, before it is sent.
+	OnRoute func(*http.Request, route.Choice)
 	// Wrap adds to the transport that balances, such as a cache.
 	Wrap func(http.RoundTripper) http.RoundTripper
 
@@ -200,7 +203,7 @@ func (c *Config) checkSite() error {
 	case c.Service.Service != "" && c.Follow == nil && c.FollowRoutes == nil:
 		return errors.New("a Service needs Follow or FollowRoutes: give that of a resolver's Builder")
 	case c.Follow != nil && c.FollowRoutes != nil:
-		return errors.New("Follow and FollowRoutes: write one")
+		return errors.New("it has both Follow and FollowRoutes: write one")
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"github.com/meshlite-go/meshlite/balancer/attempt"
 	"github.com/meshlite-go/meshlite/resolver/route"
@@ -38,6 +37,9 @@ func (r *router) RoundTrip(request *http.Request) (*http.Response, error) {
 	case at == nil:
 		return r.next.RoundTrip(request)
 	}
+	if report := r.transport.config.OnRoute; report != nil {
+		report(request, choice)
+	}
 	to := &routed{Choice: choice, first: at}
 	out, cancel, err := to.request(request)
 	if err != nil {
@@ -50,7 +52,7 @@ func (r *router) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	applyHeaders(choice.Arm.Response, response.Header)
-	if response.StatusCode != http.StatusSwitchingProtocols {
+	if response.StatusCode != http.StatusSwitchingProtocols { // which has left its context behind
 		response.Body = &timedBody{response.Body, cancel}
 	}
 	return response, nil
@@ -127,7 +129,7 @@ func (to *routed) request(r *http.Request) (*http.Request, context.CancelFunc, e
 		return nil, nil, fmt.Errorf("%w: %w", errPath, err)
 	}
 	ctx, cancel := context.WithValue(r.Context(), routedKey{}, to), context.CancelFunc(func() {})
-	if timeout := to.timeout(r); timeout > 0 {
+	if timeout := cmp.Or(to.Route.Timeout, to.Arm.Timeout); timeout > 0 {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	out := r.WithContext(ctx)
@@ -137,15 +139,6 @@ func (to *routed) request(r *http.Request) (*http.Request, context.CancelFunc, e
 		applyHeaders(to.Arm.Request, out.Header)
 	}
 	return out, cancel, nil
-}
-
-// timeout is that of the route, or else of the arm's resolver; 0 is none, as for WebSocket, which
-// lasts as long as it is used.
-func (to *routed) timeout(r *http.Request) time.Duration {
-	if r.Header.Get("Upgrade") != "" {
-		return 0
-	}
-	return cmp.Or(to.Route.Timeout, to.Arm.Timeout)
 }
 
 // applyHeaders changes header as a chain says, whose keys are in lower case.

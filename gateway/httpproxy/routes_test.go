@@ -2,6 +2,7 @@ package httpproxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/gateway/httpcache"
 	"github.com/meshlite-go/meshlite/gateway/httpproxy"
 	"github.com/meshlite-go/meshlite/resolver"
@@ -355,7 +357,7 @@ func TestRoutesRetry(t *testing.T) {
 	}
 }
 
-// A timeout of the route, or else of the resolver, is 504.
+// A timeout of the route, also for one that asks for a WebSocket, or else of the resolver, is 504.
 func TestRoutesTimeOut(t *testing.T) {
 	release := make(chan struct{})
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1": func(w http.ResponseWriter, r *http.Request) {
@@ -372,6 +374,7 @@ func TestRoutesTimeOut(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	for _, path := range []string{"/web/route", "/web/resolver"} {
 		checkProblem(t, s.get(path), http.StatusGatewayTimeout)
+		checkProblem(t, s.get(path, "Connection", "Upgrade", "Upgrade", "websocket"), http.StatusGatewayTimeout)
 	}
 	if w := s.get("/web/fast"); w.Code != http.StatusOK {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -468,7 +471,7 @@ func TestUpgradesHaveNoTimeoutOfTheRoute(t *testing.T) {
 			fmt.Fprint(rw, "echo ", line)
 			_ = rw.Flush()
 		}
-	}}, router(`{"Destination": {"RequestTimeout": "1ms"}}`))
+	}}, router(`{"Destination": {"RequestTimeout": "2s"}}`))
 	front := httptest.NewServer(s)
 	defer front.Close()
 	conn, err := net.Dial("tcp", front.Listener.Addr().String())
@@ -482,9 +485,36 @@ func TestUpgradesHaveNoTimeoutOfTheRoute(t *testing.T) {
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatal(response, err)
 	}
-	time.Sleep(20 * time.Millisecond) // more than the timeout
+	time.Sleep(2100 * time.Millisecond) // more than the timeout
 	fmt.Fprint(conn, "hello\n")
 	if line, err := reader.ReadString('\n'); err != nil || line != "echo hello\n" {
 		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// Requests that wait for the first list are bounded as those in flight.
+func TestRequestsThatWaitAreBounded(t *testing.T) {
+	p, err := httpproxy.New(httpproxy.Config{
+		Name: "web", Prefix: "/", Policy: "round_robin", Log: silent, MaxInFlight: 1, Service: catalog.Query{Service: "web"},
+		FollowRoutes: func(catalog.Query, func(routes.Snapshot)) (stop func()) { return func() {} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	ctx, leave := context.WithCancel(t.Context())
+	var first sync.WaitGroup
+	first.Go(func() { p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx)) })
+	eventually(t, "one waits, and the next is rejected", func() bool {
+		gone, leave := context.WithCancel(t.Context())
+		leave() // it waits no time if it is the first
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(gone))
+		return p.Stats().Rejected > 0
+	})
+	leave()
+	first.Wait()
+	if p.Stats().Requests != 0 {
+		t.Errorf("%+v: nothing can be sent", p.Stats())
 	}
 }

@@ -40,10 +40,11 @@ type transport struct {
 	listed     chan struct{} // closed when there is a list, empty or not
 	listedOnce sync.Once
 	inFlight   chan struct{} // holds one for each request
+	waiting    chan struct{} // holds one for each that waits for the first list
 }
 
 func newTransport(c *Config) (*transport, error) {
-	t := &transport{config: c, listed: make(chan struct{}), inFlight: make(chan struct{}, c.MaxInFlight)}
+	t := &transport{config: c, listed: make(chan struct{}), inFlight: make(chan struct{}, c.MaxInFlight), waiting: make(chan struct{}, c.MaxInFlight)}
 	list, targets, err := parseURLs(c.URLs)
 	if err != nil {
 		return nil, fmt.Errorf("httpproxy: site %q: %w", c.Name, err)
@@ -112,9 +113,6 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // send makes attempts until one has an answer.
 func (t *transport) send(request *http.Request, body *requestBody) (*http.Response, error) {
-	if err := t.wait(request.Context()); err != nil {
-		return nil, err
-	}
 	if err := body.load(); err != nil {
 		return nil, err
 	}
@@ -144,12 +142,19 @@ func (t *transport) send(request *http.Request, body *requestBody) (*http.Respon
 	}
 }
 
-// wait waits for the first list of instances.
+// wait waits for the first list of instances, before anything is decided of a request.
 func (t *transport) wait(ctx context.Context) error {
 	select {
 	case <-t.listed:
 		return nil
 	default:
+	}
+	select {
+	case t.waiting <- struct{}{}:
+		defer func() { <-t.waiting }()
+	default:
+		t.counts.rejected.Add(1)
+		return errBusy
 	}
 	timer := time.NewTimer(firstListTimeout)
 	defer timer.Stop()
@@ -234,7 +239,7 @@ const maxDiscard = 4 << 10
 // other instance is left.
 func discard(response *http.Response) error {
 	if body, ok := response.Body.(*responseBody); ok {
-		body.release = nil
+		body.holds = nil
 	}
 	if response.ContentLength >= 0 && response.ContentLength <= maxDiscard {
 		_, _ = io.Copy(io.Discard, response.Body)
@@ -301,7 +306,7 @@ func (t *transport) follow(response *http.Response, choice *balancer.Choice, can
 	if outcome == balancer.Succeeded || outcome == balancer.Refused {
 		choice.Responded()
 	}
-	b := &responseBody{ReadCloser: response.Body, ctx: response.Request.Context()}
+	b := &responseBody{ReadCloser: response.Body, ctx: response.Request.Context(), holds: t.inFlight}
 	b.done = func(err error) {
 		if err != nil && b.ctx.Err() == nil {
 			outcome = balancer.Failed // the answer broke off
@@ -309,7 +314,6 @@ func (t *transport) follow(response *http.Response, choice *balancer.Choice, can
 		choice.Done(balancer.Result{Outcome: outcome, End: attempt.Over | attempt.Sent | attempt.Received | attempt.Answer})
 		cancel(nil)
 	}
-	b.release = func() { <-t.inFlight }
 	if connection, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		return &upgraded{b, connection}
 	}

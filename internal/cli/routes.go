@@ -38,9 +38,11 @@ type routesReport struct {
 }
 
 type routeReport struct {
-	Name  string      `json:"name"`
-	Match string      `json:"match"`
-	Arms  []armReport `json:"arms"`
+	Name  string `json:"name"`
+	Match string `json:"match"`
+	// Rewrite replaces what is matched of the path, of HTTP alone.
+	Rewrite string      `json:"rewrite,omitempty"`
+	Arms    []armReport `json:"arms"`
 }
 
 type armReport struct {
@@ -100,7 +102,7 @@ func readRoutes(ctx context.Context, directory *consul.Directory, o RoutesOption
 	}
 	report.Datacenter, report.Index, report.Sticky = chain.Datacenter, chain.Index, chain.Sticky
 	for _, r := range chain.Routes {
-		one := routeReport{Name: r.Name, Match: describeMatch(&r.Match), Arms: []armReport{}}
+		one := routeReport{Name: r.Name, Match: describeMatch(&r.Match), Rewrite: r.PrefixRewrite, Arms: []armReport{}}
 		for _, a := range r.Arms {
 			arm := armReport{Name: a.Name, Weight: a.Weight, Target: chain.Targets[a.Target].String(), Failover: []string{}}
 			for _, id := range a.Failover {
@@ -220,6 +222,9 @@ func (r *routesReport) write(out io.Writer) error {
 	for _, one := range r.Routes {
 		for i, a := range one.Arms {
 			name, match := cell(one.Name), cell(one.Match)
+			if one.Rewrite != "" {
+				match += " -> " + cell(one.Rewrite)
+			}
 			if i > 0 {
 				name, match = "", ""
 			}
@@ -266,7 +271,14 @@ func describeMatch(m *route.Match) string {
 		all = append(all, describeHeader(h))
 	}
 	for _, q := range m.Query {
-		all = append(all, "?"+q.Name)
+		switch {
+		case q.Exact != "":
+			all = append(all, "?"+q.Name+"="+q.Exact)
+		case q.Regex != "":
+			all = append(all, "?"+q.Name+" ~ "+q.Regex)
+		default:
+			all = append(all, "?"+q.Name)
+		}
 	}
 	if len(m.Methods) > 0 {
 		all = append(all, strings.Join(m.Methods, "|"))

@@ -50,6 +50,7 @@ func startWeb(t *testing.T, agent *consulagent.Agent, version string) {
 // A plain HTTP service goes by the chain that a real Consul compiles, with what gRPC cannot mean,
 // and metrics and the page show it.
 func TestPlainServicesGoByTheirChain(t *testing.T) {
+	t.Setenv(envLogLevel, "debug")
 	agent := agenttest.Start(t)
 	startWeb(t, agent, "1")
 	startWeb(t, agent, "2")
@@ -82,6 +83,10 @@ func TestPlainServicesGoByTheirChain(t *testing.T) {
 	var shown struct{ Routes []struct{ Service string } }
 	if err := json.Unmarshal([]byte(page), &shown); err != nil || len(shown.Routes) != 1 || shown.Routes[0].Service != "web" {
 		t.Errorf("%v: the page shows %+v", err, shown)
+	}
+
+	if log := g.log.String(); !strings.Contains(log, `"chain_route":"route 1","arm":"v2"`) {
+		t.Errorf("the log does not name route and arm: %s", log)
 	}
 
 	t.Setenv("MESHLITE_DISABLE", "routing")

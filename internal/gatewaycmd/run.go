@@ -28,6 +28,7 @@ import (
 	"github.com/meshlite-go/meshlite/resolver"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
 	"github.com/meshlite-go/meshlite/resolver/consul"
+	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
 // ballastBytes are allocated and never touched, so they take address space and no memory. A
@@ -211,7 +212,7 @@ func (r *run) site(s site) (made gateway.Site, err error) {
 		}
 		config.Service, isRouted = catalog.Query{Service: s.name}, !off
 		if isRouted {
-			config.FollowRoutes = r.builder.FollowRoutes
+			config.FollowRoutes, config.OnRoute = r.builder.FollowRoutes, named
 		} else {
 			config.Follow = r.builder.Follow
 		}
@@ -236,6 +237,11 @@ func (r *run) site(s site) (made gateway.Site, err error) {
 		r.runtime.AddRoutes(made.Proxy.Routes)
 	}
 	return made, nil
+}
+
+// named names where a request goes for the log.
+func named(request *http.Request, choice route.Choice) {
+	edge.SetArm(request.Context(), choice.Route.Name, choice.Arm.Name)
 }
 
 // forwarded are the headers in which a plain HTTP service reads who calls.

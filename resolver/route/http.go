@@ -62,7 +62,9 @@ func ForHTTP(chain *Chain, err error) (*Chain, error) {
 	if errors.As(err, &refused) {
 		if refused.HTTP == nil {
 			other := *refused
-			other.Parts = refused.Parts[:refused.Common]
+			if n := refused.Common; n > 0 && n < len(refused.Parts) {
+				other.Parts = refused.Parts[:n]
+			}
 			return nil, &other
 		}
 		chain, err = refused.HTTP, nil

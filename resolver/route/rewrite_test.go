@@ -183,6 +183,9 @@ func TestARefusalOfGRPCIsNoneOfHTTP(t *testing.T) {
 	if c, err := route.ForHTTP(nil, &route.RefusedError{Service: "web", Parts: []string{"common", "of gRPC"}, Common: 1}); c != nil || !errors.As(err, &refused) || !slices.Equal(refused.Parts, []string{"common"}) {
 		t.Errorf("%v, %v", c, err)
 	}
+	if c, err := route.ForHTTP(nil, &route.RefusedError{Service: "web", Parts: []string{"anything"}}); c != nil || !errors.As(err, &refused) || len(refused.Parts) != 1 {
+		t.Errorf("%v, %v", c, err)
+	}
 	if c, err := route.ForHTTP(nil, nil); c != nil || err != nil {
 		t.Errorf("plain discovery is %v, %v", c, err)
 	}

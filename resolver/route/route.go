@@ -159,7 +159,8 @@ type RefusedError struct {
 	Protocol string   // of the service, as in [Chain]
 	Index    uint64   // of the answer
 	Parts    []string // each names the config entry or route, the field, its value and what to write instead
-	// Common is how many of Parts, from the first on, HTTP cannot mean either.
+	// Common is how many of Parts, from the first on, HTTP cannot mean either; 0 is all, or none with
+	// an HTTP.
 	Common int
 	// HTTP is the chain where only gRPC cannot mean those parts, see [Chain.HTTPOnly].
 	HTTP *Chain
