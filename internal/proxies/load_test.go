@@ -62,7 +62,7 @@ func load(t testing.TB, ask asker) (_ *tally, stop func()) {
 				select {
 				case <-done:
 					return
-				case <-time.After(8 * time.Millisecond): // a thousand a second of all: the counts are reached while the proxies wait for Consul
+				case <-time.After(2 * time.Millisecond):
 				}
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				c.add(ask(ctx))
