@@ -207,8 +207,8 @@ func TestAdminPagesOverMutualTLS(t *testing.T) {
 	clear(files(operator)...).want(t, 0, page.URL+", cache runtime: cleared", "")
 	clear(append(files(operator), "--servername", "web-1.example.com")...).want(t, 0, "cleared", "")
 	clear(append(files(operator), "--servername", "web-2.example.com")...).want(t, 1, "", "not web-2.example.com")
-	clear(files("spiffe://a.consul/ns/default/dc/dc1/svc/web")...).want(t, 1, "", "the identity of the certificate is not one of admin.WithIdentities")
-	clear("--cacert", roots).want(t, 1, "", "present a client certificate")
+	clear(files("spiffe://a.consul/ns/default/dc/dc1/svc/web")...).want(t, 1, "", "the identity of the certificate is not one of the program's MESHLITE_ADMIN_IDENTITIES")
+	clear("--cacert", roots).want(t, 1, "", "call by https with the client certificate")
 	t.Setenv("MESHLITE_ADMIN_TOKEN", strings.Repeat("x", 32))
 	clear().want(t, 1, "", "certificate signed by unknown authority: name the file of its authority by --cacert")
 }
@@ -231,7 +231,7 @@ func TestAdminPagesAsAService(t *testing.T) {
 		return runTool(t, "cache", "clear", "--all", "--client", page.URL, "--identity", identity, "--servername", servername)
 	}
 	clear("ops", "storefront").want(t, 0, page.URL+", cache runtime: cleared", "")
-	clear("web", "storefront").want(t, 1, "", "the identity of the certificate is not one of admin.WithIdentities")
+	clear("web", "storefront").want(t, 1, "", "the identity of the certificate is not one of the program's MESHLITE_ADMIN_IDENTITIES")
 	clear("ops", "catalog").want(t, 1, "", "wrong_service")
 	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "storefront").want(t, 0, "1 process", "")
 	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "catalog").want(t, 1, "", "wrong_service")

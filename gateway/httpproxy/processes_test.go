@@ -53,8 +53,8 @@ func TestAKilledProcessFailsNoGET(t *testing.T) {
 		t.Run(policy, func(t *testing.T) {
 			proxy, servers, posts := four(t, httpproxy.Config{Policy: policy}, 2*time.Millisecond, 2*time.Millisecond, 2*time.Millisecond, 2*time.Millisecond)
 			var failed, last atomic.Int64
-			load(32, 8000, func(n int) {
-				if n == 3000 {
+			load(32, 4000, func(n int) {
+				if n == 1000 {
 					servers[0].kill()
 				}
 				w := do(proxy, "GET", "/web/", "")
@@ -62,7 +62,7 @@ func TestAKilledProcessFailsNoGET(t *testing.T) {
 					failed.Add(1)
 					t.Logf("%d: %d %s", n, w.Code, w.Body)
 				}
-				if n > 7000 && w.Body.String() == servers[0].address {
+				if n > 3500 && w.Body.String() == servers[0].address {
 					last.Add(1)
 				}
 			})

@@ -13,7 +13,9 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/internal/consulagent/agenttest"
+	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 // The page of metrics lists those that a gateway has, each with its labels, and none else.
@@ -100,5 +102,48 @@ func TestTheDebugPageShowsServicesAndSites(t *testing.T) {
 	}
 	if len(page.Sites) != 1 || page.Sites[0].Name != "web" || page.Sites[0].Requests != 1 || len(page.Sites[0].Endpoints) != 1 || page.Sites[0].Cache == nil {
 		t.Errorf("sites are %+v, want web, with one request, one instance and a cache", page.Sites)
+	}
+}
+
+// A gateway with an identity serves its page by HTTPS, too, as itself, to whom the environment
+// names.
+//
+// Case I13
+func TestTheGatewaysPageIsServedAsItself(t *testing.T) {
+	agent := agenttest.Start(t)
+	directory, err := consul.New(consul.Config{Address: agent.Address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer directory.Close()
+	source, err := directory.Identity("ops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mtls, err := identity.New(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mtls.Close()
+	snapshot, err := source.Next(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MESHLITE_ADMIN_IDENTITIES", snapshot.ID().String())
+	g := start(t, "--identity", "gateway", "catalog", "--http-addr", agent.Address, "--descriptors", "catalog="+writeContract(t, nil), "--metrics-address", "127.0.0.1:0")
+	for url, want := range map[string]int{"http://" + g.MetricsAddress + "/metrics": http.StatusOK, "http://" + g.MetricsAddress + "/debug/meshlite": http.StatusUnauthorized} {
+		if response, body := get(t, url); response.StatusCode != want {
+			t.Errorf("%s is answered with %s: %.200s, want %d", url, response.Status, body, want)
+		}
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: mtls.ClientTLS("gateway")}}
+	// Its handshakes wait for the gateway's first certificate.
+	response, err := client.Get("https://" + g.MetricsAddress + "/debug/meshlite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("ops is answered with %s, want 200", response.Status)
 	}
 }

@@ -10,11 +10,14 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 // `go install` works for those who have the module from a proxy: nothing that a program needs
 // is in another module, left out of the module's archive, or replaced in go.mod.
 func TestGoInstallFromAProxy(t *testing.T) {
+	racetest.Skip(t)
 	if testing.Short() {
 		t.Skip("compiles the module anew: a minute")
 	}
@@ -91,7 +94,7 @@ func packModule(w io.Writer, tree, prefix string) error {
 		if err != nil {
 			return err
 		}
-		file, err := archive.Create(prefix + filepath.ToSlash(name))
+		file, err := archive.CreateHeader(&zip.FileHeader{Name: prefix + filepath.ToSlash(name)}) // as it is: it is unpacked at once
 		if err != nil {
 			return err
 		}

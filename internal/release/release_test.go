@@ -14,12 +14,15 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/meshlite-go/meshlite/internal/racetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The same tree gives the same program in two folders, built one after the other.
 func TestTheSameTreeBuildsTheSameBytes(t *testing.T) {
+	racetest.Skip(t)
 	if testing.Short() {
 		t.Skip("builds everything without paths: a minute the first time")
 	}
