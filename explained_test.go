@@ -26,6 +26,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors/explained"
 	"github.com/meshlite-go/meshlite/interceptors/hop"
 	"github.com/meshlite-go/meshlite/interceptors/tracing"
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -406,7 +407,7 @@ func TestFailuresAreExplained(t *testing.T) {
 
 // A call that nobody wants explained allocates as much as one of ends that explain nothing.
 func TestCallsThatNobodyAsksAboutAllocateNothingMore(t *testing.T) {
-	if raceEnabled {
+	if racetest.Enabled {
 		t.Skip("the race detector allocates, too")
 	}
 	with := newEnds(t)

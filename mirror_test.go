@@ -307,7 +307,7 @@ func TestAnExplanationHasTheMirror(t *testing.T) {
 		mesh := meshtest.New(t)
 		serveVersion(mesh, "catalog", "1")
 		mesh.Client("catalog", mirroring("catalog-next", "sweet.name"))
-		e := explained(t, mesh.Runtime)
+		e := explanationOf(t, mesh.Runtime)
 		if m := e.Mirror; m == nil || m.Target != "catalog-next" || m.Percent != 100 || !m.Compare || fmt.Sprint(m.Ignore) != "[sweet.name]" || m.Why != "" {
 			t.Errorf("%+v", e.Mirror)
 		}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meshlite-go/meshlite/internal/racetest"
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
 
@@ -308,7 +309,7 @@ func TestHostileStreams(t *testing.T) {
 // A call over a shared stream allocates less than half of what one on its own does: both ends
 // are in this process.
 func TestACallAllocatesLess(t *testing.T) {
-	if raceEnabled {
+	if racetest.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	e := serveTest(t, func(_ context.Context, text string) (string, error) { return text, nil })

@@ -1,5 +1,0 @@
-//go:build !race
-
-package callstream
-
-const raceEnabled = false
