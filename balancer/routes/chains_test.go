@@ -343,6 +343,22 @@ func TestARefusedChain(t *testing.T) {
 	})
 }
 
+// Case T7: the last good chain comes together with the refusal of the latest, where the resolver has
+// missed it alone.
+func TestARefusedChainBesideTheLastGoodOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		chain := chainOf(arm("v1", 100))
+		f.router.Update(chain, &route.RefusedError{Service: "catalog", Parts: []string{"service-router catalog: PrefixRewrite"}})
+		if choice, _, err := f.router.Choose(context.Background(), method); err != nil || choice.Route == nil {
+			t.Errorf("a call goes by %v, %v, want the last good chain", choice, err)
+		}
+		if stats := f.router.Stats(); stats.Error == "" || len(stats.Routes) != 1 {
+			t.Errorf("the stats are %+v, want the chain and what is refused", stats)
+		}
+	})
+}
+
 type connector func()
 
 func (c connector) Connect() { c() }

@@ -116,23 +116,25 @@ func (r *Router) Wait(ctx context.Context, cc interface{ Connect() }) error {
 //
 // The first one takes effect at once. Later ones do with the policy that gets them from
 // [WithTargets], or that is closed because the service has no chain any more: a call goes where
-// it was sent. A nil chain is plain discovery. An error leaves the last chain valid; calls fail
-// with it if there was none, and no plain discovery either.
+// it was sent. A nil chain is plain discovery. An error leaves the last chain valid, which is
+// chain if it is not nil; calls fail with it if there was none, and no plain discovery either.
 func (r *Router) Update(chain *route.Chain, err error) {
 	if chain != nil && err == nil {
-		err = chain.Check()
+		if err = chain.Check(); err != nil {
+			chain = nil
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	first, current := !r.updated, r.current.Load()
 	failing := first || current != nil && current.err != nil
-	if r.err = err; err == nil {
+	if r.err = err; err == nil || chain != nil {
 		r.chain = chain
 	}
 	switch idle := r.policy == nil && current != nil; {
-	case err != nil && failing:
+	case err != nil && failing && chain == nil:
 		r.current.Store(&draws{err: unavailable(err)})
-	case err == nil && (failing || idle):
+	case failing, err == nil && idle:
 		r.set(chain)
 	}
 	if first {

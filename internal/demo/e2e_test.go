@@ -113,11 +113,21 @@ func checkSums(t *testing.T, r Result) {
 
 // A demo that is stopped after the kill, in the middle of the restarts, leaves
 // nothing and says that it was stopped. The race detector looks on.
-func stopStory(t *testing.T, dir string) {
+func stopStory(t *testing.T, programs string) {
+	dir := t.TempDir() // by which its processes are known from those of other tests
+	entries, err := os.ReadDir(programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := os.Symlink(filepath.Join(programs, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	progress := &stopAt{t, "is killed", cancel}
-	_, err := Run(ctx, Options{Duration: MinDuration, Registry: shop.Embedded, Programs: dir, Progress: progress, slower: 4})
+	_, err = Run(ctx, Options{Duration: MinDuration, Registry: shop.Embedded, Programs: dir, Progress: progress, slower: 4})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was stopped", err)
 	}
