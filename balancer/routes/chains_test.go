@@ -343,8 +343,10 @@ func TestARefusedChain(t *testing.T) {
 	})
 }
 
-// Case T7: the last good chain comes together with the refusal of the latest, where the resolver has
-// missed it alone.
+// The last good chain comes together with the refusal of the latest where the resolver has missed it
+// alone.
+//
+// Case T7
 func TestARefusedChainBesideTheLastGoodOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t)
