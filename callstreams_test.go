@@ -91,6 +91,7 @@ func TestCallStreamsAreOff(t *testing.T) {
 		"neither": {}, "the client alone": {client: true}, "the server alone": {server: true}, "both": {true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Setenv("MESHLITE_CALL_STREAMS", "")
 			s := &streamed{}
 			m := newMesh(t)
 			m.serveCatalog(s, meshlite.WithPlaintext(), meshlite.WithRuntime(configured(t, meshlite.RuntimeConfig{CallStreams: ends.server})))

@@ -250,9 +250,7 @@ func (c *call) read(s *stream) error {
 		}
 	}
 	for _, to := range c.asked.trailer {
-		if *to = info.Trailer; *to == nil {
-			*to = metadata.MD{}
-		}
+		*to = info.Trailer.Copy() // each option has its own, to change
 	}
 	c.done(info)
 	return info.Err

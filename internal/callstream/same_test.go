@@ -171,6 +171,21 @@ func TestACallIsAsItWas(t *testing.T) {
 	}
 }
 
+// Each option for the trailer has a map of its own, as of gRPC: who asks may change what it got.
+func TestEachHasItsOwnTrailer(t *testing.T) {
+	e := serveTest(t, answer)
+	client := &Client{}
+	conn := dialTest(t, client, []string{e.address})
+	takesStreams(t, client, conn, 1)
+	var one, other metadata.MD
+	if _, err := invoke(t.Context(), conn, does, "trailer", grpc.Trailer(&one), grpc.Trailer(&other)); status.Code(err) != codes.NotFound {
+		t.Fatal(err)
+	}
+	if delete(one, "why"); len(other["why"]) != 1 {
+		t.Errorf("the other trailer is %v", other)
+	}
+}
+
 // A response beyond the bound of the channel fails as ever. Its stream is lost, and no other call.
 func TestALargeResponse(t *testing.T) {
 	e := serveTest(t, answer)
