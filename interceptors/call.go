@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -294,14 +295,22 @@ func outcomeOf(ctx context.Context, side Side, method string) *Outcome {
 // Explain returns ctx for the call of fullMethod that is about to be made or handled, with an
 // outcome of its own, whose concerns note what they do in record.
 func Explain(ctx context.Context, side Side, fullMethod string, record *hop.Record) context.Context {
+	explains.Store(true)
 	l := &listening{Context: ctx}
 	l.outcome.side, l.outcome.method, l.outcome.explains = side, fullMethod, record
 	return l
 }
 
+// explains is whether this process has explained a call. Until then no call looks for a record in
+// its context.
+var explains atomic.Bool
+
 // RecordOf returns the record of a call of meta's method, nil if nobody wants the call explained.
 // Concerns note there what they do: see [Note].
 func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
+	if !explains.Load() {
+		return nil
+	}
 	if o := OutcomeOf(ctx, meta); o != nil {
 		return o.explains
 	}
@@ -322,6 +331,9 @@ func (o *Outcome) Record() *hop.Record { return o.explains }
 // Explaining returns the record of the call, whichever it is, that ctx belongs to: the one whose
 // handler makes a call with ctx. It is nil if nobody wants that explained.
 func Explaining(ctx context.Context) *hop.Record {
+	if !explains.Load() {
+		return nil
+	}
 	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
 		return o.explains
 	}
