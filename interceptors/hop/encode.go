@@ -139,10 +139,14 @@ func Decode(data []byte) (*Hop, error) {
 	return h, nil
 }
 
+// maxLeftOut is the most that a hop of an answer may say it leaves out.
+const maxLeftOut = 1 << 20
+
 // bound cuts h to the bounds of a record: texts, lists, hops in all, and servers one behind the
 // other.
 func (h *Hop) bound(nodes *int, servers int) {
 	*nodes++
+	h.LeftOut = min(max(h.LeftOut, 0), maxLeftOut)
 	if h.Side == "server" {
 		servers--
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -111,6 +112,7 @@ type copied struct {
 	most    int // bytes of the answer
 	size    int // bytes of all, for the bound
 	evicted *target
+	copying *sync.WaitGroup // of the room, since it was opened
 }
 
 // copy runs in the goroutine of the caller, which has its answer and waits for nothing.
@@ -184,6 +186,7 @@ func contextOf(ctx context.Context) context.Context {
 		md = metadata.MD{}
 	}
 	md.Set(wire.MirrorKey, "1")
+	md.Delete(wire.ExplainKey)
 	ctx = metadata.NewOutgoingContext(context.WithoutCancel(ctx), md)
 	return interceptors.WithoutOutcome(attempt.NewContext(ctx, attempt.New()))
 }

@@ -95,6 +95,14 @@ func (d *comparison) messages(path string, own, other protoreflect.Message, hidd
 		}
 		d.field(at, field, own, other, hidden || isRedacted(field.Options()), depth)
 	}
+	for _, m := range []protoreflect.Message{own, other} {
+		m.Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+			if at := join(path, "["+string(field.FullName())+"]"); field.IsExtension() && !d.ignored[at] {
+				d.field(at, field, own, other, hidden || isRedacted(field.Options()), depth)
+			}
+			return true
+		})
+	}
 	if a, b := own.GetUnknown(), other.GetUnknown(); !bytes.Equal(a, b) {
 		d.add(join(path, unknownName), size(len(a)), size(len(b)))
 	}

@@ -17,12 +17,11 @@ const (
 
 // room is what the copies of a channel take together: places, bytes and channels to targets.
 type room struct {
-	copying sync.WaitGroup // added to with mu held and while open
-
 	mu       sync.Mutex
 	opened   int             // by open, less those by close
 	until    context.Context // that copies end; nil while closed
 	cancel   context.CancelFunc
+	copying  *sync.WaitGroup // of one opening, added to with mu held
 	inFlight int
 	bytes    int
 	targets  map[string]*target
@@ -46,6 +45,7 @@ func (r *room) open() {
 	defer r.mu.Unlock()
 	if r.opened++; r.opened == 1 {
 		r.until, r.cancel = context.WithCancel(context.Background())
+		r.copying = &sync.WaitGroup{}
 		r.targets = map[string]*target{}
 	}
 }
@@ -57,10 +57,10 @@ func (r *room) close() {
 		return
 	}
 	r.cancel()
-	all := r.targets
+	all, copying := r.targets, r.copying
 	r.until, r.targets = nil, nil
 	r.mu.Unlock()
-	r.copying.Wait()
+	copying.Wait()
 	for _, t := range all {
 		t.close()
 	}
@@ -96,8 +96,8 @@ func (r *room) admit(c *copied) (why dropped, ok bool) {
 	t.usedAt = time.Now()
 	r.inFlight++
 	r.bytes += c.size
-	c.target = t
-	r.copying.Add(1)
+	c.target, c.copying = t, r.copying
+	c.copying.Add(1)
 	return 0, true
 }
 
@@ -114,7 +114,7 @@ func (r *room) unused() (oldest *target) {
 // end gives back what admit has taken. It may wait for connections to close, and so does not run
 // in the goroutine of a caller.
 func (r *room) end(c *copied) {
-	defer r.copying.Done()
+	defer c.copying.Done()
 	r.mu.Lock()
 	r.inFlight--
 	r.bytes -= c.size

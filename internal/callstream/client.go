@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
@@ -58,7 +59,7 @@ func (c *Client) Inside(around chain) []grpc.DialOption {
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	picker := c.picker.Load()
 	request, response, ok := messages(req, reply)
-	if picker == nil || !ok || Own(method) || !plain(cc.GetMethodConfig(method)) {
+	if picker == nil || !ok || Own(method) || !plain(cc.GetMethodConfig(method)) || !plain(cc.GetMethodConfig(callv1.CallService_Serve_FullMethodName)) {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	asked, ok := optionsOf(opts)
@@ -70,23 +71,35 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	if on := c.connections.of(result.SubConn); on != nil {
-		on.ready(cc)
+		on.ready(c, cc)
 		call := call{method: method, request: request, response: response, asked: asked, picked: result}
 		if err, done := call.over(ctx, on, cc); done {
 			asked.finish(err)
 			return err
 		}
 	}
-	to := &picked{result: result}
+	to := &picked{client: c, from: picker, result: result}
 	defer to.release()
 	return invoker(withPicked(ctx, to), method, req, reply, cc, opts...)
 }
 
 // messages are those of a call that is in protobuf, as gRPC's default codec has it.
 func messages(req, reply any) (request, response proto.Message, ok bool) {
-	request, isRequest := req.(proto.Message)
-	response, isResponse := reply.(proto.Message)
+	request, isRequest := message(req)
+	response, isResponse := message(reply)
 	return request, response, isRequest && isResponse
+}
+
+// message is v as gRPC's default codec takes it: of protobuf's old API, too.
+func message(v any) (proto.Message, bool) {
+	switch v := v.(type) {
+	case proto.Message:
+		return v, true
+	case protoadapt.MessageV1:
+		return protoadapt.MessageV2Of(v), true
+	default:
+		return nil, false
+	}
 }
 
 // plain reports whether the service config asks nothing of a call that gRPC alone does.

@@ -46,6 +46,7 @@ type connection struct {
 	close context.CancelFunc
 	to    balancer.SubConn
 	ask   sync.Once
+	of    *Client // nil until it is asked
 
 	mu    sync.Mutex
 	takes bool            // the server takes part
@@ -66,10 +67,11 @@ func newConnection(to balancer.SubConn) *connection {
 }
 
 // ready asks the server once, beside the call, whether it takes part.
-func (c *connection) ready(cc *grpc.ClientConn) {
+func (c *connection) ready(client *Client, cc *grpc.ClientConn) {
 	c.ask.Do(func() {
+		c.of = client
 		go func() {
-			ctx, cancel := context.WithTimeout(withPicked(c.ctx, &picked{result: balancer.PickResult{SubConn: c.to}, stream: true}), idle)
+			ctx, cancel := context.WithTimeout(c.pinned(c.ctx), idle)
 			defer cancel()
 			if response, err := callv1.NewCallServiceClient(cc).Ready(ctx, &callv1.ReadyRequest{}); err == nil && response.GetServes() {
 				c.mu.Lock()
@@ -80,6 +82,11 @@ func (c *connection) ready(cc *grpc.ClientConn) {
 	})
 }
 
+// pinned is a context for what goes over this connection and no other.
+func (c *connection) pinned(ctx context.Context) context.Context {
+	return withPicked(ctx, &picked{client: c.of, result: balancer.PickResult{SubConn: c.to}, stream: true})
+}
+
 // take returns a free stream or a new one, and nil if there is none for method.
 func (c *connection) take(method string) *stream {
 	c.mu.Lock()
@@ -87,11 +94,15 @@ func (c *connection) take(method string) *stream {
 	if !c.takes || c.not[method] || c.ctx.Err() != nil {
 		return nil
 	}
-	if last := len(c.free) - 1; last >= 0 {
+	for len(c.free) > 0 {
+		last := len(c.free) - 1
 		s := c.free[last]
 		c.free[last] = nil
 		c.free = c.free[:last]
-		return s
+		if time.Since(s.opens) < maxAge {
+			return s
+		}
+		c.drop(s)
 	}
 	if c.open == maxStreams {
 		return nil
@@ -104,11 +115,13 @@ func (c *connection) take(method string) *stream {
 func (c *connection) put(s *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.since = time.Now()
-	if c.ctx.Err() != nil || s.since.Sub(s.opens) >= maxAge {
+	if c.ctx.Err() != nil {
 		c.drop(s)
 		return
 	}
+	s.since = time.Now()
+	s.request.Reset() // it may be large, and wait for long
+	s.response.Reset()
 	c.free = append(c.free, s)
 	if c.trim == nil {
 		c.trim = time.AfterFunc(idle, c.trimFree)

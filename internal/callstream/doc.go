@@ -33,6 +33,8 @@ const (
 	// maxStreams bounds the streams of one connection. A server of this module takes 1,000 of all
 	// kinds on a connection by default.
 	maxStreams = 64
+	// maxServed bounds them on the server, which still has some that the client has given up.
+	maxServed = 4 * maxStreams
 	// maxMessage is the largest request that shares a stream. Beyond it a stream of its own is a
 	// small part of the cost.
 	maxMessage = 64 << 10

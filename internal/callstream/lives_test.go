@@ -292,6 +292,7 @@ func TestHostileStreams(t *testing.T) {
 		"no message":        {request: &callv1.ServeRequest{Method: does, Message: []byte{0xff}}, answer: codes.Internal},
 		"a time long ago":   {request: &callv1.ServeRequest{Method: does, TimeoutNanos: -1}},
 		"too much metadata": {request: &callv1.ServeRequest{Method: does, Metadata: []*callv1.Metadata{{Key: "a", Values: [][]byte{make([]byte, maxMetadata+1)}}}}, code: codes.ResourceExhausted},
+		"empty metadata":    {request: &callv1.ServeRequest{Method: does, Metadata: make([]*callv1.Metadata, maxMetadata+1)}, code: codes.ResourceExhausted},
 		"reserved metadata": {request: &callv1.ServeRequest{Method: does, Metadata: []*callv1.Metadata{{Key: ":authority", Values: [][]byte{[]byte("evil")}}, {}, nil}}},
 	} {
 		stream := open()
@@ -303,6 +304,26 @@ func TestHostileStreams(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 		_ = stream.CloseSend()
+	}
+	asking := open()
+	for range maxUnknown {
+		_ = asking.Send(&callv1.ServeRequest{})
+		if _, err := asking.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := asking.Recv(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a stream of unknown methods: %v, want that it ends", err)
+	}
+	for n := 0; ; n++ {
+		stream := open()
+		_ = stream.Send(&callv1.ServeRequest{Method: does})
+		if _, err := stream.Recv(); err != nil {
+			if status.Code(err) != codes.ResourceExhausted || n > maxServed {
+				t.Errorf("stream %d: %v", n, err)
+			}
+			break
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func carried(md metadata.MD) bool {
 	size := 0
 	for key, values := range md {
 		for _, v := range values {
-			if size += len(key) + len(v); !strings.HasSuffix(key, "-bin") && !printable(v) {
+			if size += len(key) + len(v) + 2; !strings.HasSuffix(key, "-bin") && !printable(v) {
 				return false
 			}
 		}
@@ -59,17 +59,19 @@ func printable(s string) bool {
 	return true
 }
 
-// decode sets the keys of all in md, and returns how many bytes they have.
+// decode sets the keys of all in md, and returns how large they are, which is at
+// least one for each entry.
 func decode(md metadata.MD, all []*callv1.Metadata) (size int) {
 	for _, m := range all {
 		key := strings.ToLower(m.GetKey())
+		size += len(key) + 1
 		if reserved(key) {
 			continue
 		}
 		values := make([]string, len(m.GetValues()))
 		for i, v := range m.GetValues() {
 			values[i] = string(v)
-			size += len(key) + len(v)
+			size += len(v) + 1
 		}
 		md[key] = append(md[key][:0:0], values...)
 	}

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/balancer/leastrequest"
 	"github.com/meshlite-go/meshlite/balancer/peakewma"
@@ -81,10 +84,11 @@ func (b builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balan
 type policy struct {
 	balancer.Balancer
 	balancer.ClientConn
-	client *Client // nil before the first update, and without Resolvers
+	client atomic.Pointer[Client] // nil before the first update, and without Resolvers
+	latest atomic.Pointer[picker]
 
 	mu   sync.Mutex
-	mine map[balancer.SubConn]bool
+	mine map[balancer.SubConn]bool // that are ready; nil once it is closed
 }
 
 // Resolvers attaches the client to what a resolver says, and has its service config name the
@@ -122,14 +126,16 @@ func (a attaching) ParseServiceConfig(text string) *serviceconfig.ParseResult {
 }
 
 func (p *policy) UpdateClientConnState(state balancer.ClientConnState) error {
-	p.client, _ = state.ResolverState.Attributes.Value(clientKey{}).(*Client)
+	if client, ok := state.ResolverState.Attributes.Value(clientKey{}).(*Client); ok {
+		p.client.Store(client)
+	}
 	return p.Balancer.UpdateClientConnState(state)
 }
 
 // NewSubConn has the client notice when the connection comes and goes.
 func (p *policy) NewSubConn(addresses []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
-	client, listener := p.client, opts.StateListener
-	if client == nil || listener == nil {
+	listener := opts.StateListener
+	if p.client.Load() == nil || listener == nil {
 		//lint:ignore SA1019 the policies inside give one address
 		return p.ClientConn.NewSubConn(addresses, opts)
 	}
@@ -153,7 +159,7 @@ func (p *policy) set(to balancer.SubConn, state connectivity.State) {
 	} else {
 		delete(p.mine, to)
 	}
-	p.client.connections.set(to, ready)
+	p.client.Load().connections.set(to, ready)
 }
 
 // Close is the end of the connections, of which gRPC says nothing more.
@@ -162,53 +168,74 @@ func (p *policy) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for to := range p.mine {
-		p.client.connections.set(to, false)
+		p.client.Load().connections.set(to, false)
 	}
 	p.mine = nil
+	if client := p.client.Load(); client != nil {
+		client.picker.CompareAndSwap(p.latest.Load(), nil) // its SubConns are gone
+	}
 }
 
 // UpdateState shows the client the picker that gRPC is about to use.
 func (p *policy) UpdateState(state balancer.State) {
-	shown := &picker{state.Picker}
+	client := p.client.Load()
+	shown := &picker{state.Picker, client}
 	state.Picker = shown
-	if p.client != nil {
-		p.client.picker.Store(shown)
+	if client != nil {
+		p.latest.Store(shown)
+		client.picker.Store(shown)
 	}
 	p.ClientConn.UpdateState(state)
 }
 
 // picker picks as another one does, unless the call has its connection already.
-type picker struct{ balancer.Picker }
+type picker struct {
+	balancer.Picker
+	client *Client // of the channel
+}
 
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	if to, ok := info.Ctx.Value(pickedKey{}).(*picked); ok {
-		if result, ok := to.take(); ok {
-			return result, nil
+	// A context may be that of another channel's call: credentials and interceptors call, too.
+	if to, ok := info.Ctx.Value(pickedKey{}).(*picked); ok && to.client == p.client {
+		switch first := !to.taken; {
+		case first && (to.stream || to.from == p):
+			to.taken = true
+			return to.result, nil
+		case to.stream:
+			return balancer.PickResult{}, errLost
+		case first: // gRPC has a newer picker, which may not have that connection any more
+			to.release()
 		}
 	}
 	return p.Picker.Pick(info)
 }
 
-// picked is the connection of a call, in its context.
+// picked is the connection of a call, or of a stream of this package, in its context. gRPC picks
+// for one from one goroutine at a time.
 type picked struct {
+	client *Client
+	from   *picker // nil for a stream
 	result balancer.PickResult
-	stream bool // of this package, which can go nowhere else
-	taken  bool // once; gRPC picks for one call from one goroutine
+	stream bool // which can go nowhere else
+	taken  bool
 }
 
 type pickedKey struct{}
 
-func (p *picked) take() (balancer.PickResult, bool) {
-	if p.taken && !p.stream {
-		return balancer.PickResult{}, false // the connection was lost meanwhile
-	}
-	p.taken = true
-	return p.result, true
+// errLost is the error of a stream whose connection was lost before it was used.
+var errLost = status.Error(codes.Unavailable, "meshlite: the connection of a call stream is lost")
+
+func isLost(err error) bool {
+	s := status.Convert(err)
+	return s.Code() == codes.Unavailable && s.Message() == status.Convert(errLost).Message()
 }
 
-// release ends a call that has not come to its connection.
+// release ends a pick that has not come to its connection.
 func (p *picked) release() {
-	if !p.taken && p.result.Done != nil {
+	if p.taken {
+		return
+	}
+	if p.taken = true; p.result.Done != nil {
 		p.result.Done(balancer.DoneInfo{})
 	}
 }

@@ -66,6 +66,8 @@ func answer(ctx context.Context, text string) (string, error) {
 		return "", s.Err()
 	case "plain":
 		return "", errors.New("an error without a status")
+	case "bytes":
+		return "", status.Error(codes.NotFound, "no \xff sweet")
 	case "late":
 		return "", context.DeadlineExceeded
 	case "headers":
@@ -131,6 +133,7 @@ func TestACallIsAsItWas(t *testing.T) {
 		"details":                       {text: "details"},
 		"an error without a status":     {text: "plain"},
 		"an error of a context":         {text: "late"},
+		"an error that is not UTF-8":    {text: "bytes"},
 		"header and trailer":            {text: "headers"},
 		"a trailer with an error":       {text: "trailer"},
 		"a header with an error":        {text: "header-and-error"},

@@ -3,6 +3,7 @@ package callstream
 import (
 	"context"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -25,6 +27,8 @@ type Server struct {
 	// interceptor is what gRPC gives to every handler of a unary call: all interceptors of the
 	// server, those of the user included. It comes with the first call of Ready.
 	interceptor atomic.Pointer[grpc.UnaryServerInterceptor]
+
+	streams map[*peer.Peer]int // by connection: gRPC makes one peer for each; by mu
 }
 
 // method is one that a service has registered.
@@ -75,13 +79,18 @@ func (s *Server) serve(_ any, stream grpc.ServerStream) error {
 	if interceptor == nil {
 		return status.Error(codes.FailedPrecondition, "call Ready before Serve")
 	}
+	connection, _ := peer.FromContext(stream.Context())
+	if !s.begin(connection) {
+		return status.Errorf(codes.ResourceExhausted, "a connection has %d call streams at most", maxServed)
+	}
+	defer s.end(connection)
 	// Before it reads anything: without this header the client knows that no call was read.
 	if err := stream.SendHeader(metadata.Pairs(serves, "1")); err != nil {
 		return err
 	}
 	base, _ := metadata.FromIncomingContext(stream.Context())
 	var request callv1.ServeRequest
-	for {
+	for unknown := 0; unknown < maxUnknown; {
 		if err := stream.RecvMsg(&request); err == io.EOF {
 			return nil
 		} else if err != nil {
@@ -94,6 +103,32 @@ func (s *Server) serve(_ any, stream grpc.ServerStream) error {
 		if err := stream.SendMsg(response); err != nil {
 			return err
 		}
+		if response.GetUnknownMethod() {
+			unknown++
+		}
+		request.Reset() // it may be large, and the next one may be long in coming
+	}
+	return status.Errorf(codes.ResourceExhausted, "%d calls of methods that are not for streams", maxUnknown)
+}
+
+func (s *Server) begin(connection *peer.Peer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[connection] >= maxServed {
+		return false
+	}
+	if s.streams == nil {
+		s.streams = map[*peer.Peer]int{}
+	}
+	s.streams[connection]++
+	return true
+}
+
+func (s *Server) end(connection *peer.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[connection]--; s.streams[connection] == 0 {
+		delete(s.streams, connection)
 	}
 }
 
@@ -119,17 +154,17 @@ func (s *Server) answer(ctx context.Context, base metadata.MD, r *callv1.ServeRe
 		ctx, cancel = context.WithCancel(ctx)
 	}
 	defer cancel()
-	message := r.GetMessage()
-	reply, err := m.handle(m.impl, ctx, func(into any) error { return unmarshal(message, into) }, interceptor)
+	body := r.GetMessage()
+	reply, err := m.handle(m.impl, ctx, func(into any) error { return unmarshal(body, into) }, interceptor)
 	return ends.response(reply, err), nil
 }
 
-func unmarshal(message []byte, into any) error {
-	m, ok := into.(proto.Message)
+func unmarshal(body []byte, into any) error {
+	m, ok := message(into)
 	if !ok {
 		return status.Errorf(codes.Internal, "grpc: error unmarshalling request: a %T is not a message of protobuf", into)
 	}
-	if err := proto.Unmarshal(message, m); err != nil {
+	if err := proto.Unmarshal(body, m); err != nil {
 		return status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", err)
 	}
 	return nil
@@ -181,7 +216,7 @@ func (t *transport) response(reply any, err error) *callv1.ServeResponse {
 	t.sent = true
 	r := &callv1.ServeResponse{}
 	if err == nil {
-		message, ok := reply.(proto.Message)
+		message, ok := message(reply)
 		if !ok {
 			err = status.Errorf(codes.Internal, "grpc: error while marshaling: a %T is not a message of protobuf", reply)
 		} else if r.Message, err = proto.Marshal(message); err != nil {
@@ -190,7 +225,7 @@ func (t *transport) response(reply any, err error) *callv1.ServeResponse {
 	}
 	if err != nil {
 		s := rpc.Status(err).Proto()
-		r.Code, r.Text, r.Details = s.GetCode(), s.GetMessage(), s.GetDetails()
+		r.Code, r.Text, r.Details = s.GetCode(), strings.ToValidUTF8(s.GetMessage(), "\ufffd"), s.GetDetails()
 	}
 	r.Header, r.Trailer = encode(t.header), encode(t.trailer)
 	return r

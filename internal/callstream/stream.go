@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/balancer"
 
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
@@ -26,9 +25,8 @@ type stream struct {
 
 func newStream(c *connection) *stream {
 	s := &stream{connection: c, opens: time.Now()}
-	to := &picked{result: balancer.PickResult{SubConn: c.to}, stream: true}
 	// Not below the context of the connection, at whose end calls that run go on.
-	s.ctx, s.cancel = context.WithCancel(withPicked(context.Background(), to))
+	s.ctx, s.cancel = context.WithCancel(c.pinned(context.Background()))
 	return s
 }
 
@@ -63,7 +61,7 @@ func (s *stream) exchange(cc *grpc.ClientConn) (progress, error) {
 	switch {
 	case err == nil:
 		return answered, nil
-	case err == io.EOF: // the server ends a stream between two requests only
+	case err == io.EOF || isLost(err): // the server ends a stream between two requests only
 		return notSent, err
 	case s.wasRefused():
 		return refused, err

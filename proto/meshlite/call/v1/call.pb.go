@@ -191,7 +191,7 @@ type ServeResponse struct {
 	Details []*anypb.Any `protobuf:"bytes,3,rep,name=details,proto3" json:"details,omitempty"`
 	Header  []*Metadata  `protobuf:"bytes,4,rep,name=header,proto3" json:"header,omitempty"`
 	Trailer []*Metadata  `protobuf:"bytes,5,rep,name=trailer,proto3" json:"trailer,omitempty"`
-	// The response, in protobuf. Without one the call has failed.
+	// The response, in protobuf, if code is 0.
 	Message []byte `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	// No such method can be called here; the call was not begun.
 	UnknownMethod bool `protobuf:"varint,7,opt,name=unknown_method,json=unknownMethod,proto3" json:"unknown_method,omitempty"`
