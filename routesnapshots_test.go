@@ -10,6 +10,7 @@ import (
 	"github.com/meshlite-go/meshlite"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 	"github.com/meshlite-go/meshlite/resolver/catalog"
+	"github.com/meshlite-go/meshlite/resolver/consultest"
 )
 
 // keptSplit has a process keep a split of 90 and 10 in dir, beside plain discovery.
@@ -138,6 +139,22 @@ func TestOnlyAGoodChainIsKept(t *testing.T) {
 				t.Errorf("the calls are answered by %v, want plain discovery", got)
 			}
 		})
+	}
+}
+
+// A first answer that shows no chain, such as of an agent that does not know the token yet, leaves the
+// kept one in force, and its file.
+//
+// Case R19
+func TestADenialLeavesTheKeptChain(t *testing.T) {
+	m, dir := keptSplit(t)
+	files := len(snapshots(t, dir))
+	defer m.agent.Inject(consultest.Forbidden().On("/v1/discovery-chain/"))()
+	if got := answers(t.Context(), m.later(dir), 1000); !isTenth(got) {
+		t.Errorf("the calls are answered by %v, want the split of 90 and 10", got)
+	}
+	if n := len(snapshots(t, dir)); n != files {
+		t.Errorf("%d files are kept, want %d", n, files)
 	}
 }
 

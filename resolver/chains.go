@@ -75,7 +75,10 @@ func (w *chainWatch) report(chain *route.Chain, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var refused *route.RefusedError
+	var unreadable *route.UnreadableError
 	switch last := w.latest; {
+	case errors.As(err, &unreadable) && last.chain == nil && last.earlier == nil:
+		w.latest = chainView{answered: true} // and nothing is to be kept, or no longer kept
 	case errors.As(err, &refused):
 		w.latest = chainView{answered: true, chain: cmp.Or(last.chain, last.earlier), refused: err}
 		if last.refused == nil || last.refused.Error() != err.Error() {

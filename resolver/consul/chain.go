@@ -24,7 +24,7 @@ func newChainWatch(d *Directory, service, datacenter string) *entryWatch[compile
 				d.log.Warn("calls go to all instances of the service: its discovery chain cannot be read", "service", service, "reason", none, "error", d.explainChain(err, service))
 			}
 			logged = true
-			return compiled{}, true, 0, nil
+			return compiled{unreadable: &route.UnreadableError{Service: service, Reason: none}}, true, 0, nil
 		}
 		if err != nil {
 			return compiled{}, false, 0, d.explainChain(err, service)
@@ -39,6 +39,8 @@ type compiled struct {
 	chain   *route.Chain
 	refused error
 	index   uint64
+	// unreadable is why nothing is known; nil if something is.
+	unreadable *route.UnreadableError
 }
 
 func (c compiled) plain() bool { return c.chain == nil && c.refused == nil }

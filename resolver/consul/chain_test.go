@@ -209,7 +209,7 @@ func TestAgentsWithoutChains(t *testing.T) {
 				}
 				r := watchChain(t, d, "catalog")
 				time.Sleep(10 * time.Minute)
-				r.want(t, "plain")
+				r.want(t, fmt.Sprintf(`the discovery chain of "catalog" cannot be read: %s`, test.reason))
 				lines := log.lines("its discovery chain cannot be read")
 				if len(lines) != 1 || !strings.Contains(lines[0], test.reason) || !strings.Contains(lines[0], "service=catalog") {
 					t.Errorf("logged %q", lines)
@@ -438,7 +438,7 @@ func TestChainsOfAGuardedConsul(t *testing.T) {
 	_, err = d.Chain(t.Context(), "catalog", "")
 	expect(t, "Chain", err, `service:read on "catalog"`)
 	r := watchChain(t, d, "catalog")
-	r.await(t, "plain")
+	r.await(t, `the discovery chain of "catalog" cannot be read: the token may not read it`)
 }
 
 // Case T11: Subset filters are Consul's: what `/v1/health/service?filter=` says, including

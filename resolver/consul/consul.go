@@ -224,9 +224,9 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 // nothing has changed, and the error of each attempt that fails. It needs a token with
 // service:read on service.
 //
-// The chain is nil where no config entry says more than the names of the instances do. It is
-// also nil, which is logged once, where the agent has no chains or the token may not read
-// this one, until there has been a chain: then that is an error. A chain that is gone all at
+// The chain is nil where no config entry says more than the names of the instances do. Where the
+// agent has no chains or the token may not read this one, which is logged once, it reports a
+// [*route.UnreadableError], until there has been a chain: then that is another error. A chain that is gone all at
 // once, or of an older index, is read again, consistently, before it is reported. The watch
 // shares the connections of [Directory.Watch]. While there are more watches than these are for,
 // it is read after changes of the config entries that it is compiled of: if some may not be
@@ -234,7 +234,11 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 // 10 s, and otherwise once or twice in the Wait of the [Config].
 func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
 	runWatch(ctx, d, 1, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
-		if err == nil {
+		switch {
+		case err != nil:
+		case read.unreadable != nil:
+			err = read.unreadable
+		default:
 			err = read.refused
 		}
 		report(read.chain, err)

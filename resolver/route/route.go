@@ -146,11 +146,24 @@ type Choice struct {
 type Watcher interface {
 	// WatchChain reports the chain of service as it is compiled for datacenter, empty for the
 	// agent's own, and again whenever it may have changed, until ctx ends. A nil chain is plain
-	// discovery: no config entry says more, or the directory has no chains.
+	// discovery: no config entry says more. An [*UnreadableError] is plain discovery, too, for who
+	// has known no chain.
 	// An error that is a [*RefusedError] is of a chain with a part that is not supported; any
 	// other is of a directory that cannot answer. The last chain then stays valid. It reports
 	// and returns as the watch of instances does.
 	WatchChain(ctx context.Context, service, datacenter string, report func(*Chain, error))
+}
+
+// UnreadableError is the error of a chain that the directory does not show from the first answer on:
+// it has none, or may not show this one. Once there has been a chain, that is any other error.
+type UnreadableError struct {
+	Service string
+	Reason  string
+}
+
+// Error names the reason.
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("the discovery chain of %q cannot be read: %s", e.Service, e.Reason)
 }
 
 // RefusedError is the error of a chain with parts that are not supported.
