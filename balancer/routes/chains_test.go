@@ -165,7 +165,7 @@ func TestAStartIsNoFailover(t *testing.T) {
 				t.Fatalf("a call goes to %d by arm %q: %v", i, record.Route().Arm, err)
 			}
 		}
-		if waiting < 89 || waiting > 91 {
+		if waiting < 88 || waiting > 92 { // of any hundred draws of the sequence, two more or less
 			t.Errorf("%d of 100 calls wait for the arm with 90 %%", waiting)
 		}
 		time.Sleep(1100 * time.Millisecond) // it cannot be reached
