@@ -7,8 +7,8 @@
 // can follow the route, and the policy asks it for calls without one.
 //
 // What a channel does with a chain:
-//   - Calls are spread over the arms of a route by a low-discrepancy sequence: shares are exact
-//     over any hundred calls, not only over many.
+//   - Calls are spread over the arms of a route by a low-discrepancy sequence: shares are kept
+//     over any hundred calls, give or take two, not only over many.
 //   - An arm without a usable endpoint gets no calls; the other arms have its share in
 //     proportion until it is back.
 //   - When fewer of the instances that a target is known to have are usable than the threshold
