@@ -65,7 +65,7 @@ func (s *service) StreamingOutputCall(req *testgrpc.StreamingOutputCallRequest, 
 		}
 	}
 	if code := req.GetResponseStatus().GetCode(); code != 0 {
-		return status.Error(codes.Code(code), "as told")
+		return status.Error(codes.Code(code), "as ordered")
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func (s *service) FullDuplexCall(stream testgrpc.TestService_FullDuplexCallServe
 	if _, err := stream.Recv(); err != nil {
 		return err
 	}
-	panic("as told")
+	panic("as ordered")
 }
 
 func (s *service) EmptyCall(context.Context, *testgrpc.Empty) (*testgrpc.Empty, error) {
