@@ -125,8 +125,10 @@ func (c *calls) unary(next grpc.UnaryServerInterceptor) grpc.UnaryServerIntercep
 }
 
 func (c *calls) stream(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
-	return callstream.AroundStream(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		defer c.end(c.begin(info.FullMethod))
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if !callstream.Own(info.FullMethod) { // the calls on it are recorded
+			defer c.end(c.begin(info.FullMethod))
+		}
 		return next(srv, stream, info, handler)
-	})
+	}
 }

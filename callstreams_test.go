@@ -10,11 +10,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/internal/callstream"
 	"github.com/meshlite-go/meshlite/meshtest"
+	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 	catalogv1 "github.com/meshlite-go/meshlite/proto/sweetshop/catalog/v1"
 )
@@ -107,6 +109,34 @@ func TestCallStreamsAreOff(t *testing.T) {
 				t.Errorf("calls share streams: %v", shared)
 			}
 		})
+	}
+}
+
+// The streams of a connection are bounded, whoever opens them: no interceptor sees them.
+func TestCallStreamsAreBounded(t *testing.T) {
+	t.Setenv("MESHLITE_CALL_STREAMS", "true")
+	m := newMesh(t)
+	m.serveCatalog(&streamed{}, meshlite.WithPlaintext())
+	conn, err := grpc.NewClient(m.instances("catalog")[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	calls := callv1.NewCallServiceClient(conn)
+	if _, err := calls.Ready(t.Context(), &callv1.ReadyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for n := range callstream.MaxServed + 1 {
+		stream, err := calls.Serve(t.Context())
+		if err == nil {
+			_, err = stream.Header()
+		}
+		if err == nil && n == callstream.MaxServed {
+			_, err = stream.Recv()
+		}
+		if refused := status.Code(err) == codes.ResourceExhausted; refused != (n == callstream.MaxServed) {
+			t.Fatalf("stream %d: %v", n+1, err)
+		}
 	}
 }
 

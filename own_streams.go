@@ -14,9 +14,10 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 )
 
-// ownStreams bounds the streams of gRPC's own services. No policy limits them, and a
-// health watch never ends by itself.
+// ownStreams bounds the streams of gRPC's own services, or the call streams. No policy limits them,
+// and a health watch never ends by itself.
 type ownStreams struct {
+	what                     string
 	perConnection, perServer int
 	stopping                 context.Context
 	end                      context.CancelFunc // ends those that obey their context, as watches do
@@ -26,8 +27,8 @@ type ownStreams struct {
 	open map[*peer.Peer]int // gRPC makes one peer for each connection
 }
 
-func newOwnStreams(perConnection, perServer int) *ownStreams {
-	s := &ownStreams{perConnection: perConnection, perServer: perServer, open: map[*peer.Peer]int{}}
+func newOwnStreams(what string, perConnection, perServer int) *ownStreams {
+	s := &ownStreams{what: what, perConnection: perConnection, perServer: perServer, open: map[*peer.Peer]int{}}
 	s.stopping, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -73,7 +74,7 @@ func (s *ownStreams) begin(connection *peer.Peer) error {
 }
 
 func (s *ownStreams) refusal(most int, of string) error {
-	return status.Error(codes.ResourceExhausted, fmt.Sprintf("the streams of gRPC's own services are limited to %d per %s", most, of))
+	return status.Error(codes.ResourceExhausted, fmt.Sprintf("%s are limited to %d per %s", s.what, most, of))
 }
 
 func (s *ownStreams) ended(connection *peer.Peer) {

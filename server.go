@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"regexp"
 	"runtime"
@@ -92,11 +93,12 @@ func NewServer(service string, opts ...ServerOption) (*Server, error) {
 	// Interceptors among the user's options may authorize: they belong outside the
 	// cache, and so outside the chain.
 	s := &Server{config: c, health: health.NewServer(), serving: map[string]bool{}, warm: make(chan struct{}), ready: make(chan struct{})}
-	s.calls, s.streams = &calls{}, newOwnStreams(c.ownPerConnection, c.ownPerServer)
+	s.calls, s.streams = &calls{}, newOwnStreams("the streams of gRPC's own services", c.ownPerConnection, c.ownPerServer)
 	unary, stream := chain.UnaryServer(), s.streams.inside(chain.StreamServer())
 	if c.callStreams {
 		s.callStreams = &callstream.Server{}
-		unary, stream = callstream.AroundUnary(unary), callstream.AroundStream(stream)
+		shared := newOwnStreams("call streams", callstream.MaxServed, math.MaxInt)
+		unary, stream = callstream.AroundUnary(unary), callstream.AroundStream(stream, shared.bound)
 	}
 	options := append(connectionBounds(c.connectionAge()), grpc.Creds(prefaceFirst{c.creds}), grpc.UnknownServiceHandler(s.unknown), grpc.NumStreamWorkers(streamWorkers()))
 	options = append(options, s.calls.options(c.serverOptions, unary, stream)...)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 
+	"github.com/meshlite-go/meshlite/internal/rpc"
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
 
@@ -22,6 +23,9 @@ import (
 type Client struct {
 	picker      atomic.Pointer[picker] // the latest of the channel's policy
 	connections connections
+	// configs are what isPlain has read of the latest service config, by method. It is not nil where
+	// picker is not.
+	configs atomic.Pointer[rpc.Table[string, bool]]
 }
 
 // chain has the interceptors of a channel.
@@ -59,7 +63,7 @@ func (c *Client) Inside(around chain) []grpc.DialOption {
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	picker := c.picker.Load()
 	request, response, ok := messages(req, reply)
-	if picker == nil || !ok || Own(method) || !plain(cc.GetMethodConfig(method)) || !plain(cc.GetMethodConfig(callv1.CallService_Serve_FullMethodName)) {
+	if picker == nil || !ok || Own(method) || !c.isPlain(cc, method) {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	asked, ok := optionsOf(opts)
@@ -102,8 +106,16 @@ func message(v any) (proto.Message, bool) {
 	}
 }
 
-// plain reports whether the service config asks nothing of a call that gRPC alone does.
-//
+// isPlain reports whether the service config asks nothing of the calls of method, or of streams,
+// that gRPC alone does.
+func (c *Client) isPlain(cc *grpc.ClientConn, method string) bool {
+	read := func() bool {
+		return plain(cc.GetMethodConfig(method)) && plain(cc.GetMethodConfig(callv1.CallService_Serve_FullMethodName))
+	}
+	is, ok := c.configs.Load().Of(method, read)
+	return is || !ok && read()
+}
+
 //lint:ignore SA1019 there is no other way to ask
 func plain(c grpc.MethodConfig) bool {
 	return c.Timeout == nil && c.MaxReqSize == nil && c.MaxRespSize == nil && c.RetryPolicy == nil
@@ -161,57 +173,41 @@ type call struct {
 	picked            balancer.PickResult
 }
 
-// over makes the call over a stream of on. It reports false if no server has read it.
+// over makes the call over a stream of on. It reports false if no handler has seen it: then gRPC
+// makes it, and says so if its context has ended.
 func (c *call) over(ctx context.Context, on *connection, cc *grpc.ClientConn) (error, bool) {
 	s := on.take(c.method)
 	if s == nil {
 		return nil, false
 	}
 	if !c.write(ctx, s) {
-		if s.opened == nil {
-			on.lost(s)
-		} else {
-			on.put(s)
-		}
+		on.put(s, s.opened != nil)
 		return nil, false
 	}
 	stop := context.AfterFunc(ctx, s.cancel)
 	came, err := s.exchange(cc)
-	undisturbed := stop()
-	if came >= sent {
-		c.asked.setPeer(s.opened.Context())
-	}
-	switch {
-	case came == answered && s.response.GetUnknownMethod():
-		on.lacks(c.method)
-		c.release(on, s, undisturbed)
+	kept := stop() && came == answered
+	defer func() { on.put(s, kept) }()
+	switch came {
+	case notSent:
 		return nil, false
-	case came == answered:
-		err = c.read(s)
-		c.release(on, s, undisturbed)
-		return err, true
-	}
-	on.lost(s)
-	if came == refused {
+	case refused:
 		on.refuse()
+		return nil, false
 	}
-	if came == notSent || came == refused {
-		return nil, false // if the context has ended, gRPC says so
+	if came == answered && s.response.GetUnknownMethod() {
+		on.lacks(c.method)
+		return nil, false
+	}
+	c.asked.setPeer(s.opened.Context())
+	if came == answered {
+		return c.read(s), true
 	}
 	if ctx.Err() != nil {
 		err = status.FromContextError(ctx.Err()).Err()
 	}
 	c.done(balancer.DoneInfo{Err: err, BytesSent: true})
 	return err, true
-}
-
-// release gives the stream back, unless the end of the call's context is ending it.
-func (c *call) release(on *connection, s *stream, undisturbed bool) {
-	if undisturbed {
-		on.put(s)
-	} else {
-		on.lost(s)
-	}
 }
 
 func (c *call) done(info balancer.DoneInfo) {

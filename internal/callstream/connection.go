@@ -56,9 +56,6 @@ type connection struct {
 	trim  *time.Timer // nil without free streams
 }
 
-// maxUnknown bounds the methods of connection.not.
-const maxUnknown = 1000
-
 func newConnection(to balancer.SubConn) *connection {
 	c := &connection{to: to, not: map[string]bool{}}
 	c.ctx, c.close = context.WithCancel(context.Background())
@@ -111,11 +108,11 @@ func (c *connection) take(method string) *stream {
 	return newStream(c)
 }
 
-// put takes back a stream after a call.
-func (c *connection) put(s *stream) {
+// put takes back a stream after a call, to keep it or to end it.
+func (c *connection) put(s *stream, keep bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ctx.Err() != nil {
+	if !keep || c.ctx.Err() != nil {
 		c.drop(s)
 		return
 	}
@@ -126,13 +123,6 @@ func (c *connection) put(s *stream) {
 	if c.trim == nil {
 		c.trim = time.AfterFunc(idle, c.trimFree)
 	}
-}
-
-// lost ends a stream.
-func (c *connection) lost(s *stream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.drop(s)
 }
 
 // drop ends a stream. The caller holds c.mu.

@@ -21,10 +21,7 @@
 package callstream
 
 import (
-	"context"
 	"time"
-
-	"google.golang.org/grpc"
 
 	callv1 "github.com/meshlite-go/meshlite/proto/meshlite/call/v1"
 )
@@ -33,8 +30,11 @@ const (
 	// maxStreams bounds the streams of one connection. A server of this module takes 1,000 of all
 	// kinds on a connection by default.
 	maxStreams = 64
-	// maxServed bounds them on the server, which still has some that the client has given up.
-	maxServed = 4 * maxStreams
+	// MaxServed bounds them on the server, which still has some that the client has given up.
+	MaxServed = 4 * maxStreams
+	// maxUnknown bounds the methods that a client asks for on a connection, and on a stream, although
+	// the server has not registered them for streams.
+	maxUnknown = 1000
 	// maxMessage is the largest request that shares a stream. Beyond it a stream of its own is a
 	// small part of the cost.
 	maxMessage = 64 << 10
@@ -51,24 +51,4 @@ const (
 // Own reports whether fullMethod is one of this package, which no interceptor should see.
 func Own(fullMethod string) bool {
 	return fullMethod == callv1.CallService_Serve_FullMethodName || fullMethod == callv1.CallService_Ready_FullMethodName
-}
-
-// AroundUnary keeps an interceptor from the calls of this package.
-func AroundUnary(inner grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if Own(info.FullMethod) {
-			return handler(ctx, req)
-		}
-		return inner(ctx, req, info, handler)
-	}
-}
-
-// AroundStream keeps an interceptor from the streams of this package.
-func AroundStream(inner grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		if Own(info.FullMethod) {
-			return handler(srv, stream)
-		}
-		return inner(srv, stream, info, handler)
-	}
 }

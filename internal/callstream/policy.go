@@ -18,6 +18,7 @@ import (
 	"github.com/meshlite-go/meshlite/balancer/peakewma"
 	"github.com/meshlite-go/meshlite/balancer/roundrobin"
 	"github.com/meshlite-go/meshlite/balancer/routes"
+	"github.com/meshlite-go/meshlite/internal/rpc"
 )
 
 // prefix of the policies that do as another one does, and show the client of the channel what
@@ -128,6 +129,7 @@ func (a attaching) ParseServiceConfig(text string) *serviceconfig.ParseResult {
 func (p *policy) UpdateClientConnState(state balancer.ClientConnState) error {
 	if client, ok := state.ResolverState.Attributes.Value(clientKey{}).(*Client); ok {
 		p.client.Store(client)
+		client.configs.Store(&rpc.Table[string, bool]{}) // gRPC has applied the service config
 	}
 	return p.Balancer.UpdateClientConnState(state)
 }

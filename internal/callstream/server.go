@@ -3,6 +3,7 @@ package callstream
 import (
 	"context"
 	"io"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -21,14 +21,11 @@ import (
 
 // Server answers the calls of streams with the handlers and the interceptors of a gRPC server.
 type Server struct {
-	mu      sync.Mutex
 	methods map[string]method // not changed once it serves
 
 	// interceptor is what gRPC gives to every handler of a unary call: all interceptors of the
 	// server, those of the user included. It comes with the first call of Ready.
 	interceptor atomic.Pointer[grpc.UnaryServerInterceptor]
-
-	streams map[*peer.Peer]int // by connection: gRPC makes one peer for each; by mu
 }
 
 // method is one that a service has registered.
@@ -40,8 +37,6 @@ type method struct {
 // Add takes the unary methods of a service. It must not be called once the server serves, as
 // RegisterService of gRPC.
 func (s *Server) Add(desc *grpc.ServiceDesc, impl any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.methods == nil {
 		s.methods = map[string]method{}
 	}
@@ -79,11 +74,6 @@ func (s *Server) serve(_ any, stream grpc.ServerStream) error {
 	if interceptor == nil {
 		return status.Error(codes.FailedPrecondition, "call Ready before Serve")
 	}
-	connection, _ := peer.FromContext(stream.Context())
-	if !s.begin(connection) {
-		return status.Errorf(codes.ResourceExhausted, "a connection has %d call streams at most", maxServed)
-	}
-	defer s.end(connection)
 	// Before it reads anything: without this header the client knows that no call was read.
 	if err := stream.SendHeader(metadata.Pairs(serves, "1")); err != nil {
 		return err
@@ -111,37 +101,13 @@ func (s *Server) serve(_ any, stream grpc.ServerStream) error {
 	return status.Errorf(codes.ResourceExhausted, "%d calls of methods that are not for streams", maxUnknown)
 }
 
-func (s *Server) begin(connection *peer.Peer) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.streams[connection] >= maxServed {
-		return false
-	}
-	if s.streams == nil {
-		s.streams = map[*peer.Peer]int{}
-	}
-	s.streams[connection]++
-	return true
-}
-
-func (s *Server) end(connection *peer.Peer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.streams[connection]--; s.streams[connection] == 0 {
-		delete(s.streams, connection)
-	}
-}
-
 // answer runs one call. The error is that of the stream.
 func (s *Server) answer(ctx context.Context, base metadata.MD, r *callv1.ServeRequest, interceptor grpc.UnaryServerInterceptor) (*callv1.ServeResponse, error) {
 	m, ok := s.methods[r.GetMethod()]
 	if !ok {
 		return &callv1.ServeResponse{UnknownMethod: true}, nil
 	}
-	md := make(metadata.MD, len(base)+len(r.GetMetadata()))
-	for key, values := range base {
-		md[key] = values[:len(values):len(values)]
-	}
+	md := maps.Clone(base) // decode replaces values, and changes none
 	if decode(md, r.GetMetadata()) > maxMetadata {
 		return nil, status.Errorf(codes.ResourceExhausted, "the metadata of a call has more than %d bytes", maxMetadata)
 	}
@@ -181,24 +147,18 @@ type transport struct {
 
 func (t *transport) Method() string { return t.method }
 
-func (t *transport) SetHeader(md metadata.MD) error {
+func (t *transport) SetHeader(md metadata.MD) error { return t.addHeader(md, false) }
+
+// SendHeader has the header sent with the response: nothing of a unary call is seen before.
+func (t *transport) SendHeader(md metadata.MD) error { return t.addHeader(md, true) }
+
+func (t *transport) addHeader(md metadata.MD, send bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sent {
 		return status.Error(codes.Internal, "transport: SendHeader called multiple times")
 	}
-	t.header = metadata.Join(t.header, md)
-	return nil
-}
-
-// SendHeader has the header sent with the response: nothing of a unary call is seen before.
-func (t *transport) SendHeader(md metadata.MD) error {
-	if err := t.SetHeader(md); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.sent = true
+	t.header, t.sent = metadata.Join(t.header, md), send
 	return nil
 }
 
@@ -229,4 +189,24 @@ func (t *transport) response(reply any, err error) *callv1.ServeResponse {
 	}
 	r.Header, r.Trailer = encode(t.header), encode(t.trailer)
 	return r
+}
+
+// AroundUnary keeps an interceptor from the calls of this package.
+func AroundUnary(inner grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if Own(info.FullMethod) {
+			return handler(ctx, req)
+		}
+		return inner(ctx, req, info, handler)
+	}
+}
+
+// AroundStream keeps an interceptor from the streams of this package, which bound bounds.
+func AroundStream(inner grpc.StreamServerInterceptor, bound func(grpc.StreamHandler) grpc.StreamHandler) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if Own(info.FullMethod) {
+			return bound(handler)(srv, stream)
+		}
+		return inner(srv, stream, info, handler)
+	}
 }
