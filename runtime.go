@@ -42,6 +42,7 @@ type Runtime struct {
 	limits      *limitspage.Limits         // with what bounds the handlers of all servers
 	retries     weakset.Set[retry.Retry]   // of channels
 	routers     weakset.Set[routes.Router] // of channels
+	routed      weakset.Set[routes.Set]    // of what is no channel
 	mirrors     weakset.Set[mirror.Mirror] // of channels
 	channels    channels                   // to services
 	callStreams bool
@@ -53,7 +54,6 @@ type Runtime struct {
 	directory *consul.Directory // of the environment, made when first needed
 	sites     map[Directory]*site
 	lastSite  int
-	routed    []func() routes.Stats // of what is no channel
 }
 
 // site is what the channels to one directory share.
@@ -96,7 +96,7 @@ type RuntimeConfig struct {
 	Callers *caller.Callers
 
 	// CallStreams has unary calls share streams that stay open, where both ends do: a small call
-	// costs less than half. docs/call-streams.md has what differs. MESHLITE_CALL_STREAMS=true does
+	// costs little more than half. docs/call-streams.md has what differs. MESHLITE_CALL_STREAMS=true does
 	// the same from outside. Default: each call has its own stream, as gRPC has it.
 	CallStreams bool
 
@@ -256,22 +256,15 @@ func (r *Runtime) routes() []routes.Stats {
 	for _, router := range r.routers.All() {
 		all = append(all, router.Stats())
 	}
-	r.mu.Lock()
-	routed := slices.Clone(r.routed)
-	r.mu.Unlock()
-	for _, stats := range routed {
-		all = append(all, stats())
+	for _, set := range r.routed.All() {
+		all = append(all, set.Stats())
 	}
 	return all
 }
 
 // AddRoutes adds to the routes that metrics and the admin page show those of what is no channel,
-// such as a gateway's plain HTTP services.
-func (r *Runtime) AddRoutes(stats func() routes.Stats) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.routed = append(r.routed, stats)
-}
+// such as a gateway's plain HTTP services, while set is in use.
+func (r *Runtime) AddRoutes(set *routes.Set) { r.routed.Add(set) }
 
 // RoutingDisabled reports whether MESHLITE_DISABLE turns discovery chains off, and records so.
 // Channels read it by themselves.

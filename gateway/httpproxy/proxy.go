@@ -167,7 +167,7 @@ func (p *Proxy) Stats() Stats { return p.transport.stats() }
 
 // Routes returns what the site does with the discovery chain of its service. Without a chain it
 // has no routes.
-func (p *Proxy) Routes() routes.Stats { return p.transport.set.Stats() }
+func (p *Proxy) Routes() *routes.Set { return p.transport.set }
 
 // Picks are the instances of the site as those of a gRPC target, for package balancermetrics.
 func (p *Proxy) Picks() resolver.Picks {

@@ -62,7 +62,7 @@ func newRouted(t *testing.T, config httpproxy.Config, instances map[string]http.
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Proxy.Close)
-	eventually(t, "the chain is read", func() bool { stats := s.Routes(); return stats.Failed || len(stats.Routes) > 0 })
+	eventually(t, "the chain is read", func() bool { stats := s.Routes().Stats(); return stats.Failed || len(stats.Routes) > 0 })
 	return s
 }
 
@@ -170,7 +170,7 @@ func TestRequestsGoWhereTheChainSays(t *testing.T) {
 			t.Errorf("%s %s %s: %d %s, want %s", test.method, test.path, test.header, w.Code, w.Body, test.want)
 		}
 	}
-	if stats := s.Routes(); stats.Service != "web" || len(stats.Routes) != 10 || stats.Routes[0].Arms[0].Targets[0].Succeeded != 1 {
+	if stats := s.Routes().Stats(); stats.Service != "web" || len(stats.Routes) != 10 || stats.Routes[0].Arms[0].Targets[0].Succeeded != 1 {
 		t.Errorf("routes are %+v", stats)
 	}
 }
@@ -219,7 +219,7 @@ func TestRequestsAreSplit(t *testing.T) {
 	if err := s.agent.SetStatus("v2", "critical"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the arm is empty", func() bool { return s.Routes().Routes[0].Arms[1].Empty })
+	eventually(t, "the arm is empty", func() bool { return s.Routes().Stats().Routes[0].Arms[1].Empty })
 	if n := count(100); n != 0 {
 		t.Errorf("%d of 100 requests went to an empty arm", n)
 	}
@@ -313,7 +313,7 @@ func TestAnswersOfARetryElsewhereAreNotKept(t *testing.T) {
 	if w := s.get("/web/"); w.Body.String() != "v1" || s.cache.Stats().Hits != 0 {
 		t.Errorf("the next answer is %s, %+v", w.Body, s.cache.Stats())
 	}
-	if stats := s.Routes(); stats.Routes[0].Arms[1].Targets[0].Picked != 1 {
+	if stats := s.Routes().Stats(); stats.Routes[0].Arms[1].Targets[0].Picked != 1 {
 		t.Errorf("%+v", stats.Routes[0].Arms)
 	}
 }
@@ -386,13 +386,13 @@ func TestRefusedChainsOfASite(t *testing.T) {
 	s := newRouted(t, httpproxy.Config{}, map[string]http.HandlerFunc{"v1": says("v1"), "v2": says("v2")}, subsets,
 		router(`{"Destination": {"IdleTimeout": "5s"}}`))
 	checkProblem(t, s.get("/web/"), http.StatusServiceUnavailable)
-	if stats := s.Routes(); !stats.Failed || !strings.Contains(stats.Error, "IdleTimeout 5s") || strings.Contains(stats.Error, "gRPC") {
+	if stats := s.Routes().Stats(); !stats.Failed || !strings.Contains(stats.Error, "IdleTimeout 5s") || strings.Contains(stats.Error, "gRPC") {
 		t.Errorf("%+v", stats)
 	}
 	s.write(router(`{"Destination": {"ServiceSubset": "v2"}}`))
 	eventually(t, "the chain is good", func() bool { return s.get("/web/").Body.String() == "v2 /" })
 	s.write(router(`{"Destination": {"ServiceSubset": "v1", "RequestHeaders": {"Set": {"X-Forwarded-For": "1.2.3.4"}}}}`))
-	eventually(t, "the chain is refused", func() bool { return strings.Contains(s.Routes().Error, `"x-forwarded-for"`) })
+	eventually(t, "the chain is refused", func() bool { return strings.Contains(s.Routes().Stats().Error, `"x-forwarded-for"`) })
 	if w := s.get("/web/"); w.Body.String() != "v2 /" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -444,7 +444,7 @@ func TestNoRequestFailsWhileTheChainChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "discovery is plain", func() bool { return len(s.Routes().Routes) == 0 })
+	eventually(t, "discovery is plain", func() bool { return len(s.Routes().Stats().Routes) == 0 })
 	close(stop)
 	work.Wait()
 	if n := sent.Load(); n < 100 {

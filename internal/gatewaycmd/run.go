@@ -234,7 +234,7 @@ func (r *run) site(s site) (made gateway.Site, err error) {
 	}
 	r.onClose(made.Proxy.Close)
 	if isRouted {
-		r.runtime.AddRoutes(made.Proxy.Routes)
+		r.runtime.AddRoutes(made.Proxy.Routes())
 	}
 	return made, nil
 }
