@@ -106,10 +106,13 @@ func (m *CallMeta) Retryable() bool {
 // Mirrorable reports whether unary calls may be copied to another place: the contract marks the
 // method IDEMPOTENT or NO_SIDE_EFFECTS, or the mirror rule allows others. Streams may not.
 func (m *CallMeta) Mirrorable() bool {
-	if m.Descriptor != nil && (m.Descriptor.IsStreamingClient() || m.Descriptor.IsStreamingServer()) {
-		return false
-	}
-	return m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetMirror().GetAllowSideEffects()
+	return !m.Streams() &&
+		(m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetMirror().GetAllowSideEffects())
+}
+
+// Streams reports whether the contract says that the client or the server streams.
+func (m *CallMeta) Streams() bool {
+	return m.Descriptor != nil && (m.Descriptor.IsStreamingClient() || m.Descriptor.IsStreamingServer())
 }
 
 func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
