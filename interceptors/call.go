@@ -320,7 +320,11 @@ func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
 
 // Note has f change the record of a call of meta's method. It does nothing if nobody wants the
 // call explained, and then allocates nothing.
-func Note(ctx context.Context, meta *CallMeta, f func(*hop.Hop)) { RecordOf(ctx, meta).Note(f) }
+func Note(ctx context.Context, meta *CallMeta, f func(*hop.Hop)) {
+	if record := RecordOf(ctx, meta); record != nil {
+		record.Note(f)
+	}
+}
 
 // Record is that of the call, nil if nobody wants it explained.
 func (o *Outcome) Record() *hop.Record {

@@ -175,7 +175,9 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	if c.messages != nil {
 		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
 	}
-	attrs = append(attrs, facts(outcome.Record())...)
+	if record := outcome.Record(); record != nil {
+		attrs = append(attrs, facts(record)...)
+	}
 	attrs = appendText(attrs, "trace_id", p.traceID(c.ctx))
 	if p.text(s.Code()) {
 		attrs = appendText(attrs, "error", s.Message())
@@ -235,7 +237,7 @@ func (p part) outcomeOf(c *call) *interceptors.Outcome {
 	return interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
 }
 
-// facts are what else the record of a call says, nil if nobody wants it explained.
+// facts are what else the record of a call says.
 func facts(record *hop.Record) (attrs []slog.Attr) {
 	record.Note(func(h *hop.Hop) {
 		for name, fact := range h.Facts() {

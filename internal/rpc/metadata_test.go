@@ -36,6 +36,16 @@ func TestIncomingMetadataIsFound(t *testing.T) {
 	}
 }
 
+func TestOutgoingMetadataIsACopy(t *testing.T) {
+	md := rpc.Outgoing(t.Context())
+	md.Set("mark", "1") // it is not nil
+	ctx := metadata.NewOutgoingContext(t.Context(), md)
+	rpc.Outgoing(metadata.AppendToOutgoingContext(ctx, "mark", "2")).Set("mark", "3")
+	if got := rpc.Outgoing(ctx).Get("mark"); len(got) != 1 || got[0] != "1" {
+		t.Errorf("after a change of a copy: %q", got)
+	}
+}
+
 // BenchmarkHasIncoming is what a server call without the key costs.
 func BenchmarkHasIncoming(b *testing.B) {
 	ctx := metadata.NewIncomingContext(b.Context(), metadata.Pairs(":authority", "catalog", "content-type", "application/grpc",
