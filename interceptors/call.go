@@ -106,10 +106,13 @@ func (m *CallMeta) Retryable() bool {
 // Mirrorable reports whether unary calls may be copied to another place: the contract marks the
 // method IDEMPOTENT or NO_SIDE_EFFECTS, or the mirror rule allows others. Streams may not.
 func (m *CallMeta) Mirrorable() bool {
-	if m.Descriptor != nil && (m.Descriptor.IsStreamingClient() || m.Descriptor.IsStreamingServer()) {
-		return false
-	}
-	return m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetMirror().GetAllowSideEffects()
+	return !m.Streams() &&
+		(m.idempotency() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN || m.Policy.GetMirror().GetAllowSideEffects())
+}
+
+// Streams reports whether the contract says that the client or the server streams.
+func (m *CallMeta) Streams() bool {
+	return m.Descriptor != nil && (m.Descriptor.IsStreamingClient() || m.Descriptor.IsStreamingServer())
 }
 
 func (m *CallMeta) idempotency() descriptorpb.MethodOptions_IdempotencyLevel {
@@ -240,7 +243,8 @@ func (p *Publisher) logPanic(ctx context.Context, meta *CallMeta) {
 //		log.Print(result.Result())
 //	}
 //
-// A call without a listener costs the concern that publishes one lookup in the context.
+// A call without a listener costs the concern that publishes one lookup in the context; its
+// outcome is nil, and has no events.
 type Outcome struct {
 	side     Side
 	method   string
@@ -311,10 +315,7 @@ func RecordOf(ctx context.Context, meta *CallMeta) *hop.Record {
 	if !explains.Load() {
 		return nil
 	}
-	if o := OutcomeOf(ctx, meta); o != nil {
-		return o.explains
-	}
-	return nil
+	return OutcomeOf(ctx, meta).Record()
 }
 
 // Note has f change the record of a call of meta's method. It does nothing if nobody wants the
@@ -326,7 +327,12 @@ func Note(ctx context.Context, meta *CallMeta, f func(*hop.Hop)) {
 }
 
 // Record is that of the call, nil if nobody wants it explained.
-func (o *Outcome) Record() *hop.Record { return o.explains }
+func (o *Outcome) Record() *hop.Record {
+	if o == nil {
+		return nil
+	}
+	return o.explains
+}
 
 // Explaining returns the record of the call, whichever it is, that ctx belongs to: the one whose
 // handler makes a call with ctx. It is nil if nobody wants that explained.
@@ -334,10 +340,8 @@ func Explaining(ctx context.Context) *hop.Record {
 	if !explains.Load() {
 		return nil
 	}
-	if o, _ := ctx.Value(outcomeKey{}).(*Outcome); o != nil {
-		return o.explains
-	}
-	return nil
+	o, _ := ctx.Value(outcomeKey{}).(*Outcome)
+	return o.Record()
 }
 
 // WithoutOutcome returns ctx for work that a call starts and that is not part of it, such
@@ -368,6 +372,9 @@ func (o *Outcome) record(e Event) {
 
 // Cache is the cache's result, nil if the call did not reach a cache.
 func (o *Outcome) Cache() CacheEvent {
+	if o == nil {
+		return nil
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.cache
@@ -376,6 +383,9 @@ func (o *Outcome) Cache() CacheEvent {
 // Limit is the verdict that decided, in the latest attempt; see [LimitEvent.Decides]. It is
 // nil if the call met no rate limit and no concurrency limit refused it.
 func (o *Outcome) Limit() LimitEvent {
+	if o == nil {
+		return nil
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.limit

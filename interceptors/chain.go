@@ -144,7 +144,7 @@ func (c *Chained) StreamClient() grpc.StreamClientInterceptor {
 // Mirrored reports whether ctx is that of a handler that serves a copy of a call, by a mirror rule,
 // or a call that the handler of a copy has made. Nobody waits for its answer.
 func Mirrored(ctx context.Context) bool {
-	return len(metadata.ValueFromIncomingContext(ctx, wire.MirrorKey)) > 0
+	return rpc.HasIncoming(ctx, wire.MirrorKey)
 }
 
 // passOnMark marks the calls that the handler of a copy makes, so that they are not copied again, on

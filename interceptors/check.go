@@ -390,7 +390,7 @@ func checkCacheFields(meta *CallMeta, read *live) error {
 	if len(changes.GetMethods())+len(changes.GetTags()) > 0 && meta.cached() {
 		return fmt.Errorf("invalidates: %s is cached, too, and its answers would be given without a change: leave one of both out", meta.Descriptor.FullName())
 	}
-	if meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer() {
+	if meta.Streams() {
 		return fmt.Errorf("invalidates: %s is a stream, which says nothing of when something has changed: call Invalidate of the cache", meta.Descriptor.FullName())
 	}
 	for i, name := range changes.GetMethods() {

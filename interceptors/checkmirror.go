@@ -60,7 +60,7 @@ func checkMirrored(meta *CallMeta) error {
 	if meta.Policy.GetMirror().GetPercent() == 0 || meta.Mirrorable() {
 		return nil
 	}
-	if meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer() {
+	if meta.Streams() {
 		return fmt.Errorf("mirror.percent: %s is a stream, and only unary calls are copied: leave the rule out", meta.Descriptor.FullName())
 	}
 	return fmt.Errorf("mirror.percent: %s may not run twice: mark it idempotency_level = %v in the contract, or set allow_side_effects",

@@ -40,7 +40,7 @@ func (s *Scoped) Explain(ctx context.Context, meta *interceptors.CallMeta, targe
 		return bypass("the contract does not mark the method NO_SIDE_EFFECTS")
 	case !meta.Side.On(policy.GetSide(), interceptors.Client):
 		return bypass("the policy caches on the server")
-	case meta.Descriptor != nil && (meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer()):
+	case meta.Streams():
 		return bypass("streams are not cached")
 	case request == nil:
 		return bypass("the request is not known here")

@@ -126,7 +126,7 @@ func newRule(meta *interceptors.CallMeta, streams bool) *rule {
 	if meta.Side != interceptors.Server || policy.GetMax() == 0 {
 		return nil
 	}
-	if d := meta.Descriptor; d != nil && streams != (d.IsStreamingClient() || d.IsStreamingServer()) {
+	if meta.Descriptor != nil && streams != meta.Streams() {
 		return nil
 	}
 	r := &rule{

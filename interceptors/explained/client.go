@@ -67,10 +67,7 @@ func (e *Explained) send(ctx context.Context, record *hop.Record, kind attempt.K
 	a := &attempted{concern: e, record: record, started: record.Elapsed(), asks: record.Left() > 0}
 	ctx, a.attempt = attempt.FromOrNew(ctx, kind)
 	a.index = record.Attempt(hop.Attempt{Number: a.attempt.Number(), Started: hop.Milliseconds(a.started)})
-	md, ok := metadata.FromOutgoingContext(ctx) // a copy
-	if !ok {
-		md = metadata.MD{}
-	}
+	md := rpc.Outgoing(ctx)
 	md.Delete(wire.ExplainKey)
 	if a.asks {
 		md.Set(wire.ExplainKey, strconv.Itoa(record.Left()))

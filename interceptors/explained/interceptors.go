@@ -18,7 +18,7 @@ func (e *Explained) UnaryServer(meta *interceptors.CallMeta) grpc.UnaryServerInt
 		return nil
 	}
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if len(metadata.ValueFromIncomingContext(ctx, wire.ExplainKey)) == 0 {
+		if !rpc.HasIncoming(ctx, wire.ExplainKey) {
 			return handler(ctx, req)
 		}
 		ctx, record := e.receive(ctx, meta, info.FullMethod)
@@ -37,7 +37,7 @@ func (e *Explained) StreamServer(meta *interceptors.CallMeta) grpc.StreamServerI
 		return nil
 	}
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		if len(metadata.ValueFromIncomingContext(stream.Context(), wire.ExplainKey)) == 0 {
+		if !rpc.HasIncoming(stream.Context(), wire.ExplainKey) {
 			return handler(srv, stream)
 		}
 		ctx, record := e.receive(stream.Context(), meta, info.FullMethod)

@@ -162,7 +162,8 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 		slog.String("method", cut(c.method)),
 		slog.String("code", s.Code().String()),
 		slog.Duration("duration", now.Sub(c.start)))
-	cached, verdict := p.events(c)
+	outcome := p.outcomeOf(c)
+	cached, verdict := outcome.Cache(), outcome.Limit()
 	attrs = append(attrs, p.otherEnd(c, cached != nil && cached.Served())...)
 	if cached != nil {
 		attrs = append(attrs, slog.String("cache", cached.Result()))
@@ -174,7 +175,9 @@ func (p part) line(c *call, s *status.Status, now time.Time) []slog.Attr {
 	if c.messages != nil {
 		attrs = append(attrs, slog.Int64("sent", c.messages.sent.Load()), slog.Int64("received", c.messages.received.Load()))
 	}
-	attrs = append(attrs, p.facts(c)...)
+	if record := outcome.Record(); record != nil {
+		attrs = append(attrs, facts(record)...)
+	}
 	attrs = appendText(attrs, "trace_id", p.traceID(c.ctx))
 	if p.text(s.Code()) {
 		attrs = appendText(attrs, "error", s.Message())
@@ -225,21 +228,18 @@ func (l *Logging) otherEnd(c *call, cached bool) (attrs []slog.Attr) {
 	return append(attrs, slog.Int("attempts", last.Number()))
 }
 
-// events are what concerns further in published, to this one or to another that listens.
-func (p part) events(c *call) (interceptors.CacheEvent, interceptors.LimitEvent) {
-	outcome := c.outcome
-	if outcome == nil {
-		outcome = interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
+// outcomeOf is what concerns further in published, to this one or to another that listens: nil if
+// none does.
+func (p part) outcomeOf(c *call) *interceptors.Outcome {
+	if c.outcome != nil {
+		return c.outcome
 	}
-	if outcome == nil {
-		return nil, nil
-	}
-	return outcome.Cache(), outcome.Limit()
+	return interceptors.OutcomeOf(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name})
 }
 
-// facts are what else the record of a call says, if somebody wants it explained.
-func (p part) facts(c *call) (attrs []slog.Attr) {
-	interceptors.Note(c.ctx, &interceptors.CallMeta{Side: p.side, FullMethod: p.name}, func(h *hop.Hop) {
+// facts are what else the record of a call says.
+func facts(record *hop.Record) (attrs []slog.Attr) {
+	record.Note(func(h *hop.Hop) {
 		for name, fact := range h.Facts() {
 			attrs = appendText(attrs, cut(name), fact)
 		}

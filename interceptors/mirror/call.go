@@ -181,10 +181,7 @@ func passedOn(opts []grpc.CallOption) (kept []grpc.CallOption, ok bool) {
 // contextOf is that of a copy. It has the values of the caller's, from which credentials may make
 // theirs, and no part in the caller's call.
 func contextOf(ctx context.Context) context.Context {
-	md, _ := metadata.FromOutgoingContext(ctx) // a copy
-	if md == nil {
-		md = metadata.MD{}
-	}
+	md := rpc.Outgoing(ctx)
 	md.Set(wire.MirrorKey, "1")
 	md.Delete(wire.ExplainKey)
 	ctx = metadata.NewOutgoingContext(context.WithoutCancel(ctx), md)

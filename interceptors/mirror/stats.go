@@ -230,7 +230,7 @@ func PlanOf(meta *interceptors.CallMeta) *Plan {
 	switch {
 	case p.Percent == 0:
 		p.Why = "percent is 0"
-	case !meta.Mirrorable() && meta.Descriptor != nil && (meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer()):
+	case meta.Streams():
 		p.Percent, p.Why = 0, "streams are not copied"
 	case !meta.Mirrorable():
 		p.Percent, p.Why = 0, "the method may not run twice"

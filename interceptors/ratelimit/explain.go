@@ -30,7 +30,6 @@ type LimitState struct {
 // nothing. A nil request is one that is not known.
 func (l *Limiter) Explain(ctx context.Context, meta *interceptors.CallMeta, request any) []LimitState {
 	all := []LimitState{}
-	stream := meta.Descriptor != nil && (meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer())
 	for _, policy := range meta.Policy.GetRateLimits() {
 		switch {
 		case policy.GetDisabled():
@@ -38,7 +37,7 @@ func (l *Limiter) Explain(ctx context.Context, meta *interceptors.CallMeta, requ
 			period, _ := interceptors.ParseDuration(policy.GetPeriod()) // none is a second
 			limit := Limit{Calls: policy.GetLimit(), Period: period, Burst: policy.GetBurst()}
 			all = append(all, LimitState{Name: policy.GetName(), Limit: limit.String(), Counted: "on the server", Shadow: policy.GetShadow()})
-		case stream && policy.GetKey().GetField() != "": // it does not apply
+		case meta.Streams() && policy.GetKey().GetField() != "": // it does not apply
 		default:
 			all = append(all, l.explain(ctx, meta, policy, request))
 		}

@@ -29,10 +29,9 @@ func (r *Retry) Plan(meta *interceptors.CallMeta, route *attempt.Retry) Plan {
 	if rule.attempts == 1 {
 		return Plan{Attempts: 1, Codes: []string{}, Why: "max_attempts is 1"}
 	}
-	streams := meta.Descriptor != nil && (meta.Descriptor.IsStreamingClient() || meta.Descriptor.IsStreamingServer())
 	ruled, why := false, ""
 	switch adds := route != nil; {
-	case streams:
+	case meta.Streams():
 		why = "a stream is not retried once a handler has run"
 	case !meta.Retryable():
 		why = "the method may not run twice"

@@ -98,10 +98,7 @@ func withRequestHeaders(ctx context.Context, all []route.Headers) context.Contex
 	if len(all) == 0 {
 		return ctx
 	}
-	md, _ := metadata.FromOutgoingContext(ctx) // a copy
-	if md == nil {
-		md = metadata.MD{}
-	}
+	md := rpc.Outgoing(ctx)
 	apply(all, md)
 	return metadata.NewOutgoingContext(ctx, md)
 }

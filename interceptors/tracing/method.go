@@ -215,10 +215,7 @@ func peerOf(ctx context.Context) []attribute.KeyValue {
 // inject writes the trace of ctx into the outgoing metadata. Values under the same keys,
 // such as those of metadata that a handler forwards, are replaced.
 func inject(ctx context.Context, propagators propagation.TextMapPropagator) context.Context {
-	md, ok := metadata.FromOutgoingContext(ctx) // a copy
-	if !ok {
-		md = metadata.MD{}
-	}
+	md := rpc.Outgoing(ctx)
 	propagators.Inject(ctx, outgoing(md))
 	return metadata.NewOutgoingContext(ctx, md)
 }

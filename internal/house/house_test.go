@@ -97,9 +97,9 @@ var rooms = map[string][]string{
 	"gateway/jwt":                     {},
 	"interceptors/authz/authzmetrics": {"interceptors/authz"},
 	"interceptors/cache/cachemetrics": {"interceptors/cache"},
-	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency"},
-	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit"},
-	"interceptors/retry/retrymetrics":             {"interceptors/retry"},
+	"interceptors/concurrency/concurrencymetrics": {"interceptors/concurrency", "internal/series"},
+	"interceptors/ratelimit/ratelimitmetrics":     {"interceptors/ratelimit", "internal/series"},
+	"interceptors/retry/retrymetrics":             {"interceptors/retry", "internal/series"},
 	"interceptors/mirror/mirrormetrics":           {"interceptors/mirror", "internal/series"},
 }
 

@@ -1,5 +1,5 @@
-// Package rpc has what several concerns do with any gRPC call: read its status and its
-// name, notice its end, keep something for each method.
+// Package rpc has what several concerns do with any gRPC call: read its status, its name and
+// its metadata, notice its end, keep something for each method.
 //
 //	var series rpc.Table[string, *series]
 //	s, ok := series.Of(method, newSeries)
@@ -7,6 +7,7 @@
 package rpc
 
 import (
+	"context"
 	"iter"
 	"maps"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -46,6 +48,47 @@ func SplitMethod(fullMethod string) (service, method string) {
 		return name[:i], name[i+1:]
 	}
 	return "", name
+}
+
+// Outgoing returns a copy of the outgoing metadata of ctx, to be changed: empty if there is none.
+func Outgoing(ctx context.Context) metadata.MD {
+	if md, ok := metadata.FromOutgoingContext(ctx); ok {
+		return md
+	}
+	return metadata.MD{}
+}
+
+// HasIncoming reports whether the call that ctx is handled with was sent with key, which is in
+// lower case, as what transports deliver. A miss costs a fifth of that of
+// [metadata.ValueFromIncomingContext], which then compares all keys regardless of case.
+func HasIncoming(ctx context.Context, key string) bool {
+	switch md := ctx.Value(incomingKey).(type) {
+	case nil:
+		return false
+	case metadata.MD:
+		return len(md[key]) > 0
+	default:
+		return len(metadata.ValueFromIncomingContext(ctx, key)) > 0
+	}
+}
+
+// incomingKey is the key by which gRPC finds incoming metadata in a context.
+var incomingKey = func() any {
+	var asked keyContext
+	metadata.ValueFromIncomingContext(&asked, "")
+	return asked.key
+}()
+
+// keyContext stores the key that it is asked for.
+type keyContext struct {
+	context.Context
+	key any
+}
+
+// Value has no value.
+func (c *keyContext) Value(key any) any {
+	c.key = key
+	return nil
 }
 
 // SplitFinish takes the OnFinish options out of all, for a call of several attempts: gRPC

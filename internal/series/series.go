@@ -33,6 +33,16 @@ func Float(b bool) float64 {
 // Text is s as Prometheus accepts it for a label: invalid UTF-8 would fail the scrape.
 func Text(s string) string { return strings.ToValidUTF8(s, "?") }
 
+// Method cuts "/service/method" into texts for labels; a name without a slash is both, as in
+// package interceptors/metrics.
+func Method(fullMethod string) (service, method string) {
+	text := Text(strings.TrimPrefix(fullMethod, "/"))
+	if i := strings.LastIndexByte(text, '/'); i >= 0 {
+		return text[:i], text[i+1:]
+	}
+	return text, text
+}
+
 // Shares bounds the sizes of services to most in total. The small ones keep all of theirs, the
 // large ones share what is left. The same sizes have the same shares.
 func Shares(most int, sizes map[string]int) map[string]int {

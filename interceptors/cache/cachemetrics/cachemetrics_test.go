@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/cache"
 	"github.com/meshlite-go/meshlite/interceptors/cache/cachemetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -98,4 +99,9 @@ func expose(t *testing.T, c prometheus.Collector) string {
 		}
 	}
 	return b.String()
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	stats := func() map[string]cache.Stats { return map[string]cache.Stats{"own": {}} }
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return cachemetrics.New(stats) })
 }

@@ -11,11 +11,10 @@
 package concurrencymetrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
+	"github.com/meshlite-go/meshlite/internal/series"
 )
 
 // collector is a [prometheus.Collector].
@@ -51,9 +50,9 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	for name, s := range merge(c.stats()) {
-		to <- prometheus.MustNewConstMetric(limit, prometheus.GaugeValue, float64(s.Limit), name.service, name.method)
-		to <- prometheus.MustNewConstMetric(inFlight, prometheus.GaugeValue, float64(s.InFlight), name.service, name.method)
-		to <- prometheus.MustNewConstMetric(ignored, prometheus.CounterValue, float64(s.Ignored), name.service, name.method)
+		series.Gauge(to, limit, float64(s.Limit), name.service, name.method)
+		series.Gauge(to, inFlight, float64(s.InFlight), name.service, name.method)
+		series.Count(to, ignored, s.Ignored, name.service, name.method)
 	}
 }
 
@@ -64,7 +63,8 @@ type name struct{ service, method string }
 func merge(all []concurrency.Stats) map[name]concurrency.Stats {
 	merged := map[name]concurrency.Stats{}
 	for _, s := range all {
-		n := nameOf(s.Method)
+		var n name
+		n.service, n.method = series.Method(s.Method)
 		sum := merged[n]
 		sum.Limit += s.Limit
 		sum.InFlight += s.InFlight
@@ -72,13 +72,4 @@ func merge(all []concurrency.Stats) map[name]concurrency.Stats {
 		merged[n] = sum
 	}
 	return merged
-}
-
-// nameOf splits "/service/method"; "other" is both, as in package interceptors/metrics.
-func nameOf(fullMethod string) name {
-	text := strings.ToValidUTF8(strings.TrimPrefix(fullMethod, "/"), "?")
-	if i := strings.LastIndexByte(text, '/'); i >= 0 {
-		return name{text[:i], text[i+1:]}
-	}
-	return name{text, text}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/concurrency"
 	"github.com/meshlite-go/meshlite/interceptors/concurrency/concurrencymetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,4 +59,9 @@ meshlite_concurrency_ignored_priorities_total{grpc_method="other",grpc_service="
 	if n := testutil.CollectAndCount(concurrencymetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	stats := func() []concurrency.Stats { return []concurrency.Stats{{Method: "/p.S/M"}} }
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return concurrencymetrics.New(stats) })
 }

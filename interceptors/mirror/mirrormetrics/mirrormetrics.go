@@ -11,7 +11,6 @@
 package mirrormetrics
 
 import (
-	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -82,7 +81,8 @@ func (c *collector) look() (counted map[count]uint64, running map[count]int64) {
 	defer c.mu.Unlock()
 	counted, running = map[count]uint64{}, map[count]int64{}
 	for _, s := range c.stats() {
-		of := nameOf(s)
+		of := count{target: series.Text(s.Target)}
+		of.service, of.method = series.Method(s.Method)
 		add := func(desc *prometheus.Desc, by string, n uint64) {
 			of.desc, of.by = desc, series.Text(by)
 			counted[of] += n
@@ -104,14 +104,4 @@ func (c *collector) look() (counted map[count]uint64, running map[count]int64) {
 		running[of] += s.InFlight
 	}
 	return c.counts.Grow(counted, func(of count) count { return of }), running
-}
-
-// nameOf cuts "/service/method"; a name without a slash is both.
-func nameOf(s mirror.Stats) count {
-	name := series.Text(strings.TrimPrefix(s.Method, "/"))
-	of := count{service: name, method: name, target: series.Text(s.Target)}
-	if i := strings.LastIndexByte(name, '/'); i >= 0 {
-		of.service, of.method = name[:i], name[i+1:]
-	}
-	return of
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/mirror"
 	"github.com/meshlite-go/meshlite/interceptors/mirror/mirrormetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -74,18 +75,7 @@ meshlite_mirror_in_flight{%[1]s,target="catalog/v2"} 3
 	}
 }
 
-// A collector that describes nothing could be registered twice, and every scrape after that would
-// fail.
 func TestASecondCollectorIsRefused(t *testing.T) {
 	stats := func() []mirror.Stats { return []mirror.Stats{{Method: "/p.S/M", Target: "next"}} }
-	registry := prometheus.NewPedanticRegistry() // also fails on what is collected and not described
-	if err := registry.Register(mirrormetrics.New(stats)); err != nil {
-		t.Fatal(err)
-	}
-	if families, err := registry.Gather(); err != nil || len(families) == 0 {
-		t.Errorf("gathered %d families, %v", len(families), err)
-	}
-	if err := registry.Register(mirrormetrics.New(stats)); !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
-		t.Errorf("a second one of the same metrics: %v, want it refused", err)
-	}
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return mirrormetrics.New(stats) })
 }

@@ -12,13 +12,13 @@
 package ratelimitmetrics
 
 import (
-	"strings"
 	"sync"
 	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
+	"github.com/meshlite-go/meshlite/internal/series"
 )
 
 // collector is a [prometheus.Collector].
@@ -46,7 +46,7 @@ var (
 		"grpc_service", "grpc_method", "limit")
 	fallbacks = desc("fallbacks_total", "Calls at limits whose external store was unavailable, by what on_store_failure did instead.", "to")
 
-	totals = [...]series{
+	totals = [...]counter{
 		total("forgotten_keys_total", "Keys that were evicted before their bucket was full again, as there was no room.",
 			func(s ratelimit.Stats) uint64 { return s.Forgotten }),
 		total("waited_total", "Calls that were admitted after a wait.",
@@ -65,8 +65,8 @@ var (
 	}
 )
 
-// series is a counter, and how it is read.
-type series struct {
+// counter is a total, and how it is read.
+type counter struct {
 	desc   *prometheus.Desc
 	of     func(ratelimit.Stats) uint64
 	labels []string // values
@@ -76,8 +76,8 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("meshlite_ratelimit_"+name, help, labels, nil)
 }
 
-func total(name, help string, of func(ratelimit.Stats) uint64) series {
-	return series{desc: desc(name, help), of: of}
+func total(name, help string, of func(ratelimit.Stats) uint64) counter {
+	return counter{desc: desc(name, help), of: of}
 }
 
 // counts are the totals of a limiter, in their order.
@@ -104,12 +104,12 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	kept, hot, sums := c.look()
-	to <- prometheus.MustNewConstMetric(keys, prometheus.GaugeValue, float64(kept))
+	series.Gauge(to, keys, float64(kept))
 	for l, n := range hot {
-		to <- prometheus.MustNewConstMetric(hotKeys, prometheus.GaugeValue, float64(n), l.service, l.method, l.limit)
+		series.Gauge(to, hotKeys, float64(n), l.service, l.method, l.limit)
 	}
 	for i, one := range totals {
-		to <- prometheus.MustNewConstMetric(one.desc, prometheus.CounterValue, float64(sums[i]), one.labels...)
+		series.Count(to, one.desc, sums[i], one.labels...)
 	}
 }
 
@@ -137,12 +137,8 @@ func (c *collector) look() (kept int, hot map[hotLabels]int, sums counts) {
 	return kept, hot, c.total
 }
 
-// labelsOf splits "/service/method", and replaces what is not UTF-8.
 func labelsOf(n ratelimit.HotKeyStats) hotLabels {
-	text := strings.ToValidUTF8(strings.TrimPrefix(n.Method, "/"), "?")
-	l := hotLabels{text, text, strings.ToValidUTF8(n.Name, "?")}
-	if i := strings.LastIndexByte(text, '/'); i >= 0 {
-		l.service, l.method = text[:i], text[i+1:]
-	}
+	l := hotLabels{limit: series.Text(n.Name)}
+	l.service, l.method = series.Method(n.Method)
 	return l
 }

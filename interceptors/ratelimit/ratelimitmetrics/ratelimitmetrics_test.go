@@ -17,6 +17,7 @@ import (
 	"github.com/meshlite-go/meshlite/interceptors"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit"
 	"github.com/meshlite-go/meshlite/interceptors/ratelimit/ratelimitmetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
 )
 
@@ -164,4 +165,10 @@ func value(t *testing.T, registry *prometheus.Registry, name string) float64 {
 		}
 	}
 	return sum
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	limiter := used(t, 3)
+	limiters := func() []*ratelimit.Limiter { return []*ratelimit.Limiter{limiter} }
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return ratelimitmetrics.New(limiters) })
 }

@@ -10,11 +10,10 @@
 package retrymetrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshlite-go/meshlite/interceptors/retry"
+	"github.com/meshlite-go/meshlite/internal/series"
 )
 
 // collector is a [prometheus.Collector].
@@ -40,23 +39,15 @@ func (c collector) Describe(to chan<- *prometheus.Desc) { to <- budget }
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	least := map[name]float64{}
 	for _, s := range c.stats() {
-		n := nameOf(s.Method)
+		var n name
+		n.service, n.method = series.Method(s.Method)
 		if other, ok := least[n]; !ok || s.Budget < other {
 			least[n] = s.Budget
 		}
 	}
 	for n, left := range least {
-		to <- prometheus.MustNewConstMetric(budget, prometheus.GaugeValue, left, n.service, n.method)
+		series.Gauge(to, budget, left, n.service, n.method)
 	}
 }
 
 type name struct{ service, method string }
-
-// nameOf cuts "/service/method", and leaves what Prometheus takes for text.
-func nameOf(fullMethod string) name {
-	text := strings.ToValidUTF8(strings.TrimPrefix(fullMethod, "/"), "?")
-	if i := strings.LastIndexByte(text, '/'); i >= 0 {
-		return name{text[:i], text[i+1:]}
-	}
-	return name{text, text}
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshlite-go/meshlite/interceptors/retry"
 	"github.com/meshlite-go/meshlite/interceptors/retry/retrymetrics"
+	"github.com/meshlite-go/meshlite/internal/series/seriestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,4 +51,9 @@ meshlite_retry_budget_tokens{grpc_method="other",grpc_service="other"} 0
 	if n := testutil.CollectAndCount(retrymetrics.New(nil)); n != 0 {
 		t.Errorf("%d series of nothing", n)
 	}
+}
+
+func TestASecondCollectorIsRefused(t *testing.T) {
+	stats := func() []retry.Stats { return []retry.Stats{{Method: "/p.S/M"}} }
+	seriestest.RefusesASecond(t, func() prometheus.Collector { return retrymetrics.New(stats) })
 }
