@@ -192,26 +192,8 @@ func (r *routedResolver) Close() {
 
 func (r *routedResolver) run(ctx context.Context) {
 	defer close(r.done)
-	started := time.Now()
-	timer := time.NewTimer(r.builder.startTimeout)
-	defer timer.Stop()
-	r.begin(nil) // at the same time as the chain is asked for
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.wake:
-		case <-timer.C:
-		}
-		if again := r.update(r.builder.startTimeout - time.Since(started)); again > 0 {
-			timer.Reset(again)
-		}
-	}
+	r.runUpdates(ctx, r.wake, r.update)
 }
-
-// chainPatience is how long after its start a channel that could serve, by an earlier list or an
-// answer, waits for its first chain. Then it serves by plain discovery until there is one.
-const chainPatience = 200 * time.Millisecond
 
 // update follows the chain and publishes what has changed; starting is what is left of the start
 // timeout. It returns when to update again without being woken; 0 is never.
@@ -235,12 +217,10 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	case v.earlier != nil:
 		r.builder.router.Update(v.earlier, nil)
 		r.begin(v.earlier)
-	case r.current != nil:
-	case starting > 0 && !r.next.parts[""].isReady():
-		return starting
-	case v.err == nil && starting > r.builder.startTimeout-chainPatience:
-		return starting - (r.builder.startTimeout - chainPatience)
-	default:
+	case r.current == nil:
+		if again := r.awaitChain(v, starting); again > 0 {
+			return again
+		}
 		r.builder.router.Update(nil, nil)
 	}
 	again := r.advance()
