@@ -233,7 +233,7 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 func (r *routedResolver) narrow(v chainView, starting time.Duration) chainView {
 	subset, service := r.builder.chainSubset, r.target.Service
 	switch {
-	case !v.answered && (starting > 0 || r.narrowed.to != nil):
+	case !v.answered && (starting > 0 || r.builder.router.Chain() != nil): // or it has one, of before it was idle
 		return v
 	case !v.answered:
 		v.refused = cmp.Or(v.err, fmt.Errorf("subset %q of %q: the discovery chain has not been read", subset, service))
