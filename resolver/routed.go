@@ -202,16 +202,18 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	if r.builder.chainSubset != "" {
 		v = r.narrow(v, starting)
 	}
-	switch {
-	case v.answered && v.chain == nil && v.refused != nil:
-		r.builder.router.Update(nil, v.refused)
+	if v.answered {
+		r.builder.router.Update(v.chain, v.refused)
+	}
+	switch last := r.builder.router.Chain(); {
+	case v.answered && (v.chain != nil || v.refused == nil):
+		r.begin(v.chain)
+	case v.answered && r.current != nil: // what is in use stays, and its instances are followed
+	case last != nil: // of this channel, before it was idle
+		r.begin(last)
+	case v.answered:
 		r.cc.ReportError(v.refused)
 		return 0
-	case v.answered:
-		r.builder.router.Update(v.chain, v.refused)
-		r.begin(v.chain)
-	case r.builder.router.Chain() != nil: // of this channel, before it was idle
-		r.begin(r.builder.router.Chain())
 	case r.builder.chainSubset != "": // there is no plain discovery of a subset
 		return starting
 	case v.earlier != nil:
