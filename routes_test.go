@@ -278,6 +278,25 @@ func TestARefusedChainFailsCallsOrLeavesTheLastOne(t *testing.T) {
 			}
 		})
 	})
+	t.Run("after plain discovery", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mesh := meshtest.New(t)
+			_, first := serveVersion(mesh, "catalog", "1")
+			configure(t, mesh, speaksGRPC)
+			client := catalogv1.NewCatalogServiceClient(mesh.Client("catalog", uncachedCalls()))
+			if got := answers(t.Context(), client, 1); got["1"] != 1 {
+				t.Fatalf("answers are %v", got)
+			}
+			configure(t, mesh, strings.Replace(refused, `"ServiceSubset": "v2"`, "", 1))
+			time.Sleep(10 * time.Second)
+			serveVersion(mesh, "catalog", "2")
+			first.Leave()
+			time.Sleep(30 * time.Second) // until the grace time of the first is over
+			if got := answers(t.Context(), client, 10); got["2"] != 10 {
+				t.Errorf("instances are not followed while the chain is refused: %v", got)
+			}
+		})
+	})
 }
 
 func TestTheRouteIsInTheRecordOfTheCall(t *testing.T) {

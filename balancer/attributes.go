@@ -71,43 +71,34 @@ func addressOf(endpoint resolver.Endpoint) string {
 	return endpoint.Addresses[0].Addr
 }
 
-type tableKey struct{}
+// stateKey is the key of the one value of type V that a resolver attaches to its state.
+type stateKey[V any] struct{}
 
-// WithTable has the channel that gets state use t.
-func WithTable(state resolver.State, t *Table) resolver.State {
-	state.Attributes = state.Attributes.WithValue(tableKey{}, t)
+func attach[V any](state resolver.State, v V) resolver.State {
+	state.Attributes = state.Attributes.WithValue(stateKey[V]{}, v)
 	return state
 }
 
-func tableOf(a *attributes.Attributes) *Table {
-	t, _ := a.Value(tableKey{}).(*Table)
-	return t
+// attached is the value of type V, or the zero value.
+func attached[V any](a *attributes.Attributes) V {
+	v, _ := a.Value(stateKey[V]{}).(V)
+	return v
 }
 
-type zoneKey struct{}
+// WithTable has the channel that gets state use t.
+func WithTable(state resolver.State, t *Table) resolver.State { return attach(state, t) }
 
 // WithZone sets where the channel that gets state runs. An empty zone is unknown, an empty
 // region any.
 func WithZone(state resolver.State, region, name string) resolver.State {
-	state.Attributes = state.Attributes.WithValue(zoneKey{}, zone{region, name})
-	return state
+	return attach(state, zone{region, name})
 }
-
-func zoneOf(a *attributes.Attributes) zone {
-	z, _ := a.Value(zoneKey{}).(zone)
-	return z
-}
-
-type reasonKey struct{}
 
 // WithReason sets the error with which calls fail when state has no endpoints.
-func WithReason(state resolver.State, reason error) resolver.State {
-	state.Attributes = state.Attributes.WithValue(reasonKey{}, reason)
-	return state
-}
+func WithReason(state resolver.State, reason error) resolver.State { return attach(state, reason) }
 
 func reasonOf(a *attributes.Attributes, target resolver.Target) error {
-	if reason, ok := a.Value(reasonKey{}).(error); ok {
+	if reason := attached[error](a); reason != nil {
 		return reason
 	}
 	return fmt.Errorf("%s://%s/%s has no address: is the name right?", target.URL.Scheme, target.URL.Host, target.Endpoint())
@@ -128,15 +119,5 @@ func (w *Window) Outlook(ctx context.Context) (Outlook, bool) {
 	return Outlook{}, false
 }
 
-type windowKey struct{}
-
 // WithWindow has w show the policy that gets state.
-func WithWindow(state resolver.State, w *Window) resolver.State {
-	state.Attributes = state.Attributes.WithValue(windowKey{}, w)
-	return state
-}
-
-func windowOf(a *attributes.Attributes) *Window {
-	w, _ := a.Value(windowKey{}).(*Window)
-	return w
-}
+func WithWindow(state resolver.State, w *Window) resolver.State { return attach(state, w) }

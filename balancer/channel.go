@@ -120,13 +120,13 @@ func (b *endpointBalancer) UpdateClientConnState(state balancer.ClientConnState)
 	}
 	b.mu.Lock()
 	b.policy = config.configured
-	b.zone = zoneOf(state.ResolverState.Attributes)
-	if t := tableOf(state.ResolverState.Attributes); t != nil && t != b.table {
+	b.zone = attached[zone](state.ResolverState.Attributes)
+	if t := attached[*Table](state.ResolverState.Attributes); t != nil && t != b.table {
 		b.table.remove(b)
 		b.table = t
 	}
 	b.list(state.ResolverState.Endpoints)
-	b.show(windowOf(state.ResolverState.Attributes))
+	b.show(attached[*Window](state.ResolverState.Attributes))
 	b.err = nil
 	if len(state.ResolverState.Endpoints) == 0 {
 		b.err = reasonOf(state.ResolverState.Attributes, b.target)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshlite-go/meshlite/balancer/routes"
 	"github.com/meshlite-go/meshlite/resolver/route"
 )
 
@@ -61,6 +62,11 @@ func TestTheLastChainOfASubsetStaysInUse(t *testing.T) {
 	without := &route.Chain{Service: "catalog"}
 	builder := &Builder{}
 	builder.chainSubset = "v2"
+	router, err := routes.NewRouter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder.router = router
 	r := &routedResolver{builder: builder, target: Target{Service: "catalog"}}
 	for i, step := range []struct {
 		view           chainView
@@ -85,5 +91,29 @@ func TestTheLastChainOfASubsetStaysInUse(t *testing.T) {
 			got.refused != nil && !strings.Contains(got.refused.Error(), step.refused) {
 			t.Errorf("step %d: %+v", i, got)
 		}
+	}
+}
+
+// A channel that was idle keeps the chain that it had while the directory does not answer, for as
+// long as that takes: without it, calls would go on by instances that are not updated any more.
+func TestTheChainOfASubsetLastsWhileAChannelIsIdle(t *testing.T) {
+	chain := &route.Chain{
+		Service: "catalog", Datacenter: "dc1",
+		Routes:  []*route.Route{{Name: "default", Arms: []*route.Arm{{Name: "v2", Weight: 100, Target: "v2"}}}},
+		Targets: map[string]*route.Target{"v2": {ID: "v2", Service: "catalog", Subset: "v2", Datacenter: "dc1"}},
+	}
+	router, err := routes.NewRouter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	router.Update(chain, nil)
+	if router.Chain() != chain {
+		t.Fatalf("the router has no chain: %v", chain.Check())
+	}
+	builder := &Builder{}
+	builder.chainSubset, builder.router = "v2", router
+	r := &routedResolver{builder: builder, target: Target{Service: "catalog"}}
+	if got := r.narrow(chainView{err: errors.New("connection refused")}, 0); got.answered || got.refused != nil {
+		t.Errorf("after the start timeout the chain is %+v, want that of before", got)
 	}
 }

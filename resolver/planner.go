@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"cmp"
+	"context"
 	"sync"
 	"time"
 
@@ -127,6 +128,44 @@ func (r *planner[D]) advance() (again time.Duration) {
 	r.current, r.next = r.next, nil
 	r.drop()
 	return 0
+}
+
+// chainPatience is how long after its start a channel or a site that could serve, by an earlier list
+// or an answer, waits for its first chain. Then it serves by plain discovery until there is one.
+const chainPatience = 200 * time.Millisecond
+
+// awaitChain returns how much longer to wait for a first chain before plain discovery serves; 0 is
+// no longer. v has no chain; starting is what is left of the start timeout.
+func (r *planner[D]) awaitChain(v chainView, starting time.Duration) time.Duration {
+	switch {
+	case starting > 0 && !r.next.parts[""].isReady():
+		return starting
+	case v.err == nil:
+		return max(0, starting-(r.patience-chainPatience))
+	default:
+		return 0
+	}
+}
+
+// runUpdates calls update at the start, whenever it is woken, and when the last call has asked for
+// it, until ctx ends. starting is what is left of the patience.
+func (r *planner[D]) runUpdates(ctx context.Context, wake <-chan struct{}, update func(starting time.Duration) (again time.Duration)) {
+	started := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	r.begin(nil) // at the same time as the chain is asked for
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if again := update(r.patience - time.Since(started)); again > 0 {
+			timer.Reset(again)
+		}
+	}
 }
 
 // closeParts ends all discovery, and waits.

@@ -192,26 +192,8 @@ func (r *routedResolver) Close() {
 
 func (r *routedResolver) run(ctx context.Context) {
 	defer close(r.done)
-	started := time.Now()
-	timer := time.NewTimer(r.builder.startTimeout)
-	defer timer.Stop()
-	r.begin(nil) // at the same time as the chain is asked for
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.wake:
-		case <-timer.C:
-		}
-		if again := r.update(r.builder.startTimeout - time.Since(started)); again > 0 {
-			timer.Reset(again)
-		}
-	}
+	r.runUpdates(ctx, r.wake, r.update)
 }
-
-// chainPatience is how long after its start a channel that could serve, by an earlier list or an
-// answer, waits for its first chain. Then it serves by plain discovery until there is one.
-const chainPatience = 200 * time.Millisecond
 
 // update follows the chain and publishes what has changed; starting is what is left of the start
 // timeout. It returns when to update again without being woken; 0 is never.
@@ -220,27 +202,27 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 	if r.builder.chainSubset != "" {
 		v = r.narrow(v, starting)
 	}
-	switch {
-	case v.answered && v.chain == nil && v.refused != nil:
-		r.builder.router.Update(nil, v.refused)
+	if v.answered {
+		r.builder.router.Update(v.chain, v.refused)
+	}
+	switch last := r.builder.router.Chain(); {
+	case v.answered && (v.chain != nil || v.refused == nil):
+		r.begin(v.chain)
+	case v.answered && r.current != nil: // what is in use stays, and its instances are followed
+	case last != nil: // of this channel, before it was idle
+		r.begin(last)
+	case v.answered:
 		r.cc.ReportError(v.refused)
 		return 0
-	case v.answered:
-		r.builder.router.Update(v.chain, v.refused)
-		r.begin(v.chain)
-	case r.builder.router.Chain() != nil: // of this channel, before it was idle
-		r.begin(r.builder.router.Chain())
 	case r.builder.chainSubset != "": // there is no plain discovery of a subset
 		return starting
 	case v.earlier != nil:
 		r.builder.router.Update(v.earlier, nil)
 		r.begin(v.earlier)
-	case r.current != nil:
-	case starting > 0 && !r.next.parts[""].isReady():
-		return starting
-	case v.err == nil && starting > r.builder.startTimeout-chainPatience:
-		return starting - (r.builder.startTimeout - chainPatience)
-	default:
+	case r.current == nil:
+		if again := r.awaitChain(v, starting); again > 0 {
+			return again
+		}
 		r.builder.router.Update(nil, nil)
 	}
 	again := r.advance()
@@ -253,7 +235,7 @@ func (r *routedResolver) update(starting time.Duration) time.Duration {
 func (r *routedResolver) narrow(v chainView, starting time.Duration) chainView {
 	subset, service := r.builder.chainSubset, r.target.Service
 	switch {
-	case !v.answered && (starting > 0 || r.narrowed.to != nil):
+	case !v.answered && (starting > 0 || r.builder.router.Chain() != nil): // or it has one, of before it was idle
 		return v
 	case !v.answered:
 		v.refused = cmp.Or(v.err, fmt.Errorf("subset %q of %q: the discovery chain has not been read", subset, service))

@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -58,26 +57,6 @@ func targetQuery(q catalog.Query, chain *route.Chain, of *route.Target) catalog.
 	return q
 }
 
-func (f *routeFollower) run(ctx context.Context) {
-	started := time.Now()
-	f.begin(nil) // at the same time as the chain is asked for
-	for {
-		timer := time.NewTimer(time.Hour)
-		if again := f.update(f.builder.startTimeout - time.Since(started)); again > 0 {
-			timer.Reset(again)
-		}
-		select {
-		case <-ctx.Done():
-		case <-f.wake:
-		case <-timer.C:
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-	}
-}
-
 // update follows the chain and reports what may have changed; starting is what is left of the
 // start timeout. It returns when to update again without being woken; 0 is never.
 func (f *routeFollower) update(starting time.Duration) time.Duration {
@@ -93,11 +72,10 @@ func (f *routeFollower) update(starting time.Duration) time.Duration {
 		}
 	case v.answered:
 		f.begin(v.chain)
-	case f.current != nil:
-	case starting > 0 && !f.next.parts[""].isReady():
-		return starting
-	case v.err == nil && starting > f.builder.startTimeout-chainPatience:
-		return starting - (f.builder.startTimeout - chainPatience)
+	case f.current == nil:
+		if again := f.awaitChain(v, starting); again > 0 {
+			return again
+		}
 	}
 	again := f.advance()
 	if f.current == nil {
@@ -111,20 +89,12 @@ func (f *routeFollower) update(starting time.Duration) time.Duration {
 			list = v.all()
 		}
 		if f.current.chain == nil && !v.believed && len(list) == 0 {
-			return sooner(again, v.again) // nothing is known
+			return soonest(again, v.again) // nothing is known
 		}
 		snapshot.Targets = append(snapshot.Targets, routes.Target{ID: id, Instances: list, Known: v.known(len(list))})
-		again = sooner(again, v.again)
+		again = soonest(again, v.again)
 	}
 	f.failed = false
 	f.changed(snapshot)
 	return again
-}
-
-// sooner is the shorter of two durations of which 0 is never.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b > 0 && b < a {
-		return b
-	}
-	return a
 }

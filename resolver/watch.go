@@ -400,7 +400,7 @@ func (b *Builder) FollowRoutes(q catalog.Query, changed func(routes.Snapshot)) (
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		f.run(ctx)
+		f.runUpdates(ctx, f.wake, f.update)
 	}()
 	return sync.OnceFunc(func() {
 		cancel()

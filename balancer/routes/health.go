@@ -18,6 +18,25 @@ type health struct {
 // assumed is the health of targets before anything is known.
 var assumed = health{ready: true, present: 1, steady: 1}
 
+// tracked is what is followed of a target, by a channel or by a [Set].
+type tracked struct {
+	name   string // for people
+	known  int    // instances in the directory, the unhealthy included
+	steady steady
+	health health
+	status string // that was logged last
+}
+
+// track makes h, whose parts it sets, the health at now. It returns when to do so again though
+// nothing changes; 0 is never.
+func (t *tracked) track(h health, now time.Time, s *settings) (again time.Duration) {
+	h.present = part(h.usable, h.known, s.threshold)
+	again = t.steady.follow(h.present, now, s.failbackDelay)
+	h.steady = t.steady.part
+	t.health = h
+	return again
+}
+
 // part is how much of its calls a target can take with so many usable endpoints.
 func part(usable, known int, threshold float64) float64 {
 	if usable == 0 {

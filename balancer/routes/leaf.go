@@ -33,20 +33,16 @@ func destinationOf(chain *route.Chain, t *route.Target) destination {
 // leaf is a target: its endpoints, and its policy while there are calls for it. policy.mu guards
 // it, but for live and wanted.
 type leaf struct {
+	tracked
 	policy *policy
-	name   string         // for people
 	state  resolver.State // of the resolver
 	listed map[string]bool
-	known  int
 	child  child
 
 	current *inner // nil without calls
 	next    *inner // takes the place of current when it is ready: the policy has changed
 
 	emptySince time.Time // no call can be sent since; zero is that one can
-	steady     steady
-	health     health
-	status     string // that was logged last
 
 	live   atomic.Pointer[live] // nil without current
 	wanted atomic.Bool          // calls go to it, or will
@@ -147,11 +143,7 @@ func (l *leaf) examine(now time.Time, s *settings) (again time.Duration) {
 			h.usable, again = 0, 0
 		}
 	}
-	h.present = part(h.usable, h.known, s.threshold)
-	again = soonest(again, l.steady.follow(h.present, now, s.failbackDelay))
-	h.steady = l.steady.part
-	l.health = h
-	return again
+	return soonest(again, l.track(h, now, s))
 }
 
 // publish has picks see the leaf as it is.

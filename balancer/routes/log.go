@@ -26,8 +26,10 @@ const (
 	recovered   = "a target has all its calls again"
 )
 
-// change returns the line about a target whose state was before and is now, if it is worth one.
-func change(before, now, name string, h health) []line {
+// change sets the status of a target. It returns the line about it, if it is worth one.
+func (t *tracked) change(now string) []line {
+	before := t.status
+	t.status = now
 	if now == before || now == recovered && before == "" {
 		return nil
 	}
@@ -35,7 +37,7 @@ func change(before, now, name string, h health) []line {
 	if now == recovered {
 		level = slog.LevelInfo
 	}
-	return []line{{level, now, name, h}}
+	return []line{{level, now, t.name, t.health}}
 }
 
 // logChanges notes what has changed of targets of arms. The caller holds p.mu.
@@ -45,8 +47,7 @@ func (p *policy) logChanges() {
 	}
 	for id, now := range p.plan.conditions(p.health) {
 		if l := p.byID[id]; l != nil {
-			p.lines = append(p.lines, change(l.status, now, l.name, l.health)...)
-			l.status = now
+			p.lines = append(p.lines, l.change(now)...)
 		}
 	}
 }

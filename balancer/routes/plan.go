@@ -156,12 +156,28 @@ func (w *way) addOthers(ways []*way) {
 	}
 }
 
+// next is the plan of chain, which is p if that has not changed. p may be nil.
+func (p *plan) next(chain *route.Chain) *plan {
+	if p != nil && p.chain == chain {
+		return p
+	}
+	return newPlan(chain, p)
+}
+
 // draws are where the calls of a plan go, by what is alive. They are immutable.
 type draws struct {
 	plan   *plan // nil is plain discovery
 	err    error // calls fail with it
 	routes []drawnRoute
 	health map[string]health // of the targets that they go by
+}
+
+// planned is the plan of d, or nil. d may be nil.
+func (d *draws) planned() *plan {
+	if d == nil {
+		return nil
+	}
+	return d.plan
 }
 
 // drawnRoute are the odds of a route.

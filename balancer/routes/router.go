@@ -80,11 +80,11 @@ func (r *Router) choose(ctx context.Context, method string) (*way, error) {
 // Count counts the end of a call that Choose has sent to at. nil counts nothing. Interceptors
 // call it for [Router.Stats].
 func (r *Router) Count(at *attempt.Route, err error) {
-	d := r.current.Load()
-	if at == nil || d == nil || d.plan == nil {
+	p := r.current.Load().planned()
+	if at == nil || p == nil {
 		return
 	}
-	w := d.plan.ways[at]
+	w := p.ways[at]
 	switch {
 	case w == nil: // of an earlier chain
 	case err == nil:
@@ -156,8 +156,8 @@ func unavailable(err error) error {
 
 // Chain is the chain that decides calls now; nil is plain discovery.
 func (r *Router) Chain() *route.Chain {
-	if d := r.current.Load(); d != nil && d.plan != nil {
-		return d.plan.chain
+	if p := r.current.Load().planned(); p != nil {
+		return p.chain
 	}
 	return nil
 }
@@ -173,14 +173,7 @@ func (r *Router) set(chain *route.Chain) {
 
 // plan is that of chain: the one of the calls now if it is the same. The caller holds r.mu.
 func (r *Router) plan(chain *route.Chain) *plan {
-	var before *plan
-	if d := r.current.Load(); d != nil {
-		before = d.plan
-	}
-	if before != nil && before.chain == chain {
-		return before
-	}
-	return newPlan(chain, before)
+	return r.current.Load().planned().next(chain)
 }
 
 // planFor is the plan of chain; nil is plain discovery.

@@ -66,14 +66,10 @@ type Target struct {
 
 // setLeaf is a target. Set.mu guards it, but for its set.
 type setLeaf struct {
-	set    *balancer.Set
-	table  *balancer.Table
-	child  child
-	name   string // for people
-	known  int
-	steady steady
-	health health
-	status string // that was logged last
+	tracked
+	set   *balancer.Set
+	table *balancer.Table
+	child child
 }
 
 // sending is where requests go. It is immutable.
@@ -114,6 +110,7 @@ func NewSet(policy string, text json.RawMessage, opts ...Option) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{reporter: newReporter(settings), policy: config{child: own}, startedAt: time.Now(), open: map[*setLeaf]bool{}}
+	s.current.Store(&sending{})
 	return s, s.Update(Snapshot{})
 }
 
@@ -153,20 +150,13 @@ func (s *Set) Update(to Snapshot) error {
 	if err := s.list(to, children, next); err != nil {
 		return err
 	}
-	var lasting *plan
-	if before != nil && before.draws != nil {
-		lasting = before.plan
-	}
 	switch {
 	case to.Failed:
 		next.draws = &draws{err: to.Err}
-	case to.Chain == nil:
-	case lasting == nil || lasting.chain != to.Chain:
-		next.draws = &draws{plan: newPlan(to.Chain, lasting)}
-	default:
-		next.draws = &draws{plan: lasting}
+	case to.Chain != nil:
+		next.draws = &draws{plan: before.planned().next(to.Chain)}
 	}
-	next.keep(before, lasting != nil && next.draws != nil && next.plan == lasting)
+	next.keep(before)
 	s.draw(next)
 	s.release(next)
 	return nil
@@ -221,7 +211,7 @@ func (s *Set) leaf(had *setLeaf, c child) (*setLeaf, error) {
 	}
 	l := &setLeaf{child: c}
 	if had != nil {
-		l.table, l.steady, l.status = had.table, had.steady, had.status
+		l.table, l.tracked = had.table, had.tracked
 	} else {
 		l.table = balancer.NewTable().WithLogger(s.log)
 	}
@@ -236,15 +226,9 @@ func (s *Set) leaf(had *setLeaf, c child) (*setLeaf, error) {
 }
 
 // keep remembers what was before, unless that has the same plan.
-func (x *sending) keep(before *sending, same bool) {
-	if before == nil {
-		return
-	}
+func (x *sending) keep(before *sending) {
 	now := time.Now()
-	if x.draws == nil && before.draws == nil {
-		same = true
-	}
-	if !same {
+	if x.planned() != before.planned() || (x.draws == nil) != (before.draws == nil) {
 		last := *before
 		last.earlier, last.replacedAt = nil, now
 		x.earlier = append(x.earlier, &last)
@@ -276,22 +260,16 @@ func (s *Set) release(now *sending) {
 func (s *Set) draw(next *sending) {
 	s.stale.Store(false)
 	s.againAt.Store(0)
-	if next.draws != nil && next.plan != nil {
+	if plan := next.planned(); plan != nil {
 		now, again := time.Now(), time.Duration(0)
-		of := func(id string) health {
-			if l := next.leaves[id]; l != nil {
-				return l.health
-			}
-			return health{}
-		}
 		for _, l := range s.leaves {
 			again = soonest(again, l.examine(now, &s.settings))
 		}
-		next.draws = next.plan.draw(of)
+		next.draws = plan.draw(next.health)
 		if again > 0 {
 			s.againAt.Store(int64(now.Add(again).Sub(s.startedAt)))
 		}
-		s.logChanges(next, of)
+		s.logChanges(next)
 	}
 	s.current.Store(next)
 }
@@ -299,21 +277,23 @@ func (s *Set) draw(next *sending) {
 // examine takes the leaf's health. It returns when to do so again though nothing changes; 0 is
 // never.
 func (l *setLeaf) examine(now time.Time, s *settings) (again time.Duration) {
-	h := health{known: l.known, usable: l.set.Alive(), built: true}
-	h.ready = h.usable > 0
-	h.present = part(h.usable, h.known, s.threshold)
-	again = l.steady.follow(h.present, now, s.failbackDelay)
-	h.steady = l.steady.part
-	l.health = h
-	return again
+	usable := l.set.Alive()
+	return l.track(health{known: l.known, usable: usable, ready: usable > 0, built: true}, now, s)
+}
+
+// health is that of a target. Set.mu guards it.
+func (x *sending) health(id string) health {
+	if l := x.leaves[id]; l != nil {
+		return l.health
+	}
+	return health{}
 }
 
 // logChanges notes what has changed of targets. The caller holds s.mu.
-func (s *Set) logChanges(x *sending, of func(string) health) {
-	for id, now := range x.plan.conditions(of) {
+func (s *Set) logChanges(x *sending) {
+	for id, now := range x.plan.conditions(x.health) {
 		if l := x.leaves[id]; l != nil {
-			s.lines = append(s.lines, change(l.status, now, l.name, l.health)...)
-			l.status = now
+			s.lines = append(s.lines, l.change(now)...)
 		}
 	}
 }
@@ -331,7 +311,7 @@ func (s *Set) unlock() {
 // fresh is where requests go by what is alive now: the first request after a change draws anew.
 func (s *Set) fresh() *sending {
 	x := s.current.Load()
-	if x.draws == nil || x.plan == nil {
+	if x.planned() == nil {
 		return x
 	}
 	againAt := s.againAt.Load()
@@ -340,7 +320,7 @@ func (s *Set) fresh() *sending {
 	}
 	s.mu.Lock()
 	defer s.unlock()
-	if x = s.current.Load(); !s.closed && x.draws != nil && x.plan != nil {
+	if x = s.current.Load(); !s.closed && x.planned() != nil {
 		next := *x
 		s.draw(&next)
 		return &next
@@ -386,14 +366,14 @@ func (s *Set) Pick(record *attempt.Record, r *http.Request, method string) (*bal
 	if w == nil {
 		return x.leaves[""].set.Choose(record, method)
 	}
-	retry := record.Number() > 1
-	if !x.leaves[w.Target].takes(record, retry) {
+	retry, l := record.Number() > 1, x.leaves[w.Target]
+	if !l.takes(record, retry) {
 		if i := slices.IndexFunc(w.others, func(other *way) bool { return x.leaves[other.Target].takes(record, retry) }); i >= 0 {
 			w = w.others[i]
+			l = x.leaves[w.Target]
 			record.SetRoute(&w.Route)
 		}
 	}
-	l := x.leaves[w.Target]
 	if l == nil {
 		return nil, balancer.ErrNoEndpoint
 	}
@@ -402,11 +382,9 @@ func (s *Set) Pick(record *attempt.Record, r *http.Request, method string) (*bal
 		return nil, err
 	}
 	w.counts.picked.Add(1)
-	n := l.set.Alive()
+	n := l.alive()
 	for _, other := range w.others {
-		if l := x.leaves[other.Target]; l != nil {
-			n += l.set.Alive()
-		}
+		n += x.leaves[other.Target].alive()
 	}
 	record.SetCandidates(n)
 	return choice, nil
@@ -423,16 +401,24 @@ func (x *sending) find(at *attempt.Route) (*sending, *way) {
 		switch {
 		case at == nil && one.draws == nil:
 			return one, nil
-		case at != nil && one.draws != nil && one.plan != nil && one.plan.ways[at] != nil:
+		case at != nil && one.planned() != nil && one.plan.ways[at] != nil:
 			return one, one.plan.ways[at]
 		}
 	}
 	return nil, nil
 }
 
+// alive is how many endpoints of the leaf can be used. It may be nil.
+func (l *setLeaf) alive() int {
+	if l == nil {
+		return 0
+	}
+	return l.set.Alive()
+}
+
 // takes reports whether an attempt may go to the leaf, which may be nil.
 func (l *setLeaf) takes(record *attempt.Record, retry bool) bool {
-	return l != nil && l.set.Alive() > 0 && (!retry || l.set.HasUntried(record))
+	return l.alive() > 0 && (!retry || l.set.HasUntried(record))
 }
 
 // choose chooses by the hash that the target's policy asks for.
@@ -489,8 +475,8 @@ func (s *Set) SetReachable(address string, reachable bool) {
 
 // Chain is the chain that decides requests now; nil is plain discovery.
 func (s *Set) Chain() *route.Chain {
-	if x := s.current.Load(); x.draws != nil && x.plan != nil {
-		return x.plan.chain
+	if p := s.current.Load().planned(); p != nil {
+		return p.chain
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func (d *draws) stats(err error) Stats {
 	if errors.As(err, &refused) {
 		s.Service = refused.Service
 	}
-	if d == nil || d.plan == nil {
+	if d.planned() == nil {
 		s.Failed = d != nil
 		return s
 	}

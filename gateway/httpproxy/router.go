@@ -52,7 +52,7 @@ func (r *router) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	applyHeaders(choice.Arm.Response, response.Header)
-	if response.StatusCode != http.StatusSwitchingProtocols { // which has left its context behind
+	if at.Timeout > 0 && response.StatusCode != http.StatusSwitchingProtocols { // which has left its context behind
 		response.Body = &timedBody{response.Body, cancel}
 	}
 	return response, nil
@@ -116,10 +116,10 @@ func (to *routed) retry() *route.Retry {
 
 // attempts is how many instances a request is sent to at most; standard is that of the site.
 func (to *routed) attempts(standard int) int {
-	if retry := to.retry(); retry != nil && retry.Attempts > 0 {
-		return min(int(retry.Attempts)+1, maxAttempts)
+	if to == nil || to.first.Retry == nil || to.first.Retry.Attempts == 0 {
+		return standard
 	}
-	return standard
+	return min(to.first.Retry.Attempts, maxAttempts)
 }
 
 // request is r as its route changes it. The caller cancels it when the answer has ended.
@@ -129,8 +129,8 @@ func (to *routed) request(r *http.Request) (*http.Request, context.CancelFunc, e
 		return nil, nil, fmt.Errorf("%w: %w", errPath, err)
 	}
 	ctx, cancel := context.WithValue(r.Context(), routedKey{}, to), context.CancelFunc(func() {})
-	if timeout := cmp.Or(to.Route.Timeout, to.Arm.Timeout); timeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+	if to.first.Timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, to.first.Timeout)
 	}
 	out := r.WithContext(ctx)
 	out.URL = at

@@ -226,12 +226,13 @@ func (d *Directory) Identity(service string) (*Identity, error) {
 //
 // The chain is nil where no config entry says more than the names of the instances do. Where the
 // agent has no chains or the token may not read this one, which is logged once, it reports a
-// [*route.UnreadableError], until there has been a chain: then that is another error. A chain that is gone all at
-// once, or of an older index, is read again, consistently, before it is reported. The watch
-// shares the connections of [Directory.Watch]. While there are more watches than these are for,
-// it is read after changes of the config entries that it is compiled of: if some may not be
-// listed, as without service:read on the services that it leads to, it is also read every 5 s to
-// 10 s, and otherwise once or twice in the Wait of the [Config].
+// [*route.UnreadableError], until there has been a chain: then that is another error. A chain that
+// is gone all at once, or of an older index, is read again, consistently, before it is reported.
+//
+// The watch shares the connections of [Directory.Watch]. While there are more watches than these
+// are for, the chain is read after changes of the config entries that it is compiled of. If some of
+// them may not be listed, as without service:read on the services that it leads to, it is also read
+// every 5 s to 10 s, and otherwise once or twice in the Wait of the [Config].
 func (d *Directory) WatchChain(ctx context.Context, service, datacenter string, report func(*route.Chain, error)) {
 	runWatch(ctx, d, 1, "service", service, newChainWatch(d, service, datacenter).run, func(read compiled, err error) {
 		switch {

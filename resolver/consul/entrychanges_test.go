@@ -162,9 +162,7 @@ func TestChainsOfManyServicesFollowAtOnce(t *testing.T) {
 				t.Errorf("%s: the chains of %q are read at once, want those of %q", step.write, got, want)
 			}
 		}
-		if got := chains[7].all(); got[len(got)-1] != "1 elsewhere=100" {
-			t.Errorf("the chain of two redirects is reported as %q", got)
-		}
+		chains[7].wantLast(t, "1 elsewhere=100")
 		if most := counted.mostSince(); most > 60 {
 			t.Errorf("%d queries in the air, want 60 at most", most)
 		}
@@ -241,9 +239,7 @@ func TestChainsAreFollowedWithoutTheListOfEntries(t *testing.T) {
 				}
 				time.Sleep(11 * time.Second)
 				for i := 0; i < severalServices; i += 5 {
-					if got := chains[i].all(); got[len(got)-1] != "1 elsewhere=100" {
-						t.Errorf("the chain of %s is reported as %q", serviceName(i), got)
-					}
+					chains[i].wantLast(t, "1 elsewhere=100")
 				}
 				before := counted.total("")
 				time.Sleep(time.Minute)
@@ -284,9 +280,7 @@ func TestManyChainsComeAndGo(t *testing.T) {
 		lists, chains := counted.total("/v1/config/"), counted.total("/v1/discovery-chain/")
 		configure(t, agent, timeout(serviceName(3), "3s"), redirected(serviceName(4), serviceName(5)))
 		synctest.Wait()
-		if got := few[4].all(); got[len(got)-1] != "1 service-5=100" {
-			t.Errorf("the chain is reported as %q", got)
-		}
+		few[4].wantLast(t, "1 service-5=100")
 		time.Sleep(10 * time.Minute)
 		lists, chains = counted.total("/v1/config/")-lists, counted.total("/v1/discovery-chain/")-chains
 		if lists != 0 || chains > 25*11 {
@@ -307,9 +301,7 @@ func TestManyChainsFollowAnAgentThatRestartsEmpty(t *testing.T) {
 		time.Sleep(time.Minute)
 		agent.Restart()
 		time.Sleep(time.Minute)
-		if got := chains[9].all(); got[len(got)-1] != "plain" {
-			t.Errorf("the chain is reported as %q, want plain discovery at last", got)
-		}
+		chains[9].wantLast(t, "plain")
 	})
 }
 

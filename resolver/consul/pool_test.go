@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,20 +116,7 @@ func TestACrowdTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent := consultest.New()
 		defer agent.Close()
-		open, most := 0, 0
-		var mu sync.Mutex
-		count := func(n int) {
-			mu.Lock()
-			defer mu.Unlock()
-			open += n
-			most = max(most, open)
-		}
-		agent.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
-			count(1)
-			defer count(-1)
-			agent.ServeHTTP(w, r)
-			return true
-		})
+		counted := countTraffic(agent)
 		d := newDirectory(t, agent, consul.Config{})
 		const turns = manyWatches / 60 * time.Second * 17 / 16
 		start := time.Now()
@@ -156,7 +142,7 @@ func TestACrowdTakesTurns(t *testing.T) {
 		if _, err := d.NodeAddress(t.Context()); err != nil || time.Since(start) > 0 {
 			t.Errorf("what does not block waited %v: %v", time.Since(start), err)
 		}
-		if count(0); most > 61 {
+		if most := counted.mostSince(); most > 61 {
 			t.Errorf("%d requests at one time, want the one that does not block and 60", most)
 		}
 	})

@@ -54,18 +54,26 @@ func (r *reportLines) want(t *testing.T, want ...string) {
 	}
 }
 
+// wantLast compares the last line.
+func (r *reportLines) wantLast(t *testing.T, want string) {
+	t.Helper()
+	if all := r.all(); !endsWith(all, want) {
+		t.Errorf("reports are %q, want %q at last", all, want)
+	}
+}
+
 // await waits until the last line is as wanted.
 func (r *reportLines) await(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		all := r.all()
-		if len(all) > 0 && isLine(all[len(all)-1], want) {
-			return
-		}
+	for deadline := time.Now().Add(20 * time.Second); !endsWith(r.all(), want); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("reports are %q, want %q at last", all, want)
+			t.Fatalf("reports are %q, want %q at last", r.all(), want)
 		}
 	}
+}
+
+func endsWith(lines []string, want string) bool {
+	return len(lines) > 0 && isLine(lines[len(lines)-1], want)
 }
 
 func isLine(got, want string) bool {

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ var retriedOn = map[string]struct {
 var (
 	// conditionsOfGRPC and conditionsOfHTTP are those of Envoy that each can mean. A request that
 	// was not sent is sent elsewhere without a condition.
-	conditionsOfGRPC = []string{"5xx", "cancelled", "connect-failure", "deadline-exceeded", "gateway-error", "internal", "refused-stream", "reset", "resource-exhausted", "unavailable"}
+	conditionsOfGRPC = slices.Sorted(maps.Keys(retriedOn))
 	conditionsOfHTTP = []string{"5xx", "connect-failure", "gateway-error", "refused-stream", "reset", "reset-before-request", "retriable-4xx"}
 	// unavailable are the answers of HTTP that are UNAVAILABLE to a client of gRPC.
 	// https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md

@@ -146,8 +146,7 @@ type Choice struct {
 type Watcher interface {
 	// WatchChain reports the chain of service as it is compiled for datacenter, empty for the
 	// agent's own, and again whenever it may have changed, until ctx ends. A nil chain is plain
-	// discovery: no config entry says more. An [*UnreadableError] is plain discovery, too, for who
-	// has known no chain.
+	// discovery: no config entry says more. So is an [*UnreadableError] before the first chain.
 	// An error that is a [*RefusedError] is of a chain with a part that is not supported; any
 	// other is of a directory that cannot answer. The last chain then stays valid. It reports
 	// and returns as the watch of instances does.
