@@ -219,7 +219,9 @@ func TestAdminPagesOverMutualTLS(t *testing.T) {
 func TestAdminPagesAsAService(t *testing.T) {
 	agent := openAgent(t)
 	operator := "spiffe://" + agent.TrustDomain() + "/ns/default/dc/dc1/svc/ops"
-	handler, err := newRuntime(t).AdminHandler(admin.WithIdentities(operator))
+	runtime := newRuntime(t)
+	openChannel(t, "consul:///catalog", runtime)
+	handler, err := runtime.AdminHandler(admin.WithIdentities(operator))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,4 +237,10 @@ func TestAdminPagesAsAService(t *testing.T) {
 	clear("ops", "catalog").want(t, 1, "", "wrong_service")
 	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "storefront").want(t, 0, "1 process", "")
 	runTool(t, "limits", "--client", page.URL, "--identity", "ops", "--servername", "catalog").want(t, 1, "", "wrong_service")
+	explain := func(flags ...string) result {
+		return runTool(t, append([]string{"explain", "consul:///catalog", getSweet, "--client", page.URL}, flags...)...)
+	}
+	explain("--identity", "ops", "--servername", "storefront").want(t, 0, "by the client at "+page.URL+"\n", "")
+	explain("--identity", "ops", "--servername", "catalog").want(t, 1, "", "wrong_service")
+	explain("--identity", "ops").want(t, 2, "", "say which one must listen there by --servername")
 }

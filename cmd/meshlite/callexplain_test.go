@@ -2,14 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
-
-	"google.golang.org/grpc"
-	testgrpc "google.golang.org/grpc/interop/grpc_testing"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/caller"
@@ -99,16 +94,8 @@ func TestCallExplainsItsOwnSideAlone(t *testing.T) {
 	r.want(t, 0, "by meshlite_least_request of 1: OK in ", "")
 	r.want(t, 0, unwilling, "")
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	testgrpc.RegisterTestServiceServer(server, counter{})
-	reflection.Register(server)
-	go server.Serve(listener)
-	defer server.Stop()
-	r = runTool(t, "call", "--plaintext", "--explain", listener.Addr().String(), "grpc.testing.TestService/StreamingOutputCall", "-d", `{"responseParameters": [{}]}`)
-	r.want(t, 0, "grpc.testing.TestService/StreamingOutputCall to "+listener.Addr().String()+": OK in ", "1 messages")
+	address := serveCounter(t)
+	r = runTool(t, "call", "--plaintext", "--explain", address, "grpc.testing.TestService/StreamingOutputCall", "-d", `{"responseParameters": [{}]}`)
+	r.want(t, 0, "grpc.testing.TestService/StreamingOutputCall to "+address+": OK in ", "1 messages")
 	r.want(t, 0, unwilling, "")
 }

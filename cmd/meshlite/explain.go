@@ -23,8 +23,9 @@ contract, program (an option in Go) or operator.
 
 TARGET is consul:///service. With --client, a client answers by its own ejections, latencies
 and shares: a program whose admin page is at that address, and that has a channel to TARGET.
-It connects nothing. Without --client, a channel of this tool connects, and answers by what
-it sees in that moment; it takes the flags of ` + "`meshlite call`" + ` for TLS and contracts.
+It connects nothing; its page is read by HTTPS at https://host:port. Without --client, a channel
+of this tool connects, and answers by what it sees in that moment; it takes the flags of
+` + "`meshlite call`" + ` for TLS and contracts.
 
 METHOD is package.Service/Method. -H sends metadata, which routes and policies match. -d is
 the request: at most 32 KiB. The exit code is 0 also when the call would fail.
@@ -46,7 +47,7 @@ the request: at most 32 KiB. The exit code is 0 also when the call would fail.
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Client, "client", "", "`address` of a client's admin page, host:port, instead of a channel of this tool")
+	f.StringVar(&o.Client, "client", "", "`address` of a client's admin page, host:port or https://host:port, instead of a channel of this tool")
 	f.StringVarP(&o.Data, "data", "d", "", "the request as `JSON`, @file, or - to read it from stdin")
 	f.StringArrayVarP(&o.Metadata, "metadata", "H", nil, "metadata of the call, `key:value`; repeats; base64 for a -bin key")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long connections may take")

@@ -22,7 +22,7 @@ func TestExplain(t *testing.T) {
 		want []string
 	}{
 		"a channel of its own": {[]string{"--plaintext"}, []string{"by a channel of this tool", "✗ route 1: x-canary is absent", "✓ route default", "policy meshlite_least_request", " 50.0%  127.0.0.1:", "weight 1, 0 in flight"}},
-		"nothing usable":       {nil, []string{"100% of such calls, although no target is usable", "! the contract is not read: connection error"}},
+		"nothing usable":       {nil, []string{"100% of such calls, although no target is usable", "! the contract is not read: connection error", ": the server speaks plaintext: add --plaintext\n"}},
 		"with metadata":        {[]string{"--plaintext", "-H", "x-canary: yes"}, []string{"✓ route 1", "timeout: 2s by the policy, less than the 3s of the route", "policy\n", "(contract, "}},
 		"a live client":        {[]string{"--client", client}, []string{"by the client at " + client, " 50.0%  127.0.0.1:"}},
 		"with a request":       {[]string{"--plaintext", "-d", `{"id": "humbug"}`}, []string{"✓ route default", "cache of dc1/catalog/: a miss"}},
@@ -111,6 +111,7 @@ func TestExplainRefusesWhatItCannotRead(t *testing.T) {
 		"no contract":             {[]string{"consul:///catalog", "no.Such/Method", "--client", client, "-d", "{}"}, 1, "the client has no contract of no.Such/Method: leave data out"},
 		"another service":         {[]string{"consul:///catalogue", getSweet, "--client", client}, 1, `no channel to "consul:///catalogue": it has consul:///catalog`},
 		"a client with TLS":       {[]string{"consul:///catalog", getSweet, "--client", client, "--plaintext"}, 2, "leave one out"},
+		"plaintext as a service":  {[]string{"consul:///catalog", getSweet, "--client", client, "--identity", "ops"}, 2, "without a --client https://host:port"},
 		"a client without a port": {[]string{"consul:///catalog", getSweet, "--client", "localhost"}, 2, "write host:port"},
 		"metadata without a key":  {[]string{"consul:///catalog", getSweet, "-H", "secret"}, 2, "write key:value"},
 	} {

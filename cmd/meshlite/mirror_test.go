@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -10,7 +9,6 @@ import (
 
 	"github.com/meshlite-go/meshlite"
 	policyv1 "github.com/meshlite-go/meshlite/proto/meshlite/policy/v1"
-	"github.com/meshlite-go/meshlite/resolver/consul"
 )
 
 const mirrorPage = `{"mirrors": [
@@ -56,18 +54,9 @@ func TestAnExplanationShowsTheMirror(t *testing.T) {
 	openAgent(t)
 	runtime := newRuntime(t)
 	openReflectingShop(t, "catalog", 1)
-	directory, err := consul.New(consul.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer directory.Close()
-	conn, err := meshlite.NewClient("consul:///catalog", meshlite.WithPlaintext(), meshlite.WithRuntime(runtime), meshlite.WithDirectory(directory), meshlite.WithPolicy(&policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{
+	openChannel(t, "consul:///catalog", runtime, meshlite.WithPolicy(&policyv1.ServicePolicy{Methods: map[string]*policyv1.MethodPolicy{
 		"GetSweet": {Mirror: &policyv1.MirrorRule{Target: proto.String("catalog-next"), Percent: proto.Float64(0.5), Compare: proto.Bool(true), Ignore: []string{"sweet.name"}}},
 	}}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
 	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"google.golang.org/grpc"
 
 	"github.com/meshlite-go/meshlite"
 	"github.com/meshlite-go/meshlite/balancer"
@@ -28,23 +29,13 @@ import (
 // openClient is a program that has called each target n times, and its admin page.
 func openClient(t *testing.T, n int, targets ...string) (address string) {
 	t.Helper()
-	silent := slog.New(slog.DiscardHandler)
-	directory, err := consul.New(consul.Config{Logger: silent})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(directory.Close)
 	runtime := newRuntime(t)
 	handler, err := runtime.Handler()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
-		conn, err := meshlite.NewClient(target, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
+		conn := openChannel(t, target, runtime)
 		for i := range n {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			id := fmt.Sprintf("%s %d", target, i) // one that is not in the cache
@@ -55,6 +46,23 @@ func openClient(t *testing.T, n int, targets ...string) (address string) {
 		}
 	}
 	return servePage(t, handler)
+}
+
+// openChannel is a channel in plaintext with a directory of its own, which end with the test.
+func openChannel(t *testing.T, target string, runtime *meshlite.Runtime, options ...meshlite.ClientOption) *grpc.ClientConn {
+	t.Helper()
+	silent := slog.New(slog.DiscardHandler)
+	directory, err := consul.New(consul.Config{Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(directory.Close)
+	conn, err := meshlite.NewClient(target, append(options, meshlite.WithPlaintext(), meshlite.WithDirectory(directory), meshlite.WithRuntime(runtime), meshlite.WithLogger(silent))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 func servePage(t *testing.T, page http.Handler) (address string) {

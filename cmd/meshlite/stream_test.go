@@ -32,6 +32,16 @@ func TestStream(t *testing.T) {
 // A stream that its server ends is a success, and one that breaks is not.
 func TestStreamToItsEnd(t *testing.T) {
 	openAgent(t)
+	target, method := serveCounter(t), "grpc.testing.TestService/StreamingOutputCall"
+	two := "{\n  \"payload\": {\n    \"body\": \"AA==\"\n  }\n}\n{\n  \"payload\": {\n    \"body\": \"AQ==\"\n  }\n}\n"
+	call(t, target, method, "-d", `{"responseParameters": [{}, {}]}`).want(t, 0, two, ", 2 messages\n")
+	call(t, target, method).want(t, 0, "", ", 0 messages\n")
+	call(t, target, method, "-d", `{"responseStatus": {"code": 9}}`).want(t, 1, "", "meshlite: "+method+": FailedPrecondition: ")
+}
+
+// serveCounter is a server of gRPC alone, with reflection. It returns its address.
+func serveCounter(t *testing.T) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -40,13 +50,8 @@ func TestStreamToItsEnd(t *testing.T) {
 	testgrpc.RegisterTestServiceServer(server, counter{})
 	reflection.Register(server)
 	go server.Serve(listener)
-	defer server.Stop()
-
-	target, method := listener.Addr().String(), "grpc.testing.TestService/StreamingOutputCall"
-	two := "{\n  \"payload\": {\n    \"body\": \"AA==\"\n  }\n}\n{\n  \"payload\": {\n    \"body\": \"AQ==\"\n  }\n}\n"
-	call(t, target, method, "-d", `{"responseParameters": [{}, {}]}`).want(t, 0, two, ", 2 messages\n")
-	call(t, target, method).want(t, 0, "", ", 0 messages\n")
-	call(t, target, method, "-d", `{"responseStatus": {"code": 9}}`).want(t, 1, "", "meshlite: "+method+": FailedPrecondition: ")
+	t.Cleanup(server.Stop)
+	return listener.Addr().String()
 }
 
 type counter struct {

@@ -22,7 +22,7 @@ const (
 
 	shifts = 12
 	// neighbours are services that the client calls, too. Each has two watches, of its instances and
-	// of its chain; with more than 60 they would take turns.
+	// of its chain; with more than 60 the chains would share queries.
 	neighbours = 29
 	// moved is how long no call may go to the arm that has none any more.
 	moved = 200 * time.Millisecond

@@ -100,7 +100,7 @@ func (a asker) picks(ctx context.Context, address string) ([]resolver.Picks, err
 		return nil, err
 	}
 	if page.Endpoints == nil {
-		return nil, errors.New("an answer without endpoints: is it built with an older meshlite?")
+		return nil, without("endpoints")
 	}
 	return *page.Endpoints, nil
 }
@@ -205,6 +205,11 @@ func (a asker) send(request *http.Request) (*http.Response, error) {
 	}
 	again.Header.Set("Authorization", "Bearer "+a.token.secret)
 	return a.http.Do(again)
+}
+
+// without is the error of a page that lacks what this version publishes.
+func without(what string) error {
+	return fmt.Errorf("an answer without %s: is it built with an older meshlite?", what)
 }
 
 // refusal returns the error of an HTTP status. For an action, the body has the reason.

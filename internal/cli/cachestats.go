@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 
 	"github.com/meshlite-go/meshlite/internal/cachepage"
 )
@@ -54,7 +53,7 @@ func (a asker) caches(ctx context.Context, address string) ([]cachepage.Report, 
 		return nil, err
 	}
 	if page.Cache.Caches == nil {
-		return nil, errors.New("an answer without caches: is it built with an older meshlite?")
+		return nil, without("caches")
 	}
 	return page.Cache.Caches, nil
 }

@@ -290,11 +290,7 @@ func (c *preparedCall) call(ctx context.Context) error {
 
 // explain describes a failure, with a fix if gRPC's message has none.
 func (c *preparedCall) explain(failure *status.Status) string {
-	text := fmt.Sprintf("%v: %s", failure.Code(), failure.Message())
-	if fix := c.Security.fix(failure.Code(), failure.Message(), c.Timeout); fix != "" {
-		text += ": " + fix
-	}
-	return text
+	return fmt.Sprintf("%v: %s", failure.Code(), c.Security.withFix(failure, c.Timeout))
 }
 
 // words describes a failure: its code, message and details, and the fix.

@@ -26,10 +26,10 @@ type ExplainOptions struct {
 	Method    string   // "package.Service/Method" or with a dot
 	Data      string   // the request as JSON, "@file", or "-" for the input; empty is none
 	Metadata  []string // "key:value"
-	Client    string   // host:port of the admin page of a client; empty is a channel of the tool's own
+	Client    string   // host:port, or https://host:port, of the admin page of a client; empty is a channel of the tool's own
 	Timeout   time.Duration
 	Contracts reflectcall.FileOptions
-	Security  Security
+	Security  Security // of that channel, or of a page by https
 	Format    Format
 }
 
@@ -41,7 +41,7 @@ func Explain(ctx context.Context, o ExplainOptions, streams Streams) error {
 	}
 	var e *explain.Explanation
 	if o.Client != "" {
-		e, err = askToExplain(ctx, o.Client, values)
+		e, err = o.ask(ctx, values)
 	} else {
 		e, err = o.own(ctx, values)
 	}
@@ -75,10 +75,12 @@ func (o *ExplainOptions) values(ctx context.Context, streams Streams) (url.Value
 		return nil, Usagef("the method has %d bytes, and at most %d are read: write package.Service/Method", len(o.Method), explain.MaxMethod)
 	case o.Timeout <= 0:
 		return nil, Usagef("--timeout %v: write a duration above 0, such as 5s", o.Timeout)
-	case o.Client != "" && !dialable(o.Client):
-		return nil, Usagef("--client %q: write host:port", o.Client)
-	case o.Client != "" && (o.Security != Security{} || len(o.Contracts.Protos)+len(o.Contracts.ImportPaths)+len(o.Contracts.DescriptorSets) > 0):
+	case o.Client != "" && (o.Security.Plaintext || len(o.Contracts.Protos)+len(o.Contracts.ImportPaths)+len(o.Contracts.DescriptorSets) > 0):
 		return nil, Usagef("--client together with flags of the tool's own channel, such as --plaintext or --proto: leave one out")
+	case o.Client != "":
+		if err := o.page().check([]string{o.Client}); err != nil {
+			return nil, err
+		}
 	}
 	if err := checkContracts(o.Contracts); err != nil {
 		return nil, err
@@ -106,15 +108,19 @@ func (o *ExplainOptions) values(ctx context.Context, streams Streams) (url.Value
 	return values, nil
 }
 
-func askToExplain(ctx context.Context, address string, values url.Values) (*explain.Explanation, error) {
-	asking, end, err := PageAccess{}.asker(ctx)
+// page is the access to that of a client.
+func (o *ExplainOptions) page() PageAccess { return PageAccess{Security: o.Security} }
+
+// ask has the client explain the call.
+func (o *ExplainOptions) ask(ctx context.Context, values url.Values) (*explain.Explanation, error) {
+	asking, end, err := o.page().asker(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
 	e := &explain.Explanation{}
-	if err := asking.of(process{Address: address, named: true}).act(ctx, address, explain.Action, values, e); err != nil {
-		return nil, fmt.Errorf("%s: %w", address, err)
+	if err := asking.of(process{Address: o.Client, named: true}).act(ctx, o.Client, explain.Action, values, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Client, err)
 	}
 	return e, nil
 }
@@ -155,7 +161,7 @@ func (o *ExplainOptions) own(ctx context.Context, values url.Values) (*explain.E
 		return nil, err
 	}
 	if unread != nil {
-		e.Notes = append(e.Notes, "the contract is not read: "+oneLine(status.Convert(unread).Message()))
+		e.Notes = append(e.Notes, "the contract is not read: "+oneLine(o.Security.withFix(status.Convert(unread), o.Timeout)))
 	}
 	return e, nil
 }

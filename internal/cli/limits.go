@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 
 	"github.com/meshlite-go/meshlite/internal/limitspage"
 )
@@ -56,7 +55,7 @@ func (a asker) limits(ctx context.Context, address string) (limits, error) {
 		return limits{}, err
 	}
 	if page.Limits.Limiters == nil || page.Concurrency.Limiters == nil {
-		return limits{}, errors.New("an answer without limits: is it built with an older meshlite?")
+		return limits{}, without("limits")
 	}
 	return limits{page.Limits.Limiters, page.Concurrency.Limiters}, nil
 }

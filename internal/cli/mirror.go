@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -49,7 +48,7 @@ func readMirrors(ctx context.Context, a asker, address string) ([]mirror.Stats, 
 		return nil, err
 	}
 	if page.Mirrors == nil {
-		return nil, errors.New("an answer without mirrors: is it built with an older meshlite?")
+		return nil, without("mirrors")
 	}
 	return page.Mirrors, nil
 }

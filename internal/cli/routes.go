@@ -145,7 +145,7 @@ func routesOf(ctx context.Context, a asker, address string) ([]routes.Stats, err
 		return nil, err
 	}
 	if page.Routes == nil {
-		return nil, errors.New("an answer without routes: is it built with an older meshlite?")
+		return nil, without("routes")
 	}
 	return page.Routes, nil
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshlite-go/meshlite/identity"
 	"github.com/meshlite-go/meshlite/resolver/consul"
@@ -164,6 +165,15 @@ func readRoots(file string) (*x509.CertPool, error) {
 		return nil, &Error{ExitUsage, fmt.Errorf("--cacert %q holds no certificate: give a PEM file", file)}
 	}
 	return roots, nil
+}
+
+// withFix is the message of a failure, with what to do about it if gRPC's has none.
+func (s Security) withFix(failure *status.Status, timeout time.Duration) string {
+	text := failure.Message()
+	if fix := s.fix(failure.Code(), text, timeout); fix != "" {
+		text += ": " + fix
+	}
+	return text
 }
 
 // fix goes by the text of gRPC and crypto/tls, which have no codes for these errors.

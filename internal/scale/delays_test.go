@@ -35,20 +35,20 @@ func TestDelays(t *testing.T) {
 	defer w.Flush()
 	fmt.Fprintln(w, "\n  SERVICES\tAGENT BY\tCHAIN FOLLOWS\tWORST\tINSTANCES FOLLOW\tWORST\tQUERIES/S\tCONNECTIONS\tCPU OF THE AGENT\tITS MEMORY")
 	for _, n := range []int{30, 50, 150, 300} {
-		p := &crowd{agent: agenttest.Start(t)}
+		p := &follower{agent: agenttest.Start(t)}
 		p.measure(t, w, n, "HTTP")
 		p.agent.Kill()
 	}
 	for _, n := range []int{30, 300} {
 		secured := agenttest.StartSecured(t)
-		p := &crowd{agent: secured.Agent, token: agenttest.Management}
+		p := &follower{agent: secured.Agent, token: agenttest.Management}
 		p.measure(t, w, n, "TLS")
 		p.agent.Kill()
 	}
 }
 
-// crowd is one process that watches many services, and their agent.
-type crowd struct {
+// follower is one process that watches many services, and their agent.
+type follower struct {
 	agent *consulagent.Agent
 	token string
 
@@ -57,7 +57,7 @@ type crowd struct {
 	reported map[string]int     // instances of each service
 }
 
-func (p *crowd) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
+func (p *follower) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
 	p.weights, p.reported = map[string]float64{}, map[string]int{}
 	for i := range n {
 		name := nameOf(i)
@@ -68,14 +68,15 @@ func (p *crowd) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
 			p.register(t, name, k)
 		}
 	}
-	var watches sync.WaitGroup
-	ctx, stop := context.WithCancel(t.Context())
-	defer func() { stop(); watches.Wait() }()
 	memory := p.memory()
 	d, err := consul.New(consul.Config{Address: p.agent.Address, Token: p.token, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer d.Close()
+	var watches sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); watches.Wait() }()
 	began := time.Now()
 	for i := range n {
 		name := nameOf(i)
@@ -84,7 +85,7 @@ func (p *crowd) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
 		})
 		watches.Go(func() { d.WatchChain(ctx, name, "", func(c *route.Chain, err error) { p.weigh(t, name, c, err) }) })
 	}
-	p.until(func() bool { return len(p.weights) == n && len(p.reported) == n })
+	p.until(t, func() bool { return len(p.weights) == n && len(p.reported) == n })
 	fmt.Fprintln(os.Stderr, n, "services by", by, "are read after", time.Since(began))
 	time.Sleep(20 * time.Second)
 
@@ -99,12 +100,12 @@ func (p *crowd) measure(t *testing.T, w *tabwriter.Writer, n int, by string) {
 		time.Sleep(rand.N(time.Second))
 		began := time.Now()
 		p.shift(t, name, float64(k))
-		p.until(func() bool { return p.weights[name] == float64(k) })
+		p.until(t, func() bool { return p.weights[name] == float64(k) })
 		chains = append(chains, time.Since(began))
 		want := p.reportedOf(name) + 1
 		began = time.Now()
 		p.register(t, name, 100+k)
-		p.until(func() bool { return p.reported[name] >= want })
+		p.until(t, func() bool { return p.reported[name] >= want })
 		instances = append(instances, time.Since(began))
 	}
 	fmt.Fprintf(w, "  %d\t%s\t%v\t%v\t%v\t%v\t%.1f\t%d\t%.1f %%\t%+d MB\n", n, by,
@@ -123,7 +124,7 @@ func mean(all []time.Duration) time.Duration {
 	return (sum / time.Duration(len(all))).Round(time.Millisecond)
 }
 
-func (p *crowd) count(t *testing.T, name string, s catalog.Snapshot, err error) {
+func (p *follower) count(t *testing.T, name string, s catalog.Snapshot, err error) {
 	if err != nil {
 		t.Error(err)
 	}
@@ -132,13 +133,13 @@ func (p *crowd) count(t *testing.T, name string, s catalog.Snapshot, err error) 
 	p.reported[name] = len(s.Instances)
 }
 
-func (p *crowd) reportedOf(name string) int {
+func (p *follower) reportedOf(name string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reported[name]
 }
 
-func (p *crowd) weigh(t *testing.T, name string, c *route.Chain, err error) {
+func (p *follower) weigh(t *testing.T, name string, c *route.Chain, err error) {
 	if err != nil || c == nil {
 		t.Error(c, err)
 		return
@@ -148,28 +149,32 @@ func (p *crowd) weigh(t *testing.T, name string, c *route.Chain, err error) {
 	p.weights[name] = c.Routes[0].Arms[0].Weight
 }
 
-func (p *crowd) until(holds func() bool) {
-	for ; ; time.Sleep(time.Millisecond) {
+// until waits, for a minute or somewhat more, until holds.
+func (p *follower) until(t *testing.T, holds func() bool) {
+	t.Helper()
+	for range 60_000 {
 		p.mu.Lock()
 		done := holds()
 		p.mu.Unlock()
 		if done {
 			return
 		}
+		time.Sleep(time.Millisecond)
 	}
+	t.Fatal("a change is not followed within a minute")
 }
 
-func (p *crowd) shift(t *testing.T, name string, v1 float64) {
+func (p *follower) shift(t *testing.T, name string, v1 float64) {
 	p.write(t, fmt.Sprintf(`{"Kind":"service-splitter","Name":%q,"Splits":[{"Weight":%v,"ServiceSubset":"v1"},{"Weight":%v,"ServiceSubset":"v2"}]}`, name, v1, 100-v1))
 }
 
-func (p *crowd) write(t *testing.T, entry string) { p.put(t, "/v1/config", rawJSON(entry)) }
+func (p *follower) write(t *testing.T, entry string) { p.put(t, "/v1/config", rawJSON(entry)) }
 
-func (p *crowd) register(t *testing.T, name string, k int) {
+func (p *follower) register(t *testing.T, name string, k int) {
 	p.put(t, "/v1/agent/service/register", map[string]any{"ID": fmt.Sprint(name, "-", k), "Name": name, "Address": "10.0.0.1", "Port": 1000 + k, "Meta": map[string]string{"version": fmt.Sprint(1 + k%2)}})
 }
 
-func (p *crowd) put(t *testing.T, path string, body any) {
+func (p *follower) put(t *testing.T, path string, body any) {
 	t.Helper()
 	if _, err := p.agent.Send(t.Context(), http.MethodPut, path, body); err != nil {
 		t.Fatal(err)
@@ -181,7 +186,7 @@ type rawJSON string
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
 // proc is a line of a file of the agent's process, where the system has such files.
-func (p *crowd) proc(file, prefix string) []string {
+func (p *follower) proc(file, prefix string) []string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.agent.Pid(), file))
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, prefix) {
@@ -191,7 +196,7 @@ func (p *crowd) proc(file, prefix string) []string {
 	return nil
 }
 
-func (p *crowd) cpu() time.Duration {
+func (p *follower) cpu() time.Duration {
 	fields := p.proc("stat", "")
 	if len(fields) < 15 {
 		return 0
@@ -202,7 +207,7 @@ func (p *crowd) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-func (p *crowd) memory() int64 {
+func (p *follower) memory() int64 {
 	fields := p.proc("status", "VmRSS:")
 	var kilobytes int64
 	if len(fields) > 1 {
@@ -212,7 +217,7 @@ func (p *crowd) memory() int64 {
 }
 
 // connections are those to the agent from this process, by their local end.
-func (p *crowd) connections() (n int) {
+func (p *follower) connections() (n int) {
 	text, _ := os.ReadFile("/proc/self/net/tcp")
 	_, port, _ := strings.Cut(p.agent.Address, ":")
 	var number int
