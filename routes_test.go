@@ -278,6 +278,17 @@ func TestARefusedChainFailsCallsOrLeavesTheLastOne(t *testing.T) {
 			}
 		})
 	})
+	t.Run("while idle", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			mesh, client := splitCatalog(t, 0, 100)
+			answers(t.Context(), client, 1)
+			time.Sleep(time.Hour)
+			configure(t, mesh, refused)
+			if got := answers(t.Context(), client, 100); got["2"] != 100 {
+				t.Errorf("the last good chain of an idle channel is not in use: %v", got)
+			}
+		})
+	})
 	t.Run("after plain discovery", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			mesh := meshtest.New(t)

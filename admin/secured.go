@@ -7,10 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
-)
 
-// recordHandshake begins every TLS connection (RFC 8446, 5.1), and no request of HTTP.
-const recordHandshake = 0x16
+	"github.com/meshlite-go/meshlite/internal/peeked"
+)
 
 // ServeTLS is [Serve] that takes HTTPS/1.1 beside HTTP on the same port: a connection that begins
 // as TLS is secured by settings, such as those of identity.Credentials.ServerTLS. Whatever these
@@ -103,10 +102,10 @@ func (c *securedConn) Read(b []byte) (int, error) {
 		return n, err
 	}
 	c.begun = true
-	if b[0] != recordHandshake {
+	if !peeked.IsTLS(b[0]) {
 		return n, err
 	}
-	secured := tls.Server(&readAgainConn{c.Conn, slices.Clone(b[:n])}, c.settings)
+	secured := tls.Server(peeked.NewConn(c.Conn, slices.Clone(b[:n])), c.settings)
 	c.secured.Store(secured)
 	return secured.Read(b)
 }
@@ -134,19 +133,4 @@ func (c *securedConn) Close() error {
 		return secured.Close()
 	}
 	return c.Conn.Close()
-}
-
-// readAgainConn returns first before what comes next. One goroutine reads it.
-type readAgainConn struct {
-	net.Conn
-	first []byte
-}
-
-func (c *readAgainConn) Read(b []byte) (int, error) {
-	if len(c.first) == 0 {
-		return c.Conn.Read(b)
-	}
-	n := copy(b, c.first)
-	c.first = c.first[n:]
-	return n, nil
 }

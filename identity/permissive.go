@@ -10,10 +10,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
-)
 
-// recordHandshake begins every TLS connection (RFC 8446, 5.1), and none of HTTP/2.
-const recordHandshake = 0x16
+	"github.com/meshlite-go/meshlite/internal/peeked"
+)
 
 // peek reads the first byte and returns a connection that reads it again.
 func peek(raw net.Conn) (_ net.Conn, plain bool, _ error) {
@@ -21,22 +20,7 @@ func peek(raw net.Conn) (_ net.Conn, plain bool, _ error) {
 	if _, err := io.ReadFull(raw, first); err != nil {
 		return nil, false, err // plain io.EOF is no fault: a probe of the port
 	}
-	return &peekedConn{raw, first}, first[0] != recordHandshake, nil
-}
-
-// peekedConn is a connection of which the first byte was read. One goroutine reads it.
-type peekedConn struct {
-	net.Conn
-	first []byte
-}
-
-func (c *peekedConn) Read(b []byte) (int, error) {
-	if len(c.first) > 0 && len(b) > 0 {
-		n := copy(b, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
+	return peeked.NewConn(raw, first), !peeked.IsTLS(first[0]), nil
 }
 
 // Plaintext is the AuthInfo of a caller that a permissive server has accepted without TLS.

@@ -144,12 +144,12 @@ func (s *Set) Update(to Snapshot) error {
 	if s.closed {
 		return nil
 	}
-	s.err = to.Err
 	before := s.current.Load()
 	next := &sending{leaves: make(map[string]*setLeaf, len(to.Targets))}
 	if err := s.list(to, children, next); err != nil {
 		return err
 	}
+	s.err = to.Err
 	switch {
 	case to.Failed:
 		next.draws = &draws{err: to.Err}
@@ -471,14 +471,6 @@ func (s *Set) SetReachable(address string, reachable bool) {
 	for l := range s.open {
 		l.set.SetReachable(address, reachable)
 	}
-}
-
-// Chain is the chain that decides requests now; nil is plain discovery.
-func (s *Set) Chain() *route.Chain {
-	if p := s.current.Load().planned(); p != nil {
-		return p.chain
-	}
-	return nil
 }
 
 // Stats returns what the set does now.
